@@ -1,0 +1,111 @@
+"""What a codec is: pictures in, layered streams out, any prefix of layers back to pictures.
+
+**Layer**: one independently stored piece of a stream; layer i needs layers 0..i-1.
+**Truncating** keeps a prefix of layers, so ``layers=k`` always means "the first k".
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import bitstream
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """One picture as a packed header and a tuple of layers (each ``bytes``)."""
+
+    header: bytes
+    layers: tuple[bytes, ...]
+
+    @property
+    def info(self) -> bitstream.StreamHeader:
+        """The header's fields. Raises CorruptStreamError when it cannot be read."""
+        return bitstream.unpack_header(self.header)
+
+    @property
+    def width(self) -> int:
+        return self.info.width
+
+    @property
+    def height(self) -> int:
+        return self.info.height
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.layers)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of header and layers together: what the rates are computed from."""
+        return len(self.header) + sum(map(len, self.layers))
+
+    @property
+    def bpp(self) -> float:
+        """Bits per pixel of the original picture, header included."""
+        return 8 * self.nbytes / (self.width * self.height)
+
+    def truncate(self, layers: int) -> "EncodedImage":
+        """The same stream cut after its first ``layers`` layers."""
+        if layers < 0:
+            raise ValueError(f"layers must not be negative, got {layers}")
+        return EncodedImage(self.header, self.layers[:layers])
+
+    def to_bytes(self) -> bytes:
+        """One self-contained file; any prefix of it still holds its whole layers."""
+        return bitstream.pack_file(self.header, self.layers)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, allow_truncated: bool = False) -> "EncodedImage":
+        """Read ``to_bytes`` back.
+
+        With ``allow_truncated`` a file cut in mid-layer gives the layers that are whole;
+        otherwise it raises CorruptStreamError, as any damage does.
+        """
+        header, layers = bitstream.unpack_file(data, allow_truncated=allow_truncated)
+        return cls(header, layers)
+
+
+class Codec(ABC):
+    """A model that turns pictures into layered streams and back.
+
+    Attributes:
+        name: short name of the model, as given to ``load_codec`` where it is a shipped one.
+        codec: name of the codec family (``uqdm``).
+        model_id: sha256 (hex) of the model file, which names the model for ever.
+        num_layers: layers of a complete stream.
+        archive_layers: layers worth storing when bit-exactness is not asked for.
+        lossless: whether the last layer makes the picture exact.
+        model_path: the one file (safetensors, with its configuration inside) that decodes.
+    """
+
+    name: str
+    codec: str
+    model_id: str
+    num_layers: int
+    archive_layers: int
+    lossless: bool
+    model_path: Path
+
+    @abstractmethod
+    def encode(
+        self, images: Sequence[np.ndarray], *, layers: int | None = None, **options: Any
+    ) -> list[EncodedImage]:
+        """Encode pictures, each ``(H, W, 3) uint8`` of any size.
+
+        ``layers`` stops after that many layers (cheaper than truncating later).
+        """
+
+    @abstractmethod
+    def decode(
+        self, encoded: Sequence[EncodedImage], *, layers: int | None = None, **options: Any
+    ) -> list[np.ndarray]:
+        """Decode the first ``layers`` layers (default: all there are) to ``(H, W, 3) uint8``.
+
+        A stream with fewer layers gives what it has; with none, the model's prior mean.
+        Raises CorruptStreamError naming the layer; UnknownModelError for another model's stream.
+        """

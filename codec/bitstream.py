@@ -1,0 +1,185 @@
+"""The stream format: header, layers, checksums, versions. The only place that packs or parses bytes.
+
+Header (everything little-endian; ``varint`` is LEB128)::
+
+    uint8   version << 4 | codec        version 1 fixes constriction 0.5's ANS coder
+    uint8   flags                       bit 0: layers carry protection bytes; bit 1: stream id
+    varint  width, varint height        of the original picture, in pixels
+    4 bytes model                       first bytes of the model's sha256
+    4 bytes stream id                   only with flag bit 1: keys the shared dither
+
+Layer::
+
+    uint32  crc32 of (model id || header || layer number || all that follows)
+    varint  length || protection        only with flag bit 0 (see portable.py)
+    uint16  check of the table indices  crc32 >> 16 of what shaped the entropy coder's tables
+    uint16  check of the symbols        crc32 >> 16 of what came out of it
+    bytes   entropy-coded words
+
+A file is ``b"STRA"``, then ``varint length || header``, then each layer as ``varint length || layer``.
+"""
+
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .errors import CorruptStreamError, UnknownModelError
+
+MAGIC = b"STRA"
+VERSION = 1
+CODECS = {"uqdm": 0, "cdc": 1}
+MAX_SIDE = 1 << 20
+MAX_PIXELS = 1 << 30  # beyond any camera; a forged header must not make a decoder allocate more
+MAX_LAYERS = 64
+_PROTECTED, _STREAM_ID = 1, 2
+
+
+@dataclass(frozen=True)
+class StreamHeader:
+    """The decoded header of a stream. ``model`` is the first 8 hex digits of the model id."""
+
+    codec: str
+    width: int
+    height: int
+    model: str
+    stream_id: int | None = None
+    protected: bool = False
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The parsed content of one layer."""
+
+    payload: bytes
+    index_check: int
+    symbol_check: int
+    protection: bytes = b""
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _read_varint(data: bytes, at: int, what: str, layer: int | None = None) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        if at >= len(data) or shift > 56:
+            raise CorruptStreamError(f"{what} ends early or is malformed", layer)
+        value |= (data[at] & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if data[at - 1] < 0x80:
+            return value, at
+
+
+def check16(*parts: bytes) -> int:
+    """16-bit check of the concatenation of ``parts``."""
+    crc = 0
+    for part in parts:
+        crc = zlib.crc32(part, crc)
+    return crc >> 16
+
+
+def pack_header(header: StreamHeader) -> bytes:
+    flags = _PROTECTED * header.protected | _STREAM_ID * (header.stream_id is not None)
+    out = bytes([VERSION << 4 | CODECS[header.codec], flags])
+    out += _varint(header.width) + _varint(header.height) + bytes.fromhex(header.model)[:4]
+    if header.stream_id is not None:
+        out += struct.pack("<I", header.stream_id)
+    return out
+
+
+def unpack_header(data: bytes) -> StreamHeader:
+    """Parse a header. Raises CorruptStreamError if it is damaged, UnknownModelError if too new."""
+    if len(data) < 8:
+        raise CorruptStreamError("the stream's header is shorter than any header can be")
+    version, codec_number, flags = data[0] >> 4, data[0] & 15, data[1]
+    if version != VERSION:
+        raise UnknownModelError(
+            f"the stream has format version {version}, this release reads {VERSION}: "
+            "update strata-images, or the bytes are not a Strata stream"
+        )
+    codec = next((name for name, number in CODECS.items() if number == codec_number), None)
+    if codec is None or flags & ~(_PROTECTED | _STREAM_ID):
+        raise CorruptStreamError("the stream's header names a codec or flag that does not exist")
+    width, at = _read_varint(data, 2, "the stream's header")
+    height, at = _read_varint(data, at, "the stream's header")
+    if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE and width * height <= MAX_PIXELS):
+        raise CorruptStreamError(f"the stream's header claims an impossible size, {width}x{height}")
+    end = at + 4 + 4 * bool(flags & _STREAM_ID)
+    if len(data) != end:
+        raise CorruptStreamError(f"the stream's header has {len(data)} bytes, expected {end}")
+    stream_id = struct.unpack_from("<I", data, at + 4)[0] if flags & _STREAM_ID else None
+    return StreamHeader(
+        codec, width, height, data[at : at + 4].hex(), stream_id, bool(flags & _PROTECTED)
+    )
+
+
+def _layer_crc(model_id: str, header: bytes, number: int, body: bytes) -> int:
+    crc = zlib.crc32(bytes.fromhex(model_id) + header + bytes([number]))
+    return zlib.crc32(body, crc)
+
+
+def pack_layer(model_id: str, header: bytes, number: int, layer: Layer) -> bytes:
+    body = b""
+    if header[1] & _PROTECTED:
+        body += _varint(len(layer.protection)) + layer.protection
+    body += struct.pack("<HH", layer.index_check, layer.symbol_check) + layer.payload
+    return struct.pack("<I", _layer_crc(model_id, header, number, body)) + body
+
+
+def unpack_layer(model_id: str, header: bytes, number: int, data: bytes) -> Layer:
+    """Parse one layer, its checksum first. Raises CorruptStreamError with the layer's number."""
+    if len(data) < 8:
+        raise CorruptStreamError(f"layer {number} is cut short ({len(data)} bytes)", number)
+    body = data[4:]
+    if struct.unpack_from("<I", data)[0] != _layer_crc(model_id, header, number, body):
+        raise CorruptStreamError(
+            f"layer {number} does not match its checksum: it is damaged, or belongs to another "
+            "picture or model; the layers before it still decode",
+            number,
+        )
+    at, protection = 0, b""
+    if header[1] & _PROTECTED:
+        length, at = _read_varint(body, 0, f"layer {number}", number)
+        protection = body[at : at + length]
+        at += length
+    if len(body) < at + 4:
+        raise CorruptStreamError(f"layer {number} is malformed", number)
+    index_check, symbol_check = struct.unpack_from("<HH", body, at)
+    return Layer(body[at + 4 :], index_check, symbol_check, protection)
+
+
+def pack_file(header: bytes, layers: Sequence[bytes]) -> bytes:
+    return b"".join([MAGIC, *(_varint(len(part)) + part for part in (header, *layers))])
+
+
+def unpack_file(data: bytes, *, allow_truncated: bool) -> tuple[bytes, tuple[bytes, ...]]:
+    """Split a file into its header and layers without decoding them."""
+    if data[:4] != MAGIC:
+        raise CorruptStreamError("this is not a Strata file: it does not begin with 'STRA'")
+    length, at = _read_varint(data, 4, "the file's header")
+    header = data[at : at + length]
+    unpack_header(header)
+    at += length
+    layers: list[bytes] = []
+    while at < len(data):
+        number = len(layers)
+        if number == MAX_LAYERS:
+            raise CorruptStreamError(f"the file has more than {MAX_LAYERS} layers", number)
+        try:
+            length, start = _read_varint(data, at, f"layer {number}", number)
+            if start + length > len(data):
+                raise CorruptStreamError(f"layer {number} is cut short", number)
+        except CorruptStreamError:
+            if allow_truncated:
+                break
+            raise
+        layers.append(data[start : start + length])
+        at = start + length
+    return header, tuple(layers)

@@ -1,0 +1,237 @@
+"""Integer probability tables, and coding with them. The only importer of constriction.
+
+Everything the coder sees is an integer: symbols, table indices, and tables that were counted or
+rounded once, when the model was made, and that travel with the model file. The probabilities handed
+to constriction are integer counts over 2**20, exact in float32 and summing to one in any order, so
+its own fixed-point rounding is the same on every machine.
+
+ANS is a stack: the last symbol pushed is the first popped. ``encode`` therefore takes all parts of a
+layer in decoding order and pushes them from the end.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import constriction
+import numpy as np
+
+from .errors import CorruptStreamError
+
+PRECISION = 20  # counts of a table sum to 2**20: fine enough for p = 1e-6, exact in float32
+_ROW_LIMIT = 32  # up to this many entries a gathered row per symbol beats grouping by table
+_CHUNK = 1 << 20  # symbols handed over at once, which bounds the gathered rows' memory
+_CATEGORICAL = constriction.stream.model.Categorical(perfect=False)
+_LENGTH = constriction.stream.model.Uniform(32)  # of an escaped value's binary digits
+_DIGIT_BITS = 15
+
+Part = tuple[np.ndarray, np.ndarray, "Tables"]
+
+
+def quantize_pmf(pmf: np.ndarray) -> np.ndarray:
+    """Round a pmf ``(n,) float64`` to positive integer counts ``(n,) int32`` that sum to 2**20."""
+    if not np.all(np.isfinite(pmf)) or pmf.min() < 0 or pmf.sum() <= 0:
+        raise ValueError("a probability table must be finite, non-negative and not all zero")
+    free = (1 << PRECISION) - len(pmf)
+    ideal = pmf / pmf.sum() * free
+    counts = np.floor(ideal).astype(np.int64)
+    remainder = np.argsort(counts - ideal, kind="stable")[: free - counts.sum()]
+    counts[remainder] += 1
+    return (counts + 1).astype(np.int32)
+
+
+@dataclass(frozen=True)
+class Tables:
+    """``T`` integer tables. Table t covers symbols ``first[t] .. first[t] + n_t - 1`` and an escape.
+
+    Attributes:
+        counts: all tables end to end, ``(sum(n_t + 1),) int32``; the last entry of each is the
+            escape, coded before the exact value of any symbol outside the table's range.
+        start: where each table begins in ``counts``, ``(T + 1,) int64``.
+        first: the smallest symbol of each table, ``(T,) int32``.
+    """
+
+    counts: np.ndarray
+    start: np.ndarray
+    first: np.ndarray
+
+    def __post_init__(self) -> None:
+        sizes = np.diff(self.start)
+        if (
+            len(self.first) != len(sizes)
+            or len(sizes) == 0
+            or sizes.min() < 2
+            or self.start[0] != 0
+            or self.start[-1] != len(self.counts)
+            or self.counts.min() < 1
+            or (np.add.reduceat(self.counts, self.start[:-1]) != 1 << PRECISION).any()
+        ):
+            raise ValueError("not a set of probability tables")
+        rows = None
+        if sizes.min() == sizes.max() <= _ROW_LIMIT:
+            rows = (self.counts / np.float32(1 << PRECISION)).astype(np.float32)
+            rows = rows.reshape(len(sizes), -1)
+        object.__setattr__(self, "_rows", rows)
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    @classmethod
+    def from_pmfs(cls, pmfs: Iterable[tuple[int, np.ndarray]]) -> "Tables":
+        """Tables from (first symbol, pmf of consecutive symbols); what the pmf lacks to 1 escapes.
+
+        A pmf ``(n,) float64`` that sums to 1 still gets the smallest possible escape.
+        """
+        counts, first = [], []
+        for lowest, pmf in pmfs:
+            escape = max(1.0 - float(pmf.sum()), 0.0)
+            counts.append(quantize_pmf(np.append(pmf, escape)))
+            first.append(lowest)
+        start = np.cumsum([0] + [len(c) for c in counts])
+        return cls(np.concatenate(counts), start, np.array(first, np.int32))
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """The arrays a model file stores."""
+        return {"counts": self.counts, "start": self.start, "first": self.first}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Tables":
+        return cls(arrays["counts"], arrays["start"], arrays["first"])
+
+    def entries(self, symbols: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Entry of each symbol in its table ``(n,) int32``, and which of them escape ``(n,) bool``."""
+        entry = symbols.astype(np.int64) - self.first[index]
+        escape = self.start[index + 1] - self.start[index] - 1
+        outside = (entry < 0) | (entry >= escape)
+        return np.where(outside, escape, entry).astype(np.int32), outside
+
+    def _row(self, table: int) -> np.ndarray:
+        piece = self.counts[self.start[table] : self.start[table + 1]]
+        return (piece / np.float32(1 << PRECISION)).astype(np.float32)
+
+
+def cross_entropy(symbols: np.ndarray, index: np.ndarray, tables: Tables) -> float:
+    """Ideal length in bits of symbols under their tables, escapes' exact values included."""
+    entry, outside = tables.entries(symbols, index)
+    counts = tables.counts[tables.start[index] + entry]
+    bits = float(PRECISION * len(symbols) - np.log2(counts).sum())
+    if outside.any():
+        value = _escaped_value(symbols[outside], index[outside], tables)
+        bits += float((5 + np.floor(np.log2(value))).sum())
+    return bits
+
+
+def _escaped_value(symbols: np.ndarray, index: np.ndarray, tables: Tables) -> np.ndarray:
+    """Symbols outside their table as integers >= 1: even ones lie above it, odd ones below."""
+    first = tables.first[index].astype(np.int64)
+    last = first + tables.start[index + 1] - tables.start[index] - 2
+    symbols = symbols.astype(np.int64)
+    return np.where(symbols > last, 2 * (symbols - last), 2 * (first - symbols) + 1) - 1
+
+
+def _groups(index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Stable order by table, the tables met, and where each one's run begins and ends."""
+    order = np.argsort(index, kind="stable")
+    met, begin = np.unique(index[order], return_index=True)
+    return order, met, np.append(begin, len(index))
+
+
+def _digits(value: int) -> list[tuple[int, int]]:
+    """Binary digits of value below its leading one, as (chunk, bits), lowest chunk first."""
+    length, chunks = value.bit_length() - 1, []
+    while length > 0:
+        bits = min(length, _DIGIT_BITS)
+        chunks.append((value & ((1 << bits) - 1), bits))
+        value, length = value >> bits, length - bits
+    return chunks
+
+
+def encode(parts: Sequence[Part]) -> bytes:
+    """Code ``(symbols (n,) int32, table index (n,) int32, tables)`` parts, in decoding order.
+
+    Raises ValueError where lengths or indices do not fit: constriction itself would panic or
+    silently write what cannot be read.
+    """
+    coder = constriction.stream.stack.AnsCoder()
+    for symbols, index, tables in reversed(parts):
+        _check(index, tables)
+        if symbols.shape != index.shape:
+            raise ValueError(f"{len(symbols)} symbols, but {len(index)} table indices")
+        entry, outside = tables.entries(symbols, index)
+        if outside.any():
+            for value in _escaped_value(symbols[outside], index[outside], tables)[::-1]:
+                for chunk, bits in _digits(int(value)):
+                    coder.encode_reverse(chunk, constriction.stream.model.Uniform(1 << bits))
+                coder.encode_reverse(int(value).bit_length() - 1, _LENGTH)
+        if tables._rows is not None:
+            for end in range(len(entry), 0, -_CHUNK):
+                at = slice(max(end - _CHUNK, 0), end)
+                rows = np.ascontiguousarray(tables._rows[index[at]])
+                coder.encode_reverse(entry[at], _CATEGORICAL, rows)
+        else:
+            order, met, begin = _groups(index)
+            entry = entry[order]
+            for i in range(len(met) - 1, -1, -1):
+                model = constriction.stream.model.Categorical(tables._row(met[i]), perfect=False)
+                coder.encode_reverse(entry[begin[i] : begin[i + 1]], model)
+    # The last word is never zero, so its high zero bytes need not be stored.
+    return coder.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
+
+
+def _check(index: np.ndarray, tables: Tables) -> None:
+    if len(index) and not (0 <= index.min() and index.max() < len(tables)):
+        raise ValueError("a table index is out of range")
+
+
+class Decoder:
+    """Decodes the parts of one ``encode`` call, in their order.
+
+    Garbage gives garbage without an error: the caller compares checks (bitstream.py).
+    """
+
+    def __init__(self, data: bytes) -> None:
+        words = np.frombuffer(data + b"\0" * (-len(data) % 4), "<u4").astype(np.uint32)
+        if len(words) and words[-1] == 0:
+            raise CorruptStreamError("entropy-coded data ends in a zero word")
+        self._coder = constriction.stream.stack.AnsCoder(words)
+
+    def decode(self, index: np.ndarray, tables: Tables) -> np.ndarray:
+        """Symbols ``(n,) int32`` for table indices ``(n,) int32``."""
+        _check(index, tables)
+        entry = np.empty(len(index), np.int32)
+        if tables._rows is not None:
+            for begin in range(0, len(index), _CHUNK):
+                at = slice(begin, begin + _CHUNK)
+                rows = np.ascontiguousarray(tables._rows[index[at]])
+                entry[at] = self._coder.decode(_CATEGORICAL, rows)
+        elif len(index):
+            order, met, begin = _groups(index)
+            in_order = np.empty(len(index), np.int32)
+            for i, table in enumerate(met):
+                model = constriction.stream.model.Categorical(tables._row(table), perfect=False)
+                count = int(begin[i + 1] - begin[i])
+                in_order[begin[i] : begin[i + 1]] = self._coder.decode(model, count)
+            entry[order] = in_order
+        symbols = entry + tables.first[index]
+        escape = tables.start[index + 1] - tables.start[index] - 1
+        for i in np.flatnonzero(entry == escape):
+            symbols[i] = self._escape(int(tables.first[index[i]]), int(escape[i]))
+        return symbols.astype(np.int32)
+
+    def _escape(self, first: int, size: int) -> int:
+        length = int(self._coder.decode(_LENGTH))
+        chunks: list[int] = [min(_DIGIT_BITS, length - at) for at in range(0, length, _DIGIT_BITS)]
+        value = 1
+        for bits in reversed(chunks):
+            model = constriction.stream.model.Uniform(1 << bits)
+            value = value << bits | int(self._coder.decode(model))
+        value += 1
+        distance = value // 2
+        symbol = first - distance if value % 2 else first + size - 1 + distance
+        if not -(1 << 31) <= symbol < 1 << 31:
+            raise CorruptStreamError("an escaped symbol is out of range")
+        return symbol
+
+    def finish(self) -> None:
+        """Raise CorruptStreamError if anything is left over."""
+        if not self._coder.is_empty():
+            raise CorruptStreamError("entropy-coded data holds more than its symbols")

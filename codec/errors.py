@@ -1,0 +1,32 @@
+"""The few errors a codec raises on purpose, each of which names what is wrong and what to do."""
+
+
+class StrataError(Exception):
+    """Base of every error that Strata raises on purpose."""
+
+
+class CorruptStreamError(StrataError):
+    """A stream is damaged, cut short, or was not written by the model that should read it.
+
+    ``layer`` is the first layer that cannot be read; every layer before it still decodes
+    (``encoded.truncate(error.layer)``). It is None where the header itself is unreadable.
+    """
+
+    def __init__(self, message: str, layer: int | None = None) -> None:
+        super().__init__(message)
+        self.layer = layer
+
+    def __reduce__(self):  # keeps ``layer`` when the error crosses a process boundary
+        return type(self), (self.args[0], self.layer)
+
+
+class UnknownModelError(StrataError):
+    """No model of this name, path or id can be found, or the stream names another one."""
+
+
+class InvalidModelError(StrataError):
+    """A model file or checkpoint is damaged, foreign, or does not pass its own checks."""
+
+
+class UnsupportedImageError(StrataError):
+    """A picture cannot be turned into 8-bit RGB without silently losing what matters."""
