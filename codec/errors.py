@@ -30,3 +30,7 @@ class InvalidModelError(StrataError):
 
 class UnsupportedImageError(StrataError):
     """A picture cannot be turned into 8-bit RGB without silently losing what matters."""
+
+
+class BrokenImageError(StrataError):
+    """The bytes of a picture are empty, cut short or damaged: there is no whole picture in them."""
