@@ -1,4 +1,4 @@
-"""File bytes <-> uint8 RGB(A) arrays: whatever a camera or a web page produced, or a reason why not.
+"""File bytes <-> uint8 RGB(A) arrays: whatever cameras and web pages hold, or a reason why not.
 
 Nothing is converted silently: what was changed on the way in stands in ``Picture.notes``, and what
 8-bit RGB(A) cannot hold (more bits, more frames, other colour models) is refused in words.
@@ -170,7 +170,7 @@ def _decode(data: bytes, format: str, max_pixels: int) -> Picture:
 
 
 def _check_png(data: bytes) -> None:
-    """Check the chunks a PNG's pixels depend on: Pillow reads past wrong checksums and lost ends."""
+    """Check the chunks that pixels depend on: Pillow reads past wrong checksums and lost ends."""
     if data[12:16] != b"IHDR" or len(data) < 33:
         raise BrokenImageError("the png file does not begin with a whole IHDR chunk")
     if data[24] == 16:

@@ -1,0 +1,117 @@
+"""How far a picture is from its original, and how many bits it took. Numpy only."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+PEAK = 255.0
+# Wang, Simoncelli, Bovik 2003, "Multi-scale structural similarity for image quality assessment":
+# the exponents of section 3.2, and the window and constants of the single-scale paper (2004).
+MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+WINDOW, SIGMA = 11, 1.5
+C1, C2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
+LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
+
+
+def mse(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean squared error of two uint8 pictures of the same shape, in squared levels."""
+    _check(a, b)
+    difference = a.astype(np.int32) - b.astype(np.int32)
+    return float(np.mean(np.square(difference), dtype=np.float64))
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    """Peak signal-to-noise ratio of two uint8 pictures in dB, over all channels; inf when equal."""
+    return _decibel(mse(a, b))
+
+
+def psnr_of_mean_mse(errors: Iterable[float]) -> float:
+    """PSNR in dB of the mean of per-picture MSEs: how codecs report a set of equal-sized pictures.
+
+    The mean of PSNRs would be infinite as soon as one picture is exact.
+    """
+    values = list(errors)
+    if not values:
+        raise ValueError("no errors to average")
+    return _decibel(sum(values) / len(values))
+
+
+def bits_per_pixel(nbytes: int, width: int, height: int) -> float:
+    """Bits per pixel of ``nbytes`` spent on a ``width`` x ``height`` picture."""
+    if width <= 0 or height <= 0:
+        raise ValueError(f"a picture of {width}x{height} has no pixels")
+    return 8 * nbytes / (width * height)
+
+
+def ms_ssim(a: np.ndarray, b: np.ndarray, *, weights: Sequence[float] = MS_SSIM_WEIGHTS) -> float:
+    """Multi-scale structural similarity (Wang 2003) of the lumas of two uint8 pictures, 0 to 1.
+
+    Pictures are ``(H, W, 3)`` or ``(H, W)``. Windows lie wholly inside the picture; each scale is
+    the 2x2 mean of the one before, an odd last row or column repeated. Five scales need a shorter
+    side of 161 pixels; smaller pictures use the scales that fit, the weights divided by their sum,
+    and those under 11 pixels one window as large as their shorter side: such values are not
+    comparable with those of larger pictures.
+    Negative structure counts as 0.
+    """
+    _check(a, b)
+    x, y = _luma(a), _luma(b)
+    scales = 1
+    while scales < len(weights) and (min(x.shape) - 1) // 2**scales + 1 >= WINDOW:
+        scales += 1
+    exponents = np.array(weights[:scales]) / sum(weights[:scales])
+    score = 1.0
+    for scale, exponent in enumerate(exponents):
+        if scale:
+            x, y = _halve(x), _halve(y)
+        luminance, structure = _ssim_terms(x, y)
+        term = luminance if scale == scales - 1 else structure
+        score *= max(term, 0.0) ** exponent
+    return float(score)
+
+
+def _ssim_terms(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Mean SSIM, and mean of its contrast-structure part alone (Wang 2004, eqs. 9, 13)."""
+    window = _gaussian(min(WINDOW, *x.shape))
+    mean_x, mean_y = _filter(x, window), _filter(y, window)
+    variance_x = _filter(x * x, window) - mean_x**2
+    variance_y = _filter(y * y, window) - mean_y**2
+    covariance = _filter(x * y, window) - mean_x * mean_y
+    structure = (2 * covariance + C2) / (variance_x + variance_y + C2)
+    luminance = (2 * mean_x * mean_y + C1) / (mean_x**2 + mean_y**2 + C1)
+    return float(np.mean(luminance * structure)), float(np.mean(structure))
+
+
+def _gaussian(size: int) -> np.ndarray:
+    at = np.arange(size) - (size - 1) / 2
+    window = np.exp(-(at**2) / (2 * SIGMA**2))
+    return window / window.sum()
+
+
+def _filter(image: np.ndarray, window: np.ndarray) -> np.ndarray:
+    """Separable filter, valid part only: ``(H, W)`` to ``(H - n + 1, W - n + 1)``."""
+    height, width = image.shape[0] - len(window) + 1, image.shape[1] - len(window) + 1
+    rows = sum(weight * image[i : i + height] for i, weight in enumerate(window))
+    return sum(weight * rows[:, i : i + width] for i, weight in enumerate(window))
+
+
+def _halve(image: np.ndarray) -> np.ndarray:
+    """2x2 means; an odd last row or column is repeated first, as TensorFlow's version does."""
+    image = np.pad(image, [(0, image.shape[0] % 2), (0, image.shape[1] % 2)], mode="edge")
+    return (image[::2, ::2] + image[1::2, ::2] + image[::2, 1::2] + image[1::2, 1::2]) / 4
+
+
+def _luma(image: np.ndarray) -> np.ndarray:
+    return image @ LUMA if image.ndim == 3 else image.astype(np.float64)
+
+
+def _decibel(error: float) -> float:
+    return float("inf") if error == 0 else float(10 * np.log10(PEAK**2 / error))
+
+
+def _check(a: np.ndarray, b: np.ndarray) -> None:
+    if a.dtype != np.uint8 or b.dtype != np.uint8:
+        raise ValueError(f"expected uint8 pictures, got {a.dtype} and {b.dtype}")
+    if a.shape != b.shape or 0 in a.shape:
+        raise ValueError(f"expected two pictures of one shape, got {a.shape} and {b.shape}")
+    if a.ndim not in (2, 3) or (a.ndim == 3 and a.shape[2] != 3):
+        raise ValueError(f"expected (H, W, 3) or (H, W) pictures, got {a.shape}")
