@@ -1,0 +1,39 @@
+"""What all tests share: a quiet, private environment, and the pictures to work on."""
+
+import os
+from pathlib import Path
+
+import hypothesis
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# Before any test imports Ray or torch, and inherited by the processes they start.
+os.environ.update(
+    AWS_ACCESS_KEY_ID="test",
+    AWS_SECRET_ACCESS_KEY="test",
+    AWS_DEFAULT_REGION="us-east-1",
+    RAY_AUTH_MODE="disabled",  # otherwise ray.init() leaves a token in the home directory
+    RAY_USAGE_STATS_ENABLED="0",
+)
+# The same examples in every run: a suite that fails now and then teaches nobody anything.
+hypothesis.settings.register_profile("default", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("default")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of data and reference models beside the checkout; tests skip without it."""
+    folder = Path(os.environ.get("STRATA_SHARED", ROOT.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip("no folder of shared data beside the checkout (or in STRATA_SHARED)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photo() -> np.ndarray:
+    """A photograph that scikit-image bundles: Eileen Collins, NASA, public domain, 512x512."""
+    from skimage import data
+
+    return data.astronaut()
