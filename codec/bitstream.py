@@ -1,4 +1,4 @@
-"""The stream format: header, layers, checksums, versions. The only place that packs or parses bytes.
+"""The stream format: header, layers, checksums, versions. Only here are bytes packed and parsed.
 
 Header (everything little-endian; ``varint`` is LEB128)::
 
@@ -16,7 +16,7 @@ Layer::
     uint16  check of the symbols        crc32 >> 16 of what came out of it
     bytes   entropy-coded words
 
-A file is ``b"STRA"``, then ``varint length || header``, then each layer as ``varint length || layer``.
+A file is ``b"STRA"``, ``varint length || header``, then each layer as ``varint length || layer``.
 """
 
 import struct
@@ -24,7 +24,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .errors import CorruptStreamError, UnknownModelError
+from .errors import CorruptStreamError, UnknownModelError, UnsupportedImageError
 
 MAGIC = b"STRA"
 VERSION = 1
@@ -85,7 +85,17 @@ def check16(*parts: bytes) -> int:
     return crc >> 16
 
 
+def _possible(width: int, height: int) -> bool:
+    return 0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE and width * height <= MAX_PIXELS
+
+
 def pack_header(header: StreamHeader) -> bytes:
+    """Raises UnsupportedImageError for a size that no reader would accept."""
+    if not _possible(header.width, header.height):
+        raise UnsupportedImageError(
+            f"{header.width}x{header.height} is no size for a stream: sides are 1 to {MAX_SIDE}, "
+            f"pixels at most {MAX_PIXELS}"
+        )
     flags = _PROTECTED * header.protected | _STREAM_ID * (header.stream_id is not None)
     out = bytes([VERSION << 4 | CODECS[header.codec], flags])
     out += _varint(header.width) + _varint(header.height) + bytes.fromhex(header.model)[:4]
@@ -109,7 +119,7 @@ def unpack_header(data: bytes) -> StreamHeader:
         raise CorruptStreamError("the stream's header names a codec or flag that does not exist")
     width, at = _read_varint(data, 2, "the stream's header")
     height, at = _read_varint(data, at, "the stream's header")
-    if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE and width * height <= MAX_PIXELS):
+    if not _possible(width, height):
         raise CorruptStreamError(f"the stream's header claims an impossible size, {width}x{height}")
     end = at + 4 + 4 * bool(flags & _STREAM_ID)
     if len(data) != end:

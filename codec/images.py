@@ -99,8 +99,10 @@ def read_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Picture:
         raise UnsupportedImageError(f"the {format} picture is too large: {error}") from error
     except Exception as error:  # decoders raise anything at all on damaged files
         reason = str(error) or type(error).__name__
-        if "-bit layers" in reason:  # how Pillow words a JPEG of 12 or 16 bits
-            raise UnsupportedImageError(f"only 8 bits a channel are supported: {reason}") from error
+        if "-bit layers" in reason or "unknown pixel mode" in reason:  # Pillow, of JPEG and TIFF
+            raise UnsupportedImageError(
+                f"the {format} file holds samples that are not supported: {reason}"
+            ) from error
         raise BrokenImageError(f"the {format} file cannot be decoded: {reason}") from error
 
 

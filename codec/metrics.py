@@ -58,7 +58,9 @@ def ms_ssim(a: np.ndarray, b: np.ndarray, *, weights: Sequence[float] = MS_SSIM_
     scales = 1
     while scales < len(weights) and (min(x.shape) - 1) // 2**scales + 1 >= WINDOW:
         scales += 1
-    exponents = np.array(weights[:scales]) / sum(weights[:scales])
+    exponents = np.array(weights[:scales])
+    if scales < len(weights):  # all five are used as published; their sum is 1.0001
+        exponents /= exponents.sum()
     score = 1.0
     for scale, exponent in enumerate(exponents):
         if scale:
