@@ -357,9 +357,11 @@ def write_image(
         size = f"{rgb.shape[1]}x{rgb.shape[0]}"
         raise UnsupportedImageError(f"{format} cannot hold {size}: its sides end at {limit}")
     pixels = rgb if alpha is None else np.dstack([rgb, alpha])
+    # Efforts chosen on photographs: the defaults take 2.6 (png) and 10 times (webp) as long, for
+    # files that are no smaller (png) or 6 % smaller (webp). WebP's "quality" is effort here.
     options = {
-        "png": {},
-        "webp": {"lossless": True, "exact": True, "quality": 50},  # here quality means effort
+        "png": {"compress_level": 3},
+        "webp": {"lossless": True, "exact": True, "quality": 25, "method": 0},
         "jpg": {"quality": quality, "subsampling": 0, "optimize": True},
     }[format]
     out = io.BytesIO()
