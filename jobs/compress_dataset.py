@@ -1,0 +1,100 @@
+#!/usr/bin/env python
+"""Compress WebDataset tar shards into a dataset of layered streams.
+
+Example:
+    python jobs/compress_dataset.py --input 'photos-{000..127}.tar' --output archive
+
+Inputs and outputs are paths or any fsspec URL (s3://bucket/folder, ...). Running the same command
+again does only what is missing. Exit code 0: every sample is accounted for and none was lost;
+1: a sample or a shard was bad, and the summary names it; 2: nothing was done, the message says why.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from codec.zoo import DEFAULT_MODELS
+from pipeline.command import add_running_options, output_url, positive, run_job
+from pipeline.compress import CompressOptions, compress
+from pipeline.scheduler import Policy
+
+
+def parse(arguments: list[str] | None = None) -> CompressOptions:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--input",
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="URL",
+        help="tar shards: paths, globs ('a-*.tar'), brace ranges ('a-{00..31}.tar'), folders "
+        "(searched for .tar, .tar.gz and .tgz) and fsspec URLs",
+    )
+    parser.add_argument("--output", required=True, metavar="URL", help="the dataset to write")
+    parser.add_argument(
+        "--codec",
+        default="uqdm",
+        choices=sorted(DEFAULT_MODELS),
+        help="the codec family (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--model", metavar="NAME", help="a shipped model's name or a model file (default: shipped)"
+    )
+    parser.add_argument(
+        "--store-layers",
+        default="auto",
+        metavar="K|auto",
+        help="keep exactly the first K layers of every picture; auto (default) leaves out the "
+        "layers that only serve losslessness, and keeps for each picture the most layers that "
+        "are together not larger than its original file",
+    )
+    parser.add_argument(
+        "--lossless", action="store_true", help="keep all layers, so pictures come back bit-exact"
+    )
+    parser.add_argument(
+        "--min-side",
+        type=int,
+        default=0,
+        metavar="PIXELS",
+        help="leave out pictures with a smaller side; they are recorded as filtered",
+    )
+    parser.add_argument(
+        "--max-pixels",
+        type=positive,
+        metavar="N",
+        help="refuse larger pictures as bad (default: what the image reader allows)",
+    )
+    add_running_options(parser)
+    given = parser.parse_args(arguments)
+    layers = None
+    if given.store_layers != "auto":
+        try:
+            layers = positive(given.store_layers)
+        except (ValueError, argparse.ArgumentTypeError):
+            parser.error(f"--store-layers must be a positive number or auto: {given.store_layers}")
+    extra = {} if given.max_pixels is None else {"max_pixels": given.max_pixels}
+    return CompressOptions(
+        inputs=tuple(given.input),
+        output=output_url(parser, given.output),
+        codec=given.codec,
+        model=given.model or DEFAULT_MODELS[given.codec],
+        store_layers=layers,
+        lossless=given.lossless,
+        min_side=given.min_side,
+        batch_size=given.batch_size,
+        device=given.device,
+        workers=given.workers,
+        address=given.address,
+        policy=Policy(given.attempts, given.shard_timeout),
+        scratch=given.scratch,
+        **extra,
+    )
+
+
+if __name__ == "__main__":
+    options = parse()
+    sys.exit(run_job(lambda: compress(options)))

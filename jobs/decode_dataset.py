@@ -1,0 +1,78 @@
+#!/usr/bin/env python
+"""Decode a compressed dataset at a chosen number of layers, with the dataset's own model.
+
+Example:
+    python jobs/decode_dataset.py --input archive --output previews --layers 2
+
+Writes one tar for each data file, with the keys and side fields (json, cls, txt, ...) of the
+original shard, or plain files. Only the columns of the layers asked for are read. Running the same
+command again does only what is missing. Exit code 0: every picture came back; 1: some did not, and
+the summary names them; 2: nothing was done, the message says why.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from pipeline.command import add_running_options, output_url, positive, run_job
+from pipeline.decode import DecodeOptions, decode
+from pipeline.scheduler import Policy
+
+
+def parse(arguments: list[str] | None = None) -> DecodeOptions:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--input", required=True, metavar="DATASET", help="the dataset's URL")
+    parser.add_argument("--output", required=True, metavar="URL", help="the folder to write to")
+    parser.add_argument(
+        "--layers", type=positive, metavar="K", help="decode the first K layers (default: all)"
+    )
+    parser.add_argument(
+        "--format",
+        choices=["webdataset", "files"],
+        default="webdataset",
+        help="one tar for each data file, or a folder of files (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--image-format",
+        choices=["png", "webp", "jpg"],
+        default="png",
+        help="of the decoded pictures; png and webp are lossless (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--quality", type=positive, default=95, help="of jpg, 1 to 100 (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--realism",
+        choices=["denoise", "flow"],
+        default="denoise",
+        help="denoise: closest to the original; flow: as sharp as the model can imagine it "
+        "(default: %(default)s)",
+    )
+    add_running_options(parser)
+    given = parser.parse_args(arguments)
+    if given.quality > 100:
+        parser.error(f"--quality must be 1 to 100, not {given.quality}")
+    return DecodeOptions(
+        dataset=given.input,
+        output=output_url(parser, given.output),
+        layers=given.layers,
+        format=given.format,
+        image_format=given.image_format,
+        realism=given.realism,
+        quality=given.quality,
+        batch_size=given.batch_size,
+        device=given.device,
+        workers=given.workers,
+        address=given.address,
+        policy=Policy(given.attempts, given.shard_timeout),
+        scratch=given.scratch,
+    )
+
+
+if __name__ == "__main__":
+    options = parse()
+    sys.exit(run_job(lambda: decode(options)))

@@ -1,0 +1,103 @@
+"""Reach a Ray cluster, or start a private one, and share its devices among workers."""
+
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from codec.errors import StrataError
+
+# Images never pass through the object store, so Ray's default of 30 % of the memory is a waste.
+OBJECT_STORE_BYTES = 512 << 20
+CPUS_PER_WORKER = 4
+
+
+class ClusterError(StrataError):
+    """No Ray cluster, or one without the devices that were asked for."""
+
+
+@dataclass(frozen=True)
+class WorkerShape:
+    """How many workers, and what each of them owns. ``device`` is ``cpu`` or ``cuda``."""
+
+    workers: int
+    cpus: float
+    gpus: float
+    device: str
+
+    @property
+    def threads(self) -> int:
+        return max(1, int(self.cpus))
+
+
+def inside_ray_job() -> bool:
+    """Whether this process was started by ``ray job submit``."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def connect(address: str | None) -> None:
+    """Connect to ``address``, to the surrounding Ray job, or to a new private cluster.
+
+    Raises ClusterError when the cluster cannot be reached.
+    """
+    wanted = address or os.environ.get("RAY_ADDRESS")
+    if not wanted and "RAY_AUTH_MODE" not in os.environ:
+        # Left alone, Ray writes a token into the home directory, and from then on asks every
+        # other cluster of this user for it. One of our own in the environment leaves no trace.
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a Ray warning
+    import ray
+
+    if ray.is_initialized():
+        return
+    options: dict[str, Any] = {"logging_level": "WARNING", "log_to_driver": True}
+    if not wanted:
+        options |= {
+            "address": "local",
+            "object_store_memory": OBJECT_STORE_BYTES,
+            "include_dashboard": False,
+        }
+    else:
+        options["address"] = wanted
+        if not inside_ray_job():
+            # Workers on other machines need our two packages; inside a job they have them.
+            packages = Path(__file__).resolve().parents[1]
+            modules = [str(packages / "codec"), str(packages / "pipeline")]
+            options["runtime_env"] = {"py_modules": modules}
+    try:
+        ray.init(**options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ClusterError(f"no Ray cluster at {wanted or 'this machine'}: {error}") from error
+
+
+def share(workers: int | None, device: str, tasks: int) -> WorkerShape:
+    """Divide the connected cluster. ``device``: ``auto``, ``cpu`` or ``cuda``.
+
+    One GPU for each worker where there are GPUs, otherwise about four CPUs. Raises ClusterError
+    when ``cuda`` is asked for and the cluster has none.
+    """
+    import ray
+
+    resources = ray.cluster_resources()
+    cpus, gpus = resources.get("CPU", 1.0), int(resources.get("GPU", 0))
+    if device == "cuda" and not gpus:
+        raise ClusterError("--device cuda: this Ray cluster has no GPU")
+    use_gpus = gpus > 0 and device != "cpu"
+    most = gpus if use_gpus else max(1, int(cpus) if workers else round(cpus / CPUS_PER_WORKER))
+    count = max(1, min(workers or most, most, tasks))
+    share_of_cpus = cpus / count
+    return WorkerShape(
+        workers=count,
+        cpus=float(int(share_of_cpus)) if share_of_cpus >= 1 else share_of_cpus,
+        gpus=1.0 if use_gpus else 0.0,
+        device="cuda" if use_gpus else "cpu",
+    )
+
+
+def disconnect() -> None:
+    import ray
+
+    if ray.is_initialized():
+        ray.shutdown()

@@ -1,0 +1,108 @@
+"""The small arts that both workers need: look ahead in threads, batch by size, choose layers."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from typing import TypeVar
+
+from codec import Codec, EncodedImage
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def ahead(
+    pool: Executor, function: Callable[[T], R], items: Iterable[T], limit: Callable[[], int]
+) -> Iterator[R]:
+    """``map`` in threads, in order, with at most ``limit()`` results waiting or under way.
+
+    ``limit`` is asked anew for every item, so that it can follow the size of the pictures.
+    """
+    waiting: deque[Future[R]] = deque()
+    source = iter(items)
+    try:
+        while True:
+            while len(waiting) < max(1, limit()):
+                try:
+                    waiting.append(pool.submit(function, next(source)))
+                except StopIteration:
+                    break
+            if not waiting:
+                return
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def batches_by_size(
+    sizes: Sequence[tuple[int, int]], batch_size: int, batch_pixels: int
+) -> Iterator[list[int]]:
+    """Positions of ``sizes`` (height, width) in batches of similar ones.
+
+    A batch has at most ``batch_size`` pictures and, unless it is a single one, at most
+    ``batch_pixels`` pixels.
+    """
+    batch: list[int] = []
+    pixels = 0
+    for position in sorted(range(len(sizes)), key=lambda position: sizes[position]):
+        height, width = sizes[position]
+        if batch and (len(batch) == batch_size or pixels + height * width > batch_pixels):
+            yield batch
+            batch, pixels = [], 0
+        batch.append(position)
+        pixels += height * width
+    if batch:
+        yield batch
+
+
+def one_by_one_on_error(
+    function: Callable[[list[T]], Sequence[R]], batch: list[T]
+) -> list[R | Exception]:
+    """``function(batch)``; if it raises, each item alone, with its exception where it fails again.
+
+    One picture that the codec cannot do must not take its neighbours with it.
+    """
+    try:
+        return list(function(batch))
+    except Exception as error:
+        if len(batch) == 1:
+            return [error]
+    results: list[R | Exception] = []
+    for item in batch:
+        try:
+            results += function([item])
+        except Exception as error:
+            results.append(error)
+    return results
+
+
+def layers_worth_storing(encoded: EncodedImage, limit: int, alpha_bytes: int, source: int) -> int:
+    """The most layers, up to ``limit``, whose stream is not larger than the picture's file.
+
+    Never fewer than one: with none there would be no picture.
+    """
+    kept, total = 1, len(encoded.header) + alpha_bytes
+    for number, layer in enumerate(encoded.layers[:limit], start=1):
+        total += len(layer)
+        if total <= source:
+            kept = number
+    return kept
+
+
+def describe(error: BaseException) -> str:
+    """An exception as a reason: its general part first, the particulars after a colon."""
+    text = " ".join(str(error).split())[:500]
+    name = type(error).__name__
+    return text if text and name in _SPEAKING else f"{name}: {text}" if text else name
+
+
+_SPEAKING = {"BrokenImageError", "UnsupportedImageError", "ShardError"}
+
+
+def check_codec_result(codec: Codec, encoded: EncodedImage, height: int, width: int) -> None:
+    """A stream that claims another size than its picture would be found out years too late."""
+    if (encoded.height, encoded.width) != (height, width):
+        raise ValueError(
+            f"{codec.name} encoded {width}x{height} as {encoded.width}x{encoded.height}"
+        )

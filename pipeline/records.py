@@ -1,0 +1,330 @@
+"""The Parquet schema: one row per sample, one column per layer, and nothing else knows it.
+
+Columns, in this order because a reader of k layers then fetches one contiguous run of bytes per
+row group: bulky metadata, small metadata, ``key``, ``width``, ``height``, ``header``,
+``layer_00``, ``layer_01``, ... Layer columns are neither compressed nor dictionary-coded, so a
+layer's bytes lie verbatim in the file; every page has a checksum.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from codec import EncodedImage
+from codec.errors import StrataError
+
+SCHEMA_VERSION = 1
+METADATA_KEY = b"strata"
+# 256 rows: reading one key's first layer fetches a quarter of a megabyte, not three. 16 MiB: a
+# reader holds a row group in memory, and pyarrow itself counts rows only.
+ROWS_PER_GROUP = 256
+BYTES_PER_GROUP = 16 << 20
+MAX_LISTED_PROBLEMS = 100
+Status = Literal["ok", "bad", "filtered"]
+
+_FIELDS = pa.list_(pa.struct([("name", pa.string()), ("data", pa.binary())]))
+_METADATA = [
+    ("fields", _FIELDS),  # every field of the sample in the tar's order; the picture's is null
+    ("original", pa.binary()),  # the picture's file itself, where it is kept
+    ("alpha", pa.binary()),  # lossless alpha channel, null for opaque pictures
+    ("key_bytes", pa.binary()),  # the key as it was, where that is not UTF-8
+    ("status", pa.string()),
+    ("reason", pa.string()),
+    ("source_field", pa.string()),
+    ("source_format", pa.string()),
+    ("source_bytes", pa.int64()),
+    ("source_sha256", pa.binary()),
+    ("notes", pa.string()),  # what was done to the picture before encoding (orientation, ...)
+    ("index", pa.int32()),  # position of the sample in its shard
+    ("layers", pa.int16()),  # layers stored
+    ("cumulative_bytes", pa.list_(pa.int64())),  # header and layers 0..i together
+]
+_STREAM = [
+    ("key", pa.string()),
+    ("width", pa.int32()),
+    ("height", pa.int32()),
+    ("header", pa.binary()),
+]
+STREAM_COLUMNS = [name for name, _ in _STREAM]
+_DICTIONARY_COLUMNS = ["status", "reason", "source_field", "source_format", "notes"]
+
+
+class RecordError(StrataError):
+    """A data file does not hold what it should; the message names file, row and key."""
+
+
+def layer_column(number: int) -> str:
+    return f"layer_{number:02d}"
+
+
+def schema(layers: int) -> pa.Schema:
+    columns = [(layer_column(number), pa.binary()) for number in range(layers)]
+    return pa.schema([*_METADATA, *_STREAM, *columns])
+
+
+def stream_columns(layers: int) -> list[str]:
+    """The columns that decoding the first ``layers`` layers needs."""
+    return [*STREAM_COLUMNS, *map(layer_column, range(layers))]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sample, whatever became of it.
+
+    ``fields`` are (name, bytes) in the tar's order, with None for the encoded picture.
+    ``source_sha256`` is the 32-byte digest of the picture's file.
+    """
+
+    key: str
+    index: int
+    status: Status = "ok"
+    reason: str = ""
+    fields: tuple[tuple[str, bytes | None], ...] = ()
+    original: bytes | None = None
+    alpha: bytes | None = None
+    source_field: str | None = None
+    source_format: str | None = None
+    source_bytes: int | None = None
+    source_sha256: bytes | None = None
+    notes: str = ""
+    encoded: EncodedImage | None = None
+
+    @property
+    def nbytes(self) -> int:
+        side = sum(len(data) for _, data in self.fields if data is not None)
+        stream = self.encoded.nbytes if self.encoded else 0
+        return side + len(self.original or b"") + len(self.alpha or b"") + stream
+
+    def columns(self, layers: int) -> dict[str, Any]:
+        encoded = self.encoded
+        printable = self.key.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        row: dict[str, Any] = {
+            "fields": [{"name": name, "data": data} for name, data in self.fields],
+            "original": self.original,
+            "alpha": self.alpha,
+            "key_bytes": None,
+            "status": self.status,
+            "reason": self.reason,
+            "source_field": self.source_field,
+            "source_format": self.source_format,
+            "source_bytes": self.source_bytes,
+            "source_sha256": self.source_sha256,
+            "notes": self.notes,
+            "index": self.index,
+            "layers": 0,
+            "cumulative_bytes": None,
+            "key": printable,
+            "width": None,
+            "height": None,
+            "header": None,
+        }
+        if printable != self.key:
+            row["key_bytes"] = self.key.encode("utf-8", "surrogateescape")
+        if encoded is not None:
+            info = encoded.info
+            sizes = accumulate(map(len, encoded.layers), initial=len(encoded.header))
+            row |= {
+                "layers": encoded.num_layers,
+                "cumulative_bytes": list(sizes)[1:],
+                "width": info.width,
+                "height": info.height,
+                "header": encoded.header,
+            }
+        stored = encoded.layers if encoded else ()
+        for number in range(layers):
+            row[layer_column(number)] = stored[number] if number < len(stored) else None
+        return row
+
+
+class RowWriter:
+    """Writes rows to a local Parquet file, flushing row groups by count and by bytes.
+
+    Deliberately no context manager: leaving one on an exception would close the file properly,
+    and a valid Parquet file with fewer rows is the worst of outcomes.
+    """
+
+    def __init__(self, path: Path, layers: int, metadata: Mapping[str, Any]) -> None:
+        self.layers = layers
+        self._schema = schema(layers).with_metadata({METADATA_KEY: json.dumps(metadata).encode()})
+        verbatim = [layer_column(number) for number in range(layers)]
+        small = [leaf for leaf in _leaves(self._schema) if leaf not in verbatim]
+        unpacked = {"header", "original", "alpha", "source_sha256", *verbatim}
+        self._writer = pq.ParquetWriter(
+            path,
+            self._schema,
+            compression={
+                leaf: "NONE" if leaf in unpacked else "ZSTD" for leaf in [*small, *verbatim]
+            },
+            use_dictionary=_DICTIONARY_COLUMNS,
+            write_statistics=["key"],
+            write_page_checksum=True,
+        )
+        self._rows: list[Row] = []
+        self._bytes = 0
+
+    def append(self, row: Row) -> None:
+        if self._rows and self._bytes + row.nbytes > BYTES_PER_GROUP:
+            self._flush()
+        self._rows.append(row)
+        self._bytes += row.nbytes
+        if len(self._rows) == ROWS_PER_GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        columns = [row.columns(self.layers) for row in self._rows]
+        table = pa.Table.from_pylist(columns, schema=self._schema)
+        self._writer.write_table(table, row_group_size=len(self._rows))
+        self._rows, self._bytes = [], 0
+
+    def close(self) -> None:
+        if self._rows:
+            self._flush()
+        self._writer.close()
+
+
+def _leaves(columns: pa.Schema) -> list[str]:
+    """Parquet's names of the leaf columns."""
+    leaves = []
+    for column in columns:
+        if column.name == "fields":
+            leaves += ["fields.list.element.name", "fields.list.element.data"]
+        elif column.name == "cumulative_bytes":
+            leaves.append("cumulative_bytes.list.element")
+        else:
+            leaves.append(column.name)
+    return leaves
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What a data file holds, counted from the file itself.
+
+    ``column_bytes`` are the compressed sizes of the columns as Parquet counts them;
+    ``picture_bytes`` the source files of the ok rows and ``stream_bytes`` what replaces them
+    (header, layers and alpha); ``problems`` the first (key, status, reason) that are not ok.
+    """
+
+    rows: int
+    ok: int
+    bad: int
+    filtered: int
+    bytes: int
+    sha256: str
+    footer_bytes: int
+    pixels: int
+    picture_bytes: int
+    stream_bytes: int
+    column_bytes: dict[str, int]
+    reasons: dict[str, int] = field(default_factory=dict)
+    problems: tuple[tuple[str, str, str], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def read_metadata(file: pq.ParquetFile, name: str) -> dict[str, Any]:
+    """The dictionary given to RowWriter. Raises RecordError for another program's file."""
+    packed = (file.schema_arrow.metadata or {}).get(METADATA_KEY)
+    if packed is None:
+        raise RecordError(f"{name}: this Parquet file was not written by Strata")
+    return dict(json.loads(packed))
+
+
+def inspect_file(path: Path, layers: int) -> FileFacts:
+    """Reopen a finished file, read all of it with checksums, and count.
+
+    Raises RecordError where the rows contradict themselves, OSError for damaged pages.
+    """
+    file = pq.ParquetFile(path, page_checksum_verification=True)
+    read_metadata(file, path.name)
+    counts: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    problems: list[tuple[str, str, str]] = []
+    pixels = picture_bytes = stream_bytes = 0
+    for position, row in enumerate(iter_rows(file, schema(layers).names)):
+        counts[row["status"]] += 1
+        if row["status"] != "ok":
+            reasons[_kind(row["reason"])] += 1
+            if len(problems) < MAX_LISTED_PROBLEMS:
+                problems.append((row["key"], row["status"], row["reason"]))
+            continue
+        encoded = encoded_image(row, layers, path.name)
+        if row["index"] != position or encoded.num_layers != row["layers"]:
+            raise RecordError(f"{path.name}: row {position} ({row['key']}) contradicts itself")
+        if row["cumulative_bytes"][-1:] != [encoded.nbytes]:
+            raise RecordError(f"{path.name}: row {position} ({row['key']}) has lost bytes")
+        pixels += encoded.width * encoded.height
+        picture_bytes += row["source_bytes"]
+        stream_bytes += encoded.nbytes + len(row["alpha"] or b"")
+    if sum(counts.values()) != file.metadata.num_rows:
+        raise RecordError(f"{path.name}: holds {sum(counts.values())} rows, not as it claims")
+    return FileFacts(
+        rows=sum(counts.values()),
+        ok=counts["ok"],
+        bad=counts["bad"],
+        filtered=counts["filtered"],
+        bytes=path.stat().st_size,
+        sha256=file_sha256(path),
+        footer_bytes=file.metadata.serialized_size + 8,
+        pixels=pixels,
+        picture_bytes=picture_bytes,
+        stream_bytes=stream_bytes,
+        column_bytes=column_bytes(file.metadata),
+        reasons=dict(reasons.most_common(20)),
+        problems=tuple(problems),
+    )
+
+
+def column_bytes(metadata: pq.FileMetaData) -> dict[str, int]:
+    """Compressed bytes of every top-level column over all row groups."""
+    totals: Counter[str] = Counter()
+    for group in range(metadata.num_row_groups):
+        for number in range(metadata.num_columns):
+            column = metadata.row_group(group).column(number)
+            totals[column.path_in_schema.split(".")[0]] += column.total_compressed_size
+    return dict(totals)
+
+
+def iter_rows(
+    file: pq.ParquetFile, columns: Sequence[str], groups: Sequence[int] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Rows as dictionaries, one row group in memory at a time."""
+    for group in range(file.num_row_groups) if groups is None else groups:
+        yield from file.read_row_group(group, columns=list(columns)).to_pylist()
+
+
+def encoded_image(row: Mapping[str, Any], layers: int, name: str) -> EncodedImage:
+    """The first ``layers`` layers of an ok row, as far as they were stored."""
+    if row["header"] is None:
+        raise RecordError(f"{name}: {row['key']} has no stream")
+    stored: list[bytes] = []
+    for number in range(layers):
+        layer = row[layer_column(number)]
+        if layer is None:
+            break
+        stored.append(layer)
+    return EncodedImage(row["header"], tuple(stored))
+
+
+def original_key(row: Mapping[str, Any]) -> str:
+    """The key as the tar had it (``key`` itself is always printable UTF-8)."""
+    raw = row.get("key_bytes")
+    return raw.decode("utf-8", "surrogateescape") if raw is not None else str(row["key"])
+
+
+def file_sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _kind(reason: str) -> str:
+    """The general part of a reason, for counting: what stands before the first colon."""
+    return reason.split(":", 1)[0][:80]
