@@ -104,6 +104,20 @@ class Tables:
         outside = (entry < 0) | (entry >= escape)
         return np.where(outside, escape, entry).astype(np.int32), outside
 
+    def draw(self, index: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+        """Symbols ``(n,) int32`` drawn by integers ``(n,)`` uniform in [0, 2**20).
+
+        Escapes are drawn as the table's largest symbol. Needs tables of one size.
+        """
+        if self._rows is None:
+            raise ValueError("only tables of one size can be drawn from")
+        cumulative = np.cumsum(self.counts.reshape(len(self), -1), 1, dtype=np.int32)
+        size = cumulative.shape[1] - 1
+        entry = np.zeros(len(index), np.int32)
+        for column in range(size):
+            entry += uniform >= cumulative[index, column]
+        return np.minimum(entry, size - 1).astype(np.int32) + self.first[index]
+
     def _row(self, table: int) -> np.ndarray:
         piece = self.counts[self.start[table] : self.start[table + 1]]
         return (piece / np.float32(1 << PRECISION)).astype(np.float32)

@@ -1,0 +1,264 @@
+"""Nested quantisation of transform bands: exact, coarse to fine, one network for all levels.
+
+Level l refines every coefficient c by one digit, k = round((c - grid) / Delta_l), grid += k Delta_l,
+with Delta_l = first_delta / 3**l. A coefficient that is still zero ("insignificant") has a wider zero
+bin, which saves more bits than the error costs. ``grid``, an integer multiple of the last Delta, is
+the whole state of both sides; no noise, no dither, no float.
+
+A level is sent in passes, each a set of bands on one colour of a checkerboard of blocks, and each
+sees the digits of the passes before it. (level, pass) is a *step* of the schedule; one more step at
+the end shapes the lossless layer. At every step the network gives for each coefficient
+
+    tilt, width   indices of the digit's table, p(k) ~ exp(tilt k - width E_k + theta_k): the
+                  two-parameter exponential family, which spans every distribution of a trit
+    shift         where in its interval the coefficient is expected (the reconstruction)
+    spread        at the last step: scale index of each pixel's residual
+
+E_k and theta_k for |k| >= 2 are learnt for each level and significance class.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..entropy import Tables
+from . import bands
+from .bands import BANDS, BLOCK
+
+RATIO = 3
+SHIFT_UNIT = 32  # shifts are in 1/32 of the current interval
+PIXEL_UNIT = 16  # the lossless layer's prediction is in 1/16 of a pixel value
+RESIDUAL_RANGE = 8  # residuals beyond +-8 escape
+OUTPUTS = {"tilt": 0, "width": 1, "shift": 2, "spread": 3}  # each BANDS wide
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A uniform grid: index i stands for ``low + i * step``; ``size`` values."""
+
+    low: float
+    step: float
+    size: int
+
+    def values(self) -> np.ndarray:
+        return self.low + self.step * np.arange(self.size)
+
+
+@dataclass(frozen=True)
+class NestedConfig:
+    """What the quantiser and its schedule are made of. All of it is stored in the model file.
+
+    ``passes[l]`` lists the passes of level l as (bands, colour): bands "low", "high" or "all",
+    checkerboard colour 0, 1 or 2 for both.
+    """
+
+    levels: int = 6
+    first_delta: float = 4.0
+    dead_zone: float = 0.1
+    low_order: tuple[int, int] = (2, 1)  # u + v up to this is "low", for luma and for chroma
+    passes: tuple[tuple[tuple[str, int], ...], ...] = (
+        (("low", 0), ("low", 1), ("high", 2)),
+        *((("low", 0), ("low", 1), ("high", 0), ("high", 1)),) * 3,
+        *((("all", 0), ("all", 1)),) * 2,
+    )
+    first_digits: int = 4  # largest digit of level 0 that does not escape
+    digits: int = 2  # of the other levels
+    first_tilt: Grid = Grid(-20.0, 0.5, 81)
+    first_width: Grid = Grid(-2.0, 0.25, 57)
+    tilt: Grid = Grid(-8.0, 0.25, 65)
+    width: Grid = Grid(-5.0, 0.25, 69)
+    spread: Grid = Grid(-3.0, 0.25, 25)  # log2 of the residual's standard deviation in pixels
+    band_rms: tuple[float, ...] = field(default=(1.0,) * BANDS)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "NestedConfig":
+        values = dict(values)
+        for name in ("first_tilt", "first_width", "tilt", "width", "spread"):
+            if name in values:
+                values[name] = Grid(**values[name])
+        if "passes" in values:
+            values["passes"] = tuple(
+                tuple((str(b), int(c)) for b, c in level) for level in values["passes"]
+            )
+        for name in ("low_order", "band_rms"):
+            if name in values:
+                values[name] = tuple(values[name])
+        config = cls(**values)
+        if len(config.passes) != config.levels or len(config.band_rms) != BANDS:
+            raise ValueError("passes and band_rms do not fit the model's levels and bands")
+        return config
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @property
+    def num_steps(self) -> int:
+        """(level, pass) steps, and one for the lossless layer."""
+        return sum(map(len, self.passes)) + 1
+
+    @property
+    def last_delta(self) -> float:
+        return self.first_delta / RATIO ** (self.levels - 1)
+
+    def unit(self, level: int) -> int:
+        """Delta of a level in units of the last Delta; of level -1: the prior's interval."""
+        return RATIO ** (self.levels - 1 - level)
+
+    def step_of(self, level: int, number: int = 0) -> int:
+        return sum(map(len, self.passes[:level])) + number
+
+    def steps(self) -> Iterator[tuple[int, int]]:
+        """(level, pass) of every step but the last."""
+        for level, passes in enumerate(self.passes):
+            for number in range(len(passes)):
+                yield level, number
+
+    def grids(self, level: int) -> tuple[Grid, Grid]:
+        """Grids of tilt and width at a level."""
+        return (self.first_tilt, self.first_width) if level == 0 else (self.tilt, self.width)
+
+    def max_digit(self, level: int) -> int:
+        return self.first_digits if level == 0 else self.digits
+
+    def low_bands(self) -> np.ndarray:
+        """``(192,) bool``: the bands that go first."""
+        order = np.add.outer(np.arange(BLOCK), np.arange(BLOCK))
+        limits = (self.low_order[0], self.low_order[1], self.low_order[1])
+        return np.stack([order <= limit for limit in limits]).reshape(-1)
+
+    def band_mask(self, level: int, number: int) -> np.ndarray:
+        low = self.low_bands()
+        which = self.passes[level][number][0]
+        return low if which == "low" else ~low if which == "high" else np.ones(BANDS, bool)
+
+
+def checkerboard(height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
+    """``(h, w) int64`` of 0 and 1."""
+    y = torch.arange(height, device=device)[:, None]
+    return (y + torch.arange(width, device=device)) % 2
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """uint8 pictures ``(B, 3, H, W)`` to float32 in (-1, 1): x = 2 (raw + .5) / 256 - 1."""
+    return (images.float() + 0.5) / 128.0 - 1.0
+
+
+def to_bands(images: Tensor, config: NestedConfig) -> Tensor:
+    """Coefficients ``(B, h, w, 192) float32`` of uint8 pictures, in units of the last Delta."""
+    return bands.forward(to_unit(images)).permute(0, 2, 3, 1).contiguous() / config.last_delta
+
+
+def digits(coefficients: Tensor, grid: Tensor, unit: float | Tensor, dead_zone: float) -> Tensor:
+    """The encoder's choice of digits, float integers. Any choice decodes; this one is good."""
+    rest = (coefficients - grid) / unit
+    rounding = torch.where(grid == 0, 0.5 - dead_zone, 0.5)
+    return torch.sign(rest) * torch.floor(rest.abs() + rounding)
+
+
+class Features:
+    """What the network sees of ``grid``: two 8-bit integers for each coefficient.
+
+    A companded one, 12 log2(1 + |grid| / Delta) with its sign, from a table; and a linear one,
+    40 for the band's rms. Both are exact: a table look-up, a float32 product rounded once.
+    """
+
+    def __init__(self, config: NestedConfig, device: torch.device | str = "cpu") -> None:
+        magnitude = np.arange(1024)
+        table = np.minimum(np.round(12 * np.log2(1 + magnitude)), 127)
+        self._table = torch.tensor(table, dtype=torch.float32, device=device)
+        linear = 40.0 * config.last_delta / np.array(config.band_rms)
+        self._linear = torch.tensor(linear, dtype=torch.float32, device=device)
+
+    def __call__(self, grid: Tensor, unit: float | Tensor) -> Tensor:
+        """``(..., 192)`` grid in last Deltas, and the level's unit, to ``(..., 384)``."""
+        scaled = grid / unit  # exact: grid is a multiple of it
+        index = scaled.abs().clamp_(max=1023.0).to(torch.int32)
+        companded = self._table[index] * torch.sign(grid)
+        linear = (grid * self._linear).round_().clamp_(-127.0, 127.0)
+        return torch.cat([companded, linear], -1)
+
+
+def log_pmf(tilt: Tensor, width: Tensor, energy: Tensor, theta: Tensor) -> Tensor:
+    """Log-probabilities in nats ``(..., 2 A + 1)`` of digits -A..A.
+
+    ``energy`` and ``theta`` are ``(..., A + 1)``, by magnitude.
+    """
+    most = energy.shape[-1] - 1
+    k = torch.arange(-most, most + 1, device=tilt.device)
+    magnitude = k.abs()
+    logits = tilt[..., None] * k - width[..., None] * energy[..., magnitude]
+    return torch.log_softmax(logits + theta[..., magnitude], -1)
+
+
+def digit_tables(
+    config: NestedConfig, first: bool, energy: np.ndarray, theta: np.ndarray
+) -> Tables:
+    """Tables of level 0 (``first``: sets are high and low bands) or of all other levels.
+
+    Args:
+        energy, theta: ``(sets, A + 1)``, by set and magnitude.
+
+    Table (set, tilt index, width index) is number (set * tilts + tilt) * widths + width.
+    """
+    tilt, width = config.grids(0 if first else 1)
+    t, w = torch.from_numpy(tilt.values()), torch.from_numpy(width.values())
+    pmfs = [
+        log_pmf(t[:, None].expand(-1, len(w)), w[None].expand(len(t), -1), e, th).exp().flatten(0, 1)
+        for e, th in zip(torch.from_numpy(energy), torch.from_numpy(theta), strict=True)
+    ]
+    most = energy.shape[-1] - 1
+    # An escape must stay possible: the encoder may choose any digit.
+    escape = 2.0**-18
+    return Tables.from_pmfs((-most, p * (1 - escape)) for p in torch.cat(pmfs).numpy())
+
+
+def residual_tables(config: NestedConfig) -> Tables:
+    """Tables of the lossless layer, number (fraction + 8) * spreads + spread index.
+
+    The residual is the integer pixel less the rounded prediction, Gaussian about the prediction's
+    fraction.
+    """
+    residual = np.arange(-RESIDUAL_RANGE, RESIDUAL_RANGE + 1)
+    pmfs = []
+    for fraction in (np.arange(PIXEL_UNIT) - PIXEL_UNIT // 2) / PIXEL_UNIT:
+        for sigma in 2.0 ** config.spread.values():
+            edge = (np.append(residual, residual[-1] + 1) - 0.5 - fraction) / (sigma * math.sqrt(2))
+            cdf = np.array([0.5 * math.erfc(-e) for e in edge])
+            pmfs.append((-RESIDUAL_RANGE, np.maximum(np.diff(cdf), 1e-9)))
+    return Tables.from_pmfs((f, p / max(p.sum(), 1.0) * (1 - 2.0**-18)) for f, p in pmfs)
+
+
+def predict_pixels(coefficients: Tensor, config: NestedConfig) -> Tensor:
+    """Integer pixel predictions in 1/16 of a pixel value, ``(B, 3, H, W) float64``, exact.
+
+    Args:
+        coefficients: ``(B, h, w, 192)`` integers in 1/32 of the last Delta.
+    """
+    pixels = bands.inverse_exact(coefficients.double().permute(0, 3, 1, 2))
+    factor = config.last_delta / SHIFT_UNIT * 128.0 * PIXEL_UNIT
+    pixels = torch.round(pixels * factor) + 127.5 * PIXEL_UNIT
+    return pixels.clamp_(0.0, 255.0 * PIXEL_UNIT)
+
+
+def pass_mask(config: NestedConfig, level: int, number: int) -> np.ndarray:
+    """``(2, 192) bool``: which bands a pass codes, by checkerboard colour."""
+    colour = config.passes[level][number][1]
+    chosen = np.array([colour in (0, 2), colour in (1, 2)])
+    mask: np.ndarray = chosen[:, None] & config.band_mask(level, number)
+    return mask
+
+
+def feature_unit(config: NestedConfig, level: int) -> int:
+    """The Delta that the network's companded feature is relative to."""
+    return config.unit(min(level, config.levels - 1))
+
+
+def pixel_layout(values: Tensor) -> Tensor:
+    """``(B, h, w, 192)`` values ordered colour, row, column to ``(B, 3, 8 h, 8 w)``."""
+    x = values.unflatten(-1, (3, BLOCK, BLOCK)).permute(0, 3, 1, 4, 2, 5)
+    return x.flatten(4, 5).flatten(2, 3)

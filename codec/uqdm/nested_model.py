@@ -1,0 +1,258 @@
+"""The trainable nested model: band network, biases and table parameters; its likelihood; its export."""
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from . import bands
+from .bands import BANDS, BLOCK
+from .nested import (
+    OUTPUTS,
+    PIXEL_UNIT,
+    SHIFT_UNIT,
+    Features,
+    Grid,
+    NestedConfig,
+    checkerboard,
+    digit_tables,
+    digits,
+    feature_unit,
+    log_pmf,
+    pass_mask,
+    pixel_layout,
+    residual_tables,
+    to_bands,
+    to_unit,
+)
+from .network import BandNetwork, NetworkConfig
+
+_LN2 = 0.6931471805599453
+
+
+class _Round(torch.autograd.Function):
+    """Rounding whose gradient is one."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.round()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return grads[0]
+
+
+def _on_grid(x: Tensor, grid: Grid) -> Tensor:
+    index: Tensor = _Round.apply((x - grid.low) / grid.step)  # type: ignore[no-untyped-call]
+    return index.clamp(0, grid.size - 1) * grid.step + grid.low
+
+
+class NestedModel(nn.Module):
+    """Trained by maximum likelihood of the digits themselves, one random step of the schedule each.
+
+    Attributes:
+        bias: ``(steps, 4, 2, 192)`` for each output, significance class and band; started from
+            counted statistics, so that the untrained model is already a transform codec.
+        first_energy, first_theta: ``(2, A - 1)`` tails of level 0's tables for high and low bands.
+        energy, theta: ``(2 (levels - 1), 1)`` of the other levels, by level and significance.
+    """
+
+    def __init__(self, config: NestedConfig, network: dict[str, Any] | None = None) -> None:
+        super().__init__()
+        self.config = config
+        size = {"steps": config.num_steps, "outputs": len(OUTPUTS) * BANDS, **(network or {})}
+        self.network = BandNetwork(NetworkConfig.from_dict(size))
+        self.bias = nn.Parameter(torch.zeros(config.num_steps, len(OUTPUTS), 2, BANDS))
+        first, rest = config.first_digits, config.digits
+        square = torch.arange(2.0, first + 1) ** 2  # broad low bands: nearly Gaussian
+        line = torch.arange(2.0, first + 1)  # sparse high bands: nearly Laplacian
+        self.first_energy = nn.Parameter(torch.stack([line, square]))
+        self.first_theta = nn.Parameter(torch.zeros(2, first - 1))
+        sets = 2 * (config.levels - 1)
+        self.energy = nn.Parameter(torch.arange(2.0, rest + 1).repeat(sets, 1))
+        self.theta = nn.Parameter(torch.zeros(sets, rest - 1))
+        masks = np.zeros((2, config.num_steps, 2, BANDS), bool)  # coded now / earlier in the level
+        for level, number in config.steps():
+            step = config.step_of(level, number)
+            masks[0, step] = pass_mask(config, level, number)
+            for before in range(number):
+                masks[1, step] |= pass_mask(config, level, before)
+        self.register_buffer("coded", torch.from_numpy(masks[0]), persistent=False)
+        self.register_buffer("earlier", torch.from_numpy(masks[1]), persistent=False)
+        self._steps = [*config.steps(), (config.levels, 0)]
+
+    def tails(self, first: bool) -> tuple[Tensor, Tensor]:
+        """Energy and theta by set and magnitude, each ``(sets, A + 1)``."""
+        energy = self.first_energy if first else self.energy
+        theta = self.first_theta if first else self.theta
+        zero, one = torch.zeros_like(energy[:, :1]), torch.ones_like(energy[:, :1])
+        return torch.cat([zero, one, energy], 1), torch.cat([zero, zero, theta], 1)
+
+    @torch.no_grad()
+    def grid_before(self, coefficients: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """State before ``step`` and the digits of its level, ``(B, h, w, 192)`` each."""
+        config, (level, _) = self.config, self._steps[step]
+        grid = torch.zeros_like(coefficients)
+        for before in range(level):
+            unit = config.unit(before)
+            grid += digits(coefficients, grid, unit, config.dead_zone) * unit
+        if level == config.levels:
+            return grid, torch.zeros_like(grid)
+        k = digits(coefficients, grid, config.unit(level), config.dead_zone)
+        earlier = self.earlier[step][checkerboard(*grid.shape[1:3], device=grid.device)]
+        return grid + k * earlier * config.unit(level), k
+
+    def forward(self, images: Tensor, steps: list[int]) -> list[dict[str, Tensor]]:
+        """Losses of pictures ``(B, 3, H, W) uint8``, B a multiple of ``len(steps)``.
+
+        Each step of the schedule takes its share of the batch. Returned for each step: ``bits`` per
+        pixel that the step costs, and where a level has just ended ``mse``, the error of the
+        reconstruction in squared Deltas per pixel.
+        """
+        config = self.config
+        coefficients = to_bands(images, config)
+        features = Features(config, images.device)
+        shares = coefficients.chunk(len(steps))
+        states = [self.grid_before(c, s) for c, s in zip(shares, steps, strict=True)]
+        seen = [
+            features(grid, feature_unit(config, self._steps[s][0]))
+            for (grid, _), s in zip(states, steps, strict=True)
+        ]
+        parity = checkerboard(*coefficients.shape[1:3], device=images.device)
+        step = torch.tensor(steps, device=images.device).repeat_interleave(len(shares[0]))
+        out = self.network(torch.cat(seen), parity, step).float()
+        with torch.autocast(images.device.type, enabled=False):  # likelihoods want float32
+            return [
+                self._losses(*state, c, o, x, s)
+                for state, c, o, x, s in zip(
+                    states,
+                    shares,
+                    out.chunk(len(steps)),
+                    images.chunk(len(steps)),
+                    steps,
+                    strict=True,
+                )
+            ]
+
+    def _losses(
+        self, grid: Tensor, k: Tensor, coefficients: Tensor, out: Tensor, images: Tensor, step: int
+    ) -> dict[str, Tensor]:
+        config, (level, number) = self.config, self._steps[step]
+        significant = grid != 0
+        out = out.unflatten(-1, (len(OUTPUTS), BANDS))
+        bias = torch.where(significant[..., None, :], self.bias[step, :, 1], self.bias[step, :, 0])
+        losses = {}
+        if number == 0:  # a level has just ended: this is where it would be reconstructed
+            shift = out[..., OUTPUTS["shift"], :] + bias[..., OUTPUTS["shift"], :]
+            shift = _on_grid(shift, Grid(-127 / SHIFT_UNIT, 1 / SHIFT_UNIT, 255))
+            unit = config.unit(level - 1)
+            error = (coefficients - grid) / unit - shift
+            losses["mse"] = error.square().mean() * (BANDS / BLOCK**2)
+        if level == config.levels:
+            spread = out[..., OUTPUTS["spread"], :] + self.bias[step, OUTPUTS["spread"], 0]
+            losses["bits"] = self._residual_bits(grid, shift, spread, images)
+            return losses
+        tilt_grid, width_grid = config.grids(level)
+        tilt = _on_grid(out[..., OUTPUTS["tilt"], :] + bias[..., OUTPUTS["tilt"], :], tilt_grid)
+        width = _on_grid(out[..., OUTPUTS["width"], :] + bias[..., OUTPUTS["width"], :], width_grid)
+        coded = self.coded[step][checkerboard(*grid.shape[1:3], device=grid.device)]
+        coded = coded.expand_as(grid)
+        energy, theta = self.tails(level == 0)
+        if level == 0:
+            sets = torch.from_numpy(config.low_bands()).to(grid.device).expand_as(grid)
+        else:
+            sets = significant
+        sets = sets[coded].long() + (2 * (level - 1) if level else 0)
+        most = config.max_digit(level)
+        log_p = log_pmf(tilt[coded], width[coded], energy[sets], theta[sets])
+        target = (k[coded].clamp(-most, most) + most).long()
+        nats = -log_p.gather(-1, target[:, None]).sum()
+        losses["bits"] = nats / _LN2 / (images.shape[0] * images.shape[2] * images.shape[3])
+        return losses
+
+    def _residual_bits(self, grid: Tensor, shift: Tensor, spread: Tensor, images: Tensor) -> Tensor:
+        """Bits per pixel of the lossless layer."""
+        config = self.config
+        with torch.no_grad():
+            x = bands.inverse(((grid + shift) * config.last_delta).permute(0, 3, 1, 2))
+            prediction = ((x + 1) * 128 - 0.5).clamp(0, 255)
+            prediction = torch.round(prediction * PIXEL_UNIT) / PIXEL_UNIT
+            error = (to_unit(images) + 1) * 128 - 0.5 - prediction
+        spread = _on_grid(pixel_layout(spread), config.spread)
+        sigma = torch.exp2(spread)
+        normal = torch.distributions.Normal(0.0, 1.0)
+        mass = normal.cdf((error.abs() + 0.5) / sigma) - normal.cdf((error.abs() - 0.5) / sigma)
+        bits = -torch.log2(mass.clamp_min(1e-7))
+        return bits.sum() / (images.shape[0] * images.shape[2] * images.shape[3])
+
+    @torch.no_grad()
+    def start_from_statistics(self, images: list[Tensor]) -> None:
+        """Set the biases from counts on pictures ``(B, 3, H, W) uint8``: the per-band baseline."""
+        config = self.config
+        coefficients = [to_bands(x, config) for x in images]
+        for step, (level, number) in enumerate(self._steps):
+            unit_before = config.unit(level - 1)
+            parts = [(*self.grid_before(c, step), c) for c in coefficients]
+            grid, k, c = (torch.cat([p[i].flatten(0, 2) for p in parts]) for i in range(3))
+            coded = torch.ones_like(grid, dtype=torch.bool)
+            if level < config.levels:
+                mask = self.coded[step]
+                coded = torch.cat(
+                    [
+                        mask[checkerboard(*c.shape[1:3])].expand_as(c).flatten(0, 2)
+                        for c in coefficients
+                    ]
+                )
+            # Where low bands are all over the place, a flat start beats a two-humped one.
+            least = 0.05 if level == 0 else -1.5
+            for kind in range(2):
+                member = ((grid != 0) == bool(kind)).float()
+                counted = member * coded
+                count = counted.sum(0) + 4.0
+                zero = ((k == 0).float() * counted).sum(0) + 2.0
+                odds = 2 * zero / (count - zero).clamp_min(0.25)
+                self.bias[step, OUTPUTS["width"], kind] = odds.log().clamp(least, 10.0)
+                if number == 0:
+                    mean = ((c - grid) / unit_before * member).sum(0) / (member.sum(0) + 4.0)
+                    self.bias[step, OUTPUTS["shift"], kind] = mean.clamp(-3.9, 3.9)
+
+    def model_config(self, **extra: Any) -> dict[str, Any]:
+        """What the model file says beside the tensors."""
+        return {
+            "codec": "uqdm",
+            "quantizer": "nested",
+            "domain": "bands",
+            "nested": self.config.to_dict(),
+            "network": asdict(self.network.config),
+            **extra,
+        }
+
+    @torch.no_grad()
+    def export(self) -> dict[str, Tensor]:
+        """The integer model: everything ``NestedScheme`` needs, by name."""
+        config = self.config
+        out = {f"network.{name}": t for name, t in self.network.export().items()}
+        steps = torch.ones(config.num_steps, len(OUTPUTS))
+        for step, (level, _) in enumerate(self._steps):
+            tilt, width = config.grids(min(level, config.levels - 1))
+            steps[step] = torch.tensor([tilt.step, width.step, 1 / SHIFT_UNIT, config.spread.step])
+        # Outputs come in grid steps: one product, one rounding, then integer biases.
+        out["network.head.scale"] = (
+            out["network.head.scale"].view(1, len(OUTPUTS), BANDS) / steps[..., None]
+        ).flatten(1)
+        low = torch.zeros_like(steps)
+        for step, (level, _) in enumerate(self._steps):
+            tilt, width = config.grids(min(level, config.levels - 1))
+            low[step] = torch.tensor([tilt.low, width.low, 0.0, config.spread.low])
+        bias = (self.bias - low[..., None, None]) / steps[..., None, None]
+        out["bias"] = bias.round().clamp(-(2**20), 2**20).to(torch.int32)
+        for name, first in (("first", True), ("refine", False)):
+            energy, theta = (t.double().cpu().numpy() for t in self.tails(first))
+            tables = digit_tables(config, first, energy, theta)
+            for key, array in tables.to_arrays().items():
+                out[f"tables.{name}.{key}"] = torch.from_numpy(array)
+        for key, array in residual_tables(config).to_arrays().items():
+            out[f"tables.residual.{key}"] = torch.from_numpy(array)
+        return {name: t.cpu().contiguous() for name, t in out.items()}

@@ -1,0 +1,329 @@
+"""Runs an exported nested model: pictures to digits and back, pass by pass, exactly."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..entropy import PRECISION, Tables
+from ..errors import CorruptStreamError, InvalidModelError
+from . import bands
+from .bands import BANDS, BLOCK
+from .nested import (
+    OUTPUTS,
+    PIXEL_UNIT,
+    RATIO,
+    SHIFT_UNIT,
+    Features,
+    NestedConfig,
+    checkerboard,
+    digits,
+    feature_unit,
+    pass_mask,
+    pixel_layout,
+    predict_pixels,
+    to_bands,
+)
+from .network import IntegerNetwork, NetworkConfig
+from .scheme import Choice, LayerSymbols, Realism
+
+TILE = 96  # blocks on a side that the network sees at once, halo apart: bounds its memory
+FLOW_LEVELS = 2
+_MAX_GRID = float(1 << 20)  # no encoder comes near; keeps forged digits within exact floats
+
+
+@dataclass
+class NestedState:
+    """What a decoder knows of a batch of equally large pictures."""
+
+    height: int
+    width: int
+    grid: Tensor  # (B, h, w, 192) float32 integers, in last Deltas
+    pixels: Tensor | None = None  # (B, 3, H, W) uint8 once the lossless layer is in
+    prediction: Tensor | None = None  # (B, 3, H, W) float64, in 1/16 of a pixel value
+
+
+class NestedScheme:
+    """The nested quantiser with its network (see ``Scheme``).
+
+    All pictures of one call have the same size. Every number that shapes a table is an integer
+    computed exactly, so any batch, tile size, thread count and device gives the same stream.
+    """
+
+    uses_stream_id = False
+
+    def __init__(
+        self, config: dict[str, Any], tensors: dict[str, Tensor], device: str | torch.device
+    ) -> None:
+        try:
+            self.config = NestedConfig.from_dict(config["nested"])
+            network = NetworkConfig.from_dict(config["network"])
+            self._tables = {
+                name: Tables.from_arrays(
+                    {k: tensors[f"tables.{name}.{k}"].numpy() for k in ("counts", "start", "first")}
+                )
+                for name in ("first", "refine", "residual")
+            }
+            self.device = torch.device(device)
+            weights = {
+                name.removeprefix("network."): t
+                for name, t in tensors.items()
+                if name.startswith("network.")
+            }
+            self._network = IntegerNetwork(network, weights, self.device)
+            self._bias = tensors["bias"].to(self.device, torch.float32)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidModelError(f"not a nested UQDM model: {error}") from error
+        self._features = Features(self.config, self.device)
+        self._low = torch.from_numpy(self.config.low_bands()).to(self.device)
+        self.num_layers = self.config.levels + 1
+        self.archive_layers = int(config.get("archive_layers", self.config.levels))
+
+    # -- encoding ---------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def encode(
+        self, images: Sequence[np.ndarray], stream_ids: Sequence[int], layers: int
+    ) -> list[list[LayerSymbols]]:
+        config = self.config
+        height, width = images[0].shape[:2]
+        pixels = torch.from_numpy(np.stack(images)).to(self.device).permute(0, 3, 1, 2)
+        coefficients = to_bands(_pad(pixels), config)
+        state = self.start([(height, width)] * len(images), stream_ids)
+        out: list[list[LayerSymbols]] = [[] for _ in images]
+        for layer in range(layers):
+            choices, symbols = [], []
+            if layer < config.levels:
+                unit = config.unit(layer)
+                k = digits(coefficients, state.grid, unit, config.dead_zone)
+            for number in range(self.passes(layer)):
+                choices.append(self.choices(state, layer, number))
+                if layer < config.levels:
+                    mask = self._mask(state, layer, number)
+                    symbols.append([x[mask].to(torch.int32).cpu().numpy() for x in k])
+                    state.grid = torch.where(mask, state.grid + k * unit, state.grid)
+                else:
+                    assert state.prediction is not None
+                    residual = pixels.double() - self._rounded(state.prediction)[0]
+                    symbols.append(
+                        [x.flatten().to(torch.int32).cpu().numpy() for x in residual]
+                    )
+            for i, stream in enumerate(out):
+                stream.append(
+                    LayerSymbols(tuple(c[i] for c in choices), tuple(s[i] for s in symbols))
+                )
+        return out
+
+    # -- decoding ---------------------------------------------------------------------------------
+
+    def passes(self, layer: int) -> int:
+        return len(self.config.passes[layer]) if layer < self.config.levels else 1
+
+    def start(
+        self, sizes: Sequence[tuple[int, int]], stream_ids: Sequence[int]
+    ) -> NestedState:
+        if len(set(sizes)) != 1:
+            raise ValueError("pictures of one batch must have one size")
+        height, width = sizes[0]
+        shape = (len(sizes), -(-height // BLOCK), -(-width // BLOCK), BANDS)
+        return NestedState(height, width, torch.zeros(shape, device=self.device))
+
+    @torch.inference_mode()
+    def choices(self, state: NestedState, layer: int, number: int) -> list[Choice]:
+        config = self.config
+        if layer == config.levels:
+            return self._residual_choices(state)
+        step = config.step_of(layer, number)
+        tilt_grid, width_grid = config.grids(layer)
+        mask = self._mask(state, layer, number)
+
+        def index(grid: Tensor, out: Tensor) -> Tensor:
+            significant = grid != 0
+            tilt = self._output(out, "tilt", step, significant, tilt_grid.size)
+            width = self._output(out, "width", step, significant, width_grid.size)
+            sets = self._low.expand_as(grid) if layer == 0 else significant
+            sets = sets.float() + (2 * (layer - 1) if layer else 0)
+            return (sets * tilt_grid.size + tilt) * width_grid.size + width
+
+        table_index = self._evaluate(state.grid, layer, step, ("tilt", "width"), index, BANDS)
+        tables = self._tables["first" if layer == 0 else "refine"]
+        return [Choice(x[mask].to(torch.int32).cpu().numpy(), tables) for x in table_index]
+
+    @torch.inference_mode()
+    def update(
+        self, state: NestedState, layer: int, number: int, symbols: Sequence[np.ndarray]
+    ) -> None:
+        config = self.config
+        values = [torch.from_numpy(s).to(self.device) for s in symbols]
+        if layer == config.levels:
+            assert state.prediction is not None
+            rounded = self._rounded(state.prediction)[0]
+            shape = (-1, 3, state.height, state.width)
+            pixels = rounded + torch.stack(values).view(shape)
+            if pixels.min() < 0 or pixels.max() > 255:
+                raise CorruptStreamError(f"layer {layer} leads out of the pixel range", layer)
+            state.pixels = pixels.to(torch.uint8)
+            return
+        mask = self._mask(state, layer, number)
+        for grid, k in zip(state.grid, values, strict=True):
+            grid[mask] += k.float() * config.unit(layer)
+        if state.grid.abs().max() > _MAX_GRID:
+            raise CorruptStreamError(f"layer {layer} leads out of the coefficient range", layer)
+
+    @torch.inference_mode()
+    def reconstruct(
+        self, state: NestedState, layers: int, realism: Realism = "denoise"
+    ) -> list[np.ndarray]:
+        if state.pixels is not None:
+            return list(state.pixels.permute(0, 2, 3, 1).cpu().numpy())
+        if realism == "flow":
+            # As the paper's flow, this gives up PSNR for detail that the picture might have: the
+            # next levels are drawn from the model. Finer ones than these are hardly visible.
+            state = replace(state, grid=state.grid.clone())
+            ahead = range(layers, min(layers + FLOW_LEVELS, self.config.levels))
+            self._draw(state, ahead, seed=layers)
+            layers = ahead.stop
+        expected = self._expected_coefficients(state, layers) / SHIFT_UNIT
+        x = bands.inverse((expected * self.config.last_delta).permute(0, 3, 1, 2))
+        pixels = ((x + 1) * 128 - 0.5).round_().clamp_(0, 255).to(torch.uint8)
+        pixels = pixels[:, :, : state.height, : state.width]
+        return list(pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy())
+
+    # -- the network ------------------------------------------------------------------------------
+
+    def _evaluate(
+        self,
+        grid: Tensor,
+        level: int,
+        step: int,
+        outputs: tuple[str, ...],
+        finish: Callable[[Tensor, Tensor], Tensor],
+        channels: int,
+    ) -> Tensor:
+        """``finish(grid, network outputs)`` of every position, tile by tile with a halo.
+
+        The halo covers the receptive field, so tiles give exactly what the whole gives.
+        """
+        count, height, width, _ = grid.shape
+        halo = self._network.config.halo
+        unit = feature_unit(self.config, level)
+        chosen = [OUTPUTS[name] for name in outputs]
+        board = checkerboard(height, width, self.device)
+        result = torch.empty((count, height, width, channels), device=self.device)
+        pictures = max(1, TILE * TILE // (height * width))
+        for first in range(0, count, pictures):
+            some = slice(first, first + pictures)
+            for y in range(0, height, TILE):
+                for x in range(0, width, TILE):
+                    top, left = max(y - halo, 0), max(x - halo, 0)
+                    area = (slice(top, y + TILE + halo), slice(left, x + TILE + halo))
+                    seen = grid[some, area[0], area[1]]
+                    out = self._network(self._features(seen, unit), board[area], step, chosen)
+                    inner = (
+                        slice(None),
+                        slice(y - top, y - top + TILE),
+                        slice(x - left, x - left + TILE),
+                    )
+                    done = finish(seen[inner], out[inner])
+                    result[some, y : y + TILE, x : x + TILE] = done
+        return result
+
+    def _output(
+        self, out: Tensor, name: str, step: int, significant: Tensor, size: int
+    ) -> Tensor:
+        """Grid indices of one output, float integers."""
+        bias = self._bias[step, OUTPUTS[name]]
+        start = torch.where(significant, bias[1], bias[0])
+        return (out[..., self._slot(name)].round() + start).clamp_(0, size - 1)
+
+    @staticmethod
+    def _slot(name: str) -> slice:
+        """Outputs come in pairs: tilt and width, or shift and spread."""
+        at = OUTPUTS[name] % 2 * BANDS
+        return slice(at, at + BANDS)
+
+    def _mask(self, state: NestedState, layer: int, number: int) -> Tensor:
+        """``(h, w, 192) bool``: what a pass codes."""
+        mask = torch.from_numpy(pass_mask(self.config, layer, number)).to(self.device)
+        return mask[checkerboard(*state.grid.shape[1:3], device=self.device)]
+
+    def _expected_coefficients(self, state: NestedState, level: int) -> Tensor:
+        """Conditional means after ``level`` levels, integers in 1/32 of the last Delta."""
+        step = self.config.step_of(level)
+        unit = RATIO ** (self.config.levels - level)
+
+        def finish(grid: Tensor, out: Tensor) -> Tensor:
+            bias = self._bias[step, OUTPUTS["shift"]]
+            start = torch.where(grid != 0, bias[1], bias[0])
+            shift = (out[..., self._slot("shift")].round() + start).clamp_(-127, 127)
+            return grid * SHIFT_UNIT + shift * unit
+
+        return self._evaluate(state.grid, level, step, ("shift", "spread"), finish, BANDS)
+
+    # -- the lossless layer -----------------------------------------------------------------------
+
+    @staticmethod
+    def _rounded(prediction: Tensor) -> tuple[Tensor, Tensor]:
+        """Nearest pixel values and what they are off by, in -8 .. 7 sixteenths."""
+        nearest = torch.floor((prediction + PIXEL_UNIT // 2) / PIXEL_UNIT)
+        return nearest, prediction - nearest * PIXEL_UNIT
+
+    def _residual_choices(self, state: NestedState) -> list[Choice]:
+        config = self.config
+        step = config.step_of(config.levels)
+
+        def finish(grid: Tensor, out: Tensor) -> Tensor:
+            bias = self._bias[step, OUTPUTS["shift"]]
+            start = torch.where(grid != 0, bias[1], bias[0])
+            shift = (out[..., self._slot("shift")].round() + start).clamp_(-127, 127)
+            spread = out[..., self._slot("spread")].round() + self._bias[step, OUTPUTS["spread"], 0]
+            spread.clamp_(0, config.spread.size - 1)
+            return torch.cat([grid * SHIFT_UNIT + shift, spread], -1)
+
+        both = self._evaluate(
+            state.grid, config.levels, step, ("shift", "spread"), finish, 2 * BANDS
+        )
+        at = (slice(None), slice(None), slice(state.height), slice(state.width))
+        state.prediction = predict_pixels(both[..., :BANDS], config)[at]
+        spread = pixel_layout(both[..., BANDS:])[at]
+        fraction = self._rounded(state.prediction)[1] + PIXEL_UNIT // 2
+        index = fraction * config.spread.size + spread
+        tables = self._tables["residual"]
+        return [Choice(x.flatten().to(torch.int32).cpu().numpy(), tables) for x in index]
+
+    # -- realism ----------------------------------------------------------------------------------
+
+    def sample(
+        self, height: int, width: int, count: int, *, seed: int = 0
+    ) -> list[np.ndarray]:
+        """Unconditional samples: every digit drawn from the model, coarse to fine."""
+        state = self.start([(height, width)] * count, [0] * count)
+        levels = self.config.levels
+        self._draw(state, range(levels), seed)
+        return self.reconstruct(state, levels)
+
+    def _draw(self, state: NestedState, levels: range, seed: int) -> None:
+        """Draw the digits of some levels from the model, with counter-based randomness."""
+        for level in levels:
+            for number in range(self.passes(level)):
+                drawn = []
+                for i, choice in enumerate(self.choices(state, level, number)):
+                    key = np.random.Philox(key=[seed, level << 40 | number << 32 | i])
+                    uniform = np.random.Generator(key).integers(
+                        0, 1 << PRECISION, len(choice.index), dtype=np.int32
+                    )
+                    drawn.append(choice.tables.draw(choice.index, uniform))
+                self.update(state, level, number, drawn)
+
+
+def _pad(pixels: Tensor) -> Tensor:
+    """Repeat the last row and column up to whole blocks."""
+    height, width = pixels.shape[-2:]
+    padding = (0, -width % BLOCK, 0, -height % BLOCK)
+    if not any(padding):
+        return pixels
+    return F.pad(pixels.float(), padding, mode="replicate").to(torch.uint8)

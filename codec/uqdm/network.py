@@ -1,0 +1,219 @@
+"""The band network: every level's probabilities from what is decoded so far, in exact integers.
+
+A network that shapes an entropy coder must give the same numbers on every device for ever, and float
+convolutions do not (other batch size, other kernel, other last bit). So this network *is* an integer
+network: weights in [-127, 127], activations in [-127, 127] or [0, 255], sums below 2**24. Integers of
+that size are exact in float32, whatever the order of additions, with or without fused multiply-add,
+on CPUs and on GPUs (TF32 and bfloat16 hold 8-bit factors exactly, too). Requantisation is one IEEE
+multiplication and one rounding to even. No check, escalation or side information is needed.
+
+Training sees the same arithmetic through straight-through rounding ("fake quantisation").
+
+    digits so far ─► features (2 x 192, 8 bits) ─► 1x1 ─► h ─► N x block ─► 1x1 ─► (tilt, width, shift, spread)
+    block:  h += W2 relu(W1 depthwise5x5(h))           all at 1/8 resolution, no normalisation,
+                                                       gains and biases for each step of the schedule
+
+The receptive field is bounded (2 N blocks on each side) and zero padding is the only border effect,
+so a tile with that halo gives exactly what the whole picture gives.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .bands import BANDS
+
+ACTIVATION = 32.0  # activation units per 1.0: signed range +-3.97, rectified range 0 .. 7.97
+RESIDUAL = 128.0  # units per 1.0 of the residual stream h
+_SIGNED, _RECTIFIED, _STREAM = 127.0, 255.0, 32767.0
+KERNEL = 5
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Width of the residual stream, number and inner width of the blocks, steps of the schedule."""
+
+    steps: int
+    outputs: int
+    channels: int = 192
+    hidden: int = 384
+    blocks: int = 6
+
+    @property
+    def halo(self) -> int:
+        """Receptive field on each side, in blocks of 8 pixels."""
+        return self.blocks * (KERNEL // 2)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "NetworkConfig":
+        config = cls(**values)
+        # 2**24 bounds every sum: see the module's docstring.
+        if config.hidden * 127 * 255 >= 1 << 24 or 2 * BANDS * 127 * 127 >= 1 << 24:
+            raise ValueError(f"hidden={config.hidden} is too wide for exact float32 sums")
+        return config
+
+
+class _FakeQuantize(torch.autograd.Function):
+    """round(x * scale) clamped, divided by scale; the gradient passes where nothing was clamped."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: float, low: float, high: float) -> Tensor:
+        scaled = x * scale
+        ctx.save_for_backward((scaled >= low) & (scaled <= high))
+        return scaled.round_().clamp_(low, high).div_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        return grads[0] * ctx.saved_tensors[0], None, None, None
+
+
+def _fake(x: Tensor, scale: float, low: float, high: float) -> Tensor:
+    return _FakeQuantize.apply(x, scale, low, high)  # type: ignore[no-untyped-call]
+
+
+def _weight_scale(weight: Tensor) -> Tensor:
+    """Size of one integer step of each output channel's weights, ``(O, 1, ...)``."""
+    return weight.detach().flatten(1).abs().amax(1).clamp_min(1e-6).view(
+        -1, *[1] * (weight.dim() - 1)
+    ) / 127.0
+
+
+def _fake_weight(weight: Tensor) -> Tensor:
+    scale = _weight_scale(weight)
+    return weight + ((weight.detach() / scale).round() * scale - weight.detach())
+
+
+class _Block(nn.Module):
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        c, hidden = config.channels, config.hidden
+        self.gain = nn.Parameter(torch.ones(config.steps, c))
+        self.depthwise = nn.Parameter(torch.randn(c, 1, KERNEL, KERNEL) * 0.2)
+        self.expand = nn.Parameter(torch.randn(hidden, c) * (2 / c) ** 0.5)
+        self.bias = nn.Parameter(torch.zeros(config.steps, hidden))
+        self.project = nn.Parameter(torch.randn(c, hidden) * 0.1 * hidden**-0.5)
+
+    def forward(self, h: Tensor, step: Tensor) -> Tensor:
+        x = _fake(h * self.gain[step][:, None, None], ACTIVATION, -_SIGNED, _SIGNED)
+        x = F.conv2d(
+            x.permute(0, 3, 1, 2),
+            _fake_weight(self.depthwise),
+            padding=KERNEL // 2,
+            groups=x.shape[-1],
+        ).permute(0, 2, 3, 1)
+        x = _fake(x.float(), ACTIVATION, -_SIGNED, _SIGNED)
+        x = F.linear(x, _fake_weight(self.expand)).float() + self.bias[step][:, None, None]
+        x = _fake(x, ACTIVATION, 0.0, _RECTIFIED)
+        x = F.linear(x, _fake_weight(self.project)).float()
+        return h + _fake(x, RESIDUAL, -_STREAM, _STREAM)
+
+
+class BandNetwork(nn.Module):
+    """The trainable network. ``export`` gives the integers that ``IntegerNetwork`` runs."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        c = config.channels
+        self.stem = nn.Parameter(torch.randn(c, 2 * BANDS) * (2 * BANDS) ** -0.5)
+        self.stem_bias = nn.Parameter(torch.zeros(config.steps, 2, c))  # by block parity
+        self.blocks = nn.ModuleList(_Block(config) for _ in range(config.blocks))
+        self.head_gain = nn.Parameter(torch.ones(config.steps, c))
+        self.head = nn.Parameter(torch.zeros(config.outputs, c))
+        nn.init.normal_(self.head, std=1e-3)
+
+    def forward(self, features: Tensor, parity: Tensor, step: Tensor) -> Tensor:
+        """Float outputs ``(B, h, w, outputs)`` before their own rounding.
+
+        Args:
+            features: ``(B, h, w, 384)`` integers in [-127, 127] as floats.
+            parity: ``(h, w)`` int64, 0 or 1: the checkerboard colour of each block.
+            step: ``(B,)`` int64, which step of the schedule each picture is at.
+        """
+        h = F.linear(features / ACTIVATION, _fake_weight(self.stem)).float()
+        h = _fake(h + self.stem_bias[step][:, parity], RESIDUAL, -_STREAM, _STREAM)
+        for block in self.blocks:
+            h = block(h, step)
+        h = _fake(h * self.head_gain[step][:, None, None], ACTIVATION, -_SIGNED, _SIGNED)
+        with torch.autocast(h.device.type, enabled=False):  # its output shapes the likelihood
+            return F.linear(h, _fake_weight(self.head))
+
+    @torch.no_grad()
+    def export(self) -> dict[str, Tensor]:
+        """Integer weights (int8), biases (int32) and float32 requantisation factors."""
+        out: dict[str, Tensor] = {}
+
+        def integers(name: str, weight: Tensor) -> Tensor:
+            """Store the int8 weight; return what one unit of it is worth, ``(O,) float32``."""
+            scale = _weight_scale(weight)
+            out[name] = (weight / scale).round().to(torch.int8)
+            return scale.flatten().float()
+
+        scale = integers("stem.weight", self.stem) / ACTIVATION
+        out["stem.bias"] = (self.stem_bias / scale).round().to(torch.int32)
+        out["stem.scale"] = scale * RESIDUAL
+        for i, block in enumerate(self.blocks):
+            assert isinstance(block, _Block)
+            name = f"blocks.{i}."
+            out[name + "gain"] = block.gain.float() * (ACTIVATION / RESIDUAL)
+            out[name + "depthwise.scale"] = integers(name + "depthwise.weight", block.depthwise)
+            scale = integers(name + "expand.weight", block.expand)
+            out[name + "expand.bias"] = (block.bias / (scale / ACTIVATION)).round().to(torch.int32)
+            out[name + "expand.scale"] = scale
+            scale = integers(name + "project.weight", block.project)
+            out[name + "project.scale"] = scale * (RESIDUAL / ACTIVATION)
+        out["head.gain"] = self.head_gain.float() * (ACTIVATION / RESIDUAL)
+        out["head.scale"] = integers("head.weight", self.head) / ACTIVATION
+        return {name: value.contiguous() for name, value in out.items()}
+
+
+class IntegerNetwork:
+    """Exact inference of an exported network. Every tensor holds integers, as float32."""
+
+    def __init__(self, config: NetworkConfig, tensors: dict[str, Tensor], device: torch.device):
+        self.config = config
+        self._t = {name: value.to(device, torch.float32) for name, value in tensors.items()}
+        worst = max(float(t.abs().max()) for n, t in self._t.items() if n.endswith("bias"))
+        if worst + config.hidden * 127 * 127 >= 1 << 24:
+            raise ValueError("the model's biases are too large for exact sums")
+
+    @torch.inference_mode()
+    def __call__(
+        self, features: Tensor, parity: Tensor, step: int, outputs: list[int] | None = None
+    ) -> Tensor:
+        """Integer outputs times their float32 factors: ``(B, h, w, 192 len(outputs))``.
+
+        Every output is one IEEE product of an exact integer, hence the same everywhere.
+
+        Args:
+            features: ``(B, h, w, 384) float32`` integers in [-127, 127].
+            parity: ``(h, w)`` int64 checkerboard.
+            step: the step of the schedule.
+            outputs: which groups of 192 outputs, in ascending order; all of them by default.
+        """
+        t = self._t
+        c = self.config.channels
+        h = F.linear(features, t["stem.weight"])
+        h.add_(t["stem.bias"][step][parity]).mul_(t["stem.scale"])
+        h.round_().clamp_(-_STREAM, _STREAM)
+        for i in range(self.config.blocks):
+            name = f"blocks.{i}."
+            x = (h * t[name + "gain"][step]).round_().clamp_(-_SIGNED, _SIGNED)
+            x = F.conv2d(
+                x.permute(0, 3, 1, 2), t[name + "depthwise.weight"], padding=KERNEL // 2, groups=c
+            ).permute(0, 2, 3, 1)
+            x = (x * t[name + "depthwise.scale"]).round_().clamp_(-_SIGNED, _SIGNED)
+            x = F.linear(x, t[name + "expand.weight"])
+            x.add_(t[name + "expand.bias"][step]).mul_(t[name + "expand.scale"])
+            x.round_().clamp_(0.0, _RECTIFIED)
+            x = F.linear(x, t[name + "project.weight"]).mul_(t[name + "project.scale"])
+            h.add_(x.round_().clamp_(-_STREAM, _STREAM)).clamp_(-_STREAM, _STREAM)
+        h = (h * t["head.gain"][step]).round_().clamp_(-_SIGNED, _SIGNED)
+        weight, scale = t["head.weight"], t["head.scale"][step]
+        if outputs is not None:
+            weight = weight.view(-1, BANDS, c)[outputs].flatten(0, 1)
+            scale = scale.view(-1, BANDS)[outputs].flatten()
+        return F.linear(h, weight).mul_(scale)

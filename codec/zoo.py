@@ -1,0 +1,166 @@
+"""Models: where they are, how they are named, saved and loaded.
+
+A model is one safetensors file with its configuration (JSON) in the file's metadata, and beside it a
+card (JSON) that tells where it comes from. Its id is the sha256 of the file. Shipped models lie in
+``codec/weights``; ``NAME.training.safetensors`` there holds the float weights to go on training from.
+
+    python -m codec.zoo list
+    python -m codec.zoo show NAME_OR_PATH
+    python -m codec.zoo import DIR_OR_FILE --out MODEL_DIR
+"""
+
+import argparse
+import hashlib
+import importlib
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from .base import Codec
+from .errors import InvalidModelError, StrataError, UnknownModelError
+
+WEIGHTS = Path(__file__).parent / "weights"
+DEFAULT_MODELS = {"uqdm": "uqdm-small"}
+MODEL_FILE = "model.safetensors"
+CARD_FILE = "card.json"
+_METADATA = "strata"  # one key only: safetensors does not keep an order among several
+_CODECS = {"uqdm": "codec.uqdm.codec"}
+
+
+def list_models() -> list[str]:
+    """Names of the shipped models."""
+    files = WEIGHTS.glob("*.safetensors")
+    return sorted(f.stem for f in files if not f.stem.endswith(".training"))
+
+
+def model_file(name_or_path: str | Path) -> Path:
+    """The model file of a shipped name, a directory or a path. Raises UnknownModelError."""
+    text = str(name_or_path)
+    if text in list_models():
+        return WEIGHTS / f"{text}.safetensors"
+    path = Path(text)
+    if path.is_dir() and (path / MODEL_FILE).is_file():
+        return path / MODEL_FILE
+    if path.is_file():
+        return path
+    raise UnknownModelError(
+        f"there is no model {text!r}: give a shipped name ({', '.join(list_models()) or 'none'}), "
+        f"a directory that holds {MODEL_FILE}, or a .safetensors file"
+    )
+
+
+def card_file(path: Path) -> Path:
+    """Where the card of a model file lies (it may be missing)."""
+    return path.with_name(CARD_FILE) if path.name == MODEL_FILE else path.with_suffix(".json")
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """The card beside a model file; empty where there is none."""
+    card = card_file(path)
+    return json.loads(card.read_text()) if card.is_file() else {}
+
+
+def model_id(path: Path) -> str:
+    """sha256 (hex) of a model file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_model(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Configuration and tensors of a model file. Raises InvalidModelError."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            config = json.loads((file.metadata() or {})[_METADATA])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise InvalidModelError(f"{path} is not a Strata model file: {error!r}") from error
+    return config, tensors
+
+
+def write_model(
+    path: Path,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, torch.Tensor],
+    card: Mapping[str, Any] | None = None,
+) -> str:
+    """Write a model file whole, and its card; return the model's id.
+
+    The same content gives the same file, hence the same id.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    metadata = {_METADATA: json.dumps(config, sort_keys=True, separators=(",", ":"))}
+    save_file({n: t.contiguous() for n, t in tensors.items()}, partial, metadata)
+    os.replace(partial, path)
+    if card is not None:
+        partial.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n")
+        os.replace(partial, card_file(path))
+    return model_id(path)
+
+
+def load_codec(name_or_path: str | Path, device: str = "cpu") -> Codec:
+    """Load a model: a shipped name, a directory with model.safetensors, or a file.
+
+    Raises UnknownModelError, or InvalidModelError for a damaged or foreign file.
+    """
+    path = model_file(name_or_path)
+    config, tensors = read_model(path)
+    if config.get("codec") not in _CODECS:
+        raise InvalidModelError(
+            f"{path} is of codec {config.get('codec')!r}; this release has {', '.join(_CODECS)}"
+        )
+    name = path.parent.name if path.name == MODEL_FILE else path.stem
+    module = importlib.import_module(_CODECS[config["codec"]])
+    codec: Codec = module.load(name, path, model_id(path), config, tensors, device)
+    return codec
+
+
+def _show(name: str) -> None:
+    path = model_file(name)
+    config, tensors = read_model(path)
+    print(f"{path}\nid {model_id(path)}\n{sum(t.numel() for t in tensors.values()):,} numbers")
+    print(json.dumps({"card": read_card(path), "config": config}, indent=2, ensure_ascii=False))
+
+
+def _import(source: Path, out: Path) -> None:
+    from .uqdm import authors
+
+    if not source.exists():
+        raise UnknownModelError(f"there is no checkpoint {source}")
+    config, tensors = authors.load(source)
+    card = {"imported_from": f"the authors' checkpoint {source.name}"}
+    print(f"{out / MODEL_FILE}: id {write_model(out / MODEL_FILE, config, tensors, card)}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m codec.zoo", description="Models of Strata.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="names of the shipped models")
+    show = commands.add_parser("show", help="a model's id, card and configuration")
+    show.add_argument("model", help="shipped name, directory or file")
+    load = commands.add_parser("import", help="turn an authors' checkpoint into a model")
+    load.add_argument("source", type=Path, help="checkpoint directory or file")
+    load.add_argument("--out", type=Path, required=True, metavar="MODEL_DIR")
+    options = parser.parse_args(arguments)
+    try:
+        if options.command == "list":
+            print("\n".join(list_models()))
+        elif options.command == "show":
+            _show(options.model)
+        else:
+            _import(options.source, options.out)
+    except StrataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
