@@ -16,6 +16,18 @@ find_python() {
         "$(${PYTHON:-python3} --version 2>&1 || true)). On Debian and Ubuntu: apt install python3"
 }
 
+show_last_line() {
+    local line
+    if [ ! -t 1 ]; then
+        cat >/dev/null
+        return
+    fi
+    while IFS= read -r line; do
+        printf '\r\033[K  %.*s' $(($(tput cols 2>/dev/null || echo 80) - 4)) "$line"
+    done
+    printf '\r\033[K'
+}
+
 setup() {
     local extra=$1 python stamp
     stamp=".venv/strata-$extra-$(cat pyproject.toml infra/constraints.txt | cksum | tr ' ' -)"
@@ -35,7 +47,10 @@ setup() {
         "$python" -m venv --clear .venv
     fi
     say "Installing Strata and its dependencies into .venv (some minutes the first time)"
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check \
-        -c infra/constraints.txt -e ".[$extra]" || die "the installation failed; see above"
+    # pip's own lines, each over the one before: a person sees that something is going on
+    .venv/bin/python -m pip install --disable-pip-version-check --progress-bar off \
+        -c infra/constraints.txt -e ".[$extra]" 2>&1 | tee .venv/install.log | show_last_line ||
+        { grep -v ' already satisfied: ' .venv/install.log | tail -n 20 >&2
+          die "the installation failed; .venv/install.log has all of it"; }
     touch "$stamp"
 }
