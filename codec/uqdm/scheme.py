@@ -110,3 +110,7 @@ class Scheme(Protocol):
     ) -> list[np.ndarray]:
         """The pictures ``(H, W, 3) uint8`` as far as ``layers`` layers tell."""
         ...
+
+    def sample(self, height: int, width: int, count: int, *, seed: int = 0) -> list[np.ndarray]:
+        """Unconditional samples of the model, ``(height, width, 3) uint8``."""
+        ...
