@@ -1,7 +1,8 @@
 """The quickstart: photographs -> tar shard -> layered dataset -> pictures at every layer.
 
 Runs the two jobs as a person would, then shows rate and quality of each layer as a table and as a
-contact sheet. Everything lands in ``quickstart/``.
+contact sheet. Everything lands in ``quickstart/``. Arguments go to jobs/compress_dataset.py, so
+``--model runs/mine`` shows a model of your own.
 """
 
 import io
@@ -184,7 +185,7 @@ def main() -> None:
     step(f"A WebDataset shard of {len(PHOTOS)} photographs: {SHARD}")
     originals = make_shard(SHARD)
     step("Compressing it into a dataset of layered streams, all layers kept")
-    job("compress_dataset.py", "--input", SHARD, "--output", ARCHIVE, "--lossless")
+    job("compress_dataset.py", "--input", SHARD, "--output", ARCHIVE, "--lossless", *sys.argv[1:])
     step(f"Decoding the first {PREVIEW_LAYERS} layers to files, for a quick look")
     previews = FOLDER / "previews"
     layers = ("--layers", str(PREVIEW_LAYERS), "--format", "files", "--image-format", "jpg")

@@ -5,4 +5,4 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . infra/setup.sh
 setup quickstart
-exec .venv/bin/python infra/quickstart.py
+exec .venv/bin/python infra/quickstart.py "$@"
