@@ -9,6 +9,7 @@ from typing import Any
 from codec import Codec, load_codec
 from codec.errors import StrataError
 from codec.images import MAX_PIXELS
+from codec.zoo import CARD_FILE, MODEL_FILE, card_file
 
 from . import cluster
 from .commit import FORMAT_VERSION, Ledger, Plan, check_inputs, publish_manifest, shard_name
@@ -18,7 +19,7 @@ from .records import SCHEMA_VERSION
 from .scheduler import Outcome, Policy, Task, run_tasks
 from .shards import Shard, expand_inputs
 from .storage import StorageError, Store
-from .worker import MODEL_FILE, CompressSettings, ShardCompressor
+from .worker import CompressSettings, ShardCompressor
 
 
 class OptionError(StrataError):
@@ -129,9 +130,9 @@ def _prepare_output(store: Store, plan: Plan, model: Codec) -> bool:
         create_only = plan.establish(store)
         folder = f"models/{model.model_id}"
         store.create_from(f"{folder}/{MODEL_FILE}", model.model_path)
-        card = model.model_path.with_suffix(".json")
+        card = card_file(model.model_path)
         if card.is_file():
-            store.create_from(f"{folder}/card.json", card)
+            store.create_from(f"{folder}/{CARD_FILE}", card)
         return create_only
     except StrataError:
         raise

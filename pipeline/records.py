@@ -147,8 +147,8 @@ class Row:
 class RowWriter:
     """Writes rows to a local Parquet file, flushing row groups by count and by bytes.
 
-    Deliberately no context manager: leaving one on an exception would close the file properly,
-    and a valid Parquet file with fewer rows is the worst of outcomes.
+    Deliberately no context manager. An abandoned file may still be valid Parquet with fewer rows
+    (pyarrow closes it when the writer is collected), so whoever publishes counts the rows first.
     """
 
     def __init__(self, path: Path, layers: int, metadata: Mapping[str, Any]) -> None:

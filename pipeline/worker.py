@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from codec import Codec, EncodedImage, load_codec
 from codec.errors import CorruptStreamError, InvalidModelError
 from codec.images import MAX_PIXELS, pack_alpha, read_image
+from codec.zoo import MODEL_FILE
 
 from .commit import Ledger
 from .pictures import (
@@ -43,7 +44,6 @@ from .records import (
 from .shards import Sample, Shard, ShardFile, open_shard
 from .storage import Store
 
-MODEL_FILE = "model.safetensors"
 KEEP_BAD_BYTES = 1 << 20  # broken pictures up to this size are kept, so that nothing is lost
 # Pictures held decoded at once, twice (the window being encoded and what is read ahead): 96 MB.
 WINDOW_PIXELS = 1 << 25

@@ -1,0 +1,56 @@
+"""A dataset made in this process, without Ray, by a codec that is quick and exact."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import commit, compress, worker
+from pipeline.commit import Ledger, Plan
+from pipeline.dataset import PLAN_NAME, Dataset, open_dataset
+from pipeline.shards import expand_inputs
+from pipeline.storage import Store
+from pipeline.worker import CompressSettings, ShardCompressor
+from tests.pipeline.makers import ToyCodec
+
+Make = Callable[..., Dataset]
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ToyCodec:
+    """The toy codec, which every ``load_codec`` of this process now gives."""
+    path = tmp_path / "toy.safetensors"
+    path.write_bytes(b"the toy model")
+    codec = ToyCodec(path)
+    monkeypatch.setattr(worker, "load_codec", lambda *_, **__: codec)
+    monkeypatch.setattr(compress, "load_codec", lambda *_, **__: codec)
+    return codec
+
+
+@pytest.fixture
+def make_dataset(toy: ToyCodec, tmp_path: Path) -> Make:
+    """``make_dataset(inputs, output=..., **settings)``: the whole job with one worker, in here."""
+
+    def make(inputs: list[str], output: str | None = None, **changes: Any) -> Dataset:
+        url = output or str(tmp_path / "dataset")
+        settings: dict[str, Any] = {"layers": 4, "fit": False, **changes}
+        plan = Plan(
+            PLAN_NAME,
+            {"format": 1, "model_id": toy.model_id, "codec": "uqdm", **settings},
+        )
+        store = Store(url)
+        plan.establish(store)
+        store.create_from(f"models/{toy.model_id}/model.safetensors", toy.model_path)
+        compressor = ShardCompressor(
+            CompressSettings(
+                output=url, fingerprint=plan.fingerprint, model_id=toy.model_id, **settings
+            )
+        )
+        for shard in expand_inputs(inputs):
+            compressor.run(commit.shard_name(shard, plan.fingerprint), shard)
+        done, _ = Ledger(store, plan.fingerprint).completed("data", ".parquet")
+        commit.publish_manifest(store, plan, done)
+        return open_dataset(url)
+
+    return make

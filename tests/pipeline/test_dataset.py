@@ -1,0 +1,152 @@
+"""Reading: the right pictures, and only the bytes of the layers that were asked for."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import pipeline
+from pipeline import DatasetError
+from pipeline.dataset import Dataset
+from pipeline.records import stream_columns
+from tests.pipeline.conftest import Make
+from tests.pipeline.counting import CountingFileSystem
+from tests.pipeline.makers import picture, png, samples, write_tar
+
+
+@pytest.fixture
+def dataset(make_dataset: Make, tmp_path: Path) -> Dataset:
+    """Two shards, 600 and 3 pictures, and one bad sample."""
+    files = [(f"a{n:04d}.png", png(n, 9, 11)) for n in range(600)]
+    write_tar(tmp_path / "a.tar", [*files[:10], ("broken.png", b"no"), *files[10:]])
+    write_tar(tmp_path / "b.tar", samples(3))
+    return make_dataset([str(tmp_path / "a.tar"), str(tmp_path / "b.tar")])
+
+
+def test_the_face_of_a_dataset(dataset: Dataset) -> None:
+    assert len(dataset) == 603
+    assert dataset.num_layers == 4
+    keys = list(dataset.keys())
+    assert keys[:2] == ["a0000", "a0001"]
+    assert keys[-1] == "s0002"
+    assert len(keys) == 603
+    assert [key for _, key, _, _ in dataset.problems()] == ["broken"]
+    records = list(dataset.read())
+    assert [record.key for record in records] == keys
+    assert (records[0].width, records[0].height) == (11, 9)
+    assert records[0].encoded.num_layers == 4
+
+
+def test_pictures_at_any_number_of_layers(dataset: Dataset) -> None:
+    original = picture(7, 9, 11)
+    for layers in range(5):
+        mask = 0xFF00 >> 2 * layers & 0xFF
+        image = dataset.image("a0007", layers)
+        assert image.dtype == np.uint8
+        assert (image == original & mask).all()
+    assert (dataset.image("s0001") == picture(1)).all()
+
+
+def test_reading_some_keys(dataset: Dataset) -> None:
+    wanted = {"a0599", "s0000", "a0003", "none"}
+    assert [record.key for record in dataset.read(2, wanted)] == ["a0003", "a0599", "s0000"]
+    assert list(dataset.read(2, [])) == []
+    record = dataset.record("s0001", 1, ["fields", "source_format"])
+    assert record.encoded.num_layers == 1
+    assert record.extra["source_format"] == "png"
+    fields = {field["name"]: field["data"] for field in record.extra["fields"]}
+    assert json.loads(fields["json"]) == {"n": 1}
+
+
+def test_what_is_not_there_is_said(dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="no picture with the key 'nope'"):
+        dataset.image("nope")
+    with pytest.raises(DatasetError, match="'broken' of .*a.tar is bad: not an image"):
+        dataset.image("broken")
+    with pytest.raises(DatasetError, match="stores 4 layers"):
+        next(dataset.read(5))
+    with pytest.raises(DatasetError, match=r"dataset\.json is missing"):
+        pipeline.open_dataset(str(tmp_path))
+    for url in ("nosuch://x", str(tmp_path / "a.tar")):
+        with pytest.raises(DatasetError):
+            pipeline.open_dataset(url)
+
+
+def test_an_unfinished_and_a_newer_dataset(dataset: Dataset, tmp_path: Path) -> None:
+    root = Path(dataset.url)
+    (root / "manifest-000001.json").rename(tmp_path / "hidden")
+    with pytest.raises(DatasetError, match="has not finished"):
+        pipeline.open_dataset(dataset.url)
+    (tmp_path / "hidden").rename(root / "manifest-000001.json")
+    plan = json.loads((root / "dataset.json").read_text())
+    plan["parameters"]["format"] = 99
+    (root / "dataset.json").write_text(json.dumps(plan))
+    with pytest.raises(DatasetError, match="format 99"):
+        pipeline.open_dataset(dataset.url)
+
+
+def test_a_file_that_is_gone_cut_or_damaged(dataset: Dataset) -> None:
+    path = Path(dataset.url) / dataset.files[1].path
+    whole = path.read_bytes()
+    layer = next(dataset.read(4, ["s0001"])).encoded.layers[3]
+    flipped = bytearray(whole)
+    flipped[whole.index(layer) + 20] ^= 4
+    path.write_bytes(flipped)
+    with pytest.raises(OSError, match="(?i)crc|checksum"):
+        dataset.image("s0001")
+    assert dataset.image("s0001", 3).shape == (24, 32, 3)  # the damage is not in these layers
+    path.write_bytes(whole[:-100])
+    with pytest.raises(DatasetError, match="footer"):
+        dataset.image("s0001")
+    path.unlink()
+    with pytest.raises(DatasetError, match="gone"):
+        dataset.image("s0001")
+
+
+@pytest.fixture
+def counted(make_dataset: Make, tmp_path: Path) -> Dataset:
+    """A dataset on the counting file system, with bulky side fields between the pictures."""
+    CountingFileSystem.store.clear()
+    rng = np.random.default_rng(0)
+    files = []
+    for n in range(300):
+        files += [(f"k{n:03d}.png", png(n, 40, 50)), (f"k{n:03d}.npy", rng.bytes(3000))]
+    write_tar(tmp_path / "x.tar", files)
+    return make_dataset([str(tmp_path / "x.tar")], output="counting://bucket/set")
+
+
+def needed_bytes(dataset: Dataset, layers: int) -> int:
+    """The columns of ``layers`` layers and the footers, as Parquet itself counts them."""
+    wanted = set(stream_columns(layers))
+    total = 0
+    for file in dataset.files:
+        columns = file.record["column_bytes"]
+        total += file.footer_bytes + sum(columns[name] for name in wanted)
+    return total
+
+
+@pytest.mark.parametrize("layers", [0, 1, 2, 3, 4])
+def test_only_the_layers_asked_for_are_read(counted: Dataset, layers: int) -> None:
+    CountingFileSystem.requests.clear()
+    assert sum(1 for _ in counted.read(layers)) == 300
+    read = CountingFileSystem.bytes_read(".parquet")
+    needed = needed_bytes(counted, layers)
+    assert needed <= read <= 1.1 * needed
+    groups = 2
+    assert len(CountingFileSystem.requests) <= 1 + groups  # the footer, and one per row group
+
+
+def test_the_trap_that_the_reader_avoids(counted: Dataset) -> None:
+    """Why there is a reader: the usual one reads far more than one layer."""
+    CountingFileSystem.requests.clear()
+    path = f"bucket/set/{counted.files[0].path}"
+    pq.read_table(path, columns=stream_columns(1), filesystem=CountingFileSystem())
+    assert CountingFileSystem.bytes_read() > 3 * needed_bytes(counted, 1)
+
+
+def test_one_key_costs_one_row_group(counted: Dataset) -> None:
+    CountingFileSystem.requests.clear()
+    counted.record("k299", 1)  # in the second group, which holds 44 of 300 rows
+    assert CountingFileSystem.bytes_read(".parquet") < needed_bytes(counted, 1) / 2

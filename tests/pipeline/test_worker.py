@@ -1,0 +1,202 @@
+"""One worker, one shard: whatever is in the tar, every sample of it is accounted for."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from codec.images import unpack_alpha, write_image
+from pipeline import worker
+from pipeline.commit import Ledger, shard_name
+from pipeline.dataset import Dataset
+from pipeline.records import iter_rows, schema
+from pipeline.shards import ShardError, expand_inputs
+from pipeline.storage import Store
+from pipeline.worker import CompressSettings, ShardCompressor
+from tests.pipeline.conftest import Make
+from tests.pipeline.makers import ToyCodec, picture, png, samples, write_tar
+
+
+def rows_of(dataset: Dataset) -> dict[str, dict[str, Any]]:
+    (file,) = dataset.files
+    with dataset.open(file) as opened:
+        rows = list(iter_rows(opened.parquet, schema(dataset.num_layers).names))
+    assert [row["index"] for row in rows] == list(range(len(rows)))
+    return {row["key"]: row for row in rows}
+
+
+def test_what_becomes_of_every_sample(make_dataset: Make, tmp_path: Path) -> None:
+    alpha = np.arange(24 * 32, dtype=np.uint8).reshape(24, 32)
+    jpeg = write_image(picture(3), None, "jpg")
+    files = [
+        ("good.png", png(1)),
+        ("good.json", b'{"a": 1}'),
+        ("empty.png", b""),
+        ("empty.cls", b"7"),
+        ("cut.jpg", jpeg[: len(jpeg) // 2]),
+        ("text.txt", b"no picture"),
+        ("alpha.webp", write_image(picture(2), alpha, "webp")),
+        ("unlucky.png", png(4, 24, 13)),  # the toy codec fails on it
+        ("wrong.jpg", b"<html>404</html>"),
+        ("bomb.png", png(5, 64, 64)),
+        ("tiny.png", png(6, 2, 2)),
+        ("dup.png", png(7)),
+        ("last.png", png(8)),
+        ("dup.json", b"{}"),
+        ("._last.png", b"mac"),
+        ("caf\udce9.png", png(9)),
+    ]
+    tar = write_tar(tmp_path / "mixed.tar", files)
+    dataset = make_dataset([str(tar)], max_pixels=64 * 63, min_side=3)
+    (file,) = dataset.files
+    assert file.record["ok"] == 4
+    assert (file.record["bad"], file.record["filtered"]) == (8, 2)
+    reasons = {key: reason for _, key, _, reason in dataset.problems()}
+    expected = {
+        "empty": "empty",
+        "cut": "jpeg",
+        "text": "no picture among its fields: txt",
+        "unlucky": "the codec failed: FloatingPointError: thirteen is unlucky",
+        "wrong": "not an image",
+        "bomb": "4096 pixels",
+        "tiny": "smaller than --min-side 3: 2x2",
+        "dup": "again",
+        "._last.png": "skips",
+    }
+    assert set(reasons) == set(expected)
+    for key, words in expected.items():
+        assert words in reasons[key]
+
+    opened = dataset.open(file)
+    rows = list(iter_rows(opened.parquet, schema(4).names))
+    by_key = {row["key"]: row for row in rows}
+    assert len(rows) == 14
+    assert by_key["cut"]["original"] == jpeg[: len(jpeg) // 2]  # nothing of a bad one is lost
+    assert by_key["cut"]["source_sha256"] == hashlib.sha256(jpeg[: len(jpeg) // 2]).digest()
+    assert by_key["empty"]["fields"][1] == {"name": "cls", "data": b"7"}
+    assert by_key["good"]["fields"] == [
+        {"name": "png", "data": None},
+        {"name": "json", "data": b'{"a": 1}'},
+    ]
+    assert by_key["good"]["original"] is None
+    assert by_key["good"]["source_sha256"] == hashlib.sha256(png(1)).digest()
+    assert (unpack_alpha(by_key["alpha"]["alpha"]) == alpha).all()
+    assert by_key["caf\\xe9"]["key_bytes"] == b"caf\xe9"
+    assert (dataset.image("good") == picture(1)).all()
+    assert (dataset.image("alpha") == picture(2)).all()
+    with pytest.raises(Exception, match=r"'wrong' of .*mixed\.tar is bad"):
+        dataset.image("wrong")
+
+
+def test_one_bad_picture_does_not_take_its_batch_along(
+    make_dataset: Make, tmp_path: Path, toy: ToyCodec
+) -> None:
+    files = [(f"{n}.png", png(n, 24, 13 if n == 5 else 32)) for n in range(20)]
+    dataset = make_dataset([str(write_tar(tmp_path / "x.tar", files))], batch_size=32)
+    assert [key for _, key, _, _ in dataset.problems()] == ["5"]
+    assert len(dataset) == 19
+    assert toy.batches[0] == 20
+    assert toy.batches[1:21] == [1] * 20
+
+
+def test_a_codec_that_always_fails_fails_the_shard(make_dataset: Make, tmp_path: Path) -> None:
+    files = [(f"{n}.png", png(n, 24, 13)) for n in range(10)]
+    tar = write_tar(tmp_path / "x.tar", files)
+    with pytest.raises(RuntimeError, match="no picture could be encoded"):
+        make_dataset([str(tar)], output=str(tmp_path / "out"))
+    assert not (tmp_path / "out" / "data").exists()
+
+
+def test_a_stream_is_not_larger_than_its_file(make_dataset: Make, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    jpeg = write_image(noise, None, "jpg", quality=75)
+    files = [("a.jpg", jpeg), ("b.png", png(1, 64, 64)), ("c.png", png(1, 2, 2))]
+    dataset = make_dataset([str(write_tar(tmp_path / "x.tar", files))], layers=3, fit=True)
+    rows = rows_of(dataset)
+    assert rows["b"]["layers"] == 3
+    assert rows["a"]["layers"] < 3
+    assert rows["a"]["cumulative_bytes"][-1] <= len(jpeg)
+    assert rows["c"]["layers"] >= 1
+    full = make_dataset(
+        [str(tmp_path / "x.tar")], output=str(tmp_path / "full"), layers=3, fit=False
+    )
+    assert {row["layers"] for row in rows_of(full).values()} == {3}
+    more = rows_of(full)["a"]["cumulative_bytes"]
+    assert more[rows["a"]["layers"]] > len(jpeg)  # it kept as many as fit
+
+
+def test_small_windows_and_batches_give_the_same_dataset(
+    make_dataset: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = [(24, 32), (8, 8), (60, 3), (24, 32), (1, 1), (8, 8)] * 5
+    files = [(f"{n:02d}.png", png(n, *size)) for n, size in enumerate(sizes)]
+    tar = str(write_tar(tmp_path / "x.tar", files))
+    whole = make_dataset([tar], output=str(tmp_path / "whole"))
+    monkeypatch.setattr(worker, "WINDOW_PIXELS", 900)
+    monkeypatch.setattr(worker, "BATCH_PIXELS", 800)
+    pieces = make_dataset([tar], output=str(tmp_path / "pieces"), batch_size=2, threads=3)
+    assert rows_of(pieces) == rows_of(whole)
+
+
+def test_a_cut_shard_gives_nothing_at_all(make_dataset: Make, tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "x.tar", samples(3))
+    tar.write_bytes(tar.read_bytes()[: 512 * 9])
+    with pytest.raises(ShardError, match=r"x\.tar.*offset 4608"):
+        make_dataset([str(tar)], output=str(tmp_path / "out"))
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["dataset.json", "models"]
+
+
+def test_a_file_published_by_an_attempt_that_died_stands(
+    make_dataset: Make, tmp_path: Path, toy: ToyCodec
+) -> None:
+    tar = write_tar(tmp_path / "x.tar", samples(3))
+    dataset = make_dataset([str(tar)])
+    (file,) = dataset.files
+    store = Store(dataset.url)
+    before = store.read(file.path)
+    store.remove(f"commits/{file.name}.json")  # it died between file and record
+    toy.level = 0  # another encoding of the same pictures, which must not win
+    (shard,) = expand_inputs([str(tar)])
+    settings = CompressSettings(dataset.url, dataset.fingerprint, toy.model_id, layers=4, fit=False)
+    record = ShardCompressor(settings).run(shard_name(shard, dataset.fingerprint), shard)
+    assert record["sha256"] == hashlib.sha256(before).hexdigest() == file.record["sha256"]
+    assert store.read(file.path) == before
+    assert Ledger(store, dataset.fingerprint).records()[file.name]["ok"] == 3
+
+
+def test_rows_that_get_lost_are_noticed(
+    make_dataset: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append = worker.RowWriter.append
+
+    def forgetful(self: Any, row: Any) -> None:
+        if row.key != "s0002":
+            append(self, row)
+
+    monkeypatch.setattr(worker.RowWriter, "append", forgetful)
+    tar = write_tar(tmp_path / "x.tar", samples(3))
+    with pytest.raises(RuntimeError, match="3 samples gave 2 rows"):
+        make_dataset([str(tar)], output=str(tmp_path / "out"))
+    assert not (tmp_path / "out" / "data").exists()
+
+
+def test_a_damaged_model_copy_is_refused(make_dataset: Make, tmp_path: Path, toy: ToyCodec) -> None:
+    dataset = make_dataset([str(write_tar(tmp_path / "x.tar", samples(1)))])
+    toy.model_id = "0" * 64
+    with pytest.raises(Exception, match="is damaged"):
+        dataset.codec()
+
+
+def test_progress_counts_to_the_end(toy: ToyCodec, tmp_path: Path, make_dataset: Make) -> None:
+    dataset = make_dataset([str(write_tar(tmp_path / "x.tar", samples(5)))])
+    other = write_tar(tmp_path / "y.tar", [*samples(4), ("bad.png", b"")])
+    compressor = ShardCompressor(
+        CompressSettings(dataset.url, dataset.fingerprint, toy.model_id, layers=4, fit=False)
+    )
+    assert compressor.progress() == {}
+    compressor.run("y", *expand_inputs([str(other)]))
+    progress = compressor.progress()
+    assert progress["samples"] == progress["of"] == 5
+    assert progress["picture_bytes"] == sum(len(png(n)) for n in range(4))
