@@ -1,16 +1,16 @@
 """Integer probability tables, and coding with them. The only importer of constriction.
 
 Everything the coder sees is an integer: symbols, table indices, and tables that were counted or
-rounded once, when the model was made, and that travel with the model file. The probabilities handed
-to constriction are integer counts over 2**20, exact in float32 and summing to one in any order, so
-its own fixed-point rounding is the same on every machine.
+rounded once, when the model was made, and that travel with the model file. The probabilities
+handed to constriction are integer counts over 2**20, exact in float32 and summing to one in any
+order, so its own fixed-point rounding is the same on every machine.
 
-ANS is a stack: the last symbol pushed is the first popped. ``encode`` therefore takes all parts of a
-layer in decoding order and pushes them from the end.
+ANS is a stack: the last symbol pushed is the first popped. ``encode`` therefore takes all parts of
+a layer in decoding order and pushes them from the end.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import constriction
 import numpy as np
@@ -41,7 +41,7 @@ def quantize_pmf(pmf: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Tables:
-    """``T`` integer tables. Table t covers symbols ``first[t] .. first[t] + n_t - 1`` and an escape.
+    """``T`` integer tables. Table t covers symbols first[t] .. first[t] + n_t - 1 and an escape.
 
     Attributes:
         counts: all tables end to end, ``(sum(n_t + 1),) int32``; the last entry of each is the
@@ -53,6 +53,7 @@ class Tables:
     counts: np.ndarray
     start: np.ndarray
     first: np.ndarray
+    _rows: np.ndarray | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         sizes = np.diff(self.start)
@@ -98,7 +99,7 @@ class Tables:
         return cls(arrays["counts"], arrays["start"], arrays["first"])
 
     def entries(self, symbols: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Entry of each symbol in its table ``(n,) int32``, and which of them escape ``(n,) bool``."""
+        """Each symbol's entry in its table ``(n,) int32``, and which escape ``(n,) bool``."""
         entry = symbols.astype(np.int64) - self.first[index]
         escape = self.start[index + 1] - self.start[index] - 1
         outside = (entry < 0) | (entry >= escape)
@@ -213,22 +214,23 @@ class Decoder:
         _check(index, tables)
         entry = np.empty(len(index), np.int32)
         if tables._rows is not None:
-            for begin in range(0, len(index), _CHUNK):
-                at = slice(begin, begin + _CHUNK)
-                rows = np.ascontiguousarray(tables._rows[index[at]])
-                entry[at] = self._coder.decode(_CATEGORICAL, rows)
+            for offset in range(0, len(index), _CHUNK):
+                some = slice(offset, offset + _CHUNK)
+                rows = np.ascontiguousarray(tables._rows[index[some]])
+                entry[some] = self._coder.decode(_CATEGORICAL, rows)
         elif len(index):
-            order, met, begin = _groups(index)
+            order, met, bounds = _groups(index)
             in_order = np.empty(len(index), np.int32)
             for i, table in enumerate(met):
-                model = constriction.stream.model.Categorical(tables._row(table), perfect=False)
-                count = int(begin[i + 1] - begin[i])
-                in_order[begin[i] : begin[i + 1]] = self._coder.decode(model, count)
+                row = tables._row(int(table))
+                model = constriction.stream.model.Categorical(row, perfect=False)
+                count = int(bounds[i + 1] - bounds[i])
+                in_order[bounds[i] : bounds[i + 1]] = self._coder.decode(model, count)
             entry[order] = in_order
-        symbols = entry + tables.first[index]
+        symbols: np.ndarray = entry + tables.first[index]
         escape = tables.start[index + 1] - tables.start[index] - 1
-        for i in np.flatnonzero(entry == escape):
-            symbols[i] = self._escape(int(tables.first[index[i]]), int(escape[i]))
+        for at in np.flatnonzero(entry == escape).tolist():
+            symbols[at] = self._escape(int(tables.first[index[at]]), int(escape[at]))
         return symbols.astype(np.int32)
 
     def _escape(self, first: int, size: int) -> int:

@@ -1,8 +1,9 @@
 """Models: where they are, how they are named, saved and loaded.
 
-A model is one safetensors file with its configuration (JSON) in the file's metadata, and beside it a
-card (JSON) that tells where it comes from. Its id is the sha256 of the file. Shipped models lie in
-``codec/weights``; ``NAME.training.safetensors`` there holds the float weights to go on training from.
+A model is one safetensors file with its configuration (JSON) in the file's metadata, and beside it
+a card (JSON) that tells where it comes from. Its id is the sha256 of the file. Shipped models lie
+in ``codec/weights``; ``NAME.training.safetensors`` there holds the float weights that training goes
+on from.
 
     python -m codec.zoo list
     python -m codec.zoo show NAME_OR_PATH

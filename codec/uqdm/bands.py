@@ -1,11 +1,11 @@
 """Transform bands: an orthonormal lapped transform over 8x8 blocks and a 3-point DCT over colour.
 
-A picture (3, H, W) becomes 192 bands at 1/8 resolution, so networks run at 1/64 of the positions and
-PSNR can be computed on coefficients. The lapped transform is an 8-point DCT after an orthogonal
-pre-filter across block boundaries (Malvar's type-II fast LOT in the form of Tran, Liang and Tu 2003,
-"Lapped transform via time-domain pre- and post-filtering"): coding gain 9.22 dB on an AR(0.95)
-source against 8.83 dB for the DCT alone, and no block edges. At picture edges no filter is applied,
-which keeps the whole transform orthonormal for any size.
+A picture (3, H, W) becomes 192 bands at 1/8 resolution, so networks run at 1/64 of the positions
+and PSNR can be computed on coefficients. The lapped transform is an 8-point DCT after an
+orthogonal pre-filter across block boundaries (Malvar's type-II fast LOT in the form of Tran,
+Liang and Tu 2003, "Lapped transform via time-domain pre- and post-filtering"): coding gain 9.22
+dB on an AR(0.95) source against 8.83 dB for the DCT alone, and no block edges. At picture edges
+no filter is applied, which keeps the whole transform orthonormal for any size.
 """
 
 from functools import cache
@@ -49,7 +49,7 @@ def _matrix(name: str, dtype: torch.dtype, device: torch.device, exact: bool) ->
 
 
 def _lap(x: torch.Tensor, matrix: torch.Tensor, dim: int, gain: float = 1.0) -> torch.Tensor:
-    """Apply ``matrix`` across every block boundary along ``dim``; elsewhere multiply by ``gain``."""
+    """Apply ``matrix`` across each block boundary along ``dim``; elsewhere multiply by gain."""
     n, half = x.shape[dim], BLOCK // 2
     if n <= BLOCK:
         return x * gain

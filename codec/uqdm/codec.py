@@ -128,7 +128,9 @@ class UQDMCodec(Codec):
 
     def _header(self, image: np.ndarray) -> bytes:
         stream_id = None
-        if self.scheme.uses_stream_id:  # of the pixels, so that the same picture gives the same file
+        if (
+            self.scheme.uses_stream_id
+        ):  # of the pixels, so that the same picture gives the same file
             stream_id = int.from_bytes(hashlib.sha256(image.tobytes()).digest()[:4], "little")
         height, width = image.shape[:2]
         return bitstream.pack_header(

@@ -1,9 +1,9 @@
 """Nested quantisation of transform bands: exact, coarse to fine, one network for all levels.
 
-Level l refines every coefficient c by one digit, k = round((c - grid) / Delta_l), grid += k Delta_l,
-with Delta_l = first_delta / 3**l. A coefficient that is still zero ("insignificant") has a wider zero
-bin, which saves more bits than the error costs. ``grid``, an integer multiple of the last Delta, is
-the whole state of both sides; no noise, no dither, no float.
+Level l refines every coefficient c by a digit, k = round((c - grid) / Delta_l), grid += k
+Delta_l, with Delta_l = first_delta / 3**l. A coefficient that is still zero ("insignificant") has
+a wider zero bin, which saves more bits than the error costs. ``grid``, an integer multiple of the
+last Delta, is the whole state of both sides; no noise, no dither, no float.
 
 A level is sent in passes, each a set of bands on one colour of a checkerboard of blocks, and each
 sees the digits of the passes before it. (level, pass) is a *step* of the schedule; one more step at
@@ -137,8 +137,10 @@ class NestedConfig:
         return low if which == "low" else ~low if which == "high" else np.ones(BANDS, bool)
 
 
-def checkerboard(height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
-    """``(h, w) int64`` of 0 and 1."""
+def checkerboard(like: Tensor) -> Tensor:
+    """``(h, w) int64`` of 0 and 1, for ``(B, h, w, ...)``."""
+    height, width = like.shape[1:3]
+    device = like.device
     y = torch.arange(height, device=device)[:, None]
     return (y + torch.arange(width, device=device)) % 2
 
@@ -208,7 +210,9 @@ def digit_tables(
     tilt, width = config.grids(0 if first else 1)
     t, w = torch.from_numpy(tilt.values()), torch.from_numpy(width.values())
     pmfs = [
-        log_pmf(t[:, None].expand(-1, len(w)), w[None].expand(len(t), -1), e, th).exp().flatten(0, 1)
+        log_pmf(t[:, None].expand(-1, len(w)), w[None].expand(len(t), -1), e, th)
+        .exp()
+        .flatten(0, 1)
         for e, th in zip(torch.from_numpy(energy), torch.from_numpy(theta), strict=True)
     ]
     most = energy.shape[-1] - 1

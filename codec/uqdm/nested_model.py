@@ -1,4 +1,4 @@
-"""The trainable nested model: band network, biases and table parameters; its likelihood; its export."""
+"""The trainable nested model: network, biases, table parameters; its likelihood; its export."""
 
 from dataclasses import asdict
 from typing import Any
@@ -45,7 +45,7 @@ class _Round(torch.autograd.Function):
 
 
 def _on_grid(x: Tensor, grid: Grid) -> Tensor:
-    index: Tensor = _Round.apply((x - grid.low) / grid.step)  # type: ignore[no-untyped-call]
+    index: Tensor = _Round.apply((x - grid.low) / grid.step)
     return index.clamp(0, grid.size - 1) * grid.step + grid.low
 
 
@@ -58,6 +58,9 @@ class NestedModel(nn.Module):
         first_energy, first_theta: ``(2, A - 1)`` tails of level 0's tables for high and low bands.
         energy, theta: ``(2 (levels - 1), 1)`` of the other levels, by level and significance.
     """
+
+    coded: Tensor
+    earlier: Tensor
 
     def __init__(self, config: NestedConfig, network: dict[str, Any] | None = None) -> None:
         super().__init__()
@@ -101,7 +104,7 @@ class NestedModel(nn.Module):
         if level == config.levels:
             return grid, torch.zeros_like(grid)
         k = digits(coefficients, grid, config.unit(level), config.dead_zone)
-        earlier = self.earlier[step][checkerboard(*grid.shape[1:3], device=grid.device)]
+        earlier = self.earlier[step][checkerboard(grid)]
         return grid + k * earlier * config.unit(level), k
 
     def forward(self, images: Tensor, steps: list[int]) -> list[dict[str, Tensor]]:
@@ -120,7 +123,7 @@ class NestedModel(nn.Module):
             features(grid, feature_unit(config, self._steps[s][0]))
             for (grid, _), s in zip(states, steps, strict=True)
         ]
-        parity = checkerboard(*coefficients.shape[1:3], device=images.device)
+        parity = checkerboard(coefficients)
         step = torch.tensor(steps, device=images.device).repeat_interleave(len(shares[0]))
         out = self.network(torch.cat(seen), parity, step).float()
         with torch.autocast(images.device.type, enabled=False):  # likelihoods want float32
@@ -157,7 +160,7 @@ class NestedModel(nn.Module):
         tilt_grid, width_grid = config.grids(level)
         tilt = _on_grid(out[..., OUTPUTS["tilt"], :] + bias[..., OUTPUTS["tilt"], :], tilt_grid)
         width = _on_grid(out[..., OUTPUTS["width"], :] + bias[..., OUTPUTS["width"], :], width_grid)
-        coded = self.coded[step][checkerboard(*grid.shape[1:3], device=grid.device)]
+        coded = self.coded[step][checkerboard(grid)]
         coded = coded.expand_as(grid)
         energy, theta = self.tails(level == 0)
         if level == 0:
@@ -200,10 +203,7 @@ class NestedModel(nn.Module):
             if level < config.levels:
                 mask = self.coded[step]
                 coded = torch.cat(
-                    [
-                        mask[checkerboard(*c.shape[1:3])].expand_as(c).flatten(0, 2)
-                        for c in coefficients
-                    ]
+                    [mask[checkerboard(c)].expand_as(c).flatten(0, 2) for c in coefficients]
                 )
             # Where low bands are all over the place, a flat start beats a two-humped one.
             least = 0.05 if level == 0 else -1.5
@@ -256,3 +256,36 @@ class NestedModel(nn.Module):
         for key, array in residual_tables(config).to_arrays().items():
             out[f"tables.residual.{key}"] = torch.from_numpy(array)
         return {name: t.cpu().contiguous() for name, t in out.items()}
+
+
+class NestedObjective:
+    """Loss of a batch at a few random steps of the schedule.
+
+    Bits count by the square root of their step's share, distortion by its logarithm: the few bits
+    of the first levels, and their decibels, matter as much as the many of the last.
+    """
+
+    def __init__(self, states: int = 4, mse_weight: float = 0.3) -> None:
+        self.states, self.mse_weight = states, mse_weight
+        self._sizes: dict[str, float] = {}
+
+    def __call__(
+        self, model: nn.Module, images: Tensor, rng: np.random.Generator
+    ) -> tuple[Tensor, dict[str, float]]:
+        assert isinstance(model, NestedModel)
+        steps = [int(s) for s in rng.choice(model.config.num_steps, self.states, replace=False)]
+        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=images.is_cuda):
+            losses = model(images, steps)
+        total = torch.zeros((), device=images.device)
+        for step, loss in zip(steps, losses, strict=True):
+            for name, value in loss.items():
+                size = self._size(f"{name}{step}", float(value.detach()))
+                weight = size**-0.5 if name == "bits" else self.mse_weight / size
+                total = total + weight * value
+        bits = sum(size for name, size in self._sizes.items() if name.startswith("bits"))
+        return total, {"loss": float(total.detach()), "bpp": bits}
+
+    def _size(self, name: str, value: float) -> float:
+        """Running mean of a loss, kept away from zero."""
+        self._sizes[name] = 0.98 * self._sizes.get(name, value) + 0.02 * value
+        return max(self._sizes[name], 1e-4)

@@ -109,9 +109,7 @@ class NestedScheme:
                 else:
                     assert state.prediction is not None
                     residual = pixels.double() - self._rounded(state.prediction)[0]
-                    symbols.append(
-                        [x.flatten().to(torch.int32).cpu().numpy() for x in residual]
-                    )
+                    symbols.append([x.flatten().to(torch.int32).cpu().numpy() for x in residual])
             for i, stream in enumerate(out):
                 stream.append(
                     LayerSymbols(tuple(c[i] for c in choices), tuple(s[i] for s in symbols))
@@ -123,9 +121,7 @@ class NestedScheme:
     def passes(self, layer: int) -> int:
         return len(self.config.passes[layer]) if layer < self.config.levels else 1
 
-    def start(
-        self, sizes: Sequence[tuple[int, int]], stream_ids: Sequence[int]
-    ) -> NestedState:
+    def start(self, sizes: Sequence[tuple[int, int]], stream_ids: Sequence[int]) -> NestedState:
         if len(set(sizes)) != 1:
             raise ValueError("pictures of one batch must have one size")
         height, width = sizes[0]
@@ -212,7 +208,7 @@ class NestedScheme:
         halo = self._network.config.halo
         unit = feature_unit(self.config, level)
         chosen = [OUTPUTS[name] for name in outputs]
-        board = checkerboard(height, width, self.device)
+        board = checkerboard(grid)
         result = torch.empty((count, height, width, channels), device=self.device)
         pictures = max(1, TILE * TILE // (height * width))
         for first in range(0, count, pictures):
@@ -232,9 +228,7 @@ class NestedScheme:
                     result[some, y : y + TILE, x : x + TILE] = done
         return result
 
-    def _output(
-        self, out: Tensor, name: str, step: int, significant: Tensor, size: int
-    ) -> Tensor:
+    def _output(self, out: Tensor, name: str, step: int, significant: Tensor, size: int) -> Tensor:
         """Grid indices of one output, float integers."""
         bias = self._bias[step, OUTPUTS[name]]
         start = torch.where(significant, bias[1], bias[0])
@@ -249,7 +243,7 @@ class NestedScheme:
     def _mask(self, state: NestedState, layer: int, number: int) -> Tensor:
         """``(h, w, 192) bool``: what a pass codes."""
         mask = torch.from_numpy(pass_mask(self.config, layer, number)).to(self.device)
-        return mask[checkerboard(*state.grid.shape[1:3], device=self.device)]
+        return mask[checkerboard(state.grid)]
 
     def _expected_coefficients(self, state: NestedState, level: int) -> Tensor:
         """Conditional means after ``level`` levels, integers in 1/32 of the last Delta."""
@@ -297,9 +291,7 @@ class NestedScheme:
 
     # -- realism ----------------------------------------------------------------------------------
 
-    def sample(
-        self, height: int, width: int, count: int, *, seed: int = 0
-    ) -> list[np.ndarray]:
+    def sample(self, height: int, width: int, count: int, *, seed: int = 0) -> list[np.ndarray]:
         """Unconditional samples: every digit drawn from the model, coarse to fine."""
         state = self.start([(height, width)] * count, [0] * count)
         levels = self.config.levels

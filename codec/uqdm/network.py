@@ -1,18 +1,19 @@
 """The band network: every level's probabilities from what is decoded so far, in exact integers.
 
-A network that shapes an entropy coder must give the same numbers on every device for ever, and float
-convolutions do not (other batch size, other kernel, other last bit). So this network *is* an integer
-network: weights in [-127, 127], activations in [-127, 127] or [0, 255], sums below 2**24. Integers of
-that size are exact in float32, whatever the order of additions, with or without fused multiply-add,
-on CPUs and on GPUs (TF32 and bfloat16 hold 8-bit factors exactly, too). Requantisation is one IEEE
-multiplication and one rounding to even. No check, escalation or side information is needed.
+A network that shapes an entropy coder must give the same numbers on every device for ever, and
+float convolutions do not (other batch size, other kernel, other last bit). So this network *is* an
+integer network: weights in [-127, 127], activations in [-127, 127] or [0, 255], sums below 2**24.
+Integers of that size are exact in float32, whatever the order of additions, with or without fused
+multiply-add, on CPUs and on GPUs (TF32 and bfloat16 hold 8-bit factors exactly, too).
+Requantisation is one IEEE multiplication and one rounding to even. No check, escalation or side
+information is needed.
 
 Training sees the same arithmetic through straight-through rounding ("fake quantisation").
 
-    digits so far ─► features (2 x 192, 8 bits) ─► 1x1 ─► h ─► N x block ─► 1x1 ─► (tilt, width, shift, spread)
-    block:  h += W2 relu(W1 depthwise5x5(h))           all at 1/8 resolution, no normalisation,
-                                                       gains and biases for each step of the schedule
+    digits so far -> features (2 x 192, 8 bits) -> 1x1 -> h -> N x block -> 1x1 -> outputs (n x 192)
+    block: h += W2 relu(W1 depthwise5x5(h))
 
+All at 1/8 resolution, without normalisation, with gains and biases for each step of the schedule.
 The receptive field is bounded (2 N blocks on each side) and zero padding is the only border effect,
 so a tile with that halo gives exactly what the whole picture gives.
 """
@@ -71,14 +72,15 @@ class _FakeQuantize(torch.autograd.Function):
 
 
 def _fake(x: Tensor, scale: float, low: float, high: float) -> Tensor:
-    return _FakeQuantize.apply(x, scale, low, high)  # type: ignore[no-untyped-call]
+    return _FakeQuantize.apply(x, scale, low, high)
 
 
 def _weight_scale(weight: Tensor) -> Tensor:
     """Size of one integer step of each output channel's weights, ``(O, 1, ...)``."""
-    return weight.detach().flatten(1).abs().amax(1).clamp_min(1e-6).view(
-        -1, *[1] * (weight.dim() - 1)
-    ) / 127.0
+    return (
+        weight.detach().flatten(1).abs().amax(1).clamp_min(1e-6).view(-1, *[1] * (weight.dim() - 1))
+        / 127.0
+    )
 
 
 def _fake_weight(weight: Tensor) -> Tensor:

@@ -1,0 +1,116 @@
+"""Training pictures: read from tar shards into memory, given out as random crops."""
+
+import json
+import tarfile
+from collections.abc import Callable, Iterable
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .errors import StrataError
+from .images import read_image
+
+Log = Callable[[str], None]
+
+
+class Pictures:
+    """Training pictures in memory, by size: those that hold a crop, and smaller ones.
+
+    Attributes:
+        sources: how many pictures came from which source and licence, for the model's card.
+    """
+
+    def __init__(self, crop: int) -> None:
+        self.crop = crop
+        self.large: list[np.ndarray] = []
+        self.small: dict[tuple[int, int], list[np.ndarray]] = {}
+        self.sources: dict[str, int] = {}
+
+    def add_tar(self, name: str, stream: BinaryIO, log: Log = print) -> None:
+        """Read one WebDataset shard; pictures that cannot be read are named and left out."""
+        found, labels = 0, {}
+        with tarfile.open(fileobj=stream, mode="r|*") as tar:
+            for member in tar:
+                handle = tar.extractfile(member) if member.isfile() else None
+                if handle is None:
+                    continue
+                data, extension = handle.read(), member.name.rsplit(".", 1)[-1].lower()
+                if extension == "json":
+                    try:
+                        label = json.loads(data)
+                        source = f"{label.get('source', '?')} ({label.get('license', '?')})"
+                    except (ValueError, AttributeError):
+                        source = "?"
+                    labels[member.name] = source
+                elif extension in ("jpg", "jpeg", "png", "webp", "ppm", "bmp", "tif", "tiff"):
+                    try:
+                        self.add(read_image(data).rgb)
+                        found += 1
+                    except StrataError as error:  # one bad picture must not end a long run
+                        log(f"{name}: {member.name} left out: {error}")
+        for source in labels.values() or ["?"] * found:
+            self.sources[source] = self.sources.get(source, 0) + 1
+        log(f"{name}: {found} pictures")
+
+    def add(self, rgb: np.ndarray) -> None:
+        height, width = rgb.shape[:2]
+        if min(height, width) >= self.crop:
+            self.large.append(rgb)
+        elif min(height, width) >= 16:
+            self.small.setdefault((height // 8 * 8, width // 8 * 8), []).append(rgb)
+
+    def take(self, count: int) -> list[np.ndarray]:
+        """Remove and return up to ``count`` pictures, half of them large where there are both."""
+        small = [x for group in self.small.values() for x in group]
+        few = min(len(small), max(count // 2, count - len(self.large)))
+        taken = self.large[: count - few] + small[:few]
+        self.large = self.large[count - few :]
+        self.small = {}
+        for picture in small[few:]:
+            self.add(picture)
+        return taken
+
+    def __len__(self) -> int:
+        return len(self.large) + sum(map(len, self.small.values()))
+
+    def batch(self, count: int, small_share: float, rng: np.random.Generator) -> Tensor:
+        """``(n, 3, h, w) uint8``: ``count`` crops, or as many pixels in small pictures."""
+        if self.small and (not self.large or rng.random() < small_share):
+            sizes = list(self.small)
+            weight = np.array([len(self.small[s]) for s in sizes], float)
+            height, width = sizes[rng.choice(len(sizes), p=weight / weight.sum())]
+            count = max(count * self.crop**2 // (height * width) // 4 * 4, 4)
+            chosen = [x[:height, :width] for x in _choose(self.small[height, width], count, rng)]
+        else:
+            chosen = [_crop(x, self.crop, rng) for x in _choose(self.large, count, rng)]
+        flipped = [x[:, ::-1] if rng.random() < 0.5 else x for x in chosen]
+        return torch.from_numpy(np.stack(flipped)).permute(0, 3, 1, 2).contiguous()
+
+
+def _choose(pictures: list[np.ndarray], count: int, rng: np.random.Generator) -> list[np.ndarray]:
+    return [pictures[i] for i in rng.integers(len(pictures), size=count)]
+
+
+def _crop(picture: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """A random crop, half of the time of the picture reduced by up to 2.5: JPEG's own traces
+    vanish, and detail comes in at every scale."""
+    height, width = picture.shape[:2]
+    take = size
+    if rng.random() < 0.5:
+        take = int(size * rng.uniform(1.0, min(2.5, min(height, width) / size)))
+    y, x = rng.integers(height - take + 1), rng.integers(width - take + 1)
+    piece = picture[y : y + take, x : x + take]
+    if take == size:
+        return piece
+    return np.asarray(Image.fromarray(piece).resize((size, size), Image.Resampling.LANCZOS))
+
+
+def read_shards(shards: Iterable[tuple[str, BinaryIO]], crop: int, log: Log = print) -> Pictures:
+    """Pictures of ``(name, open tar)`` shards."""
+    pictures = Pictures(crop)
+    for name, stream in shards:
+        pictures.add_tar(name, stream, log)
+    return pictures

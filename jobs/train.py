@@ -1,0 +1,144 @@
+#!/usr/bin/env python
+"""Train a model on tar shards of pictures.
+
+Examples:
+    python jobs/train.py --data 'photos-{000..007}.tar' --config small --out runs/mine --hours 2
+    python jobs/train.py --data shards/ --init uqdm-small --out runs/better --device cuda
+
+The same command again goes on from the last checkpoint in --out. Afterwards the model is there:
+    python jobs/compress_dataset.py --model runs/mine ...
+
+Needs no Ray; with local files as --data, nothing beside torch, numpy, Pillow and safetensors.
+"""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+
+from codec.errors import StrataError
+from codec.training_data import read_shards
+from codec.uqdm import recipes
+from codec.uqdm.training import TrainingConfig, train
+
+VALIDATION_PICTURES = 16
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    names = "; ".join(f"{name}: {recipe.about}" for name, recipe in recipes.RECIPES.items())
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--codec", choices=["uqdm"], default="uqdm", help="the codec family")
+    parser.add_argument(
+        "--data", nargs="+", action="extend", required=True, metavar="URL", help="tar shards"
+    )
+    parser.add_argument("--config", default="small", choices=recipes.RECIPES, help=names)
+    parser.add_argument("--out", type=Path, required=True, help="the run's folder (local)")
+    parser.add_argument(
+        "--init",
+        metavar="MODEL",
+        help="go on from the weights of a shipped model or of another run (--config is ignored)",
+    )
+    parser.add_argument(
+        "--validate",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="URL",
+        help=f"tar shards to measure on, their first {VALIDATION_PICTURES} pictures' middles "
+        "(default: as many pictures of --data, which are then not trained on)",
+    )
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's)")
+    for field in dataclasses.fields(TrainingConfig):
+        parser.add_argument(
+            "--" + field.name.replace("_", "-"),
+            type=type(field.default),
+            help=f"(default: the recipe's; {field.default} in most)",
+        )
+    return parser.parse_args(arguments)
+
+
+def open_shards(urls: Sequence[str]) -> Iterator[tuple[str, BinaryIO]]:
+    """Name and content of every shard. Plain local files need no more than Python."""
+    if all(Path(url).is_file() for url in urls):
+        for url in urls:
+            with open(url, "rb") as file:
+                yield url, file
+        return
+    import fsspec
+
+    from pipeline.shards import expand_inputs
+
+    for shard in expand_inputs(urls):
+        with fsspec.open(shard.url, "rb") as file:
+            yield shard.url, file
+
+
+def log(line: str) -> None:
+    print(line, flush=True)
+
+
+def run(options: argparse.Namespace) -> None:
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
+        raise StrataError("--device cuda: torch finds no GPU here")
+    recipe = recipes.RECIPES[options.config]
+    chosen = {
+        field.name: getattr(options, field.name)
+        for field in dataclasses.fields(TrainingConfig)
+        if getattr(options, field.name) is not None
+    }
+    config = dataclasses.replace(recipe.training, **chosen)
+    pictures = read_shards(open_shards(options.data), config.crop, log)
+    if options.validate:
+        validation = read_shards(open_shards(options.validate), 1, log).take(VALIDATION_PICTURES)
+    else:
+        validation = pictures.take(VALIDATION_PICTURES)
+    if not len(pictures):
+        raise StrataError("--data holds no picture of at least 16x16")
+    started_from = options.init
+    if (options.out / recipes.TRAINING_FILE).is_file():  # an interrupted run goes on as it began
+        trainable = recipes.restore(options.out)
+    elif options.init:
+        trainable = recipes.restore(Path(options.init))
+    else:
+        trainable = recipes.build(recipe, pictures, config.seed)
+    crops = recipes.centre_crops(validation)
+    card = {"recipe": options.config, "started_from": started_from, "measured_on": len(crops)}
+    save = recipes.saver(trainable, options.out, crops, options.device, card)
+    train(
+        trainable.model,
+        trainable.objective,
+        pictures,
+        config,
+        options.out,
+        save,
+        device=options.device,
+        log=log,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse(arguments)
+    try:
+        run(options)
+    except (StrataError, OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
