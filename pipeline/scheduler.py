@@ -104,15 +104,16 @@ class _Pool:
         self.idle: list[_Actor] = []
         self.ever_ready = False
         self.last_start_error = ""
-        remote: Any = ray.remote(worker)
-        self.start = lambda: remote.options(
-            concurrency_groups={"status": 1},
-            num_cpus=shape.cpus,
-            num_gpus=shape.gpus,
-            max_restarts=-1,
-            max_task_retries=0,
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(shape.threads)}},
-        ).remote(settings)
+        options: dict[str, Any] = {
+            "concurrency_groups": {"status": 1},  # ``progress`` answers while ``run`` runs
+            "num_cpus": shape.cpus,
+            "num_gpus": shape.gpus,
+            "max_restarts": -1,
+            "max_task_retries": 0,
+            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(shape.threads)}},
+        }
+        remote = ray.remote(**options)(worker)
+        self.start = lambda: remote.remote(settings)
         self.workers = min(shape.workers, len(tasks))
 
     def run(self) -> Iterator[Outcome]:
@@ -237,7 +238,8 @@ class _Pool:
             if actor.task is None or actor.overdue:
                 continue
             if actor.progress_call is None:
-                actor.progress_call = actor.handle.progress.remote()
+                method = actor.handle.progress.options(concurrency_group="status")
+                actor.progress_call = method.remote()
             elif self.ray.wait([actor.progress_call], timeout=0)[0]:
                 with contextlib.suppress(self.ray.exceptions.RayError):
                     actor.progress = self.ray.get(actor.progress_call)

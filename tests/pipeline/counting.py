@@ -13,7 +13,7 @@ class _CountedFile(AbstractBufferedFile):
 
 
 class CountingFileSystem(MemoryFileSystem):
-    """``counting://``: memory that behaves like an object store, with the traffic in ``requests``."""
+    """``counting://``: memory that reads like an object store; its traffic is in ``requests``."""
 
     protocol = "counting"
     store: ClassVar[dict[str, Any]] = {}

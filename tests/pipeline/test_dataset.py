@@ -63,7 +63,7 @@ def test_reading_some_keys(dataset: Dataset) -> None:
 def test_what_is_not_there_is_said(dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no picture with the key 'nope'"):
         dataset.image("nope")
-    with pytest.raises(DatasetError, match="'broken' of .*a.tar is bad: not an image"):
+    with pytest.raises(DatasetError, match=r"'broken' of .*a\.tar is bad: not an image"):
         dataset.image("broken")
     with pytest.raises(DatasetError, match="stores 4 layers"):
         next(dataset.read(5))
@@ -94,7 +94,7 @@ def test_a_file_that_is_gone_cut_or_damaged(dataset: Dataset) -> None:
     flipped = bytearray(whole)
     flipped[whole.index(layer) + 20] ^= 4
     path.write_bytes(flipped)
-    with pytest.raises(OSError, match="(?i)crc|checksum"):
+    with pytest.raises(OSError, match=r"(?i)crc|checksum"):
         dataset.image("s0001")
     assert dataset.image("s0001", 3).shape == (24, 32, 3)  # the damage is not in these layers
     path.write_bytes(whole[:-100])

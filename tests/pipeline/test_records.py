@@ -91,7 +91,7 @@ def test_a_flipped_bit_does_not_pass(tmp_path: Path) -> None:
     at = data.index(bytes([7, 1]) * 20)
     data[at] ^= 1
     path.write_bytes(data)
-    with pytest.raises(OSError, match="(?i)crc|checksum"):
+    with pytest.raises(OSError, match=r"(?i)crc|checksum"):
         inspect_file(path, 3)
 
 

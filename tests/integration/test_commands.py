@@ -1,0 +1,205 @@
+"""The jobs as commands: exit codes, messages, signals, and `ray job submit`."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import pipeline
+from tests.integration.conftest import free_port
+from tests.pipeline.makers import samples, write_tar
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPRESS, DECODE = ROOT / "jobs" / "compress_dataset.py", ROOT / "jobs" / "decode_dataset.py"
+
+pytestmark = pytest.mark.integration
+
+
+def run(
+    script: Path, *arguments: object, cwd: Path, home: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")}
+    environment |= {"HOME": str(home or cwd), "RAY_USAGE_STATS_ENABLED": "0"}
+    command = [sys.executable, str(script), *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=250, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--input", "none.tar", "--output", "set"], "none.tar: there is no such file"),
+        (["--input", "a.tar", "--output", "set", "--model", "nosuch"], "no model 'nosuch'"),
+        (["--input", "a.tar", "--output", "set", "--store-layers", "99"], "--store-layers 99"),
+        (["--input", "a.tar", "--output", "set", "--store-layers", "x"], "positive number or auto"),
+        (
+            ["--input", "a.tar", "--output", "set", "--lossless", "--store-layers", "1"],
+            "leave out --store-layers",
+        ),
+        (["--input", "a.tar", "--output", "a.tar/set"], "cannot be written"),
+        (["--input", "a.tar", "--output", "nosuch://x"], "nosuch"),
+        (["--input", "a.tar", "--output", "set", "--workers", "0"], "must be at least 1"),
+        (["--input", "a.tar"], "--output"),
+    ],
+)
+def test_what_must_be_put_right_first(tmp_path: Path, arguments: list[str], words: str) -> None:
+    write_tar(tmp_path / "a.tar", samples(1))
+    done = run(COMPRESS, *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "set" / "data").exists()
+
+
+def test_decoding_what_is_no_dataset(tmp_path: Path) -> None:
+    done = run(DECODE, "--input", tmp_path, "--output", tmp_path / "out", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "there is no dataset here" in done.stderr
+
+
+@pytest.mark.parametrize("script", [COMPRESS, DECODE])
+def test_help_explains_every_option(tmp_path: Path, script: Path) -> None:
+    done = run(script, "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "Exit code 0" in done.stdout
+    assert os.access(script, os.X_OK)
+
+
+@pytest.mark.slow
+def test_from_any_folder_on_a_ray_of_its_own(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    write_tar(tmp_path / "a.tar", [*samples(3), ("b.png", b"broken")])
+    done = run(COMPRESS, "--input", "a.tar", "--output", "set", cwd=tmp_path, home=home)
+    assert done.returncode == 1, done.stderr
+    assert "compressed 3 pictures of 1 shards; 1 bad, 0 filtered, 0 shards failed" in done.stdout
+    assert f"{tmp_path}/a.tar : 'b' : " in done.stdout
+    assert not (home / ".ray").exists()  # a token there would lock `ray start` for this user
+    assert len(pipeline.open_dataset(str(tmp_path / "set"))) == 3
+
+
+@pytest.mark.slow
+def test_a_job_that_is_stopped_leaves_nothing_half_done(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", samples(2))
+    write_tar(tmp_path / "b.tar", samples(4000))
+    arguments = ["--input", "a.tar", "b.tar", "--output", "set", "--workers", "1", "--lossless"]
+    job = subprocess.Popen(
+        [sys.executable, str(COMPRESS), *arguments],
+        cwd=tmp_path,
+        env=os.environ | {"HOME": str(tmp_path)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    commits = tmp_path / "set" / "commits"
+    for _ in range(1000):
+        if commits.is_dir() and list(commits.glob("*.json")):
+            break
+        time.sleep(0.1)
+    job.send_signal(signal.SIGTERM)
+    _, errors = job.communicate(timeout=60)
+    assert job.returncode == 130
+    assert "goes on from there" in errors
+    time.sleep(1)
+    written = sorted(p.relative_to(tmp_path / "set") for p in (tmp_path / "set").rglob("*.*"))
+    names = [path.name for path in written if path.parts[0] in ("data", "commits")]
+    assert len(names) == 2
+    assert {name.split("-")[0] for name in names} == {"a"}
+    assert not any(path.name.startswith("manifest") for path in written)
+
+
+@dataclass(frozen=True)
+class PrivateCluster:
+    """A Ray cluster of its own, with the environment that reaches it."""
+
+    address: str
+    environment: dict[str, str]
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[PrivateCluster]:
+    """``ray start --head`` in a process group of its own, which ends with the test."""
+    home = tmp_path / "home"
+    home.mkdir()
+    ray, port, dashboard = Path(sys.executable).with_name("ray"), free_port(), free_port()
+    environment = os.environ | {
+        "HOME": str(home),
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_TMPDIR": "/tmp",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    environment.pop("RAY_ADDRESS", None)
+    command = [ray, "start", "--head", "--block", f"--port={port}", "--num-cpus=2"]
+    command += ["--node-ip-address=127.0.0.1", f"--dashboard-port={dashboard}"]
+    command += ["--dashboard-host=127.0.0.1", "--object-store-memory=200000000"]
+    command += [f"--temp-dir={tmp_path / 'r'}", "--disable-usage-stats"]
+    head = subprocess.Popen(
+        list(map(str, command)),
+        env=environment,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    address = f"http://127.0.0.1:{dashboard}"
+    try:
+        for _ in range(120):
+            listing = subprocess.run(
+                [ray, "job", "list", "--address", address],
+                env=environment,
+                capture_output=True,
+                check=False,
+            )
+            if listing.returncode == 0:
+                break
+            assert head.poll() is None
+            time.sleep(0.5)
+        yield PrivateCluster(address, environment)
+    finally:
+        os.killpg(head.pid, signal.SIGTERM)
+        try:
+            head.wait(20)
+        finally:
+            with_children_left = subprocess.run(["pgrep", "-g", str(head.pid)], check=False)
+            if with_children_left.returncode == 0:
+                os.killpg(head.pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_ray_job_submit(cluster: PrivateCluster, tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", samples(2))
+    folder = tmp_path / "checkout"  # what a user submits: the packages and the jobs
+    for name in ("codec", "pipeline", "jobs"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def submit(*entrypoint: str) -> subprocess.CompletedProcess[str]:
+        command = [str(Path(sys.executable).with_name("ray")), "job", "submit"]
+        command += ["--address", cluster.address, "--working-dir", ".", "--", *entrypoint]
+        return subprocess.run(
+            command,
+            cwd=folder,
+            env=cluster.environment,
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=False,
+        )
+
+    tar, archive = str(tmp_path / "a.tar"), str(tmp_path / "set")
+    first = submit("python", "jobs/compress_dataset.py", "--input", tar, "--output", archive)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "compressed 2 pictures" in first.stdout
+    out = str(tmp_path / "out")
+    second = submit("jobs/decode_dataset.py", "--input", archive, "--output", out, "--layers", "1")
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert "decoded 2 pictures" in second.stdout
+    assert len(list((tmp_path / "out").glob("*.tar"))) == 1
+    lost = submit("jobs/compress_dataset.py", "--input", tar, "--output", "relative")
+    assert lost.returncode != 0
+    assert "a relative path would be lost" in " ".join((lost.stdout + lost.stderr).split())

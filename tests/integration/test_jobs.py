@@ -1,0 +1,197 @@
+"""The main line with the shipped model: tars in, Parquet out, and back at any layer."""
+
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import webdataset
+
+import pipeline
+from codec.errors import StrataError
+from codec.images import read_image, write_image
+from codec.zoo import DEFAULT_MODELS
+from pipeline.compress import CompressOptions, compress
+from pipeline.decode import DecodeOptions, decode
+from pipeline.progress import Summary
+from tests.pipeline.makers import samples, tar_bytes, write_tar
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_session")]
+
+
+def run(inputs: list[str], output: str, **options: Any) -> Summary:
+    return compress(
+        CompressOptions(tuple(inputs), output, DEFAULT_MODELS["uqdm"], workers=1, **options)
+    )
+
+
+def photo_files(photo: np.ndarray) -> list[tuple[str, bytes]]:
+    """Crops of a photograph of many sizes, in several formats, with side fields."""
+    sizes = [(64, 64), (64, 64), (48, 80), (1, 1), (7, 129), (96, 40)]
+    files = []
+    for number, (height, width) in enumerate(sizes):
+        crop = photo[40 * number :, 40 * number :][:height, :width]
+        kind = ("png", "webp", "jpg")[number % 3]
+        alpha = np.full((height, width), 9, np.uint8) if number == 1 else None
+        files.append((f"p/{number}.{kind}", write_image(crop, alpha, kind)))
+        files.append((f"p/{number}.json", json.dumps({"size": [height, width]}).encode()))
+        files.append((f"p/{number}.cls", b"%d" % number))
+    return files
+
+
+def read_tars(folder: Path) -> dict[str, bytes]:
+    found = {}
+    for path in sorted(folder.glob("*.tar")):
+        with tarfile.open(path) as tar:
+            for member in tar:
+                found[member.name] = tar.extractfile(member).read()  # type: ignore[union-attr]
+    return found
+
+
+def test_there_and_back_without_loss(tmp_path: Path, photo: np.ndarray) -> None:
+    files = photo_files(photo)
+    write_tar(tmp_path / "a.tar", files)
+    write_tar(tmp_path / "b.tar", samples(2))
+    summary = run([str(tmp_path)], str(tmp_path / "set"), lossless=True)
+    assert (summary.exit_code, summary.ok, summary.shards) == (0, 8, 2)
+    (tmp_path / "a.tar").unlink()
+
+    back = decode(DecodeOptions(str(tmp_path / "set"), str(tmp_path / "out"), workers=1))
+    assert (back.exit_code, back.ok) == (0, 8)
+    found = read_tars(tmp_path / "out")
+    for name, data in files:
+        if name.endswith(("json", "cls")):
+            assert found[name] == data
+            continue
+        original, copy = read_image(data), read_image(found[name.rsplit(".", 1)[0] + ".png"])
+        assert (original.rgb == copy.rgb).all()
+        assert (original.alpha is None) == (copy.alpha is None)
+    tars = sorted(map(str, (tmp_path / "out").glob("*.tar")))
+    keys = [sample["__key__"] for sample in webdataset.WebDataset(tars, shardshuffle=False)]
+    assert keys == [f"p/{n}" for n in range(6)] + ["s0000", "s0001"]
+
+    dataset = pipeline.open_dataset(str(tmp_path / "set"))
+    assert dataset.codec().lossless
+    errors = []
+    for layers in range(1, dataset.num_layers + 1):
+        image = dataset.image("p/0", layers)
+        errors.append(np.square(image.astype(float) - read_image(files[0][1]).rgb).mean())
+    assert errors[-1] == 0
+    assert errors[0] > errors[-2] > 0
+
+
+def test_the_default_is_not_larger_than_the_originals(tmp_path: Path, photo: np.ndarray) -> None:
+    files = [(f"{n}.jpg", write_image(photo[n * 9 :][:128, :160], None, "jpg")) for n in range(3)]
+    write_tar(tmp_path / "a.tar", files)
+    run([str(tmp_path / "a.tar")], str(tmp_path / "set"))
+    (path,) = (tmp_path / "set" / "data").iterdir()
+    table = pq.read_table(path)
+    sizes = {key: len(data) for key, data in ((name[:-4], data) for name, data in files)}
+    model = pipeline.open_dataset(str(tmp_path / "set")).codec()
+    for row in table.to_pylist():
+        assert row["source_bytes"] == sizes[row["key"]]
+        assert 1 <= row["layers"] <= model.archive_layers
+        assert row["layers"] == 1 or row["cumulative_bytes"][-1] <= row["source_bytes"]
+
+
+def test_what_is_bad_is_named_and_the_rest_goes_through(tmp_path: Path) -> None:
+    write_tar(tmp_path / "good.tar", samples(3))
+    write_tar(tmp_path / "some.tar", [*samples(2, 10), ("broken.png", b"\x89PNG\r\n\x1a\n")])
+    (tmp_path / "cut.tar").write_bytes(tar_bytes(samples(3, 20))[: 512 * 10])
+    (tmp_path / "foreign.tar").write_bytes(b"not a tar at all" * 100)
+    summary = run([str(tmp_path)], str(tmp_path / "set"))
+    assert summary.exit_code == 1
+    assert (summary.ok, summary.bad, summary.shards) == (5, 1, 4)
+    text = "\n".join(summary.lines())
+    assert "cut.tar : ShardError" in text
+    assert "cut short at offset 5120" in text
+    assert "foreign.tar: not a tar file" in text
+    assert "some.tar : 'broken'" in text
+    assert len(pipeline.open_dataset(str(tmp_path / "set"))) == 5
+    back = decode(DecodeOptions(str(tmp_path / "set"), str(tmp_path / "out"), layers=1, workers=1))
+    assert (back.exit_code, back.ok, back.bad) == (1, 5, 1)
+    assert "'broken'" in "\n".join(back.lines())
+
+
+def test_running_again_does_only_what_is_missing(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_tar(tmp_path / f"{name}.tar", samples(2))
+    output = tmp_path / "set"
+    run([str(tmp_path / "a.tar")], str(output))
+    before = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()}
+
+    again = run([str(tmp_path / "a.tar")], str(output))
+    assert (again.resumed, again.new_samples, again.exit_code) == (1, 0, 0)
+    assert {p: p.stat().st_mtime_ns for p in output.rglob("*") if p.is_file()} == before
+
+    more = run([str(tmp_path / "*.tar")], str(output))
+    assert (more.resumed, more.new_samples, more.ok) == (1, 2, 4)
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    assert (output / "manifest-000002.json").exists()
+
+    next((output / "data").glob("a-*")).unlink()
+    repaired = run([str(tmp_path / "*.tar")], str(output))
+    assert (repaired.resumed, repaired.new_samples, repaired.exit_code) == (1, 2, 0)
+    assert len(list(pipeline.open_dataset(str(output)).read(1))) == 4
+
+    with pytest.raises(StrataError, match=r"layers is .* there"):
+        run([str(tmp_path / "*.tar")], str(output), lossless=True)
+    write_tar(tmp_path / "a.tar", samples(3))
+    with pytest.raises(StrataError, match=r"changed since.*a\.tar"):
+        run([str(tmp_path / "*.tar")], str(output))
+
+
+def test_decoding_to_files_and_resuming(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", [*samples(2), ("../../up.png", samples(1)[0][1])])
+    run([str(tmp_path / "a.tar")], str(tmp_path / "set"))
+    options = DecodeOptions(
+        str(tmp_path / "set"),
+        str(tmp_path / "deep" / "out"),
+        layers=1,
+        format="files",
+        image_format="webp",
+        realism="flow",
+        workers=1,
+    )
+    assert decode(options).ok == 3
+    (folder,) = (path for path in (tmp_path / "deep" / "out").iterdir() if path.name != ".strata")
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "%2E%2E",
+        *(f"s{n:04d}.{field}" for n in range(2) for field in ("cls", "json", "webp")),
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tar", "deep", "set"]
+    again = decode(options)
+    assert (again.resumed, again.new_samples, again.ok) == (1, 0, 3)
+    with pytest.raises(StrataError, match="image_format is 'webp' there and 'png' here"):
+        decode(DecodeOptions(options.dataset, options.output, layers=1, format="files"))
+    with pytest.raises(StrataError, match="--layers 99"):
+        decode(DecodeOptions(options.dataset, str(tmp_path / "x"), layers=99))
+
+
+def test_on_an_object_store(s3: str, tmp_path: Path) -> None:
+    import fsspec
+
+    fs = fsspec.filesystem("s3")
+    for number in range(3):
+        fs.pipe_file(f"strata/in/x-{number}.tar", tar_bytes(samples(2, 10 * number)))
+    fs.pipe_file("strata/in/y-0.tar", tar_bytes(samples(2, 90))[: 512 * 7])
+    pattern = f"{s3}/in/x-{{0..2}}.tar"
+    summary = run([pattern, f"{s3}/in/y-*.tar"], f"{s3}/set", lossless=True)
+    assert (summary.exit_code, summary.ok, len(summary.failed_shards)) == (1, 6, 1)
+    assert "s3://strata/in/y-0.tar" in summary.failed_shards[0].reason
+    assert not any("create-only" in note for note in summary.notes)
+    again = run([pattern], f"{s3}/set", lossless=True)
+    assert (again.exit_code, again.resumed, again.new_samples) == (0, 3, 0)
+
+    dataset = pipeline.open_dataset(f"{s3}/set")
+    assert len(list(dataset.keys())) == 6
+    expected = read_image(samples(1, 20)[0][1]).rgb
+    assert (dataset.image("s0020") == expected).all()
+    back = decode(DecodeOptions(f"{s3}/set", f"{s3}/out", workers=1))
+    assert back.exit_code == 0
+    fs.invalidate_cache()
+    names = sorted(path.rsplit("/", 1)[-1] for path in fs.ls("strata/out", detail=False))
+    assert [name[:4] for name in names if name.endswith(".tar")] == ["x-0-", "x-1-", "x-2-"]
