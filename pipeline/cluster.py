@@ -2,6 +2,8 @@
 
 import os
 import secrets
+import signal
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,8 +54,12 @@ def connect(address: str | None) -> None:
 
     if ray.is_initialized():
         return
+    root = Path(__file__).resolve().parents[1]
     options: dict[str, Any] = {"logging_level": "WARNING", "log_to_driver": True}
     if not wanted:
+        # Workers are children of this process's Ray and inherit where our packages are.
+        paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
+        os.environ["PYTHONPATH"] = os.pathsep.join(paths)
         options |= {
             "address": "local",
             "object_store_memory": OBJECT_STORE_BYTES,
@@ -63,11 +69,13 @@ def connect(address: str | None) -> None:
         options["address"] = wanted
         if not inside_ray_job():
             # Workers on other machines need our two packages; inside a job they have them.
-            packages = Path(__file__).resolve().parents[1]
-            modules = [str(packages / "codec"), str(packages / "pipeline")]
-            options["runtime_env"] = {"py_modules": modules}
+            options["runtime_env"] = {"py_modules": [str(root / "codec"), str(root / "pipeline")]}
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**options)
+        # Ray replaces this handler by one that prints a C++ stack and ends the process at once.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ClusterError(f"no Ray cluster at {wanted or 'this machine'}: {error}") from error
 

@@ -65,7 +65,7 @@ class Plan:
         """Compare with the plan in the store, if there is one. Raises PlanMismatchError."""
         try:
             present = json.loads(store.read(self.name))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return
         except ValueError as error:
             raise PlanMismatchError(f"{store.url}/{self.name} is not a plan: {error}") from error

@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from codec import Codec, load_codec
@@ -18,7 +18,7 @@ from .progress import Problem, ProgressBar, Summary, megabytes, ratio
 from .records import SCHEMA_VERSION
 from .scheduler import Outcome, Policy, Task, run_tasks
 from .shards import Shard, expand_inputs
-from .storage import StorageError, Store
+from .storage import Store, scratch_folder, storage_errors
 from .worker import CompressSettings, ShardCompressor
 
 
@@ -56,11 +56,12 @@ def compress(options: CompressOptions) -> Summary:
     plan = Plan(PLAN_NAME, _parameters(options, model))
     shards = expand_inputs(options.inputs)
     store = Store(options.output)
-    plan.check(store)
     ledger = Ledger(store, plan.fingerprint)
-    check_inputs(shards, ledger.records())
-    create_only = _prepare_output(store, plan, model)
-    done, lost = ledger.completed("data", ".parquet")
+    with storage_errors(store.url, "cannot be written"):
+        plan.check(store)
+        check_inputs(shards, ledger.records())
+        create_only = _prepare_output(store, plan, model)
+        done, lost = ledger.completed("data", ".parquet")
     names = {shard_name(shard, plan.fingerprint): shard for shard in shards}
     missing = {name: shard for name, shard in names.items() if name not in done}
 
@@ -71,7 +72,8 @@ def compress(options: CompressOptions) -> Summary:
         )
     summary.notes += [f"warning: {name} was damaged or lost and is done again" for name in lost]
     if missing:
-        outcomes = _run(options, plan, missing, summary)
+        with scratch_folder(options.scratch) as scratch:
+            outcomes = _run(replace(options, scratch=str(scratch)), plan, missing, summary)
         for outcome in outcomes:
             if outcome.result is not None:
                 done[outcome.task.name] = outcome.result
@@ -126,20 +128,13 @@ def _layers(options: CompressOptions, model: Codec) -> tuple[int, bool]:
 
 def _prepare_output(store: Store, plan: Plan, model: Codec) -> bool:
     """Write the plan and the model. Returns whether the store honours create-only writes."""
-    try:
-        create_only = plan.establish(store)
-        folder = f"models/{model.model_id}"
-        store.create_from(f"{folder}/{MODEL_FILE}", model.model_path)
-        card = card_file(model.model_path)
-        if card.is_file():
-            store.create_from(f"{folder}/{CARD_FILE}", card)
-        return create_only
-    except StrataError:
-        raise
-    except Exception as error:  # every store has exceptions of its own
-        raise StorageError(
-            f"{store.url}: cannot be written: {type(error).__name__}: {error}"
-        ) from error
+    create_only = plan.establish(store)
+    folder = f"models/{model.model_id}"
+    store.create_from(f"{folder}/{MODEL_FILE}", model.model_path)
+    card = card_file(model.model_path)
+    if card.is_file():
+        store.create_from(f"{folder}/{CARD_FILE}", card)
+    return create_only
 
 
 def _run(

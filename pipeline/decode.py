@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from . import cluster
@@ -12,7 +12,7 @@ from .dataset import DataFile, open_dataset
 from .decoder import COMMITS, DecodeSettings, ShardDecoder
 from .progress import Problem, ProgressBar, Summary
 from .scheduler import Outcome, Policy, Task, run_tasks
-from .storage import StorageError, Store
+from .storage import Store, scratch_folder, storage_errors
 
 PLAN_NAME = ".strata/decode.json"
 
@@ -61,20 +61,21 @@ def decode(options: DecodeOptions) -> Summary:
     store = Store(options.output)
     ledger = Ledger(store, plan.fingerprint, COMMITS)
     summary = Summary("decoded", shards=len(dataset.files))
-    try:
+    with storage_errors(store.url, "cannot be written"):
         if not plan.establish(store):
             summary.notes.append(f"warning: {store.url} ignores create-only writes")
-    except OSError as error:
-        raise StorageError(f"{store.url}: cannot be written: {error}") from error
-    if options.format == "webdataset":
-        done, lost = ledger.completed("", ".tar")
-        summary.notes += [f"warning: {name}.tar was lost and is written again" for name in lost]
-    else:
-        done = ledger.records()
+        if options.format == "webdataset":
+            done, lost = ledger.completed("", ".tar")
+            summary.notes += [f"warning: {name}.tar was lost and is written again" for name in lost]
+        else:
+            done = ledger.records()
     missing = [file for file in dataset.files if file.name not in done]
     summary.resumed = len(dataset.files) - len(missing)
     if missing:
-        for outcome in _run(options, plan, layers, missing, summary):
+        with scratch_folder(options.scratch) as scratch:
+            own = replace(options, scratch=str(scratch))
+            outcomes = _run(own, plan, layers, missing, summary)
+        for outcome in outcomes:
             if outcome.result is not None:
                 done[outcome.task.name] = outcome.result
             else:

@@ -2,7 +2,6 @@
 
 import io
 import tarfile
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -21,7 +20,7 @@ from .commit import Ledger
 from .dataset import DataFile, Dataset, open_dataset
 from .pictures import ahead, batches_by_size, describe, one_by_one_on_error
 from .records import MAX_LISTED_PROBLEMS, encoded_image, iter_rows, original_key, stream_columns
-from .storage import Store
+from .storage import Store, scratch_folder
 
 COMMITS = ".strata/commits"
 WINDOW_PIXELS = 1 << 25
@@ -90,8 +89,8 @@ class ShardDecoder:
         self.ready()
         started = time.monotonic()
         settings, store = self.settings, Store(self.settings.output)
-        with tempfile.TemporaryDirectory(prefix="strata-", dir=settings.scratch) as folder:
-            local = Path(folder) / "out.tar"
+        with scratch_folder(settings.scratch) as folder:
+            local = folder / "out.tar"
             counts = {"ok": 0, "bad": 0, "filtered": 0}
             problems: list[tuple[str, str, str]] = []
             as_tar = settings.format == "webdataset"

@@ -112,7 +112,7 @@ class _Pool:
             "max_task_retries": 0,
             "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(shape.threads)}},
         }
-        remote = ray.remote(**options)(worker)
+        remote: Any = ray.remote(**options)(worker)
         self.start = lambda: remote.remote(settings)
         self.workers = min(shape.workers, len(tasks))
 
@@ -166,7 +166,7 @@ class _Pool:
                 result = self.ray.get(call)
             except self.ray.exceptions.RayActorError as error:
                 if task is None:
-                    self._start_failed(actor, str(error), permanent=False)
+                    self._start_failed(actor, _first_line(error), permanent=False)
                 else:
                     yield from self._failed(task, actor, _first_line(error), crashed=True)
                     self._call_ready(actor)

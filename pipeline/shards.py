@@ -15,7 +15,7 @@ from typing import Any
 import braceexpand
 from fsspec.implementations.local import LocalFileSystem
 
-from .storage import StorageError, open_filesystem
+from .storage import StorageError, open_filesystem, storage_errors
 from .tars import Member, ShardError, read_members
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
@@ -80,7 +80,7 @@ def expand_inputs(patterns: Sequence[str]) -> list[Shard]:
 
 def _expand(url: str) -> Iterator[Shard]:
     fs, path = open_filesystem(url)
-    try:
+    with storage_errors(url, "cannot be listed"):
         fs.invalidate_cache()
         if fs.isfile(path):
             found = [path]
@@ -94,10 +94,6 @@ def _expand(url: str) -> Iterator[Shard]:
             raise StorageError(f"{url}: no tar shard matches ({', '.join(SUFFIXES)})")
         for name in found:
             yield _shard(fs, name)
-    except StorageError:
-        raise
-    except Exception as error:  # every store has exceptions of its own
-        raise StorageError(f"{url}: cannot be listed: {type(error).__name__}: {error}") from error
 
 
 def _shard(fs: Any, path: str) -> Shard:

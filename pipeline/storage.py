@@ -12,7 +12,10 @@ import contextlib
 import inspect
 import os
 import shutil
+import tempfile
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,6 +27,17 @@ from codec.errors import StrataError
 
 class StorageError(StrataError):
     """An input cannot be read or an output cannot be written; the message names the URL."""
+
+
+@contextmanager
+def storage_errors(url: str, problem: str) -> Iterator[None]:
+    """Turn whatever a store raises (each has exceptions of its own) into a StorageError."""
+    try:
+        yield
+    except StrataError:
+        raise
+    except Exception as error:
+        raise StorageError(f"{url}: {problem}: {type(error).__name__}: {error}") from error
 
 
 def open_filesystem(url: str) -> tuple[Any, str]:
@@ -38,6 +52,22 @@ def open_filesystem(url: str) -> tuple[Any, str]:
     except (ImportError, ValueError, OSError) as error:
         raise StorageError(f"{url}: {error}") from error
     return fs, path.rstrip("/") or path
+
+
+@contextmanager
+def scratch_folder(parent: str | None) -> Iterator[Path]:
+    """A local folder for temporary files, inside ``parent`` (made if missing) or the system's.
+
+    The driver of a job holds one around all that its workers on this machine use: they are
+    killed when a job is stopped, and cannot tidy up themselves.
+    """
+    if parent is not None:
+        os.makedirs(parent, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="strata-", dir=parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class Store:

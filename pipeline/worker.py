@@ -42,7 +42,7 @@ from .records import (
     stream_columns,
 )
 from .shards import Sample, Shard, ShardFile, open_shard
-from .storage import Store
+from .storage import Store, scratch_folder
 
 KEEP_BAD_BYTES = 1 << 20  # broken pictures up to this size are kept, so that nothing is lost
 # Pictures held decoded at once, twice (the window being encoded and what is read ahead): 96 MB.
@@ -116,8 +116,7 @@ class ShardCompressor:
         self.ready()
         started = time.monotonic()
         store = Store(self.settings.output)
-        with tempfile.TemporaryDirectory(prefix="strata-", dir=self.settings.scratch) as folder:
-            scratch = Path(folder)
+        with scratch_folder(self.settings.scratch) as scratch:
             local = scratch / f"{name}.parquet"
             samples = self._encode(shard, local, scratch)
             facts = inspect_file(local, self.settings.layers)

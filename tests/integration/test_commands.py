@@ -1,10 +1,12 @@
 """The jobs as commands: exit codes, messages, signals, and `ray job submit`."""
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -132,20 +134,20 @@ def cluster(tmp_path: Path) -> Iterator[PrivateCluster]:
     environment = os.environ | {
         "HOME": str(home),
         "RAY_AUTH_MODE": "disabled",
-        "RAY_TMPDIR": "/tmp",
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     environment.pop("RAY_ADDRESS", None)
     command = [ray, "start", "--head", "--block", f"--port={port}", "--num-cpus=2"]
     command += ["--node-ip-address=127.0.0.1", f"--dashboard-port={dashboard}"]
     command += ["--dashboard-host=127.0.0.1", "--object-store-memory=200000000"]
-    command += [f"--temp-dir={tmp_path / 'r'}", "--disable-usage-stats"]
+    sockets = Path(tempfile.mkdtemp(prefix="strata-ray-"))  # a socket's path ends at 107 bytes
+    command += [f"--temp-dir={sockets}", "--disable-usage-stats"]
     head = subprocess.Popen(
         list(map(str, command)),
         env=environment,
         start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stdout=(tmp_path / "ray.log").open("w"),
+        stderr=subprocess.STDOUT,
     )
     address = f"http://127.0.0.1:{dashboard}"
     try:
@@ -158,17 +160,17 @@ def cluster(tmp_path: Path) -> Iterator[PrivateCluster]:
             )
             if listing.returncode == 0:
                 break
-            assert head.poll() is None
+            assert head.poll() is None, (tmp_path / "ray.log").read_text()
             time.sleep(0.5)
         yield PrivateCluster(address, environment)
     finally:
-        os.killpg(head.pid, signal.SIGTERM)
-        try:
-            head.wait(20)
-        finally:
-            with_children_left = subprocess.run(["pgrep", "-g", str(head.pid)], check=False)
-            if with_children_left.returncode == 0:
-                os.killpg(head.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(head.pid, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                head.wait(5)
+            os.killpg(head.pid, signal.SIGKILL)  # children that outlived it, if any
+        head.wait(10)
+        shutil.rmtree(sockets, ignore_errors=True)
 
 
 @pytest.mark.slow
