@@ -223,6 +223,26 @@ def psnr(images, decoded):
     return 10 * np.log10(255**2 / max(np.mean(errors), 1e-10))
 
 
+def test_the_likelihood_in_training_is_what_coding_costs(shared, tiny):
+    config, tensors = tiny
+    images = px64(shared, 4)
+    batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+    model = UniversalModel.from_tensors(UniversalConfig.from_dict(config), tensors).eval()
+    with torch.no_grad():
+        metrics = model(batch, torch.Generator().manual_seed(0), whole_chain=True)[1]
+    symbols = UniversalScheme(config, tensors, "cpu").encode(images, range(4), 5)
+    pixels = batch.shape[0] * 64 * 64
+    bits = [
+        sum(entropy.cross_entropy(*p) for layers in symbols for p in layers[i].parts()) / pixels
+        for i in range(5)
+    ]
+    # Training draws z_1 from q(z_1 | x), coding from N(0, 1), which does not tell the mean colour.
+    assert 0.7 * bits[0] < metrics["step_0"] < bits[0]
+    for i in (1, 2, 3):
+        assert metrics[f"step_{i}"] == pytest.approx(bits[i], rel=0.02)
+    assert metrics["pixels"] == pytest.approx(bits[4], rel=0.03)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_rates_and_quality_equal_the_authors(shared, tmp_path):

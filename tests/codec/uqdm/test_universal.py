@@ -1,4 +1,4 @@
-"""The universal quantiser as a codec, with a small untrained model: exact, deterministic, any size."""
+"""The universal quantiser as a codec, with a small random model: exact, deterministic, any size."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ NETWORK = {"channels": 8, "groups": 4, "blocks": 1, "heads": 1}
 
 
 def small_model(**choices):
-    """Configuration and tensors of a model whose network is random, not zero as untrained ones are."""
+    """Configuration and tensors of a model whose network is random; an untrained one is zero."""
     config = UniversalConfig.from_dict(KIND | {"network": NETWORK} | choices)
     torch.manual_seed(0)
     model = UniversalModel(config)

@@ -22,7 +22,7 @@ def model(**choices):
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Small tensors: where the machine is busy, waiting for a second thread costs ten times more."""
+    """Small tensors: on a busy machine, waiting for a second thread costs ten times more."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
