@@ -23,7 +23,7 @@ from PIL import Image, ImageDraw, ImageFont
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from codec.images import read_image  # noqa: E402
+from codec.images import read_image, write_image  # noqa: E402
 from codec.metrics import bits_per_pixel, mse, psnr_of_mean_mse  # noqa: E402
 from pipeline import open_dataset  # noqa: E402
 
@@ -32,12 +32,13 @@ SHARD = FOLDER / "photos" / "photos-000000.tar"
 ARCHIVE = FOLDER / "archive"
 SHEET = FOLDER / "contact_sheet.png"
 PREVIEW_LAYERS = 2
-CROP, GAP, LINE = 176, 8, 20  # pixels
+SIDE = 256  # of the squares cut from the photographs: seconds, not minutes, on a small machine
+CROP, GAP, LINE = 176, 8, 20  # pixels of the contact sheet
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A picture that scikit-image's wheel carries, and the corner of the crop to show of it."""
+    """A photograph that scikit-image's wheel carries, and the corner of the square to take."""
 
     file: str
     title: str
@@ -50,10 +51,10 @@ class Photo:
 
 
 PHOTOS = [
-    Photo("astronaut.png", "Eileen Collins, NASA", "public domain", (135, 25)),
-    Photo("chelsea.png", "Chelsea, by Stefan van der Walt", "CC0", (95, 40)),
-    Photo("coffee.png", "Coffee, by Rachel Michetti", "CC0", (250, 60)),
-    Photo("rocket.jpg", "Falcon 9 with DSCOVR, SpaceX", "public domain", (250, 180)),
+    Photo("astronaut.png", "Eileen Collins, NASA", "public domain", (95, 0)),
+    Photo("chelsea.png", "Chelsea, by Stefan van der Walt", "CC0", (55, 0)),
+    Photo("coffee.png", "Coffee, by Rachel Michetti", "CC0", (210, 20)),
+    Photo("rocket.jpg", "Falcon 9 with DSCOVR, SpaceX", "public domain", (190, 140)),
 ]
 
 
@@ -79,15 +80,17 @@ def step(text: str) -> None:
 
 
 def make_shard(path: Path) -> dict[str, bytes]:
-    """Write the photographs as a WebDataset shard; returns the picture files by key."""
+    """Write squares of the photographs as a WebDataset shard; returns the PNG files by key."""
     path.parent.mkdir(parents=True)
     originals = {}
     with tarfile.open(path, "w") as tar:
         for photo in PHOTOS:
-            originals[photo.key] = files("skimage.data").joinpath(photo.file).read_bytes()
+            whole = read_image(files("skimage.data").joinpath(photo.file).read_bytes()).rgb
+            x, y = photo.corner
+            picture = originals[photo.key] = write_image(whole[y : y + SIDE, x : x + SIDE])
             side = json.dumps({"title": photo.title, "licence": photo.licence}).encode()
-            for name, data in [(photo.file, originals[photo.key]), (f"{photo.key}.json", side)]:
-                member = tarfile.TarInfo(name)
+            for field, data in [("png", picture), ("json", side)]:
+                member = tarfile.TarInfo(f"{photo.key}.{field}")
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
     return originals
@@ -102,22 +105,21 @@ def job(script: str, *arguments: str | Path) -> None:
     code = subprocess.run([sys.executable, *command], env=environment, check=False).returncode
     if code:
         sys.exit(f"error: {command[0]} ended with exit code {code}; the reason is printed above")
-    print(f"  ({time.monotonic() - started:.0f} s, most of it starting Ray)", flush=True)
+    print(f"  ({time.monotonic() - started:.0f} s with starting and stopping Ray)", flush=True)
 
 
 def look(originals: dict[str, bytes]) -> dict[str, list[View]]:
     """Decode every picture after 1, 2, ... layers, reading the dataset as a library would."""
     dataset = open_dataset(str(ARCHIVE))
     codec = dataset.codec()
-    views = {}
-    for record in dataset.read():
-        original = read_image(originals[record.key]).rgb
-        views[record.key] = []
-        for layers in range(1, record.encoded.num_layers + 1):
-            part = record.encoded.truncate(layers)
-            image = codec.decode([part])[0]
-            views[record.key].append(View(image, part.nbytes, mse(original, image)))
-        print(f"  {record.key}: {record.encoded.num_layers} layers", flush=True)
+    views: dict[str, list[View]] = {key: [] for key in originals}
+    for layers in range(1, dataset.num_layers + 1):
+        records = list(dataset.read(layers=layers))
+        images = codec.decode([record.encoded for record in records])
+        for record, image in zip(records, images, strict=True):
+            error = mse(read_image(originals[record.key]).rgb, image)
+            views[record.key].append(View(image, record.encoded.nbytes, error))
+        print(f"  {layers} of {dataset.num_layers} layers", flush=True)
     return views
 
 
@@ -167,13 +169,11 @@ def contact_sheet(views: dict[str, list[View]], originals: dict[str, bytes]) -> 
         title = "original" if column == 0 else "1 layer" if column == 1 else f"{column} layers"
         x = GAP + column * (CROP + GAP) + CROP // 2
         draw.text((x, GAP), title, "black", ImageFont.load_default(15), anchor="ma")
-    corners = {photo.key: photo.corner for photo in PHOTOS}
+    margin = (SIDE - CROP) // 2
+    crop = np.s_[margin : margin + CROP, margin : margin + CROP]
     for row, (key, of_layers) in enumerate(views.items()):
-        x, y = corners[key]
-        crop = np.s_[y : y + CROP, x : x + CROP]
-        original = read_image(originals[key])
-        bpp = bits_per_pixel(len(originals[key]), original.width, original.height)
-        put(row, 0, original.rgb[crop], f"{original.format}, {bpp:.2f} bpp")
+        bpp = bits_per_pixel(len(originals[key]), SIDE, SIDE)
+        put(row, 0, read_image(originals[key]).rgb[crop], f"png, {bpp:.2f} bpp")
         for column, view in enumerate(of_layers, start=1):
             put(row, column, view.image[crop], f"{view.bpp:.2f} bpp, {view.quality}")
     return sheet
