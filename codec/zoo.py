@@ -99,6 +99,7 @@ def write_model(
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     metadata = {_METADATA: json.dumps(config, sort_keys=True, separators=(",", ":"))}
     save_file({n: t.contiguous() for n, t in tensors.items()}, partial, metadata)
+    partial.chmod(0o644)  # safetensors writes for the owner alone
     os.replace(partial, path)
     if card is not None:
         partial.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n")

@@ -53,7 +53,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         default=[],
         metavar="URL",
         help=f"tar shards to measure on, their first {VALIDATION_PICTURES} pictures' middles "
-        "(default: as many pictures of --data, which are then not trained on)",
+        "(default: as many pictures of --data, an eighth at most, which are then not trained on)",
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's)")
@@ -102,7 +102,7 @@ def run(options: argparse.Namespace) -> None:
     if options.validate:
         validation = read_shards(open_shards(options.validate), 1, log).take(VALIDATION_PICTURES)
     else:
-        validation = pictures.take(VALIDATION_PICTURES)
+        validation = pictures.take(min(VALIDATION_PICTURES, len(pictures) // 8))
     if not len(pictures):
         raise StrataError("--data holds no picture of at least 16x16")
     started_from = options.init

@@ -1,0 +1,39 @@
+"""Small models to test with: untrained, but started from statistics like every nested model."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from codec import zoo
+from codec.uqdm.nested import NestedConfig
+from codec.uqdm.nested_model import NestedModel
+
+NETWORK = {"channels": 16, "hidden": 32, "blocks": 2}
+
+
+def noise_pictures(count: int, side: int, seed: int = 0) -> torch.Tensor:
+    """Smooth random pictures ``(count, 3, side, side) uint8``: blurred noise with some detail."""
+    rng = np.random.default_rng(seed)
+    coarse = torch.from_numpy(rng.normal(128, 60, (count, 3, side // 8, side // 8)))
+    smooth = torch.nn.functional.interpolate(coarse, scale_factor=8, mode="bilinear")
+    return (smooth + torch.from_numpy(rng.normal(0, 4, smooth.shape))).clamp(0, 255).byte()
+
+
+def nested_model(seed: int = 0) -> NestedModel:
+    """A tiny nested model whose network says something: its output layer is not zero."""
+    torch.manual_seed(seed)
+    model = NestedModel(NestedConfig(band_rms=tuple(np.geomspace(6, 0.02, 192))), NETWORK)
+    model.start_from_statistics([noise_pictures(8, 64)])
+    with torch.no_grad():
+        model.network.head.normal_(std=0.05)
+        for block in model.network.blocks:
+            block.project.normal_(std=0.2)
+    return model
+
+
+def write_nested_model(folder: Path, seed: int = 0) -> Path:
+    model = nested_model(seed)
+    path = folder / zoo.MODEL_FILE
+    zoo.write_model(path, model.model_config(archive_layers=5), model.export(), {"test": True})
+    return path

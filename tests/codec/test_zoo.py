@@ -1,0 +1,80 @@
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from codec import InvalidModelError, UnknownModelError, list_models, load_codec, zoo
+from tests.codec.models import write_nested_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_nested_model(tmp_path_factory.mktemp("model"))
+
+
+def test_the_default_models_are_shipped_with_cards_and_training_weights() -> None:
+    for name in zoo.DEFAULT_MODELS.values():
+        assert name in list_models()
+        card = zoo.read_card(zoo.model_file(name))
+        assert card["steps"] > 0
+        assert card["pictures"]
+        assert (zoo.WEIGHTS / f"{name}.training.safetensors").is_file()
+    assert sum(f.stat().st_size for f in zoo.WEIGHTS.iterdir()) < 60e6
+
+
+def test_a_model_is_found_by_name_folder_and_file(model: Path) -> None:
+    by_file, by_folder = load_codec(model), load_codec(str(model.parent))
+    assert by_file.model_id == by_folder.model_id == zoo.model_id(model)
+    assert by_file.name == model.parent.name
+    default = zoo.DEFAULT_MODELS["uqdm"]
+    assert load_codec(default).name == default
+    with pytest.raises(UnknownModelError, match=default):
+        load_codec("no-such-model")
+
+
+def test_the_same_content_has_the_same_id(model: Path, tmp_path: Path) -> None:
+    config, tensors = zoo.read_model(model)
+    again = tmp_path / "copy" / zoo.MODEL_FILE
+    assert zoo.write_model(again, config, tensors, {"other": "card"}) == zoo.model_id(model)
+    assert zoo.read_card(again) == {"other": "card"}
+
+
+def test_damaged_and_foreign_files_are_refused(model: Path, tmp_path: Path) -> None:
+    data = model.read_bytes()
+    cases = {"cut": data[: len(data) // 2], "empty": b"", "pickle": pickle.dumps({"a": 1})}
+    for name, content in cases.items():
+        path = tmp_path / f"{name}.safetensors"
+        path.write_bytes(content)
+        with pytest.raises(InvalidModelError, match=name):
+            load_codec(path)
+    config, tensors = zoo.read_model(model)
+    for change in ({"codec": "gif"}, {"quantizer": "none"}, {"nested": {"levels": 2}}):
+        path = tmp_path / "changed" / zoo.MODEL_FILE
+        zoo.write_model(path, {**config, **change}, tensors)
+        with pytest.raises(InvalidModelError):
+            load_codec(path)
+    del tensors["bias"]
+    zoo.write_model(path, config, tensors)
+    with pytest.raises(InvalidModelError, match="bias"):
+        load_codec(path)
+
+
+def test_a_stream_decodes_with_a_copy_of_its_model(model: Path, tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+    stream = load_codec(model).encode([picture])
+    copy = shutil.copy(model, tmp_path / "model.safetensors")
+    np.testing.assert_array_equal(load_codec(copy).decode(stream)[0], picture)
+
+
+def test_command_line(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert zoo.main(["list"]) == 0
+    assert zoo.DEFAULT_MODELS["uqdm"] in capsys.readouterr().out
+    assert zoo.main(["show", str(model)]) == 0
+    shown = capsys.readouterr().out
+    assert zoo.model_id(model) in shown
+    assert json.loads(shown[shown.index("{") :])["config"]["quantizer"] == "nested"
+    assert zoo.main(["import", str(tmp_path / "nothing"), "--out", str(tmp_path / "out")]) == 1
+    assert "nothing" in capsys.readouterr().err

@@ -1,0 +1,183 @@
+"""The nested model: exactness whatever the circumstances, and its likelihood against its bits."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from codec import CorruptStreamError, EncodedImage, UnknownModelError, load_codec
+from codec.uqdm import nested_scheme
+from codec.uqdm.codec import UQDMCodec
+from codec.uqdm.network import IntegerNetwork
+from tests.codec.models import nested_model, noise_pictures, write_nested_model
+
+SIZES = [(1, 1), (7, 5), (8, 8), (65, 130), (3, 200)]
+
+
+@pytest.fixture(scope="module")
+def codec(tmp_path_factory: pytest.TempPathFactory) -> UQDMCodec:
+    loaded = load_codec(write_nested_model(tmp_path_factory.mktemp("model")))
+    assert isinstance(loaded, UQDMCodec)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[np.ndarray]:
+    return list(noise_pictures(3, 96, seed=5).permute(0, 2, 3, 1).numpy())
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_any_size_is_lossless_and_every_prefix_decodes(
+    codec: UQDMCodec, size: tuple[int, int]
+) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    stream = EncodedImage.from_bytes(codec.encode([picture])[0].to_bytes())
+    np.testing.assert_array_equal(codec.decode([stream])[0], picture)
+    for layers in range(codec.num_layers):
+        assert codec.decode([stream.truncate(layers)])[0].shape == picture.shape
+
+
+def test_every_layer_is_better_than_the_one_before(
+    codec: UQDMCodec, pictures: list[np.ndarray]
+) -> None:
+    streams = codec.encode(pictures)
+    errors = []
+    for layers in range(1, codec.num_layers + 1):
+        decoded = codec.decode(streams, layers=layers)
+        pairs = zip(pictures, decoded, strict=True)
+        errors.append(np.mean([(a.astype(float) - b) ** 2 for a, b in pairs]))
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] == 0
+    # Steps shrink by 3, so once they are below the detail the error must fall by about 9.
+    assert errors[-3] > 5 * errors[-2]
+
+
+def test_streams_do_not_depend_on_batch_tiles_or_threads(
+    codec: UQDMCodec, pictures: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = codec.encode(pictures)
+    assert [codec.encode([picture])[0] for picture in pictures] == expected
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1 if threads > 1 else 2)
+        monkeypatch.setattr(nested_scheme, "TILE", 5)  # blocks: many tiles, each with its halo
+        assert codec.encode(pictures) == expected
+        for picture, decoded in zip(pictures, codec.decode(expected), strict=True):
+            np.testing.assert_array_equal(decoded, picture)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_the_network_is_exact_in_any_arithmetic() -> None:
+    """float64 has 29 bits to spare: if float32 agrees with it to the last bit, nothing rounded."""
+    model = nested_model()
+    weights, device = model.network.export(), torch.device("cpu")
+    network = IntegerNetwork(model.network.config, weights, device)
+    generator = torch.Generator().manual_seed(1)
+    features = torch.randint(-127, 128, (2, 9, 11, 384), generator=generator).float()
+    parity = (torch.arange(9)[:, None] + torch.arange(11)) % 2
+    expected = network(features, parity, 3)
+    assert expected.abs().max() > 1
+    # Sums in float64, products and roundings of the requantisation in float32, as they are defined.
+    t = network._t
+    h = features.double() @ t["stem.weight"].double().T + t["stem.bias"][3][parity].double()
+    assert h.abs().max() < 2**24
+    exact = torch.nn.functional.linear(features, t["stem.weight"]).double()
+    torch.testing.assert_close(
+        exact, features.double() @ t["stem.weight"].double().T, atol=0, rtol=0
+    )
+    shuffled = torch.randperm(384, generator=generator)
+    network._t["stem.weight"] = t["stem.weight"][:, shuffled]
+    assert torch.equal(network(features[..., shuffled], parity, 3), expected)
+
+
+def test_training_sees_the_network_that_runs() -> None:
+    """Fake quantisation and the exported integers agree but for rounding on a knife's edge."""
+    model = nested_model().eval()
+    features = torch.randint(-127, 128, (1, 12, 12, 384)).float()
+    parity = (torch.arange(12)[:, None] + torch.arange(12)) % 2
+    with torch.no_grad():
+        seen = model.network(features, parity, torch.tensor([2]))
+    exported = model.export()
+    weights = {
+        name.removeprefix("network."): tensor
+        for name, tensor in exported.items()
+        if name.startswith("network.")
+    }
+    network = IntegerNetwork(model.network.config, weights, torch.device("cpu"))
+    grid = model.config.first_width.step
+    runs = network(features, parity, 2, [1]) * grid
+    difference = (seen[..., 192:384] - runs).abs()
+    assert difference.mean() < 0.02 * seen[..., 192:384].abs().mean()
+
+
+def test_bits_are_the_likelihood(codec: UQDMCodec, pictures: list[np.ndarray]) -> None:
+    streams = codec.encode(pictures)
+    for picture, stream in zip(pictures, streams, strict=True):
+        for ideal, layer in zip(codec.cross_entropy(picture), stream.layers, strict=True):
+            assert 8 * len(layer) <= 1.01 * ideal + 8 * 16
+
+
+def test_the_training_loss_is_the_coded_rate(codec: UQDMCodec, pictures: list[np.ndarray]) -> None:
+    model = nested_model()
+    images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        bits = [float(model(images, [step])[0]["bits"]) for step in range(model.config.num_steps)]
+    coded = np.mean([codec.cross_entropy(picture) for picture in pictures], axis=0) / 96**2
+    first = len(model.config.passes[0])
+    assert sum(bits[:first]) == pytest.approx(coded[0], rel=0.05)
+    assert sum(bits) == pytest.approx(coded.sum(), rel=0.02)
+
+
+def test_damage_is_named_and_earlier_layers_stand(
+    codec: UQDMCodec, pictures: list[np.ndarray]
+) -> None:
+    stream = codec.encode(pictures[:1])[0]
+    for number, layer in enumerate(stream.layers):
+        for at in (0, 5, len(layer) // 2, len(layer) - 1):
+            broken = bytearray(layer)
+            broken[at] ^= 0x10
+            layers = (*stream.layers[:number], bytes(broken), *stream.layers[number + 1 :])
+            with pytest.raises(CorruptStreamError, match=f"layer {number}") as caught:
+                codec.decode([EncodedImage(stream.header, layers)])
+            assert caught.value.layer == number
+            codec.decode([EncodedImage(stream.header, layers)], layers=number)
+    swapped = EncodedImage(stream.header, (stream.layers[1], stream.layers[0]))
+    with pytest.raises(CorruptStreamError, match="layer 0"):
+        codec.decode([swapped])
+
+
+def test_another_models_stream_is_refused(
+    codec: UQDMCodec, pictures: list[np.ndarray], tmp_path: Path
+) -> None:
+    other = load_codec(write_nested_model(tmp_path, seed=1))
+    assert other.model_id != codec.model_id
+    with pytest.raises(UnknownModelError, match=other.model_id[:8]):
+        codec.decode(other.encode(pictures[:1]))
+
+
+def test_flow_and_samples_are_pictures_and_repeatable(
+    codec: UQDMCodec, pictures: list[np.ndarray]
+) -> None:
+    streams = codec.encode(pictures, layers=3)
+    flow = codec.decode(streams, realism="flow")
+    denoised = codec.decode(streams)
+    assert all(not np.array_equal(a, b) for a, b in zip(flow, denoised, strict=True))
+    error = [
+        np.mean([(a.astype(float) - b) ** 2 for a, b in zip(pictures, decoded, strict=True)])
+        for decoded in (denoised, flow)
+    ]
+    assert error[0] < error[1] < 4 * error[0]  # detail costs fidelity, but bounded
+    samples = codec.sample(24, 40, 2, seed=3)
+    assert [s.shape for s in samples] == [(24, 40, 3)] * 2
+    assert not np.array_equal(samples[0], samples[1])
+    np.testing.assert_array_equal(codec.sample(24, 40, 2, seed=3)[1], samples[1])
+
+
+@pytest.mark.parametrize(
+    "bad", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)]
+)
+def test_what_is_not_a_picture_is_refused(codec: UQDMCodec, bad: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="picture 1 must be"):
+        codec.encode([np.zeros((4, 4, 3), np.uint8), bad])

@@ -1,0 +1,152 @@
+"""Training from tar shards: it learns, resumes, goes on from weights, and needs no Ray."""
+
+import io
+import json
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from codec import InvalidModelError, load_codec
+from codec.training_data import Pictures, read_shards
+from codec.uqdm import recipes
+from codec.uqdm.training import TrainingConfig, learning_rate
+from tests.codec.models import noise_pictures
+
+ROOT = Path(__file__).parents[3]
+TRAIN = [sys.executable, str(ROOT / "jobs/train.py")]
+
+
+@pytest.fixture(scope="module")
+def shard(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve small pictures and one broken one."""
+    path = tmp_path_factory.mktemp("shards") / "pictures.tar"
+    with tarfile.open(path, "w") as tar:
+        for i, picture in enumerate(noise_pictures(12, 64).permute(0, 2, 3, 1).numpy()):
+            buffer = io.BytesIO()
+            Image.fromarray(picture).save(buffer, "png")
+            label = json.dumps({"source": "noise", "license": "CC0"}).encode()
+            for name, data in ((f"{i:03}.png", buffer.getvalue()), (f"{i:03}.json", label)):
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+        info = tarfile.TarInfo("broken.png")
+        info.size = 4
+        tar.addfile(info, io.BytesIO(b"\x89PNG"))
+    return path
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [*TRAIN, "--config", "tiny", "--threads", "1", "--batch", "2", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=250)
+
+
+@pytest.mark.slow
+def test_train_resume_and_go_on(shard: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    first = run("--data", shard, "--validate", shard, "--out", out, "--steps", 6)
+    assert first.returncode == 0, first.stderr
+    assert "broken.png left out" in first.stdout
+    card = json.loads((out / "card.json").read_text())
+    assert card["steps"] == 6
+    assert card["pictures"] == {"noise (CC0)": 12}
+    figures = card["validation"]
+    assert figures["bpp"] == sorted(figures["bpp"])
+    assert figures["psnr"][-1] is None  # exact
+    second = run("--data", shard, "--validate", shard, "--out", out, "--steps", 9)
+    assert "resumed" in second.stdout
+    card = json.loads((out / "card.json").read_text())
+    assert [entry["step"] for entry in card["learning_curve"]] == [6, 9]
+    codec = load_codec(out)
+    picture = np.zeros((20, 20, 3), np.uint8)
+    np.testing.assert_array_equal(codec.decode(codec.encode([picture]))[0], picture)
+    third = run("--data", shard, "--init", out, "--out", tmp_path / "more", "--steps", 1)
+    assert third.returncode == 0, third.stderr
+    restored = recipes.restore(out)
+    assert set(restored.tensors()) == set(recipes.restore(tmp_path / "more").tensors())
+
+
+@pytest.mark.slow
+def test_the_papers_model_trains_too(shard: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = ["--config", "paper-tiny", "--data", shard, "--out", out, "--steps", 2]
+    done = run(*command)
+    assert done.returncode == 0, done.stderr
+    card = json.loads((out / "card.json").read_text())
+    assert len(card["validation"]["bpp"]) == 5
+    assert load_codec(out).num_layers == 5
+
+
+def test_the_likelihood_improves(shard: Path) -> None:
+    with shard.open("rb") as stream:
+        pictures = read_shards([("shard", stream)], 32, lambda line: None)
+    trainable = recipes.build(recipes.RECIPES["tiny"], pictures)
+    optimizer = torch.optim.Adam(trainable.model.parameters(), 3e-3)
+    images = pictures.batch(4, 0.0, np.random.default_rng(0))
+
+    def bits() -> float:
+        with torch.no_grad():
+            steps = range(trainable.model.config.num_steps)
+            return sum(float(trainable.model(images, [s])[0]["bits"]) for s in steps)
+
+    before = bits()
+    for step in range(30):
+        loss, _ = trainable.objective(trainable.model, images, np.random.default_rng(step))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert bits() < 0.97 * before
+
+
+def test_bad_data_and_options_are_refused(shard: Path, tmp_path: Path) -> None:
+    missing = run("--data", tmp_path / "none-*.tar", "--out", tmp_path / "a")
+    assert missing.returncode == 2
+    assert "none-" in missing.stderr
+    nothing = run("--data", shard, "--init", "no-such-model", "--out", tmp_path / "b")
+    assert nothing.returncode == 2
+    assert "no-such-model" in nothing.stderr
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(InvalidModelError, match="training"):
+        recipes.restore(tmp_path)
+
+
+def test_training_needs_no_ray(shard: Path) -> None:
+    """A plain GPU machine has torch, but neither Ray nor the object store's packages."""
+    script = (
+        "import sys\n"
+        "for name in ('ray', 'pyarrow', 'fsspec', 's3fs', 'webdataset'):\n"
+        "    sys.modules[name] = None\n"
+        f"sys.path.insert(0, {str(ROOT)!r}); sys.path.insert(0, {str(ROOT / 'jobs')!r})\n"
+        "import train\n"
+        f"names = [name for name, _ in train.open_shards([{str(shard)!r}])]\n"
+        "assert names, names\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_pictures_are_cropped_flipped_and_kept_apart_by_size() -> None:
+    pictures = Pictures(crop=32)
+    for picture in noise_pictures(5, 48).permute(0, 2, 3, 1).numpy():
+        pictures.add(picture)
+    for picture in noise_pictures(6, 24).permute(0, 2, 3, 1).numpy():
+        pictures.add(picture)
+    pictures.add(np.zeros((8, 8, 3), np.uint8))  # too small to learn from
+    assert len(pictures) == 11
+    rng = np.random.default_rng(0)
+    assert pictures.batch(4, 0.0, rng).shape == (4, 3, 32, 32)
+    assert pictures.batch(4, 1.0, rng).shape[2:] == (24, 24)
+    assert len(pictures.take(4)) == 4
+    assert len(pictures) == 7
+
+
+def test_learning_rate_warms_up_and_falls() -> None:
+    config = TrainingConfig(learning_rate=1.0, warmup=10, final_rate=0.1)
+    assert learning_rate(config, 0, 0.0) == pytest.approx(0.1)
+    assert learning_rate(config, 9, 0.0) == pytest.approx(1.0)
+    assert learning_rate(config, 99, 1.0) == pytest.approx(0.1)
