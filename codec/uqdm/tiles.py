@@ -49,7 +49,7 @@ def predict(
             return torch.cat([noise, factor]).double().cpu().numpy()
 
     outputs = [np.empty((2, *z.shape)) for z in latents]
-    with _reproducible():
+    with _reproducible(device):
         for (i, top, left), output in zip(places, _map(evaluate, places, device), strict=True):
             outputs[i][:, :, top : top + TILE, left : left + TILE] = output
     return [(noise, factor) for noise, factor in outputs]
@@ -68,7 +68,7 @@ def _map(
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            if min(threads, len(places)) == 1:
+            if min(threads, len(places)) <= 1:
                 yield from map(function, places)
             else:
                 with ThreadPoolExecutor(threads) as pool:  # new threads take the number just set
@@ -78,8 +78,11 @@ def _map(
 
 
 @contextmanager
-def _reproducible() -> Iterator[None]:
+def _reproducible(device: torch.device) -> Iterator[None]:
     """On CUDA: full float32, and the same kernels each time."""
+    if device.type != "cuda":
+        yield
+        return
     with torch.backends.cudnn.flags(
         enabled=True, benchmark=False, deterministic=True, allow_tf32=False
     ):
