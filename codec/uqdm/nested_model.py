@@ -265,7 +265,7 @@ class NestedObjective:
     of the first levels, and their decibels, matter as much as the many of the last.
     """
 
-    def __init__(self, states: int = 4, mse_weight: float = 0.3) -> None:
+    def __init__(self, states: int = 4, mse_weight: float = 1.0) -> None:
         self.states, self.mse_weight = states, mse_weight
         self._sizes: dict[str, float] = {}
 

@@ -204,9 +204,14 @@ class IntegerNetwork:
         for i in range(self.config.blocks):
             name = f"blocks.{i}."
             x = (h * t[name + "gain"][step]).round_().clamp_(-_SIGNED, _SIGNED)
-            x = F.conv2d(
-                x.permute(0, 3, 1, 2), t[name + "depthwise.weight"], padding=KERNEL // 2, groups=c
-            ).permute(0, 2, 3, 1)
+            # cuDNN might choose a Fourier or Winograd kernel, whose sums are not exact.
+            with torch.backends.cudnn.flags(enabled=False):
+                x = F.conv2d(
+                    x.permute(0, 3, 1, 2),
+                    t[name + "depthwise.weight"],
+                    padding=KERNEL // 2,
+                    groups=c,
+                ).permute(0, 2, 3, 1)
             x = (x * t[name + "depthwise.scale"]).round_().clamp_(-_SIGNED, _SIGNED)
             x = F.linear(x, t[name + "expand.weight"])
             x.add_(t[name + "expand.bias"][step]).mul_(t[name + "expand.scale"])
