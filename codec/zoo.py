@@ -131,13 +131,16 @@ def _show(name: str) -> None:
     print(json.dumps({"card": read_card(path), "config": config}, indent=2, ensure_ascii=False))
 
 
-def _import(source: Path, out: Path) -> None:
+def _import(source: Path, out: Path, learned_schedule: bool) -> None:
     from .uqdm import authors
 
     if not source.exists():
         raise UnknownModelError(f"there is no checkpoint {source}")
-    config, tensors = authors.load(source)
-    card = {"imported_from": f"the authors' checkpoint {source.name}"}
+    config, tensors = authors.load(source, learned_schedule=learned_schedule)
+    card = {
+        "imported_from": f"the authors' checkpoint {source.name}",
+        "learned_schedule": learned_schedule,
+    }
     print(f"{out / MODEL_FILE}: id {write_model(out / MODEL_FILE, config, tensors, card)}")
 
 
@@ -150,6 +153,12 @@ def main(arguments: list[str] | None = None) -> int:
     load = commands.add_parser("import", help="turn an authors' checkpoint into a model")
     load.add_argument("source", type=Path, help="checkpoint directory or file")
     load.add_argument("--out", type=Path, required=True, metavar="MODEL_DIR")
+    load.add_argument(
+        "--learned-schedule",
+        action="store_true",
+        help="use the noise schedule that training learnt, where the checkpoint's average has it: "
+        "fewer bits, but the authors' published figures are for the configured one",
+    )
     options = parser.parse_args(arguments)
     try:
         if options.command == "list":
@@ -157,7 +166,7 @@ def main(arguments: list[str] | None = None) -> int:
         elif options.command == "show":
             _show(options.model)
         else:
-            _import(options.source, options.out)
+            _import(options.source, options.out, options.learned_schedule)
     except StrataError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -117,9 +117,10 @@ class UQDMCodec(Codec):
 
     def cross_entropy(self, image: np.ndarray) -> list[float]:
         """Ideal length in bits of each layer of a picture under the model's tables."""
+        stream_id = bitstream.unpack_header(self._header(image)).stream_id or 0
         return [
             sum(entropy.cross_entropy(*part) for part in symbols.parts())
-            for symbols in self.scheme.encode([image], [0], self.num_layers)[0]
+            for symbols in self.scheme.encode([image], [stream_id], self.num_layers)[0]
         ]
 
     def sample(self, height: int, width: int, count: int = 1, *, seed: int = 0) -> list[np.ndarray]:
