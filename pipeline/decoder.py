@@ -129,21 +129,18 @@ class ShardDecoder:
         with self.dataset.open(file) as opened, ThreadPoolExecutor(self.settings.threads) as pool:
             rows = iter_rows(opened.parquet, [*metadata, *stream_columns(layers)])
             for window in _windows(rows):
-                results = self._decode_window(window, file)
+                results = self._decode_window(window, file, done)
 
                 def finish(
                     pair: tuple[Mapping[str, Any], np.ndarray | Exception],
                 ) -> tuple[str, list[tuple[str, bytes]] | None, str, str]:
                     return self._finish(*pair)
 
-                for sample in ahead(pool, finish, results, lambda: 2 * self.settings.threads):
-                    done += 1
-                    with self._lock:
-                        self._progress = {"samples": done, "of": file.rows, "key": sample[0]}
-                    yield sample
+                yield from ahead(pool, finish, results, lambda: 2 * self.settings.threads)
+                done += len(window)
 
     def _decode_window(
-        self, window: list[Mapping[str, Any]], file: DataFile
+        self, window: list[Mapping[str, Any]], file: DataFile, done: int
     ) -> list[tuple[Mapping[str, Any], Any]]:
         """Each row with its decoded picture, the exception that prevented it, or None."""
         results: list[Any] = [None] * len(window)
@@ -163,6 +160,10 @@ class ShardDecoder:
             decoded = one_by_one_on_error(self._decode_batch, streams)
             for number, result in zip(batch, decoded, strict=True):
                 results[pictures[number][0]] = result
+            done += len(batch)
+            with self._lock:
+                key = pictures[batch[-1]][1].row["key"]
+                self._progress = {"samples": done, "of": file.rows, "key": key}
         return list(zip(window, results, strict=True))
 
     def _decode_batch(self, streams: list[EncodedImage]) -> list[np.ndarray]:

@@ -114,7 +114,7 @@ class ShardCompressor:
         Raises ShardError for a damaged shard; other exceptions may pass with another attempt.
         """
         self.ready()
-        started = time.monotonic()
+        started, cpu_started = time.monotonic(), time.process_time()
         store = Store(self.settings.output)
         with scratch_folder(self.settings.scratch) as scratch:
             local = scratch / f"{name}.parquet"
@@ -133,6 +133,7 @@ class ShardCompressor:
             "source": {"url": shard.url, "size": shard.size, "etag": shard.etag},
             "model_id": self.settings.model_id,
             "seconds": round(time.monotonic() - started, 3),
+            "cpu_seconds": round(time.process_time() - cpu_started, 3),
         }
         ledger = Ledger(store, self.settings.fingerprint)
         return ledger.commit(name, record)
