@@ -6,6 +6,8 @@ preview = codec.decode([stream], layers=2)    # the first two layers
 data = stream.truncate(2).to_bytes()          # what those two layers cost
 """
 
+from pathlib import Path
+
 from .base import Codec, EncodedImage
 from .errors import (
     CorruptStreamError,
@@ -14,7 +16,22 @@ from .errors import (
     UnknownModelError,
     UnsupportedImageError,
 )
-from .zoo import list_models, load_codec
+
+
+# The zoo is imported when it is first used, because ``python -m codec.zoo`` must not find it loaded.
+def load_codec(name_or_path: str | Path, device: str = "cpu") -> Codec:
+    """Load a model by shipped name, directory or file; see ``codec.zoo.load_codec``."""
+    from . import zoo
+
+    return zoo.load_codec(name_or_path, device)
+
+
+def list_models() -> list[str]:
+    """Names of the shipped models."""
+    from . import zoo
+
+    return zoo.list_models()
+
 
 __all__ = [
     "Codec",
