@@ -18,7 +18,7 @@ from .errors import (
 )
 
 
-# The zoo is imported when it is first used, because ``python -m codec.zoo`` must not find it loaded.
+# The zoo is imported at its first use: ``python -m codec.zoo`` must not find it loaded.
 def load_codec(name_or_path: str | Path, device: str = "cpu") -> Codec:
     """Load a model by shipped name, directory or file; see ``codec.zoo.load_codec``."""
     from . import zoo
