@@ -4,6 +4,7 @@ import os
 import secrets
 import signal
 import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,27 +82,39 @@ def connect(address: str | None) -> None:
 
 
 def share(workers: int | None, device: str, tasks: int) -> WorkerShape:
-    """Divide the connected cluster. ``device``: ``auto``, ``cpu`` or ``cuda``.
-
-    One GPU for each worker where there are GPUs, otherwise about four CPUs. Raises ClusterError
-    when ``cuda`` is asked for and the cluster has none.
-    """
+    """Divide the connected cluster among at most ``tasks`` workers; see ``divide``."""
     import ray
 
-    resources = ray.cluster_resources()
-    cpus, gpus = resources.get("CPU", 1.0), int(resources.get("GPU", 0))
-    if device == "cuda" and not gpus:
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return divide(nodes, workers, device, tasks)
+
+
+def divide(
+    nodes: Sequence[Mapping[str, float]], workers: int | None, device: str, tasks: int
+) -> WorkerShape:
+    """How many workers, and what each owns, so that a worker fits on a machine.
+
+    ``nodes`` are the resources of the machines, ``device`` is ``auto``, ``cpu`` or ``cuda``. One
+    GPU for each worker where there are GPUs, otherwise about four CPUs unless ``workers`` says
+    more or fewer. Raises ClusterError when ``cuda`` is asked for and there is no GPU.
+    """
+    with_gpus = [node for node in nodes if node.get("GPU", 0) >= 1]
+    if device == "cuda" and not with_gpus:
         raise ClusterError("--device cuda: this Ray cluster has no GPU")
-    use_gpus = gpus > 0 and device != "cpu"
-    most = gpus if use_gpus else max(1, int(cpus) if workers else round(cpus / CPUS_PER_WORKER))
-    count = max(1, min(workers or most, most, tasks))
-    share_of_cpus = cpus / count
-    return WorkerShape(
-        workers=count,
-        cpus=float(int(share_of_cpus)) if share_of_cpus >= 1 else share_of_cpus,
-        gpus=1.0 if use_gpus else 0.0,
-        device="cuda" if use_gpus else "cpu",
-    )
+    if with_gpus and device != "cpu":
+        gpus = sum(int(node["GPU"]) for node in with_gpus)
+        cpus = min(node.get("CPU", 0) / int(node["GPU"]) for node in with_gpus)
+        return WorkerShape(max(1, min(workers or gpus, gpus, tasks)), _whole(cpus), 1.0, "cuda")
+    sizes = [node.get("CPU", 0) for node in nodes if node.get("CPU", 0) > 0]
+    if not sizes:
+        raise ClusterError("this Ray cluster has no CPU to offer")
+    usual = sum(max(1, round(size / CPUS_PER_WORKER)) for size in sizes)
+    count = max(1, min(workers or usual, int(sum(sizes)), tasks))
+    return WorkerShape(count, _whole(min(sum(sizes) / count, max(sizes))), 0.0, "cpu")
+
+
+def _whole(cpus: float) -> float:
+    return float(int(cpus)) if cpus >= 1 else cpus
 
 
 def disconnect() -> None:

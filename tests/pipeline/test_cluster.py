@@ -1,0 +1,42 @@
+"""Dividing a cluster: a worker never asks for more than one machine has."""
+
+import pytest
+
+from pipeline.cluster import ClusterError, WorkerShape, divide
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "device", "tasks", "shape"),
+    [
+        ([{"CPU": 2}], None, "auto", 9, (1, 2, 0, "cpu")),
+        ([{"CPU": 16}], None, "auto", 9, (4, 4, 0, "cpu")),
+        ([{"CPU": 16}], None, "auto", 1, (1, 16, 0, "cpu")),
+        ([{"CPU": 16}], 16, "auto", 99, (16, 1, 0, "cpu")),
+        ([{"CPU": 2}], 5, "auto", 99, (2, 1, 0, "cpu")),
+        ([{"CPU": 2}] * 3, None, "auto", 9, (3, 2, 0, "cpu")),
+        ([{"CPU": 2}] * 3, 2, "auto", 9, (2, 2, 0, "cpu")),
+        ([{"CPU": 0.5}], None, "auto", 9, (1, 0.5, 0, "cpu")),
+        ([{"CPU": 64}, {"CPU": 16, "GPU": 4}], None, "auto", 99, (4, 4, 1, "cuda")),
+        ([{"CPU": 64}, {"CPU": 16, "GPU": 4}], 2, "cuda", 99, (2, 4, 1, "cuda")),
+        ([{"CPU": 8, "GPU": 1}], None, "cpu", 99, (2, 4, 0, "cpu")),
+    ],
+)
+def test_shares(
+    nodes: list[dict[str, float]],
+    workers: int | None,
+    device: str,
+    tasks: int,
+    shape: tuple[int, float, float, str],
+) -> None:
+    divided = divide(nodes, workers, device, tasks)
+    assert (divided.workers, divided.cpus, divided.gpus, divided.device) == shape
+    assert any(divided.cpus <= node.get("CPU", 0) for node in nodes)
+    assert divided.threads == max(1, int(divided.cpus))
+
+
+def test_what_the_cluster_does_not_have() -> None:
+    with pytest.raises(ClusterError, match="no GPU"):
+        divide([{"CPU": 4}], None, "cuda", 1)
+    with pytest.raises(ClusterError, match="no CPU"):
+        divide([{}], None, "auto", 1)
+    assert WorkerShape(1, 0.5, 0.0, "cpu").threads == 1
