@@ -5,7 +5,7 @@
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,3 +109,14 @@ class Codec(ABC):
         A stream with fewer layers gives what it has; with none, the model's prior mean.
         Raises CorruptStreamError naming the layer; UnknownModelError for another model's stream.
         """
+
+    def decode_progressively(
+        self, encoded: Sequence[EncodedImage], **options: Any
+    ) -> Iterator[list[np.ndarray]]:
+        """The pictures after the first layer, after the second, and so on to the last there is.
+
+        A stream with fewer layers than others stays as it is. Codecs that can go on from one layer
+        to the next do so, which costs far less than decoding every prefix from its beginning.
+        """
+        for layers in range(1, max((len(stream.layers) for stream in encoded), default=0) + 1):
+            yield self.decode(encoded, layers=layers, **options)

@@ -7,6 +7,7 @@ Everything about bytes is here and the same for both; everything about pixels is
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -91,29 +92,55 @@ class UQDMCodec(Codec):
 
         ``realism="denoise"`` gives the best PSNR; ``"flow"`` gives up some of it for likely detail.
         """
-        if options or realism not in REALISMS:
-            raise TypeError(
-                f"uqdm decodes with realism in {REALISMS}, got realism={realism!r} {options or ''}"
-            )
-        if layers is not None and layers < 0:
-            raise ValueError(f"layers must not be negative, got {layers}")
-        headers = [self._checked(stream) for stream in encoded]
-        counts = [
-            min(len(s.layers), self.num_layers if layers is None else layers) for s in encoded
-        ]
-        sizes = [(h.height, h.width, count) for h, count in zip(headers, counts, strict=True)]
+        _no_options(options)
         out: list[np.ndarray | None] = [None] * len(encoded)
-        for chosen in _batches(sizes):
-            batch = [encoded[i] for i in chosen]
-            ids = [headers[i].stream_id or 0 for i in chosen]
-            count = counts[chosen[0]]
-            state = self.scheme.start([sizes[i][:2] for i in chosen], ids)
-            for layer in range(count):
-                self._unpack(state, layer, batch)
-            pictures = self.scheme.reconstruct(state, count, realism)
-            for i, picture in zip(chosen, pictures, strict=True):
+        for group in self._groups(encoded, layers, realism):
+            for layer in range(group.layers):
+                self._unpack(group.state, layer, group.streams)
+            pictures = self.scheme.reconstruct(group.state, group.layers, realism)
+            for i, picture in zip(group.chosen, pictures, strict=True):
                 out[i] = picture
         return [picture for picture in out if picture is not None]
+
+    def decode_progressively(
+        self, encoded: Sequence[EncodedImage], *, realism: Realism = "denoise", **options: Any
+    ) -> Iterator[list[np.ndarray]]:
+        """See ``Codec.decode_progressively``: every layer is decoded once."""
+        _no_options(options)
+        groups = list(self._groups(encoded, None, realism))
+        shown: list[Any] = [None] * len(encoded)
+        for group in groups:  # of streams without any layer
+            for i, picture in zip(
+                group.chosen, self.scheme.reconstruct(group.state, 0, realism), strict=True
+            ):
+                shown[i] = picture
+        for layer in range(max((group.layers for group in groups), default=0)):
+            for group in groups:
+                if layer < group.layers:
+                    self._unpack(group.state, layer, group.streams)
+                    pictures = self.scheme.reconstruct(group.state, layer + 1, realism)
+                    for i, picture in zip(group.chosen, pictures, strict=True):
+                        shown[i] = picture
+            yield list(shown)
+
+    def _groups(
+        self, encoded: Sequence[EncodedImage], layers: int | None, realism: Realism
+    ) -> Iterator["_Group"]:
+        """Streams that are decoded together: equal sizes, and equal numbers of layers."""
+        if realism not in REALISMS:
+            raise TypeError(f"realism must be one of {REALISMS}, got {realism!r}")
+        if layers is not None and layers < 0:
+            raise ValueError(f"layers must not be negative, got {layers}")
+        most = self.num_layers if layers is None else layers
+        headers = [self._checked(stream) for stream in encoded]
+        sizes = [
+            (header.height, header.width, min(len(stream.layers), most))
+            for header, stream in zip(headers, encoded, strict=True)
+        ]
+        for chosen in _batches(sizes):
+            ids = [headers[i].stream_id or 0 for i in chosen]
+            state = self.scheme.start([sizes[i][:2] for i in chosen], ids)
+            yield _Group(chosen, [encoded[i] for i in chosen], sizes[chosen[0]][2], state)
 
     def cross_entropy(self, image: np.ndarray) -> list[float]:
         """Ideal length in bits of each layer of a picture under the model's tables."""
@@ -190,6 +217,21 @@ class UQDMCodec(Codec):
             decoder.finish()
             if bitstream.check16(symbol_bytes) != layer.symbol_check:
                 raise CorruptStreamError(f"layer {number} decodes to other symbols", number)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Streams decoded together: their positions, how many layers to decode, and the state."""
+
+    chosen: list[int]
+    streams: list[EncodedImage]
+    layers: int
+    state: Any
+
+
+def _no_options(options: dict[str, Any]) -> None:
+    if options:
+        raise TypeError(f"uqdm takes realism and layers only, got {', '.join(options)}")
 
 
 def _batches(sizes: Sequence[tuple[int, ...]]) -> Iterator[list[int]]:

@@ -156,9 +156,8 @@ def figures(model_path: Path, pictures: Sequence[np.ndarray], device: str) -> di
     streams = codec.encode(pictures)
     bpp: list[float] = []
     psnr: list[float | None] = []
-    for layers in range(1, codec.num_layers + 1):
+    for layers, decoded in enumerate(codec.decode_progressively(streams), start=1):
         bpp.append(round(8 * sum(s.truncate(layers).nbytes for s in streams) / pixels, 4))
-        decoded = codec.decode(streams, layers=layers)
         errors = [metrics.mse(a, b) * a.size for a, b in zip(pictures, decoded, strict=True)]
         error = sum(errors) / (3 * pixels)
         psnr.append(round(float(10 * np.log10(255**2 / error)), 3) if error else None)

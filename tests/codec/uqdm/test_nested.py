@@ -181,3 +181,18 @@ def test_flow_and_samples_are_pictures_and_repeatable(
 def test_what_is_not_a_picture_is_refused(codec: UQDMCodec, bad: np.ndarray) -> None:
     with pytest.raises(ValueError, match="picture 1 must be"):
         codec.encode([np.zeros((4, 4, 3), np.uint8), bad])
+
+
+def test_progressive_decoding_is_decoding_every_prefix(
+    codec: UQDMCodec, pictures: list[np.ndarray]
+) -> None:
+    small = np.ascontiguousarray(pictures[0][:20, :30])
+    streams = [*codec.encode([*pictures, small]), codec.encode([small])[0].truncate(2)]
+    steps = list(codec.decode_progressively(streams))
+    assert len(steps) == codec.num_layers
+    for layers, shown in enumerate(steps, start=1):
+        for a, b in zip(shown, codec.decode(streams, layers=layers), strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert list(codec.decode_progressively([])) == []
+    first = next(codec.decode_progressively([streams[0].truncate(0), streams[1]]))
+    np.testing.assert_array_equal(first[0], codec.decode(streams[:1], layers=0)[0])
