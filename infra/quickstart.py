@@ -113,12 +113,12 @@ def look(originals: dict[str, bytes]) -> dict[str, list[View]]:
     dataset = open_dataset(str(ARCHIVE))
     codec = dataset.codec()
     views: dict[str, list[View]] = {key: [] for key in originals}
-    for layers in range(1, dataset.num_layers + 1):
-        records = list(dataset.read(layers=layers))
-        images = codec.decode([record.encoded for record in records])
+    records = list(dataset.read())
+    steps = codec.decode_progressively([record.encoded for record in records])
+    for layers, images in enumerate(steps, start=1):
         for record, image in zip(records, images, strict=True):
             error = mse(read_image(originals[record.key]).rgb, image)
-            views[record.key].append(View(image, record.encoded.nbytes, error))
+            views[record.key].append(View(image, record.encoded.truncate(layers).nbytes, error))
         print(f"  {layers} of {dataset.num_layers} layers", flush=True)
     return views
 

@@ -20,12 +20,12 @@ from typing import BinaryIO
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import torch
-
-from codec.errors import StrataError
+from codec.errors import StrataError  # before torch, whose threads it sets
 from codec.training_data import read_shards
 from codec.uqdm import recipes
 from codec.uqdm.training import TrainingConfig, train
+
+import torch  # isort: skip
 
 VALIDATION_PICTURES = 16
 

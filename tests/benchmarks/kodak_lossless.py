@@ -19,6 +19,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from codec import Codec, EncodedImage  # noqa: E402
 from codec.images import read_image  # noqa: E402
 from codec.zoo import DEFAULT_MODELS  # noqa: E402
 from pipeline import Dataset, cluster, open_dataset  # noqa: E402
@@ -85,6 +86,9 @@ def check(dataset: Dataset, originals: dict[str, np.ndarray]) -> bool:
     sound = list(dataset.keys()) == list(originals)
     codec = dataset.codec()
     (file,) = dataset.files
+    whole = {record.key: record.encoded for record in dataset.read()}
+    errors = progressive_errors(codec, whole, originals)
+    pixels = sum(image.shape[0] * image.shape[1] for image in originals.values())
     print("layers     bpp    PSNR      read    needed")
     for layers in range(1, dataset.num_layers + 1):
         CountingFileSystem.requests.clear()
@@ -92,16 +96,24 @@ def check(dataset: Dataset, originals: dict[str, np.ndarray]) -> bool:
         read = CountingFileSystem.bytes_read(".parquet")
         columns = file.record["column_bytes"]
         needed = file.footer_bytes + sum(columns[name] for name in stream_columns(layers))
-        errors, bits = [], 0
-        for record in records:
-            image = codec.decode([record.encoded])[0].astype(np.float64)
-            errors.append(np.square(image - originals[record.key]).mean())
-            bits += 8 * record.encoded.nbytes
-        pixels = sum(record.width * record.height for record in records)
-        quality = "exact" if not any(errors) else f"{10 * np.log10(255**2 / np.mean(errors)):.2f}"
+        bits = 8 * sum(record.encoded.nbytes for record in records)
+        error = errors[layers - 1]
+        quality = f"{10 * np.log10(255**2 / error):.2f}" if error else "exact"
         print(f"{layers:6d} {bits / pixels:7.3f} {quality:>7} {read:9d} {needed:9d}", flush=True)
         sound &= needed <= read <= ALLOWED * needed and len(records) == len(originals)
-    return bool(sound and not any(errors))
+        sound &= all(r.encoded == whole[r.key].truncate(layers) for r in records)
+    return bool(sound and not errors[-1])
+
+
+def progressive_errors(
+    codec: Codec, streams: dict[str, EncodedImage], originals: dict[str, np.ndarray]
+) -> list[float]:
+    """Mean squared error after each layer, each picture weighing the same."""
+    errors = np.zeros(codec.num_layers)
+    for key, stream in streams.items():
+        for layer, (image,) in enumerate(codec.decode_progressively([stream])):
+            errors[layer] += np.square(image.astype(float) - originals[key]).mean()
+    return list(errors / len(originals))
 
 
 if __name__ == "__main__":
