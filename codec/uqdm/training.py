@@ -40,6 +40,7 @@ class TrainingConfig:
     crop: int = 128
     small_share: float = 0.25  # of batches made of pictures smaller than a crop
     validate_minutes: float = 10.0
+    checkpoint_minutes: float = 3.0
     seed: int = 0
 
 
@@ -113,20 +114,13 @@ def train(
         ema.values, step, seconds = state["ema"], state["step"], state["seconds"]
         log(f"resumed {checkpoint} at step {step}, {seconds / 3600:.2f} h")
     begin, first = time.time() - seconds, step
-    next_validation = seconds + 60 * min(config.validate_minutes, 3.0)
+    next_checkpoint = seconds + 60 * config.checkpoint_minutes
+    next_validation = seconds + 60 * config.validate_minutes
 
     def elapsed() -> float:
         return time.time() - begin
 
-    def store() -> None:
-        card = {
-            "steps": step,
-            "hours": round(elapsed() / 3600, 3),
-            "device": torch.cuda.get_device_name() if "cuda" in device else "CPU",
-            "threads": torch.get_num_threads(),
-            "pictures": dict(sorted(pictures.sources.items())),
-            "training": asdict(config),
-        }
+    def checkpoint_now() -> None:
         state = {
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
@@ -135,6 +129,16 @@ def train(
             "seconds": elapsed(),
         }
         save_atomically(checkpoint, lambda path: torch.save(state, path))
+
+    def measure() -> None:
+        card = {
+            "steps": step,
+            "hours": round(elapsed() / 3600, 3),
+            "device": torch.cuda.get_device_name() if "cuda" in device else "CPU",
+            "threads": torch.get_num_threads(),
+            "pictures": dict(sorted(pictures.sources.items())),
+            "training": asdict(config),
+        }
         figures = save(ema.values, card)
         with (out / "log.jsonl").open("a") as lines:
             entry = {"step": step, "hours": round(elapsed() / 3600, 3), **figures}
@@ -162,7 +166,11 @@ def train(
             rate = (step - first) / max(elapsed() - seconds, 1e-9)
             shown = " ".join(f"{n} {v:.3f}" for n, v in smooth.items())
             log(f"step {step} {elapsed() / 60:.1f} min {rate:.2f} steps/s {shown}")
+        if elapsed() > next_checkpoint:
+            checkpoint_now()
+            next_checkpoint = elapsed() + 60 * config.checkpoint_minutes
         if elapsed() > next_validation:
+            measure()
             next_validation = elapsed() + 60 * config.validate_minutes
-            store()
-    store()
+    checkpoint_now()
+    measure()
