@@ -76,6 +76,13 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.large) + sum(map(len, self.small.values()))
 
+    def mixture(self, crops: int, rng: np.random.Generator) -> list[np.ndarray]:
+        """``crops`` crops, and half as many pixels in small pictures where there are any."""
+        batches = [self.batch(crops, 0.0, rng)]
+        if self.small and self.large:
+            batches.append(self.batch(-(-crops // 2), 1.0, rng))
+        return [x.permute(1, 2, 0).contiguous().numpy() for batch in batches for x in batch]
+
     def batch(self, count: int, small_share: float, rng: np.random.Generator) -> Tensor:
         """``(n, 3, h, w) uint8``: ``count`` crops, or as many pixels in small pictures."""
         if self.small and (not self.large or rng.random() < small_share):

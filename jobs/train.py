@@ -25,9 +25,11 @@ from codec.training_data import read_shards
 from codec.uqdm import recipes
 from codec.uqdm.training import TrainingConfig, train
 
+import numpy as np  # isort: skip
 import torch  # isort: skip
 
 VALIDATION_PICTURES = 16
+COUNTED_CROPS = 128  # on which a model's tables are counted
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -114,7 +116,8 @@ def run(options: argparse.Namespace) -> None:
         trainable = recipes.build(recipe, pictures, config.seed)
     crops = recipes.centre_crops(validation)
     card = {"recipe": options.config, "started_from": started_from, "measured_on": len(crops)}
-    save = recipes.saver(trainable, options.out, crops, options.device, card)
+    counted = pictures.mixture(COUNTED_CROPS, np.random.default_rng(config.seed))
+    save = recipes.saver(trainable, options.out, crops, options.device, card, counted)
     train(
         trainable.model,
         trainable.objective,

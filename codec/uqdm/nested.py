@@ -197,6 +197,29 @@ def log_pmf(tilt: Tensor, width: Tensor, energy: Tensor, theta: Tensor) -> Tenso
     return torch.log_softmax(logits + theta[..., magnitude], -1)
 
 
+SETS = 3  # of tables at each level but the first: insignificant, just significant, older
+
+
+def table_set(grid: Tensor, config: NestedConfig, level: int, low: Tensor) -> Tensor:
+    """Which set of tables codes each coefficient's digit, float integers like ``grid``.
+
+    Level 0 has two sets, high and low bands (``low``, ``(192,) bool``). A coefficient that became
+    significant in the level before lies between its dead zone and half a step beyond, so its next
+    digit is distributed otherwise than later ones. Tables of significant coefficients are for
+    positive ones: a negative one's digit and tilt change their signs.
+    """
+    if level == 0:
+        return low.expand_as(grid).float()
+    size = grid.abs()
+    kind = (size > 0).float() + (size > config.unit(level - 1)).float()
+    return kind + SETS * (level - 1)
+
+
+def orientation(grid: Tensor) -> Tensor:
+    """-1 where a coefficient is negative, else 1: by this its digits are multiplied when coded."""
+    return torch.where(grid < 0, -1.0, 1.0)
+
+
 def digit_tables(
     config: NestedConfig, first: bool, energy: np.ndarray, theta: np.ndarray
 ) -> Tables:

@@ -250,6 +250,11 @@ class NestedModel(nn.Module):
         out["bias"] = bias.round().clamp(-(2**20), 2**20).to(torch.int32)
         for name, first in (("first", True), ("refine", False)):
             energy, theta = (t.double().cpu().numpy() for t in self.tails(first))
+            if not first:  # the sets of just significant and of older coefficients start alike
+                kinds = [
+                    2 * level + kind for level in range(config.levels - 1) for kind in (0, 1, 1)
+                ]
+                energy, theta = energy[kinds], theta[kinds]
             tables = digit_tables(config, first, energy, theta)
             for key, array in tables.to_arrays().items():
                 out[f"tables.{name}.{key}"] = torch.from_numpy(array)

@@ -17,15 +17,18 @@ from .nested import (
     OUTPUTS,
     PIXEL_UNIT,
     RATIO,
+    SETS,
     SHIFT_UNIT,
     Features,
     NestedConfig,
     checkerboard,
     digits,
     feature_unit,
+    orientation,
     pass_mask,
     pixel_layout,
     predict_pixels,
+    table_set,
     to_bands,
 )
 from .network import IntegerNetwork, NetworkConfig
@@ -62,7 +65,7 @@ class NestedScheme:
         try:
             self.config = NestedConfig.from_dict(config["nested"])
             network = NetworkConfig.from_dict(config["network"])
-            self._tables = {
+            self.tables = {
                 name: Tables.from_arrays(
                     {k: tensors[f"tables.{name}.{k}"].numpy() for k in ("counts", "start", "first")}
                 )
@@ -74,6 +77,7 @@ class NestedScheme:
                 for name, t in tensors.items()
                 if name.startswith("network.")
             }
+            self._check_tables()
             self._network = IntegerNetwork(network, weights, self.device)
             self._bias = tensors["bias"].to(self.device, torch.float32)
         except (KeyError, TypeError, ValueError) as error:
@@ -82,6 +86,17 @@ class NestedScheme:
         self._low = torch.from_numpy(self.config.low_bands()).to(self.device)
         self.num_layers = self.config.levels + 1
         self.archive_layers = int(config.get("archive_layers", self.config.levels))
+
+    def _check_tables(self) -> None:
+        config = self.config
+        expected = {
+            "first": 2 * config.first_tilt.size * config.first_width.size,
+            "refine": SETS * (config.levels - 1) * config.tilt.size * config.width.size,
+            "residual": PIXEL_UNIT * config.spread.size,
+        }
+        for name, count in expected.items():
+            if len(self.tables[name]) != count:
+                raise ValueError(f"{len(self.tables[name])} {name} tables, expected {count}")
 
     # -- encoding ---------------------------------------------------------------------------------
 
@@ -104,7 +119,8 @@ class NestedScheme:
                 choices.append(self.choices(state, layer, number))
                 if layer < config.levels:
                     mask = self._mask(state, layer, number)
-                    symbols.append([x[mask].to(torch.int32).cpu().numpy() for x in k])
+                    oriented = k * orientation(state.grid)
+                    symbols.append([x[mask].to(torch.int32).cpu().numpy() for x in oriented])
                     state.grid = torch.where(mask, state.grid + k * unit, state.grid)
                 else:
                     assert state.prediction is not None
@@ -140,13 +156,13 @@ class NestedScheme:
         def index(grid: Tensor, out: Tensor) -> Tensor:
             significant = grid != 0
             tilt = self._output(out, "tilt", step, significant, tilt_grid.size)
+            tilt = torch.where(grid < 0, tilt_grid.size - 1 - tilt, tilt)
             width = self._output(out, "width", step, significant, width_grid.size)
-            sets = self._low.expand_as(grid) if layer == 0 else significant
-            sets = sets.float() + (2 * (layer - 1) if layer else 0)
+            sets = table_set(grid, config, layer, self._low)
             return (sets * tilt_grid.size + tilt) * width_grid.size + width
 
         table_index = self._evaluate(state.grid, layer, step, ("tilt", "width"), index, BANDS)
-        tables = self._tables["first" if layer == 0 else "refine"]
+        tables = self.tables["first" if layer == 0 else "refine"]
         return [Choice(x[mask].to(torch.int32).cpu().numpy(), tables) for x in table_index]
 
     @torch.inference_mode()
@@ -166,7 +182,8 @@ class NestedScheme:
             return
         mask = self._mask(state, layer, number)
         for grid, k in zip(state.grid, values, strict=True):
-            grid[mask] += k.float() * config.unit(layer)
+            old = grid[mask]
+            grid[mask] = old + k.float() * orientation(old) * config.unit(layer)
         if state.grid.abs().max() > _MAX_GRID:
             raise CorruptStreamError(f"layer {layer} leads out of the coefficient range", layer)
 
@@ -286,7 +303,7 @@ class NestedScheme:
         spread = pixel_layout(both[..., BANDS:])[at]
         fraction = self._rounded(state.prediction)[1] + PIXEL_UNIT // 2
         index = fraction * config.spread.size + spread
-        tables = self._tables["residual"]
+        tables = self.tables["residual"]
         return [Choice(x.flatten().to(torch.int32).cpu().numpy(), tables) for x in index]
 
     # -- realism ----------------------------------------------------------------------------------

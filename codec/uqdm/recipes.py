@@ -20,8 +20,10 @@ from torch import Tensor, nn
 from .. import metrics, zoo
 from ..errors import InvalidModelError
 from ..training_data import Pictures
+from .counting import count_tables
 from .nested import NestedConfig, to_bands
 from .nested_model import NestedModel, NestedObjective
+from .nested_scheme import NestedScheme
 from .training import Objective, Save, TrainingConfig, save_atomically
 from .universal_model import UniversalConfig, UniversalModel
 
@@ -81,10 +83,18 @@ class Trainable:
     objective: Objective
     config: dict[str, Any]
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Content of the model file for the weights as they are."""
+    def tensors(self, counted_on: Sequence[np.ndarray] = ()) -> dict[str, Tensor]:
+        """Content of the model file for the weights as they are.
+
+        A nested model's tables are counted on the pictures ``counted_on``.
+        """
         assert isinstance(self.model, NestedModel | UniversalModel)
-        return self.model.export()
+        tensors = self.model.export()
+        if counted_on and isinstance(self.model, NestedModel):
+            scheme = NestedScheme(self.config, tensors, "cpu")
+            counted = count_tables(scheme, counted_on)
+            tensors |= {name: torch.from_numpy(array) for name, array in counted.items()}
+        return tensors
 
 
 def build(recipe: Recipe, pictures: Pictures, seed: int = 0) -> Trainable:
@@ -170,8 +180,9 @@ def saver(
     validation: Sequence[np.ndarray],
     device: str,
     card: Mapping[str, Any],
+    counted_on: Sequence[np.ndarray] = (),
 ) -> Save:
-    """What ``train`` calls to write the model files and measure them."""
+    """What ``train`` calls to write the model files and measure them on ``validation``."""
     history: list[dict[str, Any]] = []
     log = out / "log.jsonl"
     if log.exists():
@@ -181,7 +192,7 @@ def saver(
         current = {n: p.detach().clone() for n, p in trainable.model.named_parameters()}
         trainable.model.load_state_dict(weights, strict=False)
         try:
-            tensors = trainable.tensors()
+            tensors = trainable.tensors(counted_on)
         finally:
             trainable.model.load_state_dict(current, strict=False)
         model_path = out / zoo.MODEL_FILE

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from codec import CorruptStreamError, EncodedImage, UnknownModelError, load_codec
-from codec.uqdm import nested_scheme
+from codec import CorruptStreamError, EncodedImage, UnknownModelError, entropy, load_codec
+from codec.uqdm import nested_scheme, recipes
 from codec.uqdm.codec import UQDMCodec
+from codec.uqdm.nested_model import NestedObjective
+from codec.uqdm.nested_scheme import NestedScheme
 from codec.uqdm.network import IntegerNetwork
 from tests.codec.models import nested_model, noise_pictures, write_nested_model
 
@@ -196,3 +198,20 @@ def test_progressive_decoding_is_decoding_every_prefix(
     assert list(codec.decode_progressively([])) == []
     first = next(codec.decode_progressively([streams[0].truncate(0), streams[1]]))
     np.testing.assert_array_equal(first[0], codec.decode(streams[:1], layers=0)[0])
+
+
+def test_counted_tables_shorten_what_they_were_counted_on() -> None:
+    model = nested_model()
+    trainable = recipes.Trainable(model, NestedObjective(), model.model_config())
+    pictures = list(noise_pictures(6, 64, seed=9).permute(0, 2, 3, 1).numpy())
+    plain, counted = trainable.tensors(), trainable.tensors(pictures)
+    assert plain.keys() == counted.keys()
+    other = list(noise_pictures(2, 64, seed=10).permute(0, 2, 3, 1).numpy())
+
+    def bits(tensors: dict[str, torch.Tensor]) -> float:
+        scheme = NestedScheme(trainable.config, tensors, "cpu")
+        streams = scheme.encode(other, [0, 0], scheme.num_layers)
+        parts = [part for stream in streams for layer in stream for part in layer.parts()]
+        return sum(entropy.cross_entropy(*part) for part in parts)
+
+    assert bits(counted) < 0.97 * bits(plain)
