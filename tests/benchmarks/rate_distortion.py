@@ -82,8 +82,8 @@ def curve(classical: dict[str, Any], name: str) -> tuple[np.ndarray, np.ndarray]
 
 def table(result: dict[str, Any], classical: dict[str, Any]) -> str:
     names = [n for n in ("jpeg", "jpeg2000", "webp", "avif") if n in classical]
-    lines = ["| layers | bpp | PSNR dB | " + " | ".join(f"{n} at that rate" for n in names) + " |"]
-    lines.append("|---" * (3 + len(names)) + "|")
+    header = ["layers", "bpp", "PSNR dB", *(f"{name} at that rate" for name in names)]
+    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
     for i, (bpp, psnr) in enumerate(zip(result["bpp"], result["psnr"], strict=True)):
         cells = []
         for name in names:
@@ -93,7 +93,7 @@ def table(result: dict[str, Any], classical: dict[str, Any]) -> str:
             at = float(np.interp(np.log(bpp), np.log(rates), psnrs))
             cells.append(f"{at:.2f}" if inside else "")
         shown = "exact" if psnr is None else f"{psnr:.2f}"
-        lines.append(f"| {i + 1} | {bpp:.3f} | {shown} | " + " | ".join(cells) + " |")
+        lines.append("| " + " | ".join([str(i + 1), f"{bpp:.3f}", shown, *cells]) + " |")
     return "\n".join(lines)
 
 
