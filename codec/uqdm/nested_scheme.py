@@ -198,7 +198,8 @@ class NestedScheme:
             # next levels are drawn from the model. Finer ones than these are hardly visible.
             state = replace(state, grid=state.grid.clone())
             ahead = range(layers, min(layers + FLOW_LEVELS, self.config.levels))
-            self._draw(state, ahead, seed=layers)
+            # One key for all: a picture must not depend on what is decoded beside it.
+            self._draw(state, ahead, layers, [0] * len(state.grid))
             layers = ahead.stop
         expected = self._expected_coefficients(state, layers) / SHIFT_UNIT
         x = bands.inverse((expected * self.config.last_delta).permute(0, 3, 1, 2))
@@ -268,12 +269,16 @@ class NestedScheme:
         unit = RATIO ** (self.config.levels - level)
 
         def finish(grid: Tensor, out: Tensor) -> Tensor:
-            bias = self._bias[step, OUTPUTS["shift"]]
-            start = torch.where(grid != 0, bias[1], bias[0])
-            shift = (out[..., self._slot("shift")].round() + start).clamp_(-127, 127)
-            return grid * SHIFT_UNIT + shift * unit
+            return self._expected(grid, out, step, unit)
 
         return self._evaluate(state.grid, level, step, ("shift", "spread"), finish, BANDS)
+
+    def _expected(self, grid: Tensor, out: Tensor, step: int, unit: int) -> Tensor:
+        """Conditional means in 1/32 of the last Delta; ``unit`` is the interval in last Deltas."""
+        bias = self._bias[step, OUTPUTS["shift"]]
+        start = torch.where(grid != 0, bias[1], bias[0])
+        shift = (out[..., self._slot("shift")].round() + start).clamp_(-127, 127)
+        return grid * SHIFT_UNIT + shift * unit
 
     # -- the lossless layer -----------------------------------------------------------------------
 
@@ -288,12 +293,9 @@ class NestedScheme:
         step = config.step_of(config.levels)
 
         def finish(grid: Tensor, out: Tensor) -> Tensor:
-            bias = self._bias[step, OUTPUTS["shift"]]
-            start = torch.where(grid != 0, bias[1], bias[0])
-            shift = (out[..., self._slot("shift")].round() + start).clamp_(-127, 127)
             spread = out[..., self._slot("spread")].round() + self._bias[step, OUTPUTS["spread"], 0]
             spread.clamp_(0, config.spread.size - 1)
-            return torch.cat([grid * SHIFT_UNIT + shift, spread], -1)
+            return torch.cat([self._expected(grid, out, step, 1), spread], -1)
 
         both = self._evaluate(
             state.grid, config.levels, step, ("shift", "spread"), finish, 2 * BANDS
@@ -312,17 +314,20 @@ class NestedScheme:
         """Unconditional samples: every digit drawn from the model, coarse to fine."""
         state = self.start([(height, width)] * count, [0] * count)
         levels = self.config.levels
-        self._draw(state, range(levels), seed)
+        self._draw(state, range(levels), seed, range(count))
         return self.reconstruct(state, levels)
 
-    def _draw(self, state: NestedState, levels: range, seed: int) -> None:
-        """Draw the digits of some levels from the model, with counter-based randomness."""
+    def _draw(self, state: NestedState, levels: range, seed: int, keys: Sequence[int]) -> None:
+        """Draw the digits of some levels from the model, with counter-based randomness.
+
+        ``keys`` tell the pictures apart: those of one key and one content come out the same.
+        """
         for level in levels:
             for number in range(self.passes(level)):
                 drawn = []
-                for i, choice in enumerate(self.choices(state, level, number)):
-                    key = np.random.Philox(key=[seed, level << 40 | number << 32 | i])
-                    uniform = np.random.Generator(key).integers(
+                for key, choice in zip(keys, self.choices(state, level, number), strict=True):
+                    random = np.random.Philox(key=[seed, level << 40 | number << 32 | key])
+                    uniform = np.random.Generator(random).integers(
                         0, 1 << PRECISION, len(choice.index), dtype=np.int32
                     )
                     drawn.append(choice.tables.draw(choice.index, uniform))

@@ -166,6 +166,9 @@ def test_flow_and_samples_are_pictures_and_repeatable(
     flow = codec.decode(streams, realism="flow")
     denoised = codec.decode(streams)
     assert all(not np.array_equal(a, b) for a, b in zip(flow, denoised, strict=True))
+    for stream, picture in zip(streams, flow, strict=True):  # whatever is decoded beside it
+        alone = codec.decode([stream], realism="flow")[0].astype(int)
+        assert np.abs(alone - picture).max() <= 1
     error = [
         np.mean([(a.astype(float) - b) ** 2 for a, b in zip(pictures, decoded, strict=True)])
         for decoded in (denoised, flow)
