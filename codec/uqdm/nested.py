@@ -26,9 +26,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import bands
+from ..bands import BANDS, BLOCK
 from ..entropy import Tables
-from . import bands
-from .bands import BANDS, BLOCK
 
 RATIO = 3
 SHIFT_UNIT = 32  # shifts are in 1/32 of the current interval

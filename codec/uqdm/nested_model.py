@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import bands
-from .bands import BANDS, BLOCK
+from .. import bands
+from ..bands import BANDS, BLOCK
 from .nested import (
     OUTPUTS,
     PIXEL_UNIT,

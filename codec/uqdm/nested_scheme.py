@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import bands
+from ..bands import BANDS, BLOCK
 from ..entropy import PRECISION, Tables
 from ..errors import CorruptStreamError, InvalidModelError
-from . import bands
-from .bands import BANDS, BLOCK
 from .nested import (
     OUTPUTS,
     PIXEL_UNIT,

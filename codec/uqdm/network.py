@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .bands import BANDS
+from ..bands import BANDS
 
 ACTIVATION = 32.0  # activation units per 1.0: signed range +-3.97, rectified range 0 .. 7.97
 RESIDUAL = 128.0  # units per 1.0 of the residual stream h

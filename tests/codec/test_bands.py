@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from codec.uqdm import bands
+from codec import bands
 
 
 @pytest.mark.parametrize("size", [(8, 8), (8, 24), (40, 16), (64, 96)])
