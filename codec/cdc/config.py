@@ -1,0 +1,25 @@
+"""Reading the parts of a model's configuration."""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from typing import Any
+
+from ..errors import InvalidModelError
+
+
+def checked_fields(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments for a dataclass from JSON, lists as tuples.
+
+    Raises InvalidModelError that names what is unknown or missing.
+    """
+    known = {field.name: field for field in fields(kind)}
+    required = {
+        name
+        for name, field in known.items()
+        if field.default is MISSING and field.default_factory is MISSING
+    }
+    if unknown := sorted(set(values) - known.keys()):
+        raise InvalidModelError(f"{kind.__name__} has no setting {', '.join(unknown)}")
+    if missing := sorted(required - set(values)):
+        raise InvalidModelError(f"{kind.__name__} lacks the setting {', '.join(missing)}")
+    return {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
