@@ -5,14 +5,16 @@
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from . import bitstream
+
+Purpose = Literal["encode", "decode"]
 
 
 @dataclass(frozen=True)
@@ -75,13 +77,18 @@ class Codec(ABC):
 
     Attributes:
         name: short name of the model, as given to ``load_codec`` where it is a shipped one.
-        codec: name of the codec family (``uqdm``).
+        codec: name of the codec family (``uqdm``, ``cdc``).
         model_id: sha256 (hex) of the model file, which names the model for ever.
         num_layers: layers of a complete stream.
         archive_layers: layers worth storing when bit-exactness is not asked for.
         lossless: whether the last layer makes the picture exact.
         model_path: the one file (safetensors, with its configuration inside) that decodes.
+        encode_options: names of the options that ``encode`` takes.
+        decode_options: names of the options that ``decode`` and ``decode_progressively`` take.
     """
+
+    encode_options: frozenset[str] = frozenset()
+    decode_options: frozenset[str] = frozenset()
 
     name: str
     codec: str
@@ -109,6 +116,20 @@ class Codec(ABC):
         A stream with fewer layers gives what it has; with none, the model's prior mean.
         Raises CorruptStreamError naming the layer; UnknownModelError for another model's stream.
         """
+
+    def check_options(self, purpose: Purpose, options: Mapping[str, Any]) -> None:
+        """Whether ``encode`` or ``decode`` would take these options, without doing either.
+
+        Raises TypeError naming codec, option and the options there are; ValueError for a value
+        that the model cannot have.
+        """
+        known = self.encode_options if purpose == "encode" else self.decode_options
+        unknown = sorted(options.keys() - known)
+        if unknown:
+            raise TypeError(
+                f"{self.codec} has no option {', '.join(unknown)} to {purpose} with "
+                f"(it has {', '.join(sorted(known)) or 'none'})"
+            )
 
     def decode_progressively(
         self, encoded: Sequence[EncodedImage], **options: Any

@@ -32,7 +32,7 @@ DEFAULT_MODELS = {"uqdm": "uqdm-small"}
 MODEL_FILE = "model.safetensors"
 CARD_FILE = "card.json"
 _METADATA = "strata"  # one key only: safetensors does not keep an order among several
-_CODECS = {"uqdm": "codec.uqdm.codec"}
+_CODECS = {"uqdm": "codec.uqdm.codec", "cdc": "codec.cdc.codec"}  # imported when needed
 
 
 def list_models() -> list[str]:

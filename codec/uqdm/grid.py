@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ..entropy import Tables
-from .scheme import Choice
+from ..scheme import Choice
 
 Prior = Literal["logistic", "gaussian"]
 

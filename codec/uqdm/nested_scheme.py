@@ -13,6 +13,7 @@ from .. import bands
 from ..bands import BANDS, BLOCK
 from ..entropy import PRECISION, Tables
 from ..errors import CorruptStreamError, InvalidModelError
+from ..scheme import Choice, LayerSymbols
 from .nested import (
     OUTPUTS,
     PIXEL_UNIT,
@@ -32,7 +33,7 @@ from .nested import (
     to_bands,
 )
 from .network import IntegerNetwork, NetworkConfig
-from .scheme import Choice, LayerSymbols, Realism
+from .scheme import BATCH_PIXELS, Realism
 
 TILE = 96  # blocks on a side that the network sees at once, halo apart: bounds its memory
 FLOW_LEVELS = 2
@@ -58,6 +59,7 @@ class NestedScheme:
     """
 
     uses_stream_id = False
+    batch_pixels = BATCH_PIXELS
 
     def __init__(
         self, config: dict[str, Any], tensors: dict[str, Tensor], device: str | torch.device

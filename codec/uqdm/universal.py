@@ -20,10 +20,11 @@ from torch import Tensor
 
 from .. import dither
 from ..errors import CorruptStreamError, InvalidModelError
+from ..scheme import Choice, LayerSymbols
 from . import diffusion, tiles
 from .diffusion import Step
 from .grid import Grid
-from .scheme import Choice, LayerSymbols, Realism
+from .scheme import BATCH_PIXELS, Realism
 from .unet import TILE, UNet
 from .universal_model import UniversalConfig
 
@@ -61,13 +62,14 @@ State = list[_Picture]
 
 
 class UniversalScheme:
-    """The quantiser of one model; see ``scheme.Scheme``.
+    """The quantiser of one model; see ``Scheme``.
 
     ``tensors`` are what ``UniversalModel.export`` gives. Raises InvalidModelError where they do not
     fit the configuration.
     """
 
     uses_stream_id = True
+    batch_pixels = BATCH_PIXELS
 
     def __init__(
         self, config: Mapping[str, Any], tensors: Mapping[str, Tensor], device: str | torch.device

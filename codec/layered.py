@@ -1,0 +1,262 @@
+"""A ``Codec`` around any ``Scheme``: headers, layers, checks and entropy coding of its integers.
+
+Everything about bytes is here and the same for every codec; everything about pixels is in its
+schemes. A codec is a subclass that says which options it has and makes the scheme of a model::
+
+    class CDCCodec(LayeredCodec):
+        codec, lossless = "cdc", False
+        encode_options = frozenset({"quality"})
+        decode_options = frozenset({"decoder", "steps", "noise_scale", "seed"})
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import bitstream, entropy
+from .base import Codec, EncodedImage
+from .errors import CorruptStreamError, UnknownModelError
+from .scheme import Choice, LayerSymbols, Scheme
+
+
+class LayeredCodec(Codec):
+    """A model on one device. Subclasses set ``codec``, ``lossless`` and the names of options.
+
+    Options go to the scheme by name, those of encoding to ``Scheme.encode`` and those of decoding
+    to ``Scheme.reconstruct``; ``check_options`` may be extended to look at their values.
+
+    Args:
+        name, model_id, model_path: see ``Codec``.
+        config: the configuration in the model file.
+        device: where ``scheme`` computes.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model_id: str,
+        model_path: Path,
+        config: dict[str, Any],
+        scheme: Scheme,
+        device: str,
+    ) -> None:
+        self.name, self.model_id, self.model_path, self.config = name, model_id, model_path, config
+        self.device = device
+        self.scheme = scheme
+        self.num_layers = scheme.num_layers
+        self.archive_layers = scheme.archive_layers
+
+    # -- encoding ---------------------------------------------------------------------------------
+
+    def encode(
+        self, images: Sequence[np.ndarray], *, layers: int | None = None, **options: Any
+    ) -> list[EncodedImage]:
+        """See ``Codec.encode``."""
+        self.check_options("encode", options)
+        layers = self.num_layers if layers is None else layers
+        if not 0 <= layers <= self.num_layers:
+            raise ValueError(f"layers must be 0 to {self.num_layers}, got {layers}")
+        for i, image in enumerate(images):
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+                raise ValueError(
+                    f"picture {i} must be (H, W, 3) uint8, got {image.shape} {image.dtype}"
+                )
+        out: list[EncodedImage | None] = [None] * len(images)
+        for chosen in self._batches([image.shape[:2] for image in images]):
+            batch = [np.ascontiguousarray(images[i]) for i in chosen]
+            headers = [self._header(image) for image in batch]
+            ids = [bitstream.unpack_header(h).stream_id or 0 for h in headers]
+            streams = self.scheme.encode(batch, ids, layers, **options)
+            for i, header, stream in zip(chosen, headers, streams, strict=True):
+                packed = (self._pack(header, n, symbols) for n, symbols in enumerate(stream))
+                out[i] = EncodedImage(header, tuple(packed))
+        return [encoded for encoded in out if encoded is not None]
+
+    def cross_entropy(self, image: np.ndarray, **options: Any) -> list[float]:
+        """Ideal length in bits of each layer of a picture under the model's tables."""
+        self.check_options("encode", options)
+        stream_id = bitstream.unpack_header(self._header(image)).stream_id or 0
+        (stream,) = self.scheme.encode([image], [stream_id], self.num_layers, **options)
+        return [sum(entropy.cross_entropy(*part) for part in symbols.parts()) for symbols in stream]
+
+    def _header(self, image: np.ndarray) -> bytes:
+        stream_id = None
+        if self.scheme.uses_stream_id:
+            # of the pixels, so that the same picture gives the same file
+            stream_id = int.from_bytes(hashlib.sha256(image.tobytes()).digest()[:4], "little")
+        height, width = image.shape[:2]
+        return bitstream.pack_header(
+            bitstream.StreamHeader(self.codec, width, height, self.model_id, stream_id)
+        )
+
+    def _pack(self, header: bytes, number: int, symbols: LayerSymbols) -> bytes:
+        layer = bitstream.Layer(
+            entropy.encode(symbols.parts()),
+            bitstream.check16(symbols.index_bytes()),
+            bitstream.check16(symbols.symbol_bytes()),
+        )
+        return bitstream.pack_layer(self.model_id, header, number, layer)
+
+    # -- decoding ---------------------------------------------------------------------------------
+
+    def decode(
+        self, encoded: Sequence[EncodedImage], *, layers: int | None = None, **options: Any
+    ) -> list[np.ndarray]:
+        """See ``Codec.decode``."""
+        self.check_options("decode", options)
+        out: list[np.ndarray | None] = [None] * len(encoded)
+        for group in self._groups(encoded, layers):
+            for layer in range(group.layers):
+                self._unpack(group.state, layer, group.streams)
+            pictures = self.scheme.reconstruct(group.state, group.layers, **options)
+            for i, picture in zip(group.chosen, pictures, strict=True):
+                out[i] = picture
+        return [picture for picture in out if picture is not None]
+
+    def decode_progressively(
+        self, encoded: Sequence[EncodedImage], **options: Any
+    ) -> Iterator[list[np.ndarray]]:
+        """See ``Codec.decode_progressively``: every layer is decoded once."""
+        self.check_options("decode", options)
+        groups = list(self._groups(encoded, None))
+        shown: list[Any] = [None] * len(encoded)
+
+        def show(group: _Group, layers: int) -> None:
+            pictures = self.scheme.reconstruct(group.state, layers, **options)
+            for i, picture in zip(group.chosen, pictures, strict=True):
+                shown[i] = picture
+
+        for group in groups:
+            if not group.layers:
+                show(group, 0)
+        for layer in range(max((group.layers for group in groups), default=0)):
+            for group in groups:
+                if layer < group.layers:
+                    self._unpack(group.state, layer, group.streams)
+                    show(group, layer + 1)
+            yield list(shown)
+
+    def _groups(self, encoded: Sequence[EncodedImage], layers: int | None) -> Iterator["_Group"]:
+        """Streams that are decoded together: equal sizes, and equal numbers of layers."""
+        if layers is not None and layers < 0:
+            raise ValueError(f"layers must not be negative, got {layers}")
+        most = self.num_layers if layers is None else layers
+        headers = [self._checked(stream) for stream in encoded]
+        sizes = [
+            (header.height, header.width, min(len(stream.layers), most))
+            for header, stream in zip(headers, encoded, strict=True)
+        ]
+        for chosen in self._batches(sizes):
+            ids = [headers[i].stream_id or 0 for i in chosen]
+            state = self.scheme.start([sizes[i][:2] for i in chosen], ids)
+            yield _Group(chosen, [encoded[i] for i in chosen], sizes[chosen[0]][2], state)
+
+    def _batches(self, sizes: Sequence[tuple[int, ...]]) -> Iterator[list[int]]:
+        """Indices of equal sizes together, at most ``batch_pixels`` at once (or one picture)."""
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for i, size in enumerate(sizes):
+            groups.setdefault(tuple(size), []).append(i)
+        for size, members in groups.items():
+            most = max(1, self.scheme.batch_pixels // (size[0] * size[1]))
+            for at in range(0, len(members), most):
+                yield members[at : at + most]
+
+    def _checked(self, encoded: EncodedImage) -> bitstream.StreamHeader:
+        header = encoded.info
+        if header.codec != self.codec or header.model != self.model_id[:8]:
+            raise UnknownModelError(
+                f"the stream was written by {header.codec} model {header.model}..., "
+                f"not by {self.name} ({self.model_id[:8]}...)"
+            )
+        if (header.stream_id is not None) != self.scheme.uses_stream_id:
+            raise CorruptStreamError("the stream's header does not fit its model")
+        if len(encoded.layers) > self.num_layers:
+            raise CorruptStreamError(
+                f"the stream has {len(encoded.layers)} layers, its model {self.num_layers}",
+                self.num_layers,
+            )
+        return header
+
+    def _unpack(self, state: Any, number: int, batch: Sequence[EncodedImage]) -> None:
+        """Decode layer ``number`` of every stream of a batch into ``state``."""
+        with _naming_layer(number):
+            packed = [
+                bitstream.unpack_layer(self.model_id, stream.header, number, stream.layers[number])
+                for stream in batch
+            ]
+            decoders = [_LayerDecoder(layer, number) for layer in packed]
+            passes = self.scheme.passes(number)
+            for part in range(passes):
+                last = part == passes - 1
+                choices = self.scheme.choices(state, number, part)
+                symbols = [
+                    decoder.decode(choice, last)
+                    for decoder, choice in zip(decoders, choices, strict=True)
+                ]
+                self.scheme.update(state, number, part, symbols)
+            if not passes:
+                for decoder in decoders:
+                    decoder.finish()
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Streams decoded together: their positions, how many layers to decode, and the state."""
+
+    chosen: list[int]
+    streams: list[EncodedImage]
+    layers: int
+    state: Any
+
+
+class _LayerDecoder:
+    """The symbols of one layer of one stream, pass by pass, held against the layer's checks."""
+
+    def __init__(self, layer: bitstream.Layer, number: int) -> None:
+        self._layer, self._number = layer, number
+        self._decoder = entropy.Decoder(layer.payload)
+        self._index: list[bytes] = []
+        self._symbols: list[bytes] = []
+
+    def decode(self, choice: Choice, last: bool) -> np.ndarray:
+        """Symbols ``(n,) int32`` of the next pass; after the last one nothing may be left over."""
+        self._index.append(choice.check_bytes())
+        if last and bitstream.check16(*self._index) != self._layer.index_check:
+            raise CorruptStreamError(
+                f"layer {self._number}: this device computes other probabilities than the "
+                "encoder's did; the layers before it still decode",
+                self._number,
+            )
+        symbols = self._decoder.decode(choice.index, choice.tables)
+        self._symbols.append(symbols.astype("<i4").tobytes())
+        if last:  # before the symbols are used
+            self.finish()
+        return symbols
+
+    def finish(self) -> None:
+        self._decoder.finish()
+        if bitstream.check16(*self._symbols) != self._layer.symbol_check:
+            raise CorruptStreamError(f"layer {self._number} decodes to other symbols", self._number)
+
+
+@contextmanager
+def _naming_layer(number: int) -> Iterator[None]:
+    """Whatever a layer's bytes lead to inside, it is a damaged layer to the caller.
+
+    A RuntimeError is left as it is: torch raises one for lack of memory, too.
+    """
+    try:
+        yield
+    except CorruptStreamError as error:
+        if error.layer is not None:
+            raise
+        raise CorruptStreamError(f"layer {number}: {error}", number) from error
+    except (ValueError, LookupError, ArithmeticError) as error:
+        raise CorruptStreamError(
+            f"layer {number} holds symbols that no encoder writes: {error!r}", number
+        ) from error
