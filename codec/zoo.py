@@ -132,15 +132,19 @@ def _show(name: str) -> None:
 
 
 def _import(source: Path, out: Path, learned_schedule: bool) -> None:
-    from .uqdm import authors
+    from .cdc import authors as cdc_authors
+    from .uqdm import authors as uqdm_authors
 
     if not source.exists():
         raise UnknownModelError(f"there is no checkpoint {source}")
-    config, tensors = authors.load(source, learned_schedule=learned_schedule)
-    card = {
-        "imported_from": f"the authors' checkpoint {source.name}",
-        "learned_schedule": learned_schedule,
-    }
+    card: dict[str, Any] = {"imported_from": f"the authors' checkpoint {source.name}"}
+    if cdc_authors.is_authors_checkpoint(source):
+        if learned_schedule:
+            raise InvalidModelError(f"{source} is a checkpoint of CDC, which learns no schedule")
+        config, tensors = cdc_authors.load(source)
+    else:
+        config, tensors = uqdm_authors.load(source, learned_schedule=learned_schedule)
+        card["learned_schedule"] = learned_schedule
     print(f"{out / MODEL_FILE}: id {write_model(out / MODEL_FILE, config, tensors, card)}")
 
 
