@@ -35,6 +35,11 @@ _METADATA = "strata"  # one key only: safetensors does not keep an order among s
 _CODECS = {"uqdm": "codec.uqdm.codec", "cdc": "codec.cdc.codec"}  # imported when needed
 
 
+def families() -> list[str]:
+    """Names of the codecs that this release has, shipped models or not."""
+    return sorted(_CODECS)
+
+
 def list_models() -> list[str]:
     """Names of the shipped models."""
     files = WEIGHTS.glob("*.safetensors")

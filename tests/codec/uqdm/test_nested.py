@@ -205,7 +205,7 @@ def test_progressive_decoding_is_decoding_every_prefix(
 
 def test_counted_tables_shorten_what_they_were_counted_on() -> None:
     model = nested_model()
-    trainable = recipes.Trainable(model, NestedObjective(), model.model_config())
+    trainable = recipes.UQDMTrainable(model, NestedObjective(), model.model_config())
     pictures = list(noise_pictures(6, 64, seed=9).permute(0, 2, 3, 1).numpy())
     plain, counted = trainable.tensors(), trainable.tensors(pictures)
     assert plain.keys() == counted.keys()

@@ -1,4 +1,4 @@
-"""The training loop: plain torch, no Ray, one machine. Maximum likelihood, EMA, resume.
+"""The training loop of every codec: plain torch, no Ray, one machine. Adam, EMA, resume.
 
 A run directory holds ``checkpoint.pt`` (to resume), ``model.safetensors`` (to encode and decode),
 ``training.safetensors`` (float weights, to go on from with ``--init``), ``card.json`` (data, steps,
@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import InvalidModelError
-from ..training_data import Log, Pictures
+from .errors import InvalidModelError
+from .training_data import Log, Pictures
 
 Objective = Callable[[nn.Module, Tensor, np.random.Generator], tuple[Tensor, dict[str, float]]]
 Save = Callable[[dict[str, Tensor], dict[str, Any]], dict[str, Any]]
@@ -34,6 +34,8 @@ class TrainingConfig:
     learning_rate: float = 1.5e-3
     final_rate: float = 0.02  # of learning_rate, reached by a cosine
     warmup: int = 200
+    beta1: float = 0.9
+    beta2: float = 0.98
     ema: float = 0.999
     gradient_clip: float = 1.0
     batch: int = 8
@@ -45,17 +47,32 @@ class TrainingConfig:
 
 
 class Ema:
-    """Exponential moving average of a module's parameters, with a short memory at first."""
+    """Moving average of the parameters that are trained, with a short memory at first."""
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.values = {n: p.detach().clone() for n, p in module.named_parameters()}
+        self.values = {n: p.detach().clone() for n, p in _trained(module).items()}
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
         decay = min(self.decay, (1 + step) / (10 + step))
-        for name, parameter in module.named_parameters():
+        for name, parameter in _trained(module).items():
             self.values[name].lerp_(parameter, 1 - decay)
+
+    def restore(self, values: dict[str, Tensor]) -> None:
+        """Go on from a checkpoint's averages. Raises ValueError where one is missing."""
+        missing = self.values.keys() - values.keys()
+        if missing:
+            raise ValueError(f"no averages of {', '.join(sorted(missing))}")
+        self.values = {name: values[name] for name in self.values}
+
+    def weights(self, module: nn.Module) -> dict[str, Tensor]:
+        """The module's state, averaged where it is trained: frozen parameters and buffers too."""
+        return {**module.state_dict(), **self.values}
+
+
+def _trained(module: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}
 
 
 def learning_rate(config: TrainingConfig, step: int, progress: float) -> float:
@@ -85,11 +102,15 @@ def train(
 ) -> None:
     """Train ``model`` until ``config`` says to stop; resume where ``out`` has a checkpoint.
 
+    Parameters that do not require a gradient stay as they are and are not averaged.
+
     Args:
         objective: loss and figures to log, of a model, pictures ``(B, 3, H, W) uint8`` on
-            ``device``, and randomness that is the same for a given step of a given seed.
-        save: called with the EMA weights and the card so far; writes the model files and returns
-            validation figures.
+            ``device``, and randomness that is the same for a given step of a given seed. One that
+            wants mixed precision enters ``torch.autocast`` itself; one with networks of its own is
+            an ``nn.Module``, and moved to ``device``.
+        save: called with the model's state, trained parameters averaged, and the card so far;
+            writes the model files and returns validation figures.
 
     Raises InvalidModelError where the checkpoint belongs to another configuration, ValueError
     where there is nothing to train on.
@@ -98,8 +119,11 @@ def train(
         raise ValueError("no training pictures: check --data")
     out.mkdir(parents=True, exist_ok=True)
     model.to(device)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(trained, lr=config.learning_rate, betas=(0.9, 0.98))
+    if isinstance(objective, nn.Module):
+        objective.to(device)
+    trained = list(_trained(model).values())
+    betas = (config.beta1, config.beta2)
+    optimizer = torch.optim.Adam(trained, lr=config.learning_rate, betas=betas)
     ema, step, seconds = Ema(model, config.ema), 0, 0.0
     checkpoint = out / "checkpoint.pt"
     if checkpoint.exists():
@@ -107,11 +131,12 @@ def train(
         try:
             model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
+            ema.restore(state["ema"])
         except (RuntimeError, ValueError) as error:
             raise InvalidModelError(
                 f"{checkpoint} belongs to another configuration: use a new --out"
             ) from error
-        ema.values, step, seconds = state["ema"], state["step"], state["seconds"]
+        step, seconds = state["step"], state["seconds"]
         log(f"resumed {checkpoint} at step {step}, {seconds / 3600:.2f} h")
     begin, first = time.time() - seconds, step
     next_checkpoint = seconds + 60 * config.checkpoint_minutes
@@ -139,7 +164,7 @@ def train(
             "pictures": dict(sorted(pictures.sources.items())),
             "training": asdict(config),
         }
-        figures = save(ema.values, card)
+        figures = save(ema.weights(model), card)
         with (out / "log.jsonl").open("a") as lines:
             entry = {"step": step, "hours": round(elapsed() / 3600, 3), **figures}
             lines.write(json.dumps(entry) + "\n")
