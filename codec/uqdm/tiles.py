@@ -9,12 +9,12 @@ the later one is taken.
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..devices import full_precision
 from .unet import TILE, UNet
 
 _threads_lock = threading.Lock()
@@ -49,7 +49,7 @@ def predict(
             return torch.cat([noise, factor]).double().cpu().numpy()
 
     outputs = [np.empty((2, *z.shape)) for z in latents]
-    with _reproducible(device):
+    with full_precision(device):
         for (i, top, left), output in zip(places, _map(evaluate, places, device), strict=True):
             outputs[i][:, :, top : top + TILE, left : left + TILE] = output
     return [(noise, factor) for noise, factor in outputs]
@@ -75,23 +75,6 @@ def _map(
                     yield from pool.map(function, places)
         finally:
             torch.set_num_threads(threads)
-
-
-@contextmanager
-def _reproducible(device: torch.device) -> Iterator[None]:
-    """On CUDA: full float32, and the same kernels each time."""
-    if device.type != "cuda":
-        yield
-        return
-    with torch.backends.cudnn.flags(
-        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-    ):
-        allowed = torch.backends.cuda.matmul.allow_tf32
-        torch.backends.cuda.matmul.allow_tf32 = False
-        try:
-            yield
-        finally:
-            torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
 def to_tensor(array: np.ndarray) -> Tensor:

@@ -1,0 +1,326 @@
+"""Runs a CDC model: pictures to integers and back (see codec/scheme.py).
+
+Layer 0 holds the quality and the hyper-latent z, layers 1, 2, ... the latent y: r = round(y - mean)
+trit by trit, in the order that the trees in the model file say (layers.py). A prefix decodes to the
+conditional mean of what is missing.
+
+Only the scale index of y must be the same for encoder and decoder, and it is computed in exact
+integers (integers.py). The mean is a float that shifts pixels and nothing else, because what is
+coded is r.
+"""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import dither
+from ..devices import full_precision
+from ..entropy import Tables
+from ..errors import InvalidModelError
+from ..scheme import Choice, LayerSymbols
+from .integers import FRACTION, IntegerHyperDecoder, scale_index
+from .layers import MAX_RESIDUAL, Progress, Trees
+from .model import MULTIPLE, CDCModel, Synthesis, build_model
+from .tiling import TILE_PIXELS, Tile, by_tiles
+
+Decoder = Literal["fast", "diffusion"]
+DECODERS: tuple[Decoder, ...] = ("fast", "diffusion")
+LATENT_STRIDE = 16
+_HYPER_HALO = 256  # pixels around a tile that the hyper-analysis and -synthesis look at
+
+
+@dataclass
+class PictureState:
+    """What is known of one picture.
+
+    Attributes:
+        quality: at which of the model's rates it is coded.
+        hyper: its hyper-latent's integers ``(C, H/64, W/64) int32``.
+        progress: what is known of r, once the hyper-latent is.
+    """
+
+    quality: int
+    hyper: np.ndarray
+    progress: Progress | None = None
+
+
+@dataclass
+class CDCState:
+    """What a decoder knows of a batch of equally large pictures."""
+
+    height: int
+    width: int
+    pictures: list[PictureState]
+
+    @property
+    def padded(self) -> tuple[int, int]:
+        return _padded(self.height), _padded(self.width)
+
+
+def _padded(side: int) -> int:
+    return -(-side // MULTIPLE) * MULTIPLE
+
+
+class CDCScheme:
+    """A CDC model on one device."""
+
+    uses_stream_id = False
+    batch_pixels = 1 << 21
+
+    def __init__(
+        self, config: dict[str, Any], tensors: dict[str, Tensor], device: str | torch.device
+    ) -> None:
+        self.device = torch.device(device)
+        try:
+            self.model = build_model(config)
+            self._load(tensors)
+            self.default_quality = int(config.get("default_quality", self.model.qualities - 1))
+            self.default_steps = int(config.get("default_steps", 17))
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidModelError(f"not a CDC model: {error}") from error
+        self.num_layers = 1 + self.trees.num_layers
+        self.archive_layers = self.num_layers
+
+    def _load(self, tensors: dict[str, Tensor]) -> None:
+        own = self.model.state_dict()
+        if missing := sorted(own.keys() - tensors.keys()):
+            raise ValueError(f"it lacks {len(missing)} tensors, the first is {missing[0]}")
+        for name, value in own.items():
+            if value.shape != tensors[name].shape:
+                raise ValueError(f"{name} has the shape {tuple(tensors[name].shape)}")
+        self.model.load_state_dict({name: tensors[name].float() for name in own})
+        self.model.to(self.device).eval().requires_grad_(False)
+        arrays = {name: tensor.numpy() for name, tensor in tensors.items() if name not in own}
+        self.trees = Trees.from_arrays(_under("trees.", arrays))
+        self.hyper_tables = Tables.from_arrays(_under("hyper.", arrays))
+        qualities, channels = self.model.qualities, self.model.hyper_channels
+        if len(self.hyper_tables) != qualities * channels:
+            raise ValueError(f"{len(self.hyper_tables)} tables of the hyper-latent")
+        equal = np.full(max(qualities, 1), 1 / qualities)
+        self.quality_table = Tables.from_pmfs([(0, equal)])
+        self._medians = tensors["medians"].to(self.device, torch.float64)
+        self._offsets = tensors["scale_offsets"].to(self.device, torch.float64)
+        self._thresholds = tensors["thresholds"].to(self.device)
+        self._integers = IntegerHyperDecoder(_under("integers.", tensors), self.device)
+        if (
+            self._medians.shape != (qualities, channels)
+            or self._offsets.shape != (qualities, self.model.latents)
+            or len(self._thresholds) != len(self.trees.scales) - 1
+        ):
+            raise ValueError("the coding tensors do not fit the networks")
+
+    # -- encoding ---------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def encode(
+        self,
+        images: Sequence[np.ndarray],
+        stream_ids: Sequence[int],
+        layers: int,
+        *,
+        quality: int | None = None,
+        tile_pixels: int = TILE_PIXELS,
+    ) -> list[list[LayerSymbols]]:
+        height, width = images[0].shape[:2]
+        state = self.start([(height, width)] * len(images), stream_ids)
+        chosen = self.default_quality if quality is None else quality
+        z, y = self._analyse(images, state.padded, chosen, tile_pixels)
+        for picture, hyper in zip(state.pictures, z, strict=True):
+            picture.quality, picture.hyper = chosen, hyper
+        self._choose_scales(state, tile_pixels)
+        mean = self._means(state, tile_pixels)
+        residuals = (y - mean).round_().clamp_(-MAX_RESIDUAL, MAX_RESIDUAL).to(torch.int32)
+        return [
+            self._layers(picture, r.flatten().cpu().numpy(), layers)
+            for picture, r in zip(state.pictures, residuals, strict=True)
+        ]
+
+    def _analyse(
+        self, images: Sequence[np.ndarray], size: tuple[int, int], quality: int, tile_pixels: int
+    ) -> tuple[np.ndarray, Tensor]:
+        """Integers of z ``(B, C, h, w) int32``, and y ``(B, M, H/16, W/16)``, of each picture."""
+        pixels = torch.from_numpy(np.stack([_pad(image, size) for image in images]))
+        qualities = torch.full((len(images),), quality, device=self.device)
+
+        def analyse(x: Tensor, _: Tile) -> Tensor:
+            x = x.to(self.device).float() / 127.5 - 1
+            return self.model.analysis(x, qualities)
+
+        def hyper_analyse(y: Tensor, _: Tile) -> Tensor:
+            return self.model.hyper_analysis(y)
+
+        with full_precision(self.device):
+            x = pixels.permute(0, 3, 1, 2)
+            y = by_tiles(analyse, x, 1, LATENT_STRIDE, tile_pixels, self.model.analysis_halo)
+            z = by_tiles(hyper_analyse, y, LATENT_STRIDE, MULTIPLE, tile_pixels, _HYPER_HALO)
+        medians = self._medians[quality][:, None, None]
+        k = (z.double() - medians / FRACTION).round_().clamp_(-MAX_RESIDUAL, MAX_RESIDUAL)
+        return k.to(torch.int32).cpu().numpy(), y
+
+    def _layers(
+        self, picture: PictureState, residuals: np.ndarray, layers: int
+    ) -> list[LayerSymbols]:
+        out = []
+        for layer in range(layers):
+            choices, symbols = [], []
+            for number in range(self.passes(layer)):
+                choice = self._choice(picture, layer, number)
+                choices.append(choice)
+                if layer == 0:
+                    quality = np.array([picture.quality], np.int32)
+                    symbols.append(picture.hyper.ravel() if number else quality)
+                    continue
+                assert picture.progress is not None
+                positions = picture.progress.pending(layer - 1)
+                symbols.append(picture.progress.symbols_for(positions, residuals))
+                picture.progress.advance(positions, symbols[-1])
+            out.append(LayerSymbols(tuple(choices), tuple(symbols)))
+        return out
+
+    # -- decoding ---------------------------------------------------------------------------------
+
+    def passes(self, layer: int) -> int:
+        """Two for layer 0: the quality, then the hyper-latent, whose tables depend on it."""
+        return 2 if layer == 0 else self.trees.passes(layer - 1)
+
+    def start(self, sizes: Sequence[tuple[int, int]], stream_ids: Sequence[int]) -> CDCState:
+        height, width = sizes[0]
+        shape = (self.model.hyper_channels, _padded(height) // MULTIPLE, _padded(width) // MULTIPLE)
+        return CDCState(
+            height,
+            width,
+            [PictureState(self.default_quality, np.zeros(shape, np.int32)) for _ in sizes],
+        )
+
+    def choices(self, state: CDCState, layer: int, number: int) -> list[Choice]:
+        return [self._choice(picture, layer, number) for picture in state.pictures]
+
+    def _choice(self, picture: PictureState, layer: int, number: int) -> Choice:
+        if layer == 0 and number == 0:
+            return Choice(np.zeros(1, np.int32), self.quality_table)
+        if layer == 0:
+            channels, *positions = picture.hyper.shape
+            first = picture.quality * channels
+            index = np.repeat(np.arange(first, first + channels), int(np.prod(positions)))
+            return Choice(index.astype(np.int32), self.hyper_tables)
+        assert picture.progress is not None
+        positions = picture.progress.pending(layer - 1)
+        return Choice(picture.progress.node[positions], self.trees.tables)
+
+    @torch.inference_mode()
+    def update(
+        self, state: CDCState, layer: int, number: int, symbols: Sequence[np.ndarray]
+    ) -> None:
+        for picture, values in zip(state.pictures, symbols, strict=True):
+            if layer:
+                assert picture.progress is not None
+                picture.progress.advance(picture.progress.pending(layer - 1), values)
+            elif number == 0:
+                if not 0 <= values[0] < self.model.qualities:
+                    raise ValueError(f"the model has no quality {values[0]}")
+                picture.quality = int(values[0])
+            else:
+                if np.abs(values).max() > MAX_RESIDUAL:
+                    raise ValueError("a hyper-latent is out of range")
+                picture.hyper = values.reshape(picture.hyper.shape)
+        if layer == 0 and number == 1:
+            self._choose_scales(state, TILE_PIXELS)
+
+    def _hyper_units(self, state: CDCState) -> Tensor:
+        """z as integers in 2**-12, ``(B, C, h, w) float64``, and nothing but integers."""
+        k = torch.from_numpy(np.stack([p.hyper for p in state.pictures])).to(self.device)
+        chosen = [p.quality for p in state.pictures]
+        return k.double() * FRACTION + self._medians[chosen][:, :, None, None]
+
+    def _choose_scales(self, state: CDCState, tile_pixels: int) -> None:
+        chosen = [p.quality for p in state.pictures]
+        values = self._integers(self._hyper_units(state))
+        values += self._offsets[chosen][:, :, None, None]
+        index = scale_index(values, self._thresholds)
+        for picture, row in zip(state.pictures, index, strict=True):
+            picture.progress = Progress.start(self.trees, row.flatten().cpu().numpy())
+
+    def _means(self, state: CDCState, tile_pixels: int) -> Tensor:
+        """``(B, M, H/16, W/16) float32``."""
+        qualities = torch.tensor([p.quality for p in state.pictures], device=self.device)
+
+        def mean(z: Tensor, _: Tile) -> Tensor:
+            return self.model.hyper_synthesis(z, qualities)[0]
+
+        z = (self._hyper_units(state) / FRACTION).float()
+        with full_precision(self.device):
+            return by_tiles(mean, z, MULTIPLE, LATENT_STRIDE, tile_pixels, _HYPER_HALO)
+
+    @torch.inference_mode()
+    def reconstruct(
+        self,
+        state: CDCState,
+        layers: int,
+        *,
+        decoder: Decoder | None = None,
+        steps: int | None = None,
+        noise_scale: float = 0.0,
+        seed: int = 0,
+        tile_pixels: int = TILE_PIXELS,
+    ) -> list[np.ndarray]:
+        y = self._means(state, tile_pixels)
+        for latent, picture in zip(y, state.pictures, strict=True):
+            if picture.progress is not None:
+                known = torch.from_numpy(picture.progress.expectation()).to(self.device)
+                latent += known.view_as(latent)
+        qualities = torch.tensor([p.quality for p in state.pictures], device=self.device)
+        noise = None
+        fast = decoder == "fast" or (decoder is None and self.model.has_fast_head)
+        if not fast and noise_scale:
+            noise = torch.stack([_noise(p, seed, state.padded) for p in state.pictures])
+            noise = noise.mul_(noise_scale)
+
+        def synthesise(y: Tensor, tile: Tile) -> Tensor:
+            seen = self.model.synthesis(y, qualities)
+            if fast:
+                assert seen.picture is not None
+                x = seen.picture
+            else:
+                size = (tile.outer_bottom - tile.outer_top, tile.outer_right - tile.outer_left)
+                start = torch.zeros(len(y), 3, *size) if noise is None else tile.outer(noise, 1)
+                x = self._diffuse(seen, start.to(self.device), steps or self.default_steps)
+            return ((x + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8)
+
+        with full_precision(self.device):
+            x = by_tiles(synthesise, y, LATENT_STRIDE, 1, tile_pixels, self.model.synthesis_halo)
+        x = x[:, :, : state.height, : state.width].permute(0, 2, 3, 1).cpu()
+        return [np.ascontiguousarray(picture.numpy()) for picture in x]
+
+    def _diffuse(self, seen: Synthesis, start: Tensor, steps: int) -> Tensor:
+        model: CDCModel = self.model
+        assert model.diffusion is not None
+        return model.diffusion.sample(lambda x, time: model.denoise(x, time, seen), start, steps)
+
+
+def _under(prefix: str, values: dict[str, Any]) -> dict[str, Any]:
+    return {n.removeprefix(prefix): v for n, v in values.items() if n.startswith(prefix)}
+
+
+def _pad(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Reflected at its lower and right edges to ``size``."""
+    rows, columns = (padded - side for padded, side in zip(size, image.shape, strict=False))
+    for axis, extra in ((0, rows), (1, columns)):
+        if extra:
+            widths = [(0, 0)] * 3
+            widths[axis] = (0, extra)
+            # a single row or column has nothing to reflect
+            image = np.pad(image, widths, "reflect" if image.shape[axis] > 1 else "edge")
+    return image
+
+
+def _noise(picture: PictureState, seed: int, size: tuple[int, int]) -> Tensor:
+    """Standard normal noise ``(3, H, W) float32`` of a picture's own: its stream and the seed."""
+    draw = zlib.crc32(picture.hyper.tobytes())
+    return torch.from_numpy(
+        dither.normal(seed, draw, (3, *size), dither.normal_quantiles())
+    ).float()
