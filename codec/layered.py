@@ -201,7 +201,7 @@ class LayeredCodec(Codec):
                 self.scheme.update(state, number, part, symbols)
             if not passes:
                 for decoder in decoders:
-                    decoder.finish()
+                    decoder.check_empty()
 
 
 @dataclass(frozen=True)
@@ -226,22 +226,31 @@ class _LayerDecoder:
     def decode(self, choice: Choice, last: bool) -> np.ndarray:
         """Symbols ``(n,) int32`` of the next pass; after the last one nothing may be left over."""
         self._index.append(choice.check_bytes())
-        if last and bitstream.check16(*self._index) != self._layer.index_check:
+        if last:
+            self._check_tables()
+        symbols = self._decoder.decode(choice.index, choice.tables)
+        self._symbols.append(symbols.astype("<i4").tobytes())
+        if last:  # before the symbols are used
+            self._check_symbols()
+        return symbols
+
+    def check_empty(self) -> None:
+        """Raises CorruptStreamError unless a layer without passes has nothing in it."""
+        self._check_tables()
+        self._check_symbols()
+
+    def _check_symbols(self) -> None:
+        self._decoder.finish()
+        if bitstream.check16(*self._symbols) != self._layer.symbol_check:
+            raise CorruptStreamError(f"layer {self._number} decodes to other symbols", self._number)
+
+    def _check_tables(self) -> None:
+        if bitstream.check16(*self._index) != self._layer.index_check:
             raise CorruptStreamError(
                 f"layer {self._number}: this device computes other probabilities than the "
                 "encoder's did; the layers before it still decode",
                 self._number,
             )
-        symbols = self._decoder.decode(choice.index, choice.tables)
-        self._symbols.append(symbols.astype("<i4").tobytes())
-        if last:  # before the symbols are used
-            self.finish()
-        return symbols
-
-    def finish(self) -> None:
-        self._decoder.finish()
-        if bitstream.check16(*self._symbols) != self._layer.symbol_check:
-            raise CorruptStreamError(f"layer {self._number} decodes to other symbols", self._number)
 
 
 @contextmanager

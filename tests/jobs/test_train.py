@@ -1,11 +1,13 @@
-"""Training from tar shards: it learns, resumes, goes on from weights, and needs no Ray."""
+"""Training from tar shards: it resumes, goes on from weights, and needs no Ray."""
 
+import importlib.util
 import io
 import json
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from PIL import Image
 
 from codec import InvalidModelError, load_codec
 from codec.uqdm import recipes
+from tests.codec import toy, toy_recipes
 from tests.codec.models import noise_pictures
 
 ROOT = Path(__file__).parents[2]
@@ -98,9 +101,77 @@ def test_training_needs_no_ray(shard: Path) -> None:
         "for name in ('ray', 'pyarrow', 'fsspec', 's3fs', 'webdataset'):\n"
         "    sys.modules[name] = None\n"
         f"sys.path.insert(0, {str(ROOT)!r}); sys.path.insert(0, {str(ROOT / 'jobs')!r})\n"
+        "sys.modules['codec.cdc'] = None\n"  # one codec's training needs no other's
         "import train\n"
+        "train.parse(['--data', 'x', '--out', 'x', '--init', 'uqdm-small'])\n"
         f"names = [name for name, _ in train.open_shards([{str(shard)!r}])]\n"
         "assert names, names\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def train(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """jobs/train.py in this process, with the toy codec in the place of CDC."""
+    toy.use(monkeypatch)
+    monkeypatch.setitem(sys.modules, "codec.cdc.recipes", toy_recipes)
+    spec = importlib.util.spec_from_file_location("train", ROOT / "jobs/train.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_another_codec_brings_recipes_and_flags(
+    train: ModuleType, shard: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--data", str(shard), "--out"]
+    flags = ["--steps", "2", "--crop", "32", "--rate-weight", "0.75", "--lpips-weights", "w.pth"]
+    assert train.main([*where, str(tmp_path / "a"), "--codec", "cdc", *flags]) == 0
+    card = json.loads((tmp_path / "a" / "card.json").read_text())
+    assert card["recipe"] == "toy"
+    assert card["objective"] == {"rate_weight": 0.75, "stage": 1, "perceptual": False}
+    assert card["training"]["warmup"] == 1
+    assert card["validation"]["quality 0"]["bpp"][0] > 0
+
+    # --init tells the codec, and the settings that the model was trained with
+    more = ["--init", str(tmp_path / "a"), "--steps", "1", "--stage", "2"]
+    assert train.main([*where, str(tmp_path / "b"), *more]) == 0
+    card = json.loads((tmp_path / "b" / "card.json").read_text())
+    assert card["objective"] == {"rate_weight": 0.75, "stage": 2, "perceptual": False}
+
+    capsys.readouterr()
+    assert train.main([*where, "x", "--codec", "uqdm", "--init", str(tmp_path / "a")]) == 2
+    assert "is a cdc model" in capsys.readouterr().err
+    assert train.main([*where, str(tmp_path / "a"), "--steps", "1"]) == 2
+    assert "holds a cdc model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--codec", "cdc", "--config", "tiny"], ["--config", "toy", "other"]),
+        (["--config", "toy"], ["--config", "small", "paper-tiny"]),
+        (["--codec", "gif"], ["--codec", "cdc", "uqdm"]),
+        (["--rate-weight", "1"], ["--rate-weight"]),  # uqdm has no such flag
+    ],
+)
+def test_what_another_codec_has_is_refused(
+    train: ModuleType, capsys: pytest.CaptureFixture[str], arguments: list[str], words: list[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        train.main(["--data", "x", "--out", "x", *arguments])
+    assert caught.value.code == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert all(word in message for word in words)
+
+
+def test_help_tells_what_belongs_to_a_codec(
+    train: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for codec, flag in (("cdc", True), ("uqdm", False)):
+        with pytest.raises(SystemExit):
+            train.main(["--codec", codec, "--help"])
+        assert ("--rate-weight" in capsys.readouterr().out) == flag

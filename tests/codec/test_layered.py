@@ -1,0 +1,162 @@
+"""The codec around any scheme, with a toy one: options, layers without symbols, forged streams."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from codec import CorruptStreamError, EncodedImage, bitstream, entropy, load_codec
+from codec.bitstream import Layer
+from codec.scheme import Choice
+from tests.codec import toy
+
+
+@pytest.fixture
+def codec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> toy.ToyCodec:
+    toy.use(monkeypatch)
+    loaded = load_codec(toy.write_model(tmp_path))
+    assert isinstance(loaded, toy.ToyCodec)
+    return loaded
+
+
+@pytest.fixture
+def pictures() -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    sizes = [(8, 9), (1, 1), (8, 9)]
+    return [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+
+
+def test_options_reach_the_scheme(codec: toy.ToyCodec, pictures: list[np.ndarray]) -> None:
+    poor, good = codec.encode(pictures, quality=0), codec.encode(pictures)
+    for picture, a, b in zip(pictures, poor, good, strict=True):
+        assert len(a.layers[1]) == 8 < len(b.layers[1])  # no symbols: the checks alone
+        assert len(a.layers[2]) == len(b.layers[2]) == 8
+        assert a.layers[0] != b.layers[0]
+        decoded_a, decoded_b = codec.decode([a, b])  # together: each is what it is
+        assert np.abs(decoded_a.astype(int) - picture).max() <= 32
+        assert np.abs(decoded_b.astype(int) - picture).max() <= 8
+    drawn = codec.decode(good, decoder="diffusion", seed=4)
+    np.testing.assert_array_equal(codec.decode(good, decoder="diffusion", seed=4)[0], drawn[0])
+    assert (codec.decode(good, decoder="diffusion", seed=5)[0] != drawn[0]).any()
+    *_, last = codec.decode_progressively(good, decoder="diffusion", seed=4)
+    np.testing.assert_array_equal(last[0], drawn[0])
+    assert codec.cross_entropy(pictures[0], quality=0)[1:] == [0, 0]
+    assert codec.cross_entropy(pictures[0])[1] == pytest.approx(2 * 8 * 9 * 3, rel=1e-3)
+
+
+def test_options_that_do_not_exist_are_named(
+    codec: toy.ToyCodec, pictures: list[np.ndarray]
+) -> None:
+    streams = codec.encode(pictures)
+    with pytest.raises(TypeError, match=r"cdc .* steps .*decode .*\(it has decoder, seed\)"):
+        codec.decode(streams, steps=3)
+    with pytest.raises(TypeError, match="quality"):
+        next(codec.decode_progressively(streams, quality=1))
+    with pytest.raises(TypeError, match=r"cdc .* realism .*encode .*\(it has quality\)"):
+        codec.encode(pictures, realism="flow")
+    with pytest.raises(ValueError, match="0 to 1, got 7"):
+        codec.encode(pictures, quality=7)
+    uqdm = load_codec("uqdm-small")
+    with pytest.raises(TypeError, match=r"uqdm .* quality .*encode .*\(it has none\)"):
+        uqdm.encode(pictures, quality=1)
+    with pytest.raises(ValueError, match="realism must be one of"):
+        uqdm.decode([], realism="very")
+
+
+def test_every_prefix_decodes(codec: toy.ToyCodec, pictures: list[np.ndarray]) -> None:
+    streams = [EncodedImage.from_bytes(s.to_bytes()) for s in codec.encode(pictures)]
+    for layers, shown in enumerate(codec.decode_progressively(streams), start=1):
+        for stream, picture in zip(streams, shown, strict=True):
+            np.testing.assert_array_equal(codec.decode([stream.truncate(layers)])[0], picture)
+    assert codec.decode([streams[0].truncate(0)])[0].shape == (8, 9, 3)
+
+
+def test_the_scheme_says_how_much_it_takes_at_once(
+    codec: toy.ToyCodec, pictures: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = codec.encode(pictures)
+    batches: list[int] = []
+    encode = codec.scheme.encode
+
+    def counting(images, *arguments, **options):  # type: ignore[no-untyped-def]
+        batches.append(len(images))
+        return encode(images, *arguments, **options)
+
+    monkeypatch.setattr(codec.scheme, "encode", counting)
+    monkeypatch.setattr(codec.scheme, "batch_pixels", 1)
+    assert codec.encode(pictures) == expected
+    assert batches == [1, 1, 1]
+
+
+def forge(codec: toy.ToyCodec, stream: EncodedImage, number: int, layer: Layer) -> EncodedImage:
+    """The stream with one layer replaced, under a checksum that fits."""
+    packed = bitstream.pack_layer(codec.model_id, stream.header, number, layer)
+    return EncodedImage(
+        stream.header, (*stream.layers[:number], packed, *stream.layers[number + 1 :])
+    )
+
+
+def parsed(codec: toy.ToyCodec, stream: EncodedImage, number: int) -> Layer:
+    return bitstream.unpack_layer(codec.model_id, stream.header, number, stream.layers[number])
+
+
+def test_forged_symbols_are_a_damaged_layer(
+    codec: toy.ToyCodec, pictures: list[np.ndarray]
+) -> None:
+    """A quality that the model does not have: an IndexError of the scheme."""
+    stream = codec.encode(pictures[:1])[0]
+    plane = np.zeros(pictures[0].size, np.int32)
+    for quality in (2, 3, 1 << 20):
+        choices = [codec.scheme._choice(1), codec.scheme._choice(len(plane))]
+        symbols = [np.array([quality], np.int32), plane]
+        parts = [(s, c.index, c.tables) for s, c in zip(symbols, choices, strict=True)]
+        index = bitstream.check16(*(c.check_bytes() for c in choices))
+        check = bitstream.check16(*(s.astype("<i4").tobytes() for s in symbols))
+        forged = forge(codec, stream, 0, Layer(entropy.encode(parts), index, check))
+        with pytest.raises(CorruptStreamError, match="layer 0") as caught:
+            codec.decode([forged])
+        assert caught.value.layer == 0
+        with pytest.raises(CorruptStreamError, match="layer 0"):
+            list(codec.decode_progressively([forged]))
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_forged_bytes_are_a_damaged_layer(
+    codec: toy.ToyCodec, pictures: list[np.ndarray], number: int
+) -> None:
+    stream = codec.encode(pictures[:1])[0]
+    whole = parsed(codec, stream, number)
+    forgeries = [
+        Layer(whole.payload + b"\x01\x02\x03\x04\x05", whole.index_check, whole.symbol_check),
+        Layer(whole.payload + bytes(4), whole.index_check, whole.symbol_check),
+        Layer(whole.payload, whole.index_check ^ 1, whole.symbol_check),
+        Layer(whole.payload, whole.index_check, whole.symbol_check ^ 1),
+    ]
+    if whole.payload:
+        forgeries += [
+            Layer(b"", whole.index_check, whole.symbol_check),
+            Layer(whole.payload[:-1], whole.index_check, whole.symbol_check),
+            Layer(bytes(len(whole.payload)), whole.index_check, whole.symbol_check),
+        ]
+    rng = np.random.default_rng(number)
+    forgeries += [Layer(rng.bytes(n), whole.index_check, whole.symbol_check) for n in range(1, 90)]
+    for layer in forgeries:
+        forged = forge(codec, stream, number, layer)
+        with pytest.raises(CorruptStreamError, match=f"layer {number}") as caught:
+            codec.decode([forged])
+        assert caught.value.layer == number
+        assert codec.decode([forged], layers=number)[0].shape == pictures[0].shape
+
+
+def test_other_errors_stay_what_they_are(
+    codec: toy.ToyCodec, pictures: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device that is full is not a damaged stream."""
+    streams = codec.encode(pictures)
+
+    def full(*_: object) -> list[Choice]:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(codec.scheme, "choices", full)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        codec.decode(streams)
