@@ -177,7 +177,7 @@ def _sizes(tensors: Mapping[str, Tensor], path: Path) -> tuple[PaperConfig, UNet
         return found
 
     def multiples(widths: list[int]) -> tuple[int, ...]:
-        if any(w % dim for w in widths):
+        if dim < 1 or any(w % dim for w in widths):
             raise InvalidModelError(f"{path}: widths {widths} are not multiples of {dim}")
         return tuple(w // dim for w in widths)
 
@@ -196,17 +196,25 @@ def _sizes(tensors: Mapping[str, Tensor], path: Path) -> tuple[PaperConfig, UNet
             context_dim_mults=multiples(decoder)[::-1],
             context_channels=widths("compressor.decoder.{}.1.bias", 0)[-1],
         )
-        return compressor, UNetConfig(
+        network = UNetConfig(
             dim=dim,
             dim_mults=multiples(unet),
             context_channels=tuple(contexts[: len(decoder)]),
             channels=channels,
             outer_kernel=outer_kernel,
         )
-    except (KeyError, IndexError) as error:
+    except KeyError as error:
         raise InvalidModelError(f"{path} is not a CDC checkpoint: it lacks {error}") from error
+    except IndexError as error:
+        raise InvalidModelError(f"{path}: the weight of a convolution is not one") from error
     except ValueError as error:
         raise InvalidModelError(f"{path}: {error}") from error
+    if network.context_channels != compressor.unet_contexts:
+        raise InvalidModelError(
+            f"{path}: the U-Net takes contexts of {network.context_channels} channels, but the "
+            f"decoder gives {compressor.unet_contexts}"
+        )
+    return compressor, network
 
 
 def _settings(path: Path) -> Mapping[str, Any]:
