@@ -5,14 +5,13 @@ file holds. A decoder computes none of them with a logarithm or an exponential o
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..entropy import Tables
-from . import integers
+from .integers import FRACTION, export, scale_thresholds
 from .layers import FRACTIONS, Order, Trees, assign_layers, build_trees
 from .model import CDCModel
 from .priors import MIN_SCALE
@@ -31,7 +30,7 @@ def scale_grid() -> np.ndarray:
 
 def tensors(
     model: CDCModel,
-    histogram: np.ndarray | None = None,
+    histograms: np.ndarray | None = None,
     fractions: Sequence[float] = FRACTIONS,
     order: Order = "slope",
     half: bool = False,
@@ -39,38 +38,36 @@ def tensors(
     """Everything a model file holds.
 
     Args:
-        histogram: how often each scale index occurs ``(96,)``, for the layers' sizes; all alike
-            where it is not known.
+        histograms: how often each scale index occurs at each quality ``(Q, 96)``, for the layers'
+            sizes; all alike where it is not known.
         fractions, order: see ``assign_layers``.
         half: networks as float16, half the bytes. Coding is made for the rounded weights.
     """
+    state = model.state_dict()
     if half:
-        with torch.no_grad():
-            for parameter in model.state_dict().values():
-                parameter.copy_(parameter.half())
-    networks = {name: value.detach().cpu() for name, value in model.state_dict().items()}
-    if half:
-        networks = {name: value.half() for name, value in networks.items()}
-    histogram = np.ones(NUM_SCALES) if histogram is None else histogram + 1e-6
-    trees = assign_layers(build_trees(scale_grid()), histogram, fractions, order)
-    return networks | _coding(model, trees)
+        state = {name: value.half() for name, value in state.items()}
+        model.load_state_dict(state)
+    networks = {name: value.detach().cpu() for name, value in state.items()}
+    if histograms is None:
+        histograms = np.ones((model.qualities, NUM_SCALES))
+    trees = build_trees(scale_grid())
+    layers = [assign_layers(trees, h + 1e-6, fractions, order).layer for h in histograms]
+    return networks | _coding(model, trees, np.stack(layers))
 
 
 @torch.no_grad()
-def _coding(model: CDCModel, trees: Trees) -> dict[str, Tensor]:
+def _coding(model: CDCModel, trees: Trees, layers: np.ndarray) -> dict[str, Tensor]:
     qualities = range(model.qualities)
-    scale_half = slice(model.latents, 2 * model.latents)
     hyper = Tables.from_pmfs(table for q in qualities for table in model.prior(q).tables())
-    medians = torch.stack([model.prior(q).medians for q in qualities]).double()
-    offsets = torch.stack([model.hyper_bias(q)[scale_half] for q in qualities]).double()
-    # In the middle between neighbours' logarithms, whatever the hyper-decoder puts out.
-    middles = np.sqrt(trees.scales[1:] * trees.scales[:-1])
-    middles = np.log(middles) if model.log_scale else middles
-    arrays: dict[str, Any] = {f"trees.{n}": a for n, a in trees.to_arrays().items()}
+    arrays = {f"trees.{n}": a for n, a in trees.to_arrays().items()}
     arrays |= {f"hyper.{n}": a for n, a in hyper.to_arrays().items()}
-    arrays["thresholds"] = np.round(middles * integers.FRACTION).astype(np.int64)
+    arrays["layers"] = layers
+    arrays["thresholds"] = scale_thresholds(trees.scales, logarithmic=model.log_scale)
     out = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
-    out["medians"] = (medians.cpu() * integers.FRACTION).round().to(torch.int64)
-    out["scale_offsets"] = (offsets.cpu() * integers.FRACTION).round().to(torch.int64)
-    exported = integers.export(model.hyper_decoder.cpu(), scale_half)
+    medians = torch.stack([model.prior(q).medians for q in qualities]).double().cpu()
+    out["medians"] = (medians * FRACTION).round().to(torch.int64)
+    scale_half = slice(model.latents, 2 * model.latents)
+    offsets = torch.stack([model.hyper_bias(q)[scale_half] for q in qualities]).double().cpu()
+    out["scale_offsets"] = (offsets * FRACTION).round().to(torch.int64)
+    exported = export(model.hyper_decoder, scale_half)
     return out | {f"integers.{name}": value for name, value in exported.items()}

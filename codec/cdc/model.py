@@ -53,7 +53,7 @@ class CDCModel(nn.Module):
     latents: int
     hyper_channels: int
     has_fast_head: bool
-    hyper_decoder: nn.Sequential
+    compressor: PaperCompressor | LightCompressor
     diffusion: Diffusion | None
     unet: nn.Module | None
 
@@ -85,6 +85,11 @@ class CDCModel(nn.Module):
         """The U-Net's output for a noisy picture ``x`` at times ``(B,)`` in [0, 1]."""
         raise NotImplementedError
 
+    @property
+    def hyper_decoder(self) -> nn.Sequential:
+        """The network behind ``hyper_synthesis``."""
+        return self.compressor.hyper_decoder
+
     # -- common -----------------------------------------------------------------------------------
 
     def medians(self, quality: Tensor) -> Tensor:
@@ -108,6 +113,7 @@ class CDCModel(nn.Module):
 class PaperModel(CDCModel):
     """The networks of Yang & Mandt 2023, for their checkpoints and for training on GPUs."""
 
+    compressor: PaperCompressor
     log_scale = False
     analysis_halo = 64
     synthesis_halo = 128
@@ -128,7 +134,6 @@ class PaperModel(CDCModel):
         self.latents = compressor.latent_channels
         self.hyper_channels = compressor.hyper_channels
         self.has_fast_head = compressor.fast_head
-        self.hyper_decoder = self.compressor.hyper_decoder
 
     def analysis(self, x: Tensor, quality: Tensor) -> Tensor:
         return self.compressor.analysis(x)
@@ -181,6 +186,7 @@ class LightDenoiser(nn.Module):
 class LightModel(CDCModel):
     """The light transform (light.py), and a U-Net that adds to its picture."""
 
+    compressor: LightCompressor
     log_scale = True
     analysis_halo = 192
     synthesis_halo = 256
@@ -196,7 +202,6 @@ class LightModel(CDCModel):
         self.qualities = compressor.qualities
         self.latents, self.hyper_channels = compressor.latents, compressor.hyper
         self.has_fast_head = True
-        self.hyper_decoder = self.compressor.hyper_decoder
 
     def analysis(self, x: Tensor, quality: Tensor) -> Tensor:
         return self.compressor.analysis(x, quality)

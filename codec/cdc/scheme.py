@@ -11,7 +11,7 @@ coded is r.
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -23,7 +23,7 @@ from ..devices import full_precision
 from ..entropy import Tables
 from ..errors import InvalidModelError
 from ..scheme import Choice, LayerSymbols
-from .integers import FRACTION, IntegerHyperDecoder, scale_index
+from .integers import FRACTION, IntegerHyperDecoder
 from .layers import MAX_RESIDUAL, Progress, Trees
 from .model import MULTIPLE, CDCModel, Synthesis, build_model
 from .tiling import TILE_PIXELS, Tile, by_tiles
@@ -83,7 +83,7 @@ class CDCScheme:
             self.default_steps = int(config.get("default_steps", 17))
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidModelError(f"not a CDC model: {error}") from error
-        self.num_layers = 1 + self.trees.num_layers
+        self.num_layers = 1 + max(trees.num_layers for trees in self.trees)
         self.archive_layers = self.num_layers
 
     def _load(self, tensors: dict[str, Tensor]) -> None:
@@ -96,13 +96,13 @@ class CDCScheme:
         self.model.load_state_dict({name: tensors[name].float() for name in own})
         self.model.to(self.device).eval().requires_grad_(False)
         arrays = {name: tensor.numpy() for name, tensor in tensors.items() if name not in own}
-        self.trees = Trees.from_arrays(_under("trees.", arrays))
+        trees = Trees.from_arrays(_under("trees.", arrays))
+        self.trees = [replace(trees, layer=layer) for layer in arrays["layers"]]
         self.hyper_tables = Tables.from_arrays(_under("hyper.", arrays))
         qualities, channels = self.model.qualities, self.model.hyper_channels
         if len(self.hyper_tables) != qualities * channels:
             raise ValueError(f"{len(self.hyper_tables)} tables of the hyper-latent")
-        equal = np.full(max(qualities, 1), 1 / qualities)
-        self.quality_table = Tables.from_pmfs([(0, equal)])
+        self.quality_table = Tables.from_pmfs([(0, np.full(qualities, 1 / qualities))])
         self._medians = tensors["medians"].to(self.device, torch.float64)
         self._offsets = tensors["scale_offsets"].to(self.device, torch.float64)
         self._thresholds = tensors["thresholds"].to(self.device)
@@ -110,7 +110,9 @@ class CDCScheme:
         if (
             self._medians.shape != (qualities, channels)
             or self._offsets.shape != (qualities, self.model.latents)
-            or len(self._thresholds) != len(self.trees.scales) - 1
+            or len(self.trees) != qualities
+            or self._integers.outputs != self.model.latents
+            or len(self._thresholds) != len(trees.scales) - 1
         ):
             raise ValueError("the coding tensors do not fit the networks")
 
@@ -132,7 +134,7 @@ class CDCScheme:
         z, y = self._analyse(images, state.padded, chosen, tile_pixels)
         for picture, hyper in zip(state.pictures, z, strict=True):
             picture.quality, picture.hyper = chosen, hyper
-        self._choose_scales(state, tile_pixels)
+        self._choose_scales(state)
         mean = self._means(state, tile_pixels)
         residuals = (y - mean).round_().clamp_(-MAX_RESIDUAL, MAX_RESIDUAL).to(torch.int32)
         return [
@@ -182,11 +184,25 @@ class CDCScheme:
             out.append(LayerSymbols(tuple(choices), tuple(symbols)))
         return out
 
+    @torch.inference_mode()
+    def scale_histogram(self, images: Sequence[np.ndarray], quality: int) -> np.ndarray:
+        """How often each scale index occurs in equally large pictures, ``(S,) int64``."""
+        state = self.start([images[0].shape[:2]] * len(images), [0] * len(images))
+        z, _ = self._analyse(images, state.padded, quality, TILE_PIXELS)
+        for picture, hyper in zip(state.pictures, z, strict=True):
+            picture.quality, picture.hyper = quality, hyper
+        self._choose_scales(state)
+        root = self.trees[quality].root
+        nodes = [p.progress.node for p in state.pictures if p.progress is not None]
+        return np.bincount(np.searchsorted(root, np.concatenate(nodes)), minlength=len(root))
+
     # -- decoding ---------------------------------------------------------------------------------
 
     def passes(self, layer: int) -> int:
         """Two for layer 0: the quality, then the hyper-latent, whose tables depend on it."""
-        return 2 if layer == 0 else self.trees.passes(layer - 1)
+        if layer == 0:
+            return 2
+        return max(t.passes(layer - 1) for t in self.trees if layer <= t.num_layers)
 
     def start(self, sizes: Sequence[tuple[int, int]], stream_ids: Sequence[int]) -> CDCState:
         height, width = sizes[0]
@@ -204,13 +220,13 @@ class CDCScheme:
         if layer == 0 and number == 0:
             return Choice(np.zeros(1, np.int32), self.quality_table)
         if layer == 0:
-            channels, *positions = picture.hyper.shape
+            channels, rows, columns = picture.hyper.shape
             first = picture.quality * channels
-            index = np.repeat(np.arange(first, first + channels), int(np.prod(positions)))
+            index = np.repeat(np.arange(first, first + channels), rows * columns)
             return Choice(index.astype(np.int32), self.hyper_tables)
         assert picture.progress is not None
         positions = picture.progress.pending(layer - 1)
-        return Choice(picture.progress.node[positions], self.trees.tables)
+        return Choice(picture.progress.node[positions], self.trees[picture.quality].tables)
 
     @torch.inference_mode()
     def update(
@@ -229,7 +245,7 @@ class CDCScheme:
                     raise ValueError("a hyper-latent is out of range")
                 picture.hyper = values.reshape(picture.hyper.shape)
         if layer == 0 and number == 1:
-            self._choose_scales(state, TILE_PIXELS)
+            self._choose_scales(state)
 
     def _hyper_units(self, state: CDCState) -> Tensor:
         """z as integers in 2**-12, ``(B, C, h, w) float64``, and nothing but integers."""
@@ -237,13 +253,12 @@ class CDCScheme:
         chosen = [p.quality for p in state.pictures]
         return k.double() * FRACTION + self._medians[chosen][:, :, None, None]
 
-    def _choose_scales(self, state: CDCState, tile_pixels: int) -> None:
-        chosen = [p.quality for p in state.pictures]
-        values = self._integers(self._hyper_units(state))
-        values += self._offsets[chosen][:, :, None, None]
-        index = scale_index(values, self._thresholds)
+    def _choose_scales(self, state: CDCState) -> None:
+        offsets = self._offsets[[p.quality for p in state.pictures]]
+        index = self._integers.scale_index(self._hyper_units(state), self._thresholds, offsets)
         for picture, row in zip(state.pictures, index, strict=True):
-            picture.progress = Progress.start(self.trees, row.flatten().cpu().numpy())
+            trees = self.trees[picture.quality]
+            picture.progress = Progress.start(trees, row.flatten().cpu().numpy())
 
     def _means(self, state: CDCState, tile_pixels: int) -> Tensor:
         """``(B, M, H/16, W/16) float32``."""
