@@ -160,7 +160,7 @@ class IntegerHyperDecoder:
         self,
         tensors: Mapping[str, Tensor],
         device: torch.device,
-        max_positions: int = 1024,  # 2048 x 2048 pixels, some 100 MB
+        max_positions: int = 1024,  # 2048 x 2048 pixels, some 200 MB
     ) -> None:
         self.device = device
         self.max_positions = max_positions
