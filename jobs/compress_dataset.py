@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from codec.zoo import DEFAULT_MODELS
-from pipeline.command import add_running_options, output_url, positive, run_job
+from pipeline.command import add_running_options, given_options, output_url, positive, run_job
 from pipeline.compress import CompressOptions, compress
 from pipeline.scheduler import Policy
 
@@ -37,12 +37,13 @@ def parse(arguments: list[str] | None = None) -> CompressOptions:
     parser.add_argument("--output", required=True, metavar="URL", help="the dataset to write")
     parser.add_argument(
         "--codec",
-        default="uqdm",
         choices=sorted(DEFAULT_MODELS),
-        help="the codec family (default: %(default)s)",
+        help="the codec family (default: that of --model, or else uqdm)",
     )
     parser.add_argument(
-        "--model", metavar="NAME", help="a shipped model's name or a model file (default: shipped)"
+        "--model",
+        metavar="NAME",
+        help="a shipped model's name or a model file (default: the codec's shipped one)",
     )
     parser.add_argument(
         "--store-layers",
@@ -54,6 +55,13 @@ def parse(arguments: list[str] | None = None) -> CompressOptions:
     )
     parser.add_argument(
         "--lossless", action="store_true", help="keep all layers, so pictures come back bit-exact"
+    )
+    parser.add_argument(
+        "--quality",
+        type=int,
+        metavar="N",
+        help="which of the model's rates, from 0 (fewest bits), for models that have several "
+        "(default: the model's own choice)",
     )
     parser.add_argument(
         "--min-side",
@@ -81,9 +89,10 @@ def parse(arguments: list[str] | None = None) -> CompressOptions:
         inputs=tuple(given.input),
         output=output_url(parser, given.output),
         codec=given.codec,
-        model=given.model or DEFAULT_MODELS[given.codec],
+        model=given.model or DEFAULT_MODELS[given.codec or "uqdm"],
         store_layers=layers,
         lossless=given.lossless,
+        codec_options=given_options(given, ["quality"]),
         min_side=given.min_side,
         batch_size=given.batch_size,
         device=given.device,

@@ -16,9 +16,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.command import add_running_options, output_url, positive, run_job
+from pipeline.command import add_running_options, given_options, output_url, positive, run_job
 from pipeline.decode import DecodeOptions, decode
 from pipeline.scheduler import Policy
+
+CODEC_OPTIONS = ("realism", "decoder", "steps", "noise_scale", "seed")
+
+
+def noise_scale(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"must not be negative, but is {text}")
+    return number
 
 
 def parse(arguments: list[str] | None = None) -> DecodeOptions:
@@ -45,12 +54,38 @@ def parse(arguments: list[str] | None = None) -> DecodeOptions:
     parser.add_argument(
         "--quality", type=positive, default=95, help="of jpg, 1 to 100 (default: %(default)s)"
     )
-    parser.add_argument(
+    uqdm = parser.add_argument_group("datasets of uqdm models")
+    uqdm.add_argument(
         "--realism",
         choices=["denoise", "flow"],
-        default="denoise",
         help="denoise: closest to the original; flow: as sharp as the model can imagine it "
-        "(default: %(default)s)",
+        "(default: denoise)",
+    )
+    cdc = parser.add_argument_group("datasets of cdc models")
+    cdc.add_argument(
+        "--decoder",
+        choices=["fast", "diffusion"],
+        help="fast: in one step; diffusion: in many (default: the model's own choice)",
+    )
+    cdc.add_argument(
+        "--steps",
+        type=positive,
+        metavar="N",
+        help="of the diffusion: more are slower (default: the model's own choice)",
+    )
+    cdc.add_argument(
+        "--noise-scale",
+        type=noise_scale,
+        metavar="G",
+        help="of the noise that the diffusion starts from: 0 is closest to the original, more "
+        "adds detail (default: 0)",
+    )
+    cdc.add_argument(
+        "--seed",
+        type=int,
+        metavar="S",
+        help="of that noise (default: 0); a picture comes out the same whatever is decoded "
+        "beside it",
     )
     add_running_options(parser)
     given = parser.parse_args(arguments)
@@ -62,7 +97,7 @@ def parse(arguments: list[str] | None = None) -> DecodeOptions:
         layers=given.layers,
         format=given.format,
         image_format=given.image_format,
-        realism=given.realism,
+        codec_options=given_options(given, CODEC_OPTIONS),
         quality=given.quality,
         batch_size=given.batch_size,
         device=given.device,

@@ -4,8 +4,9 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
+from typing import Any
 
 from codec.errors import StrataError
 
@@ -71,6 +72,12 @@ def add_running_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--scratch", metavar="DIR", help="local folder for temporary files (default: the system's)"
     )
+
+
+def given_options(given: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
+    """Those of a codec's options that were given: the others are for the model to choose."""
+    values = {name: getattr(given, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def output_url(parser: argparse.ArgumentParser, url: str) -> str:

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from codec import Codec, load_codec
-from codec.errors import StrataError
 from codec.images import MAX_PIXELS
 from codec.zoo import CARD_FILE, MODEL_FILE, card_file
 
 from . import cluster
 from .commit import FORMAT_VERSION, Ledger, Plan, check_inputs, publish_manifest, shard_name
 from .dataset import PLAN_NAME
+from .options import OptionError, check_codec_options
 from .progress import Problem, ProgressBar, Summary, megabytes, ratio
 from .records import SCHEMA_VERSION
 from .scheduler import Outcome, Policy, Task, run_tasks
@@ -22,20 +22,21 @@ from .storage import Store, scratch_folder, storage_errors
 from .worker import CompressSettings, ShardCompressor
 
 
-class OptionError(StrataError):
-    """Options that contradict each other or the model."""
-
-
 @dataclass(frozen=True)
 class CompressOptions:
-    """What the person asked for. ``store_layers`` None means ``auto``; see the job's --help."""
+    """What the person asked for; see the job's --help.
+
+    ``codec`` None means the model's, ``store_layers`` None means ``auto``. ``codec_options`` are
+    those that were given of the codec's own options for encoding.
+    """
 
     inputs: tuple[str, ...]
     output: str
     model: str
-    codec: str = "uqdm"
+    codec: str | None = None
     store_layers: int | None = None
     lossless: bool = False
+    codec_options: dict[str, Any] = field(default_factory=dict)
     min_side: int = 0
     max_pixels: int = MAX_PIXELS
     batch_size: int = 32
@@ -90,6 +91,10 @@ def compress(options: CompressOptions) -> Summary:
 def _parameters(options: CompressOptions, model: Codec) -> dict[str, Any]:
     """Everything that the dataset's bytes depend on."""
     layers, fit = _layers(options, model)
+    where = f"the {model.codec} model {model.name}"
+    check_codec_options(model, "encode", options.codec_options, where)
+    # Absent when empty, so that archives from before codecs had options can be added to.
+    chosen = {"codec_options": options.codec_options} if options.codec_options else {}
     return {
         "format": FORMAT_VERSION,
         "schema": SCHEMA_VERSION,
@@ -101,18 +106,21 @@ def _parameters(options: CompressOptions, model: Codec) -> dict[str, Any]:
         "fit_source": fit,
         "min_side": options.min_side,
         "max_pixels": options.max_pixels,
+        **chosen,
     }
 
 
 def _layers(options: CompressOptions, model: Codec) -> tuple[int, bool]:
     """The number of layer columns, and whether pictures drop layers to fit their file's size."""
-    if options.codec != model.codec:
+    if options.codec not in (None, model.codec):
         raise OptionError(
             f"--codec {options.codec}: the model {options.model} is a {model.codec} model"
         )
     if options.lossless:
         if not model.lossless:
-            raise OptionError(f"--lossless: the model {model.name} has no lossless layer")
+            raise OptionError(
+                f"--lossless: the {model.codec} model {model.name} has no lossless layer"
+            )
         if options.store_layers not in (None, model.num_layers):
             raise OptionError("--lossless keeps all layers: leave out --store-layers")
         return model.num_layers, False
@@ -148,6 +156,7 @@ def _run(
         model_id=plan.parameters["model_id"],
         layers=plan.parameters["layers"],
         fit=plan.parameters["fit_source"],
+        codec_options=options.codec_options,
         min_side=options.min_side,
         max_pixels=options.max_pixels,
         batch_size=options.batch_size,

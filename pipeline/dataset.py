@@ -161,11 +161,13 @@ class Dataset:
     ) -> np.ndarray:
         """The picture ``key`` decoded from its first ``layers`` layers, ``(H, W, 3) uint8``.
 
-        ``options`` go to ``Codec.decode`` (``realism="flow"``). Raises DatasetError for an unknown
-        key, CorruptStreamError for a damaged stream.
+        ``options`` go to ``Codec.decode`` (``realism="flow"``, ``decoder="fast"``, ``seed=1``,
+        ...). Raises DatasetError for an unknown key, CorruptStreamError for a damaged stream,
+        TypeError or ValueError for options that the dataset's codec does not have.
         """
-        encoded = self.record(key, layers).encoded
-        return self.codec(device).decode([encoded], **options)[0]
+        codec = self.codec(device)
+        codec.check_options("decode", options)  # before anything is read
+        return codec.decode([self.record(key, layers).encoded], **options)[0]
 
     def open(self, file: DataFile) -> "OpenFile":
         """One data file, ready for projection; use it with ``with``."""

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from . import cluster
 from .commit import Ledger, Plan
-from .compress import OptionError
 from .dataset import DataFile, open_dataset
 from .decoder import COMMITS, DecodeSettings, ShardDecoder
+from .options import OptionError, check_codec_options
 from .progress import Problem, ProgressBar, Summary
 from .scheduler import Outcome, Policy, Task, run_tasks
 from .storage import Store, scratch_folder, storage_errors
@@ -19,14 +19,17 @@ PLAN_NAME = ".strata/decode.json"
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """What the person asked for; ``layers`` None means all that are stored."""
+    """What the person asked for; ``layers`` None means all that are stored.
+
+    ``codec_options`` are those that were given of the codec's own options for decoding.
+    """
 
     dataset: str
     output: str
     layers: int | None = None
     format: Literal["webdataset", "files"] = "webdataset"
     image_format: str = "png"
-    realism: str = "denoise"
+    codec_options: dict[str, Any] = field(default_factory=dict)
     quality: int = 95
     batch_size: int = 32
     device: str = "auto"
@@ -46,6 +49,8 @@ def decode(options: DecodeOptions) -> Summary:
     layers = dataset.num_layers if options.layers is None else options.layers
     if not 1 <= layers <= dataset.num_layers:
         raise OptionError(f"--layers {layers}: {dataset.url} stores {dataset.num_layers} layers")
+    if options.codec_options:
+        check_codec_options(dataset.codec(), "decode", options.codec_options, dataset.url)
     plan = Plan(
         PLAN_NAME,
         {
@@ -54,7 +59,7 @@ def decode(options: DecodeOptions) -> Summary:
             "layers": layers,
             "format": options.format,
             "image_format": options.image_format,
-            "realism": options.realism,
+            "codec_options": options.codec_options,
             "quality": options.quality if options.image_format == "jpg" else None,
         },
     )
@@ -99,7 +104,7 @@ def _run(
         layers=layers,
         format=options.format,
         image_format=options.image_format,
-        realism=options.realism,
+        codec_options=options.codec_options,
         quality=options.quality,
         batch_size=options.batch_size,
         device=shape.device,

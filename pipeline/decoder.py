@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +30,11 @@ MAX_NAME_BYTES = 240  # file systems take 255; the store's temporary names need 
 
 @dataclass(frozen=True)
 class DecodeSettings:
-    """What every decoding worker is told. ``dataset`` and ``output`` are URLs."""
+    """What every decoding worker is told. ``dataset`` and ``output`` are URLs.
+
+    ``codec_options`` go to ``Codec.decode``: they say nothing of shards, batches or places, since
+    a picture must come out the same wherever it is decoded.
+    """
 
     dataset: str
     output: str
@@ -38,8 +42,8 @@ class DecodeSettings:
     layers: int
     format: Literal["webdataset", "files"]
     image_format: str
-    realism: str
     quality: int
+    codec_options: dict[str, Any] = field(default_factory=dict)
     batch_size: int = 32
     device: str = "cpu"
     threads: int = 1
@@ -167,7 +171,7 @@ class ShardDecoder:
         return list(zip(window, results, strict=True))
 
     def _decode_batch(self, streams: list[EncodedImage]) -> list[np.ndarray]:
-        return self.codec.decode(streams, realism=self.settings.realism)
+        return self.codec.decode(streams, **self.settings.codec_options)
 
     def _finish(
         self, row: Mapping[str, Any], result: Any

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ class CompressSettings:
     """What every compressing worker is told. ``output`` is the dataset's URL.
 
     ``layers`` is the number of layer columns; with ``fit`` each picture stores the most of them
-    that are not larger than its file, otherwise all.
+    that are not larger than its file, otherwise all. ``codec_options`` go to ``Codec.encode``.
     """
 
     output: str
@@ -65,6 +65,7 @@ class CompressSettings:
     model_id: str
     layers: int
     fit: bool
+    codec_options: dict[str, Any] = field(default_factory=dict)
     min_side: int = 0
     max_pixels: int = MAX_PIXELS
     batch_size: int = 32
@@ -251,7 +252,8 @@ class ShardCompressor:
                     self._progress["stream_bytes"] += row.encoded.nbytes + len(row.alpha or b"")
 
     def _encode_batch(self, images: list[Any]) -> list[EncodedImage]:
-        encoded = self.codec.encode(images, layers=self.settings.layers)
+        settings = self.settings
+        encoded = self.codec.encode(images, layers=settings.layers, **settings.codec_options)
         for image, stream in zip(images, encoded, strict=True):
             check_codec_result(self.codec, stream, *image.shape[:2])
         return encoded

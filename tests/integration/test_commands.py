@@ -46,6 +46,7 @@ def run(
             ["--input", "a.tar", "--output", "set", "--lossless", "--store-layers", "1"],
             "leave out --store-layers",
         ),
+        (["--input", "a.tar", "--output", "set", "--quality", "1"], "uqdm has no option quality"),
         (["--input", "a.tar", "--output", "a.tar/set"], "cannot be written"),
         (["--input", "a.tar", "--output", "nosuch://x"], "nosuch"),
         (["--input", "a.tar", "--output", "set", "--workers", "0"], "must be at least 1"),

@@ -153,7 +153,7 @@ def test_decoding_to_files_and_resuming(tmp_path: Path) -> None:
         layers=1,
         format="files",
         image_format="webp",
-        realism="flow",
+        codec_options={"realism": "flow"},
         workers=1,
     )
     assert decode(options).ok == 3

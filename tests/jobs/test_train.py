@@ -1,6 +1,5 @@
 """Training from tar shards: it resumes, goes on from weights, and needs no Ray."""
 
-import importlib.util
 import io
 import json
 import subprocess
@@ -17,6 +16,7 @@ from codec import InvalidModelError, load_codec
 from codec.uqdm import recipes
 from tests.codec import toy, toy_recipes
 from tests.codec.models import noise_pictures
+from tests.jobs.scripts import load_job
 
 ROOT = Path(__file__).parents[2]
 TRAIN = [sys.executable, str(ROOT / "jobs/train.py")]
@@ -116,12 +116,7 @@ def train(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """jobs/train.py in this process, with the toy codec in the place of CDC."""
     toy.use(monkeypatch)
     monkeypatch.setitem(sys.modules, "codec.cdc.recipes", toy_recipes)
-    spec = importlib.util.spec_from_file_location("train", ROOT / "jobs/train.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_job("train")
 
 
 def test_another_codec_brings_recipes_and_flags(

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from pipeline import commit, compress, worker
+from pipeline import cluster, commit, compress, decode, worker
+from pipeline.cluster import WorkerShape
 from pipeline.commit import Ledger, Plan
 from pipeline.dataset import PLAN_NAME, Dataset, open_dataset
+from pipeline.scheduler import Outcome, Task
 from pipeline.shards import expand_inputs
 from pipeline.storage import Store
 from pipeline.worker import CompressSettings, ShardCompressor
@@ -54,3 +56,19 @@ def make_dataset(toy: ToyCodec, tmp_path: Path) -> Make:
         return open_dataset(url)
 
     return make
+
+
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole jobs with one worker in this process."""
+
+    def run_tasks(
+        kind: type, settings: Any, tasks: list[Task], *_: object, **__: object
+    ) -> list[Outcome]:
+        one = kind(settings)
+        return [Outcome(task, one.run(*task.arguments), attempts=1) for task in tasks]
+
+    monkeypatch.setattr(cluster, "connect", lambda address: None)
+    monkeypatch.setattr(cluster, "share", lambda *_: WorkerShape(1, 1.0, 0.0, "cpu"))
+    for job in (compress, decode):
+        monkeypatch.setattr(job, "run_tasks", run_tasks)

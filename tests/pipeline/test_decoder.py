@@ -30,7 +30,6 @@ def decode(dataset: Dataset, output: Path, **changes: Any) -> list[dict[str, Any
         "layers": 4,
         "format": "webdataset",
         "image_format": "png",
-        "realism": "denoise",
         "quality": 95,
         **changes,
     }

@@ -1,0 +1,53 @@
+"""Codecs' options on the command lines: only those that were given are passed on."""
+
+import pytest
+
+from codec import zoo
+from tests.jobs.scripts import load_job
+
+COMPRESS = ["--input", "a.tar", "--output", "out"]
+DECODE = ["--input", "set", "--output", "out"]
+
+
+def test_compressing() -> None:
+    parse = load_job("compress_dataset").parse
+    plain = parse(COMPRESS)
+    assert (plain.codec, plain.codec_options) == (None, {})
+    assert plain.model == zoo.DEFAULT_MODELS["uqdm"]
+    assert parse([*COMPRESS, "--quality", "0"]).codec_options == {"quality": 0}
+    for name, model in zoo.DEFAULT_MODELS.items():
+        assert (parse([*COMPRESS, "--codec", name]).model) == model
+
+
+def test_decoding() -> None:
+    parse = load_job("decode_dataset").parse
+    assert parse(DECODE).codec_options == {}
+    assert parse([*DECODE, "--realism", "flow"]).codec_options == {"realism": "flow"}
+    flags = ["--decoder", "diffusion", "--steps", "17", "--noise-scale", "0", "--seed", "0"]
+    assert parse([*DECODE, *flags]).codec_options == {
+        "decoder": "diffusion",
+        "steps": 17,
+        "noise_scale": 0.0,
+        "seed": 0,
+    }
+    jpg = parse([*DECODE, "--image-format", "jpg", "--quality", "80"])
+    assert (jpg.quality, jpg.codec_options) == (80, {})  # here the quality is that of jpg
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--decoder", "slow"],
+        ["--steps", "0"],
+        ["--noise-scale", "-1"],
+        ["--noise-scale", "nan"],
+        ["--seed", "x"],
+        ["--realism", "very"],
+    ],
+)
+def test_impossible_values_are_refused(
+    flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        load_job("decode_dataset").parse([*DECODE, *flags])
+    assert flags[0] in capsys.readouterr().err
