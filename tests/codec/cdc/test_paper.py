@@ -57,6 +57,12 @@ def test_the_hyper_decoder_can_be_walked_over():
     assert {m.negative_slope for m in layers if isinstance(m, allowed[2])} == {0.2}
 
 
+def test_only_the_last_convolution_gives_the_finest_context_its_width():
+    block, convolution = PaperCompressor(PaperConfig(dim=8, context_channels=3)).decoder[-1]
+    assert block.conv_out.out_channels == 8
+    assert convolution.out_channels == 3
+
+
 def test_scales_are_at_least_a_tenth_and_can_grow_again():
     compressor = PaperCompressor(SMALL)
     with torch.no_grad():
