@@ -146,7 +146,7 @@ def _import(source: Path, out: Path, learned_schedule: bool) -> None:
     if cdc_authors.is_authors_checkpoint(source):
         if learned_schedule:
             raise InvalidModelError(f"{source} is a checkpoint of CDC, which learns no schedule")
-        config, tensors = cdc_authors.load(source)
+        config, tensors = cdc_authors.import_model(source)
     else:
         config, tensors = uqdm_authors.load(source, learned_schedule=learned_schedule)
         card["learned_schedule"] = learned_schedule

@@ -18,7 +18,9 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidModelError
+from . import export
 from .diffusion import Diffusion, Schedule
+from .model import build_model
 from .networks import PaperCompressor, PaperConfig
 from .unet import UNet, UNetConfig
 
@@ -110,6 +112,17 @@ def load(path: str | Path, *, keep_lpips: bool = False) -> tuple[dict[str, Any],
         "diffusion": diffusion.to_dict(),
     }
     return config, {n: t.detach().float().contiguous() for n, t in tensors.items()}
+
+
+def import_model(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Configuration and all tensors of a model file: what ``load`` gives, and what coding needs.
+
+    Raises InvalidModelError saying what is wrong.
+    """
+    config, weights = load(path)
+    model = build_model(config)
+    model.load_state_dict(weights)
+    return config, export.tensors(model.eval())
 
 
 def _unpickle(path: Path) -> Mapping[str, Any]:

@@ -22,6 +22,10 @@ SMALL = PaperConfig(
 SMALL_UNET = UNetConfig(dim=4, dim_mults=(1, 2, 3), context_channels=(5, 4))
 
 
+TINY = PaperConfig(dim=2, context_channels=3)  # with all of the paper's scales
+TINY_UNET = UNetConfig(dim=2, context_channels=TINY.unet_contexts)
+
+
 def randomized(module, seed):
     """The module with other parameters than a new one has."""
     generator = torch.Generator().manual_seed(seed)
@@ -60,6 +64,7 @@ THEIR_NAMES = (  # ours first
     (r"^compressor\.(en|de)coder\.(\d+)\.1\.", r"context_fn.\1c.\2.INDEX.conv."),
     (r"^compressor\.hyper_(en|de)coder\.0\.", r"context_fn.hyper_\1c.0.0."),
     (r"^compressor\.hyper_(en|de)coder\.2\.", r"context_fn.hyper_\1c.1.0."),
+    (r"^compressor\.hyper_(en|de)coder\.4\.", r"context_fn.hyper_\1c.2.0."),
     (r"^compressor\.prior\.median$", "context_fn.prior._medians"),
     (r"^compressor\.prior\.matrices\.(\d)$", r"context_fn.prior.affine.\1.weight"),
     (r"^compressor\.prior\.biases\.(\d)$", r"context_fn.prior.affine.\1.bias"),
@@ -88,13 +93,13 @@ def theirs(name, tensor, layout):
     return name, tensor
 
 
-def checkpoint(layout, seed=0):
+def checkpoint(layout, compressor=SMALL, unet=SMALL_UNET):
     """A small checkpoint, and its averaged tensors by our names."""
-    modules = {"compressor": PaperCompressor(SMALL), "unet": UNet(SMALL_UNET)}
+    modules = {"compressor": PaperCompressor(compressor), "unet": UNet(unet)}
     ours = {
         f"{prefix}.{name}": tensor
         for prefix, module in modules.items()
-        for name, tensor in randomized(module, seed).state_dict().items()
+        for name, tensor in randomized(module, 0).state_dict().items()
     }
     diffusion = Diffusion(layout, 30, {"x": "cosine", "eps": "linear"}[layout])
     alphas = torch.from_numpy(diffusion.alpha_bar).float()
@@ -195,14 +200,18 @@ def test_other_checkpoints_are_left_to_their_own_importer(tmp_path):
         assert not authors.is_authors_checkpoint(tmp_path)
 
 
-def test_the_import_command_takes_them(layout, tmp_path, capsys):
-    content, ours = checkpoint(layout)
+def test_an_imported_model_codes_pictures(layout, tmp_path, capsys):
+    content, ours = checkpoint(layout, TINY, TINY_UNET)
     torch.save(content, tmp_path / "checkpoint.pt")
     out = tmp_path / "model"
     assert zoo.main(["import", str(tmp_path), "--out", str(out)]) == 0
     config, tensors = zoo.read_model(out / "model.safetensors")
     assert config["codec"] == "cdc"
     assert all((tensors[name] == ours[name]).all() for name in ours)
+    codec = zoo.load_codec(out)
+    picture = np.random.default_rng(0).integers(0, 256, (70, 40, 3), dtype=np.uint8)
+    decoded = codec.decode(codec.encode([picture]), steps=2)[0]
+    assert (decoded.shape, decoded.dtype) == (picture.shape, picture.dtype)
     assert zoo.main(["import", str(tmp_path), "--out", str(out), "--learned-schedule"]) == 1
     assert "no schedule" in capsys.readouterr().err
 
