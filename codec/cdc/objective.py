@@ -23,6 +23,8 @@ from .model import MULTIPLE, CDCModel, LightModel, Synthesis
 from .networks import rounded
 from .perceptual import LPIPS, ms_ssim_loss
 
+_MEDIAN_WEIGHT = 1e-3  # too little to count in the gradient's norm, which is clipped
+
 Stage = Literal["transform", "diffusion", "joint"]
 Perceptual = Literal["ms-ssim", "lpips"]
 
@@ -117,7 +119,12 @@ class CDCObjective(nn.Module):
                 if self.config.rho:
                     figures["perceptual"] = perceptual
         figures["loss"] = loss
-        return loss.mean(), {name: float(value.detach().mean()) for name, value in figures.items()}
+        total = loss.mean()
+        if stage != "diffusion":
+            # Moves the medians and nothing else; Adam makes steps of it whatever its weight.
+            medians = [model.prior(q).median_loss() for q in range(model.qualities)]
+            total = total + _MEDIAN_WEIGHT * torch.stack(medians).mean()
+        return total, {name: float(value.detach().mean()) for name, value in figures.items()}
 
     def _rate_weight(self, model: CDCModel, quality: Tensor) -> Tensor:
         """Weight of a bit per pixel against the squared error of pictures in [-1, 1], ``(B,)``."""

@@ -31,7 +31,7 @@ __all__ = ["DEFAULT_RECIPE", "RECIPES", "ObjectiveConfig", "build", "restore"]
 
 _STATISTICS = 24  # batches of 8 crops that the light transform's basis is computed of
 _SCHEDULES = {"x": Diffusion("x", 8193, "cosine"), "eps": Diffusion("eps", 20_000, "linear")}
-_LIGHT_UNET_DIM = 24
+_LIGHT_UNET_DIM = 32
 _LIGHT_TRAINING = TrainingConfig(
     learning_rate=1e-3, final_rate=0.03, warmup=300, batch=4, crop=192, small_share=0.06
 )
@@ -165,7 +165,7 @@ def _with_unet(config: dict[str, Any], objective: ObjectiveConfig) -> dict[str, 
     if compressor.get("kind") == "light":
         unet = UNetConfig(
             dim=objective.unet_dim or _LIGHT_UNET_DIM,
-            dim_mults=(2, 4, 6),
+            dim_mults=(1, 2, 4),
             context_channels=(48, 48, 96),
             channels=48,
             outer_kernel=3,
