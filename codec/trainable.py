@@ -150,7 +150,12 @@ def write_training_file(path: Path, trainable: Trainable, weights: Mapping[str, 
     metadata = {_CONFIG: json.dumps(trainable.config, sort_keys=True)}
     if trainable.objective_config:
         metadata[_OBJECTIVE] = json.dumps(dict(trainable.objective_config), sort_keys=True)
-    save_atomically(path, lambda partial: save_file(stored, partial, metadata))
+
+    def write(partial: Path) -> None:
+        save_file(stored, partial, metadata)
+        partial.chmod(0o644)  # safetensors writes for the owner alone
+
+    save_atomically(path, write)
 
 
 def figures(
