@@ -30,7 +30,7 @@ def scale_grid() -> np.ndarray:
 
 def tensors(
     model: CDCModel,
-    histograms: np.ndarray | None = None,
+    counts: np.ndarray | None = None,
     fractions: Sequence[float] = FRACTIONS,
     order: Order = "slope",
     half: bool = False,
@@ -38,8 +38,9 @@ def tensors(
     """Everything a model file holds.
 
     Args:
-        histograms: how often each scale index occurs at each quality ``(Q, 96)``, for the layers'
-            sizes; all alike where it is not known.
+        counts: of residuals at each quality and scale index (``CDCScheme.count_residuals``),
+            ``(Q, 96, 731)``, for the layers' sizes and the trees' probabilities. Without them the
+            scales are taken to be equally frequent, and residuals to be Gaussian.
         fractions, order: see ``assign_layers``.
         half: networks as float16, half the bytes. Coding is made for the rounded weights.
     """
@@ -48,10 +49,11 @@ def tensors(
         state = {name: value.half() for name, value in state.items()}
         model.load_state_dict(state)
     networks = {name: value.detach().cpu() for name, value in state.items()}
-    if histograms is None:
-        histograms = np.ones((model.qualities, NUM_SCALES))
-    trees = build_trees(scale_grid())
-    layers = [assign_layers(trees, h + 1e-6, fractions, order).layer for h in histograms]
+    trees = build_trees(scale_grid(), None if counts is None else counts.sum(0))
+    histograms = np.ones((model.qualities, NUM_SCALES))
+    if counts is not None:
+        histograms = counts.sum(2) + 1e-6
+    layers = [assign_layers(trees, h, fractions, order).layer for h in histograms]
     return networks | _coding(model, trees, np.stack(layers))
 
 

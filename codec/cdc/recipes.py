@@ -96,7 +96,7 @@ class CDCTrainable(Trainable):
     """A CDC model with its loss."""
 
     def tensors(self, counted_on: Sequence[np.ndarray] = ()) -> dict[str, Tensor]:
-        """See ``Trainable.tensors``; counted are the layers' sizes."""
+        """See ``Trainable.tensors``; counted are residuals."""
         model = self.model
         assert isinstance(model, CDCModel)
         tensors = export.tensors(model, half=True)
@@ -106,13 +106,15 @@ class CDCTrainable(Trainable):
         sizes: dict[tuple[int, ...], list[np.ndarray]] = {}
         for picture in counted_on:
             sizes.setdefault(picture.shape, []).append(picture)
-        histograms = np.zeros((model.qualities, export.NUM_SCALES))
+        counts = []
         for quality in range(model.qualities):
+            counts.append(np.zeros(1, np.int64))
             for pictures in sizes.values():
                 for at in range(0, len(pictures), 16):
-                    some = pictures[at : at + 16]
-                    histograms[quality] += scheme.scale_histogram(some, quality)
-        return export.tensors(model, histograms, half=True)
+                    counts[-1] = counts[-1] + scheme.count_residuals(
+                        pictures[at : at + 16], quality
+                    )
+        return export.tensors(model, np.stack(counts), half=True)
 
     def measure(self, codec: Codec, pictures: Sequence[np.ndarray]) -> dict[str, Any]:
         """Figures at each quality: of the fast head, or of the diffusion where there is none."""

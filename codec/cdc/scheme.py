@@ -27,6 +27,7 @@ from .integers import FRACTION, IntegerHyperDecoder
 from .layers import MAX_RESIDUAL, Progress, Trees
 from .model import MULTIPLE, CDCModel, Synthesis, build_model
 from .tiling import TILE_PIXELS, Tile, by_tiles
+from .trees import MAX_COUNTED
 
 Decoder = Literal["fast", "diffusion"]
 DECODERS: tuple[Decoder, ...] = ("fast", "diffusion")
@@ -131,16 +132,24 @@ class CDCScheme:
         height, width = images[0].shape[:2]
         state = self.start([(height, width)] * len(images), stream_ids)
         chosen = self.default_quality if quality is None else quality
-        z, y = self._analyse(images, state.padded, chosen, tile_pixels)
+        _, residuals = self._quantise(state, images, chosen, tile_pixels)
+        return [
+            self._layers(picture, r, layers)
+            for picture, r in zip(state.pictures, residuals, strict=True)
+        ]
+
+    def _quantise(
+        self, state: CDCState, images: Sequence[np.ndarray], quality: int, tile_pixels: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Root node of every element, and its r, ``(B, n) int32`` each; z goes into ``state``."""
+        z, y = self._analyse(images, state.padded, quality, tile_pixels)
         for picture, hyper in zip(state.pictures, z, strict=True):
-            picture.quality, picture.hyper = chosen, hyper
+            picture.quality, picture.hyper = quality, hyper
         self._choose_scales(state)
         mean = self._means(state, tile_pixels)
         residuals = (y - mean).round_().clamp_(-MAX_RESIDUAL, MAX_RESIDUAL).to(torch.int32)
-        return [
-            self._layers(picture, r.flatten().cpu().numpy(), layers)
-            for picture, r in zip(state.pictures, residuals, strict=True)
-        ]
+        nodes = [p.progress.node for p in state.pictures if p.progress is not None]
+        return np.stack(nodes), residuals.flatten(1).cpu().numpy()
 
     def _analyse(
         self, images: Sequence[np.ndarray], size: tuple[int, int], quality: int, tile_pixels: int
@@ -185,16 +194,19 @@ class CDCScheme:
         return out
 
     @torch.inference_mode()
-    def scale_histogram(self, images: Sequence[np.ndarray], quality: int) -> np.ndarray:
-        """How often each scale index occurs in equally large pictures, ``(S,) int64``."""
+    def count_residuals(self, images: Sequence[np.ndarray], quality: int) -> np.ndarray:
+        """How often each r occurs at each scale index, as ``build_trees`` takes it.
+
+        All pictures must have the same size. ``(S, 2 MAX_COUNTED + 1) int64``.
+        """
         state = self.start([images[0].shape[:2]] * len(images), [0] * len(images))
-        z, _ = self._analyse(images, state.padded, quality, TILE_PIXELS)
-        for picture, hyper in zip(state.pictures, z, strict=True):
-            picture.quality, picture.hyper = quality, hyper
-        self._choose_scales(state)
-        root = self.trees[quality].root
-        nodes = [p.progress.node for p in state.pictures if p.progress is not None]
-        return np.bincount(np.searchsorted(root, np.concatenate(nodes)), minlength=len(root))
+        nodes, residuals = self._quantise(state, images, quality, TILE_PIXELS)
+        scales = len(self.trees[quality].root)
+        index = np.searchsorted(self.trees[quality].root, nodes)
+        columns = 2 * MAX_COUNTED + 1
+        r = residuals.clip(-MAX_COUNTED, MAX_COUNTED) + MAX_COUNTED
+        counts = np.bincount((index * columns + r).ravel(), minlength=scales * columns)
+        return counts.reshape(scales, columns)
 
     # -- decoding ---------------------------------------------------------------------------------
 

@@ -10,6 +10,8 @@ from ..entropy import Tables
 
 MAX_LEVELS = 6
 MAX_LAYERS = 64
+MAX_COUNTED = 3**MAX_LEVELS // 2 + 1  # one further out than any tree reaches
+_PRIOR_COUNT = 200.0  # observations that a Gaussian's own probabilities are worth beside counts
 _TAU = 6.1094102  # -Phi^-1(5e-10): all but 1e-9 of the mass is within tau sigma of 0
 
 
@@ -172,18 +174,36 @@ def _masses(scale: float, levels: int) -> np.ndarray:
     return np.maximum(np.concatenate([upper[:0:-1], upper]), 1e-300)
 
 
-def build_trees(scales: np.ndarray) -> Trees:
+def _counted(mass: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Probabilities of the values ``mass`` is of, from counts and from ``mass`` itself."""
+    symmetric = counts + counts[::-1].astype(np.float64)
+    half = len(mass) // 2
+    inside = symmetric[MAX_COUNTED - half : MAX_COUNTED + half + 1]
+    return (inside + _PRIOR_COUNT * mass) / (symmetric.sum() + _PRIOR_COUNT)
+
+
+def build_trees(scales: np.ndarray, counts: np.ndarray | None = None) -> Trees:
     """Trees for Gaussians of ``scales (S,) float64``, ascending, all nodes in layer 0.
 
     DPICT's tree for sigma has l = max(1, ceil(log3(2 tau sigma))) levels; here at most 6, and what
     lies outside escapes instead of being clipped. ValueError where the scales are not usable.
+
+    Args:
+        counts: how often each r from -MAX_COUNTED to MAX_COUNTED occurred at each scale index,
+            ``(S, 2 MAX_COUNTED + 1)``, those further out counted with the outermost. Residuals
+            have longer tails than Gaussians; with counts the probabilities are theirs, taken as
+            symmetric, and the Gaussian stands for ``_PRIOR_COUNT`` observations.
     """
     scales = np.asarray(scales, np.float64)
     _check_scales(scales)
+    if counts is not None and counts.shape != (len(scales), 2 * MAX_COUNTED + 1):
+        raise ValueError(f"counts of each scale must be of {2 * MAX_COUNTED + 1} residuals")
     levels = np.ceil(np.log(2 * _TAU * scales) / math.log(3)).clip(1, MAX_LEVELS).astype(np.uint8)
     pmfs, means = [], []
-    for scale, count in zip(scales.tolist(), levels.tolist(), strict=True):
+    for index, (scale, count) in enumerate(zip(scales.tolist(), levels.tolist(), strict=True)):
         mass = _masses(scale, count)
+        if counts is not None:
+            mass = _counted(mass, counts[index])
         moment = mass * np.arange(-(len(mass) // 2), len(mass) // 2 + 1)
         for depth in range(count):
             node = mass.reshape(3**depth, -1).sum(1)

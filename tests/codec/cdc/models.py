@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from codec import zoo
+from codec import load_codec, zoo
 from codec.cdc import export
+from codec.cdc.codec import CDCCodec
 from codec.cdc.light import LEVELS, LightConfig
 from codec.cdc.model import CDCModel, LightModel, build_model
 from codec.cdc.networks import PaperConfig
@@ -69,8 +70,13 @@ def model_of(config: dict[str, Any], seed: int = 0, linear: bool = False) -> CDC
 def write_model(folder: Path, config: dict[str, Any], seed: int = 0, linear: bool = False) -> Path:
     path = folder / zoo.MODEL_FILE
     model = model_of(config, seed, linear)
-    histograms = np.repeat(np.geomspace(1, 1e-3, export.NUM_SCALES)[None], model.qualities, 0)
-    zoo.write_model(path, config, export.tensors(model, histograms), {"test": True})
+    zoo.write_model(path, config, export.tensors(model), {"test": True})
+    codec = load_codec(path)
+    assert isinstance(codec, CDCCodec)
+    scheme = codec.scheme
+    shown = pictures(4, 128, seed=6)
+    counts = [scheme.count_residuals(shown, q) for q in range(model.qualities)]
+    zoo.write_model(path, config, export.tensors(model, np.stack(counts)), {"test": True})
     return path
 
 
