@@ -60,6 +60,10 @@ class ObjectiveConfig:
     fast_weight: float = field(
         default=1.0, metadata={"help": "weight of the fast head's squared error in the joint loss"}
     )
+    truncate: float = field(
+        default=0.0,
+        metadata={"help": "share of pictures whose latents the decoder sees cut, as in a prefix"},
+    )
     unet_dim: int | None = field(
         default=None,
         metadata={"help": "width unit of the U-Net that a model without one is given"},
@@ -70,6 +74,8 @@ class ObjectiveConfig:
             raise ValueError(f"--rho must be 0 to 1, got {self.rho}")
         if self.rho and self.stage == "transform":
             raise ValueError("--rho is for the diffusion: choose --stage diffusion or joint")
+        if not 0 <= self.truncate <= 1:
+            raise ValueError(f"--truncate must be 0 to 1, got {self.truncate}")
         if not self.rate_weight > 0:
             raise ValueError(f"--rate-weight must be positive, got {self.rate_weight}")
         if self.rho and self.perceptual == "lpips" and self.lpips_weights is None:
@@ -98,7 +104,7 @@ class CDCObjective(nn.Module):
         quality = torch.from_numpy(spread[: len(x)]).to(x.device)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda):
             with torch.set_grad_enabled(torch.is_grad_enabled() and stage != "diffusion"):
-                bpp, seen = _compress(model, x, quality, generator)
+                bpp, seen = _compress(model, x, quality, generator, self.config.truncate)
             loss = torch.zeros(len(x), device=x.device)
             figures = {"bpp": bpp}
             if seen.picture is not None:
@@ -164,7 +170,7 @@ def _noisy(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _compress(
-    model: CDCModel, x: Tensor, quality: Tensor, generator: torch.Generator
+    model: CDCModel, x: Tensor, quality: Tensor, generator: torch.Generator, truncate: float
 ) -> tuple[Tensor, Synthesis]:
     """Estimated bits per pixel ``(B,)``, and what the decoder makes of the rounded latents."""
     y = model.analysis(x, quality).float()
@@ -175,4 +181,22 @@ def _compress(
         of_y = model.likelihood(_noisy(y, generator), mean, scale)
     bits = -torch.log2(of_z).sum((1, 2, 3)) - torch.log2(of_y).sum((1, 2, 3))
     bpp = bits / (x.shape[2] * x.shape[3])
-    return bpp, model.synthesis(rounded(y, mean), quality)
+    known = rounded(y, mean)
+    if truncate:
+        cut = torch.rand(len(x), generator=generator, device=x.device) < truncate
+        coarse = mean + _truncated((y - mean).detach(), scale.detach(), generator)
+        known = torch.where(cut[:, None, None, None], coarse, known)
+    return bpp, model.synthesis(known, quality)
+
+
+def _truncated(r: Tensor, scale: Tensor, generator: torch.Generator) -> Tensor:
+    """Residuals as a prefix of the layers gives them, roughly; what is cut differs by picture.
+
+    The last trits are missing, and one more where the scale is small. Only roughly, because the
+    trees (layers.py) are made after the training.
+    """
+    planes = torch.randint(0, 4, (len(r), 1, 1, 1), generator=generator, device=r.device)
+    step = 3.0**planes
+    small = 3.0 ** torch.empty_like(step).uniform_(-1.5, 0.5, generator=generator)
+    step = torch.where(scale < small * step, 3 * step, step)
+    return (r.round() / step).round() * step
