@@ -99,12 +99,18 @@ class TrainingFile:
     def find(cls, path: Path) -> "TrainingFile":
         """That of a run's folder, or of a shipped model's name.
 
-        Raises InvalidModelError where there is none, UnknownModelError where there is no model.
+        A model file whose networks are floats (``"weights": "float"`` in its configuration) is its
+        own training file. Raises InvalidModelError where there is none, UnknownModelError where
+        there is no model.
         """
         file = path / TRAINING_FILE
         if not file.is_file():
             file = zoo.model_file(path).with_suffix(".training.safetensors")
         if not file.is_file():
+            model = zoo.model_file(path)
+            config, _ = zoo.read_model(model)
+            if config.get("weights") == "float":
+                return cls(model, config, {})
             raise InvalidModelError(f"{path} has no {TRAINING_FILE}: training cannot go on from it")
         try:
             with safe_open(file, framework="pt") as opened:

@@ -28,7 +28,7 @@ from .base import Codec
 from .errors import InvalidModelError, StrataError, UnknownModelError
 
 WEIGHTS = Path(__file__).parent / "weights"
-DEFAULT_MODELS = {"uqdm": "uqdm-small"}
+DEFAULT_MODELS = {"uqdm": "uqdm-small", "cdc": "cdc-small"}
 MODEL_FILE = "model.safetensors"
 CARD_FILE = "card.json"
 _METADATA = "strata"  # one key only: safetensors does not keep an order among several

@@ -107,6 +107,7 @@ def load(path: str | Path, *, keep_lpips: bool = False) -> tuple[dict[str, Any],
         tensors |= lpips
     config = {
         "codec": "cdc",
+        "weights": "float",
         "compressor": compressor.to_dict(),
         "unet": unet.to_dict(),
         "diffusion": diffusion.to_dict(),

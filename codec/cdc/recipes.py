@@ -29,6 +29,7 @@ from .unet import UNetConfig
 
 __all__ = ["DEFAULT_RECIPE", "RECIPES", "ObjectiveConfig", "build", "restore"]
 
+_CODEC = {"codec": "cdc", "weights": "float"}  # training goes on from the model file itself
 _STATISTICS = 24  # batches of 8 crops that the light transform's basis is computed of
 _SCHEDULES = {"x": Diffusion("x", 8193, "cosine"), "eps": Diffusion("eps", 20_000, "linear")}
 _LIGHT_UNET_DIM = 32
@@ -42,13 +43,13 @@ _PAPER_TRAINING = TrainingConfig(
 
 def _light(compressor: LightConfig) -> dict[str, Any]:
     middle = compressor.qualities // 2
-    return {"codec": "cdc", "compressor": compressor.to_dict(), "default_quality": middle}
+    return {**_CODEC, "compressor": compressor.to_dict(), "default_quality": middle}
 
 
 def _paper(dim: int, parameterization: str = "x") -> dict[str, Any]:
     compressor = PaperConfig(dim=dim, context_channels=dim, fast_head=True)
     return {
-        "codec": "cdc",
+        **_CODEC,
         "compressor": compressor.to_dict(),
         "unet": UNetConfig(dim=dim, context_channels=compressor.unet_contexts).to_dict(),
         "diffusion": _SCHEDULES[parameterization].to_dict(),
@@ -181,6 +182,8 @@ def _with_unet(config: dict[str, Any], objective: ObjectiveConfig) -> dict[str, 
 
 
 def _trainable(model: CDCModel, config: dict[str, Any], objective: ObjectiveConfig) -> CDCTrainable:
+    if objective.stage == "transform" and not model.has_fast_head:
+        raise ValueError("--stage transform trains a fast head, and the model has none: try joint")
     if objective.stage == "diffusion":
         model.requires_grad_(False)
         assert model.unet is not None

@@ -202,3 +202,18 @@ def test_a_foreign_file_is_refused(tmp_path: Path) -> None:
     zoo.write_model(tmp_path / zoo.MODEL_FILE, config, {"x": torch.zeros(1)})
     with pytest.raises(InvalidModelError, match="neither light nor paper"):
         load_codec(tmp_path)
+
+
+def test_a_model_file_is_enough_to_go_on_from(tmp_path: Path) -> None:
+    config = {**light_config(), "weights": "float"}
+    model = model_of(config)
+    zoo.write_model(tmp_path / "alone.safetensors", config, export.tensors(model))
+    again = recipes.restore(tmp_path / "alone.safetensors", {"stage": "diffusion"})
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(again.model.state_dict()[name], value)
+
+
+def test_a_fast_head_cannot_be_trained_where_there_is_none(some_pictures: Pictures) -> None:
+    recipe = Recipe(paper_config(fast_head=False), FAST)
+    with pytest.raises(ValueError, match="the model has none: try joint"):
+        recipes.build(recipe, some_pictures)
