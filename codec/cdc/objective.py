@@ -5,8 +5,9 @@ The rate is that of latents with uniform noise; the decoder sees rounded ones, w
 straight through (Minnen & Singh 2020, "Channel-wise autoregressive entropy models").
 
 In two stages: ``transform`` trains everything but the U-Net for rate and squared error of the fast
-head; ``diffusion`` then trains the U-Net on latents that stay as they are, which is several times
-cheaper a step and gives streams that both decoders read.
+head, which ``rho`` mixes with the perceptual loss of its picture; ``diffusion`` then trains the
+U-Net on latents that stay as they are, which is several times cheaper a step and gives streams that
+both decoders read.
 """
 
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from .model import MULTIPLE, CDCModel, LightModel, Synthesis
 from .networks import rounded
 from .perceptual import LPIPS, ms_ssim_loss
 
+_PERCEPTUAL_UNIT = 0.08  # of 1 - MS-SSIM in squared error: both are of like size at usual rates
 _MEDIAN_WEIGHT = 1e-3  # too little to count in the gradient's norm, which is clipped
 
 Stage = Literal["transform", "diffusion", "joint"]
@@ -72,8 +74,6 @@ class ObjectiveConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.rho <= 1:
             raise ValueError(f"--rho must be 0 to 1, got {self.rho}")
-        if self.rho and self.stage == "transform":
-            raise ValueError("--rho is for the diffusion: choose --stage diffusion or joint")
         if not 0 <= self.truncate <= 1:
             raise ValueError(f"--truncate must be 0 to 1, got {self.truncate}")
         if not self.rate_weight > 0:
@@ -112,6 +112,11 @@ class CDCObjective(nn.Module):
                 figures["psnr"] = -10 * torch.log10(error / 4)
             weight = self._rate_weight(model, quality)
             if stage == "transform":
+                if self.config.rho and seen.picture is not None:
+                    distance = self._perceptual(seen.picture, x)
+                    figures["perceptual"] = distance
+                    rho = self.config.rho
+                    error = (1 - rho) * error + rho * _PERCEPTUAL_UNIT * distance
                 # As weights of the error, so that all rates speak equally loud.
                 loss = bpp + error / weight
             else:
@@ -154,9 +159,14 @@ class CDCObjective(nn.Module):
         )
         if not self.config.rho:
             return loss, torch.zeros_like(loss)
+        return loss, self._perceptual(predicted, x)
+
+    def _perceptual(self, picture: Tensor, x: Tensor) -> Tensor:
+        """Distance ``(B,)`` of pictures from the originals ``x``, by the chosen measure."""
         if self.lpips is not None:
-            return loss, self.lpips(predicted, x)
-        return loss, ms_ssim_loss(predicted, x)
+            distance: Tensor = self.lpips(picture, x)
+            return distance
+        return ms_ssim_loss(picture, x)
 
 
 def _padded(x: Tensor) -> Tensor:

@@ -54,6 +54,7 @@ def run(trainable: Any, data: Pictures, out: Path, steps: int = 30) -> None:
     ("recipe", "overrides"),
     [
         (LIGHT, {}),
+        (LIGHT, {"rho": 0.5}),
         (LIGHT, {"stage": "joint"}),
         (LIGHT, {"stage": "joint", "parameterization": "eps", "truncate": 0.5}),
         (PAPER, {}),
@@ -175,7 +176,6 @@ def test_a_cut_latent_is_a_coarser_one() -> None:
     ("settings", "message"),
     [
         ({"rho": 1.5, "stage": "joint"}, "--rho must be"),
-        ({"rho": 0.5}, "--rho is for the diffusion"),
         ({"rate_weight": 0.0}, "--rate-weight must be positive"),
         ({"truncate": 2.0}, "--truncate must be"),
         ({"rho": 0.5, "stage": "joint", "perceptual": "lpips"}, "needs --lpips-weights"),
