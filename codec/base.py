@@ -85,10 +85,12 @@ class Codec(ABC):
         model_path: the one file (safetensors, with its configuration inside) that decodes.
         encode_options: names of the options that ``encode`` takes.
         decode_options: names of the options that ``decode`` and ``decode_progressively`` take.
+        resource_options: those of both that only bound memory: results do not depend on them.
     """
 
     encode_options: frozenset[str] = frozenset()
     decode_options: frozenset[str] = frozenset()
+    resource_options: frozenset[str] = frozenset()
 
     name: str
     codec: str

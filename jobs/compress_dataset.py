@@ -64,6 +64,13 @@ def parse(arguments: list[str] | None = None) -> CompressOptions:
         "(default: the model's own choice)",
     )
     parser.add_argument(
+        "--tile-pixels",
+        type=positive,
+        metavar="N",
+        help="how large an area cdc models are given at once, at least 1048576; larger pictures "
+        "are cut into tiles, which bounds the memory (default: 4194304)",
+    )
+    parser.add_argument(
         "--min-side",
         type=int,
         default=0,
@@ -92,7 +99,7 @@ def parse(arguments: list[str] | None = None) -> CompressOptions:
         model=given.model or DEFAULT_MODELS[given.codec or "uqdm"],
         store_layers=layers,
         lossless=given.lossless,
-        codec_options=given_options(given, ["quality"]),
+        codec_options=given_options(given, ["quality", "tile_pixels"]),
         min_side=given.min_side,
         batch_size=given.batch_size,
         device=given.device,

@@ -20,7 +20,7 @@ from pipeline.command import add_running_options, given_options, output_url, pos
 from pipeline.decode import DecodeOptions, decode
 from pipeline.scheduler import Policy
 
-CODEC_OPTIONS = ("realism", "decoder", "steps", "noise_scale", "seed")
+CODEC_OPTIONS = ("realism", "decoder", "steps", "noise_scale", "seed", "tile_pixels")
 
 
 def noise_scale(text: str) -> float:
@@ -86,6 +86,13 @@ def parse(arguments: list[str] | None = None) -> DecodeOptions:
         metavar="S",
         help="of that noise (default: 0); a picture comes out the same whatever is decoded "
         "beside it",
+    )
+    cdc.add_argument(
+        "--tile-pixels",
+        type=positive,
+        metavar="N",
+        help="how large an area the model is given at once, at least 1048576; larger pictures are "
+        "cut into tiles, which bounds the memory (default: 4194304)",
     )
     add_running_options(parser)
     given = parser.parse_args(arguments)

@@ -37,6 +37,7 @@ class CDCCodec(LayeredCodec):
     lossless = False
     encode_options = frozenset({"quality", "tile_pixels"})
     decode_options = frozenset({"decoder", "steps", "noise_scale", "seed", "tile_pixels"})
+    resource_options = frozenset({"tile_pixels"})
     scheme: CDCScheme
 
     def check_options(self, purpose: Purpose, options: Mapping[str, Any]) -> None:

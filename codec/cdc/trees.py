@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..entropy import Tables
+from ..entropy import PRECISION, Tables
 
 MAX_LEVELS = 6
 MAX_LAYERS = 64
@@ -135,14 +135,21 @@ class Trees:
         return cls(tables=Tables.from_arrays(table), **own)
 
     def one_piece_tables(self) -> Tables:
-        """One table of all values for each scale index: what the layers' overhead is held against.
+        """One table of all values for each scale index, with the same probabilities.
 
-        Symbols are the values of r themselves.
+        What the layers' overhead is held against. Symbols are the values of r themselves.
         """
-        return Tables.from_pmfs(
-            (-(3 ** int(levels) // 2), _masses(float(scale), int(levels)))
-            for scale, levels in zip(self.scales, self.levels, strict=True)
-        )
+        trits = self.tables.counts.reshape(-1, 4)[:, :3] / (1 << PRECISION)
+        trits[~self.is_root] /= trits[~self.is_root].sum(1, keepdims=True)  # only roots escape
+        pmfs = []
+        for root, levels in zip(self.root.tolist(), self.levels.tolist(), strict=True):
+            mass, node = np.ones(1), root
+            for _ in range(levels):
+                thirds = trits[node : node + len(mass)]
+                node += len(mass)
+                mass = (mass[:, None] * thirds).ravel()
+            pmfs.append((-(len(mass) // 2), mass))
+        return Tables.from_pmfs(pmfs)
 
 
 def _check_scales(scales: np.ndarray) -> None:

@@ -61,21 +61,6 @@ def write_order(
     zoo.write_model(path, config, tensors | changed)
 
 
-def one_piece_tables(trees: Trees) -> Tables:
-    """One table of all values of r for each scale index, with the trees' own probabilities."""
-    trits = trees.tables.counts.reshape(-1, 4)[:, :3] / (1 << entropy.PRECISION)
-    trits[~trees.is_root] /= trits[~trees.is_root].sum(1, keepdims=True)  # only roots escape
-    pmfs = []
-    for root, levels in zip(trees.root, trees.levels, strict=True):
-        mass, node = np.ones(1), int(root)
-        for _ in range(levels):
-            at = slice(node, node + len(mass))
-            node += len(mass)
-            mass = (mass[:, None] * trits[at]).ravel()
-        pmfs.append((-(len(mass) // 2), mass))
-    return Tables.from_pmfs(pmfs)
-
-
 def one_piece_bytes(
     codec: CDCCodec, tables: Tables, pictures: Sequence[np.ndarray], quality: int
 ) -> int:
@@ -204,7 +189,7 @@ def main() -> None:
             with start_pool(options.processes, str(path)) as pool:
                 for quality in qualities:
                     curves[quality][order] = measure(pool, pictures, quality, decode)
-    tables = one_piece_tables(trees)
+    tables = trees.one_piece_tables()
     pixels = sum(picture.shape[0] * picture.shape[1] for picture in pictures)
     rows = []
     for quality in qualities:

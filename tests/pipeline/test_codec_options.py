@@ -133,3 +133,13 @@ def test_options_that_the_dataset_lacks_are_refused_first(
     assert not out.exists()
     with pytest.raises(TypeError, match="cdc has no option steps"):
         dataset.image("no-such-key", steps=4)
+
+
+def test_what_only_bounds_memory_may_change_between_runs(
+    tar: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(toy.ToyCodec, "resource_options", frozenset({"quality"}), raising=False)
+    output = tmp_path / "set"
+    assert compress(options(tar, output, model, codec_options={"quality": 0})).ok == 6
+    assert compress(options(tar, output, model)).resumed == 1
+    assert "codec_options" not in pipeline.open_dataset(str(output)).parameters

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codec.cdc.layers import MAX_RESIDUAL, Progress, Trees, assign_layers, build_trees
+from codec.cdc.trees import MAX_COUNTED
 from codec.entropy import Decoder, cross_entropy, encode
 
 SCALES = np.geomspace(0.1, 64, 96)
@@ -253,3 +254,54 @@ def test_extreme_scales_still_make_trees():
     index = np.arange(3, dtype=np.int32)
     progress = decoded(trees, index, [stream for stream, _ in coded(trees, index, residuals)])
     assert (progress.value == residuals).all()
+
+
+def laplacian(seed, size):
+    """Scale indices, and residuals with longer tails than a Gaussian's of the same deviation."""
+    random = np.random.default_rng(seed)
+    index = random.integers(20, 60, size).astype(np.int32)
+    residuals = np.rint(random.laplace(size=size) * SCALES[index] / 2**0.5).astype(np.int32)
+    return index, residuals
+
+
+def counts_of(index, residuals):
+    counts = np.zeros((len(SCALES), 2 * MAX_COUNTED + 1), np.int64)
+    np.add.at(counts, (index, residuals.clip(-MAX_COUNTED, MAX_COUNTED) + MAX_COUNTED), 1)
+    return counts
+
+
+def test_counted_trees_fit_what_was_counted(trees):
+    counted = build_trees(SCALES, counts_of(*laplacian(1, 400_000)))
+    index, residuals = laplacian(2, 50_000)
+    gaussian, own = (
+        cross_entropy(residuals, index, each.one_piece_tables()) for each in (trees, counted)
+    )
+    assert own < 0.98 * gaussian
+    ordered_trees = ordered(counted, index, "slope")
+    streams = [stream for stream, _ in coded(ordered_trees, index, residuals)]
+    assert sum(map(len, streams)) < 1.001 * own / 8 + 4 * ordered_trees.num_layers
+    np.testing.assert_array_equal(decoded(ordered_trees, index, streams).value, residuals)
+
+
+def test_without_observations_a_tree_is_the_gaussians(trees):
+    counted = build_trees(SCALES, np.zeros((len(SCALES), 2 * MAX_COUNTED + 1), np.int64))
+    np.testing.assert_allclose(counted.tables.counts, trees.tables.counts, rtol=0, atol=1)
+    np.testing.assert_allclose(counted.mean, trees.mean, rtol=1e-6)
+
+
+def test_one_piece_has_the_probabilities_of_the_trits(trees):
+    index = np.full(1000, 40, np.int32)
+    residuals = np.rint(np.random.default_rng(0).normal(size=1000) * SCALES[40]).astype(np.int32)
+    mass = np.array(
+        [
+            NormalDist(0, SCALES[40]).cdf(r + 0.5) - NormalDist(0, SCALES[40]).cdf(r - 0.5)
+            for r in residuals
+        ]
+    )
+    bits = cross_entropy(residuals, index, trees.one_piece_tables())
+    assert bits == pytest.approx(-np.log2(mass).sum(), rel=1e-3)
+
+
+def test_counts_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match="counts of each scale"):
+        build_trees(SCALES, np.zeros((3, 3)))
