@@ -189,8 +189,9 @@ class LightCompressor(nn.Module):
 
     def analysis(self, x: Tensor, quality: Tensor) -> Tensor:
         """Latent ``(B, M, H/16, W/16)`` of pictures ``(B, 3, H, W)`` in [-1, 1]."""
-        b = self._bands(x)
-        linear = F.linear(_gather(b), self.basis + _CAUTION * self.analysis_map)
+        with torch.autocast(x.device.type, enabled=False):  # large numbers with small steps
+            b = self._bands(x.float())
+            linear = F.linear(_gather(b), self.basis + _CAUTION * self.analysis_map)
         h: Tensor = self.analysis_fine(self.stem(b / self.band_scale), quality)
         h = self.analysis_coarse(self.down(_gather(h)), quality)
         y = linear + self.to_latent(h)
@@ -210,10 +211,12 @@ class LightCompressor(nn.Module):
     def synthesis(self, y: Tensor, quality: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The fast head's picture ``(B, 3, H, W)``, unclipped, and features at 1/8 and 1/16."""
         y = y.permute(0, 2, 3, 1) * self.inverse_gain[quality].exp()[:, None, None]
-        linear = _scatter(F.linear(y, (self.basis + _CAUTION * self.synthesis_map).T))
+        with torch.autocast(y.device.type, enabled=False):
+            linear = _scatter(F.linear(y, (self.basis + _CAUTION * self.synthesis_map).T))
         coarse = self.synthesis_coarse(self.from_latent(y), quality)
         h = _scatter(self.up(coarse)) + self.bands_in(linear / self.band_scale)
         h = self.synthesis_fine(h, quality)
-        out = linear + self.fast_head(h) * self.band_scale
-        picture = bands.inverse(out.permute(0, 3, 1, 2)) * (STEP / LEVELS)
+        with torch.autocast(y.device.type, enabled=False):
+            out = linear + self.fast_head(h.float()) * self.band_scale
+            picture = bands.inverse(out.permute(0, 3, 1, 2)) * (STEP / LEVELS)
         return picture, [h.permute(0, 3, 1, 2), coarse.permute(0, 3, 1, 2)]

@@ -104,9 +104,13 @@ class CDCObjective(nn.Module):
         quality = torch.from_numpy(spread[: len(x)]).to(x.device)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda):
             with torch.set_grad_enabled(torch.is_grad_enabled() and stage != "diffusion"):
-                bpp, seen = _compress(model, x, quality, generator, self.config.truncate)
+                cut = torch.rand(len(x), generator=generator, device=x.device)
+                cut = cut < self.config.truncate
+                bpp, seen = _compress(model, x, quality, generator, cut)
             loss = torch.zeros(len(x), device=x.device)
             figures = {"bpp": bpp}
+            # What is cut teaches the decoder alone: its rate, without its error, would mislead.
+            bpp = bpp * ~cut
             if seen.picture is not None:
                 error = (seen.picture.float() - x).square().mean((1, 2, 3))
                 figures["psnr"] = -10 * torch.log10(error / 4)
@@ -180,9 +184,12 @@ def _noisy(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _compress(
-    model: CDCModel, x: Tensor, quality: Tensor, generator: torch.Generator, truncate: float
+    model: CDCModel, x: Tensor, quality: Tensor, generator: torch.Generator, cut: Tensor
 ) -> tuple[Tensor, Synthesis]:
-    """Estimated bits per pixel ``(B,)``, and what the decoder makes of the rounded latents."""
+    """Estimated bits per pixel ``(B,)``, and what the decoder makes of the rounded latents.
+
+    Where ``cut (B,) bool`` is true, the decoder sees them as in a prefix.
+    """
     y = model.analysis(x, quality).float()
     z = model.hyper_analysis(y).float()
     with torch.autocast(x.device.type, enabled=False):  # probabilities need every digit
@@ -192,8 +199,7 @@ def _compress(
     bits = -torch.log2(of_z).sum((1, 2, 3)) - torch.log2(of_y).sum((1, 2, 3))
     bpp = bits / (x.shape[2] * x.shape[3])
     known = rounded(y, mean)
-    if truncate:
-        cut = torch.rand(len(x), generator=generator, device=x.device) < truncate
+    if cut.any():
         coarse = mean + _truncated((y - mean).detach(), scale.detach(), generator)
         known = torch.where(cut[:, None, None, None], coarse, known)
     return bpp, model.synthesis(known, quality)
