@@ -7,7 +7,6 @@ and shapes. A pickle can run code, so it is read with torch's restricted unpickl
 """
 
 import json
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checkpoints import load_checkpoint
 from ..errors import InvalidModelError
 from . import export
 from .diffusion import Diffusion, Schedule
@@ -92,7 +92,7 @@ def load(path: str | Path, *, keep_lpips: bool = False) -> tuple[dict[str, Any],
     """
     path = Path(path)
     file = path / _CHECKPOINT if path.is_dir() else path
-    theirs = _state(_unpickle(file), file)
+    theirs = _state(load_checkpoint(file), file)
     tensors = {_our_name(name): _our_shape(name, t) for name, t in theirs.items() if _kept(name)}
     settings = _settings(file.parent / _SETTINGS)
     compressor, unet = _sizes(tensors, file)
@@ -124,23 +124,6 @@ def import_model(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     model = build_model(config)
     model.load_state_dict(weights)
     return config, export.tensors(model.eval())
-
-
-def _unpickle(path: Path) -> Mapping[str, Any]:
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise InvalidModelError(f"{path} cannot be read: {error.strerror}") from error
-    except pickle.UnpicklingError as error:
-        raise InvalidModelError(
-            f"{path} is not a plain checkpoint: it is damaged, or a pickle that wants to run code, "
-            "which is refused"
-        ) from error
-    except Exception as error:  # a damaged zip or pickle fails in torch in many ways
-        raise InvalidModelError(f"{path} cannot be read as a checkpoint: {error}") from error
-    if not isinstance(checkpoint, dict):
-        raise InvalidModelError(f"{path} is not a checkpoint: it holds no dictionary")
-    return checkpoint
 
 
 def _state(checkpoint: Mapping[str, Any], path: Path) -> dict[str, Tensor]:

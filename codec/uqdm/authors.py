@@ -2,12 +2,10 @@
 
 Layout: a directory with ``config.json`` and a pickled ``checkpoint.pt`` of ``model`` (the network's
 state), ``ema`` (``shadow_params``, a bare list in the order of the parameters), ``optimizer`` and
-``step``. A pickle can run code, so it is read with torch's restricted unpickler; the numpy names
-that such files mention, for a learning rate nobody needs, are given to an inert stand-in.
+``step``.
 """
 
 import json
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checkpoints import load_checkpoint
 from ..errors import InvalidModelError
 from .unet import UNetConfig
 from .universal_model import UniversalConfig, UniversalModel
@@ -42,17 +41,6 @@ _NAMES = (
     (r"\.layers\.1\.", ".qkv."),
     (r"\.layers\.3\.", ".out."),
 )
-_INERT = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype")
-
-
-class _Ignored:
-    """Stands for a pickled numpy scalar: takes whatever it is given, does and keeps nothing."""
-
-    def __init__(self, *args: object) -> None:
-        pass
-
-    def __setstate__(self, state: object) -> None:
-        pass
 
 
 def is_authors_checkpoint(path: Path) -> bool:
@@ -81,7 +69,7 @@ def load(
     if file.resolve().parent != directory.resolve():
         raise InvalidModelError(f"{directory}: restore_ckpt must name a file beside config.json")
     model = UniversalModel(config)
-    weights, schedule = _averages(_unpickle(file), file)
+    weights, schedule = _averages(load_checkpoint(file), file)
     expected = model.network.state_dict()
     if missing := sorted(expected.keys() ^ weights.keys()):
         raise InvalidModelError(
@@ -143,25 +131,6 @@ def _config(settings: Mapping[str, Any]) -> UniversalConfig:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidModelError(f"config.json: missing or impossible setting: {error}") from error
-
-
-def _unpickle(path: Path) -> Mapping[str, Any]:
-    stand_ins: list[Any] = [(_Ignored, name) for name in _INERT]
-    try:
-        with torch.serialization.safe_globals(stand_ins):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise InvalidModelError(f"{path} cannot be read: {error.strerror}") from error
-    except pickle.UnpicklingError as error:
-        raise InvalidModelError(
-            f"{path} is not a plain checkpoint: it is damaged, or a pickle that wants to run code, "
-            "which is refused"
-        ) from error
-    except Exception as error:  # a damaged zip or pickle fails in torch in many ways
-        raise InvalidModelError(f"{path} cannot be read as a checkpoint: {error}") from error
-    if not isinstance(checkpoint, dict):
-        raise InvalidModelError(f"{path} is not a checkpoint: it holds no dictionary")
-    return checkpoint
 
 
 def _averages(checkpoint: Mapping[str, Any], path: Path) -> tuple[dict[str, Tensor], list[Tensor]]:
