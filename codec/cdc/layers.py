@@ -38,7 +38,7 @@ __all__ = [
 
 Order = Literal["slope", "sigma", "planes"]
 
-FRACTIONS = (0.03, 0.08, 0.17, 0.32, 0.55, 1.0)  # of all bits, up to the end of each layer
+FRACTIONS = (0.03, 0.07, 0.14, 0.27, 0.45, 0.7, 1.0)  # of all bits, up to the end of each layer
 MAX_RESIDUAL = 1 << 20  # no encoder comes near; float32 holds every such value exactly
 _FINISHED = 255  # in the place of a layer, once r is known
 

@@ -200,7 +200,7 @@ def _compress(
     bpp = bits / (x.shape[2] * x.shape[3])
     known = rounded(y, mean)
     if cut.any():
-        coarse = mean + _truncated((y - mean).detach(), scale.detach(), generator)
+        coarse = mean.detach() + _truncated((y - mean).detach(), scale.detach(), generator)
         known = torch.where(cut[:, None, None, None], coarse, known)
     return bpp, model.synthesis(known, quality)
 

@@ -10,6 +10,7 @@ from codec import CorruptStreamError, EncodedImage, InvalidModelError, load_code
 from codec.cdc import scheme as scheme_module
 from codec.cdc import tiling
 from codec.cdc.codec import CDCCodec
+from codec.cdc.layers import Progress
 from codec.cdc.model import CDCModel
 from tests.codec.cdc.models import light_config, paper_config, pictures, write_model
 
@@ -114,6 +115,36 @@ def test_a_higher_quality_costs_more_and_shows_more(codecs: dict[str, CDCCodec])
     assert codec.encode([picture])[0] == high  # the model's default
 
 
+def test_a_prefix_decodes_to_conditional_means(
+    codecs: dict[str, CDCCodec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec, picture = codecs["linear"], pictures(1)[0]
+    stream = codec.encode([picture])[0]
+    expected = [error(picture, codec.decode([stream], layers=n)[0]) for n in (2, 3, 4)]
+    monkeypatch.setattr(Progress, "expectation", lambda self: self.value.astype(np.float32))
+    known_only = [error(picture, codec.decode([stream], layers=n)[0]) for n in (2, 3, 4)]
+    assert all(a < b for a, b in zip(expected, known_only, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["light", "paper"])
+def test_tables_are_those_of_the_scales(codecs: dict[str, CDCCodec], kind: str) -> None:
+    """The integer hyper-decoder chooses what the float one would, at every quality."""
+    scheme = codecs[kind].scheme
+    for quality in range(scheme.model.qualities):
+        state = scheme.start([(96, 96)], [0])
+        nodes, _ = scheme._quantise(state, pictures(1), quality, tiling.TILE_PIXELS)
+        index = np.searchsorted(scheme.trees[quality].root, nodes[0])
+        medians = scheme.model.medians(torch.tensor([quality]))
+        with torch.no_grad():
+            z = torch.from_numpy(state.pictures[0].hyper)[None] + medians
+            _, scale = scheme.model.hyper_synthesis(z, torch.tensor([quality]))
+        scales = scheme.trees[quality].scales
+        ideal = np.interp(np.log(scale.flatten()), np.log(scales), np.arange(len(scales)))
+        assert np.abs(index - ideal).max() < 0.6
+        if kind == "light":
+            assert len(np.unique(index)) > 20
+
+
 def test_layers_cost_what_the_tables_say(codec: CDCCodec) -> None:
     picture = pictures(1)[0]
     stream = codec.encode([picture], quality=1)[0]
@@ -206,6 +237,8 @@ def test_diffusion_is_repeatable_and_knows_nothing_of_its_batch(codec: CDCCodec)
     assert largest(first[1], codec.decode(streams[1:], **noisy, seed=1)[0]) <= 1
     assert largest(first[1], codec.decode(streams[1:], **noisy, seed=2)[0]) > 1
     assert largest(first[1], plain[1]) > 1
+    quieter = codec.decode(streams, **{**noisy, "noise_scale": 0.2}, seed=1)
+    assert error(quieter[1], plain[1]) < error(first[1], plain[1])
     more = codec.decode(streams, **{**noisy, "steps": 5}, seed=1)
     assert largest(first[0], more[0]) > 1
 

@@ -172,6 +172,19 @@ def test_a_cut_latent_is_a_coarser_one() -> None:
     assert float(errors.max()) > 20
 
 
+def test_what_is_cut_does_not_teach_the_encoder() -> None:
+    model = model_of(light_config(unet=False))
+    images = torch.from_numpy(np.stack(pictures(2, 64))).permute(0, 3, 1, 2)
+    for truncate in (0.0, 1.0):
+        model.zero_grad()
+        config = ObjectiveConfig(truncate=truncate)
+        CDCObjective(config)(model, images, np.random.default_rng(0))[0].backward()
+        gradient = model.compressor.stem.weight.grad
+        taught = gradient is not None and bool(gradient.abs().max() > 0)
+        assert taught == (truncate == 0)
+        assert model.compressor.fast_head.weight.grad.abs().max() > 0
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
