@@ -156,9 +156,16 @@ class Diffusion:
         return self._at("snr", index).flatten().clamp(max=_LARGEST_WEIGHT)
 
     def training_loss(
-        self, network: Network, x_0: Tensor, noise: Tensor, index: Tensor
+        self,
+        network: Network,
+        x_0: Tensor,
+        noise: Tensor,
+        index: Tensor,
+        least_weight: float = 0.0,
     ) -> tuple[Tensor, Tensor]:
         """Weighted loss ``(B,)``, and the x_0 ``(B, C, H, W)`` predicted, for a perceptual loss.
+
+        Weights are at least ``least_weight``, 0 in the paper: see ``loss_weight``.
 
         Mean squared error of x_0 for x, mean absolute error of the noise for eps. As the authors
         have it, x_0 is clipped to [-1, 1] only where it follows from the noise.
@@ -172,7 +179,8 @@ class Diffusion:
             reciprocal = self._at("reciprocal", index)
             predicted = reciprocal * x_n - self._at("reciprocal_noise", index) * output
             predicted = predicted.clamp(-1, 1)
-        return self.loss_weight(index) * loss.mean(dim=(1, 2, 3)), predicted
+        weight = self.loss_weight(index).clamp(min=least_weight)
+        return weight * loss.mean(dim=(1, 2, 3)), predicted
 
     def _at(self, table: str, index: Tensor) -> Tensor:
         """A table's values at indices ``(B,)``, shaped ``(B, 1, 1, 1)`` to multiply pictures."""

@@ -173,6 +173,9 @@ class LightDenoiser(nn.Module):
             nn.Conv2d(i, o, 1) for i, o in zip(features, others, strict=True)
         )
         self.unet = UNet(unet)
+        # A new one adds nothing: training begins at the fast picture.
+        nn.init.zeros_(self.unet.conv_out.weight)
+        nn.init.zeros_(self.unet.conv_out.bias)  # type: ignore[arg-type]
 
     def forward(
         self, x: Tensor, time: Tensor, picture: Tensor, features: Sequence[Tensor]

@@ -62,6 +62,13 @@ class ObjectiveConfig:
     fast_weight: float = field(
         default=1.0, metadata={"help": "weight of the fast head's squared error in the joint loss"}
     )
+    least_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "of a noise level in the diffusion's loss; min(SNR, 5), the paper's weight, "
+            "leaves the first of few steps nearly untrained"
+        },
+    )
     truncate: float = field(
         default=0.0,
         metadata={"help": "share of pictures whose latents the decoder sees cut, as in a prefix"},
@@ -159,7 +166,11 @@ class CDCObjective(nn.Module):
         )
         noise = torch.randn(x.shape, generator=generator, device=x.device)
         loss, predicted = process.training_loss(
-            lambda noisy, time: model.denoise(noisy, time, seen).float(), x, noise, index
+            lambda noisy, time: model.denoise(noisy, time, seen).float(),
+            x,
+            noise,
+            index,
+            self.config.least_weight,
         )
         if not self.config.rho:
             return loss, torch.zeros_like(loss)

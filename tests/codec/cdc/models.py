@@ -10,7 +10,7 @@ from codec import load_codec, zoo
 from codec.cdc import export
 from codec.cdc.codec import CDCCodec
 from codec.cdc.light import LEVELS, LightConfig
-from codec.cdc.model import CDCModel, LightModel, build_model
+from codec.cdc.model import CDCModel, LightDenoiser, LightModel, build_model
 from codec.cdc.networks import PaperConfig
 from codec.cdc.unet import UNetConfig
 from tests.codec.models import noise_pictures
@@ -60,6 +60,8 @@ def model_of(config: dict[str, Any], seed: int = 0, linear: bool = False) -> CDC
             if linear:
                 return model.eval()
             model.compressor.fast_head.weight.normal_(std=0.02)
+            if isinstance(model.unet, LightDenoiser):
+                model.unet.unet.conv_out.weight.normal_(std=0.02)
             model.compressor.to_latent.weight.normal_(std=0.1)
             model.hyper_decoder[-1].weight.normal_(std=0.02)
             for prior in model.compressor.priors:

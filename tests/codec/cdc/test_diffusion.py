@@ -129,6 +129,17 @@ def test_the_loss_is_the_weighted_error(x_0):
         assert time.tolist() == pytest.approx([i / diffusion.num_timesteps for i in (10, 5000)])
 
 
+def test_a_least_weight_lifts_the_noisiest_alone(x_0):
+    noise, index = torch.randn_like(x_0), torch.tensor([10, 8192])
+    network = lambda x, time: x_0 + 0.5  # noqa: E731
+    plain, lifted = (
+        PAPER["x"].training_loss(network, x_0, noise, index, least)[0] for least in (0.0, 0.3)
+    )
+    assert lifted[0] == plain[0]
+    assert plain[1] < 1e-3
+    assert float(lifted[1]) == pytest.approx(0.3 * 0.25)
+
+
 def test_the_loss_trains(x_0):
     weight = torch.zeros((), requires_grad=True)
     index = torch.tensor([100, 6000])
