@@ -173,9 +173,6 @@ class LightDenoiser(nn.Module):
             nn.Conv2d(i, o, 1) for i, o in zip(features, others, strict=True)
         )
         self.unet = UNet(unet)
-        # A new one adds nothing: training begins at the fast picture.
-        nn.init.zeros_(self.unet.conv_out.weight)
-        nn.init.zeros_(self.unet.conv_out.bias)  # type: ignore[arg-type]
 
     def forward(
         self, x: Tensor, time: Tensor, picture: Tensor, features: Sequence[Tensor]
@@ -202,6 +199,12 @@ class LightModel(CDCModel):
         features = (compressor.fine, compressor.coarse)
         self.unet = None if unet is None else LightDenoiser(unet, features)
         self.diffusion = diffusion
+        if self.unet is not None and diffusion is not None and diffusion.parameterization == "x":
+            # A new one adds nothing: training begins at the fast picture.
+            last = self.unet.unet.conv_out
+            nn.init.zeros_(last.weight)
+            if last.bias is not None:
+                nn.init.zeros_(last.bias)
         self.qualities = compressor.qualities
         self.latents, self.hyper_channels = compressor.latents, compressor.hyper
         self.has_fast_head = True
