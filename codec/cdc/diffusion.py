@@ -140,6 +140,19 @@ class Diffusion:
             pass
         return x
 
+    def shrinkage(self, time: Tensor, deviation: float) -> tuple[Tensor, Tensor]:
+        """Weights ``(B,)`` of x_n and of a first guess in the best linear estimate of x_0.
+
+        For x_0 = guess + N(0, deviation^2), E[x_0 | x_n] = (1 - w) guess + w / sqrt(ab) x_n with
+        w = d^2 ab / (d^2 ab + 1 - ab): the skip of Karras et al. 2022 (eq. 7), around a guess.
+        """
+        last = self.num_timesteps - 1
+        index = (time.float() * self.num_timesteps).round().long().clamp(0, last).cpu()
+        ab = torch.from_numpy(self.alpha_bar)[index]
+        weight = deviation**2 * ab / (deviation**2 * ab + 1 - ab)
+        of_x, of_guess = weight / ab.sqrt(), 1 - weight
+        return of_x.to(time.device, torch.float32), of_guess.to(time.device, torch.float32)
+
     # Training
 
     def q_sample(self, x_0: Tensor, noise: Tensor, index: Tensor) -> Tensor:

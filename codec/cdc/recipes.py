@@ -168,10 +168,11 @@ def _with_unet(config: dict[str, Any], objective: ObjectiveConfig) -> dict[str, 
     if compressor.get("kind") == "light":
         unet = UNetConfig(
             dim=objective.unet_dim or _LIGHT_UNET_DIM,
-            dim_mults=(1, 2, 4),
+            dim_mults=(2, 3, 4),
             context_channels=(48, 48, 96),
             channels=48,
             outer_kernel=3,
+            finest_skip=True,
         )
     else:
         paper = PaperConfig.from_dict(compressor)

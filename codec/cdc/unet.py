@@ -40,6 +40,8 @@ class UNetConfig:
             beyond the last entry have none.
         channels: of the picture that is denoised.
         outer_kernel: size of the first and the last convolution.
+        finest_skip: whether the finest scale, too, has a way past the coarser ones. Without, as in
+            the paper, details must fit into the second scale's channels.
     """
 
     dim: int = 64
@@ -47,6 +49,7 @@ class UNetConfig:
     context_channels: tuple[int, ...] = (64, 64, 128, 192)
     channels: int = 3
     outer_kernel: int = 7
+    finest_skip: bool = False
 
     def __post_init__(self) -> None:
         sizes = (self.dim, self.channels, *self.dim_mults, *self.context_channels)
@@ -182,6 +185,7 @@ class UNet(nn.Module):
         self.upsample = nn.ModuleList(
             nn.ConvTranspose2d(n, n, 4, stride=2, padding=1) for n, _ in coarsest_first
         )
+        self.finest = ResidualBlock(2 * widths[0], widths[0], dim) if config.finest_skip else None
         self.norm_out = ChannelNorm(widths[0])
         self.conv_out = nn.Conv2d(widths[0], config.channels, kernel, padding=kernel // 2)
 
@@ -200,11 +204,15 @@ class UNet(nn.Module):
             h = down(h, embedding)
             if i > 0:  # the way up joins the coarsest scale's too, but not the finest's
                 skips.append(h)
+            else:
+                finest = h
             if i < len(self.downsample):
                 h = self.downsample[i](h)
         h = self.middle_out(self.middle_attention(self.middle_in(h, embedding)), embedding)
         for up, upsample in zip(self.up, self.upsample, strict=True):
             h = upsample(up(torch.cat([h, skips.pop()], dim=1), embedding))
+        if self.finest is not None:
+            h = self.finest(torch.cat([h, finest], dim=1), embedding)
         return self.conv_out(self.norm_out(h))
 
     def _check(self, x: Tensor, contexts: Sequence[Tensor]) -> None:

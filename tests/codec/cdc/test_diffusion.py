@@ -140,6 +140,24 @@ def test_a_least_weight_lifts_the_noisiest_alone(x_0):
     assert float(lifted[1]) == pytest.approx(0.3 * 0.25)
 
 
+@pytest.mark.parametrize("index", [0, 2000, 6000, 8192])
+def test_shrinkage_is_the_best_linear_estimate(index):
+    generator = torch.Generator().manual_seed(0)
+    guess = torch.rand(20_000, 1, 1, 1, generator=generator)
+    picture = guess + 0.05 * torch.randn(guess.shape, generator=generator)
+    noise = torch.randn(guess.shape, generator=generator)
+    at = torch.full((len(guess),), index)
+    noisy = PAPER["x"].q_sample(picture, noise, at)
+    of_x, of_guess = PAPER["x"].shrinkage(torch.tensor([index / 8193]), 0.05)
+    design = torch.cat([noisy.flatten(1), guess.flatten(1)], 1).double()
+    best = torch.linalg.lstsq(design, picture.flatten(1).double()).solution.flatten()
+    for weights in (best, torch.stack([of_x[0], of_guess[0]]).double()):
+        error = float((design @ weights - picture.flatten()).square().mean())
+        if weights is best:
+            least = error
+    assert error == pytest.approx(least, rel=1e-2, abs=1e-9)
+
+
 def test_the_loss_trains(x_0):
     weight = torch.zeros((), requires_grad=True)
     index = torch.tensor([100, 6000])

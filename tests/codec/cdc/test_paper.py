@@ -97,7 +97,7 @@ def test_attention_is_what_its_formula_says():
     [
         SMALL_UNET,
         UNetConfig(8, (2, 3, 4), (4, 5, 6), channels=48, outer_kernel=3),
-        UNetConfig(8, (2, 3), (4,), channels=12),
+        UNetConfig(8, (2, 3), (4,), channels=12, finest_skip=True),
         UNetConfig(8, (2,), ()),
     ],
 )

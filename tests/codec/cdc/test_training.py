@@ -84,10 +84,10 @@ def test_two_stages_give_one_model(some_pictures: Pictures, tmp_path: Path) -> N
     run(first, some_pictures, tmp_path / "transform", 10)
     second = recipes.restore(tmp_path / "transform", {"stage": "diffusion", "unet_dim": 8})
     assert second.model.diffusion is not None
-    with torch.no_grad():  # a new U-Net adds nothing to the fast picture
+    with torch.no_grad():  # a new U-Net adds nothing to the fast picture, where all else is noise
         seen = second.model.synthesis(torch.zeros(1, 64, 4, 4), torch.tensor([0]))
         new = second.model.denoise(torch.randn(1, 3, 64, 64), torch.ones(1), seen)
-        torch.testing.assert_close(new, seen.picture)
+        torch.testing.assert_close(new, seen.picture, atol=1e-3, rtol=0)
     weights = {n: v.clone() for n, v in second.model.state_dict().items()}
     run(second, some_pictures, tmp_path / "diffusion", 10)
     # The file's rounding to half precision changes nothing that was rounded before.
