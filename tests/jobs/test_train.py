@@ -15,7 +15,7 @@ from PIL import Image
 from codec import InvalidModelError, load_codec
 from codec.uqdm import recipes
 from tests.codec import toy, toy_recipes
-from tests.codec.models import noise_pictures
+from tests.codec.models import noise_pictures, write_nested_model
 from tests.jobs.scripts import load_job
 
 ROOT = Path(__file__).parents[2]
@@ -89,7 +89,7 @@ def test_bad_data_and_options_are_refused(shard: Path, tmp_path: Path) -> None:
     nothing = run("--data", shard, "--init", "no-such-model", "--out", tmp_path / "b")
     assert nothing.returncode == 2
     assert "no-such-model" in nothing.stderr
-    (tmp_path / "model.safetensors").write_bytes(b"")
+    write_nested_model(tmp_path)  # integers, from which no training can go on
     with pytest.raises(InvalidModelError, match="training"):
         recipes.restore(tmp_path)
 
