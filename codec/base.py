@@ -85,7 +85,7 @@ class Codec(ABC):
         model_path: the one file (safetensors, with its configuration inside) that decodes.
         encode_options: names of the options that ``encode`` takes.
         decode_options: names of the options that ``decode`` and ``decode_progressively`` take.
-        resource_options: those of both that only bound memory: results do not depend on them.
+        resource_options: those of encoding that only bound memory: a job may go on with others.
     """
 
     encode_options: frozenset[str] = frozenset()

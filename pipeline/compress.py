@@ -13,7 +13,7 @@ from codec.zoo import CARD_FILE, MODEL_FILE, card_file
 from . import cluster
 from .commit import FORMAT_VERSION, Ledger, Plan, check_inputs, publish_manifest, shard_name
 from .dataset import PLAN_NAME
-from .options import OptionError, check_codec_options, planned_options
+from .options import OptionError, check_codec_options
 from .progress import Problem, ProgressBar, Summary, megabytes, ratio
 from .records import SCHEMA_VERSION
 from .scheduler import Outcome, Policy, Task, run_tasks
@@ -94,7 +94,11 @@ def _parameters(options: CompressOptions, model: Codec) -> dict[str, Any]:
     where = f"the {model.codec} model {model.name}"
     check_codec_options(model, "encode", options.codec_options, where)
     # Absent when empty, so that archives from before codecs had options can be added to.
-    planned = planned_options(model, options.codec_options)
+    planned = {
+        name: value
+        for name, value in options.codec_options.items()
+        if name not in model.resource_options
+    }
     chosen = {"codec_options": planned} if planned else {}
     return {
         "format": FORMAT_VERSION,

@@ -9,7 +9,7 @@ from . import cluster
 from .commit import Ledger, Plan
 from .dataset import DataFile, open_dataset
 from .decoder import COMMITS, DecodeSettings, ShardDecoder
-from .options import OptionError, check_codec_options, planned_options
+from .options import OptionError, check_codec_options
 from .progress import Problem, ProgressBar, Summary
 from .scheduler import Outcome, Policy, Task, run_tasks
 from .storage import Store, scratch_folder, storage_errors
@@ -49,11 +49,8 @@ def decode(options: DecodeOptions) -> Summary:
     layers = dataset.num_layers if options.layers is None else options.layers
     if not 1 <= layers <= dataset.num_layers:
         raise OptionError(f"--layers {layers}: {dataset.url} stores {dataset.num_layers} layers")
-    planned: dict[str, Any] = {}
     if options.codec_options:
-        codec = dataset.codec()
-        check_codec_options(codec, "decode", options.codec_options, dataset.url)
-        planned = planned_options(codec, options.codec_options)
+        check_codec_options(dataset.codec(), "decode", options.codec_options, dataset.url)
     plan = Plan(
         PLAN_NAME,
         {
@@ -62,7 +59,7 @@ def decode(options: DecodeOptions) -> Summary:
             "layers": layers,
             "format": options.format,
             "image_format": options.image_format,
-            "codec_options": planned,
+            "codec_options": options.codec_options,
             "quality": options.quality if options.image_format == "jpg" else None,
         },
     )

@@ -21,8 +21,3 @@ def check_codec_options(
     except (TypeError, ValueError) as error:
         flags = ", ".join("--" + name.replace("_", "-") for name in options)
         raise OptionError(f"{flags}: {where}: {error}") from error
-
-
-def planned_options(codec: Codec, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those options that results depend on: a job may go on with others changed."""
-    return {name: value for name, value in options.items() if name not in codec.resource_options}

@@ -21,7 +21,10 @@ from .priors import FactorizedPrior, gaussian_likelihood
 from .unet import UNet, UNetConfig
 
 MULTIPLE = 64  # the hyper-latent has one position in so many pixels
-_FAST_ERROR = 0.05  # deviation of the fast picture from the original: 32 dB
+LATENT_STRIDE = 16  # and the latent in so many
+# Deviation of the fast picture from the original, 32 dB. Light models are trained with it: it can
+# no more change than their weights.
+_FAST_ERROR = 0.05
 _LIGHT_PATCH = 4  # pixels on a side of one position of the light U-Net
 
 
@@ -123,6 +126,11 @@ class PaperModel(CDCModel):
         self, compressor: PaperConfig, unet: UNetConfig | None, diffusion: Diffusion | None
     ) -> None:
         super().__init__()
+        if (compressor.latent_stride, compressor.multiple) != (LATENT_STRIDE, MULTIPLE):
+            raise InvalidModelError(
+                f"streams hold latents at 1/{LATENT_STRIDE} and hyper-latents at 1/{MULTIPLE}, not "
+                f"at 1/{compressor.latent_stride} and 1/{compressor.multiple}"
+            )
         if unet is not None and unet.context_channels != compressor.unet_contexts:
             raise InvalidModelError(
                 f"the U-Net takes contexts of {unet.context_channels} channels, the context "

@@ -107,14 +107,11 @@ class CDCTrainable(Trainable):
         sizes: dict[tuple[int, ...], list[np.ndarray]] = {}
         for picture in counted_on:
             sizes.setdefault(picture.shape, []).append(picture)
-        counts = []
-        for quality in range(model.qualities):
-            counts.append(np.zeros(1, np.int64))
-            for pictures in sizes.values():
-                for at in range(0, len(pictures), 16):
-                    counts[-1] = counts[-1] + scheme.count_residuals(
-                        pictures[at : at + 16], quality
-                    )
+        batches = [same[at : at + 16] for same in sizes.values() for at in range(0, len(same), 16)]
+        counts = [
+            np.sum([scheme.count_residuals(batch, quality) for batch in batches], 0)
+            for quality in range(model.qualities)
+        ]
         return export.tensors(model, np.stack(counts), half=True)
 
     def measure(self, codec: Codec, pictures: Sequence[np.ndarray]) -> dict[str, Any]:

@@ -25,13 +25,12 @@ from ..errors import InvalidModelError
 from ..scheme import Choice, LayerSymbols
 from .integers import FRACTION, IntegerHyperDecoder
 from .layers import MAX_RESIDUAL, Progress, Trees
-from .model import MULTIPLE, CDCModel, Synthesis, build_model
+from .model import LATENT_STRIDE, MULTIPLE, CDCModel, Synthesis, build_model
 from .tiling import TILE_PIXELS, Tile, by_tiles
 from .trees import MAX_COUNTED
 
 Decoder = Literal["fast", "diffusion"]
 DECODERS: tuple[Decoder, ...] = ("fast", "diffusion")
-LATENT_STRIDE = 16
 _HYPER_HALO = 256  # pixels around a tile that the hyper-analysis and -synthesis look at
 
 
