@@ -5,7 +5,7 @@
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -108,6 +108,17 @@ class Codec(ABC):
 
         ``layers`` stops after that many layers (cheaper than truncating later).
         """
+
+    def begin_encode(
+        self, images: Sequence[np.ndarray], *, layers: int | None = None, **options: Any
+    ) -> Callable[[], list[EncodedImage]]:
+        """The first half of ``encode``, which needs the device; what it returns does the rest.
+
+        The second half (entropy coding) may be called in another thread, while the device does
+        the next pictures. Errors of the pictures may come from either half.
+        """
+        encoded = self.encode(images, layers=layers, **options)
+        return lambda: encoded
 
     @abstractmethod
     def decode(

@@ -10,7 +10,7 @@ schemes. A codec is a subclass that says which options it has and makes the sche
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +56,30 @@ class LayeredCodec(Codec):
     def encode(
         self, images: Sequence[np.ndarray], *, layers: int | None = None, **options: Any
     ) -> list[EncodedImage]:
-        """See ``Codec.encode``."""
+        """See ``Codec.encode``. Symbols are coded, and let go, as they come off the device."""
+        out: dict[int, EncodedImage] = {}
+        for batch in self._quantise(images, layers, options):
+            out |= self._pack_batch(batch)
+        return [out[i] for i in range(len(images))]
+
+    def begin_encode(
+        self, images: Sequence[np.ndarray], *, layers: int | None = None, **options: Any
+    ) -> Callable[[], list[EncodedImage]]:
+        """See ``Codec.begin_encode``. Until the second half is done it holds all symbols."""
+        batches = list(self._quantise(images, layers, options))
+
+        def finish() -> list[EncodedImage]:
+            out: dict[int, EncodedImage] = {}
+            while batches:
+                out |= self._pack_batch(batches.pop())
+            return [out[i] for i in range(len(out))]
+
+        return finish
+
+    def _quantise(
+        self, images: Sequence[np.ndarray], layers: int | None, options: dict[str, Any]
+    ) -> Iterator["_Batch"]:
+        """What the device has to do: the symbols of every picture, some pictures at a time."""
         self.check_options("encode", options)
         layers = self.num_layers if layers is None else layers
         if not 0 <= layers <= self.num_layers:
@@ -66,16 +89,19 @@ class LayeredCodec(Codec):
                 raise ValueError(
                     f"picture {i} must be (H, W, 3) uint8, got {image.shape} {image.dtype}"
                 )
-        out: list[EncodedImage | None] = [None] * len(images)
         for chosen in self._batches([image.shape[:2] for image in images]):
             batch = [np.ascontiguousarray(images[i]) for i in chosen]
             headers = [self._header(image) for image in batch]
             ids = [bitstream.unpack_header(h).stream_id or 0 for h in headers]
-            streams = self.scheme.encode(batch, ids, layers, **options)
-            for i, header, stream in zip(chosen, headers, streams, strict=True):
-                packed = (self._pack(header, n, symbols) for n, symbols in enumerate(stream))
-                out[i] = EncodedImage(header, tuple(packed))
-        return [encoded for encoded in out if encoded is not None]
+            yield _Batch(chosen, headers, self.scheme.encode(batch, ids, layers, **options))
+
+    def _pack_batch(self, batch: "_Batch") -> dict[int, EncodedImage]:
+        """What the entropy coder has to do; streams by the pictures' positions."""
+        out = {}
+        for i, header, stream in zip(batch.chosen, batch.headers, batch.streams, strict=True):
+            packed = (self._pack(header, n, symbols) for n, symbols in enumerate(stream))
+            out[i] = EncodedImage(header, tuple(packed))
+        return out
 
     def cross_entropy(self, image: np.ndarray, **options: Any) -> list[float]:
         """Ideal length in bits of each layer of a picture under the model's tables."""
@@ -202,6 +228,15 @@ class LayeredCodec(Codec):
             if not passes:
                 for decoder in decoders:
                     decoder.check_empty()
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Pictures that were quantised together: their positions, headers and symbols by layer."""
+
+    chosen: list[int]
+    headers: list[bytes]
+    streams: list[list[LayerSymbols]]
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The codec around any scheme, with a toy one: options, layers without symbols, forged streams."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,17 @@ def test_options_reach_the_scheme(codec: toy.ToyCodec, pictures: list[np.ndarray
     np.testing.assert_array_equal(last[0], drawn[0])
     assert codec.cross_entropy(pictures[0], quality=0)[1:] == [0, 0]
     assert codec.cross_entropy(pictures[0])[1] == pytest.approx(2 * 8 * 9 * 3, rel=1e-3)
+
+
+def test_entropy_coding_may_wait_and_run_elsewhere(
+    codec: toy.ToyCodec, pictures: list[np.ndarray]
+) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        first, second = (codec.begin_encode(some) for some in (pictures, pictures[::-1]))
+        later = [pool.submit(first), pool.submit(second)]
+    assert later[0].result() == codec.encode(pictures) == later[1].result()[::-1]
+    with pytest.raises(ValueError, match="picture 0 must be"):
+        codec.begin_encode([pictures[0][..., 0]])
 
 
 def test_options_that_do_not_exist_are_named(
