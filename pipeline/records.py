@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from codec import EncodedImage
 from codec.errors import StrataError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 METADATA_KEY = b"strata"
 # 256 rows: reading one key's first layer fetches a quarter of a megabyte, not three. 16 MiB: a
 # reader holds a row group in memory, and pyarrow itself counts rows only.
@@ -42,10 +42,12 @@ _METADATA = [
     ("source_format", pa.string()),
     ("source_bytes", pa.int64()),
     ("source_sha256", pa.binary()),
+    ("image_sha256", pa.binary()),  # of the picture's (H, W, 3) uint8 bytes, as encoded
     ("notes", pa.string()),  # what was done to the picture before encoding (orientation, ...)
     ("index", pa.int32()),  # position of the sample in its shard
     ("layers", pa.int16()),  # layers stored
     ("cumulative_bytes", pa.list_(pa.int64())),  # header and layers 0..i together
+    ("psnr", pa.list_(pa.float32())),  # in dB after layers 0..i, where it was measured
 ]
 _STREAM = [
     ("key", pa.string()),
@@ -80,7 +82,8 @@ class Row:
     """One sample, whatever became of it.
 
     ``fields`` are (name, bytes) in the tar's order, with None for the encoded picture.
-    ``source_sha256`` is the 32-byte digest of the picture's file.
+    ``source_sha256`` is the 32-byte digest of the picture's file, ``image_sha256`` that of its
+    ``(H, W, 3) uint8`` pixels; ``psnr`` in dB after each layer, where it was measured.
     """
 
     key: str
@@ -94,14 +97,10 @@ class Row:
     source_format: str | None = None
     source_bytes: int | None = None
     source_sha256: bytes | None = None
+    image_sha256: bytes | None = None
     notes: str = ""
     encoded: EncodedImage | None = None
-
-    @property
-    def nbytes(self) -> int:
-        side = sum(len(data) for _, data in self.fields if data is not None)
-        stream = self.encoded.nbytes if self.encoded else 0
-        return side + len(self.original or b"") + len(self.alpha or b"") + stream
+    psnr: tuple[float, ...] | None = None
 
     def columns(self, layers: int) -> dict[str, Any]:
         encoded = self.encoded
@@ -117,10 +116,12 @@ class Row:
             "source_format": self.source_format,
             "source_bytes": self.source_bytes,
             "source_sha256": self.source_sha256,
+            "image_sha256": self.image_sha256,
             "notes": self.notes,
             "index": self.index,
             "layers": 0,
             "cumulative_bytes": None,
+            "psnr": None if self.psnr is None else list(self.psnr),
             "key": printable,
             "width": None,
             "height": None,
@@ -156,7 +157,7 @@ class RowWriter:
         self._schema = schema(layers).with_metadata({METADATA_KEY: json.dumps(metadata).encode()})
         verbatim = [layer_column(number) for number in range(layers)]
         small = [leaf for leaf in _leaves(self._schema) if leaf not in verbatim]
-        unpacked = {"header", "original", "alpha", "source_sha256", *verbatim}
+        unpacked = {"header", "original", "alpha", "source_sha256", "image_sha256", *verbatim}
         self._writer = pq.ParquetWriter(
             path,
             self._schema,
@@ -167,20 +168,24 @@ class RowWriter:
             write_statistics=["key"],
             write_page_checksum=True,
         )
-        self._rows: list[Row] = []
+        self._rows: list[dict[str, Any]] = []
         self._bytes = 0
 
     def append(self, row: Row) -> None:
-        if self._rows and self._bytes + row.nbytes > BYTES_PER_GROUP:
+        self.copy(row.columns(self.layers))
+
+    def copy(self, columns: dict[str, Any]) -> None:
+        """Append a row as ``iter_rows`` gives it, of a file with the same schema."""
+        nbytes = _row_bytes(columns)
+        if self._rows and self._bytes + nbytes > BYTES_PER_GROUP:
             self._flush()
-        self._rows.append(row)
-        self._bytes += row.nbytes
+        self._rows.append(columns)
+        self._bytes += nbytes
         if len(self._rows) == ROWS_PER_GROUP:
             self._flush()
 
     def _flush(self) -> None:
-        columns = [row.columns(self.layers) for row in self._rows]
-        table = pa.Table.from_pylist(columns, schema=self._schema)
+        table = pa.Table.from_pylist(self._rows, schema=self._schema)
         self._writer.write_table(table, row_group_size=len(self._rows))
         self._rows, self._bytes = [], 0
 
@@ -190,14 +195,20 @@ class RowWriter:
         self._writer.close()
 
 
+def _row_bytes(columns: Mapping[str, Any]) -> int:
+    """About what a row takes in memory and in the file: its bulky values."""
+    side = sum(len(field["data"] or b"") for field in columns["fields"])
+    return side + sum(len(value) for value in columns.values() if isinstance(value, bytes))
+
+
 def _leaves(columns: pa.Schema) -> list[str]:
     """Parquet's names of the leaf columns."""
     leaves = []
     for column in columns:
         if column.name == "fields":
             leaves += ["fields.list.element.name", "fields.list.element.data"]
-        elif column.name == "cumulative_bytes":
-            leaves.append("cumulative_bytes.list.element")
+        elif pa.types.is_list(column.type):
+            leaves.append(f"{column.name}.list.element")
         else:
             leaves.append(column.name)
     return leaves
@@ -209,7 +220,8 @@ class FileFacts:
 
     ``column_bytes`` are the compressed sizes of the columns as Parquet counts them;
     ``picture_bytes`` the source files of the ok rows and ``stream_bytes`` what replaces them
-    (header, layers and alpha); ``problems`` the first (key, status, reason) that are not ok.
+    (header, layers, alpha and originals that are kept); ``kept`` how many of the ok rows keep
+    their original; ``problems`` the first (key, status, reason) that are not ok.
     """
 
     rows: int
@@ -222,6 +234,7 @@ class FileFacts:
     pixels: int
     picture_bytes: int
     stream_bytes: int
+    kept: int
     column_bytes: dict[str, int]
     reasons: dict[str, int] = field(default_factory=dict)
     problems: tuple[tuple[str, str, str], ...] = ()
@@ -248,7 +261,7 @@ def inspect_file(path: Path, layers: int) -> FileFacts:
     counts: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     problems: list[tuple[str, str, str]] = []
-    pixels = picture_bytes = stream_bytes = 0
+    pixels = picture_bytes = stream_bytes = kept = 0
     for position, row in enumerate(iter_rows(file, schema(layers).names)):
         counts[row["status"]] += 1
         if row["status"] != "ok":
@@ -263,7 +276,8 @@ def inspect_file(path: Path, layers: int) -> FileFacts:
             raise RecordError(f"{path.name}: row {position} ({row['key']}) has lost bytes")
         pixels += encoded.width * encoded.height
         picture_bytes += row["source_bytes"]
-        stream_bytes += encoded.nbytes + len(row["alpha"] or b"")
+        stream_bytes += encoded.nbytes + len(row["alpha"] or b"") + len(row["original"] or b"")
+        kept += row["original"] is not None
     if sum(counts.values()) != file.metadata.num_rows:
         raise RecordError(f"{path.name}: holds {sum(counts.values())} rows, not as it claims")
     return FileFacts(
@@ -277,6 +291,7 @@ def inspect_file(path: Path, layers: int) -> FileFacts:
         pixels=pixels,
         picture_bytes=picture_bytes,
         stream_bytes=stream_bytes,
+        kept=kept,
         column_bytes=column_bytes(file.metadata),
         reasons=dict(reasons.most_common(20)),
         problems=tuple(problems),
