@@ -1,0 +1,131 @@
+"""What a job did, for the person who ran it and for the log."""
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, TextIO
+
+LISTED = 20
+LOGGED = 100
+
+
+def megabytes(count: float) -> str:
+    return f"{count / 1e6:,.1f} MB"
+
+
+def ratio(original: float, stored: float) -> str:
+    return f"{original / stored:.2f}" if stored else "-"
+
+
+def plural(count: int, one: str, many: str = "") -> str:
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A sample or shard that did not come through."""
+
+    shard: str
+    key: str
+    reason: str
+
+
+@dataclass
+class Summary:
+    """What a job did, over everything it was asked for, earlier runs included.
+
+    ``seconds`` and what follows up to ``restarts`` are of this run alone: wall-clock seconds,
+    samples, bytes read and written, the stage that kept the workers busy longest and which share
+    of their time (0 to 1), attempts that failed and workers that were started again. ``stopped``
+    says why a job ended before it had tried everything.
+    """
+
+    verb: str
+    shards: int = 0
+    resumed: int = 0
+    ok: int = 0
+    bad: int = 0
+    filtered: int = 0
+    seconds: float = 0.0
+    new_samples: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    slowest_stage: str = ""
+    slowest_share: float = 0.0
+    failed_attempts: int = 0
+    restarts: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    problems: list[Problem] = field(default_factory=list)
+    failed_shards: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    stopped: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        """0 only when every sample is accounted for and nothing was lost."""
+        return 1 if self.bad or self.failed_shards or self.stopped else 0
+
+    def lines(self) -> list[str]:
+        out = [
+            f"{self.verb} {self.ok} pictures of {self.shards} shards"
+            + (f" ({self.resumed} were done already)" if self.resumed else "")
+            + f"; {self.bad} bad, {self.filtered} filtered, "
+            f"{len(self.failed_shards)} shards failed"
+        ]
+        if self.stopped:
+            out.append(f"stopped: {self.stopped}")
+        if self.new_samples:
+            seconds = max(self.seconds, 1e-9)
+            out.append(
+                f"{self.new_samples} samples in {self.seconds:.1f} s: "
+                f"{self.new_samples / seconds:.1f} images/s, "
+                f"{self.bytes_in / seconds / 1e6:.1f} MB/s in, "
+                f"{self.bytes_out / seconds / 1e6:.1f} MB/s out"
+            )
+        if self.slowest_stage:
+            out.append(stage_line(self.slowest_stage, self.slowest_share))
+        if self.failed_attempts or self.restarts:
+            out.append(trouble_line(self.failed_attempts, self.restarts))
+        out += self.notes
+        if self.reasons:
+            out.append("reasons:")
+            out += [f"  {count:6d}  {reason}" for reason, count in self.reasons.most_common(20)]
+        out += _listing("bad samples", self.problems, self.bad)
+        out += _listing("failed shards", self.failed_shards, len(self.failed_shards))
+        return out
+
+    def print(self, out: TextIO | None = None) -> None:
+        out = out or sys.stdout
+        for line in self.lines():
+            # keys may hold anything, and a terminal that cannot show it must not end the job
+            print(line.encode("utf-8", "backslashreplace").decode(), file=out)
+        out.flush()
+
+    def to_json(self) -> dict[str, Any]:
+        """For the event log: every field under its own name, lists cut to a hundred entries."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        for name in ("problems", "failed_shards"):
+            values[name] = [vars(problem) for problem in values[name][:LOGGED]]
+        values["failed_shard_count"] = len(self.failed_shards)
+        values["reasons"] = dict(self.reasons.most_common(LOGGED))
+        return values | {"exit_code": self.exit_code}
+
+
+def stage_line(stage: str, share: float) -> str:
+    return f"slowest stage: {stage} ({100 * share:.0f} % of the workers' time)"
+
+
+def trouble_line(failed_attempts: int, restarts: int) -> str:
+    return (
+        f"{plural(failed_attempts, 'attempt')} failed, {plural(restarts, 'worker')} started again"
+    )
+
+
+def _listing(title: str, problems: Sequence[Problem], total: int) -> list[str]:
+    if not total:
+        return []
+    shown = problems[:LISTED]
+    lines = [f"{title}:"]
+    lines += [f"  {p.shard}{f' : {p.key!r}' if p.key else ''} : {p.reason}" for p in shown]
+    return lines + ([f"  ... and {total - len(shown)} more"] if total > len(shown) else [])
