@@ -9,11 +9,15 @@ A dataset (and the folder of a decode job) holds::
     manifest-<n>.json    written by the driver: what readers trust, the highest number wins
 
 The first writer of a name wins, because encoding a shard twice need not give the same bytes.
+
+Nothing is overwritten, so what replaces a shard's file has a name of its own: the first file of a
+dataset's shard is ``<name>``, its n-th replacement ``<name>.<n>``, its n-th **generation**.
 """
 
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,9 +25,13 @@ from typing import Any
 from codec.errors import StrataError
 
 from .shards import Shard
-from .storage import Store
+from .storage import StorageError, Store
 
 FORMAT_VERSION = 1
+COMMITS = "commits"  # of a dataset
+KEPT_PROBLEMS = 5  # of each record, where all records of a dataset are in memory or in a manifest
+MAX_ERROR = 500  # characters of an error in a manifest
+_GENERATION = re.compile(r"(.+)\.([1-9]\d*)")
 _MANIFEST = re.compile(r"manifest-(\d{6})\.json")
 
 
@@ -31,8 +39,9 @@ class PlanMismatchError(StrataError):
     """The output belongs to a job with other parameters or other inputs; the message says which."""
 
 
-def to_json(value: Any) -> bytes:
-    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=True).encode() + b"\n"
+def to_json(value: Any, compact: bool = False) -> bytes:
+    style: dict[str, Any] = {"separators": (",", ":")} if compact else {"indent": 1}
+    return json.dumps(value, sort_keys=True, ensure_ascii=True, **style).encode() + b"\n"
 
 
 def fingerprint(parameters: Mapping[str, Any]) -> str:
@@ -89,54 +98,131 @@ def shard_name(shard: Shard, plan_fingerprint: str) -> str:
     return f"{stem}-{hashlib.sha256(identity.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}"
 
 
-class Ledger:
-    """The commit records of one job's folder."""
+def generation_name(name: str, generation: int) -> str:
+    """The name of a shard's n-th replacement; generation 0 is the first file, ``name`` itself."""
+    return f"{name}.{generation}" if generation else name
 
-    def __init__(self, store: Store, plan_fingerprint: str, folder: str = "commits") -> None:
+
+def split_generation(name: str) -> tuple[str, int]:
+    """The inverse of ``generation_name``: a shard's own name never ends in a dot and a number."""
+    match = _GENERATION.fullmatch(name)
+    return (match[1], int(match[2])) if match else (name, 0)
+
+
+def slim(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What driver and manifest need of a record. The store keeps all of it."""
+    kept = {sys.intern(key): value for key, value in record.items() if key != "column_bytes"}
+    if "problems" in kept:
+        kept["problems"] = [list(problem) for problem in kept["problems"][:KEPT_PROBLEMS]]
+    return kept
+
+
+class Ledger:
+    """The commit records of one job's folder.
+
+    In a dataset (the default ``folder``) names end in their generation. Elsewhere every name is
+    its own, whatever it ends in, unless ``generations`` says otherwise.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        plan_fingerprint: str,
+        folder: str = COMMITS,
+        generations: bool | None = None,
+    ) -> None:
         self.store = store
         self.fingerprint = plan_fingerprint
         self.folder = folder
+        self.generations = folder == COMMITS if generations is None else generations
 
     def commit(self, name: str, record: Mapping[str, Any]) -> dict[str, Any]:
         """Record a published shard; returns the record that stands, ours or an earlier one."""
-        complete = {**record, "name": name, "fingerprint": self.fingerprint}
-        path = f"{self.folder}/{name}.json"
-        if self.store.create(path, to_json(complete)):
+        complete = self._named(name, {**record, "fingerprint": self.fingerprint})
+        if self.store.create(self._path(name), to_json(complete)):
             return complete
-        return dict(json.loads(self.store.read(path)))
+        return self._parse(name, self.store.read(self._path(name)))
+
+    def exists(self, name: str) -> bool:
+        """Whether there is a record of this name, of whichever plan."""
+        return self.store.exists(self._path(name))
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        """One record with all its detail, None where there is none.
+
+        Raises PlanMismatchError for another plan's record, StorageError for a damaged one.
+        """
+        try:
+            return self._parse(name, self.store.read(self._path(name)))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
     def records(self) -> dict[str, dict[str, Any]]:
-        """All records of this plan, by name. Raises PlanMismatchError for another plan's record."""
-        found = {}
-        for file in sorted(self.store.sizes(self.folder)):
-            if not file.endswith(".json") or file.startswith("."):
-                continue
-            record = json.loads(self.store.read(f"{self.folder}/{file}"))
-            if record["fingerprint"] != self.fingerprint:
-                raise PlanMismatchError(
-                    f"{self.store.url}/{self.folder}/{file} was written by a job with other "
-                    "parameters: choose another output"
-                )
-            found[file.removesuffix(".json")] = record
-        return found
+        """All records of this plan by name, each with only what ``slim`` keeps.
+
+        Raises PlanMismatchError for another plan's record, StorageError for a damaged one.
+        """
+        names = [
+            file.removesuffix(".json")
+            for file in sorted(self.store.sizes(self.folder))
+            if file.endswith(".json") and not file.startswith(".")
+        ]
+        contents = self.store.read_many(map(self._path, names))
+        return {
+            name: slim(self._parse(name, data))
+            for name, (_, data) in zip(names, contents, strict=True)
+        }
 
     def completed(
         self, data_folder: str, suffix: str
     ) -> tuple[dict[str, dict[str, Any]], list[str]]:
-        """Records whose file is there with the recorded size, and the names of those without.
+        """What is done: of each shard the newest generation whose file has the recorded size.
 
-        The second kind is taken back (file and record removed), so that it will be done again.
+        Returns these records by the shard's name (without generation), and the names of shards
+        that have records but no such file. Records without their file are taken back (and a file
+        of another size with them), so that a lost shard will be done again.
         """
-        sizes = self.store.sizes(data_folder)
-        done, lost = {}, []
-        for name, record in self.records().items():
-            if sizes.get(f"{name}{suffix}") == record["bytes"]:
-                done[name] = record
-            else:
-                lost.append(name)
-                self.store.remove(f"{self.folder}/{name}.json")
+        records = self.records()
+        sizes = self.store.sizes(data_folder)  # after the records: a file is there before its own
+        done: dict[str, tuple[int, dict[str, Any]]] = {}
+        known = set()
+        for name, record in records.items():
+            base, generation = self._split(name)
+            known.add(base)
+            if sizes.get(f"{name}{suffix}") != record["bytes"]:
+                self.store.remove(self._path(name))
                 self.store.remove(f"{data_folder}/{name}{suffix}".lstrip("/"))
-        return done, lost
+            elif base not in done or done[base][0] < generation:
+                done[base] = generation, record
+        return {base: record for base, (_, record) in done.items()}, sorted(known - done.keys())
+
+    def _path(self, name: str) -> str:
+        return f"{self.folder}/{name}.json"
+
+    def _split(self, name: str) -> tuple[str, int]:
+        return split_generation(name) if self.generations else (name, 0)
+
+    def _named(self, name: str, record: Mapping[str, Any]) -> dict[str, Any]:
+        named = {**record, "name": name}
+        if self.generations:
+            named["base"], named["generation"] = split_generation(name)
+        return named
+
+    def _parse(self, name: str, data: bytes) -> dict[str, Any]:
+        url = f"{self.store.url}/{self._path(name)}"
+        try:
+            record = self._named(name, json.loads(data))
+            matches = record["fingerprint"] == self.fingerprint
+        except (ValueError, TypeError, KeyError) as error:
+            raise StorageError(
+                f"{url} is not a commit record; remove it, and its shard is done again"
+            ) from error
+        if not matches:
+            raise PlanMismatchError(
+                f"{url} was written by a job with other parameters: choose another output"
+            )
+        record["fingerprint"] = self.fingerprint  # one string for all of them
+        return record
 
 
 def check_inputs(shards: Sequence[Shard], records: Mapping[str, Mapping[str, Any]]) -> None:
@@ -157,27 +243,42 @@ def check_inputs(shards: Sequence[Shard], records: Mapping[str, Mapping[str, Any
         )
 
 
-def publish_manifest(store: Store, plan: Plan, records: Mapping[str, Mapping[str, Any]]) -> int:
-    """Write the next manifest, unless the newest says the same already. Returns its number."""
+def publish_manifest(
+    store: Store,
+    plan: Plan,
+    records: Mapping[str, Mapping[str, Any]],
+    failed: Sequence[Mapping[str, Any]] = (),
+) -> int:
+    """Write the next manifest, unless the newest says the same already. Returns its number.
+
+    ``records`` are one for each shard; ``failed`` are inputs (``url``, ``error``) that the last
+    run could not compress.
+    """
+    named = [{"name": name, **slim(record)} for name, record in records.items()]
+    for record in named:
+        record.pop("fingerprint", None)  # the manifest's own
     files = [
-        {**records[name], "path": f"data/{name}.parquet"}
-        for name in sorted(records, key=lambda name: (records[name]["source"]["url"], name))
+        {**record, "path": f"data/{record['name']}.parquet"}
+        for record in sorted(named, key=lambda record: (record["source"]["url"], record["name"]))
     ]
     totals = {
         key: sum(file[key] for file in files)
         for key in ("rows", "ok", "bad", "filtered", "bytes", "pixels", "picture_bytes")
     }
+    problems = [{"url": one["url"], "error": str(one["error"])[:MAX_ERROR]} for one in failed]
     manifest = {
         "format": FORMAT_VERSION,
         "fingerprint": plan.fingerprint,
         "totals": totals,
         "files": files,
+        "failed": sorted(problems, key=lambda one: one["url"]),
     }
+    packed = to_json(manifest, compact=True)
     while True:
         number = latest_manifest(store)
-        if number and json.loads(store.read(manifest_name(number))) == manifest:
+        if number and store.read(manifest_name(number)) == packed:
             return number
-        if store.create(manifest_name(number + 1), to_json(manifest)):
+        if store.create(manifest_name(number + 1), packed):
             return number + 1
 
 

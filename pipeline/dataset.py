@@ -7,7 +7,7 @@ the columns of the first layers lie side by side.
 
 import io
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -33,7 +33,10 @@ class DatasetError(StrataError):
 
 @dataclass(frozen=True)
 class DataFile:
-    """One data file as the manifest lists it; ``record`` is its whole commit record."""
+    """One data file as the manifest lists it; ``name`` ends in its generation (``x``, ``x.1``).
+
+    ``record`` is its commit record, as far as manifests have it (``commit.slim``).
+    """
 
     name: str
     path: str
@@ -75,6 +78,8 @@ class Dataset:
             for entry in manifest["files"]
         ]
         self.totals: dict[str, int] = manifest["totals"]
+        # inputs (``url``, ``error``) that the last run of the job could not compress
+        self.failed: list[dict[str, str]] = manifest.get("failed", [])
         self._codecs: dict[str, Codec] = {}
 
     @property
@@ -99,7 +104,9 @@ class Dataset:
         from .worker import load_model
 
         if device not in self._codecs:
-            self._codecs[device] = load_model(self.url, self.model_id, device)
+            options = self.store.options
+            given = {} if options is None else {"options": options}
+            self._codecs[device] = load_model(self.url, self.model_id, device, **given)
         return self._codecs[device]
 
     def keys(self) -> Iterator[str]:
@@ -248,13 +255,14 @@ def key_may_be_in(metadata: pq.FileMetaData, group: int, key: str) -> bool:
     return True
 
 
-def open_dataset(url: str) -> Dataset:
+def open_dataset(url: str, options: Mapping[str, Any] | None = None) -> Dataset:
     """Open the dataset at ``url`` (a path or any fsspec URL) as its newest manifest has it.
 
+    ``options`` are fsspec's storage options, such as ``{"anon": True}`` for a public bucket.
     Raises DatasetError where there is none, or one of a newer format.
     """
     try:
-        store = Store(url)
+        store = Store(url, options)
         plan = json.loads(store.read(PLAN_NAME))
         number = latest_manifest(store)
     except FileNotFoundError as error:

@@ -6,7 +6,8 @@ import re
 import shutil
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import braceexpand
 from fsspec.implementations.local import LocalFileSystem
 
-from .storage import StorageError, open_filesystem, storage_errors
+from .filesystems import StorageError, open_filesystem, storage_errors
 from .tars import Member, ShardError, read_members
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
@@ -25,6 +26,10 @@ IMAGE_FIELDS = frozenset(
     {"jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "dib", "tif", "tiff"}
     | {"ppm", "pgm", "pbm", "pnm", "jp2", "j2k", "jpx", "avif", "heic", "heif", "jxl", "tga", "ico"}
 )
+# What tells versions of a file apart, and what listings and single questions say alike.
+VERSION_TAGS = ("ETag", "etag", "md5Hash")
+LISTED_TOGETHER = 100  # from so many URLs in one folder on, its listing is the shorter way
+ASKED_TOGETHER = 32
 MAX_FIELD_BYTES = 1 << 29  # one row group must hold a whole row in memory
 
 
@@ -61,51 +66,152 @@ class Sample:
         """The field to encode: the first whose whole name, or else whose ending, is a picture's."""
         names = [name for name, _ in self.fields]
         whole = (name for name in names if name.lower() in IMAGE_FIELDS)
-        ending = (name for name in names if name.lower().rsplit(".", 1)[-1] in IMAGE_FIELDS)
-        return next(whole, None) or next(ending, None)
+        return next(whole, None) or next(filter(is_picture, names), None)
 
 
-def expand_inputs(patterns: Sequence[str]) -> list[Shard]:
+def is_picture(field: str) -> bool:
+    """Whether a field's name, or its ending, is a picture's."""
+    return field.lower().rsplit(".", 1)[-1] in IMAGE_FIELDS
+
+
+def expand_inputs(patterns: Sequence[str], options: Mapping[str, Any] | None = None) -> list[Shard]:
     """The shards behind paths, globs, brace ranges, folders and URLs, sorted by URL.
 
-    Raises StorageError for an input that matches nothing or cannot be listed.
+    A folder or glob costs its listing, and so do many URLs in one folder; other URLs one request
+    each, several at once. ``options`` are fsspec's storage options. Raises StorageError for an
+    input that matches nothing or cannot be listed.
     """
+    urls = dict.fromkeys(
+        url
+        for pattern in patterns
+        for url in (braceexpand.braceexpand(pattern) if "{" in pattern else [pattern])
+    )
+    folders: dict[str, list[_Input]] = {}
+    for found in _locate(urls, options):
+        folders.setdefault(found.folder, []).append(found)
     shards: dict[str, Shard] = {}
-    for pattern in patterns:
-        for url in braceexpand.braceexpand(pattern) if "{" in pattern else [pattern]:
-            for shard in _expand(url):
-                shards[shard.url] = shard
+    missing: list[str] = []
+    for inputs in folders.values():
+        fs = inputs[0].fs
+        fs.invalidate_cache()
+        listed = _list_once(inputs)
+        shards.update((shard.url, shard) for shard in _shards(fs, listed))
+        rest = [one for one in inputs if one.path not in listed]
+        for one, found_there in zip(rest, _each(fs, _look, rest), strict=True):
+            if found_there is None:
+                missing.append(one.url)
+                continue
+            shards.update((shard.url, shard) for shard in _shards(fs, found_there))
+    if missing:
+        more = f", and {len(missing) - 5} more" if len(missing) > 5 else ""
+        count = f" ({len(missing)} are missing)" if len(missing) > 1 else ""
+        raise StorageError(
+            f"{', '.join(missing[:5])}{more}: there is no such file, folder or object{count}"
+        )
     return [shards[url] for url in sorted(shards)]
 
 
-def _expand(url: str) -> Iterator[Shard]:
-    fs, path = open_filesystem(url)
-    with storage_errors(url, "cannot be listed"):
-        fs.invalidate_cache()
-        if fs.isfile(path):
-            found = [path]
-        elif fs.isdir(path):
-            found = [name for name in fs.find(path) if name.endswith(SUFFIXES)]
+@dataclass(frozen=True)
+class _Input:
+    """One URL of an input, and the folder that it and others may share."""
+
+    url: str
+    folder: str
+    fs: Any
+    path: str
+
+
+def _locate(urls: Iterable[str], options: Mapping[str, Any] | None) -> Iterator[_Input]:
+    """Where each URL is. A file system is looked up once per folder: that takes a while too."""
+    opened: dict[str, tuple[Any, str]] = {}
+    for url in urls:
+        folder, _, name = url.rpartition("/")
+        if name in ("", ".", "..") or not folder or folder.endswith("/") or "::" in url:
+            yield _Input(url, url, *open_filesystem(url, options))
+            continue
+        if folder not in opened:
+            opened[folder] = open_filesystem(folder, options)
+        fs, root = opened[folder]
+        yield _Input(url, folder, fs, f"{root.rstrip('/')}/{name}")
+
+
+def _list_once(inputs: Sequence[_Input]) -> dict[str, dict[str, Any]]:
+    """What one listing of their folder says of many inputs; what it does not say is asked for.
+
+    A folder may be closed to listing though its files are not, or be no folder at all (HTTP).
+    """
+    fs, wanted = inputs[0].fs, {one.path for one in inputs}
+    if len(wanted) < LISTED_TOGETHER or isinstance(fs, LocalFileSystem):
+        return {}
+    try:
+        entries = fs.ls(inputs[0].path.rpartition("/")[0], detail=True)
+    except Exception:
+        return {}
+    return {
+        entry["name"]: entry
+        for entry in entries
+        if entry["name"] in wanted and entry["type"] == "file"
+    }
+
+
+def _look(one: _Input) -> dict[str, dict[str, Any]] | None:
+    """The files behind one input, None where there is nothing. Raises StorageError."""
+    fs, path = one.fs, one.path
+    with storage_errors(one.url, "cannot be listed"):
+        try:
+            info = fs.info(path)
+        except (FileNotFoundError, NotADirectoryError):
+            info = {"type": "nothing"}
+        if info["type"] == "file":
+            return {path: info}
+        if info["type"] == "directory":
+            files = fs.find(path, detail=True)
+            found = {name: entry for name, entry in files.items() if name.endswith(SUFFIXES)}
         elif any(character in path for character in "*?["):
-            found = [name for name in fs.glob(path) if fs.isfile(name)]
+            files = fs.glob(path, detail=True)
+            found = {name: entry for name, entry in files.items() if entry["type"] == "file"}
         else:
-            raise StorageError(f"{url}: there is no such file, folder or object")
+            return None
         if not found:
-            raise StorageError(f"{url}: no tar shard matches ({', '.join(SUFFIXES)})")
-        for name in found:
-            yield _shard(fs, name)
+            raise StorageError(f"{one.url}: no tar shard matches ({', '.join(SUFFIXES)})")
+        return found
 
 
-def _shard(fs: Any, path: str) -> Shard:
-    info = fs.info(path)
+def _shards(fs: Any, entries: Mapping[str, Mapping[str, Any]]) -> list[Shard]:
+    """The shards of a listing; those of which it does not tell all are asked for."""
+    told = isinstance(fs, LocalFileSystem)
+    unknown = [
+        path
+        for path, entry in entries.items()
+        if not told and (entry.get("size") is None or not any(map(entry.get, VERSION_TAGS)))
+    ]
+
+    def ask(path: str) -> Mapping[str, Any]:
+        with storage_errors(path, "cannot be read"):
+            return dict(fs.info(path))
+
+    asked = dict(zip(unknown, _each(fs, ask, unknown), strict=True))
+    return [_shard(fs, path, asked.get(path, entry)) for path, entry in entries.items()]
+
+
+def _shard(fs: Any, path: str, info: Mapping[str, Any]) -> Shard:
+    """A file as a shard. ``info`` has one of VERSION_TAGS, or is what ``fs.info`` says."""
     size = info.get("size")
     if size is None:
         raise StorageError(f"{path}: its size is unknown, so nobody could prove that it is whole")
     if isinstance(fs, LocalFileSystem):
         return Shard(path, size, f"mtime {os.stat(path).st_mtime_ns}")
-    tags = ("ETag", "etag", "md5Hash", "LastModified", "mtime", "created")
+    tags = (*VERSION_TAGS, "LastModified", "mtime", "created")
     tag = next((str(info[name]) for name in tags if info.get(name)), "")
     return Shard(fs.unstrip_protocol(path), size, tag.strip('"'))
+
+
+def _each(fs: Any, ask: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+    """``ask`` about every item, of many at once where the file system bears it."""
+    if len(items) < 2 or not fs.async_impl:
+        return [ask(item) for item in items]
+    with ThreadPoolExecutor(min(ASKED_TOGETHER, len(items))) as pool:
+        return list(pool.map(ask, items))
 
 
 class ShardFile:
@@ -133,23 +239,28 @@ class ShardFile:
 
 
 @contextmanager
-def open_shard(shard: Shard, scratch: Path) -> Iterator[ShardFile]:
+def open_shard(
+    shard: Shard, scratch: Path, options: Mapping[str, Any] | None = None
+) -> Iterator[ShardFile]:
     """Hold ``shard`` as a local file in ``scratch`` (a local tar is used where it lies).
 
-    Raises ShardError when the shard is damaged, OSError when it could not be fetched whole.
+    Raises ShardError when the shard is damaged, StorageError when it is no longer the one that was
+    listed, OSError when it could not be fetched whole.
     """
-    fs, path = open_filesystem(shard.url)
+    fs, path = open_filesystem(shard.url, options)
+    is_local = isinstance(fs, LocalFileSystem)
     local = Path(path)
     fetched: list[Path] = []
     try:
-        if not isinstance(fs, LocalFileSystem):
+        if not is_local:
             local = scratch / "shard"
             fetched.append(local)
             fs.get_file(path, str(local))
+        _check_version(fs, path, shard)
         if local.stat().st_size != shard.size:
             raise OSError(
                 f"{shard.url}: has {local.stat().st_size} bytes instead of the {shard.size} that "
-                "were listed: it was cut on the way, or changed after the job began"
+                "were listed: it was cut on the way"
             )
         if shard.url.endswith((".gz", ".tgz")):
             fetched.append(scratch / "shard.tar")
@@ -160,9 +271,27 @@ def open_shard(shard: Shard, scratch: Path) -> Iterator[ShardFile]:
             yield opened
         finally:
             opened.close()
+        if is_local:
+            _check_version(fs, path, shard)  # it was read where others can write
     finally:
         for leftover in fetched:
             leftover.unlink(missing_ok=True)
+
+
+def _check_version(fs: Any, path: str, shard: Shard) -> None:
+    """Raise StorageError if the store holds another version now: two may have been read as one."""
+    if not shard.etag:
+        return
+    fs.invalidate_cache()
+    try:
+        now = _shard(fs, path, fs.info(path))
+    except FileNotFoundError as error:
+        raise StorageError(f"{shard.url}: was removed after the job began") from error
+    if (now.size, now.etag) != (shard.size, shard.etag):
+        raise StorageError(
+            f"{shard.url}: changed after the job began ({shard.size} bytes when it was listed, "
+            f"{now.size} now): run the job again on a new output, or put the old file back"
+        )
 
 
 def _gunzip(source: Path, target: Path, url: str) -> None:

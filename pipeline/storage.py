@@ -10,48 +10,31 @@ Three habits keep a dataset sound whatever dies when:
 
 import contextlib
 import inspect
+import itertools
 import os
 import shutil
 import tempfile
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from codec.errors import StrataError
+from .filesystems import CONNECTIONS, StorageError, open_filesystem, storage_errors
 
+__all__ = ["StorageError", "Store", "open_filesystem", "scratch_folder", "storage_errors"]
 
-class StorageError(StrataError):
-    """An input cannot be read or an output cannot be written; the message names the URL."""
-
-
-@contextmanager
-def storage_errors(url: str, problem: str) -> Iterator[None]:
-    """Turn whatever a store raises (each has exceptions of its own) into a StorageError."""
-    try:
-        yield
-    except StrataError:
-        raise
-    except Exception as error:
-        raise StorageError(f"{url}: {problem}: {type(error).__name__}: {error}") from error
-
-
-def open_filesystem(url: str) -> tuple[Any, str]:
-    """The fsspec file system of ``url`` and the path in it, without a trailing slash.
-
-    Raises StorageError for a protocol that is unknown or whose package is not installed.
-    """
-    if "::" in url:
-        raise StorageError(f"{url}: chained URLs are not supported; give the archive's own address")
-    try:
-        fs, path = fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError, OSError) as error:
-        raise StorageError(f"{url}: {error}") from error
-    return fs, path.rstrip("/") or path
+READ_TOGETHER = 500  # small files held in memory at once by ``Store.read_many``
+# Uploads to S3 above twice this size go up in parts: four of them at once, in 64 MiB of memory.
+PART_BYTES = 16 << 20
+PARTS_AT_ONCE = 4
+MAX_PARTS = 9000  # S3 takes 10,000
+CONFLICT_WAITS = (0.2, 0.8, 3.2)  # seconds between attempts when S3 says 409
 
 
 @contextmanager
@@ -71,11 +54,15 @@ def scratch_folder(parent: str | None) -> Iterator[Path]:
 
 
 class Store:
-    """One folder, by URL (a local path is a URL too). Names inside it use ``/``."""
+    """One folder, by URL (a local path is a URL too). Names inside it use ``/``.
 
-    def __init__(self, url: str) -> None:
-        self.fs, self.root = open_filesystem(url)
+    ``options`` are fsspec's storage options; see ``filesystems``.
+    """
+
+    def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
+        self.fs, self.root = open_filesystem(url, options)
         self.url = url if "://" in url else self.root
+        self.options = options
 
     @property
     def is_local(self) -> bool:
@@ -92,12 +79,56 @@ class Store:
         """The whole file. Raises FileNotFoundError."""
         return bytes(self.fs.cat_file(self.path(name)))
 
+    def read_many(self, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+        """Names and contents of many small files, in the order given, some hundred at a time.
+
+        Raises FileNotFoundError, or whatever else the first unreadable one raises.
+        """
+        waiting = iter(names)
+        threads = CONNECTIONS if self.is_local else 1  # for a network's file system
+        with ThreadPoolExecutor(threads) as pool:
+            while chunk := list(itertools.islice(waiting, READ_TOGETHER)):
+                yield from zip(chunk, self._read_chunk(chunk, pool), strict=True)
+
+    def _read_chunk(self, names: Sequence[str], pool: ThreadPoolExecutor) -> Iterable[bytes]:
+        if not self.fs.async_impl:
+            return pool.map(self.read, names)
+        paths = [self.path(name) for name in names]
+        found = self.fs.cat_ranges(paths, None, None, batch_size=CONNECTIONS, on_error="return")
+        return (
+            self._read_again(name, data) if isinstance(data, Exception) else bytes(data)
+            for name, data in zip(names, found, strict=True)
+        )
+
+    def _read_again(self, name: str, error: Exception) -> bytes:
+        """Of a hundred thousand requests some fail even in their last attempt."""
+        if isinstance(error, FileNotFoundError | PermissionError):
+            raise error
+        return self.read(name)
+
     def fetch(self, name: str, local: Path) -> None:
         """Download to ``local``. Raises OSError when fewer bytes arrive than the store holds."""
-        size = self.fs.info(self.path(name))["size"]
+        size = self.info(name)["size"]
         self.fs.get_file(self.path(name), str(local))
         if local.stat().st_size != size:
             raise OSError(f"{self.url}/{name}: read {local.stat().st_size} of {size} bytes")
+
+    def info(self, name: str) -> dict[str, Any]:
+        """What the store says of a file now: ``size`` and more. Raises FileNotFoundError."""
+        self.fs.invalidate_cache()
+        return dict(self.fs.info(self.path(name)))
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file. Unlike fsspec's, an error is not taken for a no."""
+        try:
+            return bool(self.info(name)["type"] == "file")
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    def modified(self, name: str) -> float:
+        """When the file was written, by the store's clock, in seconds of POSIX time."""
+        when = self.fs.modified(self.path(name))
+        return float((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp())
 
     def sizes(self, folder: str = "") -> dict[str, int]:
         """Names and sizes (bytes) of the files directly inside ``folder``; none if it is absent."""
@@ -120,35 +151,59 @@ class Store:
         """Publish ``data`` under a new name; False when the name is taken already."""
         if self.is_local:
             return self._create_locally(name, data)
-        try:
-            if _knows_mode(self.fs.pipe_file):
-                self.fs.pipe_file(self.path(name), data, mode="create")
-            elif self.fs.exists(self.path(name)):
-                return False
-            else:
-                self.fs.pipe_file(self.path(name), data)
-        except Exception as error:
-            if _name_is_taken(error):
-                return False
-            raise
-        return True
+        return self._create_remotely(name, self.fs.pipe_file, self.path(name), data)
 
     def create_from(self, name: str, local: Path) -> bool:
-        """Publish the closed file ``local`` under a new name; False when the name is taken."""
+        """Publish the closed file ``local`` under a new name; False when the name is taken.
+
+        Raises StorageError when the store then holds another number of bytes.
+        """
         if self.is_local:
             return self._create_locally(name, local)
-        try:
-            if _knows_mode(self.fs.put_file):
-                self.fs.put_file(str(local), self.path(name), mode="create")
-            elif self.fs.exists(self.path(name)):
-                return False
-            else:
-                self.fs.put_file(str(local), self.path(name))
-        except Exception as error:
-            if _name_is_taken(error):
-                return False
-            raise
+        size, put = local.stat().st_size, self.fs.put_file
+        parts: dict[str, Any] = {}
+        if _takes(put, "max_concurrency") and _takes(put, "chunksize"):
+            part = max(PART_BYTES, -(-size // MAX_PARTS))
+            parts = {"chunksize": part, "max_concurrency": PARTS_AT_ONCE}
+        if not self._create_remotely(name, put, str(local), self.path(name), **parts):
+            return False
+        stored = self.info(name)["size"]
+        if stored != size:
+            self.remove(name)  # it is ours; left alone, it would be in the way of the next attempt
+            raise StorageError(
+                f"{self.url}/{name}: the store kept {stored} of {size} bytes; run it again"
+            )
         return True
+
+    def _create_remotely(
+        self, name: str, write: Callable[..., Any], *arguments: Any, **options: Any
+    ) -> bool:
+        """Call ``write`` so that it fails where ``name`` is taken, as far as the store can."""
+        for wait in (*CONFLICT_WAITS, None):
+            try:
+                if _takes(write, "mode"):
+                    write(*arguments, mode="create", **options)
+                elif self.exists(name):
+                    return False
+                else:
+                    write(*arguments, **options)
+                return True
+            except Exception as error:
+                codes = _s3_codes(error)
+                if isinstance(error, FileExistsError) or codes & {"PreconditionFailed", "412"}:
+                    return False
+                if "ConditionalRequestConflict" not in codes:
+                    raise
+                # Another write or removal of this name is under way: who wins is not known yet.
+                if self.exists(name):
+                    return False
+                if wait is None:
+                    raise StorageError(
+                        f"{self.url}/{name}: the store keeps answering that others are writing "
+                        "this name, and it does not appear; run it again"
+                    ) from error
+                time.sleep(wait)
+        raise AssertionError  # the last round returns or raises
 
     def _create_locally(self, name: str, content: bytes | Path) -> bool:
         """Write beside the target, then link: the name appears with all its bytes or not at all."""
@@ -187,21 +242,16 @@ class Store:
         return not self.create(name, self.read(name))
 
 
-def _knows_mode(method: Any) -> bool:
-    return "mode" in inspect.signature(method).parameters
+def _takes(method: Any, parameter: str) -> bool:
+    return parameter in inspect.signature(method).parameters
 
 
-def _name_is_taken(error: Exception) -> bool:
-    """FileExistsError, or S3's 412 in whichever wrapping it arrives."""
-    if isinstance(error, FileExistsError):
-        return True
-    chain: BaseException | None = error
-    while chain is not None:
-        response = getattr(chain, "response", None) or {}
-        if isinstance(response, dict):
-            code = str(response.get("Error", {}).get("Code", ""))
-            # 409 is S3's answer to two conditional writes of one name at the same moment
-            if code in ("PreconditionFailed", "412", "ConditionalRequestConflict"):
-                return True
-        chain = chain.__cause__ or chain.__context__
-    return False
+def _s3_codes(error: BaseException | None) -> set[str]:
+    """S3's error codes in an exception and in what caused it, in whichever wrapping."""
+    codes = set()
+    while error is not None:
+        response = getattr(error, "response", None)
+        if isinstance(response, Mapping):
+            codes.add(str(response.get("Error", {}).get("Code", "")))
+        error = error.__cause__ or error.__context__
+    return codes

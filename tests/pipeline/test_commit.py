@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 
 from pipeline import commit, storage
-from pipeline.commit import Ledger, Plan, PlanMismatchError, check_inputs, shard_name
+from pipeline.commit import (
+    Ledger,
+    Plan,
+    PlanMismatchError,
+    check_inputs,
+    generation_name,
+    shard_name,
+    split_generation,
+)
 from pipeline.shards import Shard
 from pipeline.storage import StorageError, Store
 
@@ -145,3 +153,76 @@ def test_manifests_are_numbered_and_not_repeated(store: Store) -> None:
     newest = json.loads(store.read(commit.manifest_name(commit.latest_manifest(store))))
     assert [file["path"] for file in newest["files"]] == ["data/x.parquet", "data/y.parquet"]
     assert newest["totals"]["ok"] == 2
+
+
+def test_manifests_of_large_datasets_stay_small(store: Store) -> None:
+    problems = [(f"k{n}", "bad", "empty") for n in range(100)]
+    wide = record(problems=problems, column_bytes={f"layer_{n:02d}": n for n in range(99)})
+    ledger = Ledger(store, "f")
+    ledger.commit("x", wide)
+    assert len((ledger.read("x") or {})["problems"]) == 100
+    assert ledger.records()["x"]["problems"] == [list(problem) for problem in problems[:5]]
+    plan = Plan("dataset.json", {"a": 1})
+    assert commit.publish_manifest(store, plan, {"x": wide}) == 1
+    assert commit.publish_manifest(store, plan, ledger.records()) == 2  # base and generation
+    assert commit.publish_manifest(store, plan, ledger.records()) == 2
+    assert store.info(commit.manifest_name(2))["size"] < 1000
+
+
+def test_single_records(store: Store) -> None:
+    ledger = Ledger(store, "f")
+    assert not ledger.exists("x")
+    assert ledger.read("x") is None
+    ledger.commit("x", record(seconds=1))
+    assert ledger.exists("x")
+    assert (ledger.read("x") or {})["seconds"] == 1
+    store.create("commits/y.json", b"{]")
+    for read in (ledger.records, lambda: ledger.read("y")):
+        with pytest.raises(StorageError, match=r"commits/y\.json is not a commit record"):
+            read()
+
+
+@pytest.mark.parametrize("stem", ["a-000", "a.1", "v1.2.3", "x.0"])
+def test_generations_have_names(stem: str) -> None:
+    name = shard_name(Shard(f"s3://bucket/{stem}.tar", 1000, "abc"), "f")
+    assert split_generation(name) == (name, 0)
+    assert generation_name(name, 0) == name
+    for generation in (1, 2, 10):
+        named = generation_name(name, generation)
+        assert named == f"{name}.{generation}"
+        assert split_generation(named) == (name, generation)
+
+
+def test_the_newest_intact_generation_counts(store: Store) -> None:
+    ledger = Ledger(store, "f")
+    for name in ("a", "a.2", "a.10", "b", "b.1", "c", "c.1"):
+        ledger.commit(name, record())
+    for name in ("a", "a.2", "a.10", "b"):
+        store.create(f"data/{name}.parquet", b"1234")
+    store.create("data/b.1.parquet", b"12")  # cut; of c nothing is left
+    done, lost = ledger.completed("data", ".parquet")
+    assert {base: found["name"] for base, found in done.items()} == {"a": "a.10", "b": "b"}
+    assert [done["a"][key] for key in ("base", "generation")] == ["a", 10]
+    assert lost == ["c"]
+    assert set(ledger.records()) == {"a", "a.2", "a.10", "b"}
+    assert "b.1.parquet" not in store.sizes("data")
+    again = {base: found["name"] for base, found in ledger.completed("data", ".parquet")[0].items()}
+    assert again == {"a": "a.10", "b": "b"}
+    check_inputs([SHARD], ledger.records())
+    plan = Plan("dataset.json", {"a": 1})
+    commit.publish_manifest(store, plan, done)
+    files = json.loads(store.read(commit.manifest_name(1)))["files"]
+    assert [file["path"] for file in files] == ["data/a.10.parquet", "data/b.parquet"]
+
+
+def test_elsewhere_names_are_their_own(store: Store) -> None:
+    """A decode job names its files after a dataset's, generation and all."""
+    ledger = Ledger(store, "f", ".strata/commits")
+    for name in ("x", "x.1"):
+        ledger.commit(name, record())
+        store.create(f"{name}.tar", b"1234")
+    done, lost = ledger.completed("", ".tar")
+    assert (set(done), lost) == ({"x", "x.1"}, [])
+    store.remove("x.1.tar")
+    done, lost = ledger.completed("", ".tar")
+    assert (set(done), lost) == ({"x"}, ["x.1"])

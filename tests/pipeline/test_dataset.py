@@ -9,8 +9,9 @@ import pytest
 
 import pipeline
 from pipeline import DatasetError
-from pipeline.dataset import Dataset
-from pipeline.records import stream_columns
+from pipeline.commit import Ledger, Plan, manifest_name, publish_manifest
+from pipeline.dataset import PLAN_NAME, Dataset
+from pipeline.records import column_bytes, stream_columns
 from tests.pipeline.conftest import Make
 from tests.pipeline.counting import CountingFileSystem
 from tests.pipeline.makers import picture, png, samples, write_tar
@@ -122,17 +123,18 @@ def needed_bytes(dataset: Dataset, layers: int) -> int:
     wanted = set(stream_columns(layers))
     total = 0
     for file in dataset.files:
-        columns = file.record["column_bytes"]
+        with dataset.open(file) as opened:
+            columns = column_bytes(opened.parquet.metadata)
         total += file.footer_bytes + sum(columns[name] for name in wanted)
     return total
 
 
 @pytest.mark.parametrize("layers", [0, 1, 2, 3, 4])
 def test_only_the_layers_asked_for_are_read(counted: Dataset, layers: int) -> None:
+    needed = needed_bytes(counted, layers)
     CountingFileSystem.requests.clear()
     assert sum(1 for _ in counted.read(layers)) == 300
     read = CountingFileSystem.bytes_read(".parquet")
-    needed = needed_bytes(counted, layers)
     assert needed <= read <= 1.1 * needed
     groups = 2
     assert len(CountingFileSystem.requests) <= 1 + groups  # the footer, and one per row group
@@ -140,13 +142,40 @@ def test_only_the_layers_asked_for_are_read(counted: Dataset, layers: int) -> No
 
 def test_the_trap_that_the_reader_avoids(counted: Dataset) -> None:
     """Why there is a reader: the usual one reads far more than one layer."""
+    needed = needed_bytes(counted, 1)
     CountingFileSystem.requests.clear()
     path = f"bucket/set/{counted.files[0].path}"
     pq.read_table(path, columns=stream_columns(1), filesystem=CountingFileSystem())
-    assert CountingFileSystem.bytes_read() > 3 * needed_bytes(counted, 1)
+    assert CountingFileSystem.bytes_read() > 3 * needed
 
 
 def test_one_key_costs_one_row_group(counted: Dataset) -> None:
+    needed = needed_bytes(counted, 1)
     CountingFileSystem.requests.clear()
     counted.record("k299", 1)  # in the second group, which holds 44 of 300 rows
-    assert CountingFileSystem.bytes_read(".parquet") < needed_bytes(counted, 1) / 2
+    assert CountingFileSystem.bytes_read(".parquet") < needed / 2
+
+
+def test_what_a_manifest_says_of_its_files(dataset: Dataset) -> None:
+    """Enough to read and to account for them; the rest is in their commit records."""
+    store, file = dataset.store, dataset.files[0]
+    ledger = Ledger(store, dataset.fingerprint)
+    (name,) = {file.name} & set(ledger.records())
+    assert (file.record["base"], file.record["generation"]) == (name, 0)
+    assert "column_bytes" not in file.record
+    assert set((ledger.read(name) or {})["column_bytes"]) > set(stream_columns(4))
+    manifest = store.read(manifest_name(1))
+    assert b"\n" not in manifest.rstrip()
+
+
+def test_inputs_that_failed_are_told(dataset: Dataset) -> None:
+    plan = Plan(PLAN_NAME, dataset.parameters)
+    done, _ = Ledger(dataset.store, dataset.fingerprint).completed("data", ".parquet")
+    failed = [{"url": "b.tar", "error": "cut"}, {"url": "a.tar", "error": "x" * 9000}]
+    assert publish_manifest(dataset.store, plan, done, failed) == 2
+    again = pipeline.open_dataset(dataset.url)
+    assert [one["url"] for one in again.failed] == ["a.tar", "b.tar"]
+    assert again.failed[1]["error"] == "cut"
+    assert len(again.failed[0]["error"]) < 1000
+    assert dataset.failed == []
+    assert len(again) == 603
