@@ -1,14 +1,12 @@
-"""One S3 server and one Ray for the whole session, both on 127.0.0.1 and ended at its end."""
+"""S3 servers and one Ray for the whole session, all on 127.0.0.1 and ended at its end."""
 
 import os
 import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 
 import pytest
+
+from tests.integration.servers import S3Server, moto, swift, why_no_swift
 
 
 def free_port() -> int:
@@ -18,28 +16,26 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def s3() -> Iterator[str]:
-    """The URL of an empty bucket on a moto server, which fsspec finds through the environment."""
-    import fsspec
+def moto_server() -> Iterator[S3Server]:
+    with moto() as server:
+        yield server
 
-    port = free_port()
-    endpoint = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(300):
-            try:
-                urllib.request.urlopen(endpoint, timeout=1).close()
-                break
-            except OSError:
-                time.sleep(0.1)
-        os.environ["AWS_ENDPOINT_URL"] = endpoint
-        fsspec.filesystem("s3").mkdir("strata")
-        yield "s3://strata"
-    finally:
-        os.environ.pop("AWS_ENDPOINT_URL", None)
-        server.terminate()
-        server.wait(10)
+
+@pytest.fixture(scope="session")
+def swift_server() -> Iterator[S3Server]:
+    """OpenStack Swift; tests of it are skipped where it cannot run, and say why."""
+    if missing := why_no_swift():
+        pytest.skip(missing)
+    with swift() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3(moto_server: S3Server) -> Iterator[str]:
+    """The URL of a bucket on a moto server, which fsspec finds through the environment."""
+    os.environ["AWS_ENDPOINT_URL"] = moto_server.endpoint
+    yield moto_server.url
+    os.environ.pop("AWS_ENDPOINT_URL", None)
 
 
 @pytest.fixture(scope="session")
