@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+PAGE = 100  # names in one answer to a listing; 1,000 would make tests of paging slow
 SWIFT_ACCOUNT, SWIFT_USER, SWIFT_SECRET = "strata", "tester", "testing"
 
 # Swift checks the signatures of S3 requests (tempauth's users), unlike moto. `bulk` and `slo` are
@@ -32,6 +33,7 @@ conn_timeout = 5
 use = egg:swift#catch_errors
 [filter:s3api]
 use = egg:swift#s3api
+max_bucket_listing = {PAGE}
 [filter:tempauth]
 use = egg:swift#tempauth
 user_{SWIFT_ACCOUNT}_{SWIFT_USER} = {SWIFT_SECRET} .admin
@@ -56,6 +58,7 @@ use = egg:swift#{server}
 
 
 def serve_moto(folder: Path, announce: Callable[[int], None]) -> None:
+    os.environ["MOTO_S3_DEFAULT_MAX_KEYS"] = str(PAGE)
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
