@@ -7,7 +7,7 @@ Example:
 Writes one tar for each data file, with the keys and side fields (json, cls, txt, ...) of the
 original shard, or plain files. Only the columns of the layers asked for are read. Running the same
 command again does only what is missing. Exit code 0: every picture came back; 1: some did not, and
-the summary names them; 2: nothing was done, the message says why.
+the summary names them; 2: nothing was done, the message says why; 130: it was told to stop.
 """
 
 import argparse
@@ -16,9 +16,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.command import add_running_options, given_options, output_url, positive, run_job
+from pipeline.command import (
+    add_running_options,
+    given_options,
+    output_url,
+    positive,
+    run_job,
+    running_options,
+    stop_reason,
+)
 from pipeline.decode import DecodeOptions, decode
-from pipeline.scheduler import Policy
 
 CODEC_OPTIONS = ("realism", "decoder", "steps", "noise_scale", "seed", "tile_pixels")
 
@@ -106,15 +113,10 @@ def parse(arguments: list[str] | None = None) -> DecodeOptions:
         image_format=given.image_format,
         codec_options=given_options(given, CODEC_OPTIONS),
         quality=given.quality,
-        batch_size=given.batch_size,
-        device=given.device,
-        workers=given.workers,
-        address=given.address,
-        policy=Policy(given.attempts, given.shard_timeout),
-        scratch=given.scratch,
+        **running_options(given),
     )
 
 
 if __name__ == "__main__":
     options = parse()
-    sys.exit(run_job(lambda: decode(options)))
+    sys.exit(run_job(lambda: decode(options, stop_reason)))

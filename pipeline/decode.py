@@ -1,24 +1,30 @@
 """The decoding job from the driver's side: plan, run what is missing, summary."""
 
-import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from . import cluster
-from .commit import Ledger, Plan
-from .dataset import DataFile, open_dataset
-from .decoder import COMMITS, DecodeSettings, ShardDecoder
+from .commit import Ledger, Plan, split_generation
+from .dataset import DataFile, Dataset, open_dataset
+from .decoder import COMMITS, DecodeSettings, ShardDecoder, remove_decoded
+from .events import EventLog, job_log
+from .metrics import Metrics
 from .options import OptionError, check_codec_options
-from .progress import Problem, ProgressBar, Summary
-from .scheduler import Outcome, Policy, Task, run_tasks
+from .progress import Progress
+from .running import JobWatcher, RunningOptions
+from .scheduler import Outcome, Task, run_tasks
 from .storage import Store, scratch_folder, storage_errors
+from .summary import Problem, Summary
 
 PLAN_NAME = ".strata/decode.json"
 
+Stop = Callable[[], str]
+
 
 @dataclass(frozen=True)
-class DecodeOptions:
+class DecodeOptions(RunningOptions):
     """What the person asked for; ``layers`` None means all that are stored.
 
     ``codec_options`` are those that were given of the codec's own options for decoding.
@@ -31,21 +37,23 @@ class DecodeOptions:
     image_format: str = "png"
     codec_options: dict[str, Any] = field(default_factory=dict)
     quality: int = 95
-    batch_size: int = 32
-    device: str = "auto"
-    workers: int | None = None
-    address: str | None = None
-    policy: Policy = field(default_factory=Policy)
-    scratch: str | None = None
 
 
-def decode(options: DecodeOptions) -> Summary:
+def decode(options: DecodeOptions, stop: Stop = lambda: "") -> Summary:
     """Decode a dataset into tars or files, doing only what is missing.
 
+    ``stop`` is asked now and then whether to finish what is under way and end; it returns why.
     Raises StrataError for what must be put right before anything can be done; bad samples and
     shards are in the summary instead.
     """
-    dataset = open_dataset(options.dataset)
+    with job_log(options.log, "decode", options) as log:
+        summary = _decode(options, stop, log)
+        log.finish(summary)
+        return summary
+
+
+def _decode(options: DecodeOptions, stop: Stop, log: EventLog) -> Summary:
+    dataset = open_dataset(options.dataset, options.input_options)
     layers = dataset.num_layers if options.layers is None else options.layers
     if not 1 <= layers <= dataset.num_layers:
         raise OptionError(f"--layers {layers}: {dataset.url} stores {dataset.num_layers} layers")
@@ -63,7 +71,7 @@ def decode(options: DecodeOptions) -> Summary:
             "quality": options.quality if options.image_format == "jpg" else None,
         },
     )
-    store = Store(options.output)
+    store = Store(options.output, options.output_options)
     ledger = Ledger(store, plan.fingerprint, COMMITS)
     summary = Summary("decoded", shards=len(dataset.files))
     with storage_errors(store.url, "cannot be written"):
@@ -74,59 +82,76 @@ def decode(options: DecodeOptions) -> Summary:
             summary.notes += [f"warning: {name}.tar was lost and is written again" for name in lost]
         else:
             done = ledger.records()
+        _remove_superseded(store, dataset.files, done)
     missing = [file for file in dataset.files if file.name not in done]
     summary.resumed = len(dataset.files) - len(missing)
-    if missing:
-        with scratch_folder(options.scratch) as scratch:
-            own = replace(options, scratch=str(scratch))
-            outcomes = _run(own, plan, layers, missing, summary)
-        for outcome in outcomes:
-            if outcome.result is not None:
-                done[outcome.task.name] = outcome.result
-            else:
-                problem = f"{outcome.error} (attempts: {outcome.attempts})"
-                summary.failed_shards.append(Problem(outcome.task.name, "", problem))
+    for outcome in _run(options, dataset, plan, missing, summary, stop, log):
+        if outcome.result is not None:
+            done[outcome.task.name] = outcome.result
+        else:
+            problem = f"{outcome.error} (attempts: {outcome.attempts})"
+            summary.failed_shards.append(Problem(outcome.task.name, "", problem))
     for file in dataset.files:
         if file.name in done:
             _add(summary, file, done[file.name])
     return summary
 
 
+def _remove_superseded(
+    store: Store, files: list[DataFile], done: dict[str, dict[str, Any]]
+) -> None:
+    """Remove tars of older generations that a worker which died left beside the new one."""
+    newest = dict(split_generation(file.name) for file in files if file.name in done)
+    tars = {name.removesuffix(".tar") for name in store.sizes() if name.endswith(".tar")}
+    for name in sorted({*tars, *done}):
+        base, generation = split_generation(name)
+        if generation < newest.get(base, 0):
+            remove_decoded(store, name)
+
+
 def _run(
-    options: DecodeOptions, plan: Plan, layers: int, missing: list[DataFile], summary: Summary
+    options: DecodeOptions,
+    dataset: Dataset,
+    plan: Plan,
+    missing: list[DataFile],
+    summary: Summary,
+    stop: Stop,
+    log: EventLog,
 ) -> list[Outcome]:
+    """Decode what is missing, on as many workers as there are; adds this run to the summary."""
+    if not missing:
+        return []
     cluster.connect(options.address)
     shape = cluster.share(options.workers, options.device, len(missing))
-    settings = DecodeSettings(
-        dataset=Store(options.dataset).url,
-        output=Store(options.output).url,
-        fingerprint=plan.fingerprint,
-        layers=layers,
-        format=options.format,
-        image_format=options.image_format,
-        codec_options=options.codec_options,
-        quality=options.quality,
-        batch_size=options.batch_size,
-        device=shape.device,
-        threads=shape.threads,
-        scratch=options.scratch,
+    progress = Progress(
+        "decoding", {file.name: file.bytes for file in missing}, events=log, metrics=Metrics()
     )
-    bar = ProgressBar({file.name: file.bytes for file in missing})
-
-    def on_progress(new: list[Outcome], under_way: dict[str, dict[str, Any]]) -> None:
-        for outcome in new:
-            bar.finish_shard(outcome.task.name, {"samples": (outcome.result or {}).get("rows", 0)})
-        bar.show(under_way)
-
+    watcher = JobWatcher(progress, stop)
     tasks = [Task(file.name, (file,)) for file in missing]
+    policy = replace(options.policy, in_flight=1)  # see ShardDecoder
     try:
-        outcomes = run_tasks(
-            ShardDecoder, settings, tasks, shape, options.policy, on_progress, on_ready=bar.start
-        )
+        with scratch_folder(options.scratch) as scratch:
+            settings = DecodeSettings(
+                dataset=dataset.url,
+                output=Store(options.output, options.output_options).url,
+                fingerprint=plan.fingerprint,
+                layers=plan.parameters["layers"],
+                format=options.format,
+                image_format=options.image_format,
+                codec_options=options.codec_options,
+                quality=options.quality,
+                batch_size=options.batch_size,
+                device=shape.device,
+                threads=shape.threads,
+                scratch=str(scratch),
+                input_options=options.input_options,
+                output_options=options.output_options,
+            )
+            outcomes = run_tasks(ShardDecoder, settings, tasks, shape, policy, watcher)
     finally:
-        bar.close()
-    summary.seconds = time.monotonic() - bar.started
-    summary.new_samples = sum((o.result or {}).get("rows", 0) for o in outcomes)
+        progress.close()
+    progress.add_to(summary)
+    summary.stopped = watcher.stopped
     return outcomes
 
 

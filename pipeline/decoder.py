@@ -1,31 +1,40 @@
 """The decoding worker: one data file in, one tar or folder of files out."""
 
-import io
-import tarfile
+import os
+import platform
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from codec import Codec, EncodedImage
 from codec.images import unpack_alpha, write_image
 
-from .commit import Ledger
-from .dataset import DataFile, Dataset, open_dataset
+from .commit import Ledger, generation_name, split_generation
+from .dataset import DataFile, Dataset, OpenFile, open_dataset
 from .pictures import ahead, batches_by_size, describe, one_by_one_on_error
-from .records import MAX_LISTED_PROBLEMS, encoded_image, iter_rows, original_key, stream_columns
+from .rates import resident_bytes
+from .records import (
+    MAX_LISTED_PROBLEMS,
+    encoded_image,
+    iter_rows,
+    original_key,
+    stream_columns,
+)
+from .stages import StageClock
 from .storage import Store, scratch_folder
+from .targets import FileTarget, TarTarget, UnwritableNameError
 
 COMMITS = ".strata/commits"
 WINDOW_PIXELS = 1 << 25
 BATCH_PIXELS = 1 << 22
-MAX_NAME_BYTES = 240  # file systems take 255; the store's temporary names need a few
 
 
 @dataclass(frozen=True)
@@ -33,7 +42,8 @@ class DecodeSettings:
     """What every decoding worker is told. ``dataset`` and ``output`` are URLs.
 
     ``codec_options`` go to ``Codec.decode``: they say nothing of shards, batches or places, since
-    a picture must come out the same wherever it is decoded.
+    a picture must come out the same wherever it is decoded. ``input_options`` (the dataset's) and
+    ``output_options`` are fsspec's storage options; they may hold secrets.
     """
 
     dataset: str
@@ -48,6 +58,8 @@ class DecodeSettings:
     device: str = "cpu"
     threads: int = 1
     scratch: str | None = None
+    input_options: dict[str, Any] = field(default_factory=dict, repr=False)
+    output_options: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -63,16 +75,25 @@ class _Picture:
 
 
 class ShardDecoder:
-    """Owns one device. ``ready`` loads the dataset's model, ``run`` decodes a data file."""
+    """Owns one device. ``ready`` loads the dataset's model, ``run`` decodes a data file.
+
+    One file at a time: reading, decoding and writing of one file overlap only in its threads.
+    """
 
     def __init__(self, settings: DecodeSettings) -> None:
         self.settings = settings
-        self._progress: dict[str, Any] = {}
+        self._shards: dict[str, dict[str, Any]] = {}
         self._lock = threading.Lock()
+        self._clock = StageClock()
+        self._bytes_in = self._bytes_out = 0
 
     @cached_property
     def dataset(self) -> Dataset:
-        return open_dataset(self.settings.dataset)
+        return open_dataset(self.settings.dataset, self.settings.input_options)
+
+    @cached_property
+    def store(self) -> Store:
+        return Store(self.settings.output, self.settings.output_options)
 
     @cached_property
     def codec(self) -> Codec:
@@ -84,67 +105,130 @@ class ShardDecoder:
         return self.codec.model_id
 
     def progress(self) -> dict[str, Any]:
-        """Counts of the file under way (samples, of, key)."""
+        """What the worker is doing: files under way, busy seconds by stage, traffic, memory."""
         with self._lock:
-            return dict(self._progress)
+            shards = {name: dict(shard) for name, shard in self._shards.items()}
+        return {
+            "node": platform.node(),
+            "pid": os.getpid(),
+            "rss": resident_bytes(),
+            "shards": shards,
+            "stage_seconds": self._clock.seconds(),
+            "bytes_in": self._bytes_in,
+            "bytes_out": self._bytes_out,
+        }
 
     def run(self, file: DataFile) -> dict[str, Any]:
-        """Decode one data file and return its commit record. Raises OSError for damaged pages."""
+        """Decode one data file and return its commit record.
+
+        What older generations of the file were decoded to is removed, so that no picture is there
+        twice. Raises OSError for damaged pages.
+        """
         self.ready()
-        started = time.monotonic()
-        settings, store = self.settings, Store(self.settings.output)
-        with scratch_folder(settings.scratch) as folder:
+        started, clock = time.monotonic(), StageClock(self._clock)
+        settings, store = self.settings, self.store
+        base, generation = split_generation(file.name)
+        as_tar = settings.format == "webdataset"
+        with self._under_way(file), scratch_folder(settings.scratch) as folder:
             local = folder / "out.tar"
             counts = {"ok": 0, "bad": 0, "filtered": 0}
             problems: list[tuple[str, str, str]] = []
-            as_tar = settings.format == "webdataset"
-            target = _TarTarget(local) if as_tar else _FileTarget(store, file.name)
-            for key, fields, status, reason in self._samples(file):
+            target: TarTarget | FileTarget
+            target = TarTarget(local) if as_tar else FileTarget(store, base, renew=generation > 0)
+            for key, fields, status, reason in self._samples(file, clock):
                 if fields is not None:
                     try:
-                        target.write(key, fields)
+                        # Files go straight into the store, a tar is sent when it is whole.
+                        with clock.timed("write" if as_tar else "upload"):
+                            target.write(key, fields)
                     except UnwritableNameError as error:
                         status, reason = "bad", describe(error)
                 counts[status] += 1
                 if status != "ok" and len(problems) < MAX_LISTED_PROBLEMS:
                     problems.append((key, status, reason))
+                self._count(file, status, fields or [], sent=not as_tar)
             target.close()
             if sum(counts.values()) != file.rows:
                 raise RuntimeError(f"{file.path}: {file.rows} rows gave {counts}")
+            size = 0
             if as_tar:
-                # When the name is taken, an earlier attempt of this very plan put it there.
-                store.create_from(f"{file.name}.tar", local)
+                self._show(file, stage="upload")
+                with clock.timed("upload"):
+                    # When the name is taken, an earlier attempt of this very plan put it there.
+                    if store.create_from(f"{file.name}.tar", local):
+                        self._bytes_out += local.stat().st_size
+                    size = int(store.info(f"{file.name}.tar")["size"])
         record = {
             **counts,
             "rows": file.rows,
-            "bytes": store.sizes()[f"{file.name}.tar"] if as_tar else 0,
+            "bytes": size,
             "problems": [(_printable(key), status, reason) for key, status, reason in problems],
             "seconds": round(time.monotonic() - started, 3),
+            "stage_seconds": clock.seconds(),
         }
-        return Ledger(store, settings.fingerprint, COMMITS).commit(file.name, record)
+        record = Ledger(store, settings.fingerprint, COMMITS).commit(file.name, record)
+        for older in range(generation):
+            remove_decoded(store, generation_name(base, older))
+        return record
+
+    @contextmanager
+    def _under_way(self, file: DataFile) -> Iterator[None]:
+        begun = {"stage": "download", "samples": 0, "of": file.rows, "bad": 0, "key": ""}
+        with self._lock:
+            self._shards[file.name] = begun
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._shards[file.name]
+
+    def _show(self, file: DataFile, **facts: Any) -> None:
+        with self._lock:
+            self._shards[file.name].update(facts)
+
+    def _count(
+        self, file: DataFile, status: str, fields: list[tuple[str, bytes]], sent: bool
+    ) -> None:
+        with self._lock:
+            shard = self._shards[file.name]
+            shard["samples"] += 1
+            shard["bad"] += status == "bad"
+            if sent:
+                self._bytes_out += sum(len(data) for _, data in fields)
 
     def _samples(
-        self, file: DataFile
+        self, file: DataFile, clock: StageClock
     ) -> Iterator[tuple[str, list[tuple[str, bytes]] | None, str, str]]:
         """(key, fields or None, status, reason) of every row of ``file``, in its order."""
-        layers = self.settings.layers
+        threads = self.settings.threads
+
+        def finish(
+            pair: tuple[Mapping[str, Any], np.ndarray | Exception],
+        ) -> tuple[str, list[tuple[str, bytes]] | None, str, str]:
+            with clock.timed("write", threads):
+                return self._finish(*pair)
+
+        with self.dataset.open(file) as opened, ThreadPoolExecutor(threads) as pool:
+            for window in _windows(self._rows(opened, clock)):
+                self._show(file, stage="decode")
+                results = self._decode_window(window, file, clock)
+                yield from ahead(pool, finish, results, lambda: 2 * threads)
+
+    def _rows(self, opened: OpenFile, clock: StageClock) -> Iterator[dict[str, Any]]:
+        """The rows with the columns that are needed, one row group in memory at a time."""
         metadata = ["fields", "alpha", "key_bytes", "status", "reason", "source_field"]
-        done = 0
-        with self.dataset.open(file) as opened, ThreadPoolExecutor(self.settings.threads) as pool:
-            rows = iter_rows(opened.parquet, [*metadata, *stream_columns(layers)])
-            for window in _windows(rows):
-                results = self._decode_window(window, file, done)
-
-                def finish(
-                    pair: tuple[Mapping[str, Any], np.ndarray | Exception],
-                ) -> tuple[str, list[tuple[str, bytes]] | None, str, str]:
-                    return self._finish(*pair)
-
-                yield from ahead(pool, finish, results, lambda: 2 * self.settings.threads)
-                done += len(window)
+        columns = [*metadata, *stream_columns(self.settings.layers)]
+        with clock.timed("download"):
+            parquet = opened.parquet
+        self._bytes_in += opened.file.footer_bytes
+        for group in range(parquet.num_row_groups):
+            with clock.timed("download"):
+                rows = list(iter_rows(parquet, columns, [group]))
+            self._bytes_in += _stored_bytes(parquet.metadata.row_group(group), columns)
+            yield from rows
 
     def _decode_window(
-        self, window: list[Mapping[str, Any]], file: DataFile, done: int
+        self, window: list[Mapping[str, Any]], file: DataFile, clock: StageClock
     ) -> list[tuple[Mapping[str, Any], Any]]:
         """Each row with its decoded picture, the exception that prevented it, or None."""
         results: list[Any] = [None] * len(window)
@@ -161,13 +245,11 @@ class ShardDecoder:
         sizes = [picture.size for _, picture in pictures]
         for batch in batches_by_size(sizes, self.settings.batch_size, BATCH_PIXELS):
             streams = [pictures[number][1].encoded for number in batch]
-            decoded = one_by_one_on_error(self._decode_batch, streams)
+            self._show(file, key=pictures[batch[0]][1].row["key"])
+            with clock.timed("device"):
+                decoded = one_by_one_on_error(self._decode_batch, streams)
             for number, result in zip(batch, decoded, strict=True):
                 results[pictures[number][0]] = result
-            done += len(batch)
-            with self._lock:
-                key = pictures[batch[-1]][1].row["key"]
-                self._progress = {"samples": done, "of": file.rows, "key": key}
         return list(zip(window, results, strict=True))
 
     def _decode_batch(self, streams: list[EncodedImage]) -> list[np.ndarray]:
@@ -196,6 +278,12 @@ class ShardDecoder:
         return key, fields, "ok", ""
 
 
+def remove_decoded(store: Store, name: str) -> None:
+    """Remove the tar of one data file; first its record, which promises it."""
+    store.remove(f"{COMMITS}/{name}.json")
+    store.remove(f"{name}.tar")
+
+
 def image_field_name(field: str, image_format: str, taken: set[str]) -> str:
     """The picture's field with its new extension: ``jpg`` -> ``png``, ``a.jpg`` -> ``a.png``."""
     base, dot, _ = field.rpartition(".")
@@ -220,71 +308,15 @@ def _windows(rows: Iterator[dict[str, Any]]) -> Iterator[list[Mapping[str, Any]]
         yield window
 
 
+def _stored_bytes(group: pq.RowGroupMetaData, columns: list[str]) -> int:
+    """What reading these columns of a row group fetches."""
+    leaves = map(group.column, range(group.num_columns))
+    return sum(
+        leaf.total_compressed_size
+        for leaf in leaves
+        if leaf.path_in_schema.split(".")[0] in columns
+    )
+
+
 def _printable(text: str) -> str:
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-class UnwritableNameError(Exception):
-    """A key cannot be a file's name beside the others."""
-
-
-class _TarTarget:
-    """A tar on local disk that does not depend on when or by whom it is written."""
-
-    def __init__(self, path: Path) -> None:
-        self._tar = tarfile.open(path, "w", format=tarfile.GNU_FORMAT)  # noqa: SIM115
-
-    def write(self, key: str, fields: list[tuple[str, bytes]]) -> None:
-        for name, data in fields:
-            info = tarfile.TarInfo(f"{key}.{name}")
-            info.size = len(data)
-            self._tar.addfile(info, io.BytesIO(data))
-
-    def close(self) -> None:
-        self._tar.close()
-
-
-class _FileTarget:
-    """A folder per data file; a name that exists already was written by an earlier attempt."""
-
-    def __init__(self, store: Store, folder: str) -> None:
-        self._store, self._folder = store, folder
-
-    def write(self, key: str, fields: list[tuple[str, bytes]]) -> None:
-        for name, data in fields:
-            path = f"{self._folder}/{safe_path(f'{key}.{name}')}"
-            try:
-                self._store.create(path, data)
-            except (NotADirectoryError, IsADirectoryError, FileExistsError) as error:
-                raise UnwritableNameError(f"{path} is a folder's name as well") from error
-
-    def close(self) -> None:
-        pass
-
-
-def safe_path(name: str) -> str:
-    """``name`` as a relative path that cannot leave its folder; different names stay different.
-
-    Parts that would be skipped or climb (empty, ``.``, ``..``) and bytes that some file system
-    refuses are written as ``%XX``, and so is ``%`` itself.
-    """
-    return "/".join(_safe_part(part) for part in name.split("/"))
-
-
-def _safe_part(part: str) -> str:
-    if not part:
-        return "%"
-    raw = part.encode("utf-8", "surrogateescape")
-    if part.strip(".") == "":
-        return "".join(f"%{byte:02X}" for byte in raw)
-    refused = b'%\\:*?"<>|'
-    safe = "".join(
-        f"%{byte:02X}" if byte < 32 or byte == 127 or byte in refused else chr(byte) for byte in raw
-    )
-    try:
-        text = safe.encode("latin-1").decode()
-    except UnicodeDecodeError:
-        text = "".join(c if ord(c) < 128 else f"%{ord(c):02X}" for c in safe)
-    if len(text.encode()) > MAX_NAME_BYTES:
-        raise UnwritableNameError(f"{part[:60]!r}... is too long for a file's name")
-    return text

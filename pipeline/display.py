@@ -143,8 +143,8 @@ class TerminalDisplay:
 
     def show(self, totals: Totals, workers: Sequence[WorkerView]) -> None:
         self._last = time.monotonic()
-        below = self._totals(totals)
         width, height = self.console.size
+        below = self._totals(totals)[: max(1, height - 4)]
         room = max(1, height - len(below) - 2)
         shown = workers if len(workers) <= room else workers[: room - 1]
         lines: list[Any] = [_line(worker.line(width)) for worker in shown]

@@ -125,7 +125,7 @@ def job_log(path: str | None, job: str, options: Any) -> Iterator[EventLog]:
 
 def public_options(options: Any) -> dict[str, Any]:
     """A dataclass of options as JSON; of storage options only the names."""
-    values = dataclasses.asdict(options)
+    values: dict[str, Any] = dataclasses.asdict(options)
     for name in SECRET_OPTIONS:
         if values.get(name):
             values[name] = sorted(values[name])

@@ -11,9 +11,7 @@ from .display import LOG_SECONDS, Totals, WorkerView, describe_event, display_fo
 from .events import EventLog
 from .metrics import Metrics
 from .rates import Growth, Window, resident_bytes
-from .summary import Problem, Summary, megabytes, ratio
-
-__all__ = ["Problem", "Progress", "Summary", "Totals", "megabytes", "ratio"]
+from .summary import Summary
 
 SETTLED_SECONDS = 5.0  # a rate over less than this says nothing about what is left
 MAX_SECONDS_LEFT = 10 * 365 * 86400.0

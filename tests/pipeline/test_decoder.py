@@ -1,6 +1,8 @@
 """Decoding a data file: the original's keys and side fields, and names that cannot escape."""
 
+import dataclasses
 import io
+import json
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -14,18 +16,16 @@ from hypothesis import strategies as st
 from codec.images import read_image, write_image
 from pipeline import decoder
 from pipeline.dataset import Dataset
-from pipeline.decoder import (
-    DecodeSettings,
-    ShardDecoder,
-    UnwritableNameError,
-    image_field_name,
-    safe_path,
-)
+from pipeline.decode import DecodeOptions
+from pipeline.decode import decode as decode_job
+from pipeline.decoder import DecodeSettings, ShardDecoder, image_field_name
+from pipeline.targets import UnwritableNameError, safe_path
 from tests.pipeline.conftest import Make
+from tests.pipeline.counting import CountingFileSystem
 from tests.pipeline.makers import ToyCodec, picture, png, samples, write_tar
 
 
-def decode(dataset: Dataset, output: Path, **changes: Any) -> list[dict[str, Any]]:
+def worker_for(dataset: Dataset, output: Path, **changes: Any) -> ShardDecoder:
     options: dict[str, Any] = {
         "layers": 4,
         "format": "webdataset",
@@ -33,7 +33,11 @@ def decode(dataset: Dataset, output: Path, **changes: Any) -> list[dict[str, Any
         "quality": 95,
         **changes,
     }
-    worker = ShardDecoder(DecodeSettings(dataset.url, str(output), "f", **options))
+    return ShardDecoder(DecodeSettings(dataset.url, str(output), "f", **options))
+
+
+def decode(dataset: Dataset, output: Path, **changes: Any) -> list[dict[str, Any]]:
+    worker = worker_for(dataset, output, **changes)
     return [worker.run(file) for file in dataset.files]
 
 
@@ -164,3 +168,107 @@ def test_a_second_run_leaves_the_first_ones_tar(make_dataset: Make, tmp_path: Pa
     assert decode(dataset, tmp_path / "out") == first
     assert path.read_bytes() == before
     assert io.BytesIO(before).getbuffer().nbytes == first[0]["bytes"]
+
+
+def test_a_newer_generation_takes_the_place_of_the_older_ones(
+    make_dataset: Make, tmp_path: Path
+) -> None:
+    dataset = make_dataset(
+        [
+            str(write_tar(tmp_path / f"{name}.tar", samples(2, 10 * n)))
+            for n, name in enumerate("xy")
+        ]
+    )
+    x, y = dataset.files
+    worker = worker_for(dataset, tmp_path / "out")
+    for file in (x, y):
+        worker.run(file)
+    again = dataclasses.replace(x, name=f"{x.name}.2")
+    assert worker.run(again)["ok"] == 2
+    tars = {path.stem for path in (tmp_path / "out").glob("*.tar")}
+    assert tars == {again.name, y.name}
+    records = {path.stem for path in (tmp_path / "out/.strata/commits").glob("*.json")}
+    assert records == {again.name, y.name}
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_an_older_tar_that_was_left_behind_is_removed(make_dataset: Make, tmp_path: Path) -> None:
+    dataset = make_dataset([str(write_tar(tmp_path / "x.tar", samples(2)))])
+    options = DecodeOptions(dataset.url, str(tmp_path / "out"))
+    assert decode_job(options).ok == 2
+    tar = tmp_path / "out" / f"{dataset.files[0].name}.tar"
+    record = tmp_path / "out/.strata/commits" / f"{dataset.files[0].name}.json"
+    kept = tar.read_bytes(), record.read_bytes()
+
+    manifest = next((tmp_path / "dataset").glob("manifest-*.json"))
+    newer = json.loads(manifest.read_text())
+    newer["files"][0]["name"] += ".1"
+    manifest.write_text(json.dumps(newer))
+    assert decode_job(options).ok == 2
+    assert [path.name for path in (tmp_path / "out").glob("*.tar")] == [f"{tar.stem}.1.tar"]
+
+    tar.write_bytes(kept[0])  # as if the worker had died before it removed them
+    record.write_bytes(kept[1])
+    assert decode_job(options).resumed == 1
+    assert [path.name for path in (tmp_path / "out").glob("*.tar")] == [f"{tar.stem}.1.tar"]
+    assert not record.exists()
+
+
+def test_files_of_a_newer_generation_replace_those_that_differ(
+    make_dataset: Make, tmp_path: Path
+) -> None:
+    dataset = make_dataset([str(write_tar(tmp_path / "x.tar", samples(2)))])
+    (file,) = dataset.files
+    out = tmp_path / "out"
+    worker = worker_for(dataset, out, format="files")
+    worker.run(file)
+    picture_path, label = out / file.name / "s0001.png", out / file.name / "s0000.cls"
+    whole = picture_path.read_bytes()
+    picture_path.write_bytes(b"what the older generation had")
+    before = label.stat().st_mtime_ns
+    worker.run(dataclasses.replace(file, name=f"{file.name}.1"))
+    assert picture_path.read_bytes() == whole
+    assert label.stat().st_mtime_ns == before
+    assert [path.name for path in out.iterdir() if path.is_dir() and path.name[0] != "."] == [
+        file.name
+    ]
+
+
+def test_what_the_driver_sees_of_a_worker(
+    make_dataset: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, toy: ToyCodec
+) -> None:
+    """While it decodes, and when it is idle: stages, counts, and the bytes that really moved."""
+    CountingFileSystem.store.clear()
+    files = [(f"s{n:04d}.png", png(n, 60, 70)) for n in range(30)]
+    source = write_tar(tmp_path / "x.tar", [*files, ("z.png", b"x")])
+    dataset = make_dataset([str(source)], output="counting://bucket/set")
+    (file,) = dataset.files
+    worker = worker_for(dataset, tmp_path / "out", layers=2)
+    seen: list[dict[str, Any]] = []
+    decode_toy = toy.decode
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        seen.append(worker.progress())
+        return decode_toy(*arguments, **options)
+
+    monkeypatch.setattr(toy, "decode", watched)
+    CountingFileSystem.requests.clear()
+    record = worker.run(file)
+    (during,) = seen
+    assert during["shards"][file.name] == {
+        "stage": "decode",
+        "samples": 0,
+        "of": 31,
+        "bad": 0,
+        "key": "s0000",
+    }
+    after = worker.progress()
+    assert after["shards"] == {}
+    assert {"download", "device", "write", "upload"} <= after["stage_seconds"].keys()
+    assert record["stage_seconds"] == after["stage_seconds"]  # it did nothing else
+    assert after["bytes_out"] == record["bytes"]
+    fetched = CountingFileSystem.bytes_read(".parquet")
+    assert after["bytes_in"] == pytest.approx(fetched, rel=0.1)  # the gaps between columns
+    assert fetched < file.bytes
+    assert after["rss"] > 1 << 20
+    assert after["pid"]
