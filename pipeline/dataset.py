@@ -21,7 +21,7 @@ from codec.errors import StrataError
 
 from . import records
 from .commit import FORMAT_VERSION, latest_manifest, manifest_name
-from .storage import StorageError, Store
+from .storage import Store
 
 PLAN_NAME = "dataset.json"
 _END = 8  # bytes behind Parquet's footer: its length and the magic number
@@ -267,7 +267,7 @@ def open_dataset(url: str, options: Mapping[str, Any] | None = None) -> Dataset:
         number = latest_manifest(store)
     except FileNotFoundError as error:
         raise DatasetError(f"{url}: there is no dataset here ({PLAN_NAME} is missing)") from error
-    except (StorageError, OSError, ValueError) as error:
+    except Exception as error:  # stores have exceptions of many kinds
         raise DatasetError(f"{url}: cannot be opened as a dataset: {error}") from error
     version = plan.get("parameters", {}).get("format")
     if version != FORMAT_VERSION:

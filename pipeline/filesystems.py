@@ -8,6 +8,7 @@ They may hold secrets, so they appear in no message, plan or ``repr``. What the 
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -18,11 +19,11 @@ from codec.errors import StrataError
 
 S3_PROTOCOLS = ("s3", "s3a")
 CONNECTIONS = 64  # at once to one store: what reading many small files keeps busy
-# A request is tried six times by botocore (whatever the store answers with 5xx) and such a round
-# three times by s3fs (time-outs, cut bodies, SlowDown): with one answer in ten a 503, one request
-# in a million fails for good. A body that stalls ends after 3 x 30 s, a store that accepts
-# connections and never answers after 6 x 3 x 30 s.
-_S3_ATTEMPTS = 6
+# A request is tried five times by botocore (whatever the store answers with 5xx) and such a round
+# three times by s3fs (time-outs, cut bodies, SlowDown), nine times in reading a small file: with
+# one answer in ten a 503, one request in a hundred thousand fails at the worst. A download that
+# stalls ends after 3 x 30 s; a store that takes connections and never answers, after 5 x 3 x 30 s.
+_S3_ATTEMPTS = 5
 _S3_ROUNDS = 3
 _S3_CONFIG: dict[str, Any] = {
     "connect_timeout": 10,
@@ -35,7 +36,7 @@ _S3_OPTIONS: dict[str, Any] = {
     "max_concurrency": 1,
     "use_listings_cache": False,  # a listing is out of date as soon as it is there
 }
-_PUBLIC = frozenset({"profile", "region_name", "endpoint_url"})  # may be named in messages
+_PUBLIC = frozenset({"profile", "region_name", "endpoint_url"})  # may be shown in messages
 
 
 class StorageError(StrataError):
@@ -79,6 +80,21 @@ def open_filesystem(url: str, options: Mapping[str, Any] | None = None) -> tuple
     return fs, path.rstrip("/") or path
 
 
+def download(fs: Any, path: str, local: Path, url: str) -> None:
+    """Fetch a file whole; what was cut on the way is read on where s3fs can.
+
+    Raises OSError, which names ``url``: stores and networks have exceptions of many kinds, some
+    without a word in them.
+    """
+    try:
+        fs.get_file(path, str(local))
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:  # such as a full disk
+            raise
+        problem = str(error) or "the store stopped answering"
+        raise OSError(f"{url}: cannot be fetched: {type(error).__name__}: {problem}") from error
+
+
 def _s3_options(protocol: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Our defaults, below fsspec's configuration, below what was given."""
     configured = apply_config(fsspec.get_filesystem_class(protocol), {})
@@ -95,6 +111,6 @@ def _without_secrets(text: str, options: Mapping[str, Any]) -> str:
     for name, value in options.items():
         if isinstance(value, Mapping):
             text = _without_secrets(text, value)
-        elif name not in _PUBLIC and isinstance(value, str) and value:
+        elif name not in _PUBLIC and isinstance(value, str) and len(value) > 3:
             text = text.replace(value, "***")
     return text

@@ -16,7 +16,7 @@ from typing import Any
 import braceexpand
 from fsspec.implementations.local import LocalFileSystem
 
-from .filesystems import StorageError, open_filesystem, storage_errors
+from .filesystems import StorageError, download, open_filesystem, storage_errors
 from .tars import Member, ShardError, read_members
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
@@ -255,7 +255,7 @@ def open_shard(
         if not is_local:
             local = scratch / "shard"
             fetched.append(local)
-            fs.get_file(path, str(local))
+            download(fs, path, local, shard.url)
         _check_version(fs, path, shard)
         if local.stat().st_size != shard.size:
             raise OSError(

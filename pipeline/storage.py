@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 
 from fsspec.implementations.local import LocalFileSystem
 
-from .filesystems import CONNECTIONS, StorageError, open_filesystem, storage_errors
+from .filesystems import CONNECTIONS, StorageError, download, open_filesystem, storage_errors
 
 __all__ = ["StorageError", "Store", "open_filesystem", "scratch_folder", "storage_errors"]
 
@@ -109,7 +109,7 @@ class Store:
     def fetch(self, name: str, local: Path) -> None:
         """Download to ``local``. Raises OSError when fewer bytes arrive than the store holds."""
         size = self.info(name)["size"]
-        self.fs.get_file(self.path(name), str(local))
+        download(self.fs, self.path(name), local, f"{self.url}/{name}")
         if local.stat().st_size != size:
             raise OSError(f"{self.url}/{name}: read {local.stat().st_size} of {size} bytes")
 
