@@ -144,9 +144,11 @@ class ShardDecoder:
                     except UnwritableNameError as error:
                         status, reason = "bad", describe(error)
                 counts[status] += 1
+                self._add(file, bad=status == "bad")
+                if not as_tar:
+                    self._bytes_out += sum(len(data) for _, data in fields or [])
                 if status != "ok" and len(problems) < MAX_LISTED_PROBLEMS:
                     problems.append((key, status, reason))
-                self._count(file, status, fields or [], sent=not as_tar)
             target.close()
             if sum(counts.values()) != file.rows:
                 raise RuntimeError(f"{file.path}: {file.rows} rows gave {counts}")
@@ -186,15 +188,10 @@ class ShardDecoder:
         with self._lock:
             self._shards[file.name].update(facts)
 
-    def _count(
-        self, file: DataFile, status: str, fields: list[tuple[str, bytes]], sent: bool
-    ) -> None:
+    def _add(self, file: DataFile, **counts: int) -> None:
         with self._lock:
-            shard = self._shards[file.name]
-            shard["samples"] += 1
-            shard["bad"] += status == "bad"
-            if sent:
-                self._bytes_out += sum(len(data) for _, data in fields)
+            for name, count in counts.items():
+                self._shards[file.name][name] += count
 
     def _samples(
         self, file: DataFile, clock: StageClock
@@ -242,6 +239,7 @@ class ShardDecoder:
                 except Exception as error:
                     results[position] = error
         pictures = [pair for pair in pictures if results[pair[0]] is None]
+        self._add(file, samples=len(window) - len(pictures))
         sizes = [picture.size for _, picture in pictures]
         for batch in batches_by_size(sizes, self.settings.batch_size, BATCH_PIXELS):
             streams = [pictures[number][1].encoded for number in batch]
@@ -250,6 +248,7 @@ class ShardDecoder:
                 decoded = one_by_one_on_error(self._decode_batch, streams)
             for number, result in zip(batch, decoded, strict=True):
                 results[pictures[number][0]] = result
+            self._add(file, samples=len(batch))
         return list(zip(window, results, strict=True))
 
     def _decode_batch(self, streams: list[EncodedImage]) -> list[np.ndarray]:

@@ -62,7 +62,7 @@ class Progress:
         self._total_bytes = sum(self.sizes.values())
         self._done: Counter[str] = Counter()  # of shards that were finished here
         self._input_bytes = 0
-        self._written_bytes = 0
+        self._read_bytes = self._written_bytes = 0  # at least; retries come on top
         self._finished: set[str] = set()
         self._failed = 0
         self._under_way: dict[str, Mapping[str, Any]] = {}
@@ -105,6 +105,8 @@ class Progress:
         self._done["samples"] += record.get("rows", 0)
         for key in _COUNTED[1:]:
             self._done[key] += record.get(key, 0)
+        source = record.get("source") or {}
+        self._read_bytes += source.get("size", 0)
         self._written_bytes += record.get("bytes", 0)
         self._count("shards_total", outcome="done")
         for status in ("ok", "bad", "filtered"):
@@ -113,7 +115,6 @@ class Progress:
             self._count(f"{key}_total", record.get(key, 0))
         if self._metrics is not None and "seconds" in record:
             self._metrics.observe("shard_seconds", record["seconds"])
-        source = record.get("source") or {}
         self._events.write(
             "shard_done",
             shard=name,
@@ -267,9 +268,9 @@ class Progress:
             done = min(1.0, shard.get("samples", 0) / max(1, shard.get("of", 1)))
             position += self.sizes.get(name, 0) * done
         figures["position"] = position
-        # Without reports (a job of a moment) the shards' own sizes are all that is known.
-        figures["bytes_in"] = self._grown["bytes_in"] or self._input_bytes
-        figures["bytes_out"] = self._grown["bytes_out"] or self._written_bytes
+        # The last reports of workers come too late; what shards say of themselves does not.
+        figures["bytes_in"] = max(self._grown["bytes_in"], self._read_bytes)
+        figures["bytes_out"] = max(self._grown["bytes_out"], self._written_bytes)
         return figures
 
     def _stage_seconds(self) -> dict[str, float]:

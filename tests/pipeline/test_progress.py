@@ -322,7 +322,7 @@ def test_the_summary_tells_this_run_and_what_went_wrong(clock: Clock) -> None:
         report = worker(bytes_in=10**7, bytes_out=10**6, stage_seconds={"coder": 4.0})
         shown.show([report | {"pid": pid}])
     shown.event("attempt_failed", shard=NAME, error="x", attempt=1)
-    shown.finish(NAME, record(100, bad=1))
+    shown.finish(NAME, record(100, bad=1, bytes=4 * 10**6))  # the last report missed some of it
     shown.finish("b", record(50, found=True))  # another job had done it: not this run's work
     summary = Summary("compressed", shards=2, ok=149, bad=1, stopped="told to by a signal")
     summary.problems.append(Problem("s3://b/a.tar", "k\udce9", "broken"))
@@ -330,7 +330,7 @@ def test_the_summary_tells_this_run_and_what_went_wrong(clock: Clock) -> None:
     lines = summary.lines()
     assert lines[1:5] == [
         "stopped: told to by a signal",
-        "100 samples in 10.0 s: 10.0 images/s, 2.0 MB/s in, 0.2 MB/s out",
+        "100 samples in 10.0 s: 10.0 images/s, 2.0 MB/s in, 0.4 MB/s out",
         "slowest stage: coder (80 % of the workers' time)",
         "1 attempt failed, 1 worker started again",
     ]
