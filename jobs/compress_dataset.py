@@ -16,9 +16,30 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from codec.zoo import DEFAULT_MODELS
-from pipeline.command import add_running_options, given_options, output_url, positive, run_job
+from pipeline.command import (
+    add_running_options,
+    given_options,
+    output_url,
+    positive,
+    run_job,
+    running_options,
+    stop_reason,
+)
 from pipeline.compress import CompressOptions, compress
-from pipeline.scheduler import Policy
+
+
+def fraction(text: str) -> float:
+    number = float(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"must be 0 to 1, not {text}")
+    return number
+
+
+def decibels(text: str) -> float:
+    number = float(text)
+    if not 0 < number < 200:
+        raise argparse.ArgumentTypeError(f"must be a PSNR in dB, not {text}")
+    return number
 
 
 def parse(arguments: list[str] | None = None) -> CompressOptions:
@@ -83,6 +104,34 @@ def parse(arguments: list[str] | None = None) -> CompressOptions:
         metavar="N",
         help="refuse larger pictures as bad (default: what the image reader allows)",
     )
+    parser.add_argument(
+        "--keep-original",
+        choices=["never", "bad", "larger", "always"],
+        default="bad",
+        help="keep the picture's own file in the dataset: of pictures that could not be encoded "
+        "(bad, default); also of those whose stream would be larger than the file, or stays below "
+        "--min-psnr, with the first layers beside it for previews (larger); of all (always)",
+    )
+    parser.add_argument(
+        "--min-psnr",
+        type=decibels,
+        metavar="DB",
+        help="what every picture must reach in dB, or else its original is kept; every stream is "
+        "decoded to find out, and the figures are stored",
+    )
+    parser.add_argument(
+        "--retry",
+        choices=["bad"],
+        help="try the samples again that were bad in earlier runs; the good ones stay as they are",
+    )
+    parser.add_argument(
+        "--max-bad-fraction",
+        type=fraction,
+        default=0.5,
+        metavar="F",
+        help="stop when more than this fraction of the samples (once there are 200) or of the "
+        "shards (once there are 10) failed; 1 never stops (default: %(default)s)",
+    )
     add_running_options(parser)
     given = parser.parse_args(arguments)
     layers = None
@@ -101,16 +150,15 @@ def parse(arguments: list[str] | None = None) -> CompressOptions:
         lossless=given.lossless,
         codec_options=given_options(given, ["quality", "tile_pixels"]),
         min_side=given.min_side,
-        batch_size=given.batch_size,
-        device=given.device,
-        workers=given.workers,
-        address=given.address,
-        policy=Policy(given.attempts, given.shard_timeout),
-        scratch=given.scratch,
+        keep_original=given.keep_original,
+        min_psnr=given.min_psnr,
+        retry=given.retry,
+        max_bad_fraction=given.max_bad_fraction,
+        **running_options(given),
         **extra,
     )
 
 
 if __name__ == "__main__":
     options = parse()
-    sys.exit(run_job(lambda: compress(options)))
+    sys.exit(run_job(lambda: compress(options, stop_reason)))

@@ -1,29 +1,43 @@
 """The compressing job from the driver's side: plan, run what is missing, manifest, summary."""
 
-import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from codec import Codec, load_codec
 from codec.images import MAX_PIXELS
 from codec.zoo import CARD_FILE, MODEL_FILE, card_file
 
 from . import cluster
-from .commit import FORMAT_VERSION, Ledger, Plan, check_inputs, publish_manifest, shard_name
+from .commit import (
+    FORMAT_VERSION,
+    Ledger,
+    Plan,
+    check_inputs,
+    generation_name,
+    publish_manifest,
+    shard_name,
+)
 from .dataset import PLAN_NAME
+from .encoding import CompressSettings, KeepOriginal
+from .events import EventLog, job_log
+from .metrics import Metrics
 from .options import OptionError, check_codec_options
-from .progress import Problem, ProgressBar, Summary, megabytes, ratio
+from .progress import Progress
 from .records import SCHEMA_VERSION
-from .scheduler import Outcome, Policy, Task, run_tasks
-from .shards import Shard, expand_inputs
+from .running import JobWatcher, RunningOptions
+from .scheduler import Outcome, Task, run_tasks
+from .shards import expand_inputs
 from .storage import Store, scratch_folder, storage_errors
-from .worker import CompressSettings, ShardCompressor
+from .summary import Problem, Summary, megabytes, ratio
+from .worker import ShardCompressor, ShardJob
+
+Stop = Callable[[], str]
 
 
 @dataclass(frozen=True)
-class CompressOptions:
+class CompressOptions(RunningOptions):
     """What the person asked for; see the job's --help.
 
     ``codec`` None means the model's, ``store_layers`` None means ``auto``. ``codec_options`` are
@@ -39,58 +53,137 @@ class CompressOptions:
     codec_options: dict[str, Any] = field(default_factory=dict)
     min_side: int = 0
     max_pixels: int = MAX_PIXELS
-    batch_size: int = 32
-    device: str = "auto"
-    workers: int | None = None
-    address: str | None = None
-    policy: Policy = field(default_factory=Policy)
-    scratch: str | None = None
+    keep_original: KeepOriginal = "bad"
+    min_psnr: float | None = None
+    retry: Literal["bad"] | None = None
+    max_bad_fraction: float = 0.5
 
 
-def compress(options: CompressOptions) -> Summary:
+def compress(options: CompressOptions, stop: Stop = lambda: "") -> Summary:
     """Compress shards into the dataset ``options.output``, doing only what is missing.
 
+    ``stop`` is asked now and then whether to finish what is under way and end; it returns why.
     Raises StrataError (of some kind) for what must be put right before anything can be done:
     inputs, model, options, output, cluster. Bad samples and shards are in the summary instead.
     """
+    with job_log(options.log, "compress", options) as log:
+        summary = _compress(options, stop, log)
+        log.finish(summary)
+        return summary
+
+
+def _compress(options: CompressOptions, stop: Stop, log: EventLog) -> Summary:
     model = load_codec(options.model, device="cpu")
     plan = Plan(PLAN_NAME, _parameters(options, model))
-    shards = expand_inputs(options.inputs)
-    store = Store(options.output)
+    shards = expand_inputs(options.inputs, options.input_options)
+    store = Store(options.output, options.output_options)
     ledger = Ledger(store, plan.fingerprint)
     with storage_errors(store.url, "cannot be written"):
         plan.check(store)
-        check_inputs(shards, ledger.records())
-        create_only = _prepare_output(store, plan, model)
         done, lost = ledger.completed("data", ".parquet")
+        check_inputs(shards, done)
+        create_only = _prepare_output(store, plan, model)
     names = {shard_name(shard, plan.fingerprint): shard for shard in shards}
-    missing = {name: shard for name, shard in names.items() if name not in done}
+    jobs = [ShardJob(name, shard) for name, shard in names.items() if name not in done]
+    resumed = len(names) - len(jobs)
+    if options.retry == "bad":
+        again = [name for name in names if name in done and done[name]["bad"]]
+        jobs += [
+            ShardJob(name, names[name], done[name]["generation"] + 1, _data_path(done[name]))
+            for name in again
+        ]
+        resumed -= len(again)
 
-    summary = Summary("compressed", shards=len(shards), resumed=len(names) - len(missing))
+    summary = Summary("compressed", shards=len(shards), resumed=resumed)
     if not create_only:
         summary.notes.append(
             f"warning: {store.url} ignores create-only writes: run one job at a time on it"
         )
     summary.notes += [f"warning: {name} was damaged or lost and is done again" for name in lost]
-    if missing:
-        with scratch_folder(options.scratch) as scratch:
-            outcomes = _run(replace(options, scratch=str(scratch)), plan, missing, summary)
-        for outcome in outcomes:
-            if outcome.result is not None:
-                done[outcome.task.name] = outcome.result
-            else:
-                url = names[outcome.task.name].url
-                problem = Problem(url, "", f"{outcome.error} (attempts: {outcome.attempts})")
-                summary.failed_shards.append(problem)
-    number = publish_manifest(store, plan, done)
+    outcomes = run_shards(jobs, plan, options, summary, log, stop, options.max_bad_fraction)
+    for outcome in outcomes:
+        if outcome.result is None:
+            url = names[outcome.task.name].url
+            problem = Problem(url, "", f"{outcome.error} (attempts: {outcome.attempts})")
+            summary.failed_shards.append(problem)
+    if outcomes:
+        done, _ = ledger.completed("data", ".parquet")  # another job may have added to it
+    if not summary.stopped:
+        failed = [{"url": p.shard, "error": p.reason} for p in summary.failed_shards]
+        number = publish_manifest(store, plan, done, failed)
+        summary.notes.append(f"{store.url}: manifest {number}, {len(done)} data files")
     _summarise(summary, {name: done[name] for name in names if name in done})
-    summary.notes.append(f"{store.url}: manifest {number}, {len(done)} data files")
     return summary
+
+
+def run_shards(
+    jobs: Sequence[ShardJob],
+    plan: Plan,
+    options: CompressOptions,
+    summary: Summary,
+    log: EventLog,
+    stop: Stop,
+    max_bad_fraction: float = 1.0,
+) -> list[Outcome]:
+    """Compress shards by a plan, on as many workers as there are; adds this run to the summary."""
+    if not jobs:
+        return []
+    cluster.connect(options.address)
+    shape = cluster.share(options.workers, options.device, len(jobs))
+    progress = Progress(
+        "compressing",
+        {job.name: job.shard.size for job in jobs},
+        events=log,
+        metrics=Metrics(),
+    )
+    watcher = JobWatcher(progress, stop, max_bad_fraction)
+    tasks = [Task(job.name, (job,)) for job in jobs]
+    try:
+        with scratch_folder(options.scratch) as scratch:
+            settings = _settings(plan, replace(options, scratch=str(scratch)), shape)
+            outcomes = run_tasks(ShardCompressor, settings, tasks, shape, options.policy, watcher)
+    finally:
+        progress.close()
+    progress.add_to(summary)
+    summary.stopped = watcher.stopped
+    return outcomes
+
+
+def _settings(plan: Plan, options: CompressOptions, shape: cluster.WorkerShape) -> CompressSettings:
+    """What the plan asks of every worker, and how this run goes about it."""
+    planned = plan.parameters
+    return CompressSettings(
+        output=Store(options.output, options.output_options).url,
+        fingerprint=plan.fingerprint,
+        model_id=planned["model_id"],
+        layers=planned["layers"],
+        fit=planned["fit_source"],
+        codec_options={**planned.get("codec_options", {}), **options.codec_options},
+        min_side=planned["min_side"],
+        max_pixels=planned["max_pixels"],
+        keep_original=planned["keep_original"],
+        min_psnr=planned["min_psnr"],
+        batch_size=options.batch_size,
+        device=shape.device,
+        threads=shape.threads,
+        scratch=options.scratch,
+        input_options=options.input_options,
+        output_options=options.output_options,
+    )
+
+
+def _data_path(record: Mapping[str, Any]) -> str:
+    return f"data/{generation_name(record['base'], record['generation'])}.parquet"
 
 
 def _parameters(options: CompressOptions, model: Codec) -> dict[str, Any]:
     """Everything that the dataset's bytes depend on."""
     layers, fit = _layers(options, model)
+    if options.min_psnr is not None and options.keep_original not in ("larger", "always"):
+        raise OptionError(
+            f"--min-psnr {options.min_psnr:g}: needs --keep-original larger (or always), because a "
+            "picture that stays below it is kept as its original"
+        )
     where = f"the {model.codec} model {model.name}"
     check_codec_options(model, "encode", options.codec_options, where)
     # Absent when empty, so that archives from before codecs had options can be added to.
@@ -111,6 +204,8 @@ def _parameters(options: CompressOptions, model: Codec) -> dict[str, Any]:
         "fit_source": fit,
         "min_side": options.min_side,
         "max_pixels": options.max_pixels,
+        "keep_original": options.keep_original,
+        "min_psnr": options.min_psnr,
         **chosen,
     }
 
@@ -148,45 +243,6 @@ def _prepare_output(store: Store, plan: Plan, model: Codec) -> bool:
     if card.is_file():
         store.create_from(f"{folder}/{CARD_FILE}", card)
     return create_only
-
-
-def _run(
-    options: CompressOptions, plan: Plan, missing: Mapping[str, Shard], summary: Summary
-) -> list[Outcome]:
-    cluster.connect(options.address)
-    shape = cluster.share(options.workers, options.device, len(missing))
-    settings = CompressSettings(
-        output=Store(options.output).url,
-        fingerprint=plan.fingerprint,
-        model_id=plan.parameters["model_id"],
-        layers=plan.parameters["layers"],
-        fit=plan.parameters["fit_source"],
-        codec_options=options.codec_options,
-        min_side=options.min_side,
-        max_pixels=options.max_pixels,
-        batch_size=options.batch_size,
-        device=shape.device,
-        threads=shape.threads,
-        scratch=options.scratch,
-    )
-    tasks = [Task(name, (name, shard)) for name, shard in missing.items()]
-    bar = ProgressBar({name: shard.size for name, shard in missing.items()})
-
-    def on_progress(new: list[Outcome], under_way: dict[str, dict[str, Any]]) -> None:
-        for outcome in new:
-            result = outcome.result or {}
-            bar.finish_shard(outcome.task.name, {**result, "samples": result.get("rows", 0)})
-        bar.show(under_way)
-
-    try:
-        outcomes = run_tasks(
-            ShardCompressor, settings, tasks, shape, options.policy, on_progress, on_ready=bar.start
-        )
-    finally:
-        bar.close()
-    summary.seconds = time.monotonic() - bar.started
-    summary.new_samples = sum((o.result or {}).get("rows", 0) for o in outcomes)
-    return outcomes
 
 
 def _summarise(summary: Summary, records: Mapping[str, Mapping[str, Any]]) -> None:

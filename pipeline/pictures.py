@@ -6,6 +6,7 @@ from concurrent.futures import Executor, Future
 from typing import TypeVar
 
 from codec import Codec, EncodedImage
+from codec.devices import is_out_of_memory, release_memory
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -61,20 +62,27 @@ def one_by_one_on_error(
 ) -> list[R | Exception]:
     """``function(batch)``; if it raises, each item alone, with its exception where it fails again.
 
-    One picture that the codec cannot do must not take its neighbours with it.
+    One picture that the codec cannot do must not take its neighbours with it. Where memory runs
+    out, the batch is halved instead, and halved again, down to single items.
     """
     try:
         return list(function(batch))
     except Exception as error:
+        short = is_out_of_memory(error)
         if len(batch) == 1:
-            return [error]
-    results: list[R | Exception] = []
-    for item in batch:
-        try:
-            results += function([item])
-        except Exception as error:
-            results.append(error)
-    return results
+            return [error.with_traceback(None)]  # its frames would hold the memory
+    return in_parts(function, batch, short)
+
+
+def in_parts(
+    function: Callable[[list[T]], Sequence[R]], batch: list[T], short: bool
+) -> list[R | Exception]:
+    """What to do with a batch that failed: halves if memory was ``short``, else one by one."""
+    if short:
+        release_memory()
+    step = max(1, len(batch) // 2) if short else 1
+    parts = [batch[at : at + step] for at in range(0, len(batch), step)]
+    return [result for part in parts for result in one_by_one_on_error(function, part)]
 
 
 def layers_worth_storing(encoded: EncodedImage, limit: int, alpha_bytes: int, source: int) -> int:

@@ -1,25 +1,33 @@
 """The driver's loop: keep every actor busy, count attempts, watch deadlines, lose no task.
 
-Every task ends in exactly one ``Outcome``. Ray restarts an actor that dies; whether its shard is
-tried again is decided here, never by Ray, because only the driver can count. Finding the one
-sample that kills its worker (by bisecting the shard in a throw-away actor) would start from
-``Outcome.crashed``.
+Every task ends in exactly one ``Outcome``. Ray restarts an actor that dies; whether its shards are
+tried again is decided here, never by Ray, because only the driver can count.
+
+An actor has up to ``in_flight`` tasks at once: it fetches one and publishes another while it
+computes a third. When it dies nobody knows which of them was the reason, so each of them becomes a
+**suspect** and goes on alone in an actor, where its crashes count as attempts. A task that used up
+its attempts by crashing is searched for the one sample that does it (``poison.py``), and goes on
+without that sample.
 """
 
 import contextlib
+import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from codec.errors import StrataError
 
 from .cluster import ClusterError, WorkerShape
+from .poison import PoisonSearch
 
 POLL_SECONDS = 0.5
 MAX_FAILED_STARTS = 3
 FIRST_START_SECONDS = 600.0  # a cloud cluster may have to start machines first
+MAX_POISON = 8  # so many samples of one shard that kill their worker: the shard itself is at fault
+PROBE_SECONDS = 60.0  # even a single sample gets this long before it counts as hanging
 
 
 @dataclass(frozen=True)
@@ -32,7 +40,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a task: a result, or the error of its last attempt."""
+    """What became of a task: a result, or the error of its last attempt.
+
+    ``attempts`` counts how often it was started.
+    """
 
     task: Task
     result: dict[str, Any] | None
@@ -43,23 +54,75 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Policy:
-    """``attempts`` per task; ``deadline`` seconds for each of them."""
+    """How patient the driver is.
+
+    ``attempts`` that fail, per task; ``deadline`` seconds for each of them; ``drain`` seconds for
+    what is under way when the job is told to stop; ``in_flight`` tasks at once for each actor.
+    """
 
     attempts: int = 3
     deadline: float = 3600.0
+    drain: float = 25.0
+    in_flight: int = 3
+
+
+class Watcher(Protocol):
+    """Who hears of a run while it goes on."""
+
+    def ready(self) -> None:
+        """The first worker can begin."""
+
+    def event(self, kind: str, **facts: Any) -> None:
+        """Something happened that a person would want to know afterwards."""
+
+    def progress(self, new: list[Outcome], workers: list[dict[str, Any]]) -> str:
+        """New outcomes, and what each worker does. Returns why the run must stop, usually ""."""
+
+
+@dataclass
+class _State:
+    """What the driver knows of a task."""
+
+    task: Task
+    starts: int = 0
+    failures: int = 0
+    alone: bool = False
+    skip: dict[int, str] = field(default_factory=dict)
+    search: PoisonSearch | None = None
+    crash: str = ""
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        return (*self.task.arguments, dict(self.skip)) if self.skip else self.task.arguments
+
+
+@dataclass
+class _Call:
+    """One outstanding call of an actor; no state means that it is starting."""
+
+    state: _State | None = None
+    probing: bool = False
+    deadline: float = 0.0
 
 
 @dataclass
 class _Actor:
-    """One worker process: either starting, idle or running a task."""
+    """One worker process and its outstanding calls, the oldest first."""
 
     handle: Any
+    slot: int
+    calls: dict[Any, _Call] = field(default_factory=dict)
+    ready: bool = False
     failed_starts: int = 0
-    task: Task | None = None
-    started: float = 0.0
-    overdue: bool = False
+    reserved: bool = False  # gets no more work until it is empty, and then a task that goes alone
+    clock: float = 0.0  # when it last finished something, or began after having nothing
+    overdue: _State | None = None
     progress_call: Any = None
-    progress: dict[str, Any] | None = None
+    progress: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def states(self) -> list[_State]:
+        return [call.state for call in self.calls.values() if call.state is not None]
 
 
 def run_tasks(
@@ -68,17 +131,17 @@ def run_tasks(
     tasks: Sequence[Task],
     shape: WorkerShape,
     policy: Policy,
-    on_progress: Callable[[list[Outcome], dict[str, dict[str, Any]]], None],
-    *,
-    on_ready: Callable[[], None] = lambda: None,
+    watcher: Watcher,
 ) -> list[Outcome]:
     """Run every task on a pool of ``worker(settings)`` actors.
 
-    ``worker`` has methods ``ready()``, ``run(*arguments) -> dict`` and ``progress() -> dict``.
-    ``on_progress`` gets the outcomes that are new and the progress of the tasks under way.
-    Raises ClusterError when no actor can be started.
+    ``worker`` has methods ``ready()``, ``run(*arguments) -> dict`` and ``progress() -> dict``. If
+    it has ``probe(*arguments, start, stop, skip) -> int`` too, tasks that kill their worker are
+    searched, and ``run`` gets the samples to skip as a last argument. When the watcher asks to
+    stop, tasks that were not begun have no outcome. Raises ClusterError when no actor can be
+    started.
     """
-    return list(_Pool(worker, settings, tasks, shape, policy, on_progress, on_ready).run())
+    return list(_Pool(worker, settings, tasks, shape, policy, watcher).run())
 
 
 class _Pool:
@@ -89,23 +152,25 @@ class _Pool:
         tasks: Sequence[Task],
         shape: WorkerShape,
         policy: Policy,
-        on_progress: Callable[[list[Outcome], dict[str, dict[str, Any]]], None],
-        on_ready: Callable[[], None],
+        watcher: Watcher,
     ) -> None:
         import ray
 
         self.ray = ray
         self.policy = policy
-        self.on_progress = on_progress
-        self.on_ready = on_ready
-        self.pending = deque(tasks)
-        self.attempts = dict.fromkeys((task.name for task in tasks), 0)
-        self.calls: dict[Any, _Actor] = {}  # the one outstanding call of each actor
-        self.idle: list[_Actor] = []
+        self.watcher = watcher
+        self.searches = hasattr(worker, "probe")
+        self.pending = deque(_State(task) for task in tasks)
+        self.alone: deque[_State] = deque()
+        self.actors: list[_Actor] = []
         self.ever_ready = False
         self.last_start_error = ""
+        self.last_alive = time.monotonic()
+        self.scattered = False
+        self.stopping = 0.0  # the moment at which what is under way is given up
         options: dict[str, Any] = {
             "concurrency_groups": {"status": 1},  # ``progress`` answers while ``run`` runs
+            "max_concurrency": policy.in_flight,
             "num_cpus": shape.cpus,
             "num_gpus": shape.gpus,
             "max_restarts": -1,
@@ -118,124 +183,262 @@ class _Pool:
 
     def run(self) -> Iterator[Outcome]:
         """Yields outcomes as they come; kills the actors however it ends."""
-        actors: list[_Actor] = []
         try:
-            for _ in range(self.workers):
-                actors.append(_Actor(self.start()))
-                self._call_ready(actors[-1])
-            waiting_since = time.monotonic()
-            while self.pending or self.calls:
+            for slot in range(self.workers):
+                self.actors.append(_Actor(self.start(), slot))
+                self._call_ready(self.actors[-1])
+            while self._work_left():
                 self._assign()
                 new = list(self._collect())
                 yield from new
                 self._enforce_deadlines()
-                self.on_progress(new, self._poll_progress())
-                if self.pending and not self.calls and not self.idle:
-                    raise ClusterError(f"no worker can be started: {self.last_start_error}")
-                if not self.ever_ready and time.monotonic() - waiting_since > FIRST_START_SECONDS:
-                    raise ClusterError(
-                        f"no worker was given its resources in {FIRST_START_SECONDS:.0f} s: the "
-                        "cluster is busy or has no machine that is large enough"
-                    )
+                reason = self.watcher.progress(new, self._poll_progress())
+                if reason and not self.stopping:
+                    self._stop(reason)
+                if self.stopping and time.monotonic() > self.stopping:
+                    return
+                self._check_pulse()
         finally:
-            for actor in actors:
+            for actor in self.actors:
                 with contextlib.suppress(Exception):
                     self.ray.kill(actor.handle)
 
+    # -- giving out work --------------------------------------------------------------------------
+
+    def _work_left(self) -> bool:
+        under_way = any(actor.states for actor in self.actors)
+        return under_way or (not self.stopping and bool(self.pending or self.alone))
+
+    def _stop(self, reason: str) -> None:
+        self.stopping = time.monotonic() + self.policy.drain
+        under_way = sum(len(actor.states) for actor in self.actors)
+        self.watcher.event("draining", reason=reason, under_way=under_way)
+
     def _call_ready(self, actor: _Actor) -> None:
-        actor.task, actor.overdue, actor.progress, actor.progress_call = None, False, None, None
-        self.calls[actor.handle.ready.remote()] = actor
+        actor.ready, actor.reserved, actor.overdue = False, False, None
+        actor.progress, actor.progress_call = {}, None
+        actor.calls = {actor.handle.ready.remote(): _Call()}
 
     def _assign(self) -> None:
-        while self.pending and self.idle:
-            actor, task = self.idle.pop(), self.pending.popleft()
-            self.attempts[task.name] += 1
-            actor.task, actor.started = task, time.monotonic()
-            self.calls[actor.handle.run.remote(*task.arguments)] = actor
+        if self.stopping:
+            return
+        able = [actor for actor in self.actors if actor.ready and actor.overdue is None]
+        reserved = sum(actor.reserved for actor in able)
+        for actor in sorted(able, key=lambda actor: len(actor.calls)):
+            if not self.alone:
+                actor.reserved = False
+            elif reserved < len(self.alone) and not actor.reserved:
+                actor.reserved = True
+                reserved += 1
+            if actor.reserved and not actor.calls:
+                actor.reserved = False
+                if self.alone:
+                    self._begin(actor, self.alone.popleft())
+        while self.pending:
+            # towards the end, work must not wait behind a busy worker while another is idle
+            share = -(-len(self.pending) // max(1, len(self.actors)))
+            limit = min(self.policy.in_flight, 1 + share)
+            free = [
+                actor
+                for actor in able
+                if not actor.reserved
+                and len(actor.calls) < limit
+                and not any(state.alone for state in actor.states)
+            ]
+            if not free:
+                return
+            self._begin(min(free, key=lambda actor: len(actor.calls)), self.pending.popleft())
+
+    def _begin(self, actor: _Actor, state: _State) -> None:
+        if not actor.calls:
+            actor.clock = time.monotonic()
+        if state.search is not None:
+            start, stop = state.search.next_range()
+            call = actor.handle.probe.remote(*state.task.arguments, start, stop, dict(state.skip))
+            seconds = self.policy.deadline
+            if stop > start:  # else it only opens the shard, which has no share of the samples
+                share = (stop - start) / max(1, state.search.total)
+                seconds = min(seconds, max(PROBE_SECONDS, 2 * share * seconds))
+            actor.calls[call] = _Call(state, probing=True, deadline=seconds)
+        else:
+            state.starts += 1
+            call = actor.handle.run.remote(*state.arguments)
+            actor.calls[call] = _Call(state, deadline=self.policy.deadline)
+
+    def _scatter(self) -> None:
+        """Another job does the same tasks in the same order: take another one, and share them."""
+        if not self.scattered:
+            self.scattered = True
+            random.shuffle(self.pending)
+            self.watcher.event("shared", left=len(self.pending))
+
+    # -- taking in results ------------------------------------------------------------------------
 
     def _collect(self) -> Iterator[Outcome]:
-        if not self.pending:  # actors that are still starting have nothing left to do
-            self.calls = {call: actor for call, actor in self.calls.items() if actor.task}
-        if not self.calls:
+        calls = {call: actor for actor in self.actors for call in actor.calls}
+        if not calls:
+            time.sleep(POLL_SECONDS)
             return
-        ready, _ = self.ray.wait(list(self.calls), num_returns=1, timeout=POLL_SECONDS)
-        for call in ready:
-            actor = self.calls.pop(call)
-            task = actor.task
-            try:
-                result = self.ray.get(call)
-            except self.ray.exceptions.RayActorError as error:
-                if task is None:
-                    self._start_failed(actor, _first_line(error), permanent=False)
-                else:
-                    yield from self._failed(task, actor, _first_line(error), crashed=True)
-                    self._call_ready(actor)
-            except self.ray.exceptions.RayTaskError as error:
-                if task is None:
-                    self._start_failed(actor, _cause(error), permanent=True)
-                else:
-                    permanent = isinstance(error.cause, StrataError)
-                    yield from self._failed(task, actor, _cause(error), permanent=permanent)
-                    self._release(actor)
-            else:
-                actor.task, actor.progress, actor.failed_starts = None, None, 0
-                self._release(actor)
-                if task is not None:
-                    yield Outcome(task, result, attempts=self.attempts[task.name])
-                elif not self.ever_ready:
-                    self.ever_ready = True
-                    self.on_ready()
+        ready, _ = self.ray.wait(list(calls), num_returns=len(calls), timeout=0)
+        if not ready:
+            ready, _ = self.ray.wait(list(calls), num_returns=1, timeout=POLL_SECONDS)
+        for ref in ready:
+            actor = calls[ref]
+            if ref in actor.calls:  # else it died with another call of this round
+                yield from self._take(actor, ref)
 
-    def _release(self, actor: _Actor) -> None:
-        if actor.overdue:  # it answered while it was being killed
-            self._call_ready(actor)
+    def _take(self, actor: _Actor, ref: Any) -> Iterator[Outcome]:
+        call = actor.calls[ref]
+        state = call.state
+        try:
+            result = self.ray.get(ref)
+        except self.ray.exceptions.RayActorError as error:
+            if state is None:
+                self._start_failed(actor, _first_line(error), permanent=False)
+            else:
+                yield from self._died(actor, _first_line(error))
+            return
+        except self.ray.exceptions.RayTaskError as error:
+            self._pop(actor, ref)
+            if state is None:
+                self._start_failed(actor, _cause(error), permanent=True)
+                return
+            permanent = isinstance(error.cause, StrataError)
+            if call.probing:
+                # The search cannot go on; what was wrong in the first place stands.
+                yield self._give_up(state, f"{state.crash}; searching it: {_cause(error)}", True)
+            else:
+                yield from self._failed(state, _cause(error), permanent=permanent)
         else:
-            self.idle.append(actor)
+            self._pop(actor, ref)
+            if state is None:
+                actor.ready, actor.failed_starts = True, 0
+                if not self.ever_ready:
+                    self.ever_ready = True
+                    self.watcher.ready()
+                return
+            if call.probing:
+                yield from self._probed(state, died=False, total=result)
+            else:
+                if result.get("found"):
+                    self._scatter()
+                yield Outcome(state.task, result, attempts=state.starts)
+        if actor.overdue is not None and not actor.calls:  # it answered while it was being killed
+            self._call_ready(actor)
+
+    def _pop(self, actor: _Actor, ref: Any) -> None:
+        actor.clock = time.monotonic()
+        del actor.calls[ref]
+
+    def _died(self, actor: _Actor, error: str) -> Iterator[Outcome]:
+        """A worker died: sort out its tasks by what they may have had to do with it."""
+        calls = list(actor.calls.values())
+        culprit = actor.overdue
+        last = [shard.get("key", "") for shard in actor.progress.get("shards", {}).values()]
+        names = [call.state.task.name for call in calls if call.state is not None]
+        self._call_ready(actor)
+        if culprit is not None:
+            error = f"took longer than {self.policy.deadline:.0f} s (--shard-timeout)"
+        else:
+            near = ", ".join(repr(key) for key in last if key)
+            error = f"its worker died{f' near sample {near}' if near else ''}: {error}"
+        self.watcher.event("worker_died", worker=actor.slot, shards=names, error=error)
+        for call in calls:
+            state = call.state
+            if state is None:
+                continue
+            if call.probing:
+                yield from self._probed(state, died=True)
+            elif culprit is not None and state is not culprit:
+                self.pending.appendleft(state)  # it only had bad company
+            elif len(calls) > 1 and culprit is None and not state.alone:
+                state.alone = True
+                self.alone.append(state)
+            else:
+                state.alone = True
+                yield from self._failed(state, error, crashed=True)
 
     def _failed(
-        self,
-        task: Task,
-        actor: _Actor,
-        error: str,
-        *,
-        permanent: bool = False,
-        crashed: bool = False,
+        self, state: _State, error: str, *, permanent: bool = False, crashed: bool = False
     ) -> Iterator[Outcome]:
-        """Queue the task again, or give it up."""
-        if actor.overdue:
-            error = f"took longer than {self.policy.deadline:.0f} s (--shard-timeout)"
-        elif crashed:
-            last = (actor.progress or {}).get("key")
-            error = f"its worker died{f' near sample {last!r}' if last else ''}: {error}"
-        actor.task, actor.progress = None, None
-        attempts = self.attempts[task.name]
-        if permanent or attempts >= self.policy.attempts:
-            yield Outcome(task, None, error, attempts, crashed)
+        """Queue the task again, search it, or give it up."""
+        state.failures += 1
+        if not permanent and state.failures < self.policy.attempts:
+            self.watcher.event(
+                "attempt_failed", shard=state.task.name, error=error, attempt=state.failures
+            )
+            (self.alone if state.alone else self.pending).append(state)
+        elif crashed and self.searches and len(state.skip) < MAX_POISON:
+            self.watcher.event("poison_search", shard=state.task.name, error=error)
+            state.search, state.crash = PoisonSearch(), error
+            self.alone.append(state)
         else:
-            self.pending.append(task)
+            yield self._give_up(state, error, crashed)
+
+    def _give_up(self, state: _State, error: str, crashed: bool) -> Outcome:
+        return Outcome(state.task, None, error, state.starts, crashed)
+
+    def _probed(self, state: _State, *, died: bool, total: int = 0) -> Iterator[Outcome]:
+        """Take one step of a search."""
+        search = state.search
+        assert search is not None
+        search.answer(died=died, total=total)
+        if not search.finished:
+            self.alone.append(state)
+        elif search.found is None:
+            yield self._give_up(state, f"{state.crash}; {search.verdict}", True)
+        else:
+            state.skip[search.found] = f"kills its worker: {state.crash}"
+            self.watcher.event("poison_found", shard=state.task.name, sample=search.found)
+            # With this sample out of the way, everything else has all its attempts again.
+            state.search, state.failures = None, 0
+            self.alone.append(state)
 
     def _start_failed(self, actor: _Actor, error: str, *, permanent: bool) -> None:
         self.last_start_error = error
         actor.failed_starts += 1
+        actor.calls = {}
         if permanent or actor.failed_starts >= MAX_FAILED_STARTS:
             self.ray.kill(actor.handle)
+            self.actors.remove(actor)
+            self.watcher.event("worker_lost", worker=actor.slot, error=error)
             return
         time.sleep(POLL_SECONDS)  # a restarting actor refuses calls at once
         self._call_ready(actor)
 
+    # -- watching ---------------------------------------------------------------------------------
+
     def _enforce_deadlines(self) -> None:
+        """Kill workers that finish nothing for too long.
+
+        Tasks take turns in a worker, so the oldest is the one that the others wait for.
+        """
         now = time.monotonic()
-        for actor in self.calls.values():
-            late = actor.task is not None and now - actor.started > self.policy.deadline
-            if late and not actor.overdue:
-                actor.overdue = True
+        for actor in self.actors:
+            oldest = next(iter(actor.calls.values()), None)
+            if oldest is None or oldest.state is None or actor.overdue is not None:
+                continue
+            if now - actor.clock > oldest.deadline:
+                actor.overdue = oldest.state
                 self.ray.kill(actor.handle, no_restart=False)
 
-    def _poll_progress(self) -> dict[str, dict[str, Any]]:
-        """What the busy workers report; asking never waits for an answer."""
-        progress = {}
-        for actor in self.calls.values():
-            if actor.task is None or actor.overdue:
+    def _check_pulse(self) -> None:
+        """Raise ClusterError when nobody has been there to work for too long."""
+        if not self.actors:
+            raise ClusterError(f"no worker can be started: {self.last_start_error}")
+        now = time.monotonic()
+        if any(actor.ready for actor in self.actors):
+            self.last_alive = now
+        elif now - self.last_alive > FIRST_START_SECONDS:
+            raise ClusterError(
+                f"no worker was given its resources in {FIRST_START_SECONDS:.0f} s: the cluster "
+                "is busy, has lost its machines, or has none that is large enough"
+            )
+
+    def _poll_progress(self) -> list[dict[str, Any]]:
+        """What the workers report; asking never waits for an answer."""
+        for actor in self.actors:
+            if not actor.ready or actor.overdue is not None:
                 continue
             if actor.progress_call is None:
                 method = actor.handle.progress.options(concurrency_group="status")
@@ -244,9 +447,7 @@ class _Pool:
                 with contextlib.suppress(self.ray.exceptions.RayError):
                     actor.progress = self.ray.get(actor.progress_call)
                 actor.progress_call = None
-            if actor.progress:
-                progress[actor.task.name] = actor.progress
-        return progress
+        return [{"worker": actor.slot, **actor.progress} for actor in self.actors]
 
 
 def _cause(error: Any) -> str:

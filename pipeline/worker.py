@@ -1,89 +1,77 @@
 """The compressing worker: one shard in, one Parquet file out, published and recorded.
 
-It is a plain class, so it can be tested and used without Ray; the scheduler makes it an actor.
-Its arguments and results are small (URLs and counts): picture bytes never enter the object store.
+It is a plain class, so it can be tested and used without Ray; the scheduler makes it an actor. Its
+arguments and results are small (URLs and counts): picture bytes never enter the object store.
+
+``run`` may be called from several threads at once. Its three stages have a lock each, so that one
+shard is fetched and another published while a third is encoded, and never more of each::
+
+    run(a):  fetch ─► encode ─► publish
+    run(b):           fetch  ─► encode  ─► publish
+    run(c):                     fetch   ─► encode ...
 """
 
-import hashlib
+import os
+import platform
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 
-from codec import Codec, EncodedImage, load_codec
+from codec import Codec, load_codec
 from codec.errors import CorruptStreamError, InvalidModelError
-from codec.images import MAX_PIXELS, pack_alpha, read_image
 from codec.zoo import MODEL_FILE
 
-from .commit import Ledger
-from .pictures import (
-    ahead,
-    batches_by_size,
-    check_codec_result,
-    describe,
-    layers_worth_storing,
-    one_by_one_on_error,
-)
+from .commit import Ledger, generation_name, slim
+from .encoding import CompressSettings, SampleEncoder
 from .records import (
+    FileFacts,
     Row,
     RowWriter,
-    Status,
     encoded_image,
     inspect_file,
     iter_rows,
+    schema,
     stream_columns,
 )
-from .shards import Sample, Shard, ShardFile, open_shard
+from .shards import Shard, ShardError, ShardFile, open_shard
+from .stages import StageClock, Turn
 from .storage import Store, scratch_folder
 
-KEEP_BAD_BYTES = 1 << 20  # broken pictures up to this size are kept, so that nothing is lost
-# Pictures held decoded at once, twice (the window being encoded and what is read ahead): 96 MB.
-WINDOW_PIXELS = 1 << 25
-WINDOW_ROWS = 256
-BATCH_PIXELS = 1 << 22
-SYSTEMATIC = 8  # so many failures and no success in one window: the codec is broken, not pictures
+UPLOAD_ATTEMPTS = 3  # encoding the shard again costs far more than sending the file again
 
 
 @dataclass(frozen=True)
-class CompressSettings:
-    """What every compressing worker is told. ``output`` is the dataset's URL.
+class ShardJob:
+    """What is to be done with a shard.
 
-    ``layers`` is the number of layer columns; with ``fit`` each picture stores the most of them
-    that are not larger than its file, otherwise all. ``codec_options`` go to ``Codec.encode``.
+    ``generation`` counts the files that a shard has had. With ``previous`` (the path of a data
+    file of an earlier generation) only the samples that are bad there are encoded again.
     """
 
-    output: str
-    fingerprint: str
-    model_id: str
-    layers: int
-    fit: bool
-    codec_options: dict[str, Any] = field(default_factory=dict)
-    min_side: int = 0
-    max_pixels: int = MAX_PIXELS
-    batch_size: int = 32
-    device: str = "cpu"
-    threads: int = 1
-    scratch: str | None = None
+    name: str
+    shard: Shard
+    generation: int = 0
+    previous: str | None = None
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    """A sample on its way: its row so far, and the picture if there is one to encode."""
+@dataclass
+class _Status:
+    """How far a shard is, as the driver sees it."""
 
-    row: Row
-    rgb: np.ndarray | None = None
-
-    @property
-    def pixels(self) -> int:
-        return 0 if self.rgb is None else self.rgb.shape[0] * self.rgb.shape[1]
+    stage: str = "wait"
+    counts: dict[str, Any] = field(
+        default_factory=lambda: (
+            {"samples": 0, "of": 0, "bad": 0, "picture_bytes": 0} | {"stream_bytes": 0, "key": ""}
+        )
+    )
 
 
 class ShardCompressor:
@@ -91,183 +79,195 @@ class ShardCompressor:
 
     def __init__(self, settings: CompressSettings) -> None:
         self.settings = settings
-        self._progress: dict[str, Any] = {}
+        self._shards: dict[str, _Status] = {}
         self._lock = threading.Lock()
+        self._fetching, self._encoding, self._publishing = Turn(), Turn(), Turn()
+        self._clock = StageClock()
+        self._bytes_in = self._bytes_out = 0
 
     @cached_property
-    def codec(self) -> Codec:
-        """The dataset's own copy of the model, loaded once."""
+    def encoder(self) -> SampleEncoder:
+        """The dataset's own copy of the model, loaded once, and the threads around it."""
         settings = self.settings
-        return load_model(settings.output, settings.model_id, settings.device)
+        codec = load_model(
+            settings.output, settings.model_id, settings.device, settings.output_options
+        )
+        return SampleEncoder(codec, settings)
+
+    @cached_property
+    def store(self) -> Store:
+        return Store(self.settings.output, self.settings.output_options)
 
     def ready(self) -> str:
         """Load the model; returns its id. Raises UnknownModelError, InvalidModelError."""
-        return self.codec.model_id
+        return self.encoder.codec.model_id
 
     def progress(self) -> dict[str, Any]:
-        """Counts of the shard under way (samples, of, picture_bytes, stream_bytes, key)."""
+        """What the worker is doing: shards under way, busy seconds by stage, traffic, memory."""
         with self._lock:
-            return dict(self._progress)
+            shards = {
+                name: {"stage": status.stage, **status.counts}
+                for name, status in self._shards.items()
+            }
+        return {
+            "node": platform.node(),
+            "pid": os.getpid(),
+            "rss": _resident_bytes(),
+            "shards": shards,
+            "stage_seconds": self._clock.seconds(),
+            "bytes_in": self._bytes_in,
+            "bytes_out": self._bytes_out,
+        }
 
-    def run(self, name: str, shard: Shard) -> dict[str, Any]:
-        """Compress ``shard`` into ``data/<name>.parquet`` and return its commit record.
+    def run(self, job: ShardJob, skip: Mapping[int, str] | None = None) -> dict[str, Any]:
+        """Compress a shard into its data file and return the commit record.
 
-        Raises ShardError for a damaged shard; other exceptions may pass with another attempt.
+        ``skip`` gives, by number, the samples that must not be touched and why: they become bad
+        rows. If another job has recorded the shard meanwhile, its record is returned, with
+        ``found``. Raises ShardError for a damaged shard; other exceptions may pass with another
+        attempt.
         """
         self.ready()
-        started, cpu_started = time.monotonic(), time.process_time()
-        store = Store(self.settings.output)
-        with scratch_folder(self.settings.scratch) as scratch:
-            local = scratch / f"{name}.parquet"
-            samples = self._encode(shard, local, scratch)
-            facts = inspect_file(local, self.settings.layers)
-            if facts.rows != samples:
-                raise RuntimeError(f"{shard.url}: {samples} samples gave {facts.rows} rows")
-            self._decode_one(local)
-            path = f"data/{name}.parquet"
-            if not store.create_from(path, local):
-                # An earlier attempt published and died before its record: its file stands.
-                store.fetch(path, local)
-                facts = inspect_file(local, self.settings.layers)
-        record = {
-            **facts.to_json(),
-            "source": {"url": shard.url, "size": shard.size, "etag": shard.etag},
-            "model_id": self.settings.model_id,
-            "seconds": round(time.monotonic() - started, 3),
-            "cpu_seconds": round(time.process_time() - cpu_started, 3),
-        }
-        ledger = Ledger(store, self.settings.fingerprint)
-        return ledger.commit(name, record)
+        name = generation_name(job.name, job.generation)
+        ledger = Ledger(self.store, self.settings.fingerprint)
+        standing = ledger.read(name)
+        if standing is not None:
+            return {**slim(standing), "found": True}
+        started, clock = time.monotonic(), StageClock(self._clock)
+        with self._place(job.name) as (status, scratch), ExitStack() as fetched:
+            file, previous = self._fetch(job, status, scratch, fetched, clock)
+            with self._stage(self._encoding, status, "encode"):
+                local = scratch / f"{name}.parquet"
+                self._encode(file, previous, local, job.shard, status, clock, skip or {})
+            samples = len(file.samples)
+            fetched.close()  # the tar's bytes are not needed for publishing
+            with self._stage(self._publishing, status, "upload"):
+                with clock.timed("check"):
+                    facts = self._inspect(local)
+                    improved = previous is None or facts.ok > self._inspect(previous).ok
+                if facts.rows != samples:
+                    raise RuntimeError(f"{job.shard.url}: {samples} samples gave {facts.rows} rows")
+                if not improved:
+                    before = ledger.read(Path(job.previous or "").stem) or {}
+                    return {**slim(before), "unchanged": True}
+                self._decode_one(local)
+                path = f"data/{name}.parquet"
+                with clock.timed("upload"):
+                    created = self._publish(path, local)
+                if not created:
+                    # An earlier attempt, or another job, published and has not recorded it yet.
+                    self.store.fetch(path, local)
+                    facts = self._inspect(local)
+                record = {
+                    **facts.to_json(),
+                    "source": _source(job.shard),
+                    "model_id": self.settings.model_id,
+                    "seconds": round(time.monotonic() - started, 3),
+                    "stage_seconds": clock.seconds(),
+                    "node": platform.node(),
+                }
+                return slim(ledger.commit(name, record))
 
-    def _encode(self, shard: Shard, local: Path, scratch: Path) -> int:
-        """Write every sample of the shard as a row of ``local``; returns their number."""
+    def probe(
+        self, job: ShardJob, start: int, stop: int, skip: Mapping[int, str] | None = None
+    ) -> int:
+        """Do everything with the samples ``start`` to ``stop`` but write nothing.
+
+        Returns the number of samples in the shard. If the worker dies of it, one of these samples
+        is the reason: that is how the driver finds it.
+        """
+        self.ready()
+        clock = StageClock(self._clock)
+        with self._place(job.name) as (status, scratch), ExitStack() as fetched:
+            file, _ = self._fetch(job, status, scratch, fetched, clock, with_previous=False)
+            numbered = list(enumerate(file.samples))[start:stop]
+            with self._stage(self._encoding, status, "encode"):
+                rows = self.encoder.rows(
+                    file, numbered, clock, self._counting(status), skip=skip, strict=False
+                )
+                for _ in rows:
+                    pass
+            return len(file.samples)
+
+    def _fetch(
+        self,
+        job: ShardJob,
+        status: _Status,
+        scratch: Path,
+        fetched: ExitStack,
+        clock: StageClock,
+        *,
+        with_previous: bool = True,
+    ) -> tuple[ShardFile, Path | None]:
+        """Hold the shard, and the data file it had before if that is needed, as local files."""
+        with self._stage(self._fetching, status, "download"), clock.timed("download"):
+            opened = open_shard(job.shard, scratch, self.settings.input_options)
+            file = fetched.enter_context(opened)
+            previous = None
+            if job.previous is not None and with_previous:
+                previous = scratch / "previous.parquet"
+                self.store.fetch(job.previous, previous)
+        with self._lock:
+            self._bytes_in += job.shard.size
+            status.counts["of"] = len(file.samples)
+        return file, previous
+
+    def _encode(
+        self,
+        file: ShardFile,
+        previous: Path | None,
+        local: Path,
+        shard: Shard,
+        status: _Status,
+        clock: StageClock,
+        skip: Mapping[int, str],
+    ) -> None:
+        """Write every sample of the shard as a row of ``local``."""
         metadata = {
             "fingerprint": self.settings.fingerprint,
             "model_id": self.settings.model_id,
-            "source": {"url": shard.url, "size": shard.size, "etag": shard.etag},
+            "source": _source(shard),
         }
-        threads = self.settings.threads
-        with open_shard(shard, scratch) as file, ThreadPoolExecutor(threads) as pool:
-            self._report(samples=0, of=len(file.samples), picture_bytes=0, stream_bytes=0, key="")
-            writer = RowWriter(local, self.settings.layers, metadata)
-            for window in self._windows(file, pool):
-                for row in self._encode_window(window):
-                    writer.append(row)
-            writer.close()
-            return len(file.samples)
+        writer = RowWriter(local, self.settings.layers, metadata)
+        count = self._counting(status)
+        numbered = enumerate(file.samples)
+        if previous is None:
+            for row in self.encoder.rows(file, numbered, clock, count, skip=skip):
+                writer.append(row)
+        else:
+            old = pq.ParquetFile(previous, page_checksum_verification=True)
+            if old.metadata.num_rows != len(file.samples):
+                raise ShardError(
+                    f"{shard.url}: has {len(file.samples)} samples, and had "
+                    f"{old.metadata.num_rows} when it was compressed"
+                )
+            states = old.read(columns=["status"]).column("status").to_pylist()
+            again = [(n, sample) for n, sample in numbered if states[n] == "bad"]
+            status.counts["of"] = len(again)
+            rows = self.encoder.rows(file, again, clock, count, skip=skip, strict=False)
+            for columns in iter_rows(old, schema(self.settings.layers).names):
+                if columns["status"] == "bad":
+                    writer.append(next(rows))
+                else:
+                    writer.copy(columns)
+        writer.close()
 
-    def _windows(self, file: ShardFile, pool: ThreadPoolExecutor) -> Iterator[list[_Loaded]]:
-        """Samples loaded in threads, in groups that memory can hold."""
-        largest = 1
+    def _inspect(self, local: Path) -> FileFacts:
+        return inspect_file(local, self.settings.layers)
 
-        def read_ahead() -> int:
-            fitting = WINDOW_PIXELS // largest
-            return min(WINDOW_ROWS, max(self.settings.threads, fitting))
-
-        def load(numbered: tuple[int, Sample]) -> _Loaded:
-            return self._load(file, *numbered)
-
-        window: list[_Loaded] = []
-        pixels = 0
-        for loaded in ahead(pool, load, enumerate(file.samples), read_ahead):
-            largest = max(largest, loaded.pixels)
-            if window and (len(window) == WINDOW_ROWS or pixels + loaded.pixels > WINDOW_PIXELS):
-                yield window
-                window, pixels = [], 0
-            window.append(loaded)
-            pixels += loaded.pixels
-        if window:
-            yield window
-
-    def _load(self, file: ShardFile, index: int, sample: Sample) -> _Loaded:
-        """Read a sample's fields and decode its picture, or say why it has none."""
-        base = Row(sample.key, index)
-        if sample.problem or sample.filtered:
-            # Its bytes are kept where they are small: the tar may be deleted one day.
-            kept = tuple(
-                (name, file.read(m) if m.size <= KEEP_BAD_BYTES and not m.problem else None)
-                for name, m in sample.fields
-            )
-            status: Status = "bad" if sample.problem else "filtered"
-            return _Loaded(
-                replace(base, status=status, reason=sample.problem or sample.filtered, fields=kept)
-            )
-        image_field = sample.image_field
-        data = {name: file.read(member) for name, member in sample.fields}
-        if image_field is None:
-            names = ", ".join(name or "(none)" for name in data)
-            reason = f"no picture among its fields: {names}"
-            return _Loaded(replace(base, status="bad", reason=reason, fields=tuple(data.items())))
-        source = data[image_field]
-        row = replace(
-            base,
-            fields=tuple((n, None if n == image_field else content) for n, content in data.items()),
-            source_field=image_field,
-            source_bytes=len(source),
-            source_sha256=hashlib.sha256(source).digest(),
-        )
-        kept_source = source if len(source) <= KEEP_BAD_BYTES else None
-        try:
-            picture = read_image(source, max_pixels=self.settings.max_pixels)
-        except Exception as error:
-            return _Loaded(replace(row, status="bad", reason=describe(error), original=kept_source))
-        row = replace(
-            row, source_format=picture.format, notes="; ".join(picture.notes), original=kept_source
-        )
-        height, width = picture.rgb.shape[:2]
-        if min(height, width) < self.settings.min_side:
-            reason = f"smaller than --min-side {self.settings.min_side}: {width}x{height}"
-            return _Loaded(replace(row, status="filtered", reason=reason))
-        alpha = None if picture.alpha is None else pack_alpha(picture.alpha)
-        return _Loaded(replace(row, alpha=alpha), picture.rgb)
-
-    def _encode_window(self, window: list[_Loaded]) -> list[Row]:
-        """Encode the pictures of a window in batches of similar size; rows in the given order."""
-        pictures = [position for position, loaded in enumerate(window) if loaded.rgb is not None]
-        sizes = [window[position].rgb.shape[:2] for position in pictures]  # type: ignore[union-attr]
-        rows = [loaded.row for loaded in window]
-        failures: list[Exception] = []
-        for batch in batches_by_size(sizes, self.settings.batch_size, BATCH_PIXELS):
-            positions = [pictures[number] for number in batch]
-            images = [window[position].rgb for position in positions]
-            results = one_by_one_on_error(self._encode_batch, images)
-            for position, result in zip(positions, results, strict=True):
-                rows[position] = self._finish(rows[position], result)
-                if isinstance(result, Exception):
-                    failures.append(result)
-            self._count([rows[position] for position in positions])
-        if len(failures) >= SYSTEMATIC and len(failures) == len(pictures):
-            raise RuntimeError(f"no picture could be encoded: {describe(failures[0])}")
-        self._count([loaded.row for loaded in window if loaded.rgb is None])
-        return rows
-
-    def _count(self, rows: list[Row]) -> None:
-        """Add finished rows to the progress that the driver sees."""
+    def _publish(self, path: str, local: Path) -> bool:
+        """Send the file; False when the name is taken."""
+        for attempt in range(UPLOAD_ATTEMPTS):
+            try:
+                created = self.store.create_from(path, local)
+                break
+            except Exception:
+                if attempt == UPLOAD_ATTEMPTS - 1:
+                    raise
+                time.sleep(2**attempt)
         with self._lock:
-            for row in rows:
-                self._progress["samples"] += 1
-                self._progress["key"] = row.key
-                if row.encoded is not None:
-                    self._progress["picture_bytes"] += row.source_bytes or 0
-                    self._progress["stream_bytes"] += row.encoded.nbytes + len(row.alpha or b"")
-
-    def _encode_batch(self, images: list[Any]) -> list[EncodedImage]:
-        settings = self.settings
-        encoded = self.codec.encode(images, layers=settings.layers, **settings.codec_options)
-        for image, stream in zip(images, encoded, strict=True):
-            check_codec_result(self.codec, stream, *image.shape[:2])
-        return encoded
-
-    def _finish(self, row: Row, result: EncodedImage | Exception) -> Row:
-        """The row with its stream, or with the reason why the codec could not make one."""
-        if isinstance(result, Exception):
-            reason = f"the codec failed: {describe(result)}"
-            return replace(row, status="bad", reason=reason, alpha=None)
-        layers = self.settings.layers
-        if self.settings.fit:
-            alpha_bytes = len(row.alpha or b"")
-            layers = layers_worth_storing(result, layers, alpha_bytes, row.source_bytes or 0)
-        return replace(row, encoded=result.truncate(layers), original=None)
+            self._bytes_out += local.stat().st_size if created else 0
+        return created
 
     def _decode_one(self, local: Path) -> None:
         """Decode the smallest of the first pictures from the finished file itself."""
@@ -279,18 +279,71 @@ class ShardCompressor:
             return
         row = min(rows, key=lambda row: row["width"] * row["height"])
         stream = encoded_image(row, self.settings.layers, local.name)
-        (picture,) = self.codec.decode([stream])
+        (picture,) = self.encoder.on_device(self.encoder.codec.decode, [stream])
         if picture.shape != (row["height"], row["width"], 3):
             raise CorruptStreamError(f"{local.name}: {row['key']} decodes to {picture.shape}")
 
-    def _report(self, **values: Any) -> None:
+    # -- what the driver sees ---------------------------------------------------------------------
+
+    @contextmanager
+    def _place(self, name: str) -> Iterator[tuple[_Status, Path]]:
+        """What a shard under way needs: a status for the driver, and a local folder."""
+        status = _Status()
         with self._lock:
-            self._progress = values
+            self._shards[name] = status
+        try:
+            with scratch_folder(self.settings.scratch) as scratch:
+                yield status, scratch
+        finally:
+            with self._lock:
+                del self._shards[name]
+
+    @contextmanager
+    def _stage(self, turn: Turn, status: _Status, stage: str) -> Iterator[None]:
+        """Hold the one place that there is for a stage."""
+        with turn:
+            status.stage = stage
+            try:
+                yield
+            finally:
+                status.stage = "wait"
+
+    def _counting(self, status: _Status) -> Any:
+        """A function that adds finished rows to what the driver sees."""
+
+        def count(rows: list[Row]) -> None:
+            with self._lock:
+                counts = status.counts
+                for row in rows:
+                    counts["samples"] += 1
+                    counts["key"] = row.key
+                    counts["bad"] += row.status == "bad"
+                    if row.encoded is not None:
+                        kept = len(row.alpha or b"") + len(row.original or b"")
+                        counts["picture_bytes"] += row.source_bytes or 0
+                        counts["stream_bytes"] += row.encoded.nbytes + kept
+
+        return count
 
 
-def load_model(dataset_url: str, model_id: str, device: str) -> Codec:
+def _source(shard: Shard) -> dict[str, Any]:
+    return {"url": shard.url, "size": shard.size, "etag": shard.etag}
+
+
+def _resident_bytes() -> int:
+    """Memory that this process holds; 0 where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, IndexError, ValueError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def load_model(
+    dataset_url: str, model_id: str, device: str, options: Mapping[str, Any] | None = None
+) -> Codec:
     """Load a dataset's own copy of a model. Raises UnknownModelError, InvalidModelError."""
-    store = Store(dataset_url)
+    store = Store(dataset_url, options)
     name = f"models/{model_id}/{MODEL_FILE}"
     if store.is_local:
         codec = load_codec(store.path(name), device=device)

@@ -2,17 +2,25 @@
 
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from codec.errors import StrataError
+from pipeline.stages import Turn
+
+SAMPLES = 13
 
 
 class FakeWorker:
-    """Does what its argument says. ``settings`` is a folder in which it counts its calls."""
+    """Does what its argument says. ``settings`` is a folder in which it counts its calls.
+
+    A behaviour like ``poison 4 7`` is a shard of 13 samples of which these kill their worker.
+    """
 
     def __init__(self, settings: str) -> None:
         self.folder = Path(settings)
+        self.computing = Turn()
 
     def ready(self) -> str:
         if (self.folder / "cannot-start").exists():
@@ -20,27 +28,58 @@ class FakeWorker:
         return "ready"
 
     def progress(self) -> dict[str, Any]:
-        return {"samples": 1, "of": 2, "key": "the-last-key"}
+        return {"pid": os.getpid(), "shards": {"x": {"key": "the-last-key"}}}
 
-    def run(self, name: str, behaviour: str) -> dict[str, Any]:
+    def run(
+        self, name: str, behaviour: str, skip: Mapping[int, str] | None = None
+    ) -> dict[str, Any]:
         calls = self.folder / name
         with calls.open("a") as out:
             out.write("x")
         count = calls.stat().st_size
-        match behaviour:
-            case "permanent":
-                raise StrataError(f"{name} is damaged")
-            case "always":
-                raise ValueError("again and again")
-            case "once" if count == 1:
-                raise OSError("a passing fault")
-            case "die":
-                time.sleep(1.5)  # long enough to be asked for its progress
+        if behaviour == "hang later":
+            time.sleep(1)  # tasks that come at the same moment take their turns in any order
+        with self.computing:
+            match behaviour:
+                case "permanent":
+                    raise StrataError(f"{name} is damaged")
+                case "always":
+                    raise ValueError("again and again")
+                case "once" if count == 1:
+                    raise OSError("a passing fault")
+                case "die":
+                    time.sleep(1.5)  # long enough to be asked for its progress
+                    os._exit(1)
+                case "die once" if count == 1:
+                    os._exit(1)
+                case "hang once" if count == 1:
+                    time.sleep(600)
+                case "hang" | "hang later":
+                    time.sleep(600)
+                case "slow":
+                    time.sleep(2)
+                case str() if behaviour.startswith("poison"):
+                    self._touch(behaviour, range(SAMPLES), skip or {})
+        return {"name": name, "omp": os.environ.get("OMP_NUM_THREADS"), "skip": dict(skip or {})}
+
+    def _touch(self, behaviour: str, samples: range, skip: Mapping[int, str]) -> None:
+        kind, *numbers = behaviour.split()
+        for number in map(int, numbers):
+            if number in samples and number not in skip:
+                if kind == "poison-hang":
+                    time.sleep(600)
                 os._exit(1)
-            case "die once" if count == 1:
-                os._exit(1)
-            case "hang once" if count == 1:
-                time.sleep(600)
-            case "hang":
-                time.sleep(600)
-        return {"name": name, "omp": os.environ.get("OMP_NUM_THREADS")}
+
+
+class SearchableWorker(FakeWorker):
+    """One whose tasks can be searched for the sample that kills."""
+
+    def probe(
+        self, name: str, behaviour: str, start: int, stop: int, skip: Mapping[int, str]
+    ) -> int:
+        with (self.folder / f"{name}.probes").open("a") as out:
+            out.write("x")
+        if behaviour == "die":
+            os._exit(1)
+        self._touch(behaviour, range(start, stop), skip)
+        return SAMPLES

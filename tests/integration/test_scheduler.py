@@ -8,25 +8,55 @@ import pytest
 
 from pipeline.cluster import ClusterError, WorkerShape
 from pipeline.scheduler import Outcome, Policy, Task, run_tasks
-from tests.integration.fakes import FakeWorker
+from tests.integration.fakes import FakeWorker, SearchableWorker
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_session")]
 
 
-def run(folder: Path, behaviours: dict[str, str], **policy: Any) -> dict[str, Outcome]:
+class Recorder:
+    """A watcher that remembers what it heard, and asks to stop after some outcomes."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.stop_after = stop_after
+        self.seen: list[Outcome] = []
+        self.events: list[tuple[str, dict[str, Any]]] = []
+        self.slots: set[int] = set()
+        self.readied = 0
+
+    def ready(self) -> None:
+        self.readied += 1
+
+    def event(self, kind: str, **facts: Any) -> None:
+        self.events.append((kind, facts))
+
+    def progress(self, new: list[Outcome], workers: list[dict[str, Any]]) -> str:
+        self.seen += new
+        self.slots.update(worker["worker"] for worker in workers)
+        enough = self.stop_after is not None and len(self.seen) >= self.stop_after
+        return "enough" if enough else ""
+
+    def kinds(self) -> list[str]:
+        return [kind for kind, _ in self.events]
+
+
+def run(
+    folder: Path,
+    behaviours: dict[str, str],
+    worker: type = FakeWorker,
+    recorder: Recorder | None = None,
+    workers: int = 2,
+    **policy: Any,
+) -> dict[str, Outcome]:
     tasks = [Task(name, (name, behaviour)) for name, behaviour in behaviours.items()]
-    shape = WorkerShape(workers=2, cpus=1.0, gpus=0.0, device="cpu")
-    seen: list[Outcome] = []
-    under_way: set[str] = set()
-
-    def on_progress(new: list[Outcome], progress: dict[str, dict[str, Any]]) -> None:
-        seen.extend(new)
-        under_way.update(progress)
-
-    outcomes = run_tasks(FakeWorker, str(folder), tasks, shape, Policy(**policy), on_progress)
-    assert sorted(outcome.task.name for outcome in outcomes) == sorted(behaviours)
-    assert seen == outcomes
-    assert under_way <= set(behaviours)
+    shape = WorkerShape(workers=workers, cpus=1.0, gpus=0.0, device="cpu")
+    recorder = recorder or Recorder()
+    outcomes = run_tasks(worker, str(folder), tasks, shape, Policy(**policy), recorder)
+    names = sorted(outcome.task.name for outcome in outcomes)
+    if recorder.stop_after is None:
+        assert names == sorted(behaviours)
+    assert recorder.seen == outcomes
+    assert recorder.slots <= set(range(workers))
+    assert recorder.readied == 1
     return {outcome.task.name: outcome for outcome in outcomes}
 
 
@@ -37,38 +67,99 @@ def calls(folder: Path, name: str) -> int:
 def test_faults_are_retried_and_counted(tmp_path: Path) -> None:
     behaviours = {f"good{n}": "" for n in range(5)}
     behaviours |= {"damaged": "permanent", "hopeless": "always", "passing": "once"}
-    outcomes = run(tmp_path, behaviours)
+    recorder = Recorder()
+    outcomes = run(tmp_path, behaviours, recorder=recorder)
     for name in (*(f"good{n}" for n in range(5)), "passing"):
-        assert outcomes[name].result == {"name": name, "omp": "1"}
+        assert outcomes[name].result == {"name": name, "omp": "1", "skip": {}}
     assert outcomes["passing"].attempts == calls(tmp_path, "passing") == 2
     assert outcomes["damaged"].attempts == calls(tmp_path, "damaged") == 1
     assert outcomes["damaged"].error == "StrataError: damaged is damaged"
     assert outcomes["hopeless"].attempts == calls(tmp_path, "hopeless") == 3
     assert outcomes["hopeless"].error == "ValueError: again and again"
     assert not outcomes["hopeless"].crashed
+    assert recorder.kinds().count("attempt_failed") == 3
 
 
 def test_a_task_that_kills_its_worker_does_not_stop_the_others(tmp_path: Path) -> None:
-    behaviours = {"killer": "die", "unlucky": "die once", "good1": "", "good2": ""}
-    outcomes = run(tmp_path, behaviours, attempts=2)
-    assert outcomes["killer"].crashed
-    assert outcomes["killer"].attempts == calls(tmp_path, "killer") == 2
-    assert "worker died near sample 'the-last-key'" in outcomes["killer"].error
-    for name in ("unlucky", "good1", "good2"):
-        assert outcomes[name].result is not None
-    assert outcomes["unlucky"].attempts == 2
+    behaviours = {"killer": "die", "unlucky": "die once", "good1": "", "good2": "", "good3": ""}
+    recorder = Recorder()
+    outcomes = run(tmp_path, behaviours, recorder=recorder, attempts=2)
+    killer = outcomes.pop("killer")
+    assert killer.crashed
+    # at most one death in company, which nobody can be blamed for, and two alone
+    assert 2 <= killer.attempts == calls(tmp_path, "killer") <= 3
+    assert "worker died near sample 'the-last-key'" in killer.error
+    for name, outcome in outcomes.items():
+        assert outcome.result is not None, name
+        assert outcome.attempts <= 3
+    assert "worker_died" in recorder.kinds()
+
+
+def test_the_sample_that_kills_is_found_and_left_out(tmp_path: Path) -> None:
+    behaviours = {"bad": "poison 4 11", "good": "", "other": "poison 12", "rest": "slow"}
+    recorder = Recorder()
+    outcomes = run(tmp_path, behaviours, SearchableWorker, recorder, attempts=1)
+    found = {name: outcome.result["skip"] for name, outcome in outcomes.items() if outcome.result}
+    assert set(found["bad"]) == {4, 11}
+    assert set(found["other"]) == {12}
+    assert found["good"] == found["rest"] == {}
+    assert found["bad"][4].startswith("kills its worker: its worker died")
+    samples = [facts["sample"] for kind, facts in recorder.events if kind == "poison_found"]
+    assert sorted(samples) == [4, 11, 12]
+    assert calls(tmp_path, "bad.probes") <= 2 * (1 + 4 + 1)  # halving, not one by one
+
+
+def test_a_sample_that_hangs_is_found_too(tmp_path: Path) -> None:
+    outcomes = run(
+        tmp_path, {"bad": "poison-hang 2"}, SearchableWorker, attempts=1, deadline=3, workers=1
+    )
+    assert outcomes["bad"].result is not None
+    assert set(outcomes["bad"].result["skip"]) == {2}
+    assert "longer than 3 s" in outcomes["bad"].result["skip"][2]
+
+
+def test_a_search_without_a_culprit_ends(tmp_path: Path) -> None:
+    outcomes = run(tmp_path, {"killer": "die", "good": ""}, SearchableWorker, attempts=1)
+    assert outcomes["killer"].result is None
+    assert "opening the shard is enough" in outcomes["killer"].error
+    assert outcomes["good"].result is not None
 
 
 def test_deadlines(tmp_path: Path) -> None:
     started = time.monotonic()
-    outcomes = run(
-        tmp_path, {"slow": "hang", "stuck": "hang once", "good": ""}, attempts=2, deadline=4
-    )
-    assert time.monotonic() - started < 60
+    behaviours = {"slow": "hang", "stuck": "hang once", "good": "", "fine": "slow"}
+    outcomes = run(tmp_path, behaviours, attempts=2, deadline=4)
+    assert time.monotonic() - started < 90
     assert "longer than 4 s" in outcomes["slow"].error
     assert outcomes["slow"].attempts == 2
-    assert outcomes["stuck"].result is not None
-    assert outcomes["good"].result is not None
+    assert outcomes["stuck"].attempts == 2
+    for name in ("stuck", "good", "fine"):
+        assert outcomes[name].result is not None
+
+
+def test_waiting_behind_a_slow_task_is_not_being_late(tmp_path: Path) -> None:
+    behaviours = {f"slow{n}": "slow" for n in range(4)}  # 8 s for one worker
+    outcomes = run(tmp_path, behaviours, workers=1, attempts=1, deadline=5)
+    assert all(outcome.result is not None for outcome in outcomes.values())
+
+
+def test_stopping_finishes_what_is_under_way(tmp_path: Path) -> None:
+    recorder = Recorder(stop_after=1)
+    behaviours = {f"slow{n}": "slow" for n in range(12)}
+    outcomes = run(tmp_path, behaviours, recorder=recorder, workers=1, drain=30)
+    assert 1 < len(outcomes) <= 4  # three were in flight, and nothing was begun after that
+    assert all(outcome.result is not None for outcome in outcomes.values())
+    assert recorder.kinds() == ["draining"]
+
+
+def test_stopping_does_not_wait_for_ever(tmp_path: Path) -> None:
+    recorder = Recorder(stop_after=1)
+    started = time.monotonic()
+    outcomes = run(
+        tmp_path, {"good": "", "stuck": "hang later"}, recorder=recorder, workers=1, drain=2
+    )
+    assert list(outcomes) == ["good"]
+    assert time.monotonic() - started < 60
 
 
 def test_workers_that_cannot_start_end_the_job(tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ from pipeline import cluster, commit, compress, decode, worker
 from pipeline.cluster import WorkerShape
 from pipeline.commit import Ledger, Plan
 from pipeline.dataset import PLAN_NAME, Dataset, open_dataset
+from pipeline.encoding import CompressSettings
 from pipeline.scheduler import Outcome, Task
 from pipeline.shards import expand_inputs
 from pipeline.storage import Store
-from pipeline.worker import CompressSettings, ShardCompressor
+from pipeline.worker import ShardCompressor, ShardJob
 from tests.pipeline.makers import ToyCodec
 
 Make = Callable[..., Dataset]
@@ -50,7 +51,7 @@ def make_dataset(toy: ToyCodec, tmp_path: Path) -> Make:
             )
         )
         for shard in expand_inputs(inputs):
-            compressor.run(commit.shard_name(shard, plan.fingerprint), shard)
+            compressor.run(ShardJob(commit.shard_name(shard, plan.fingerprint), shard))
         done, _ = Ledger(store, plan.fingerprint).completed("data", ".parquet")
         commit.publish_manifest(store, plan, done)
         return open_dataset(url)

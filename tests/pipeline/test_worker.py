@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from codec.images import unpack_alpha, write_image
-from pipeline import worker
+from pipeline import encoding, worker
 from pipeline.commit import Ledger, shard_name
 from pipeline.dataset import Dataset
+from pipeline.encoding import CompressSettings
 from pipeline.records import iter_rows, schema
 from pipeline.shards import ShardError, expand_inputs
 from pipeline.storage import Store
-from pipeline.worker import CompressSettings, ShardCompressor
+from pipeline.worker import ShardCompressor, ShardJob
 from tests.pipeline.conftest import Make
 from tests.pipeline.makers import ToyCodec, picture, png, samples, write_tar
 
@@ -134,8 +135,8 @@ def test_small_windows_and_batches_give_the_same_dataset(
     files = [(f"{n:02d}.png", png(n, *size)) for n, size in enumerate(sizes)]
     tar = str(write_tar(tmp_path / "x.tar", files))
     whole = make_dataset([tar], output=str(tmp_path / "whole"))
-    monkeypatch.setattr(worker, "WINDOW_PIXELS", 900)
-    monkeypatch.setattr(worker, "BATCH_PIXELS", 800)
+    monkeypatch.setattr(encoding, "WINDOW_PIXELS", 900)
+    monkeypatch.setattr(encoding, "BATCH_PIXELS", 800)
     pieces = make_dataset([tar], output=str(tmp_path / "pieces"), batch_size=2, threads=3)
     assert rows_of(pieces) == rows_of(whole)
 
@@ -160,7 +161,7 @@ def test_a_file_published_by_an_attempt_that_died_stands(
     toy.level = 0  # another encoding of the same pictures, which must not win
     (shard,) = expand_inputs([str(tar)])
     settings = CompressSettings(dataset.url, dataset.fingerprint, toy.model_id, layers=4, fit=False)
-    record = ShardCompressor(settings).run(shard_name(shard, dataset.fingerprint), shard)
+    record = ShardCompressor(settings).run(ShardJob(shard_name(shard, dataset.fingerprint), shard))
     assert record["sha256"] == hashlib.sha256(before).hexdigest() == file.record["sha256"]
     assert store.read(file.path) == before
     assert Ledger(store, dataset.fingerprint).records()[file.name]["ok"] == 3
@@ -189,14 +190,27 @@ def test_a_damaged_model_copy_is_refused(make_dataset: Make, tmp_path: Path, toy
         dataset.codec()
 
 
-def test_progress_counts_to_the_end(toy: ToyCodec, tmp_path: Path, make_dataset: Make) -> None:
+def test_progress_counts_to_the_end(
+    toy: ToyCodec, tmp_path: Path, make_dataset: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dataset = make_dataset([str(write_tar(tmp_path / "x.tar", samples(5)))])
     other = write_tar(tmp_path / "y.tar", [*samples(4), ("bad.png", b"")])
     compressor = ShardCompressor(
         CompressSettings(dataset.url, dataset.fingerprint, toy.model_id, layers=4, fit=False)
     )
-    assert compressor.progress() == {}
-    compressor.run("y", *expand_inputs([str(other)]))
-    progress = compressor.progress()
-    assert progress["samples"] == progress["of"] == 5
-    assert progress["picture_bytes"] == sum(len(png(n)) for n in range(4))
+    assert compressor.progress()["shards"] == {}
+    seen: list[dict[str, Any]] = []
+    publish = compressor._publish
+    monkeypatch.setattr(
+        compressor, "_publish", lambda *to: seen.append(compressor.progress()) or publish(*to)
+    )
+    compressor.run(ShardJob("y-0123456789ab", *expand_inputs([str(other)])))
+    (counts,) = seen[0]["shards"].values()
+    assert counts["stage"] == "upload"
+    assert (counts["samples"], counts["of"], counts["bad"]) == (5, 5, 1)
+    assert counts["picture_bytes"] == sum(len(png(n)) for n in range(4))
+    after = compressor.progress()
+    assert after["shards"] == {}
+    assert after["bytes_in"] == other.stat().st_size
+    assert after["bytes_out"] > 0
+    assert set(after["stage_seconds"]) >= {"download", "decode", "device", "coder", "upload"}

@@ -1,0 +1,385 @@
+"""Samples of a shard -> rows of its data file: read, decode, encode, all at the same time.
+
+    loader threads        device thread         coder threads          caller
+    bytes -> pixels  ──►  pixels -> symbols ──► symbols -> bytes  ──►  rows, in the shard's order
+
+Each arrow is a bounded queue: whoever is ahead waits, so memory does not depend on the shard. All
+calls of the codec that need the device come from one thread, because torch keeps a pool of
+threads for every thread that calls it.
+"""
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from codec import Codec, EncodedImage
+from codec.devices import is_out_of_memory, release_memory
+from codec.images import MAX_PIXELS, pack_alpha, read_image
+from codec.metrics import psnr
+
+from .pictures import (
+    ahead,
+    batches_by_size,
+    check_codec_result,
+    describe,
+    in_parts,
+    layers_worth_storing,
+    one_by_one_on_error,
+)
+from .records import Row, Status
+from .shards import Sample, ShardFile, is_picture
+from .stages import StageClock
+
+KeepOriginal = Literal["never", "bad", "larger", "always"]
+KEEP_FILTERED_BYTES = 1 << 20  # what a person chose to leave out is kept only where it is small
+# Beside an original that is kept, a stream only serves previews: an eighth of the bytes is enough.
+PREVIEW_SHARE = 8
+# Pictures held decoded at once, three times (read ahead, on the device, in the coder): 3 * 96 MB.
+WINDOW_PIXELS = 1 << 25
+WINDOW_ROWS = 256
+BATCH_PIXELS = 1 << 22
+SYSTEMATIC = 8  # so many failures and no success in one window: the codec is broken, not pictures
+
+
+@dataclass(frozen=True)
+class CompressSettings:
+    """What every compressing worker is told. ``output`` is the dataset's URL.
+
+    ``layers`` is the number of layer columns; with ``fit`` each picture stores the most of them
+    that are not larger than its file, otherwise all. ``codec_options`` go to ``Codec.encode``.
+    ``min_psnr`` (dB) is a floor for what ``keep_original`` calls larger. ``input_options`` and
+    ``output_options`` are fsspec's storage options; they may hold secrets.
+    """
+
+    output: str
+    fingerprint: str
+    model_id: str
+    layers: int
+    fit: bool
+    codec_options: dict[str, Any] = field(default_factory=dict)
+    min_side: int = 0
+    max_pixels: int = MAX_PIXELS
+    keep_original: KeepOriginal = "bad"
+    min_psnr: float | None = None
+    batch_size: int = 32
+    device: str = "cpu"
+    threads: int = 1
+    scratch: str | None = None
+    input_options: dict[str, Any] = field(default_factory=dict, repr=False)
+    output_options: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A sample on its way: its row so far, and the picture if there is one to encode.
+
+    Until it is decided whether to keep it, ``row.original`` is the picture's file.
+    """
+
+    row: Row
+    rgb: np.ndarray | None = None
+
+    @property
+    def pixels(self) -> int:
+        return 0 if self.rgb is None else self.rgb.shape[0] * self.rgb.shape[1]
+
+
+@dataclass
+class _Batch:
+    """Pictures on the device together: their positions in the window, and their streams' future.
+
+    No future: the device could not do the batch as a whole, perhaps because memory was ``short``.
+    """
+
+    positions: list[int]
+    images: list[np.ndarray]
+    future: Future[list[EncodedImage]] | None
+    short: bool = False
+
+
+class SampleEncoder:
+    """One device and the threads around it. One shard at a time: ``rows`` is not reentrant."""
+
+    def __init__(self, codec: Codec, settings: CompressSettings) -> None:
+        self.codec, self.settings = codec, settings
+        threads = max(1, settings.threads)
+        self._loaders = ThreadPoolExecutor(threads, "load")
+        self._device = ThreadPoolExecutor(1, "device")
+        self._coders = max(1, threads // 2)
+        self._coder = ThreadPoolExecutor(self._coders, "coder")
+        self._coding: deque[Future[list[EncodedImage]]] = deque()
+        self._batch_pixels = BATCH_PIXELS
+        self._clock = StageClock()
+
+    @property
+    def batch_pixels(self) -> int:
+        """Most pixels given to the device at once; halved whenever its memory runs out."""
+        return min(self._batch_pixels, BATCH_PIXELS)
+
+    def on_device(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call ``function`` in the device's thread and return its result."""
+        return self._device.submit(function, *arguments).result()
+
+    def rows(
+        self,
+        file: ShardFile,
+        samples: Iterable[tuple[int, Sample]],
+        clock: StageClock,
+        on_rows: Callable[[list[Row]], None],
+        *,
+        skip: Mapping[int, str] | None = None,
+        strict: bool = True,
+    ) -> Iterator[Row]:
+        """One row for each of the numbered ``samples``, in their order.
+
+        ``skip`` gives, by number, the reasons why samples must not be touched (they are bad).
+        ``on_rows`` hears of rows as soon as they are done. With ``strict`` a codec that fails on
+        each of many pictures raises RuntimeError instead of giving nothing but bad rows.
+        """
+        self._clock = clock
+        waiting: deque[tuple[list[_Loaded], list[_Batch]]] = deque()
+        for window in self._windows(file, samples, skip or {}):
+            waiting.append((window, self._begin(window)))
+            if len(waiting) > 1:
+                yield from self._finish(*waiting.popleft(), on_rows, strict)
+        while waiting:
+            yield from self._finish(*waiting.popleft(), on_rows, strict)
+
+    # -- bytes to pixels --------------------------------------------------------------------------
+
+    def _windows(
+        self, file: ShardFile, samples: Iterable[tuple[int, Sample]], skip: Mapping[int, str]
+    ) -> Iterator[list[_Loaded]]:
+        """Samples loaded in threads, in groups that memory can hold."""
+        threads = max(1, self.settings.threads)
+        largest = 1
+
+        def read_ahead() -> int:
+            return min(WINDOW_ROWS, max(threads, WINDOW_PIXELS // largest))
+
+        def load(numbered: tuple[int, Sample]) -> _Loaded:
+            with self._clock.timed("decode", threads):
+                return self._load(file, *numbered, skip.get(numbered[0]))
+
+        window: list[_Loaded] = []
+        pixels = 0
+        for loaded in ahead(self._loaders, load, samples, read_ahead):
+            largest = max(largest, loaded.pixels)
+            if window and (len(window) == WINDOW_ROWS or pixels + loaded.pixels > WINDOW_PIXELS):
+                yield window
+                window, pixels = [], 0
+            window.append(loaded)
+            pixels += loaded.pixels
+        if window:
+            yield window
+
+    def _load(self, file: ShardFile, index: int, sample: Sample, skip: str | None) -> _Loaded:
+        """Read a sample's fields and decode its picture, or say why it has none."""
+        base = Row(sample.key, index)
+        if sample.problem or sample.filtered:
+            status: Status = "bad" if sample.problem else "filtered"
+            kept = tuple(
+                (name, file.read(m) if self._keeps_field(name, m.size, status) else None)
+                if not m.problem
+                else (name, None)
+                for name, m in sample.fields
+            )
+            return _Loaded(
+                replace(base, status=status, reason=sample.problem or sample.filtered, fields=kept)
+            )
+        image_field = sample.image_field
+        data = {name: file.read(member) for name, member in sample.fields}
+        if image_field is None:
+            names = ", ".join(name or "(none)" for name in data)
+            reason = f"no picture among its fields: {names}"
+            return _Loaded(replace(base, status="bad", reason=reason, fields=tuple(data.items())))
+        source = data[image_field]
+        row = replace(
+            base,
+            fields=tuple((n, None if n == image_field else content) for n, content in data.items()),
+            original=source,
+            source_field=image_field,
+            source_bytes=len(source),
+            source_sha256=hashlib.sha256(source).digest(),
+        )
+        if skip is not None:
+            return _Loaded(self._without_picture(row, "bad", skip))
+        try:
+            picture = read_image(source, max_pixels=self.settings.max_pixels)
+        except Exception as error:
+            return _Loaded(self._without_picture(row, "bad", describe(error)))
+        row = replace(row, source_format=picture.format, notes="; ".join(picture.notes))
+        height, width = picture.rgb.shape[:2]
+        if min(height, width) < self.settings.min_side:
+            reason = f"smaller than --min-side {self.settings.min_side}: {width}x{height}"
+            return _Loaded(self._without_picture(row, "filtered", reason))
+        alpha = None if picture.alpha is None else pack_alpha(picture.alpha)
+        rgb = np.ascontiguousarray(picture.rgb)
+        digest = hashlib.sha256(rgb.data).digest()
+        return _Loaded(replace(row, alpha=alpha, image_sha256=digest), rgb)
+
+    def _keeps_field(self, name: str, size: int, status: Status) -> bool:
+        """Whether a field of a sample that gives no picture is kept."""
+        keep = self.settings.keep_original
+        if keep == "always" or (keep != "never" and status == "bad"):
+            return True
+        return size <= KEEP_FILTERED_BYTES and not (keep == "never" and is_picture(name))
+
+    def _without_picture(self, row: Row, status: Status, reason: str) -> Row:
+        source = row.original or b""
+        kept = self._keeps_field(row.source_field or "", len(source), status)
+        original = source if kept else None
+        return replace(row, status=status, reason=reason, original=original, alpha=None)
+
+    # -- pixels to streams ------------------------------------------------------------------------
+
+    def _begin(self, window: list[_Loaded]) -> list[_Batch]:
+        """Let the device do all pictures of a window, in batches of similar size."""
+        pictures = [position for position, loaded in enumerate(window) if loaded.rgb is not None]
+        sizes = [window[position].rgb.shape[:2] for position in pictures]  # type: ignore[union-attr]
+        batches = []
+        for batch in batches_by_size(sizes, self.settings.batch_size, self.batch_pixels):
+            for part in self._fitting(batch, sizes):
+                positions = [pictures[number] for number in part]
+                images = [window[position].rgb for position in positions]
+                batches.append(self._begin_batch(positions, images))  # type: ignore[arg-type]
+        return batches
+
+    def _fitting(self, batch: list[int], sizes: list[tuple[int, int]]) -> Iterator[list[int]]:
+        """The batch in as many parts as the device's memory asks for since it was made."""
+        chosen = [sizes[number] for number in batch]
+        for part in batches_by_size(chosen, len(batch), self.batch_pixels):
+            yield [batch[number] for number in part]
+
+    def _begin_batch(self, positions: list[int], images: list[np.ndarray]) -> _Batch:
+        finish = self.on_device(self._quantise, images)
+        if isinstance(finish, bool):
+            return _Batch(positions, images, None, short=finish)
+        while len(self._coding) > self._coders:  # the device waits for the coder here
+            wait([self._coding.popleft()])
+        future = self._coder.submit(self._code, finish)
+        self._coding.append(future)
+        return _Batch(positions, images, future)
+
+    def _quantise(self, images: list[np.ndarray]) -> Callable[[], list[EncodedImage]] | bool:
+        """The device's half of a batch. Where that fails: whether memory was short."""
+        settings = self.settings
+        try:
+            with self._clock.timed("device"):
+                return self.codec.begin_encode(
+                    images, layers=settings.layers, **settings.codec_options
+                )
+        except Exception as error:
+            short = is_out_of_memory(error)
+        if short:  # outside the handler, whose traceback holds what is to be released
+            release_memory()
+            self._batch_pixels = max(1, sum(image[..., 0].size for image in images) // 2)
+        return short
+
+    def _code(self, finish: Callable[[], list[EncodedImage]]) -> list[EncodedImage]:
+        """The coder's half of a batch. Runs in a coder's thread."""
+        with self._clock.timed("coder", self._coders):
+            return finish()
+
+    def _streams(self, batch: _Batch) -> list[EncodedImage | Exception]:
+        """A batch's streams; where it failed as a whole, those of its parts and the reasons."""
+        if batch.future is not None and batch.future.exception() is None:
+            streams = batch.future.result()
+            try:
+                self._check(batch.images, streams)
+                return list(streams)
+            except ValueError:
+                pass
+        return list(self.on_device(in_parts, self._encode, batch.images, batch.short))
+
+    def _encode(self, images: list[np.ndarray]) -> list[EncodedImage]:
+        settings = self.settings
+        with self._clock.timed("device"):
+            streams = self.codec.encode(images, layers=settings.layers, **settings.codec_options)
+        self._check(images, streams)
+        return streams
+
+    def _check(self, images: list[np.ndarray], streams: list[EncodedImage]) -> None:
+        for image, stream in zip(images, streams, strict=True):
+            check_codec_result(self.codec, stream, *image.shape[:2])
+
+    # -- streams to rows --------------------------------------------------------------------------
+
+    def _finish(
+        self,
+        window: list[_Loaded],
+        batches: list[_Batch],
+        on_rows: Callable[[list[Row]], None],
+        strict: bool,
+    ) -> list[Row]:
+        rows = [loaded.row for loaded in window]
+        on_rows([loaded.row for loaded in window if loaded.rgb is None])
+        failures: list[Exception] = []
+        for batch in batches:
+            streams = self._streams(batch)
+            qualities = self._qualities(batch.images, streams)
+            for position, stream, quality in zip(batch.positions, streams, qualities, strict=True):
+                rows[position] = self._row(rows[position], stream, quality)
+                failures += [one for one in (stream, quality) if isinstance(one, Exception)]
+            on_rows([rows[position] for position in batch.positions])
+        pictures = sum(len(batch.positions) for batch in batches)
+        if strict and len(failures) >= SYSTEMATIC and len(failures) == pictures:
+            raise RuntimeError(f"no picture could be encoded: {describe(failures[0])}")
+        return rows
+
+    def _qualities(
+        self, images: list[np.ndarray], streams: list[EncodedImage | Exception]
+    ) -> list[tuple[float, ...] | Exception | None]:
+        """PSNR in dB of each picture after each of its layers; None where nobody asked for it."""
+        if self.settings.min_psnr is None:
+            return [None] * len(images)
+        numbers = [n for n, stream in enumerate(streams) if isinstance(stream, EncodedImage)]
+        pairs = [(images[n], streams[n]) for n in numbers]
+        found = self.on_device(one_by_one_on_error, self._measure, pairs) if pairs else []
+        qualities = dict(zip(numbers, found, strict=True))
+        return [qualities.get(n) for n in range(len(images))]
+
+    def _measure(self, pairs: list[tuple[np.ndarray, EncodedImage]]) -> list[tuple[float, ...]]:
+        curves: list[list[float]] = [[] for _ in pairs]
+        with self._clock.timed("device"):
+            for pictures in self.codec.decode_progressively([stream for _, stream in pairs]):
+                for (image, stream), curve, picture in zip(pairs, curves, pictures, strict=True):
+                    if len(curve) < stream.num_layers:
+                        curve.append(psnr(image, picture))
+        return [tuple(curve) for curve in curves]
+
+    def _row(
+        self,
+        row: Row,
+        stream: EncodedImage | Exception,
+        quality: tuple[float, ...] | Exception | None,
+    ) -> Row:
+        """The row with its stream, or with the reason why the codec could not make one."""
+        settings = self.settings
+        if isinstance(stream, Exception):
+            return self._without_picture(row, "bad", f"the codec failed: {describe(stream)}")
+        if isinstance(quality, Exception):
+            reason = f"the codec cannot read its own stream: {describe(quality)}"
+            return self._without_picture(row, "bad", reason)
+        alpha, source = len(row.alpha or b""), row.source_bytes or 0
+        layers = settings.layers
+        if settings.fit:
+            layers = layers_worth_storing(stream, layers, alpha, source)
+        kept = settings.keep_original == "always"
+        if settings.keep_original == "larger":
+            larger = stream.truncate(layers).nbytes + alpha > source
+            poor = quality is not None and quality[layers - 1] < (settings.min_psnr or 0)
+            if larger or poor:
+                kept = True
+                layers = layers_worth_storing(stream, layers, alpha, source // PREVIEW_SHARE)
+        return replace(
+            row,
+            encoded=stream.truncate(layers),
+            psnr=None if quality is None else quality[:layers],
+            original=row.original if kept else None,
+        )

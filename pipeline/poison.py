@@ -1,0 +1,56 @@
+"""Find, by bisection, the sample of a shard that kills whoever touches it."""
+
+
+class PoisonSearch:
+    """The driver's side of a search. Each step tries a range of samples in an expendable worker.
+
+    Use: ``start, stop = next_range()``, try these samples, then ``answer(died, total)``; until
+    ``finished``. The first range is empty: it only opens the shard, and tells its length
+    (``total`` samples). Then the range that must hold the sample is halved until one is left, and
+    that one is tried alone, so that nothing is blamed that does not kill by itself.
+
+    Attributes:
+        found: the number of the sample, None as long as (or if) there is none.
+        finished: whether the search is over.
+        total: samples in the shard, once known.
+    """
+
+    def __init__(self) -> None:
+        self._low, self._high = 0, 0
+        self._opened = False
+        self._tried = (0, 0)
+        self.total = 0
+        self.found: int | None = None
+        self.finished = False
+
+    def next_range(self) -> tuple[int, int]:
+        """The samples to try next, ``start`` to ``stop``."""
+        if not self._opened:
+            self._tried = (0, 0)
+        elif self._high - self._low == 1:
+            self._tried = (self._low, self._high)
+        else:
+            self._tried = (self._low, (self._low + self._high) // 2)
+        return self._tried
+
+    def answer(self, *, died: bool, total: int = 0) -> None:
+        """What became of the range; ``total`` is needed the first time."""
+        start, stop = self._tried
+        if not self._opened:
+            self._opened, self._high, self.total = True, total, total
+            self.finished = died or total == 0
+        elif died and stop - start == 1:
+            self.found, self.finished = start, True
+        elif died:
+            self._high = stop
+        elif self._high - self._low == 1:
+            self.finished = True
+        else:
+            self._low = stop
+
+    @property
+    def verdict(self) -> str:
+        """What a search that found nothing has shown."""
+        if not self.total:
+            return "opening the shard is enough"
+        return "no single sample does it alone"

@@ -1,0 +1,95 @@
+"""What stands between a job and the scheduler: progress for people, and reasons to stop."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .progress import Progress
+from .scheduler import Outcome, Policy
+
+# Nobody wants a job to stop because the first two pictures of a hundred million are bad.
+ENOUGH_SAMPLES = 200
+ENOUGH_SHARDS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunningOptions:
+    """How a job runs, which does not change what it writes.
+
+    ``input_options`` and ``output_options`` are fsspec's storage options; they may hold secrets.
+    ``log`` is the path of the event log. See the jobs' --help for the others.
+    """
+
+    batch_size: int = 32
+    device: str = "auto"
+    workers: int | None = None
+    address: str | None = None
+    policy: Policy = field(default_factory=Policy)
+    scratch: str | None = None
+    input_options: dict[str, Any] = field(default_factory=dict, repr=False)
+    output_options: dict[str, Any] = field(default_factory=dict, repr=False)
+    log: str | None = None
+
+
+class JobWatcher:
+    """A scheduler's watcher that shows progress, and stops when told to or when all goes wrong.
+
+    Args:
+        stop: asked all the time; returns why the job must stop, usually "".
+        max_bad_fraction: of the new samples, or of the new shards; more stops the job, once there
+            are enough of them to judge by. 1 never does.
+    """
+
+    def __init__(
+        self,
+        progress: Progress,
+        stop: Callable[[], str] = lambda: "",
+        max_bad_fraction: float = 1.0,
+    ) -> None:
+        self.progress_view = progress
+        self.stop = stop
+        self.max_bad_fraction = max_bad_fraction
+        self.stopped = ""
+        self._samples: Counter[str] = Counter()
+        self._shards: Counter[str] = Counter()
+        self._reasons: Counter[str] = Counter()
+
+    def ready(self) -> None:
+        self.progress_view.start()
+
+    def event(self, kind: str, **facts: Any) -> None:
+        self.progress_view.event(kind, **facts)
+
+    def progress(self, new: list[Outcome], workers: list[dict[str, Any]]) -> str:
+        for outcome in new:
+            self._count(outcome.result)
+            self.progress_view.finish(
+                outcome.task.name, outcome.result, outcome.error, outcome.attempts
+            )
+        self.progress_view.show(workers)
+        self.stopped = self.stopped or self.stop() or self._too_bad()
+        return self.stopped
+
+    def _count(self, record: Mapping[str, Any] | None) -> None:
+        self._shards["all"] += 1
+        if record is None:
+            self._shards["bad"] += 1
+            return
+        self._samples["all"] += record.get("ok", 0) + record.get("bad", 0)
+        self._samples["bad"] += record.get("bad", 0)
+        self._reasons.update(record.get("reasons", {}))
+
+    def _too_bad(self) -> str:
+        for what, counts, enough in (
+            ("samples", self._samples, ENOUGH_SAMPLES),
+            ("shards", self._shards, ENOUGH_SHARDS),
+        ):
+            if counts["all"] >= enough and counts["bad"] > self.max_bad_fraction * counts["all"]:
+                common = ", ".join(reason for reason, _ in self._reasons.most_common(3))
+                return (
+                    f"{counts['bad']} of {counts['all']} {what} failed, more than "
+                    f"--max-bad-fraction {self.max_bad_fraction:g}"
+                    + (f" (most often: {common})" if common and what == "samples" else "")
+                )
+        return ""

@@ -1,0 +1,68 @@
+"""The stages of a worker: one place in each, given in turn, and how long each of them is busy."""
+
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+STAGES = ("download", "decode", "device", "coder", "check", "upload")
+
+
+class StageClock:
+    """Adds up busy seconds by stage, from any thread; a shard's clock adds to its worker's too."""
+
+    def __init__(self, parent: "StageClock | None" = None) -> None:
+        self._parent = parent
+        self._lock = threading.Lock()
+        self._seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def timed(self, stage: str, threads: int = 1) -> Iterator[None]:
+        """Count the time of the block, which one of ``threads`` threads of a stage does."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(stage, (time.perf_counter() - started) / threads)
+
+    def add(self, stage: str, seconds: float) -> None:
+        with self._lock:
+            self._seconds[stage] += seconds
+        if self._parent is not None:
+            self._parent.add(stage, seconds)
+
+    def seconds(self) -> dict[str, float]:
+        """Busy seconds by stage, rounded to milliseconds."""
+        with self._lock:
+            return {stage: round(seconds, 3) for stage, seconds in self._seconds.items()}
+
+
+class Turn:
+    """A lock that goes to whoever has waited longest.
+
+    ``threading.Lock`` goes to anybody. Here the order matters: the driver takes the oldest task of
+    a worker that makes no progress for the one that is stuck.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._taken = False
+        self._waiting: deque[threading.Lock] = deque()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._taken:
+                self._taken = True
+                return
+            mine = threading.Lock()
+            mine.acquire()
+            self._waiting.append(mine)
+        mine.acquire()  # until it is released by the one before
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            if self._waiting:
+                self._waiting.popleft().release()
+            else:
+                self._taken = False
