@@ -174,15 +174,19 @@ class Ledger:
         }
 
     def completed(
-        self, data_folder: str, suffix: str
+        self,
+        data_folder: str,
+        suffix: str,
+        records: Mapping[str, dict[str, Any]] | None = None,
     ) -> tuple[dict[str, dict[str, Any]], list[str]]:
         """What is done: of each shard the newest generation whose file has the recorded size.
 
         Returns these records by the shard's name (without generation), and the names of shards
         that have records but no such file. Records without their file are taken back (and a file
-        of another size with them), so that a lost shard will be done again.
+        of another size with them), so that a lost shard will be done again. ``records`` are what
+        ``records()`` said, where that has been read already.
         """
-        records = self.records()
+        records = self.records() if records is None else records
         sizes = self.store.sizes(data_folder)  # after the records: a file is there before its own
         done: dict[str, tuple[int, dict[str, Any]]] = {}
         known = set()

@@ -200,7 +200,7 @@ def test_the_newest_intact_generation_counts(store: Store) -> None:
     for name in ("a", "a.2", "a.10", "b"):
         store.create(f"data/{name}.parquet", b"1234")
     store.create("data/b.1.parquet", b"12")  # cut; of c nothing is left
-    done, lost = ledger.completed("data", ".parquet")
+    done, lost = ledger.completed("data", ".parquet", ledger.records())
     assert {base: found["name"] for base, found in done.items()} == {"a": "a.10", "b": "b"}
     assert [done["a"][key] for key in ("base", "generation")] == ["a", 10]
     assert lost == ["c"]
