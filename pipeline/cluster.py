@@ -81,35 +81,57 @@ def connect(address: str | None) -> None:
         raise ClusterError(f"no Ray cluster at {wanted or 'this machine'}: {error}") from error
 
 
-def share(workers: int | None, device: str, tasks: int) -> WorkerShape:
+def share(
+    workers: int | None, device: str, tasks: int, worker_cpus: int | None = None
+) -> WorkerShape:
     """Divide the connected cluster among at most ``tasks`` workers; see ``divide``."""
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return divide(nodes, workers, device, tasks)
+    return divide(nodes, workers, device, tasks, worker_cpus)
 
 
 def divide(
-    nodes: Sequence[Mapping[str, float]], workers: int | None, device: str, tasks: int
+    nodes: Sequence[Mapping[str, float]],
+    workers: int | None,
+    device: str,
+    tasks: int,
+    worker_cpus: int | None = None,
 ) -> WorkerShape:
     """How many workers, and what each owns, so that a worker fits on a machine.
 
     ``nodes`` are the resources of the machines, ``device`` is ``auto``, ``cpu`` or ``cuda``. One
     GPU for each worker where there are GPUs, otherwise about four CPUs unless ``workers`` says
-    more or fewer. Raises ClusterError when ``cuda`` is asked for and there is no GPU.
+    more or fewer. On a cluster that grows when it is asked to, what there is now says little:
+    ``cuda`` with ``workers``, or ``workers`` with ``worker_cpus``, is taken at its word. Raises
+    ClusterError when ``cuda`` is asked for, there is no GPU and nobody said how many there will be.
     """
+    most = max(1, tasks)
     with_gpus = [node for node in nodes if node.get("GPU", 0) >= 1]
-    if device == "cuda" and not with_gpus:
-        raise ClusterError("--device cuda: this Ray cluster has no GPU")
-    if with_gpus and device != "cpu":
+    if device == "cuda" and not with_gpus and workers is None:
+        raise ClusterError(
+            "--device cuda: this Ray cluster has no GPU; if it starts machines when they are "
+            "needed, say how many workers there will be (--workers)"
+        )
+    if device == "cuda" or (with_gpus and device != "cpu"):
         gpus = sum(int(node["GPU"]) for node in with_gpus)
-        cpus = min(node.get("CPU", 0) / int(node["GPU"]) for node in with_gpus)
-        return WorkerShape(max(1, min(workers or gpus, gpus, tasks)), _whole(cpus), 1.0, "cuda")
+        if workers is None or device != "cuda":
+            workers = min(workers or gpus, gpus)
+        cpus = [_whole(node.get("CPU", 0) / int(node["GPU"])) for node in with_gpus]
+        owned = worker_cpus or min(cpus, default=CPUS_PER_WORKER)
+        return WorkerShape(min(workers, most), float(owned), 1.0, "cuda")
     sizes = [node.get("CPU", 0) for node in nodes if node.get("CPU", 0) > 0]
+    if worker_cpus is not None:
+        fitting = sum(int(size / worker_cpus) for size in sizes)
+        if not fitting and workers is None:
+            raise ClusterError(
+                f"--cpus-per-worker {worker_cpus}: no machine of this Ray cluster has so many"
+            )
+        return WorkerShape(min(workers or fitting, most), float(worker_cpus), 0.0, "cpu")
     if not sizes:
         raise ClusterError("this Ray cluster has no CPU to offer")
     usual = sum(max(1, round(size / CPUS_PER_WORKER)) for size in sizes)
-    count = max(1, min(workers or usual, int(sum(sizes)), tasks))
+    count = max(1, min(workers or usual, int(sum(sizes)), most))
     return WorkerShape(count, _whole(min(sum(sizes) / count, max(sizes))), 0.0, "cpu")
 
 

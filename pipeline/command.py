@@ -99,6 +99,13 @@ def add_running_options(parser: argparse.ArgumentParser) -> None:
         help="worker processes (default: one per GPU, or one per four CPUs)",
     )
     group.add_argument(
+        "--cpus-per-worker",
+        type=positive,
+        metavar="N",
+        help="threads of each worker (default: its share of the machine); with --workers, also "
+        "asks a cluster that grows for machines that are not there yet",
+    )
+    group.add_argument(
         "--device",
         choices=["auto", "cpu", "cuda"],
         default="auto",
@@ -165,6 +172,7 @@ def running_options(given: argparse.Namespace) -> dict[str, Any]:
         "batch_size": given.batch_size,
         "device": given.device,
         "workers": given.workers,
+        "worker_cpus": given.cpus_per_worker,
         "address": given.address,
         "policy": Policy(given.attempts, given.shard_timeout, given.drain_seconds),
         "scratch": given.scratch,

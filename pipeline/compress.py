@@ -129,7 +129,7 @@ def run_shards(
     if not jobs:
         return []
     cluster.connect(options.address)
-    shape = cluster.share(options.workers, options.device, len(jobs))
+    shape = cluster.share(options.workers, options.device, len(jobs), options.worker_cpus)
     progress = Progress(
         "compressing",
         {job.name: job.shard.size for job in jobs},

@@ -122,7 +122,7 @@ def _run(
     if not missing:
         return []
     cluster.connect(options.address)
-    shape = cluster.share(options.workers, options.device, len(missing))
+    shape = cluster.share(options.workers, options.device, len(missing), options.worker_cpus)
     progress = Progress(
         "decoding", {file.name: file.bytes for file in missing}, events=log, metrics=Metrics()
     )

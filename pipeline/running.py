@@ -24,6 +24,7 @@ class RunningOptions:
     batch_size: int = 32
     device: str = "auto"
     workers: int | None = None
+    worker_cpus: int | None = None
     address: str | None = None
     policy: Policy = field(default_factory=Policy)
     scratch: str | None = None

@@ -25,7 +25,9 @@ from .poison import PoisonSearch
 
 POLL_SECONDS = 0.5
 MAX_FAILED_STARTS = 3
-FIRST_START_SECONDS = 600.0  # a cloud cluster may have to start machines first
+# A cloud cluster may have to start machines first, or wait for spot machines to come back.
+PATIENCE_SECONDS = 1800.0
+WAITING_SECONDS = 60.0  # after which people are told, and then each time it doubles
 MAX_POISON = 8  # so many samples of one shard that kill their worker: the shard itself is at fault
 PROBE_SECONDS = 60.0  # even a single sample gets this long before it counts as hanging
 
@@ -166,6 +168,7 @@ class _Pool:
         self.ever_ready = False
         self.last_start_error = ""
         self.last_alive = time.monotonic()
+        self.next_notice = WAITING_SECONDS
         self.scattered = False
         self.stopping = 0.0  # the moment at which what is under way is given up
         options: dict[str, Any] = {
@@ -429,11 +432,17 @@ class _Pool:
         now = time.monotonic()
         if any(actor.ready for actor in self.actors):
             self.last_alive = now
-        elif now - self.last_alive > FIRST_START_SECONDS:
+            self.next_notice = WAITING_SECONDS
+            return
+        waited = now - self.last_alive
+        if waited > PATIENCE_SECONDS:
             raise ClusterError(
-                f"no worker was given its resources in {FIRST_START_SECONDS:.0f} s: the cluster "
-                "is busy, has lost its machines, or has none that is large enough"
+                f"no worker was given its resources in {waited:.0f} s: the cluster is busy, has "
+                "lost its machines, or has none that is large enough"
             )
+        if waited > self.next_notice:
+            self.next_notice *= 2
+            self.watcher.event("waiting", seconds=round(waited), workers=len(self.actors))
 
     def _poll_progress(self) -> list[dict[str, Any]]:
         """What the workers report; asking never waits for an answer."""

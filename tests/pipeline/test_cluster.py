@@ -40,3 +40,30 @@ def test_what_the_cluster_does_not_have() -> None:
     with pytest.raises(ClusterError, match="no CPU"):
         divide([{}], None, "auto", 1)
     assert WorkerShape(1, 0.5, 0.0, "cpu").threads == 1
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "device", "cpus", "shape"),
+    [
+        ([{"CPU": 2}], 5, "cuda", None, (5, 4, 1, "cuda")),  # no GPU yet, and nobody knows its CPUs
+        ([{"CPU": 2}], 5, "cuda", 12, (5, 12, 1, "cuda")),
+        ([{"CPU": 8, "GPU": 1}], 64, "cuda", None, (9, 8, 1, "cuda")),
+        ([{"CPU": 8, "GPU": 1}], 64, "auto", None, (1, 8, 1, "cuda")),
+        ([{"CPU": 2}], 5, "cpu", 16, (5, 16, 0, "cpu")),
+        ([{"CPU": 16}, {"CPU": 7}], None, "auto", 3, (7, 3, 0, "cpu")),
+    ],
+)
+def test_clusters_that_grow(
+    nodes: list[dict[str, float]],
+    workers: int | None,
+    device: str,
+    cpus: int | None,
+    shape: tuple[int, float, float, str],
+) -> None:
+    divided = divide(nodes, workers, device, 9, cpus)
+    assert (divided.workers, divided.cpus, divided.gpus, divided.device) == shape
+
+
+def test_more_cpus_than_any_machine_has() -> None:
+    with pytest.raises(ClusterError, match="--cpus-per-worker 16"):
+        divide([{"CPU": 4}], None, "cpu", 1, 16)
