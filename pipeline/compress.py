@@ -1,15 +1,15 @@
 """The compressing job from the driver's side: plan, run what is missing, manifest, summary."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from codec import Codec, load_codec
 from codec.images import MAX_PIXELS
 from codec.zoo import CARD_FILE, MODEL_FILE, card_file
 
-from . import cluster
+from .cluster import WorkerShape
 from .commit import (
     FORMAT_VERSION,
     Ledger,
@@ -22,18 +22,14 @@ from .commit import (
 from .dataset import PLAN_NAME
 from .encoding import CompressSettings, KeepOriginal
 from .events import EventLog, job_log
-from .metrics import Metrics
 from .options import OptionError, check_codec_options
-from .progress import Progress
 from .records import SCHEMA_VERSION
-from .running import JobWatcher, RunningOptions
-from .scheduler import Outcome, Task, run_tasks
+from .running import RunningOptions, Stop, run_job_tasks
+from .scheduler import Outcome, Task
 from .shards import expand_inputs
-from .storage import Store, scratch_folder, storage_errors
+from .storage import Store, storage_errors
 from .summary import Problem, Summary, megabytes, ratio
 from .worker import ShardCompressor, ShardJob
-
-Stop = Callable[[], str]
 
 
 @dataclass(frozen=True)
@@ -100,7 +96,7 @@ def _compress(options: CompressOptions, stop: Stop, log: EventLog) -> Summary:
             f"warning: {store.url} ignores create-only writes: run one job at a time on it"
         )
     summary.notes += [f"warning: {name} was damaged or lost and is done again" for name in lost]
-    outcomes = run_shards(jobs, plan, options, summary, log, stop, options.max_bad_fraction)
+    outcomes = run_shards(jobs, plan, options, summary, log, stop)
     for outcome in outcomes:
         if outcome.result is None:
             url = names[outcome.task.name].url
@@ -122,53 +118,41 @@ def run_shards(
     options: CompressOptions,
     summary: Summary,
     log: EventLog,
-    stop: Stop,
-    max_bad_fraction: float = 1.0,
-) -> list[Outcome]:
+    stop: Stop = lambda: "",
+) -> Sequence[Outcome]:
     """Compress shards by a plan, on as many workers as there are; adds this run to the summary."""
-    if not jobs:
-        return []
-    cluster.connect(options.address)
-    shape = cluster.share(options.workers, options.device, len(jobs), options.worker_cpus)
-    progress = Progress(
-        "compressing",
-        {job.name: job.shard.size for job in jobs},
-        events=log,
-        metrics=Metrics(),
-    )
-    watcher = JobWatcher(progress, stop, max_bad_fraction)
-    tasks = [Task(job.name, (job,)) for job in jobs]
-    try:
-        with scratch_folder(options.scratch) as scratch:
-            settings = _settings(plan, replace(options, scratch=str(scratch)), shape)
-            outcomes = run_tasks(ShardCompressor, settings, tasks, shape, options.policy, watcher)
-    finally:
-        progress.close()
-    progress.add_to(summary)
-    summary.stopped = watcher.stopped
-    return outcomes
-
-
-def _settings(plan: Plan, options: CompressOptions, shape: cluster.WorkerShape) -> CompressSettings:
-    """What the plan asks of every worker, and how this run goes about it."""
     planned = plan.parameters
-    return CompressSettings(
-        output=Store(options.output, options.output_options).url,
-        fingerprint=plan.fingerprint,
-        model_id=planned["model_id"],
-        layers=planned["layers"],
-        fit=planned["fit_source"],
-        codec_options={**planned.get("codec_options", {}), **options.codec_options},
-        min_side=planned["min_side"],
-        max_pixels=planned["max_pixels"],
-        keep_original=planned["keep_original"],
-        min_psnr=planned["min_psnr"],
-        batch_size=options.batch_size,
-        device=shape.device,
-        threads=shape.threads,
-        scratch=options.scratch,
-        input_options=options.input_options,
-        output_options=options.output_options,
+
+    def settings(shape: WorkerShape, scratch: str) -> CompressSettings:
+        return CompressSettings(
+            output=Store(options.output, options.output_options).url,
+            fingerprint=plan.fingerprint,
+            model_id=planned["model_id"],
+            layers=planned["layers"],
+            fit=planned["fit_source"],
+            codec_options={**planned.get("codec_options", {}), **options.codec_options},
+            min_side=planned["min_side"],
+            max_pixels=planned["max_pixels"],
+            keep_original=planned["keep_original"],
+            min_psnr=planned["min_psnr"],
+            batch_size=options.batch_size,
+            device=shape.device,
+            threads=shape.threads,
+            scratch=scratch,
+            input_options=options.input_options,
+            output_options=options.output_options,
+        )
+
+    return run_job_tasks(
+        "compressing",
+        ShardCompressor,
+        settings,
+        {Task(job.name, (job,)): job.shard.size for job in jobs},
+        options,
+        summary,
+        log,
+        stop,
+        max_bad_fraction=options.max_bad_fraction,
     )
 
 

@@ -1,26 +1,22 @@
 """The decoding job from the driver's side: plan, run what is missing, summary."""
 
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from . import cluster
+from .cluster import WorkerShape
 from .commit import Ledger, Plan, split_generation
 from .dataset import DataFile, Dataset, open_dataset
 from .decoder import COMMITS, DecodeSettings, ShardDecoder, remove_decoded
 from .events import EventLog, job_log
-from .metrics import Metrics
 from .options import OptionError, check_codec_options
-from .progress import Progress
-from .running import JobWatcher, RunningOptions
-from .scheduler import Outcome, Task, run_tasks
-from .storage import Store, scratch_folder, storage_errors
+from .running import RunningOptions, Stop, run_job_tasks
+from .scheduler import Outcome, Task
+from .storage import Store, storage_errors
 from .summary import Problem, Summary
 
 PLAN_NAME = ".strata/decode.json"
-
-Stop = Callable[[], str]
 
 
 @dataclass(frozen=True)
@@ -117,42 +113,38 @@ def _run(
     summary: Summary,
     stop: Stop,
     log: EventLog,
-) -> list[Outcome]:
+) -> Sequence[Outcome]:
     """Decode what is missing, on as many workers as there are; adds this run to the summary."""
-    if not missing:
-        return []
-    cluster.connect(options.address)
-    shape = cluster.share(options.workers, options.device, len(missing), options.worker_cpus)
-    progress = Progress(
-        "decoding", {file.name: file.bytes for file in missing}, events=log, metrics=Metrics()
+
+    def settings(shape: WorkerShape, scratch: str) -> DecodeSettings:
+        return DecodeSettings(
+            dataset=dataset.url,
+            output=Store(options.output, options.output_options).url,
+            fingerprint=plan.fingerprint,
+            layers=plan.parameters["layers"],
+            format=options.format,
+            image_format=options.image_format,
+            codec_options=options.codec_options,
+            quality=options.quality,
+            batch_size=options.batch_size,
+            device=shape.device,
+            threads=shape.threads,
+            scratch=scratch,
+            input_options=options.input_options,
+            output_options=options.output_options,
+        )
+
+    return run_job_tasks(
+        "decoding",
+        ShardDecoder,
+        settings,
+        {Task(file.name, (file,)): file.bytes for file in missing},
+        options,
+        summary,
+        log,
+        stop,
+        in_flight=1,  # see ShardDecoder
     )
-    watcher = JobWatcher(progress, stop)
-    tasks = [Task(file.name, (file,)) for file in missing]
-    policy = replace(options.policy, in_flight=1)  # see ShardDecoder
-    try:
-        with scratch_folder(options.scratch) as scratch:
-            settings = DecodeSettings(
-                dataset=dataset.url,
-                output=Store(options.output, options.output_options).url,
-                fingerprint=plan.fingerprint,
-                layers=plan.parameters["layers"],
-                format=options.format,
-                image_format=options.image_format,
-                codec_options=options.codec_options,
-                quality=options.quality,
-                batch_size=options.batch_size,
-                device=shape.device,
-                threads=shape.threads,
-                scratch=str(scratch),
-                input_options=options.input_options,
-                output_options=options.output_options,
-            )
-            outcomes = run_tasks(ShardDecoder, settings, tasks, shape, policy, watcher)
-    finally:
-        progress.close()
-    progress.add_to(summary)
-    summary.stopped = watcher.stopped
-    return outcomes
 
 
 def _add(summary: Summary, file: DataFile, record: dict[str, Any]) -> None:

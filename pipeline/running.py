@@ -1,12 +1,21 @@
-"""What stands between a job and the scheduler: progress for people, and reasons to stop."""
+"""What stands between a job and the scheduler: a cluster, progress for people, reasons to stop."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from . import cluster
+from .cluster import WorkerShape
+from .events import EventLog
+from .metrics import Metrics
 from .progress import Progress
-from .scheduler import Outcome, Policy
+from .scheduler import Outcome, Policy, Task, run_tasks
+from .storage import scratch_folder
+from .summary import Summary
+
+Stop = Callable[[], str]
+"""Asked now and then whether a job must finish what is under way and end; says why, or ""."""
 
 # Nobody wants a job to stop because the first two pictures of a hundred million are bad.
 ENOUGH_SAMPLES = 200
@@ -33,6 +42,49 @@ class RunningOptions:
     log: str | None = None
 
 
+def run_job_tasks(
+    verb: str,
+    worker: type,
+    settings: Callable[[WorkerShape, str], Any],
+    tasks: Mapping[Task, int],
+    options: RunningOptions,
+    summary: Summary,
+    log: EventLog,
+    stop: Stop = lambda: "",
+    *,
+    in_flight: int | None = None,
+    max_bad_fraction: float = 1.0,
+) -> Sequence[Outcome]:
+    """Run the tasks of a job on as many workers as there are, and add this run to the summary.
+
+    Args:
+        verb: what people read that the job is doing.
+        worker: what ``run_tasks`` runs.
+        settings: makes the worker's settings, out of what each worker owns and a scratch folder.
+        tasks: with the bytes of input that each of them takes.
+        in_flight: how many tasks a worker takes at once, where it is not the policy's number.
+
+    Raises ClusterError when there is no cluster, or nobody to work in it.
+    """
+    if not tasks:
+        return []
+    cluster.connect(options.address)
+    shape = cluster.share(options.workers, options.device, len(tasks), options.worker_cpus)
+    sizes = {task.name: size for task, size in tasks.items()}
+    progress = Progress(verb, sizes, events=log, metrics=Metrics())
+    watcher = JobWatcher(progress, stop, max_bad_fraction)
+    policy = options.policy if in_flight is None else replace(options.policy, in_flight=in_flight)
+    try:
+        with scratch_folder(options.scratch) as scratch:
+            made = settings(shape, str(scratch))
+            outcomes = run_tasks(worker, made, list(tasks), shape, policy, watcher)
+    finally:
+        progress.close()
+    progress.add_to(summary)
+    summary.stopped = watcher.stopped
+    return outcomes
+
+
 class JobWatcher:
     """A scheduler's watcher that shows progress, and stops when told to or when all goes wrong.
 
@@ -45,7 +97,7 @@ class JobWatcher:
     def __init__(
         self,
         progress: Progress,
-        stop: Callable[[], str] = lambda: "",
+        stop: Stop = lambda: "",
         max_bad_fraction: float = 1.0,
     ) -> None:
         self.progress_view = progress

@@ -31,6 +31,7 @@ from codec.zoo import MODEL_FILE
 
 from .commit import Ledger, generation_name, slim
 from .encoding import CompressSettings, SampleEncoder
+from .rates import resident_bytes
 from .records import (
     FileFacts,
     Row,
@@ -112,7 +113,7 @@ class ShardCompressor:
         return {
             "node": platform.node(),
             "pid": os.getpid(),
-            "rss": _resident_bytes(),
+            "rss": resident_bytes(),
             "shards": shards,
             "stage_seconds": self._clock.seconds(),
             "bytes_in": self._bytes_in,
@@ -328,15 +329,6 @@ class ShardCompressor:
 
 def _source(shard: Shard) -> dict[str, Any]:
     return {"url": shard.url, "size": shard.size, "etag": shard.etag}
-
-
-def _resident_bytes() -> int:
-    """Memory that this process holds; 0 where the system does not say."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except (OSError, IndexError, ValueError):
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def load_model(

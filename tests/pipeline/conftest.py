@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import cluster, commit, compress, decode, worker
+from pipeline import cluster, commit, compress, running, worker
 from pipeline.cluster import WorkerShape
 from pipeline.commit import Ledger, Plan
 from pipeline.dataset import PLAN_NAME, Dataset, open_dataset
@@ -64,12 +64,14 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole jobs with one worker in this process."""
 
     def run_tasks(
-        kind: type, settings: Any, tasks: list[Task], *_: object, **__: object
+        kind: type, settings: Any, tasks: list[Task], shape: object, policy: object, watcher: Any
     ) -> list[Outcome]:
         one = kind(settings)
-        return [Outcome(task, one.run(*task.arguments), attempts=1) for task in tasks]
+        watcher.ready()
+        outcomes = [Outcome(task, one.run(*task.arguments), attempts=1) for task in tasks]
+        watcher.progress(outcomes, [{"worker": 0, **one.progress()}])
+        return outcomes
 
     monkeypatch.setattr(cluster, "connect", lambda address: None)
     monkeypatch.setattr(cluster, "share", lambda *_: WorkerShape(1, 1.0, 0.0, "cpu"))
-    for job in (compress, decode):
-        monkeypatch.setattr(job, "run_tasks", run_tasks)
+    monkeypatch.setattr(running, "run_tasks", run_tasks)
