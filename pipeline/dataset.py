@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from codec import Codec, EncodedImage
 from codec.errors import StrataError
+from codec.images import read_image
 
 from . import records
 from .commit import FORMAT_VERSION, latest_manifest, manifest_name
@@ -168,13 +169,19 @@ class Dataset:
     ) -> np.ndarray:
         """The picture ``key`` decoded from its first ``layers`` layers, ``(H, W, 3) uint8``.
 
+        Where it has fewer layers because its file was kept instead, the file is what is decoded.
         ``options`` go to ``Codec.decode`` (``realism="flow"``, ``decoder="fast"``, ``seed=1``,
         ...). Raises DatasetError for an unknown key, CorruptStreamError for a damaged stream,
         TypeError or ValueError for options that the dataset's codec does not have.
         """
         codec = self.codec(device)
         codec.check_options("decode", options)  # before anything is read
-        return codec.decode([self.record(key, layers).encoded], **options)[0]
+        record = self.record(key, layers, ["layers"])
+        if record.extra["layers"] < self._layers(layers):
+            (original,) = self.record(key, 0, ["original"]).extra.values()
+            if original is not None:
+                return read_image(original, max_pixels=self.parameters["max_pixels"]).rgb
+        return codec.decode([record.encoded], **options)[0]
 
     def open(self, file: DataFile) -> "OpenFile":
         """One data file, ready for projection; use it with ``with``."""

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from codec import Codec, EncodedImage
-from codec.images import unpack_alpha, write_image
+from codec.images import read_image, unpack_alpha, write_image
 
 from .commit import Ledger, generation_name, split_generation
 from .dataset import DataFile, Dataset, OpenFile, open_dataset
@@ -26,6 +26,7 @@ from .records import (
     encoded_image,
     iter_rows,
     original_key,
+    original_stands_in,
     stream_columns,
 )
 from .stages import StageClock
@@ -213,25 +214,34 @@ class ShardDecoder:
 
     def _rows(self, opened: OpenFile, clock: StageClock) -> Iterator[dict[str, Any]]:
         """The rows with the columns that are needed, one row group in memory at a time."""
-        metadata = ["fields", "alpha", "key_bytes", "status", "reason", "source_field"]
-        columns = [*metadata, *stream_columns(self.settings.layers)]
+        metadata = ["fields", "alpha", "key_bytes", "status", "reason", "source_field", "layers"]
+        layers = self.settings.layers
+        columns = [*metadata, *stream_columns(layers)]
         with clock.timed("download"):
             parquet = opened.parquet
         self._bytes_in += opened.file.footer_bytes
         for group in range(parquet.num_row_groups):
             with clock.timed("download"):
                 rows = list(iter_rows(parquet, columns, [group]))
-            self._bytes_in += _stored_bytes(parquet.metadata.row_group(group), columns)
+                read = columns
+                if any(row["status"] == "ok" and row["layers"] < layers for row in rows):
+                    originals = iter_rows(parquet, ["original"], [group])
+                    rows = [row | kept for row, kept in zip(rows, originals, strict=True)]
+                    read = [*columns, "original"]
+            self._bytes_in += _stored_bytes(parquet.metadata.row_group(group), read)
             yield from rows
 
     def _decode_window(
         self, window: list[Mapping[str, Any]], file: DataFile, clock: StageClock
     ) -> list[tuple[Mapping[str, Any], Any]]:
-        """Each row with its decoded picture, the exception that prevented it, or None."""
+        """Each row with its decoded picture, the exception that prevented it, or None.
+
+        None is what rows without a picture have, and those whose original stands in.
+        """
         results: list[Any] = [None] * len(window)
         pictures: list[tuple[int, _Picture]] = []
         for position, row in enumerate(window):
-            if row["status"] == "ok":
+            if row["status"] == "ok" and not original_stands_in(row, self.settings.layers):
                 try:
                     encoded = encoded_image(row, self.settings.layers, file.name)
                     pictures.append((position, _Picture(row, encoded)))
@@ -264,6 +274,9 @@ class ShardDecoder:
         if isinstance(result, Exception):
             return key, None, "bad", describe(result)
         try:
+            if original_stands_in(row, settings.layers):
+                limit = self.dataset.parameters["max_pixels"]
+                result = read_image(row["original"], max_pixels=limit).rgb
             alpha = None if row["alpha"] is None else unpack_alpha(row["alpha"])
             picture = write_image(result, alpha, settings.image_format, quality=settings.quality)
         except Exception as error:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from codec.images import MAX_PIXELS
 from pipeline import cluster, commit, compress, running, worker
 from pipeline.cluster import WorkerShape
 from pipeline.commit import Ledger, Plan
@@ -40,7 +41,8 @@ def make_dataset(toy: ToyCodec, tmp_path: Path) -> Make:
         settings: dict[str, Any] = {"layers": 4, "fit": False, **changes}
         plan = Plan(
             PLAN_NAME,
-            {"format": 1, "model_id": toy.model_id, "codec": "uqdm", **settings},
+            {"format": 1, "model_id": toy.model_id, "codec": "uqdm", "max_pixels": MAX_PIXELS}
+            | settings,
         )
         store = Store(url)
         plan.establish(store)

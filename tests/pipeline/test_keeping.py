@@ -1,17 +1,19 @@
 """What is kept besides the streams: originals, measured quality, and good rows over a retry."""
 
 import hashlib
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from codec.images import write_image
+from codec.images import read_image, write_image
 from codec.metrics import psnr
 from pipeline import encoding
 from pipeline.commit import Ledger, generation_name, shard_name
 from pipeline.dataset import Dataset
+from pipeline.decode import DecodeOptions, decode
 from pipeline.encoding import CompressSettings
 from pipeline.records import iter_rows, schema
 from pipeline.shards import ShardError, expand_inputs
@@ -99,6 +101,25 @@ def test_a_stream_that_would_be_larger_becomes_a_preview(
     good = [row for row in rows.values() if row["status"] == "ok"]
     streams = sum(row["cumulative_bytes"][-1] for row in good)
     assert file.record["stream_bytes"] == streams + sum(len(row["original"] or b"") for row in good)
+
+
+def test_an_original_stands_in_for_layers_that_are_not_there(
+    make_dataset: Make, tmp_path: Path, without_ray: None
+) -> None:
+    dataset = make_dataset([mixed(tmp_path)], keep_original="larger", min_side=3)
+    noise = read_image(write_image(NOISE, None, "jpg", quality=40)).rgb
+    assert (dataset.image("noise") == noise).all()
+    preview = dataset.image("noise", 1)
+    assert (preview != noise).any()
+    for layers, expected in ((None, noise), (1, preview)):
+        out = tmp_path / f"out-{layers}"
+        summary = decode(DecodeOptions(dataset.url, str(out), layers))
+        assert (summary.ok, summary.bad) == (3, 5)
+        (tar,) = out.glob("*.tar")
+        with tarfile.open(tar) as opened:
+            data = opened.extractfile("noise.png")
+            assert data is not None
+            assert (read_image(data.read()).rgb == expected).all()
 
 
 def test_a_floor_for_quality(make_dataset: Make, tmp_path: Path) -> None:
