@@ -81,7 +81,8 @@ def run_job_tasks(
     finally:
         progress.close()
     progress.add_to(summary)
-    summary.stopped = watcher.stopped
+    if len(outcomes) < len(tasks):
+        summary.stopped = watcher.stopped
     return outcomes
 
 

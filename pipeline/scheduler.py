@@ -24,7 +24,8 @@ from .cluster import ClusterError, WorkerShape
 from .poison import PoisonSearch
 
 POLL_SECONDS = 0.5
-MAX_FAILED_STARTS = 3
+MAX_FAILED_STARTS = 7  # in a row; with the pauses between them, about two minutes
+FIRST_PAUSE_SECONDS = 0.5
 # A cloud cluster may have to start machines first, or wait for spot machines to come back.
 PATIENCE_SECONDS = 1800.0
 WAITING_SECONDS = 60.0  # after which people are told, and then each time it doubles
@@ -116,6 +117,7 @@ class _Actor:
     calls: dict[Any, _Call] = field(default_factory=dict)
     ready: bool = False
     failed_starts: int = 0
+    retry_at: float = 0.0  # when to ask again whether it is ready
     reserved: bool = False  # gets no more work until it is empty, and then a task that goes alone
     clock: float = 0.0  # when it last finished something, or began after having nothing
     overdue: _State | None = None
@@ -191,6 +193,7 @@ class _Pool:
                 self.actors.append(_Actor(self.start(), slot))
                 self._call_ready(self.actors[-1])
             while self._work_left():
+                self._retry_starts()
                 self._assign()
                 new = list(self._collect())
                 yield from new
@@ -295,23 +298,23 @@ class _Pool:
         state = call.state
         try:
             result = self.ray.get(ref)
-        except self.ray.exceptions.RayActorError as error:
-            if state is None:
-                self._start_failed(actor, _first_line(error), permanent=False)
-            else:
-                yield from self._died(actor, _first_line(error))
-            return
         except self.ray.exceptions.RayTaskError as error:
             self._pop(actor, ref)
-            if state is None:
-                self._start_failed(actor, _cause(error), permanent=True)
-                return
             permanent = isinstance(error.cause, StrataError)
+            if state is None:
+                self._start_failed(actor, _cause(error), permanent=permanent)
+                return
             if call.probing:
                 # The search cannot go on; what was wrong in the first place stands.
                 yield self._give_up(state, f"{state.crash}; searching it: {_cause(error)}", True)
             else:
                 yield from self._failed(state, _cause(error), permanent=permanent)
+        except self.ray.exceptions.RayError as error:  # it died, or cannot be reached
+            if state is None:
+                self._start_failed(actor, _first_line(error), permanent=False)
+            else:
+                yield from self._died(actor, _first_line(error))
+            return
         else:
             self._pop(actor, ref)
             if state is None:
@@ -406,8 +409,14 @@ class _Pool:
             self.actors.remove(actor)
             self.watcher.event("worker_lost", worker=actor.slot, error=error)
             return
-        time.sleep(POLL_SECONDS)  # a restarting actor refuses calls at once
-        self._call_ready(actor)
+        # a restarting actor may refuse calls at once
+        actor.retry_at = time.monotonic() + FIRST_PAUSE_SECONDS * 2 ** (actor.failed_starts - 1)
+
+    def _retry_starts(self) -> None:
+        for actor in self.actors:
+            if actor.retry_at and time.monotonic() > actor.retry_at:
+                actor.retry_at = 0.0
+                self._call_ready(actor)
 
     # -- watching ---------------------------------------------------------------------------------
 
