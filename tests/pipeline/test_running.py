@@ -1,0 +1,120 @@
+"""When a job stops by itself, and when it does not."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.compress import CompressOptions, compress
+from pipeline.dataset import DatasetError, open_dataset
+from pipeline.progress import Progress
+from pipeline.running import JobWatcher
+from pipeline.scheduler import Outcome, Task
+from pipeline.summary import Summary
+from tests.pipeline.makers import ToyCodec, png, samples, write_tar
+
+
+def outcome(number: int, ok: int, bad: int, reason: str = "broken") -> Outcome:
+    record: dict[str, Any] = {"rows": ok + bad, "ok": ok, "bad": bad, "reasons": {reason: bad}}
+    return Outcome(Task(f"s{number}", ()), record if ok + bad else None)
+
+
+def watcher(fraction: float, **options: Any) -> JobWatcher:
+    sizes = {f"s{n}": 1 for n in range(99)}
+    return JobWatcher(
+        Progress("testing", sizes, out=io.StringIO()), max_bad_fraction=fraction, **options
+    )
+
+
+def test_a_job_in_which_most_samples_fail_stops() -> None:
+    watching = watcher(0.25)
+    assert watching.progress([outcome(0, 5, 100)], []) == ""  # too few to judge by
+    assert watching.progress([outcome(1, 300, 0)], []) == ""  # 100 of 405
+    reason = watching.progress([outcome(2, 0, 10, "no such codec")], [])
+    assert reason == (
+        "110 of 415 samples failed, more than --max-bad-fraction 0.25 "
+        "(most often: broken, no such codec)"
+    )
+    assert watching.progress([outcome(3, 5000, 0)], []) == reason  # it stays stopped
+
+
+def test_a_job_in_which_most_shards_fail_stops() -> None:
+    watching = watcher(0.5)
+    assert watching.progress([outcome(n, 0, 0) for n in range(9)], []) == ""
+    assert "10 of 10 shards failed" in watching.progress([outcome(9, 0, 0)], [])
+
+
+def test_a_fraction_of_one_never_stops() -> None:
+    assert watcher(1.0).progress([outcome(n, 0, 100) for n in range(20)], []) == ""
+
+
+def test_somebody_else_may_stop_a_job() -> None:
+    wishes = iter(["", "", "enough"])
+    watching = watcher(1.0, stop=lambda: next(wishes, ""))
+    assert [watching.progress([], []) for _ in range(4)] == ["", "", "enough", "enough"]
+
+
+@pytest.fixture
+def hopeless(tmp_path: Path) -> str:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(3):
+        broken = [(f"x{n}.png", png(n)[:40]) for n in range(150)]
+        write_tar(folder / f"{number}.tar", [*samples(10), *broken])
+    return str(folder)
+
+
+def run(toy: ToyCodec, inputs: str, output: Path, **options: Any) -> Summary:
+    return compress(
+        CompressOptions((inputs,), str(output), str(toy.model_path), store_layers=4, **options)
+    )
+
+
+def test_what_was_committed_before_a_stop_stays(
+    toy: ToyCodec, hopeless: str, tmp_path: Path, without_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stops_at_once(
+        kind: type, settings: Any, tasks: list[Task], shape: Any, policy: Any, watching: Any
+    ) -> list[Outcome]:
+        one, outcomes = kind(settings), []
+        for task in tasks:
+            outcomes.append(Outcome(task, one.run(*task.arguments), attempts=1))
+            if watching.progress(outcomes[-1:], []):
+                break
+        return outcomes
+
+    monkeypatch.setattr("pipeline.running.run_tasks", stops_at_once)
+    summary = run(toy, hopeless, tmp_path / "set")
+    assert summary.exit_code == 1
+    assert "300 of 320 samples failed" in summary.stopped
+    assert "stopped: 300 of 320" in "\n".join(summary.lines())
+    assert (summary.ok, summary.bad) == (20, 300)
+    with pytest.raises(DatasetError, match="run it again to resume"):
+        open_dataset(str(tmp_path / "set"))
+    more = run(toy, hopeless, tmp_path / "set", max_bad_fraction=1.0)
+    assert (more.resumed, more.stopped, more.ok, more.bad) == (2, "", 30, 450)
+    assert len(open_dataset(str(tmp_path / "set"))) == 30
+
+
+def test_retrying_what_was_bad(
+    toy: ToyCodec, tmp_path: Path, without_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tar = str(write_tar(tmp_path / "a.tar", [*samples(3), ("unlucky.png", png(5, 24, 13))]))
+    write_tar(tmp_path / "b.tar", samples(2, 10))
+    inputs, output = str(tmp_path / "*.tar"), tmp_path / "set"
+    assert run(toy, inputs, output).bad == 1
+    still = run(toy, inputs, output, retry="bad")
+    assert (still.bad, still.resumed, still.exit_code) == (1, 1, 1)
+    assert len(list((output / "data").iterdir())) == 2  # nothing was better, so nothing is new
+    monkeypatch.setattr(
+        toy, "encode", lambda images, *, layers, **_: [toy._encode(i, layers) for i in images]
+    )
+    assert run(toy, inputs, output).bad == 1  # not asked for
+    better = run(toy, inputs, output, retry="bad")
+    assert (better.ok, better.bad, better.exit_code) == (6, 0, 0)
+    dataset = open_dataset(str(output))
+    assert sorted(dataset.keys()) == ["s0000", "s0001", "s0002", "s0010", "s0011", "unlucky"]
+    assert [file.record["generation"] for file in dataset.files] == [1, 0]
+    assert dataset.files[0].record["source"]["url"] == tar
+    assert run(toy, inputs, output, retry="bad").resumed == 2
