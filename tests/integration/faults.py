@@ -73,6 +73,7 @@ class FaultProxy:
         self.target = urlsplit(target)
         self.rules: list[Rule] = []
         self.exchanges: list[Exchange] = []
+        self.errors: list[Exception] = []  # of callbacks; the first is raised at the end
         self.lock = threading.Lock()
         self.closing = threading.Event()
 
@@ -86,10 +87,12 @@ class FaultProxy:
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         self.closing.set()
         self.server.shutdown()
         self.server.server_close()
+        if self.errors and kind is None:
+            raise self.errors[0]
 
     def slow_down(
         self,
@@ -322,7 +325,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _call(self, rules: list[Rule], when: When) -> None:
         for rule in rules:
             if rule.callback is not None and rule.when == when:
-                rule.callback(self.path)
+                try:
+                    rule.callback(self.path)
+                except Exception as error:
+                    self.proxy.errors.append(error)
+                    raise _Cut from error
                 if rule.cut:
                     raise _Cut
 

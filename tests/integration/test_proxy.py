@@ -170,6 +170,20 @@ def test_the_middle_of_a_download(proxy: FaultProxy) -> None:
     assert called == ["/x", "/x"]
 
 
+def test_errors_of_callbacks_are_not_lost() -> None:
+    def fail(path: str) -> None:
+        raise ValueError(path)
+
+    def ask() -> None:
+        with FaultProxy("http://127.0.0.1:9") as proxy:
+            proxy.call(fail, method="GET", path="")
+            with pytest.raises((RemoteDisconnected, ConnectionError)):
+                get(proxy)
+
+    with pytest.raises(ValueError, match="/x"):
+        ask()
+
+
 @pytest.mark.parametrize("store", ["moto_server", "swift_server"])
 def test_s3_through_the_proxy(store: str, request: pytest.FixtureRequest) -> None:
     """Signatures hold, and half an upload leaves no object behind."""
