@@ -115,6 +115,7 @@ class SampleEncoder:
         self._coding: deque[Future[list[EncodedImage]]] = deque()
         self._batch_pixels = BATCH_PIXELS
         self._clock = StageClock()
+        self._on_coded: Callable[[int], None] = lambda count: None
 
     @property
     def batch_pixels(self) -> int:
@@ -131,6 +132,7 @@ class SampleEncoder:
         samples: Iterable[tuple[int, Sample]],
         clock: StageClock,
         on_rows: Callable[[list[Row]], None],
+        on_coded: Callable[[int], None] = lambda count: None,
         *,
         skip: Mapping[int, str] | None = None,
         strict: bool = True,
@@ -138,10 +140,11 @@ class SampleEncoder:
         """One row for each of the numbered ``samples``, in their order.
 
         ``skip`` gives, by number, the reasons why samples must not be touched (they are bad).
-        ``on_rows`` hears of rows as soon as they are done. With ``strict`` a codec that fails on
+        ``on_coded`` hears how many pictures have been coded, in any thread and long before their
+        rows are complete; ``on_rows`` hears of the rows. With ``strict`` a codec that fails on
         each of many pictures raises RuntimeError instead of giving nothing but bad rows.
         """
-        self._clock = clock
+        self._clock, self._on_coded = clock, on_coded
         waiting: deque[tuple[list[_Loaded], list[_Batch]]] = deque()
         for window in self._windows(file, samples, skip or {}):
             waiting.append((window, self._begin(window)))
@@ -284,7 +287,9 @@ class SampleEncoder:
     def _code(self, finish: Callable[[], list[EncodedImage]]) -> list[EncodedImage]:
         """The coder's half of a batch. Runs in a coder's thread."""
         with self._clock.timed("coder", self._coders):
-            return finish()
+            streams = finish()
+        self._on_coded(len(streams))
+        return streams
 
     def _streams(self, batch: _Batch) -> list[EncodedImage | Exception]:
         """A batch's streams; where it failed as a whole, those of its parts and the reasons."""

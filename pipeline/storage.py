@@ -9,6 +9,7 @@ Three habits keep a dataset sound whatever dies when:
 """
 
 import contextlib
+import fcntl
 import inspect
 import itertools
 import os
@@ -29,6 +30,7 @@ from .filesystems import CONNECTIONS, StorageError, download, open_filesystem, s
 
 __all__ = ["StorageError", "Store", "open_filesystem", "scratch_folder", "storage_errors"]
 
+SCRATCH, LOCK = "strata-scratch-", ".lock"
 READ_TOGETHER = 500  # small files held in memory at once by ``Store.read_many``
 # Uploads to S3 above twice this size go up in parts: four of them at once, in 64 MiB of memory.
 PART_BYTES = 16 << 20
@@ -41,16 +43,27 @@ CONFLICT_WAITS = (0.2, 0.8, 3.2)  # seconds between attempts when S3 says 409
 def scratch_folder(parent: str | None) -> Iterator[Path]:
     """A local folder for temporary files, inside ``parent`` (made if missing) or the system's.
 
-    The driver of a job holds one around all that its workers on this machine use: they are
-    killed when a job is stopped, and cannot tidy up themselves.
+    The driver of a job holds one around all that its workers on this machine use. What processes
+    that were killed have left behind is removed by whoever comes next: while a folder is in use,
+    its owner holds a lock, which dies with it.
     """
-    if parent is not None:
-        os.makedirs(parent, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="strata-", dir=parent))
+    base = Path(parent or tempfile.gettempdir())
+    base.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(base)
+    folder = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=base))
     try:
-        yield folder
+        with open(folder / LOCK, "wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_abandoned(base: Path) -> None:
+    for path in base.glob(f"{SCRATCH}*/{LOCK}"):
+        with contextlib.suppress(OSError), open(path, "rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: it is in use
+            shutil.rmtree(path.parent, ignore_errors=True)
 
 
 class Store:

@@ -16,7 +16,7 @@ import platform
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -184,7 +184,7 @@ class ShardCompressor:
             numbered = list(enumerate(file.samples))[start:stop]
             with self._stage(self._encoding, status, "encode"):
                 rows = self.encoder.rows(
-                    file, numbered, clock, self._counting(status), skip=skip, strict=False
+                    file, numbered, clock, *self._counting(status), skip=skip, strict=False
                 )
                 for _ in rows:
                     pass
@@ -233,7 +233,7 @@ class ShardCompressor:
         count = self._counting(status)
         numbered = enumerate(file.samples)
         if previous is None:
-            for row in self.encoder.rows(file, numbered, clock, count, skip=skip):
+            for row in self.encoder.rows(file, numbered, clock, *count, skip=skip):
                 writer.append(row)
         else:
             old = pq.ParquetFile(previous, page_checksum_verification=True)
@@ -245,7 +245,7 @@ class ShardCompressor:
             states = old.read(columns=["status"]).column("status").to_pylist()
             again = [(n, sample) for n, sample in numbered if states[n] == "bad"]
             status.counts["of"] = len(again)
-            rows = self.encoder.rows(file, again, clock, count, skip=skip, strict=False)
+            rows = self.encoder.rows(file, again, clock, *count, skip=skip, strict=False)
             for columns in iter_rows(old, schema(self.settings.layers).names):
                 if columns["status"] == "bad":
                     writer.append(next(rows))
@@ -309,22 +309,37 @@ class ShardCompressor:
             finally:
                 status.stage = "wait"
 
-    def _counting(self, status: _Status) -> Any:
-        """A function that adds finished rows to what the driver sees."""
+    def _counting(
+        self, status: _Status
+    ) -> tuple[Callable[[list[Row]], None], Callable[[int], None]]:
+        """What adds finished rows, and before them coded pictures, to what the driver sees."""
+        rows_done = coded = 0
 
-        def count(rows: list[Row]) -> None:
+        def show() -> None:
+            status.counts["samples"] = min(max(rows_done, coded), status.counts["of"])
+
+        def on_rows(rows: list[Row]) -> None:
+            nonlocal rows_done, coded
             with self._lock:
                 counts = status.counts
                 for row in rows:
-                    counts["samples"] += 1
+                    rows_done += 1
+                    coded += row.encoded is None  # these were never announced
                     counts["key"] = row.key
                     counts["bad"] += row.status == "bad"
                     if row.encoded is not None:
                         kept = len(row.alpha or b"") + len(row.original or b"")
                         counts["picture_bytes"] += row.source_bytes or 0
                         counts["stream_bytes"] += row.encoded.nbytes + kept
+                show()
 
-        return count
+        def on_coded(count: int) -> None:
+            nonlocal coded
+            with self._lock:
+                coded += count
+                show()
+
+        return on_rows, on_coded
 
 
 def _source(shard: Shard) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Options and their secrets, many small files, and stores that hesitate or keep too little."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -8,7 +10,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline import filesystems, storage
-from pipeline.storage import StorageError, Store, open_filesystem
+from pipeline.storage import StorageError, Store, open_filesystem, scratch_folder
 
 
 @pytest.mark.parametrize("kind", ["local", "memory"])
@@ -187,3 +189,22 @@ def test_a_store_that_keeps_too_little(
         hesitant.create_from("x", tmp_path / "file")
     monkeypatch.setattr(HesitantFileSystem, "lost_bytes", 0)
     assert hesitant.create_from("x", tmp_path / "file")
+
+
+def test_what_killed_processes_leave_behind_is_removed(tmp_path: Path) -> None:
+    script = (
+        "import os, sys; from pipeline.storage import scratch_folder\n"
+        "with scratch_folder(sys.argv[1]) as folder:\n"
+        "    (folder / 'shard').write_bytes(b'much')\n"
+        "    os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
+    (left,) = tmp_path.iterdir()
+    assert (left / "shard").exists()
+    foreign = tmp_path / "strata-scratch-notes"
+    foreign.mkdir()
+    with scratch_folder(str(tmp_path)) as mine, scratch_folder(str(tmp_path)) as other:
+        assert not left.exists()
+        assert mine.exists()
+        assert other.exists()
+    assert list(tmp_path.iterdir()) == [foreign]

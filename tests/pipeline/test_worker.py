@@ -1,6 +1,7 @@
 """One worker, one shard: whatever is in the tar, every sample of it is accounted for."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from pipeline.commit import Ledger, shard_name
 from pipeline.dataset import Dataset
 from pipeline.encoding import CompressSettings
 from pipeline.records import iter_rows, schema
-from pipeline.shards import ShardError, expand_inputs
+from pipeline.shards import ShardError, expand_inputs, open_shard
+from pipeline.stages import StageClock
 from pipeline.storage import Store
 from pipeline.worker import ShardCompressor, ShardJob
 from tests.pipeline.conftest import Make
@@ -214,3 +216,26 @@ def test_progress_counts_to_the_end(
     assert after["bytes_in"] == other.stat().st_size
     assert after["bytes_out"] > 0
     assert set(after["stage_seconds"]) >= {"download", "decode", "device", "coder", "upload"}
+
+
+def test_pictures_count_as_soon_as_they_are_coded(
+    toy: ToyCodec, tmp_path: Path, make_dataset: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A window of large pictures takes minutes: nobody should look at a zero for so long."""
+    dataset = make_dataset([str(write_tar(tmp_path / "x.tar", samples(1)))])
+    settings = CompressSettings(dataset.url, dataset.fingerprint, toy.model_id, 4, False)
+    other = write_tar(tmp_path / "y.tar", [*samples(9), ("bad.png", b"")])
+    (shard,) = expand_inputs([str(other)])
+    heard: list[tuple[str, int]] = []
+    encoder = encoding.SampleEncoder(toy, replace(settings, batch_size=3))
+    with open_shard(shard, tmp_path) as file:
+        rows = encoder.rows(
+            file,
+            enumerate(file.samples),
+            StageClock(),
+            lambda rows: heard.append(("rows", len(rows))),
+            lambda count: heard.append(("coded", count)),
+        )
+        assert len(list(rows)) == 10
+    assert heard[:3] == [("coded", 3)] * 3
+    assert sum(count for kind, count in heard if kind == "rows") == 10
