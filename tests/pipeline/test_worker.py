@@ -224,9 +224,12 @@ def test_pictures_count_as_soon_as_they_are_coded(
     """A window of large pictures takes minutes: nobody should look at a zero for so long."""
     dataset = make_dataset([str(write_tar(tmp_path / "x.tar", samples(1)))])
     settings = CompressSettings(dataset.url, dataset.fingerprint, toy.model_id, 4, False)
-    other = write_tar(tmp_path / "y.tar", [*samples(9), ("bad.png", b"")])
-    (shard,) = expand_inputs([str(other)])
+    (shard,) = expand_inputs([str(write_tar(tmp_path / "y.tar", samples(30)))])
     heard: list[tuple[str, int]] = []
+    encode = toy.encode
+    monkeypatch.setattr(
+        toy, "encode", lambda i, **o: heard.append(("begun", len(i))) or encode(i, **o)
+    )
     encoder = encoding.SampleEncoder(toy, replace(settings, batch_size=3))
     with open_shard(shard, tmp_path) as file:
         rows = encoder.rows(
@@ -236,6 +239,8 @@ def test_pictures_count_as_soon_as_they_are_coded(
             lambda rows: heard.append(("rows", len(rows))),
             lambda count: heard.append(("coded", count)),
         )
-        assert len(list(rows)) == 10
-    assert heard[:3] == [("coded", 3)] * 3
-    assert sum(count for kind, count in heard if kind == "rows") == 10
+        assert len(list(rows)) == 30
+    kinds = [kind for kind, _ in heard]
+    last_begun = max(at for at, kind in enumerate(kinds) if kind == "begun")
+    assert kinds.index("coded") < last_begun < kinds.index("rows")
+    assert sum(count for kind, count in heard if kind == "coded") == 30
