@@ -1,0 +1,97 @@
+"""How a job's speed grows with its workers: where processors do not limit, and where they do."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pipeline.progress
+from pipeline.compress import CompressOptions, compress
+
+from .corpus import repeat_shard, write_shards
+from .sleeping import MODEL, sleeping_workers
+from .watching import events, load, ray_with, say
+
+SECONDS = 0.1  # of sleep for each picture
+PICTURES = 50  # of 64x64 in a shard
+# Enough shards for each number of workers: starting sixteen of them on two cores takes a minute.
+SHARDS = {1: 20, 2: 40, 16: 16 * 60}
+
+
+def measure() -> dict[str, Any]:
+    pipeline.progress.LOG_SECONDS = 1.0
+    with tempfile.TemporaryDirectory(prefix="strata-workers-") as name:
+        folder = Path(name)
+        asleep = {str(count): _asleep(folder / f"asleep-{count}", count) for count in SHARDS}
+        awake = _awake(folder)
+    return {"seconds_per_picture": SECONDS, "asleep": _ratios(asleep), "cdc-small": _ratios(awake)}
+
+
+def _asleep(folder: Path, workers: int) -> dict[str, Any]:
+    inputs = repeat_shard(folder / "in", SHARDS[workers], PICTURES, 64)
+    with sleeping_workers(SECONDS), ray_with(16):
+        options = CompressOptions(
+            (str(inputs),),
+            str(folder / "out"),
+            MODEL,
+            store_layers=1,
+            workers=workers,
+            batch_size=10,
+            log=str(folder / "log"),
+        )
+        return _run(options, workers)
+
+
+def _awake(folder: Path) -> dict[str, dict[str, Any]]:
+    """One thread and one worker, two of each: with the real codec, on two cores. In turns."""
+    inputs = write_shards(folder / "in", 8, 250, 64)
+    rounds: dict[str, list[dict[str, Any]]] = {"1": [], "2": []}
+    for number in range(2):
+        for workers in (1, 2):
+            with ray_with(workers):
+                output = folder / f"awake-{workers}-{number}"
+                options = CompressOptions(
+                    (str(inputs),),
+                    str(output),
+                    "cdc-small",
+                    workers=workers,
+                    log=f"{output}.log",
+                )
+                rounds[str(workers)].append(_run(options, workers))
+    return {
+        workers: max(runs, key=lambda run: run["images_per_second"])
+        for workers, runs in rounds.items()
+    }
+
+
+def _run(options: CompressOptions, workers: int) -> dict[str, Any]:
+    busy = load()
+    summary = compress(options)
+    assert summary.exit_code == 0, summary.lines()
+    log = Path(options.log or "")
+    ready = [event["time"] for event in events(log, "worker_ready")]
+    assert len(ready) == workers, ready
+    figures = {
+        "images": summary.new_samples,
+        "seconds": round(summary.seconds, 1),
+        "images_per_second": round(summary.new_samples / summary.seconds, 2),
+        "seconds_from_first_to_last_worker": round(max(ready) - min(ready), 1),
+        "load_before": busy,
+    }
+    say(f"  {workers} workers: {figures}")
+    return figures
+
+
+def _ratios(runs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    alone = runs["1"]["images_per_second"]
+    return {
+        workers: run | {"times_one_worker": round(run["images_per_second"] / alone, 2)}
+        for workers, run in runs.items()
+    }
+
+
+def table(figures: dict[str, Any]) -> None:
+    for what in ("asleep", "cdc-small"):
+        say(f"{what}: workers, images/s, times one worker")
+        for workers, run in figures[what].items():
+            rate, ratio = run["images_per_second"], run["times_one_worker"]
+            say(f"  {workers:>3s} {rate:9.2f} {ratio:7.2f}")
