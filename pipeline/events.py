@@ -40,7 +40,7 @@ from codec.errors import StrataError
 
 from .summary import Summary
 
-SECRET_OPTIONS = ("input_options", "output_options", "storage_options")
+SECRET_OPTIONS = ("input_options", "output_options", "source_options", "storage_options")
 _USER = re.compile(r"(?<=://)[^/@\s]+@")
 _QUERY = re.compile(r"(https?://[^\s?]*)\?[^\s'\"]*")
 

@@ -1,0 +1,160 @@
+#!/usr/bin/env python
+"""Check a compressed dataset, and repair what is damaged from the original shards.
+
+Examples:
+    python jobs/verify_dataset.py --input archive
+    python jobs/verify_dataset.py --input archive --read-data-subset 3/7
+    python jobs/verify_dataset.py --input s3://bucket/archive --read-data --repair
+
+The quick check reads the plan, the manifest, the model, and of each data file its commit record
+and its footer. --read-data reads and decodes everything. --repair encodes the shards of damaged
+files again if they are still what they were, and makes lost records, manifests and copies of
+shipped models anew; it removes no data file. Exit code 0: sound, or everything repaired; 1: damage
+that is still there, or files that could not be checked; 2: nothing could be checked, the message
+says why; 130: it was told to stop.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import re
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from pipeline.command import (
+    add_running_options,
+    log_path,
+    run_job,
+    running_options,
+    seconds_or_none,
+    stop_reason,
+    storage_options,
+)
+from pipeline.report import VerifyReport
+from pipeline.verify import Subset, VerifyOptions, verify
+
+
+def subset(text: str) -> Subset:
+    """``2/5`` or ``10%``."""
+    part = re.fullmatch(r"(\d+)/(\d+)", text)
+    if part and 1 <= int(part[1]) <= int(part[2]):
+        return Subset(int(part[1]), int(part[2]))
+    share = re.fullmatch(r"(\d+(?:\.\d+)?)%", text)
+    if share and 0 < float(share[1]) <= 100:
+        return Subset(share=float(share[1]) / 100)
+    raise argparse.ArgumentTypeError(
+        f"must be N/T with N from 1 to T, or a percentage from 0 to 100, not {text}"
+    )
+
+
+def json_path(text: str) -> str:
+    """Refuse a report that could not be written, before hours of work."""
+    if text == "-":
+        return text
+    path = log_path(text)
+    folder = os.path.dirname(os.path.abspath(path))
+    if os.path.isdir(path) or not os.access(path if os.path.exists(path) else folder, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{path}: cannot be written")
+    return path
+
+
+def parse(arguments: list[str] | None = None) -> tuple[VerifyOptions, str | None]:
+    """The options, and where the report goes as JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--input", required=True, metavar="DATASET", help="the dataset's URL")
+    level = parser.add_mutually_exclusive_group()
+    level.add_argument("--read-data", action="store_true", help="read every data file in full")
+    level.add_argument(
+        "--read-data-subset",
+        type=subset,
+        metavar="N/T|P%",
+        help="read the N-th of T parts of the data files in full, or a random part of them",
+    )
+    parser.add_argument(
+        "--seed", type=int, metavar="S", help="choose the random part as the report with this seed"
+    )
+    parser.add_argument(
+        "--no-decode", action="store_true", help="read in full, but do not decode the pictures"
+    )
+    parser.add_argument("--repair", action="store_true", help="repair what is found damaged")
+    parser.add_argument(
+        "--source-options",
+        type=storage_options,
+        default={},
+        metavar="JSON",
+        help="fsspec storage options of the original shards, for --repair (or @FILE)",
+    )
+    parser.add_argument(
+        "--collect-garbage",
+        action="store_true",
+        help="remove what killed jobs and repairs left behind, if nothing is damaged",
+    )
+    parser.add_argument(
+        "--older-than",
+        type=seconds_or_none,
+        default=24.0,
+        metavar="HOURS",
+        help="what counts as garbage: younger files may be those of a running job (default: "
+        "%(default)s)",
+    )
+    parser.add_argument(
+        "--json",
+        type=json_path,
+        metavar="FILE",
+        help="write the report as JSON, - to standard output (pipeline/report.py names the keys)",
+    )
+    add_running_options(parser)
+    given = parser.parse_args(arguments)
+    if given.output_options:
+        parser.error("--output-options: there is no output; the dataset's are --input-options")
+    read = Subset() if given.read_data else given.read_data_subset
+    if given.no_decode and read is None:
+        parser.error("--no-decode: only with --read-data or --read-data-subset")
+    if read is not None and read.share is not None:
+        seed = random.randrange(1 << 16) if given.seed is None else given.seed
+        read = Subset(share=read.share, seed=seed)
+    elif given.seed is not None:
+        parser.error("--seed: only with --read-data-subset and a percentage")
+    return VerifyOptions(
+        dataset=given.input,
+        read=read,
+        decode=not given.no_decode,
+        repair=given.repair,
+        source_options=given.source_options,
+        collect_garbage=given.collect_garbage,
+        older_than=3600 * given.older_than,
+        **running_options(given),
+    ), given.json
+
+
+def main() -> int:
+    options, target = parse()
+    reports: list[VerifyReport] = []
+
+    def job() -> VerifyReport:
+        reports.append(verify(options, stop_reason))
+        return reports[0]
+
+    # With the report on standard output, nothing else may be there.
+    elsewhere = (
+        contextlib.redirect_stdout(sys.stderr) if target == "-" else contextlib.nullcontext()
+    )
+    with elsewhere:
+        code = run_job(job)
+    if reports and target:
+        text = json.dumps(reports[0].to_json() | {"exit_code": code}, indent=1) + "\n"
+        if target == "-":
+            sys.stdout.write(text)
+        else:
+            Path(target).write_text(text, encoding="utf-8")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

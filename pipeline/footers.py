@@ -1,0 +1,173 @@
+"""Data files by their footers: are they there, and what their records and the manifest say?
+
+Each file costs two small requests, one for its record and one for its footer.
+"""
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from .checks import Damage, data_file, entry_of, read_record
+from .commit import COMMITS, Ledger
+from .dataset import DataFile, Dataset
+from .pictures import describe
+from .records import METADATA_KEY, ROWS_PER_GROUP, RecordError, column_bytes, schema
+from .rowchecks import first_line
+
+_PARQUET_END = 8  # behind the footer: its length and the magic number
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What was found out about one listed data file, without reading its pictures.
+
+    ``file`` is what the file should be, by the manifest, or by the record where ``listing`` says
+    what is wrong in the manifest. ``error`` says why it could not be checked. If ``disputed``,
+    manifest and record contradict each other in what only reading the whole file can tell.
+    """
+
+    file: DataFile
+    damage: tuple[Damage, ...] = ()
+    listing: str = ""
+    error: str = ""
+    disputed: bool = False
+    bytes_read: int = 0
+
+
+class FileChecker:
+    """Holds listed data files against their records and their footers; safe in threads."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self.ledger = Ledger(dataset.store, dataset.fingerprint)
+        self.sizes = dataset.store.sizes("data")
+        self._schema = schema(dataset.num_layers)
+
+    def check(self, file: DataFile) -> Checked:
+        try:
+            return self._check(file)
+        except Exception as error:  # stores have exceptions of many kinds
+            return Checked(file, error=describe(error))
+
+    def _check(self, file: DataFile) -> Checked:
+        name, record, missing = read_record(self.ledger, file.name)
+        damage = []
+        if missing:
+            damage.append(_record_damage(file, missing))
+        size = self.sizes.get(f"{name}.parquet")
+        if size is None:
+            return Checked(file, (_data_damage(file, ["is gone"]), *damage))
+        claims = [file.record] if record is None else [file.record, record]
+        claim = next((claim for claim in claims if claim["bytes"] == size), None)
+        if claim is None:
+            problem = f"has {size} bytes, and had {file.bytes} when it was written"
+            return Checked(file, (_data_damage(file, [problem]), *damage))
+        nbytes = int(claim["footer_bytes"])
+        try:
+            found, problems = self._footer(file, size, nbytes)
+        except RecordError as error:
+            found, problems = {}, [str(error)]
+        wrong = [_contradictions(found, claim) for claim in claims]
+        if problems or all(wrong):
+            damage.insert(0, _data_damage(file, [*problems, *wrong[0]]))
+            return Checked(file, tuple(damage), bytes_read=nbytes)
+        listing, disputed = "; ".join(wrong[0]), False
+        if record is not None:
+            if wrong[1]:
+                text = f"does not fit its data file: {'; '.join(wrong[1])}"
+                damage.append(_record_damage(file, text))
+            elif listing:
+                file = data_file(record)
+            elif differing := _differences(file.record, record):
+                text = f"it and the manifest do not agree on {', '.join(differing)}"
+                damage.append(_record_damage(file, text))
+                disputed = True
+        return Checked(file, tuple(damage), listing, disputed=disputed, bytes_read=nbytes)
+
+    def _footer(self, file: DataFile, size: int, nbytes: int) -> tuple[dict[str, Any], list[str]]:
+        """What the footer says of the file, and what cannot be.
+
+        Raises RecordError for what is no footer of ours, and whatever the store raises.
+        """
+        store = self.dataset.store
+        start = max(0, size - nbytes)
+        tail = bytes(store.fs.cat_file(store.path(file.path), start=start, end=size))
+        if int.from_bytes(tail[-_PARQUET_END:-4], "little") + _PARQUET_END != nbytes:
+            raise RecordError("its footer is not where it was written")
+        try:
+            metadata = pq.read_metadata(io.BytesIO(tail))
+            columns = metadata.schema.to_arrow_schema()
+        except Exception as error:  # OSError too, which is not the store's here
+            raise RecordError(f"its footer cannot be read: {first_line(error)}") from error
+        try:
+            told = json.loads(metadata.metadata[METADATA_KEY])
+            named = told["fingerprint"]
+            found = {"bytes": size, "rows": metadata.num_rows, "footer_bytes": nbytes}
+            found |= {"source": told["source"], "model_id": told["model_id"]}
+        except (TypeError, KeyError, ValueError):
+            raise RecordError("another program wrote this Parquet file") from None
+        problems = []
+        if named != self.dataset.fingerprint:
+            problems.append("belongs to a dataset with other parameters")
+        sizes = column_bytes(metadata)
+        ours = columns.remove_metadata().equals(self._schema)
+        if not ours or (sizes and sizes.keys() != {*self._schema.names}):
+            problems.append("its columns are not those of this dataset")
+        problems += _impossible_groups(metadata, size - nbytes)
+        return {**found, "column_bytes": sizes}, problems
+
+
+def _data_damage(file: DataFile, problems: list[str]) -> Damage:
+    return Damage("data", file.path, problems, file.record["source"]["url"], file)
+
+
+def _record_damage(file: DataFile, problem: str) -> Damage:
+    path = f"{COMMITS}/{file.name}.json"
+    return Damage("record", path, [problem], file.record["source"]["url"], file)
+
+
+def _contradictions(found: Mapping[str, Any], claim: Mapping[str, Any]) -> list[str]:
+    """Where the file itself is not what a record or manifest says of it."""
+    different = [key for key in found if key in claim and found[key] != claim[key]]
+    texts = []
+    for key in different:
+        if key == "column_bytes":
+            names = sorted(
+                name
+                for name in {*found[key], *claim[key]}
+                if found[key].get(name) != claim[key].get(name)
+            )
+            texts.append(f"its columns have other sizes: {', '.join(names)}")
+        else:
+            texts.append(f"its {key} is {found[key]}, not {claim[key]}")
+    return texts
+
+
+def _differences(entry: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
+    """Keys in which a manifest's entry is not what its record makes of it."""
+    made = entry_of(record)
+    return sorted(key for key in {*entry, *made} if entry.get(key) != made.get(key))
+
+
+def _impossible_groups(metadata: pq.FileMetaData, end: int) -> list[str]:
+    """Row groups that no writer of ours makes, or that lie outside the file."""
+    problems = []
+    rows = 0
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        rows += group.num_rows
+        if not 0 < group.num_rows <= ROWS_PER_GROUP:
+            problems.append(f"row group {number} has {group.num_rows} rows")
+        for column in map(group.column, range(group.num_columns)):
+            start = column.data_page_offset
+            if column.has_dictionary_page:
+                start = min(start, column.dictionary_page_offset)
+            if start < 4 or start + column.total_compressed_size > end:
+                problems.append(f"row group {number}, {column.path_in_schema}: outside the file")
+    if rows != metadata.num_rows:
+        problems.append(f"its row groups have {rows} rows, its footer says {metadata.num_rows}")
+    return problems

@@ -1,0 +1,165 @@
+"""Checking and repairing as people do it: the command, on Ray, on an object store."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pipeline
+from pipeline.compress import CompressOptions, compress
+from pipeline.storage import Store
+from pipeline.verify import Subset, VerifyOptions, verify
+from tests.integration.servers import ROOT, S3Server
+from tests.pipeline.makers import samples, tar_bytes, write_tar
+
+pytestmark = pytest.mark.integration
+VERIFY = ROOT / "jobs" / "verify_dataset.py"
+
+
+def run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(VERIFY), *map(str, arguments)],
+        cwd=cwd,
+        env=os.environ | {"HOME": str(cwd), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
+    )
+
+
+def overwrite(store: Store, name: str, data: bytes) -> None:
+    store.remove(name)
+    assert store.create(name, data)
+
+
+def flipped(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 0x40]) + data[at + 1 :]
+
+
+@pytest.mark.slow
+def test_a_dataset_on_an_object_store(ray_session: None, s3: str, moto_server: S3Server) -> None:
+    """All that can be hurt at once is hurt; then everything is as before."""
+    options = moto_server.options()
+    url = f"{s3}/verify"
+    sources = Store(f"{url}/in", options)
+    for number in range(3):
+        sources.create(f"x-{number}.tar", tar_bytes(samples(3, 10 * number)))
+    compressing = CompressOptions(
+        inputs=(f"{url}/in/x-{{0..2}}.tar",),
+        output=f"{url}/set",
+        model="cdc-small",
+        workers=1,
+        input_options=options,
+        output_options=options,
+    )
+    assert compress(compressing).ok == 9
+
+    def check(**more: Any) -> Any:
+        given = {"dataset": f"{url}/set", "workers": 1, "input_options": options} | more
+        return verify(VerifyOptions(**given))
+
+    sound = check(read=Subset())
+    assert (sound.exit_code, sound.files_read, sound.pictures_decoded) == (0, 3, 9)
+    dataset = pipeline.open_dataset(f"{url}/set", options)
+    keys = list(dataset.keys())
+    pictures = {key: dataset.image(key) for key in keys}
+    store, files = dataset.store, dataset.files
+
+    layers = dataset.record("s0011").encoded.layers
+    overwrite(store, files[0].path, store.read(files[0].path)[:-100])
+    data = store.read(files[1].path)
+    assert data.count(layers[-1]) == 1
+    overwrite(store, files[1].path, flipped(data, data.index(layers[-1]) + 5))
+    store.remove(f"commits/{files[2].name}.json")
+    overwrite(store, f"models/{dataset.model_id}/model.safetensors", b"not a model")
+    overwrite(store, "manifest-000001.json", b"{")
+
+    found = check(read=Subset(), decode=False)
+    assert found.exit_code == 1
+    hurt = {(one.kind, one.path) for one in found.damaged}
+    assert hurt == {
+        ("manifest", "manifest-000001.json"),
+        ("model", f"models/{dataset.model_id}/model.safetensors"),
+        ("data", files[0].path),
+        ("data", files[1].path),
+        ("record", f"commits/{files[2].name}.json"),
+    }
+    (flip,) = (one for one in found.damaged if one.path == files[1].path)
+    assert f"'s0011': layer {len(layers) - 1}" in "\n".join(flip.problems)
+
+    repaired = check(read=Subset(), repair=True, source_options=options)
+    assert {(one.kind, one.path) for one in repaired.damaged} == hurt
+    assert (repaired.exit_code, repaired.model_state) == (0, "repaired")
+    again = check(read=Subset())
+    assert (again.exit_code, again.pictures_decoded) == (0, 9)
+    after = pipeline.open_dataset(f"{url}/set", options)
+    assert list(after.keys()) == keys
+    assert all((after.image(key) == picture).all() for key, picture in pictures.items())
+    assert [file.record["generation"] for file in after.files] == [1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--input", "nothing"], "there is no dataset here"),
+        (["--input", "x", "--read-data-subset", "0/3"], "N/T"),
+        (["--input", "x", "--read-data-subset", "4/3"], "N/T"),
+        (["--input", "x", "--read-data-subset", "0%"], "N/T"),
+        (["--input", "x", "--read-data", "--read-data-subset", "1/2"], "not allowed with"),
+        (["--input", "x", "--no-decode"], "only with --read-data"),
+        (["--input", "x", "--seed", "1"], "only with --read-data-subset"),
+        (["--input", "x", "--json", "no/such/folder/r.json"], "cannot be written"),
+        (["--input", "x", "--output-options", '{"a": 1}'], "there is no output"),
+    ],
+)
+def test_what_must_be_put_right_first(tmp_path: Path, arguments: list[str], words: str) -> None:
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_the_command(ray_session: None, tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", samples(2))
+    write_tar(tmp_path / "b.tar", samples(2, 10))
+    root = tmp_path / "set"
+    inputs = (str(tmp_path / "a.tar"), str(tmp_path / "b.tar"))
+    compress(CompressOptions(inputs=inputs, output=str(root), model="cdc-small", workers=1))
+    done = run("--input", "set", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "quick check of 2 data files" in done.stdout
+    assert "nothing is damaged" in done.stdout
+
+    path = next((root / "data").glob("a-*"))
+    path.write_bytes(path.read_bytes()[:-1])
+    done = run("--input", "set", "--json", "report.json", cwd=tmp_path)
+    assert done.returncode == 1
+    assert f"data/{path.name}: has" in done.stdout
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["exit_code"] == 1
+    (damage,) = report["damaged"]
+    assert (damage["path"], damage["source"]) == (f"data/{path.name}", f"{tmp_path}/a.tar")
+    assert (damage["repaired"], report["level"], report["files"]) == (False, "quick", 2)
+
+    arguments = ["--input", "set", "--read-data-subset", "50%", "--seed", "1", "--repair"]
+    done = run(*arguments, "--json", "-", "--workers", "1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)  # nothing else is there
+    assert (report["level"], report["subset"], report["seed"]) == ("subset", "50%", 1)
+    assert [one["repaired"] for one in report["damaged"]] == [True]
+    assert "subset check" in done.stderr
+    assert len(list(pipeline.open_dataset(str(root)).keys())) == 4
+    assert verify(VerifyOptions(dataset=str(root))).exit_code == 0
+
+
+def test_help_explains_every_option(tmp_path: Path) -> None:
+    done = run("--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "Exit code 0" in done.stdout
+    assert os.access(VERIFY, os.X_OK)
