@@ -7,6 +7,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +25,7 @@ class EncodedImage:
     header: bytes
     layers: tuple[bytes, ...]
 
-    @property
+    @cached_property
     def info(self) -> bitstream.StreamHeader:
         """The header's fields. Raises CorruptStreamError when it cannot be read."""
         return bitstream.unpack_header(self.header)
