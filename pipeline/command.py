@@ -13,8 +13,8 @@ from typing import Any
 from codec.errors import StrataError
 
 from . import cluster
-from .scheduler import Policy
 from .summary import Summary
+from .tasks import Policy
 
 INTERRUPTED = "interrupted: what is committed stays, the same command goes on from there"
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)

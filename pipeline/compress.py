@@ -25,10 +25,10 @@ from .events import EventLog, job_log
 from .options import OptionError, check_codec_options
 from .records import SCHEMA_VERSION
 from .running import RunningOptions, Stop, run_job_tasks
-from .scheduler import Outcome, Task
 from .shards import expand_inputs
 from .storage import Store, storage_errors
 from .summary import Problem, Summary, megabytes, ratio
+from .tasks import Outcome, Task
 from .worker import ShardCompressor, ShardJob
 
 

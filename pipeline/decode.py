@@ -12,9 +12,9 @@ from .decoder import COMMITS, DecodeSettings, ShardDecoder, remove_decoded
 from .events import EventLog, job_log
 from .options import OptionError, check_codec_options
 from .running import RunningOptions, Stop, run_job_tasks
-from .scheduler import Outcome, Task
 from .storage import Store, storage_errors
 from .summary import Problem, Summary
+from .tasks import Outcome, Task
 
 PLAN_NAME = ".strata/decode.json"
 

@@ -10,9 +10,10 @@ from .cluster import WorkerShape
 from .events import EventLog
 from .metrics import Metrics
 from .progress import Progress
-from .scheduler import Outcome, Policy, Task, run_tasks
+from .scheduler import run_tasks
 from .storage import scratch_folder
 from .summary import Summary
+from .tasks import Outcome, Policy, Task
 
 Stop = Callable[[], str]
 """Asked now and then whether a job must finish what is under way and end; says why, or ""."""

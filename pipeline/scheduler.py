@@ -16,12 +16,13 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from codec.errors import StrataError
 
 from .cluster import ClusterError, WorkerShape
 from .poison import PoisonSearch
+from .tasks import Outcome, Policy, Task, Watcher
 
 POLL_SECONDS = 0.5
 MAX_FAILED_STARTS = 7  # in a row; with the pauses between them, about two minutes
@@ -31,55 +32,6 @@ PATIENCE_SECONDS = 1800.0
 WAITING_SECONDS = 60.0  # after which people are told, and then each time it doubles
 MAX_POISON = 8  # so many samples of one shard that kill their worker: the shard itself is at fault
 PROBE_SECONDS = 60.0  # even a single sample gets this long before it counts as hanging
-
-
-@dataclass(frozen=True)
-class Task:
-    """One call of a worker's ``run``: a name for people, and small picklable arguments."""
-
-    name: str
-    arguments: tuple[Any, ...]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a task: a result, or the error of its last attempt.
-
-    ``attempts`` counts how often it was started.
-    """
-
-    task: Task
-    result: dict[str, Any] | None
-    error: str = ""
-    attempts: int = 0
-    crashed: bool = False
-
-
-@dataclass(frozen=True)
-class Policy:
-    """How patient the driver is.
-
-    ``attempts`` that fail, per task; ``deadline`` seconds for each of them; ``drain`` seconds for
-    what is under way when the job is told to stop; ``in_flight`` tasks at once for each actor.
-    """
-
-    attempts: int = 3
-    deadline: float = 3600.0
-    drain: float = 25.0
-    in_flight: int = 3
-
-
-class Watcher(Protocol):
-    """Who hears of a run while it goes on."""
-
-    def ready(self) -> None:
-        """The first worker can begin."""
-
-    def event(self, kind: str, **facts: Any) -> None:
-        """Something happened that a person would want to know afterwards."""
-
-    def progress(self, new: list[Outcome], workers: list[dict[str, Any]]) -> str:
-        """New outcomes, and what each worker does. Returns why the run must stop, usually ""."""
 
 
 @dataclass

@@ -10,8 +10,8 @@ import pipeline
 from codec.images import read_image
 from pipeline.compress import CompressOptions
 from pipeline.garbage import find_garbage, remove_garbage
-from pipeline.scheduler import Policy
 from pipeline.storage import Store
+from pipeline.tasks import Policy
 from tests.integration.servers import BUCKET, S3Server
 from tests.pipeline.makers import png, samples, tar_bytes
 

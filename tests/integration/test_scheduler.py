@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from pipeline.cluster import ClusterError, WorkerShape
-from pipeline.scheduler import Outcome, Policy, Task, run_tasks
+from pipeline.scheduler import run_tasks
+from pipeline.tasks import Outcome, Policy, Task
 from tests.integration.fakes import FakeWorker, SearchableWorker
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_session")]

@@ -12,9 +12,9 @@ from pipeline.cluster import WorkerShape
 from pipeline.commit import Ledger, Plan
 from pipeline.dataset import PLAN_NAME, Dataset, open_dataset
 from pipeline.encoding import CompressSettings
-from pipeline.scheduler import Outcome, Task
 from pipeline.shards import expand_inputs
 from pipeline.storage import Store
+from pipeline.tasks import Outcome, Task
 from pipeline.worker import ShardCompressor, ShardJob
 from tests.pipeline.makers import ToyCodec
 

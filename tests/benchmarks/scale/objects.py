@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.compress import CompressOptions, compress
-from pipeline.scheduler import Policy
+from pipeline.tasks import Policy
 from tests.integration.faults import Exchange, FaultProxy
 from tests.integration.servers import S3Server, moto
 
