@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .checks import Damage, data_file, entry_of, read_record
@@ -99,26 +100,72 @@ class FileChecker:
         if int.from_bytes(tail[-_PARQUET_END:-4], "little") + _PARQUET_END != nbytes:
             raise RecordError("its footer is not where it was written")
         try:
-            metadata = pq.read_metadata(io.BytesIO(tail))
-            columns = metadata.schema.to_arrow_schema()
-        except Exception as error:  # OSError too, which is not the store's here
+            return self._read_footer(tail, start)
+        except RecordError:
+            raise
+        except Exception as error:  # a damaged footer can hold anything
             raise RecordError(f"its footer cannot be read: {first_line(error)}") from error
+
+    def _read_footer(self, tail: bytes, start: int) -> tuple[dict[str, Any], list[str]]:
+        metadata = pq.read_metadata(io.BytesIO(tail))
+        columns = _described(metadata, start + len(tail))
+        found = {"bytes": start + len(tail), "rows": metadata.num_rows, "footer_bytes": len(tail)}
         try:
             told = json.loads(metadata.metadata[METADATA_KEY])
-            named = told["fingerprint"]
-            found = {"bytes": size, "rows": metadata.num_rows, "footer_bytes": nbytes}
             found |= {"source": told["source"], "model_id": told["model_id"]}
+            ours = told["fingerprint"] == self.dataset.fingerprint
         except (TypeError, KeyError, ValueError):
             raise RecordError("another program wrote this Parquet file") from None
-        problems = []
-        if named != self.dataset.fingerprint:
-            problems.append("belongs to a dataset with other parameters")
-        sizes = column_bytes(metadata)
-        ours = columns.remove_metadata().equals(self._schema)
-        if not ours or (sizes and sizes.keys() != {*self._schema.names}):
+        problems = [] if ours else ["belongs to a dataset with other parameters"]
+        found["column_bytes"] = sizes = column_bytes(metadata)
+        if not columns.equals(self._schema) or (sizes and sizes.keys() != {*self._schema.names}):
             problems.append("its columns are not those of this dataset")
-        problems += _impossible_groups(metadata, size - nbytes)
-        return {**found, "column_bytes": sizes}, problems
+        return found, problems + _impossible_groups(metadata, start)
+
+
+class _Nothing(io.RawIOBase):
+    """A file of some size that cannot be read."""
+
+    REFUSAL = "there is nothing to be read here"
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def size(self) -> int:
+        return self._size
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return offset
+
+    def tell(self) -> int:
+        return self._size
+
+    def read(self, size: int = -1) -> bytes:
+        raise OSError(self.REFUSAL)
+
+
+def _described(metadata: pq.FileMetaData, size: int) -> pa.Schema:
+    """The columns by a footer. Raises OSError for one that pyarrow would not read by.
+
+    Asked with ``row_group(i).column(j)`` for a description that it refuses, pyarrow ends the whole
+    process; before it reads a row group, it looks at all of them and raises. So let it begin to
+    read. (Both ``pre_buffer`` and ``metadata.schema.to_arrow_schema`` would leak memory here.)
+    """
+    nothing = pa.PythonFile(_Nothing(size), mode="r")
+    file = pq.ParquetFile(nothing, metadata=metadata, pre_buffer=False, buffer_size=4096)
+    for group in range(metadata.num_row_groups):
+        try:
+            file.read_row_group(group, use_threads=False)
+        except OSError as error:
+            if _Nothing.REFUSAL not in str(error):
+                raise
+    return file.schema_arrow.remove_metadata()
 
 
 def _data_damage(file: DataFile, problems: list[str]) -> Damage:

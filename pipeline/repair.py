@@ -180,6 +180,9 @@ class Repair:
             else:
                 result = {k: v for k, v in outcome.result.items() if k != "found"}
                 self.correct([entry_of(result)])
+                fewer = damage.file.ok - result["ok"] if damage.file is not None else 0
+                if fewer > 0:
+                    summary.notes.append(f"warning: {damage.path} had {fewer} more pictures")
         for _, damage in jobs.values():
             damage.why_not = STOPPED
         return summary

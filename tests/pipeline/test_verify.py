@@ -16,6 +16,7 @@ from pipeline.checks import Damage
 from pipeline.commit import Ledger, manifest_name
 from pipeline.compress import CompressOptions, compress
 from pipeline.dataset import Dataset
+from pipeline.footers import FileChecker
 from pipeline.scheduler import Outcome, Task
 from pipeline.storage import Store
 from pipeline.verify import Subset, VerifyOptions, VerifyReport, verify
@@ -192,6 +193,22 @@ def test_a_sound_dataset(archive: Archive) -> None:
     archive.check_whole()
     assert archive.verify(read=FULL, repair=True, collect_garbage=True, older_than=0).removed == []
     assert {path: path.stat().st_mtime_ns for path in archive.root.rglob("*")} == before
+
+
+def test_damaged_footers_do_no_harm(archive: Archive) -> None:
+    """Neither an exception nor (as with pyarrow left to itself) the end of the process."""
+    (file,) = (f for f in archive.dataset.files if f.name.startswith("a-"))
+    checker, path = FileChecker(archive.dataset), archive.file()
+    whole = path.read_bytes()
+    found = 0
+    places = range(len(whole) - file.footer_bytes, len(whole), 3)
+    for place in places:
+        path.write_bytes(whole)
+        flip(path, place)
+        checked = checker.check(file)
+        assert checked.error == ""
+        found += bool(checked.damage)
+    assert found > len(places) / 2  # others are in what nobody needs, and change the sha256
 
 
 # -- records, manifest, model, plan ---------------------------------------------------------------
