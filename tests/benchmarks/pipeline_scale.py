@@ -1,10 +1,11 @@
 """Measures the pipeline as a whole; the figures go into docs/results/pipeline.json.
 
-    python tests/benchmarks/pipeline_scale.py --what memory overhead workers startup s3 records
+    python tests/benchmarks/pipeline_scale.py --what memory overhead ...    # or any of
 
 memory    twenty shards, ten thousand pictures: resident memory of driver and worker over time
 overhead  images/s of a whole job against the codec alone
-workers   1, 2 and 16 workers whose codec sleeps; one and two with a real codec
+workers   1, 2 and 16 workers whose codec sleeps
+cores     two cores for one worker or for two, with a real codec
 startup   seconds from the command to the first commit, and where they go
 s3        from S3 to S3: speed, overlap of downloading, encoding and uploading, and requests
 records   what 100,000 shards cost the driver
@@ -25,7 +26,7 @@ RESULTS = ROOT / "docs" / "results" / "pipeline.json"
 MACHINE = "two cores of a cloud machine"
 MODULES = {
     name: f"tests.benchmarks.scale.{'objects' if name == 's3' else name}"
-    for name in ("memory", "overhead", "workers", "startup", "s3", "records")
+    for name in ("memory", "overhead", "workers", "cores", "startup", "s3", "records")
 }
 
 

@@ -1,4 +1,4 @@
-"""How a job's speed grows with its workers: where processors do not limit, and where they do."""
+"""How a job's speed grows with its workers: where processors do not limit."""
 
 import tempfile
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import pipeline.progress
 from pipeline.compress import CompressOptions, compress
 
-from .corpus import repeat_shard, write_shards
+from .corpus import repeat_shard
 from .sleeping import MODEL, sleeping_workers
 from .watching import events, load, ray_with, say
 
@@ -22,8 +22,7 @@ def measure() -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="strata-workers-") as name:
         folder = Path(name)
         asleep = {str(count): _asleep(folder / f"asleep-{count}", count) for count in SHARDS}
-        awake = _awake(folder)
-    return {"seconds_per_picture": SECONDS, "asleep": _ratios(asleep), "cdc-small": _ratios(awake)}
+    return {"seconds_per_picture": SECONDS, "asleep": _ratios(asleep)}
 
 
 def _asleep(folder: Path, workers: int) -> dict[str, Any]:
@@ -38,32 +37,11 @@ def _asleep(folder: Path, workers: int) -> dict[str, Any]:
             batch_size=10,
             log=str(folder / "log"),
         )
-        return _run(options, workers)
+        return run(options, workers)
 
 
-def _awake(folder: Path) -> dict[str, dict[str, Any]]:
-    """One thread and one worker, two of each: with the real codec, on two cores. In turns."""
-    inputs = write_shards(folder / "in", 8, 250, 64)
-    rounds: dict[str, list[dict[str, Any]]] = {"1": [], "2": []}
-    for number in range(2):
-        for workers in (1, 2):
-            with ray_with(workers):
-                output = folder / f"awake-{workers}-{number}"
-                options = CompressOptions(
-                    (str(inputs),),
-                    str(output),
-                    "cdc-small",
-                    workers=workers,
-                    log=f"{output}.log",
-                )
-                rounds[str(workers)].append(_run(options, workers))
-    return {
-        workers: max(runs, key=lambda run: run["images_per_second"])
-        for workers, runs in rounds.items()
-    }
-
-
-def _run(options: CompressOptions, workers: int) -> dict[str, Any]:
+def run(options: CompressOptions, workers: int) -> dict[str, Any]:
+    """A whole job; its speed from the moment its first worker is ready."""
     busy = load()
     summary = compress(options)
     assert summary.exit_code == 0, summary.lines()
@@ -84,14 +62,12 @@ def _run(options: CompressOptions, workers: int) -> dict[str, Any]:
 def _ratios(runs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     alone = runs["1"]["images_per_second"]
     return {
-        workers: run | {"times_one_worker": round(run["images_per_second"] / alone, 2)}
-        for workers, run in runs.items()
+        workers: one | {"times_one_worker": round(one["images_per_second"] / alone, 2)}
+        for workers, one in runs.items()
     }
 
 
 def table(figures: dict[str, Any]) -> None:
-    for what in ("asleep", "cdc-small"):
-        say(f"{what}: workers, images/s, times one worker")
-        for workers, run in figures[what].items():
-            rate, ratio = run["images_per_second"], run["times_one_worker"]
-            say(f"  {workers:>3s} {rate:9.2f} {ratio:7.2f}")
+    say("workers, images/s, times one worker")
+    for workers, one in figures["asleep"].items():
+        say(f"  {workers:>3s} {one['images_per_second']:9.2f} {one['times_one_worker']:7.2f}")
