@@ -7,6 +7,7 @@ the columns of the first layers lie side by side.
 
 import io
 import json
+import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,7 +23,8 @@ from codec.images import read_image
 
 from . import records
 from .commit import FORMAT_VERSION, latest_manifest, manifest_name
-from .storage import Store
+from .pictures import describe
+from .storage import Store, storage_errors
 
 PLAN_NAME = "dataset.json"
 _END = 8  # bytes behind Parquet's footer: its length and the magic number
@@ -215,6 +217,8 @@ class OpenFile:
                     f"{self._store.url}/{self.file.path}: its footer is not where the manifest "
                     "says: the file is damaged or was replaced"
                 )
+            if zlib.crc32(tail) != self.file.record.get("footer_crc32", zlib.crc32(tail)):
+                raise DatasetError(f"{self._store.url}/{self.file.path}: its footer is damaged")
             return pq.ParquetFile(
                 pa.PythonFile(raw, mode="r"),
                 metadata=pq.read_metadata(io.BytesIO(tail)),
@@ -283,4 +287,13 @@ def open_dataset(url: str, options: Mapping[str, Any] | None = None) -> Dataset:
         raise DatasetError(
             f"{url}: the job that writes this dataset has not finished; run it again to resume"
         )
-    return Dataset(store, plan, json.loads(store.read(manifest_name(number))))
+    name = manifest_name(number)
+    with storage_errors(store.url, "cannot be opened as a dataset"):
+        raw = store.read(name)
+    try:
+        return Dataset(store, plan, json.loads(raw))
+    except (ValueError, TypeError, LookupError) as error:
+        raise DatasetError(
+            f"{url}: {name} is damaged ({describe(error)}); verify_dataset.py --repair makes it "
+            "anew"
+        ) from error

@@ -274,10 +274,10 @@ class ShardDecoder:
         if isinstance(result, Exception):
             return key, None, "bad", describe(result)
         try:
+            limit = self.dataset.parameters["max_pixels"]
             if original_stands_in(row, settings.layers):
-                limit = self.dataset.parameters["max_pixels"]
                 result = read_image(row["original"], max_pixels=limit).rgb
-            alpha = None if row["alpha"] is None else unpack_alpha(row["alpha"])
+            alpha = None if row["alpha"] is None else unpack_alpha(row["alpha"], max_pixels=limit)
             picture = write_image(result, alpha, settings.image_format, quality=settings.quality)
         except Exception as error:
             return key, None, "bad", describe(error)

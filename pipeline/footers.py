@@ -5,6 +5,7 @@ Each file costs two small requests, one for its record and one for its footer.
 
 import io
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -69,7 +70,8 @@ class FileChecker:
             return Checked(file, (_data_damage(file, [problem]), *damage))
         nbytes = int(claim["footer_bytes"])
         try:
-            found, problems = self._footer(file, size, nbytes)
+            checksums = {claim.get("footer_crc32") for claim in claims}
+            found, problems = self._footer(file, size, nbytes, checksums)
         except RecordError as error:
             found, problems = {}, [str(error)]
         wrong = [_contradictions(found, claim) for claim in claims]
@@ -89,7 +91,9 @@ class FileChecker:
                 disputed = True
         return Checked(file, tuple(damage), listing, disputed=disputed, bytes_read=nbytes)
 
-    def _footer(self, file: DataFile, size: int, nbytes: int) -> tuple[dict[str, Any], list[str]]:
+    def _footer(
+        self, file: DataFile, size: int, nbytes: int, checksums: set[int | None]
+    ) -> tuple[dict[str, Any], list[str]]:
         """What the footer says of the file, and what cannot be.
 
         Raises RecordError for what is no footer of ours, and whatever the store raises.
@@ -99,6 +103,8 @@ class FileChecker:
         tail = bytes(store.fs.cat_file(store.path(file.path), start=start, end=size))
         if int.from_bytes(tail[-_PARQUET_END:-4], "little") + _PARQUET_END != nbytes:
             raise RecordError("its footer is not where it was written")
+        if None not in checksums and zlib.crc32(tail) not in checksums:
+            raise RecordError("its footer is damaged")
         try:
             return self._read_footer(tail, start)
         except RecordError:

@@ -8,6 +8,8 @@ layer's bytes lie verbatim in the file; every page has a checksum.
 
 import hashlib
 import json
+import os
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -218,10 +220,11 @@ def _leaves(columns: pa.Schema) -> list[str]:
 class FileFacts:
     """What a data file holds, counted from the file itself.
 
-    ``column_bytes`` are the compressed sizes of the columns as Parquet counts them;
-    ``picture_bytes`` the source files of the ok rows and ``stream_bytes`` what replaces them
-    (header, layers, alpha and originals that are kept); ``kept`` how many of the ok rows keep
-    their original; ``problems`` the first (key, status, reason) that are not ok.
+    ``footer_crc32`` is that of the last ``footer_bytes`` of the file: a damaged footer can end the
+    process that parses it. ``column_bytes`` are the compressed sizes of the columns as Parquet
+    counts them; ``picture_bytes`` the source files of the ok rows and ``stream_bytes`` what
+    replaces them (header, layers, alpha and originals that are kept); ``kept`` how many of the ok
+    rows keep their original; ``problems`` the first (key, status, reason) that are not ok.
     """
 
     rows: int
@@ -231,6 +234,7 @@ class FileFacts:
     bytes: int
     sha256: str
     footer_bytes: int
+    footer_crc32: int
     pixels: int
     picture_bytes: int
     stream_bytes: int
@@ -280,6 +284,10 @@ def inspect_file(path: Path, layers: int) -> FileFacts:
         kept += row["original"] is not None
     if sum(counts.values()) != file.metadata.num_rows:
         raise RecordError(f"{path.name}: holds {sum(counts.values())} rows, not as it claims")
+    footer_bytes = file.metadata.serialized_size + 8  # behind it: its length, and Parquet's name
+    with open(path, "rb") as raw:
+        raw.seek(-footer_bytes, os.SEEK_END)
+        tail = raw.read()
     return FileFacts(
         rows=sum(counts.values()),
         ok=counts["ok"],
@@ -287,7 +295,8 @@ def inspect_file(path: Path, layers: int) -> FileFacts:
         filtered=counts["filtered"],
         bytes=path.stat().st_size,
         sha256=file_sha256(path),
-        footer_bytes=file.metadata.serialized_size + 8,
+        footer_bytes=footer_bytes,
+        footer_crc32=zlib.crc32(tail),
         pixels=pixels,
         picture_bytes=picture_bytes,
         stream_bytes=stream_bytes,

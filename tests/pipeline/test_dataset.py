@@ -179,3 +179,24 @@ def test_inputs_that_failed_are_told(dataset: Dataset) -> None:
     assert len(again.failed[0]["error"]) < 1000
     assert dataset.failed == []
     assert len(again) == 603
+
+
+def test_a_damaged_footer_is_refused_before_it_is_parsed(
+    make_dataset: Make, tmp_path: Path
+) -> None:
+    dataset = make_dataset([str(write_tar(tmp_path / "x.tar", samples(2)))])
+    (file,) = dataset.files
+    path = tmp_path / "dataset" / file.path
+    data = bytearray(path.read_bytes())
+    data[-40] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(DatasetError, match=r"data/x-.*its footer is damaged"):
+        list(dataset.read())
+
+
+def test_a_damaged_manifest_says_how_to_mend_it(make_dataset: Make, tmp_path: Path) -> None:
+    make_dataset([str(write_tar(tmp_path / "x.tar", samples(2)))])
+    (manifest,) = (tmp_path / "dataset").glob("manifest-*.json")
+    manifest.write_bytes(manifest.read_bytes()[:-30])
+    with pytest.raises(DatasetError, match=r"manifest-000001.json is damaged .*--repair"):
+        pipeline.open_dataset(str(tmp_path / "dataset"))

@@ -122,6 +122,20 @@ def test_an_original_stands_in_for_layers_that_are_not_there(
             assert (read_image(data.read()).rgb == expected).all()
 
 
+def test_an_original_beside_a_complete_stream_is_left_alone(
+    make_dataset: Make, tmp_path: Path, without_ray: None
+) -> None:
+    dataset = make_dataset([mixed(tmp_path)], layers=2, keep_original="always")
+    photo = picture(1, 64, 64)
+    assert (dataset.image("photo") != photo).any()  # two layers were asked for, and are there
+    assert decode(DecodeOptions(dataset.url, str(tmp_path / "out"))).ok == 4
+    (tar,) = (tmp_path / "out").glob("*.tar")
+    with tarfile.open(tar) as opened:
+        data = opened.extractfile("photo.png")
+        assert data is not None
+        assert (read_image(data.read()).rgb == dataset.image("photo")).all()
+
+
 def test_a_floor_for_quality(make_dataset: Make, tmp_path: Path) -> None:
     """Two of eight bits, as the toy codec's first layer has them: some pictures need more."""
     dataset = make_dataset(
@@ -136,6 +150,18 @@ def test_a_floor_for_quality(make_dataset: Make, tmp_path: Path) -> None:
     below = {k for k, row in rows.items() if row["status"] == "ok" and row["original"] is not None}
     assert "plain" not in below  # 7 of 255 off in every value is 31 dB
     assert "noise" in below
+    small = rows_of(
+        make_dataset(
+            [mixed(tmp_path)],
+            output=str(tmp_path / "one"),
+            layers=1,
+            keep_original="larger",
+            min_psnr=24.0,
+        )
+    )["photo"]
+    assert small["cumulative_bytes"][-1] < small["source_bytes"]  # not larger, but not good enough
+    assert small["psnr"][0] < 24
+    assert small["original"] is not None
     without = make_dataset([mixed(tmp_path)], output=str(tmp_path / "without"), layers=2)
     assert rows_of(without)["photo"]["psnr"] is None
 
@@ -150,6 +176,7 @@ def test_only_bad_samples_are_tried_again(
     make_dataset: Make, tmp_path: Path, toy: ToyCodec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = [*samples(3), ("broken.png", b"no"), ("unlucky.png", png(5, 24, 13)), *samples(2, 10)]
+    files.append(("._hidden", b"filtered, then as now"))
     tar = str(write_tar(tmp_path / "x.tar", files))
     dataset = make_dataset([tar])
     (file,) = dataset.files

@@ -97,24 +97,43 @@ def test_what_was_committed_before_a_stop_stays(
     assert len(open_dataset(str(tmp_path / "set"))) == 30
 
 
+def test_being_told_to_stop_when_all_is_done(
+    toy: ToyCodec, tmp_path: Path, without_ray: None
+) -> None:
+    tar = str(write_tar(tmp_path / "a.tar", samples(3)))
+    options = CompressOptions((tar,), str(tmp_path / "set"), str(toy.model_path), store_layers=4)
+    summary = compress(options, lambda: "told to by a signal")
+    assert (summary.stopped, summary.exit_code) == ("", 0)
+    assert len(open_dataset(str(tmp_path / "set"))) == 3
+
+
 def test_retrying_what_was_bad(
     toy: ToyCodec, tmp_path: Path, without_ray: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tar = str(write_tar(tmp_path / "a.tar", [*samples(3), ("unlucky.png", png(5, 24, 13))]))
+    files = [*samples(3), ("unlucky.png", png(5, 24, 13)), ("unhappy.png", png(6, 26, 13))]
+    tar = str(write_tar(tmp_path / "a.tar", files))
     write_tar(tmp_path / "b.tar", samples(2, 10))
     inputs, output = str(tmp_path / "*.tar"), tmp_path / "set"
-    assert run(toy, inputs, output).bad == 1
+    assert run(toy, inputs, output).bad == 2
     still = run(toy, inputs, output, retry="bad")
-    assert (still.bad, still.resumed, still.exit_code) == (1, 1, 1)
+    assert (still.bad, still.resumed, still.exit_code) == (2, 1, 1)
     assert len(list((output / "data").iterdir())) == 2  # nothing was better, so nothing is new
-    monkeypatch.setattr(
-        toy, "encode", lambda images, *, layers, **_: [toy._encode(i, layers) for i in images]
-    )
-    assert run(toy, inputs, output).bad == 1  # not asked for
-    better = run(toy, inputs, output, retry="bad")
-    assert (better.ok, better.bad, better.exit_code) == (6, 0, 0)
+
+    for height, ok in ((24, 6), (26, 7)):  # the codec learns one size after the other
+        learned = toy.encode
+
+        def encode(images: Any, _height: int = height, _old: Any = learned, **options: Any) -> Any:
+            if len(images) == 1 and images[0].shape[0] == _height:
+                return [toy._encode(images[0], options["layers"])]
+            return _old(images, **options)
+
+        monkeypatch.setattr(toy, "encode", encode)
+        assert run(toy, inputs, output).ok == ok - 1  # not asked for
+        better = run(toy, inputs, output, retry="bad")
+        assert (better.ok, better.bad) == (ok, 7 - ok)
     dataset = open_dataset(str(output))
-    assert sorted(dataset.keys()) == ["s0000", "s0001", "s0002", "s0010", "s0011", "unlucky"]
-    assert [file.record["generation"] for file in dataset.files] == [1, 0]
+    keys = sorted(dataset.keys())
+    assert keys == ["s0000", "s0001", "s0002", "s0010", "s0011", "unhappy", "unlucky"]
+    assert [file.record["generation"] for file in dataset.files] == [2, 0]
     assert dataset.files[0].record["source"]["url"] == tar
     assert run(toy, inputs, output, retry="bad").resumed == 2

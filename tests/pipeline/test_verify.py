@@ -131,7 +131,7 @@ Harm = Callable[[Archive], None]
 @pytest.mark.parametrize(
     ("harm", "words"),
     [
-        (in_the_footer, "columns are not those"),
+        (in_the_footer, "its footer is damaged"),
         (in_the_magic_number, "footer"),
         (truncated, "bytes, and had"),
         (replaced, "bytes, and had"),

@@ -1,6 +1,9 @@
 """One worker, one shard: whatever is in the tar, every sample of it is accounted for."""
 
 import hashlib
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -244,3 +247,37 @@ def test_pictures_count_as_soon_as_they_are_coded(
     last_begun = max(at for at, kind in enumerate(kinds) if kind == "begun")
     assert kinds.index("coded") < last_begun < kinds.index("rows")
     assert sum(count for kind, count in heard if kind == "coded") == 30
+
+
+def test_the_device_waits_for_a_slow_coder(
+    toy: ToyCodec, tmp_path: Path, make_dataset: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is quantised and not yet coded lies in memory."""
+    dataset = make_dataset([str(write_tar(tmp_path / "x.tar", samples(1)))])
+    settings = CompressSettings(dataset.url, dataset.fingerprint, toy.model_id, 4, False)
+    (shard,) = expand_inputs([str(write_tar(tmp_path / "y.tar", samples(20)))])
+    begun: list[int] = []
+    coding = threading.Event()
+
+    def begin(images: Any, **options: Any) -> Any:
+        begun.append(len(images))
+        streams = toy.encode(images, **options)
+
+        def finish() -> Any:
+            coding.wait(30)
+            return streams
+
+        return finish
+
+    monkeypatch.setattr(toy, "begin_encode", begin)
+    encoder = encoding.SampleEncoder(toy, replace(settings, batch_size=1))
+    with open_shard(shard, tmp_path) as file, ThreadPoolExecutor(1) as pool:
+        rows = encoder.rows(file, enumerate(file.samples), StageClock(), lambda rows: None)
+        done = pool.submit(lambda: list(rows))
+        deadline = time.monotonic() + 30
+        while len(begun) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.2)
+        assert len(begun) == 3  # one with the coder, one waiting, one that cannot be handed over
+        coding.set()
+        assert len(done.result(30)) == 20
