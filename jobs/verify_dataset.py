@@ -34,8 +34,8 @@ from pipeline.command import (
     stop_reason,
     storage_options,
 )
-from pipeline.report import VerifyReport
-from pipeline.verify import Subset, VerifyOptions, verify
+from pipeline.verification.report import VerifyReport
+from pipeline.verification.verify import Subset, VerifyOptions, verify
 
 
 def subset(text: str) -> Subset:
@@ -107,7 +107,8 @@ def parse(arguments: list[str] | None = None) -> tuple[VerifyOptions, str | None
         "--json",
         type=json_path,
         metavar="FILE",
-        help="write the report as JSON, - to standard output (pipeline/report.py names the keys)",
+        help="write the report as JSON, - to standard output (pipeline/verification/report.py "
+        "names the keys)",
     )
     add_running_options(parser)
     given = parser.parse_args(arguments)

@@ -13,7 +13,7 @@ from typing import Any
 from codec.errors import StrataError
 
 from . import cluster
-from .summary import Summary
+from .progress.summary import Summary
 from .tasks import Policy
 
 INTERRUPTED = "interrupted: what is committed stays, the same command goes on from there"
@@ -153,7 +153,7 @@ def add_running_options(parser: argparse.ArgumentParser) -> None:
         type=log_path,
         metavar="FILE",
         help="append what happens to this local file, one JSON object a line "
-        "(pipeline/events.py says which)",
+        "(pipeline/progress/events.py says which)",
     )
     for name, whose in (("--input-options", "the input's"), ("--output-options", "the output's")):
         group.add_argument(

@@ -21,13 +21,13 @@ from .commit import (
 )
 from .dataset import PLAN_NAME
 from .encoding import CompressSettings, KeepOriginal
-from .events import EventLog, job_log
 from .options import OptionError, check_codec_options
+from .progress.events import EventLog, job_log
+from .progress.summary import Problem, Summary, megabytes, ratio
 from .records import SCHEMA_VERSION
 from .running import RunningOptions, Stop, run_job_tasks
 from .shards import expand_inputs
 from .storage import Store, storage_errors
-from .summary import Problem, Summary, megabytes, ratio
 from .tasks import Outcome, Task
 from .worker import ShardCompressor, ShardJob
 

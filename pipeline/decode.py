@@ -9,11 +9,11 @@ from .cluster import WorkerShape
 from .commit import Ledger, Plan, split_generation
 from .dataset import DataFile, Dataset, open_dataset
 from .decoder import COMMITS, DecodeSettings, ShardDecoder, remove_decoded
-from .events import EventLog, job_log
 from .options import OptionError, check_codec_options
+from .progress.events import EventLog, job_log
+from .progress.summary import Problem, Summary
 from .running import RunningOptions, Stop, run_job_tasks
 from .storage import Store, storage_errors
-from .summary import Problem, Summary
 from .tasks import Outcome, Task
 
 PLAN_NAME = ".strata/decode.json"

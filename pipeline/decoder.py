@@ -20,7 +20,7 @@ from codec.images import read_image, unpack_alpha, write_image
 from .commit import Ledger, generation_name, split_generation
 from .dataset import DataFile, Dataset, OpenFile, open_dataset
 from .pictures import ahead, batches_by_size, describe, one_by_one_on_error
-from .rates import resident_bytes
+from .progress.rates import resident_bytes
 from .records import (
     MAX_LISTED_PROBLEMS,
     encoded_image,

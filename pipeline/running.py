@@ -7,12 +7,12 @@ from typing import Any
 
 from . import cluster
 from .cluster import WorkerShape
-from .events import EventLog
-from .metrics import Metrics
 from .progress import Progress
+from .progress.events import EventLog
+from .progress.metrics import Metrics
+from .progress.summary import Summary
 from .scheduler import run_tasks
 from .storage import scratch_folder
-from .summary import Summary
 from .tasks import Outcome, Policy, Task
 
 Stop = Callable[[], str]

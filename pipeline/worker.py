@@ -31,7 +31,7 @@ from codec.zoo import MODEL_FILE
 
 from .commit import Ledger, generation_name, slim
 from .encoding import CompressSettings, SampleEncoder
-from .rates import resident_bytes
+from .progress.rates import resident_bytes
 from .records import (
     FileFacts,
     Row,

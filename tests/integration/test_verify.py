@@ -12,7 +12,7 @@ import pytest
 import pipeline
 from pipeline.compress import CompressOptions, compress
 from pipeline.storage import Store
-from pipeline.verify import Subset, VerifyOptions, verify
+from pipeline.verification.verify import Subset, VerifyOptions, verify
 from tests.integration.servers import ROOT, S3Server
 from tests.pipeline.makers import samples, tar_bytes, write_tar
 

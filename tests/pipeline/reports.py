@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import display, progress
+from pipeline.progress import display, progress
 
 
 class Clock:

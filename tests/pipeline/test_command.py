@@ -14,8 +14,8 @@ import pytest
 from codec.errors import StrataError
 from pipeline import command
 from pipeline.command import add_running_options, run_job, running_options, stop_reason
+from pipeline.progress.summary import Problem, Summary
 from pipeline.running import RunningOptions
-from pipeline.summary import Problem, Summary
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -102,7 +102,7 @@ import sys, time
 sys.path.insert(0, {root!r})
 from pipeline import cluster
 from pipeline.command import run_job, stop_reason
-from pipeline.summary import Summary
+from pipeline.progress.summary import Summary
 
 def job():
     cluster.connect(None)

@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
-from pipeline import progress
-from pipeline.events import EventLog, EventLogError, job_log
-from pipeline.progress import Progress
-from pipeline.summary import Summary
+from pipeline.progress import Progress, progress
+from pipeline.progress.events import EventLog, EventLogError, job_log
+from pipeline.progress.summary import Summary
 from tests.pipeline.reports import Clock, encoding, record, worker
 
 
@@ -161,7 +160,7 @@ def test_without_a_path_nothing_is_written(tmp_path: Path) -> None:
 
 
 def test_every_figure_of_the_documentation_is_there() -> None:
-    from pipeline import events
+    from pipeline.progress import events
 
     assert events.__doc__ is not None
     for item in dataclasses.fields(progress.Totals):

@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 
-from pipeline import metrics
-from pipeline.metrics import METRICS, Metrics
-from pipeline.progress import Progress
+from pipeline.progress import Progress, metrics
+from pipeline.progress.metrics import METRICS, Metrics
 from tests.pipeline.reports import encoding, record, worker
 
 ROOT = Path(__file__).resolve().parents[2]

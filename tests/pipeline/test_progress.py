@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pipeline.display import duration, shorten, size
-from pipeline.events import EventLog
 from pipeline.progress import Progress
-from pipeline.rates import Growth, Window
-from pipeline.summary import Problem, Summary
+from pipeline.progress.display import duration, shorten, size
+from pipeline.progress.events import EventLog
+from pipeline.progress.rates import Growth, Window
+from pipeline.progress.summary import Problem, Summary
 from tests.pipeline.reports import Clock, encoding, record, worker
 
 NAME = "photos-00007-0123456789ab"

@@ -9,8 +9,8 @@ import pytest
 from pipeline.compress import CompressOptions, compress
 from pipeline.dataset import DatasetError, open_dataset
 from pipeline.progress import Progress
+from pipeline.progress.summary import Summary
 from pipeline.running import JobWatcher
-from pipeline.summary import Summary
 from pipeline.tasks import Outcome, Task
 from tests.pipeline.makers import ToyCodec, png, samples, write_tar
 

@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 
 from codec import zoo
-from pipeline import DatasetError, open_dataset, verifier
-from pipeline.checks import Damage
+from pipeline import DatasetError, open_dataset
 from pipeline.commit import Ledger, manifest_name
 from pipeline.compress import CompressOptions, compress
 from pipeline.dataset import Dataset
-from pipeline.footers import FileChecker
 from pipeline.scheduler import Outcome, Task
 from pipeline.storage import Store
-from pipeline.verify import Subset, VerifyOptions, VerifyReport, verify
+from pipeline.verification import verifier
+from pipeline.verification.checks import Damage
+from pipeline.verification.footers import FileChecker
+from pipeline.verification.verify import Subset, VerifyOptions, VerifyReport, verify
 from tests.pipeline.makers import ToyCodec, png, samples, write_tar
 
 FULL = Subset()

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from codec import zoo
 
-from .commit import (
+from ..commit import (
     COMMITS,
     FORMAT_VERSION,
     Ledger,
@@ -26,11 +26,11 @@ from .commit import (
     slim,
     split_generation,
 )
-from .dataset import PLAN_NAME, DataFile, Dataset, DatasetError
-from .filesystems import CONNECTIONS
-from .pictures import ahead, describe
-from .records import SCHEMA_VERSION
-from .storage import StorageError, Store
+from ..dataset import PLAN_NAME, DataFile, Dataset, DatasetError
+from ..filesystems import CONNECTIONS
+from ..pictures import ahead, describe
+from ..records import SCHEMA_VERSION
+from ..storage import StorageError, Store
 
 Kind = Literal["plan", "manifest", "model", "record", "data"]
 LISTED_PROBLEMS = 20

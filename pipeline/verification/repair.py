@@ -14,15 +14,7 @@ import pyarrow.parquet as pq
 from codec import zoo
 from codec.errors import StrataError
 
-from .checks import (
-    COUNTS,
-    Damage,
-    entry_of,
-    in_threads,
-    manifest_of_records,
-    read_manifest,
-)
-from .commit import (
+from ..commit import (
     COMMITS,
     Ledger,
     Plan,
@@ -31,16 +23,24 @@ from .commit import (
     shard_name,
     split_generation,
 )
-from .compress import CompressOptions, run_shards
-from .dataset import PLAN_NAME, Dataset
-from .events import EventLog
-from .pictures import describe
-from .records import inspect_file, read_metadata
-from .running import RunningOptions, Stop
-from .shards import Shard, expand_inputs
-from .storage import Store, scratch_folder
-from .summary import Summary
-from .worker import ShardJob
+from ..compress import CompressOptions, run_shards
+from ..dataset import PLAN_NAME, Dataset
+from ..pictures import describe
+from ..progress.events import EventLog
+from ..progress.summary import Summary
+from ..records import inspect_file, read_metadata
+from ..running import RunningOptions, Stop
+from ..shards import Shard, expand_inputs
+from ..storage import Store, scratch_folder
+from ..worker import ShardJob
+from .checks import (
+    COUNTS,
+    Damage,
+    entry_of,
+    in_threads,
+    manifest_of_records,
+    read_manifest,
+)
 
 STOPPED = "the job was stopped before it came to this: run it again"
 _TOLD = (

@@ -11,7 +11,7 @@ from codec.bitstream import MAX_PIXELS, unpack_header, unpack_layer
 from codec.errors import StrataError
 from codec.images import unpack_alpha
 
-from .records import layer_column
+from ..records import layer_column
 
 STATUSES = ("ok", "bad", "filtered")
 

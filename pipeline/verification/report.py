@@ -31,9 +31,9 @@ Only what is ``damaged`` or ``unchecked`` makes the exit code 1.
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ..garbage import Garbage
+from ..progress.summary import LISTED, Problem, Summary, megabytes, plural, stage_line
 from .checks import Damage
-from .garbage import Garbage
-from .summary import LISTED, Problem, Summary, megabytes, plural, stage_line
 
 
 @dataclass

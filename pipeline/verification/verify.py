@@ -16,6 +16,15 @@ from typing import Any
 
 from codec.zoo import MODEL_FILE
 
+from ..cluster import WorkerShape
+from ..commit import latest_manifest, manifest_name
+from ..dataset import PLAN_NAME, DataFile, Dataset, DatasetError
+from ..garbage import find_garbage, remove_garbage
+from ..progress.events import EventLog, job_log
+from ..progress.summary import Problem
+from ..running import RunningOptions, Stop, run_job_tasks
+from ..scheduler import Task
+from ..storage import StorageError, Store, storage_errors
 from .checks import (
     COUNTS,
     Damage,
@@ -27,18 +36,9 @@ from .checks import (
     read_plan,
     unlisted_records,
 )
-from .cluster import WorkerShape
-from .commit import latest_manifest, manifest_name
-from .dataset import PLAN_NAME, DataFile, Dataset, DatasetError
-from .events import EventLog, job_log
 from .footers import Checked, FileChecker
-from .garbage import find_garbage, remove_garbage
 from .repair import Repair, repair_model
 from .report import VerifyReport
-from .running import RunningOptions, Stop, run_job_tasks
-from .scheduler import Task
-from .storage import StorageError, Store, storage_errors
-from .summary import Problem
 from .verifier import ShardVerifier, VerifySettings
 
 

@@ -13,11 +13,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..commit import COMMITS, Ledger
+from ..dataset import DataFile, Dataset
+from ..pictures import describe
+from ..records import METADATA_KEY, ROWS_PER_GROUP, RecordError, column_bytes, schema
 from .checks import Damage, data_file, entry_of, read_record
-from .commit import COMMITS, Ledger
-from .dataset import DataFile, Dataset
-from .pictures import describe
-from .records import METADATA_KEY, ROWS_PER_GROUP, RecordError, column_bytes, schema
 from .rowchecks import first_line
 
 _PARQUET_END = 8  # behind the footer: its length and the magic number

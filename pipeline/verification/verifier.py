@@ -21,15 +21,15 @@ import pyarrow.parquet as pq
 
 from codec import Codec, EncodedImage
 
+from ..dataset import DataFile
+from ..pictures import batches_by_size, describe, one_by_one_on_error
+from ..progress.rates import resident_bytes
+from ..records import encoded_image, file_sha256, schema, stream_columns
+from ..stages import StageClock
+from ..storage import Store, scratch_folder
+from ..worker import load_model
 from .checks import LISTED_PROBLEMS
-from .dataset import DataFile
-from .pictures import batches_by_size, describe, one_by_one_on_error
-from .rates import resident_bytes
-from .records import encoded_image, file_sha256, schema, stream_columns
 from .rowchecks import STATUSES, first_line, read_group, reraise_passing, row_problems
-from .stages import StageClock
-from .storage import Store, scratch_folder
-from .worker import load_model
 
 BATCH_PIXELS = 1 << 22
 

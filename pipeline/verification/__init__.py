@@ -1,0 +1,1 @@
+"""Checking a dataset, and putting it in order."""
