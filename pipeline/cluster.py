@@ -13,7 +13,10 @@ from codec.errors import StrataError
 
 # Images never pass through the object store, so Ray's default of 30 % of the memory is a waste.
 OBJECT_STORE_BYTES = 512 << 20
-CPUS_PER_WORKER = 4
+# Small pictures give threads little to share: two workers of one thread are up to twice as fast as
+# one worker of two. The limit is what a worker holds: half a gigabyte, more for large pictures.
+BYTES_PER_WORKER = 2 << 30
+CPUS_PER_GPU = 4  # for GPU machines that nobody has seen yet
 
 
 class ClusterError(StrataError):
@@ -101,10 +104,11 @@ def divide(
     """How many workers, and what each owns, so that a worker fits on a machine.
 
     ``nodes`` are the resources of the machines, ``device`` is ``auto``, ``cpu`` or ``cuda``. One
-    GPU for each worker where there are GPUs, otherwise about four CPUs unless ``workers`` says
-    more or fewer. On a cluster that grows when it is asked to, what there is now says little:
-    ``cuda`` with ``workers``, or ``workers`` with ``worker_cpus``, is taken at its word. Raises
-    ClusterError when ``cuda`` is asked for, there is no GPU and nobody said how many there will be.
+    GPU for each worker where there are GPUs, otherwise one CPU, or more where memory, tasks or
+    ``workers`` are fewer. On a cluster that grows when it is asked to, what there is now says
+    little: ``cuda`` with ``workers``, or ``workers`` with ``worker_cpus``, is taken at its word.
+    Raises ClusterError when ``cuda`` is asked for, there is no GPU and nobody said how many there
+    will be.
     """
     most = max(1, tasks)
     with_gpus = [node for node in nodes if node.get("GPU", 0) >= 1]
@@ -118,7 +122,7 @@ def divide(
         if workers is None or device != "cuda":
             workers = min(workers or gpus, gpus)
         cpus = [_whole(node.get("CPU", 0) / int(node["GPU"])) for node in with_gpus]
-        owned = worker_cpus or min(cpus, default=CPUS_PER_WORKER)
+        owned = worker_cpus or min(cpus, default=CPUS_PER_GPU)
         return WorkerShape(min(workers, most), float(owned), 1.0, "cuda")
     sizes = [node.get("CPU", 0) for node in nodes if node.get("CPU", 0) > 0]
     if worker_cpus is not None:
@@ -130,9 +134,14 @@ def divide(
         return WorkerShape(min(workers or fitting, most), float(worker_cpus), 0.0, "cpu")
     if not sizes:
         raise ClusterError("this Ray cluster has no CPU to offer")
-    usual = sum(max(1, round(size / CPUS_PER_WORKER)) for size in sizes)
+    usual = sum(_room(node) for node in nodes if node.get("CPU", 0) > 0)
     count = max(1, min(workers or usual, int(sum(sizes)), most))
     return WorkerShape(count, _whole(min(sum(sizes) / count, max(sizes))), 0.0, "cpu")
+
+
+def _room(node: Mapping[str, float]) -> int:
+    """How many workers of one CPU a machine has room for; at least one."""
+    return max(1, min(int(node["CPU"]), int(node.get("memory", 1e18) // BYTES_PER_WORKER)))
 
 
 def _whole(cpus: float) -> float:

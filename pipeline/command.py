@@ -96,7 +96,7 @@ def add_running_options(parser: argparse.ArgumentParser) -> None:
         "--workers",
         type=positive,
         metavar="N",
-        help="worker processes (default: one per GPU, or one per four CPUs)",
+        help="worker processes (default: one per GPU, or one per CPU as far as memory reaches)",
     )
     group.add_argument(
         "--cpus-per-worker",

@@ -8,17 +8,20 @@ from pipeline.cluster import ClusterError, WorkerShape, divide
 @pytest.mark.parametrize(
     ("nodes", "workers", "device", "tasks", "shape"),
     [
-        ([{"CPU": 2}], None, "auto", 9, (1, 2, 0, "cpu")),
-        ([{"CPU": 16}], None, "auto", 9, (4, 4, 0, "cpu")),
+        ([{"CPU": 2, "memory": 12 << 30}], None, "auto", 9, (2, 1, 0, "cpu")),
+        ([{"CPU": 2, "memory": 3 << 30}], None, "auto", 9, (1, 2, 0, "cpu")),
+        ([{"CPU": 2, "memory": 1 << 30}], None, "auto", 9, (1, 2, 0, "cpu")),
+        ([{"CPU": 16}], None, "auto", 9, (9, 1, 0, "cpu")),
+        ([{"CPU": 16, "memory": 9 << 30}], None, "auto", 9, (4, 4, 0, "cpu")),
         ([{"CPU": 16}], None, "auto", 1, (1, 16, 0, "cpu")),
         ([{"CPU": 16}], 16, "auto", 99, (16, 1, 0, "cpu")),
         ([{"CPU": 2}], 5, "auto", 99, (2, 1, 0, "cpu")),
-        ([{"CPU": 2}] * 3, None, "auto", 9, (3, 2, 0, "cpu")),
+        ([{"CPU": 2, "memory": 2 << 30}] * 3, None, "auto", 9, (3, 2, 0, "cpu")),
         ([{"CPU": 2}] * 3, 2, "auto", 9, (2, 2, 0, "cpu")),
         ([{"CPU": 0.5}], None, "auto", 9, (1, 0.5, 0, "cpu")),
         ([{"CPU": 64}, {"CPU": 16, "GPU": 4}], None, "auto", 99, (4, 4, 1, "cuda")),
         ([{"CPU": 64}, {"CPU": 16, "GPU": 4}], 2, "cuda", 99, (2, 4, 1, "cuda")),
-        ([{"CPU": 8, "GPU": 1}], None, "cpu", 99, (2, 4, 0, "cpu")),
+        ([{"CPU": 8, "GPU": 1}], None, "cpu", 99, (8, 1, 0, "cpu")),
     ],
 )
 def test_shares(
