@@ -9,14 +9,47 @@ from typing import Any
 
 import numpy as np
 
-from .corpus import write_shards
-from .watching import ROOT, Sample, events, load, say, watching
+from pipeline.compress import CompressOptions, compress
+
+from .corpus import repeat_shard, write_shards
+from .sleeping import MODEL as SLEEPING_MODEL
+from .sleeping import sleeping_workers
+from .watching import ROOT, Sample, events, load, ray_with, say, watching
 
 SHARDS, PICTURES, SIDE, MODEL = 20, 500, 64, "cdc-small"
+MANY, FEW = 1000, 8  # shards, pictures in each
 FLAT = 0.05  # of the middle third's peak
 
 
 def measure() -> dict[str, Any]:
+    return _many_pictures() | {"many_shards": _many_shards()}
+
+
+def _many_shards() -> dict[str, Any]:
+    """A codec that does nothing, so that the driver has as much to do as it can have."""
+    with tempfile.TemporaryDirectory(prefix="strata-memory-") as name:
+        folder = Path(name)
+        inputs, log = repeat_shard(folder / "in", MANY, FEW, SIDE), folder / "log"
+        with sleeping_workers(0), ray_with(2), watching(log) as watched:
+            options = CompressOptions(
+                (str(inputs),),
+                str(folder / "out"),
+                SLEEPING_MODEL,
+                store_layers=1,
+                workers=2,
+                log=str(log),
+            )
+            summary = compress(options)
+        assert summary.exit_code == 0, summary.lines()
+        times = [event["time"] for event in events(log, "shard_done")]
+    looks = [look for look in watched.driver if times[0] <= look.time <= times[-1]]
+    shards = np.arange(1, len(times) + 1)
+    figures = _summary(looks, times, shards, times[-1] - times[0])
+    figures["growth_mb_per_1000_shards"] = figures.pop("growth_mb_per_1000_pictures")
+    return {"shards": MANY, "shards_per_second": round(MANY / summary.seconds, 2)} | figures
+
+
+def _many_pictures() -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="strata-memory-") as name:
         folder = Path(name)
         inputs, log = write_shards(folder / "in", SHARDS, PICTURES, SIDE), folder / "log"
@@ -70,3 +103,8 @@ def table(figures: dict[str, Any]) -> None:
             f"  {who:10s} {peaks}               {one['growth_mb_per_1000_pictures']:+.3f}   "
             f"{'flat' if one['flat'] else 'GROWS'}"
         )
+    many = figures["many_shards"]
+    say(
+        f"driver of {many['shards']} shards: {many['growth_mb_per_1000_shards']:+.2f} MB per 1,000 "
+        f"shards, {many['shards_per_second']} shards/s"
+    )
