@@ -16,7 +16,7 @@ from codec.images import read_image, write_image
 from codec.zoo import DEFAULT_MODELS
 from pipeline.compress import CompressOptions, compress
 from pipeline.decode import DecodeOptions, decode
-from pipeline.progress import Summary
+from pipeline.progress.summary import Summary
 from tests.pipeline.makers import samples, tar_bytes, write_tar
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_session")]
