@@ -1,12 +1,8 @@
 """The decoding worker: one data file in, one tar or folder of files out."""
 
-import os
-import platform
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -17,10 +13,10 @@ import pyarrow.parquet as pq
 from codec import Codec, EncodedImage
 from codec.images import read_image, unpack_alpha, write_image
 
+from .activity import Activity
 from .commit import Ledger, generation_name, split_generation
 from .dataset import DataFile, Dataset, OpenFile, open_dataset
 from .pictures import ahead, batches_by_size, describe, one_by_one_on_error
-from .progress.rates import resident_bytes
 from .records import (
     MAX_LISTED_PROBLEMS,
     encoded_image,
@@ -83,10 +79,7 @@ class ShardDecoder:
 
     def __init__(self, settings: DecodeSettings) -> None:
         self.settings = settings
-        self._shards: dict[str, dict[str, Any]] = {}
-        self._lock = threading.Lock()
-        self._clock = StageClock()
-        self._bytes_in = self._bytes_out = 0
+        self.activity = Activity()
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -107,17 +100,7 @@ class ShardDecoder:
 
     def progress(self) -> dict[str, Any]:
         """What the worker is doing: files under way, busy seconds by stage, traffic, memory."""
-        with self._lock:
-            shards = {name: dict(shard) for name, shard in self._shards.items()}
-        return {
-            "node": platform.node(),
-            "pid": os.getpid(),
-            "rss": resident_bytes(),
-            "shards": shards,
-            "stage_seconds": self._clock.seconds(),
-            "bytes_in": self._bytes_in,
-            "bytes_out": self._bytes_out,
-        }
+        return self.activity.report()
 
     def run(self, file: DataFile) -> dict[str, Any]:
         """Decode one data file and return its commit record.
@@ -126,11 +109,14 @@ class ShardDecoder:
         twice. Raises OSError for damaged pages.
         """
         self.ready()
-        started, clock = time.monotonic(), StageClock(self._clock)
+        started, clock = time.monotonic(), StageClock(self.activity.clock)
         settings, store = self.settings, self.store
         base, generation = split_generation(file.name)
         as_tar = settings.format == "webdataset"
-        with self._under_way(file), scratch_folder(settings.scratch) as folder:
+        with (
+            self.activity.shard(file.name, of=file.rows),
+            scratch_folder(settings.scratch) as folder,
+        ):
             local = folder / "out.tar"
             counts = {"ok": 0, "bad": 0, "filtered": 0}
             problems: list[tuple[str, str, str]] = []
@@ -145,9 +131,9 @@ class ShardDecoder:
                     except UnwritableNameError as error:
                         status, reason = "bad", describe(error)
                 counts[status] += 1
-                self._add(file, bad=status == "bad")
+                self.activity.add(file.name, bad=status == "bad")
                 if not as_tar:
-                    self._bytes_out += sum(len(data) for _, data in fields or [])
+                    self.activity.transferred(written=sum(len(data) for _, data in fields or []))
                 if status != "ok" and len(problems) < MAX_LISTED_PROBLEMS:
                     problems.append((key, status, reason))
             target.close()
@@ -155,11 +141,11 @@ class ShardDecoder:
                 raise RuntimeError(f"{file.path}: {file.rows} rows gave {counts}")
             size = 0
             if as_tar:
-                self._show(file, stage="upload")
+                self.activity.show(file.name, stage="upload")
                 with clock.timed("upload"):
                     # When the name is taken, an earlier attempt of this very plan put it there.
                     if store.create_from(f"{file.name}.tar", local):
-                        self._bytes_out += local.stat().st_size
+                        self.activity.transferred(written=local.stat().st_size)
                     size = int(store.info(f"{file.name}.tar")["size"])
         record = {
             **counts,
@@ -173,26 +159,6 @@ class ShardDecoder:
         for older in range(generation):
             remove_decoded(store, generation_name(base, older))
         return record
-
-    @contextmanager
-    def _under_way(self, file: DataFile) -> Iterator[None]:
-        begun = {"stage": "download", "samples": 0, "of": file.rows, "bad": 0, "key": ""}
-        with self._lock:
-            self._shards[file.name] = begun
-        try:
-            yield
-        finally:
-            with self._lock:
-                del self._shards[file.name]
-
-    def _show(self, file: DataFile, **facts: Any) -> None:
-        with self._lock:
-            self._shards[file.name].update(facts)
-
-    def _add(self, file: DataFile, **counts: int) -> None:
-        with self._lock:
-            for name, count in counts.items():
-                self._shards[file.name][name] += count
 
     def _samples(
         self, file: DataFile, clock: StageClock
@@ -208,7 +174,7 @@ class ShardDecoder:
 
         with self.dataset.open(file) as opened, ThreadPoolExecutor(threads) as pool:
             for window in _windows(self._rows(opened, clock)):
-                self._show(file, stage="decode")
+                self.activity.show(file.name, stage="decode")
                 results = self._decode_window(window, file, clock)
                 yield from ahead(pool, finish, results, lambda: 2 * threads)
 
@@ -219,7 +185,7 @@ class ShardDecoder:
         columns = [*metadata, *stream_columns(layers)]
         with clock.timed("download"):
             parquet = opened.parquet
-        self._bytes_in += opened.file.footer_bytes
+        self.activity.transferred(read=opened.file.footer_bytes)
         for group in range(parquet.num_row_groups):
             with clock.timed("download"):
                 rows = list(iter_rows(parquet, columns, [group]))
@@ -228,7 +194,7 @@ class ShardDecoder:
                     originals = iter_rows(parquet, ["original"], [group])
                     rows = [row | kept for row, kept in zip(rows, originals, strict=True)]
                     read = [*columns, "original"]
-            self._bytes_in += _stored_bytes(parquet.metadata.row_group(group), read)
+            self.activity.transferred(read=_stored_bytes(parquet.metadata.row_group(group), read))
             yield from rows
 
     def _decode_window(
@@ -249,16 +215,16 @@ class ShardDecoder:
                 except Exception as error:
                     results[position] = error
         pictures = [pair for pair in pictures if results[pair[0]] is None]
-        self._add(file, samples=len(window) - len(pictures))
+        self.activity.add(file.name, samples=len(window) - len(pictures))
         sizes = [picture.size for _, picture in pictures]
         for batch in batches_by_size(sizes, self.settings.batch_size, BATCH_PIXELS):
             streams = [pictures[number][1].encoded for number in batch]
-            self._show(file, key=pictures[batch[0]][1].row["key"])
+            self.activity.show(file.name, key=pictures[batch[0]][1].row["key"])
             with clock.timed("device"):
                 decoded = one_by_one_on_error(self._decode_batch, streams)
             for number, result in zip(batch, decoded, strict=True):
                 results[pictures[number][0]] = result
-            self._add(file, samples=len(batch))
+            self.activity.add(file.name, samples=len(batch))
         return list(zip(window, results, strict=True))
 
     def _decode_batch(self, streams: list[EncodedImage]) -> list[np.ndarray]:

@@ -11,14 +11,13 @@ shard is fetched and another published while a third is encoded, and never more 
     run(c):                     fetch   ─► encode ...
 """
 
-import os
 import platform
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,9 +28,9 @@ from codec import Codec, load_codec
 from codec.errors import CorruptStreamError, InvalidModelError
 from codec.zoo import MODEL_FILE
 
+from .activity import Activity
 from .commit import Ledger, generation_name, slim
 from .encoding import CompressSettings, SampleEncoder
-from .progress.rates import resident_bytes
 from .records import (
     FileFacts,
     Row,
@@ -63,28 +62,13 @@ class ShardJob:
     previous: str | None = None
 
 
-@dataclass
-class _Status:
-    """How far a shard is, as the driver sees it."""
-
-    stage: str = "wait"
-    counts: dict[str, Any] = field(
-        default_factory=lambda: (
-            {"samples": 0, "of": 0, "bad": 0, "picture_bytes": 0} | {"stream_bytes": 0, "key": ""}
-        )
-    )
-
-
 class ShardCompressor:
     """Owns one device: ``ready`` loads the model, ``run`` does a shard; ``progress`` is polled."""
 
     def __init__(self, settings: CompressSettings) -> None:
         self.settings = settings
-        self._shards: dict[str, _Status] = {}
-        self._lock = threading.Lock()
         self._fetching, self._encoding, self._publishing = Turn(), Turn(), Turn()
-        self._clock = StageClock()
-        self._bytes_in = self._bytes_out = 0
+        self.activity = Activity()
 
     @cached_property
     def encoder(self) -> SampleEncoder:
@@ -105,20 +89,7 @@ class ShardCompressor:
 
     def progress(self) -> dict[str, Any]:
         """What the worker is doing: shards under way, busy seconds by stage, traffic, memory."""
-        with self._lock:
-            shards = {
-                name: {"stage": status.stage, **status.counts}
-                for name, status in self._shards.items()
-            }
-        return {
-            "node": platform.node(),
-            "pid": os.getpid(),
-            "rss": resident_bytes(),
-            "shards": shards,
-            "stage_seconds": self._clock.seconds(),
-            "bytes_in": self._bytes_in,
-            "bytes_out": self._bytes_out,
-        }
+        return self.activity.report()
 
     def run(self, job: ShardJob, skip: Mapping[int, str] | None = None) -> dict[str, Any]:
         """Compress a shard into its data file and return the commit record.
@@ -134,15 +105,15 @@ class ShardCompressor:
         standing = ledger.read(name)
         if standing is not None:
             return {**slim(standing), "found": True}
-        started, clock = time.monotonic(), StageClock(self._clock)
-        with self._place(job.name) as (status, scratch), ExitStack() as fetched:
-            file, previous = self._fetch(job, status, scratch, fetched, clock)
-            with self._stage(self._encoding, status, "encode"):
+        started, clock = time.monotonic(), StageClock(self.activity.clock)
+        with self._place(job.name) as scratch, ExitStack() as fetched:
+            file, previous = self._fetch(job, scratch, fetched, clock)
+            with self._stage(self._encoding, job.name, "encode"):
                 local = scratch / f"{name}.parquet"
-                self._encode(file, previous, local, job.shard, status, clock, skip or {})
+                self._encode(job, file, previous, local, clock, skip or {})
             samples = len(file.samples)
             fetched.close()  # the tar's bytes are not needed for publishing
-            with self._stage(self._publishing, status, "upload"):
+            with self._stage(self._publishing, job.name, "upload"):
                 with clock.timed("check"):
                     facts = self._inspect(local)
                     improved = previous is None or facts.ok > self._inspect(previous).ok
@@ -178,13 +149,13 @@ class ShardCompressor:
         is the reason: that is how the driver finds it.
         """
         self.ready()
-        clock = StageClock(self._clock)
-        with self._place(job.name) as (status, scratch), ExitStack() as fetched:
-            file, _ = self._fetch(job, status, scratch, fetched, clock, with_previous=False)
+        clock = StageClock(self.activity.clock)
+        with self._place(job.name) as scratch, ExitStack() as fetched:
+            file, _ = self._fetch(job, scratch, fetched, clock, with_previous=False)
             numbered = list(enumerate(file.samples))[start:stop]
-            with self._stage(self._encoding, status, "encode"):
+            with self._stage(self._encoding, job.name, "encode"):
                 rows = self.encoder.rows(
-                    file, numbered, clock, *self._counting(status), skip=skip, strict=False
+                    file, numbered, clock, *self._counting(job.name), skip=skip, strict=False
                 )
                 for _ in rows:
                     pass
@@ -193,7 +164,6 @@ class ShardCompressor:
     def _fetch(
         self,
         job: ShardJob,
-        status: _Status,
         scratch: Path,
         fetched: ExitStack,
         clock: StageClock,
@@ -201,25 +171,23 @@ class ShardCompressor:
         with_previous: bool = True,
     ) -> tuple[ShardFile, Path | None]:
         """Hold the shard, and the data file it had before if that is needed, as local files."""
-        with self._stage(self._fetching, status, "download"), clock.timed("download"):
+        with self._stage(self._fetching, job.name, "download"), clock.timed("download"):
             opened = open_shard(job.shard, scratch, self.settings.input_options)
             file = fetched.enter_context(opened)
             previous = None
             if job.previous is not None and with_previous:
                 previous = scratch / "previous.parquet"
                 self.store.fetch(job.previous, previous)
-        with self._lock:
-            self._bytes_in += job.shard.size
-            status.counts["of"] = len(file.samples)
+        self.activity.transferred(read=job.shard.size)
+        self.activity.show(job.name, of=len(file.samples))
         return file, previous
 
     def _encode(
         self,
+        job: ShardJob,
         file: ShardFile,
         previous: Path | None,
         local: Path,
-        shard: Shard,
-        status: _Status,
         clock: StageClock,
         skip: Mapping[int, str],
     ) -> None:
@@ -227,10 +195,10 @@ class ShardCompressor:
         metadata = {
             "fingerprint": self.settings.fingerprint,
             "model_id": self.settings.model_id,
-            "source": _source(shard),
+            "source": _source(job.shard),
         }
         writer = RowWriter(local, self.settings.layers, metadata)
-        count = self._counting(status)
+        count = self._counting(job.name)
         numbered = enumerate(file.samples)
         if previous is None:
             for row in self.encoder.rows(file, numbered, clock, *count, skip=skip):
@@ -239,12 +207,12 @@ class ShardCompressor:
             old = pq.ParquetFile(previous, page_checksum_verification=True)
             if old.metadata.num_rows != len(file.samples):
                 raise ShardError(
-                    f"{shard.url}: has {len(file.samples)} samples, and had "
+                    f"{job.shard.url}: has {len(file.samples)} samples, and had "
                     f"{old.metadata.num_rows} when it was compressed"
                 )
             states = old.read(columns=["status"]).column("status").to_pylist()
             again = [(n, sample) for n, sample in numbered if states[n] == "bad"]
-            status.counts["of"] = len(again)
+            self.activity.show(job.name, of=len(again))
             rows = self.encoder.rows(file, again, clock, *count, skip=skip, strict=False)
             for columns in iter_rows(old, schema(self.settings.layers).names):
                 if columns["status"] == "bad":
@@ -266,8 +234,8 @@ class ShardCompressor:
                 if attempt == UPLOAD_ATTEMPTS - 1:
                     raise
                 time.sleep(2**attempt)
-        with self._lock:
-            self._bytes_out += local.stat().st_size if created else 0
+        if created:
+            self.activity.transferred(written=local.stat().st_size)
         return created
 
     def _decode_one(self, local: Path) -> None:
@@ -287,59 +255,60 @@ class ShardCompressor:
     # -- what the driver sees ---------------------------------------------------------------------
 
     @contextmanager
-    def _place(self, name: str) -> Iterator[tuple[_Status, Path]]:
-        """What a shard under way needs: a status for the driver, and a local folder."""
-        status = _Status()
-        with self._lock:
-            self._shards[name] = status
-        try:
-            with scratch_folder(self.settings.scratch) as scratch:
-                yield status, scratch
-        finally:
-            with self._lock:
-                del self._shards[name]
+    def _place(self, name: str) -> Iterator[Path]:
+        """A local folder for a shard, which the driver sees as long."""
+        sizes = {"picture_bytes": 0, "stream_bytes": 0}
+        shown = self.activity.shard(name, stage="wait", **sizes)
+        with shown, scratch_folder(self.settings.scratch) as scratch:
+            yield scratch
 
     @contextmanager
-    def _stage(self, turn: Turn, status: _Status, stage: str) -> Iterator[None]:
+    def _stage(self, turn: Turn, name: str, stage: str) -> Iterator[None]:
         """Hold the one place that there is for a stage."""
         with turn:
-            status.stage = stage
+            self.activity.show(name, stage=stage)
             try:
                 yield
             finally:
-                status.stage = "wait"
+                self.activity.show(name, stage="wait")
 
-    def _counting(
-        self, status: _Status
-    ) -> tuple[Callable[[list[Row]], None], Callable[[int], None]]:
-        """What adds finished rows, and before them coded pictures, to what the driver sees."""
-        rows_done = coded = 0
+    def _counting(self, name: str) -> tuple[Callable[[list[Row]], None], Callable[[int], None]]:
+        """What adds finished rows, and before them coded pictures, to what the driver sees.
 
-        def show() -> None:
-            status.counts["samples"] = min(max(rows_done, coded), status.counts["of"])
+        A picture counts as soon as it is coded; the other samples when their rows are there.
+        """
+        lock = threading.Lock()
+        announced = shown = finished = 0
+
+        def count(*, coded: int = 0, rows: int = 0) -> None:
+            nonlocal announced, shown, finished
+            with lock:
+                announced += coded
+                finished += rows
+                more = max(announced, finished) - shown
+                shown += more
+            self.activity.add(name, samples=more)
 
         def on_rows(rows: list[Row]) -> None:
-            nonlocal rows_done, coded
-            with self._lock:
-                counts = status.counts
-                for row in rows:
-                    rows_done += 1
-                    coded += row.encoded is None  # these were never announced
-                    counts["key"] = row.key
-                    counts["bad"] += row.status == "bad"
-                    if row.encoded is not None:
-                        kept = len(row.alpha or b"") + len(row.original or b"")
-                        counts["picture_bytes"] += row.source_bytes or 0
-                        counts["stream_bytes"] += row.encoded.nbytes + kept
-                show()
+            if not rows:
+                return
+            encoded = [row for row in rows if row.encoded is not None]
+            count(coded=len(rows) - len(encoded), rows=len(rows))
+            self.activity.show(name, key=rows[-1].key)
+            self.activity.add(
+                name,
+                bad=sum(row.status == "bad" for row in rows),
+                picture_bytes=sum(row.source_bytes or 0 for row in encoded),
+                stream_bytes=sum(map(_stored_bytes, encoded)),
+            )
 
-        def on_coded(count: int) -> None:
-            nonlocal coded
-            with self._lock:
-                coded += count
-                show()
+        return on_rows, lambda coded: count(coded=coded)
 
-        return on_rows, on_coded
+
+def _stored_bytes(row: Row) -> int:
+    """What stands for the picture's file in the dataset."""
+    stream = row.encoded.nbytes if row.encoded is not None else 0
+    return stream + len(row.alpha or b"") + len(row.original or b"")
 
 
 def _source(shard: Shard) -> dict[str, Any]:

@@ -5,9 +5,6 @@ device without memory.
 """
 
 import hashlib
-import os
-import platform
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -21,9 +18,9 @@ import pyarrow.parquet as pq
 
 from codec import Codec, EncodedImage
 
+from ..activity import Activity
 from ..dataset import DataFile
 from ..pictures import batches_by_size, describe, one_by_one_on_error
-from ..progress.rates import resident_bytes
 from ..records import encoded_image, file_sha256, schema, stream_columns
 from ..stages import StageClock
 from ..storage import Store, scratch_folder
@@ -73,10 +70,7 @@ class ShardVerifier:
 
     def __init__(self, settings: VerifySettings) -> None:
         self.settings = settings
-        self._shards: dict[str, dict[str, Any]] = {}
-        self._lock = threading.Lock()
-        self._clock = StageClock()
-        self._bytes_in = 0
+        self.activity = Activity()
 
     @cached_property
     def store(self) -> Store:
@@ -96,17 +90,7 @@ class ShardVerifier:
 
     def progress(self) -> dict[str, Any]:
         """What the worker is doing: files under way, busy seconds by stage, traffic, memory."""
-        with self._lock:
-            shards = {name: dict(shard) for name, shard in self._shards.items()}
-        return {
-            "node": platform.node(),
-            "pid": os.getpid(),
-            "rss": resident_bytes(),
-            "shards": shards,
-            "stage_seconds": self._clock.seconds(),
-            "bytes_in": self._bytes_in,
-            "bytes_out": 0,
-        }
+        return self.activity.report()
 
     def run(self, file: DataFile) -> dict[str, Any]:
         """Read all of a data file and say what is wrong with it.
@@ -115,15 +99,15 @@ class ShardVerifier:
         ``ok`` (sound) and ``bad`` (damaged), and how many pictures were ``decoded``.
         """
         self.ready()
-        started, clock = time.monotonic(), StageClock(self._clock)
+        started, clock = time.monotonic(), StageClock(self.activity.clock)
         problems, counts = _Problems(), Counter[str]()
         size = 0
-        with self._under_way(file), self._local(file, clock) as local:
+        with self.activity.shard(file.name, of=file.rows), self._local(file, clock) as local:
             if local is None:
                 problems.add("is gone")
             else:
                 size = local.stat().st_size
-                self._show(file, stage="check")
+                self.activity.show(file.name, stage="check")
                 self._check(file, local, problems, counts, clock)
         return {
             "path": file.path,
@@ -146,7 +130,7 @@ class ShardVerifier:
             try:
                 with clock.timed("download"):
                     found = self._fetched(file, folder / "data.parquet")
-                self._bytes_in += found.stat().st_size
+                self.activity.transferred(read=found.stat().st_size)
             except FileNotFoundError:
                 found = None
             yield found
@@ -189,11 +173,11 @@ class ShardVerifier:
                 rows, lost = read_group(checked, unchecked, group, names, problems.add)
                 sound = self._check_rows(rows, lost, counts, problems)
             unread |= lost
-            self._add(file, samples=len(rows) - len(sound), bad=len(rows) - len(sound))
+            self.activity.add(file.name, samples=len(rows) - len(sound), bad=len(rows) - len(sound))
             if self.settings.decode:
                 self._decode(file, sound, counts, problems, clock)
             else:
-                self._add(file, samples=len(sound))
+                self.activity.add(file.name, samples=len(sound))
         for name in ("rows", *STATUSES):
             if "status" not in unread and counts[name] != record[name]:
                 problems.add(f"has {counts[name]} {name}, and had {record[name]} when written")
@@ -231,12 +215,12 @@ class ShardVerifier:
     ) -> None:
         """Decode every picture, and compare its pixels where they must come back exactly."""
         pictures = [row for row in rows if row["header"] is not None]
-        self._show(file, stage="device")
-        self._add(file, samples=len(rows) - len(pictures))
+        self.activity.show(file.name, stage="device")
+        self.activity.add(file.name, samples=len(rows) - len(pictures))
         sizes = [(row["height"], row["width"]) for row in pictures]
         for batch in batches_by_size(sizes, self.settings.batch_size, BATCH_PIXELS):
             chosen = [pictures[number] for number in batch]
-            self._show(file, key=chosen[0]["key"])
+            self.activity.show(file.name, key=chosen[0]["key"])
             streams = [encoded_image(row, self.settings.layers, file.name) for row in chosen]
             with clock.timed("device"):
                 decoded = one_by_one_on_error(self._decode_batch, streams)
@@ -246,8 +230,8 @@ class ShardVerifier:
                     problems.add(f"{row['key']!r}: {problem}")
                 counts["decoded"] += not isinstance(picture, Exception)
                 counts["damaged"] += bool(problem)
-                self._add(file, samples=1, bad=bool(problem))
-        self._show(file, stage="check")
+                self.activity.add(file.name, samples=1, bad=bool(problem))
+        self.activity.show(file.name, stage="check")
 
     def _decode_batch(self, streams: list[EncodedImage]) -> list[Any]:
         return self.codec.decode(streams)
@@ -264,23 +248,3 @@ class ShardVerifier:
         return ""
 
     # -- what the driver sees ---------------------------------------------------------------------
-
-    @contextmanager
-    def _under_way(self, file: DataFile) -> Iterator[None]:
-        begun = {"stage": "download", "samples": 0, "of": file.rows, "bad": 0, "key": ""}
-        with self._lock:
-            self._shards[file.name] = begun
-        try:
-            yield
-        finally:
-            with self._lock:
-                del self._shards[file.name]
-
-    def _show(self, file: DataFile, **facts: Any) -> None:
-        with self._lock:
-            self._shards[file.name].update(facts)
-
-    def _add(self, file: DataFile, **counts: int) -> None:
-        with self._lock:
-            for name, count in counts.items():
-                self._shards[file.name][name] += count
