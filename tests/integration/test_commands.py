@@ -149,6 +149,10 @@ def cluster(s3: str, tmp_path: Path) -> Iterator[PrivateCluster]:
     environment.pop("RAY_ADDRESS", None)
     command = [ray, "start", "--head", "--block", f"--port={port}", "--num-cpus=2"]
     command += ["--node-ip-address=127.0.0.1", f"--dashboard-port={dashboard}"]
+    # Another Ray on this machine may have the usual ones, and without its agent a cluster lives
+    # but takes no job.
+    for name in ("dashboard-agent-listen", "dashboard-agent-grpc", "ray-client-server"):
+        command.append(f"--{name}-port={free_port()}")
     command += ["--dashboard-host=127.0.0.1", "--object-store-memory=200000000"]
     sockets = Path(tempfile.mkdtemp(prefix="strata-ray-"))  # a socket's path ends at 107 bytes
     command += [f"--temp-dir={sockets}", "--disable-usage-stats"]
