@@ -57,8 +57,14 @@ def _many_pictures() -> dict[str, Any]:
         paths = ["--input", str(inputs), "--output", str(folder / "out"), "--log", str(log)]
         busy = load()
         with watching(log) as watched:
-            quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-            subprocess.run([*command, *paths], cwd=ROOT, check=True, timeout=3000, **quiet)
+            subprocess.run(
+                [*command, *paths],
+                cwd=ROOT,
+                check=True,
+                timeout=3000,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
         done = events(log, "shard_done")
         (ready,) = events(log, "worker_ready")
         (end,) = events(log, "job_finished")

@@ -4,7 +4,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import pipeline.progress
 from pipeline.compress import CompressOptions, compress
 
 from .corpus import repeat_shard
@@ -18,7 +17,6 @@ SHARDS = {1: 20, 2: 40, 16: 16 * 60}
 
 
 def measure() -> dict[str, Any]:
-    pipeline.progress.LOG_SECONDS = 1.0
     with tempfile.TemporaryDirectory(prefix="strata-workers-") as name:
         folder = Path(name)
         asleep = {str(count): _asleep(folder / f"asleep-{count}", count) for count in SHARDS}
