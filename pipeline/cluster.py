@@ -3,6 +3,7 @@
 import os
 import secrets
 import signal
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ def connect(address: str | None) -> None:
     Raises ClusterError when the cluster cannot be reached.
     """
     wanted = address or os.environ.get("RAY_ADDRESS")
-    if not wanted and "RAY_AUTH_MODE" not in os.environ:
+    if not wanted and "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
         # Left alone, Ray writes a token into the home directory, and from then on asks every
         # other cluster of this user for it. One of our own in the environment leaves no trace.
         os.environ["RAY_AUTH_MODE"] = "token"

@@ -194,8 +194,9 @@ class _Pool:
                     self._begin(actor, self.alone.popleft())
         while self.pending:
             # towards the end, work must not wait behind a busy worker while another is idle
-            share = -(-len(self.pending) // max(1, len(self.actors)))
-            limit = min(self.policy.in_flight, 1 + share)
+            share = -(-len(self.pending) // len(self.actors))
+            alone = len(self.actors) == 1
+            limit = self.policy.in_flight if alone else min(self.policy.in_flight, 1 + share)
             free = [
                 actor
                 for actor in able

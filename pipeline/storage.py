@@ -52,8 +52,9 @@ def scratch_folder(parent: str | None) -> Iterator[Path]:
     _remove_abandoned(base)
     folder = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=base))
     try:
-        with open(folder / LOCK, "wb") as lock:
+        with open(folder / f"{LOCK}.new", "wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            os.rename(lock.name, folder / LOCK)  # nobody ever sees it unlocked
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -208,3 +209,16 @@ def test_what_killed_processes_leave_behind_is_removed(tmp_path: Path) -> None:
         assert mine.exists()
         assert other.exists()
     assert list(tmp_path.iterdir()) == [foreign]
+
+
+def test_scratch_folders_in_use_are_left_alone(tmp_path: Path) -> None:
+    def use(_: int) -> int:
+        lost = 0
+        for _ in range(100):
+            with scratch_folder(str(tmp_path)) as folder:
+                lost += not folder.exists()
+        return lost
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(use, range(4))) == 0
+    assert list(tmp_path.iterdir()) == []
