@@ -1,8 +1,8 @@
 """Options and their secrets, many small files, and stores that hesitate or keep too little."""
 
+import fcntl
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -211,14 +211,17 @@ def test_what_killed_processes_leave_behind_is_removed(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [foreign]
 
 
-def test_scratch_folders_in_use_are_left_alone(tmp_path: Path) -> None:
-    def use(_: int) -> int:
-        lost = 0
-        for _ in range(100):
-            with scratch_folder(str(tmp_path)) as folder:
-                lost += not folder.exists()
-        return lost
+def test_a_scratch_folder_is_safe_before_it_is_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock = fcntl.flock
 
-    with ThreadPoolExecutor(4) as pool:
-        assert sum(pool.map(use, range(4))) == 0
+    def somebody_else_looks_first(file: Any, how: int) -> None:
+        if how == fcntl.LOCK_EX:
+            storage._remove_abandoned(tmp_path)
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", somebody_else_looks_first)
+    with scratch_folder(str(tmp_path)) as folder:
+        assert folder.exists()
     assert list(tmp_path.iterdir()) == []
