@@ -39,6 +39,10 @@ class PlanMismatchError(StrataError):
     """The output belongs to a job with other parameters or other inputs; the message says which."""
 
 
+class NewerManifestError(StorageError):
+    """Somebody published a manifest since the records for this one were read: read them again."""
+
+
 def to_json(value: Any, compact: bool = False) -> bytes:
     style: dict[str, Any] = {"separators": (",", ":")} if compact else {"indent": 1}
     return json.dumps(value, sort_keys=True, ensure_ascii=True, **style).encode() + b"\n"
@@ -252,11 +256,14 @@ def publish_manifest(
     plan: Plan,
     records: Mapping[str, Mapping[str, Any]],
     failed: Sequence[Mapping[str, Any]] = (),
+    after: int | None = None,
 ) -> int:
     """Write the next manifest, unless the newest says the same already. Returns its number.
 
     ``records`` are one for each shard; ``failed`` are inputs (``url``, ``error``) that the last
-    run could not compress.
+    run could not compress. ``after`` is what ``latest_manifest`` said before the records were
+    read: a manifest that came later may list files that these records lack, so it is not
+    superseded. Raises NewerManifestError instead.
     """
     named = [{"name": name, **slim(record)} for name, record in records.items()]
     for record in named:
@@ -279,11 +286,16 @@ def publish_manifest(
     }
     packed = to_json(manifest, compact=True)
     while True:
-        number = latest_manifest(store)
+        number = latest_manifest(store) if after is None else after
         if number and store.read(manifest_name(number)) == packed:
             return number
         if store.create(manifest_name(number + 1), packed):
             return number + 1
+        if after is not None:
+            raise NewerManifestError(
+                f"{store.url}/{manifest_name(number + 1)} was published by another job meanwhile: "
+                "run the job again"
+            )
 
 
 def manifest_name(number: int) -> str:

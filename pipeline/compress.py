@@ -13,9 +13,11 @@ from .cluster import WorkerShape
 from .commit import (
     FORMAT_VERSION,
     Ledger,
+    NewerManifestError,
     Plan,
     check_inputs,
     generation_name,
+    latest_manifest,
     publish_manifest,
     shard_name,
 )
@@ -76,6 +78,7 @@ def _compress(options: CompressOptions, stop: Stop, log: EventLog) -> Summary:
     ledger = Ledger(store, plan.fingerprint)
     with storage_errors(store.url, "cannot be written"):
         plan.check(store)
+        number = latest_manifest(store)  # before the records: see publish_manifest
         done, lost = ledger.completed("data", ".parquet")
         check_inputs(shards, done)
         create_only = _prepare_output(store, plan, model)
@@ -102,12 +105,21 @@ def _compress(options: CompressOptions, stop: Stop, log: EventLog) -> Summary:
             url = names[outcome.task.name].url
             problem = Problem(url, "", f"{outcome.error} (attempts: {outcome.attempts})")
             summary.failed_shards.append(problem)
-    if outcomes:
-        done, _ = ledger.completed("data", ".parquet")  # another job may have added to it
-    if not summary.stopped:
+    reread = bool(outcomes)  # this job has added records, and so may others have
+    while True:
+        if reread:
+            number = latest_manifest(store)
+            done, _ = ledger.completed("data", ".parquet")
+        if summary.stopped:
+            break
         failed = [{"url": p.shard, "error": p.reason} for p in summary.failed_shards]
-        number = publish_manifest(store, plan, done, failed)
+        try:
+            number = publish_manifest(store, plan, done, failed, after=number)
+        except NewerManifestError:
+            reread = True
+            continue
         summary.notes.append(f"{store.url}: manifest {number}, {len(done)} data files")
+        break
     _summarise(summary, {name: done[name] for name in names if name in done})
     return summary
 

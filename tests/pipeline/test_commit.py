@@ -12,6 +12,7 @@ import pytest
 from pipeline import commit, storage
 from pipeline.commit import (
     Ledger,
+    NewerManifestError,
     Plan,
     PlanMismatchError,
     check_inputs,
@@ -226,3 +227,13 @@ def test_elsewhere_names_are_their_own(store: Store) -> None:
     store.remove("x.1.tar")
     done, lost = ledger.completed("", ".tar")
     assert (set(done), lost) == ({"x"}, ["x.1"])
+
+
+def test_a_newer_manifest_is_not_superseded_by_older_records(store: Store) -> None:
+    plan = Plan("dataset.json", {"a": 1})
+    assert commit.publish_manifest(store, plan, {"x": record()}, after=0) == 1
+    with pytest.raises(NewerManifestError, match=r"manifest-000001\.json"):
+        commit.publish_manifest(store, plan, {"y": record()}, after=0)
+    assert commit.latest_manifest(store) == 1
+    assert commit.publish_manifest(store, plan, {"x": record()}, after=1) == 1
+    assert commit.publish_manifest(store, plan, {"x": record(), "y": record()}, after=1) == 2

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+import pipeline.compress
 from pipeline.compress import CompressOptions, compress
 from pipeline.dataset import DatasetError, open_dataset
 from pipeline.progress import Progress
@@ -137,3 +138,26 @@ def test_retrying_what_was_bad(
     assert [file.record["generation"] for file in dataset.files] == [2, 0]
     assert dataset.files[0].record["source"]["url"] == tar
     assert run(toy, inputs, output, retry="bad").resumed == 2
+
+
+def test_jobs_that_end_together_list_each_others_files(
+    toy: ToyCodec, tmp_path: Path, without_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One job has read the records and not published yet when another one publishes."""
+    ours = str(write_tar(tmp_path / "a.tar", samples(3)))
+    theirs = str(write_tar(tmp_path / "b.tar", samples(2, 10)))
+    output = tmp_path / "set"
+    publish = pipeline.compress.publish_manifest
+
+    def late(*arguments: Any, **options: Any) -> int:
+        monkeypatch.setattr(pipeline.compress, "publish_manifest", publish)
+        assert run(toy, theirs, output).ok == 2
+        return publish(*arguments, **options)
+
+    monkeypatch.setattr(pipeline.compress, "publish_manifest", late)
+    summary = run(toy, ours, output)
+    assert (summary.ok, summary.exit_code) == (3, 0)
+    assert len(open_dataset(str(output))) == 5
+    monkeypatch.setattr(pipeline.compress, "publish_manifest", late)
+    assert run(toy, ours, output).resumed == 1  # with nothing to do it is no different
+    assert len(open_dataset(str(output))) == 5
