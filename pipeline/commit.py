@@ -197,12 +197,31 @@ class Ledger:
         for name, record in records.items():
             base, generation = self._split(name)
             known.add(base)
+            standing: dict[str, Any] | None = record
             if sizes.get(f"{name}{suffix}") != record["bytes"]:
-                self.store.remove(self._path(name))
-                self.store.remove(f"{data_folder}/{name}{suffix}".lstrip("/"))
-            elif base not in done or done[base][0] < generation:
-                done[base] = generation, record
+                standing = self._look_again(name, f"{data_folder}/{name}{suffix}".lstrip("/"))
+            if standing and (base not in done or done[base][0] < generation):
+                done[base] = generation, standing
         return {base: record for base, (_, record) in done.items()}, sorted(known - done.keys())
+
+    def _look_again(self, name: str, path: str) -> dict[str, Any] | None:
+        """The record of a file, if it has the recorded size now; else both are taken back.
+
+        Record and file may be newer than what was read of them: another job that found them
+        damaged has perhaps done the shard again. What it has not recorded yet is left alone.
+        """
+        record = self.read(name)  # before the file's size: a file is there before its record
+        if record is None:
+            return None
+        try:
+            size = self.store.info(path)["size"]
+        except (FileNotFoundError, NotADirectoryError):
+            size = None
+        if size == record["bytes"]:
+            return slim(record)
+        self.store.remove(self._path(name))
+        self.store.remove(path)
+        return None
 
     def _path(self, name: str) -> str:
         return f"{self.folder}/{name}.json"

@@ -28,10 +28,14 @@ from .progress.events import EventLog, job_log
 from .progress.summary import Problem, Summary, megabytes, ratio
 from .records import SCHEMA_VERSION
 from .running import RunningOptions, Stop, run_job_tasks
-from .shards import expand_inputs
+from .shards import Shard, expand_inputs
 from .storage import Store, storage_errors
 from .tasks import Outcome, Task
 from .worker import ShardCompressor, ShardJob
+
+_UNFINISHED = (
+    "the manifest cannot be written (what is committed stays, the same command goes on from there)"
+)
 
 
 @dataclass(frozen=True)
@@ -100,28 +104,49 @@ def _compress(options: CompressOptions, stop: Stop, log: EventLog) -> Summary:
         )
     summary.notes += [f"warning: {name} was damaged or lost and is done again" for name in lost]
     outcomes = run_shards(jobs, plan, options, summary, log, stop)
-    for outcome in outcomes:
-        if outcome.result is None:
-            url = names[outcome.task.name].url
-            problem = Problem(url, "", f"{outcome.error} (attempts: {outcome.attempts})")
-            summary.failed_shards.append(problem)
+    failures = {
+        outcome.task.name: f"{outcome.error} (attempts: {outcome.attempts})"
+        for outcome in outcomes
+        if outcome.result is None
+    }
     reread = bool(outcomes)  # this job has added records, and so may others have
-    while True:
-        if reread:
-            number = latest_manifest(store)
-            done, _ = ledger.completed("data", ".parquet")
-        if summary.stopped:
+    with storage_errors(store.url, _UNFINISHED):
+        while True:
+            if reread:
+                del done  # not all records twice in memory
+                number = latest_manifest(store)
+                done, _ = ledger.completed("data", ".parquet")
+            summary.failed_shards = _failed_shards(names, failures, done, summary.stopped)
+            if summary.stopped:
+                break
+            failed = [{"url": p.shard, "error": p.reason} for p in summary.failed_shards]
+            try:
+                number = publish_manifest(store, plan, done, failed, after=number)
+            except NewerManifestError:
+                reread = True
+                continue
+            summary.notes.append(f"{store.url}: manifest {number}, {len(done)} data files")
             break
-        failed = [{"url": p.shard, "error": p.reason} for p in summary.failed_shards]
-        try:
-            number = publish_manifest(store, plan, done, failed, after=number)
-        except NewerManifestError:
-            reread = True
-            continue
-        summary.notes.append(f"{store.url}: manifest {number}, {len(done)} data files")
-        break
     _summarise(summary, {name: done[name] for name in names if name in done})
     return summary
+
+
+def _failed_shards(
+    names: Mapping[str, Shard],
+    failures: Mapping[str, str],
+    done: Mapping[str, Any],
+    stopped: str,
+) -> list[Problem]:
+    """The shards that could not be compressed, and those whose file has vanished since it was."""
+    problems = [Problem(names[name].url, "", error) for name, error in failures.items()]
+    if not stopped:  # else they may not have been begun
+        lost = "its file was lost after it was recorded: run the job again"
+        problems += [
+            Problem(shard.url, "", lost)
+            for name, shard in names.items()
+            if name not in done and name not in failures
+        ]
+    return problems
 
 
 def run_shards(

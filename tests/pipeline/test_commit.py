@@ -237,3 +237,27 @@ def test_a_newer_manifest_is_not_superseded_by_older_records(store: Store) -> No
     assert commit.latest_manifest(store) == 1
     assert commit.publish_manifest(store, plan, {"x": record()}, after=1) == 1
     assert commit.publish_manifest(store, plan, {"x": record(), "y": record()}, after=1) == 2
+
+
+def test_what_another_job_has_done_again_stays(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may replace a damaged file while this job still has the old records and sizes."""
+    ledger = Ledger(store, "f")
+    for name in ("again", "underway"):
+        ledger.commit(name, record())
+    records, sizes = ledger.records(), store.sizes
+    for name in records:
+        store.remove(f"commits/{name}.json")
+        store.create(f"data/{name}.parquet", b"12345")
+    ledger.commit("again", record(bytes=5))
+    old = {"data": {"again.parquet": 3, "underway.parquet": 3}}
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "sizes", lambda folder="": old.get(folder) or sizes(folder))
+        done, lost = ledger.completed("data", ".parquet", records)
+    assert ({name: found["bytes"] for name, found in done.items()}, lost) == (
+        {"again": 5},
+        ["underway"],
+    )
+    assert set(store.sizes("data")) == {"again.parquet", "underway.parquet"}
+    assert set(ledger.records()) == {"again"}

@@ -1,6 +1,7 @@
 """When a job stops by itself, and when it does not."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pipeline.dataset import DatasetError, open_dataset
 from pipeline.progress import Progress
 from pipeline.progress.summary import Summary
 from pipeline.running import JobWatcher
+from pipeline.storage import StorageError, Store
 from pipeline.tasks import Outcome, Task
 from tests.pipeline.makers import ToyCodec, png, samples, write_tar
 
@@ -161,3 +163,49 @@ def test_jobs_that_end_together_list_each_others_files(
     monkeypatch.setattr(pipeline.compress, "publish_manifest", late)
     assert run(toy, ours, output).resumed == 1  # with nothing to do it is no different
     assert len(open_dataset(str(output))) == 5
+
+
+def at_the_end(monkeypatch: pytest.MonkeyPatch, then: Callable[[], Any]) -> None:
+    """Have something happen between the last shard and the manifest of each job."""
+    run_shards = pipeline.compress.run_shards
+
+    def and_then(*arguments: Any, **options: Any) -> Any:
+        outcomes = run_shards(*arguments, **options)
+        then()
+        return outcomes
+
+    monkeypatch.setattr(pipeline.compress, "run_shards", and_then)
+
+
+def test_a_shard_that_is_lost_after_all_is_reported(
+    toy: ToyCodec, tmp_path: Path, without_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        write_tar(tmp_path / f"{name}.tar", samples(3, ord(name)))
+    inputs, output = str(tmp_path / "*.tar"), tmp_path / "set"
+    with monkeypatch.context() as patched:
+        at_the_end(patched, lambda: next(output.glob("data/a-*")).unlink())
+        summary = run(toy, inputs, output)
+    (lost,) = summary.failed_shards
+    assert (lost.shard, summary.exit_code) == (str(tmp_path / "a.tar"), 1)
+    assert "run the job again" in lost.reason
+    assert open_dataset(str(output)).failed[0]["url"] == lost.shard
+    again = run(toy, inputs, output)
+    assert (again.ok, again.resumed, again.exit_code) == (6, 1, 0)
+    assert len(open_dataset(str(output))) == 6
+
+
+def test_a_store_that_fails_at_the_end_is_no_traceback(
+    toy: ToyCodec, tmp_path: Path, without_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tar, output = str(write_tar(tmp_path / "a.tar", samples(3))), tmp_path / "set"
+
+    def fails(*_: Any) -> None:
+        raise OSError("503 SlowDown")
+
+    with monkeypatch.context() as patched:
+        at_the_end(patched, lambda: patched.setattr(Store, "read_many", fails))
+        with pytest.raises(StorageError, match=r"set: .*what is committed stays.*503 SlowDown"):
+            run(toy, tar, output)
+    summary = run(toy, tar, output)
+    assert (summary.ok, summary.resumed, summary.exit_code) == (3, 1, 0)
