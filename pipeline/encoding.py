@@ -23,7 +23,7 @@ from codec.images import MAX_PIXELS, pack_alpha, read_image
 from codec.metrics import psnr
 
 from .pictures import (
-    ahead,
+    ahead_within,
     batches_by_size,
     check_codec_result,
     describe,
@@ -32,18 +32,20 @@ from .pictures import (
     one_by_one_on_error,
 )
 from .records import Row, Status
-from .shards import Sample, ShardFile, is_picture
+from .shards import MAX_FIELD_BYTES, Sample, ShardFile, is_picture
 from .stages import StageClock
 
 KeepOriginal = Literal["never", "bad", "larger", "always"]
 KEEP_FILTERED_BYTES = 1 << 20  # what a person chose to leave out is kept only where it is small
 # Beside an original that is kept, a stream only serves previews: an eighth of the bytes is enough.
 PREVIEW_SHARE = 8
-# Pictures held decoded at once, three times (read ahead, on the device, in the coder): 3 * 96 MB.
-WINDOW_PIXELS = 1 << 25
+# Samples held with their decoded pictures, three times: read ahead, on the device, in the coder.
+# A sample that is larger makes a window alone, and what is read ahead may be more by one sample per
+# loader thread, because nobody knows how large a picture is before it is decoded.
+WINDOW_BYTES = 3 << 25
 WINDOW_ROWS = 256
 BATCH_PIXELS = 1 << 22
-SYSTEMATIC = 8  # so many failures and no success in one window: the codec is broken, not pictures
+SYSTEMATIC = 8  # so many failures and no success before: the codec is broken, not the pictures
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,11 @@ class _Loaded:
     rgb: np.ndarray | None = None
 
     @property
-    def pixels(self) -> int:
-        return 0 if self.rgb is None else self.rgb.shape[0] * self.rgb.shape[1]
+    def cost(self) -> int:
+        """Bytes in memory: the picture, its file, and the sample's other fields."""
+        contents = (self.row.original, self.row.alpha, *(data for _, data in self.row.fields))
+        pixels = 0 if self.rgb is None else self.rgb.nbytes
+        return pixels + sum(len(data) for data in contents if data is not None)
 
 
 @dataclass
@@ -115,6 +120,7 @@ class SampleEncoder:
         self._coding: deque[Future[list[EncodedImage]]] = deque()
         self._batch_pixels = BATCH_PIXELS
         self._clock = StageClock()
+        self._encoded = self._failed = 0  # pictures of this shard
         self._on_coded: Callable[[int], None] = lambda count: None
 
     @property
@@ -142,9 +148,11 @@ class SampleEncoder:
         ``skip`` gives, by number, the reasons why samples must not be touched (they are bad).
         ``on_coded`` hears how many pictures have been coded, in any thread and long before their
         rows are complete; ``on_rows`` hears of the rows. With ``strict`` a codec that fails on
-        each of many pictures raises RuntimeError instead of giving nothing but bad rows.
+        each of the first pictures, and they are many, raises RuntimeError instead of giving
+        nothing but bad rows.
         """
         self._clock, self._on_coded = clock, on_coded
+        self._encoded = self._failed = 0
         waiting: deque[tuple[list[_Loaded], list[_Batch]]] = deque()
         for window in self._windows(file, samples, skip or {}):
             waiting.append((window, self._begin(window)))
@@ -160,24 +168,20 @@ class SampleEncoder:
     ) -> Iterator[list[_Loaded]]:
         """Samples loaded in threads, in groups that memory can hold."""
         threads = max(1, self.settings.threads)
-        largest = 1
-
-        def read_ahead() -> int:
-            return min(WINDOW_ROWS, max(threads, WINDOW_PIXELS // largest))
 
         def load(numbered: tuple[int, Sample]) -> _Loaded:
             with self._clock.timed("decode", threads):
                 return self._load(file, *numbered, skip.get(numbered[0]))
 
         window: list[_Loaded] = []
-        pixels = 0
-        for loaded in ahead(self._loaders, load, samples, read_ahead):
-            largest = max(largest, loaded.pixels)
-            if window and (len(window) == WINDOW_ROWS or pixels + loaded.pixels > WINDOW_PIXELS):
+        total = 0
+        limits = {"budget": WINDOW_BYTES, "count": WINDOW_ROWS, "threads": threads}
+        for loaded in ahead_within(self._loaders, load, samples, lambda one: one.cost, **limits):
+            if window and (len(window) == WINDOW_ROWS or total + loaded.cost > WINDOW_BYTES):
                 yield window
-                window, pixels = [], 0
+                window, total = [], 0
             window.append(loaded)
-            pixels += loaded.pixels
+            total += loaded.cost
         if window:
             yield window
 
@@ -227,7 +231,9 @@ class SampleEncoder:
         return _Loaded(replace(row, alpha=alpha, image_sha256=digest), rgb)
 
     def _keeps_field(self, name: str, size: int, status: Status) -> bool:
-        """Whether a field of a sample that gives no picture is kept."""
+        """Whether a field of ``size`` bytes of a sample that gives no picture is kept."""
+        if size > MAX_FIELD_BYTES:  # perhaps the very reason why the sample is bad
+            return False
         keep = self.settings.keep_original
         if keep == "always" or (keep != "never" and status == "bad"):
             return True
@@ -332,8 +338,9 @@ class SampleEncoder:
                 rows[position] = self._row(rows[position], stream, quality)
                 failures += [one for one in (stream, quality) if isinstance(one, Exception)]
             on_rows([rows[position] for position in batch.positions])
-        pictures = sum(len(batch.positions) for batch in batches)
-        if strict and len(failures) >= SYSTEMATIC and len(failures) == pictures:
+        self._failed += len(failures)
+        self._encoded += sum(len(batch.positions) for batch in batches) - len(failures)
+        if strict and failures and self._failed >= SYSTEMATIC and not self._encoded:
             raise RuntimeError(f"no picture could be encoded: {describe(failures[0])}")
         return rows
 

@@ -1,6 +1,7 @@
 """One worker, one shard: whatever is in the tar, every sample of it is accounted for."""
 
 import hashlib
+import pickle
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,7 @@ from pipeline.encoding import CompressSettings
 from pipeline.records import iter_rows, schema
 from pipeline.shards import ShardError, expand_inputs, open_shard
 from pipeline.stages import StageClock
-from pipeline.storage import Store
+from pipeline.storage import StorageError, Store
 from pipeline.worker import ShardCompressor, ShardJob
 from tests.pipeline.conftest import Make
 from tests.pipeline.makers import ToyCodec, picture, png, samples, write_tar
@@ -140,7 +141,7 @@ def test_small_windows_and_batches_give_the_same_dataset(
     files = [(f"{n:02d}.png", png(n, *size)) for n, size in enumerate(sizes)]
     tar = str(write_tar(tmp_path / "x.tar", files))
     whole = make_dataset([tar], output=str(tmp_path / "whole"))
-    monkeypatch.setattr(encoding, "WINDOW_PIXELS", 900)
+    monkeypatch.setattr(encoding, "WINDOW_BYTES", 2700)
     monkeypatch.setattr(encoding, "BATCH_PIXELS", 800)
     pieces = make_dataset([tar], output=str(tmp_path / "pieces"), batch_size=2, threads=3)
     assert rows_of(pieces) == rows_of(whole)
@@ -281,3 +282,114 @@ def test_the_device_waits_for_a_slow_coder(
         assert len(begun) == 3  # one with the coder, one waiting, one that cannot be handed over
         coding.set()
         assert len(done.result(30)) == 20
+
+
+class UnportableError(Exception):
+    """Like those of many libraries: pickled, but never unpickled."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+
+
+@pytest.fixture
+def compressor(make_dataset: Make, toy: ToyCodec, tmp_path: Path) -> ShardCompressor:
+    """A worker for a dataset that has one other shard already."""
+    dataset = make_dataset([str(write_tar(tmp_path / "x.tar", samples(1)))])
+    return ShardCompressor(
+        CompressSettings(dataset.url, dataset.fingerprint, toy.model_id, layers=4, fit=False)
+    )
+
+
+@pytest.fixture
+def job(compressor: ShardCompressor, tmp_path: Path) -> ShardJob:
+    (shard,) = expand_inputs([str(write_tar(tmp_path / "y.tar", samples(3, 10)))])
+    return ShardJob(shard_name(shard, compressor.settings.fingerprint), shard)
+
+
+@pytest.mark.parametrize("error", [UnportableError(7, "no luck"), SystemExit("no luck")])
+def test_errors_reach_the_driver_whatever_they_are(
+    compressor: ShardCompressor,
+    job: ShardJob,
+    error: BaseException,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    calls = {"run": lambda: compressor.run(job), "probe": lambda: compressor.probe(job, 0, 1)}
+    monkeypatch.setattr(worker, "open_shard", fail)
+    for call in calls.values():
+        with pytest.raises(RuntimeError, match="no luck") as caught:
+            call()
+        arrived = pickle.loads(pickle.dumps(caught.value))
+        assert str(arrived).startswith(f"{type(error).__name__}: ")
+        assert arrived.__cause__ is arrived.__context__ is None
+        assert caught.value.__context__ is None  # its frames would keep pictures in memory
+    monkeypatch.setattr(worker, "load_codec", fail)
+    with pytest.raises(RuntimeError, match="no luck"):
+        ShardCompressor(compressor.settings).ready()
+
+
+def test_strata_errors_stay_what_they_are(
+    compressor: ShardCompressor, job: ShardJob, tmp_path: Path
+) -> None:
+    (tmp_path / "y.tar").write_bytes(b"no tar")
+    with pytest.raises(ShardError, match=r"y\.tar"):
+        compressor.run(job)
+
+
+def test_a_shard_may_be_under_way_twice(
+    compressor: ShardCompressor, job: ShardJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a worker that seemed lost is asked again."""
+    both = threading.Barrier(2)
+    fetch = compressor._fetch
+
+    def together(*arguments: Any, **options: Any) -> Any:
+        both.wait(30)
+        return fetch(*arguments, **options)
+
+    monkeypatch.setattr(compressor, "_fetch", together)
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(compressor.run, [job, job])
+    assert one == other
+    assert one["ok"] == 3
+    assert compressor.progress()["shards"] == {}
+
+
+def torn(compressor: ShardCompressor, job: ShardJob) -> tuple[str, bytes]:
+    """Half of the job's data file under its own name, and no record. Its path and all of it."""
+    compressor.run(job)
+    path = f"data/{job.name}.parquet"
+    whole = compressor.store.read(path)
+    for name in (path, f"commits/{job.name}.json"):
+        compressor.store.remove(name)
+    compressor.store.create(path, whole[: len(whole) // 2])
+    return path, whole
+
+
+def test_half_a_file_without_a_record_makes_room(
+    compressor: ShardCompressor, job: ShardJob
+) -> None:
+    path, whole = torn(compressor, job)
+    record = compressor.run(job)
+    assert (record["ok"], record["bytes"]) == (3, len(whole))
+    assert hashlib.sha256(compressor.store.read(path)).hexdigest() == record["sha256"]
+
+
+def test_half_a_file_with_a_record_is_left_to_repairing(
+    compressor: ShardCompressor, job: ShardJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, whole = torn(compressor, job)
+    ledger = Ledger(compressor.store, compressor.settings.fingerprint)
+    fetch = Store.fetch
+
+    def another_records_it(self: Store, name: str, local: Path) -> None:
+        fetch(self, name, local)
+        if name == path:
+            ledger.commit(job.name, {"bytes": len(whole)})
+
+    monkeypatch.setattr(Store, "fetch", another_records_it)
+    with pytest.raises(StorageError, match=rf"{path}.*damaged"):
+        compressor.run(job)
+    assert len(compressor.store.read(path)) == len(whole) // 2
