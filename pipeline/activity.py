@@ -15,7 +15,8 @@ class Activity:
     """The shards that a worker has under way, its busy seconds by stage, its traffic.
 
     A shard has the stage it is in (``stage``), how many of its samples are done (``samples`` ``of``
-    so many, ``bad`` ones among them), the last ``key``, and what else a worker wants to show.
+    so many, ``bad`` ones among them), the last ``key``, and what else a worker wants to show. Of a
+    shard that is under way twice, what was begun last is shown, until either ends.
     """
 
     def __init__(self) -> None:
@@ -34,17 +35,17 @@ class Activity:
             yield
         finally:
             with self._lock:
-                del self._shards[name]
+                self._shards.pop(name, None)
 
     def show(self, name: str, **facts: Any) -> None:
         """Set facts of a shard under way."""
         with self._lock:
-            self._shards[name].update(facts)
+            self._shards.get(name, {}).update(facts)
 
     def add(self, name: str, **counts: int) -> None:
         """Add to counts of a shard under way."""
         with self._lock:
-            shard = self._shards[name]
+            shard = self._shards.get(name, {})
             for count, more in counts.items():
                 shard[count] = shard.get(count, 0) + more
 

@@ -31,6 +31,7 @@ from codec.zoo import MODEL_FILE
 from .activity import Activity
 from .commit import Ledger, generation_name, slim
 from .encoding import CompressSettings, SampleEncoder
+from .plain import plain_errors
 from .records import (
     FileFacts,
     Row,
@@ -43,7 +44,7 @@ from .records import (
 )
 from .shards import Shard, ShardError, ShardFile, open_shard
 from .stages import StageClock, Turn
-from .storage import Store, scratch_folder
+from .storage import StorageError, Store, scratch_folder
 
 UPLOAD_ATTEMPTS = 3  # encoding the shard again costs far more than sending the file again
 
@@ -83,6 +84,7 @@ class ShardCompressor:
     def store(self) -> Store:
         return Store(self.settings.output, self.settings.output_options)
 
+    @plain_errors
     def ready(self) -> str:
         """Load the model; returns its id. Raises UnknownModelError, InvalidModelError."""
         return self.encoder.codec.model_id
@@ -91,13 +93,14 @@ class ShardCompressor:
         """What the worker is doing: shards under way, busy seconds by stage, traffic, memory."""
         return self.activity.report()
 
+    @plain_errors
     def run(self, job: ShardJob, skip: Mapping[int, str] | None = None) -> dict[str, Any]:
         """Compress a shard into its data file and return the commit record.
 
         ``skip`` gives, by number, the samples that must not be touched and why: they become bad
         rows. If another job has recorded the shard meanwhile, its record is returned, with
-        ``found``. Raises ShardError for a damaged shard; other exceptions may pass with another
-        attempt.
+        ``found``. Raises ShardError for a damaged shard, StorageError for a damaged file in its
+        place; a RuntimeError may pass with another attempt.
         """
         self.ready()
         name = generation_name(job.name, job.generation)
@@ -127,9 +130,7 @@ class ShardCompressor:
                 with clock.timed("upload"):
                     created = self._publish(path, local)
                 if not created:
-                    # An earlier attempt, or another job, published and has not recorded it yet.
-                    self.store.fetch(path, local)
-                    facts = self._inspect(local)
+                    facts = self._adopt(path, ledger, name, local, facts)
                 record = {
                     **facts.to_json(),
                     "source": _source(job.shard),
@@ -140,6 +141,7 @@ class ShardCompressor:
                 }
                 return slim(ledger.commit(name, record))
 
+    @plain_errors
     def probe(
         self, job: ShardJob, start: int, stop: int, skip: Mapping[int, str] | None = None
     ) -> int:
@@ -237,6 +239,35 @@ class ShardCompressor:
         if created:
             self.activity.transferred(written=local.stat().st_size)
         return created
+
+    def _adopt(
+        self, path: str, ledger: Ledger, name: str, local: Path, ours: FileFacts
+    ) -> FileFacts:
+        """The facts of the file that has the name which ours was to have.
+
+        An earlier attempt, or another job, published it and has not recorded it yet. A damaged
+        one makes room for ours: no reader knows of it. Raises StorageError where that cannot be.
+        """
+        theirs = local.with_suffix(".standing")
+        self.store.fetch(path, theirs)
+        try:
+            return self._inspect(theirs)
+        except Exception as error:  # whatever Parquet's reader makes of damaged bytes
+            problem = f"{type(error).__name__}: {error}"
+        finally:
+            theirs.unlink()
+        url = f"{self.store.url}/{path}"
+        if ledger.exists(name):
+            raise StorageError(
+                f"{url}: is damaged, and another job has recorded it ({problem}): "
+                "run the job again, then verify the dataset"
+            )
+        self.store.remove(path)
+        if not self._publish(path, local):
+            raise StorageError(
+                f"{url}: was damaged, and another job is writing it: run the job again"
+            )
+        return ours
 
     def _decode_one(self, local: Path) -> None:
         """Decode the smallest of the first pictures from the finished file itself."""

@@ -334,7 +334,7 @@ def test_strata_errors_stay_what_they_are(
     compressor: ShardCompressor, job: ShardJob, tmp_path: Path
 ) -> None:
     (tmp_path / "y.tar").write_bytes(b"no tar")
-    with pytest.raises(ShardError, match=r"y\.tar"):
+    with pytest.raises(StorageError, match=r"y\.tar: changed"):
         compressor.run(job)
 
 
