@@ -242,7 +242,7 @@ def test_samples_that_must_not_be_touched(
     assert worker.probe(job, 0, 1) == 4
     assert worker.probe(job, 2, 4) == 4
     assert worker.probe(job, 0, 4, {1: "kills"}) == 4
-    with pytest.raises(SystemExit):
+    with pytest.raises(RuntimeError, match="SystemExit: this would have been the end"):
         worker.probe(job, 1, 2)
     assert not Store(dataset.url).exists(f"data/{job.name}.parquet")
     record = worker.run(job, {1: "kills its worker: it died"})
