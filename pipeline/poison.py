@@ -7,19 +7,22 @@ class PoisonSearch:
     Use: ``start, stop = next_range()``, try these samples, then ``answer(died, total)``; until
     ``finished``. The first range is empty: it only opens the shard, and tells its length
     (``total`` samples). Then the range that must hold the sample is halved until one is left, and
-    that one is tried alone, so that nothing is blamed that does not kill by itself.
+    that one is tried alone. A verdict needs two deaths: workers die of other things as well.
 
     Attributes:
         found: the number of the sample, None as long as (or if) there is none.
         finished: whether the search is over.
         total: samples in the shard, once known.
+        opening: seconds that opening the shard took.
     """
 
     def __init__(self) -> None:
         self._low, self._high = 0, 0
         self._opened = False
         self._tried = (0, 0)
+        self._died_before: tuple[int, int] | None = None
         self.total = 0
+        self.opening = 0.0
         self.found: int | None = None
         self.finished = False
 
@@ -27,6 +30,8 @@ class PoisonSearch:
         """The samples to try next, ``start`` to ``stop``."""
         if not self._opened:
             self._tried = (0, 0)
+        elif self._died_before == self._tried:
+            pass
         elif self._high - self._low == 1:
             self._tried = (self._low, self._high)
         else:
@@ -36,10 +41,15 @@ class PoisonSearch:
     def answer(self, *, died: bool, total: int = 0) -> None:
         """What became of the range; ``total`` is needed the first time."""
         start, stop = self._tried
+        deadly = died and stop - start <= 1
+        if deadly and self._died_before != self._tried:
+            self._died_before = self._tried  # once more
+            return
+        self._died_before = None
         if not self._opened:
             self._opened, self._high, self.total = True, total, total
             self.finished = died or total == 0
-        elif died and stop - start == 1:
+        elif deadly:
             self.found, self.finished = start, True
         elif died:
             self._high = stop

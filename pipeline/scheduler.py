@@ -11,6 +11,7 @@ without that sample.
 """
 
 import contextlib
+import itertools
 import random
 import time
 from collections import deque
@@ -25,8 +26,10 @@ from .poison import PoisonSearch
 from .tasks import Outcome, Policy, Task, Watcher
 
 POLL_SECONDS = 0.5
-MAX_FAILED_STARTS = 7  # in a row; with the pauses between them, about two minutes
-FIRST_PAUSE_SECONDS = 0.5
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 20.0  # between attempts to start a worker
+TIRED = 3  # so many tasks in a row that fail in one worker: start it anew, the fault may be its own
+LOOK_AHEAD = 100  # tasks that are looked at to find one that a free worker has not failed at
+FREE_LOSSES = 10  # so often a task may lose its machine without losing an attempt
 # A cloud cluster may have to start machines first, or wait for spot machines to come back.
 PATIENCE_SECONDS = 1800.0
 WAITING_SECONDS = 60.0  # after which people are told, and then each time it doubles
@@ -45,6 +48,8 @@ class _State:
     skip: dict[int, str] = field(default_factory=dict)
     search: PoisonSearch | None = None
     crash: str = ""
+    losses: int = 0
+    failed_on: set[int] = field(default_factory=set)  # slots of workers
 
     @property
     def arguments(self) -> tuple[Any, ...]:
@@ -58,6 +63,7 @@ class _Call:
     state: _State | None = None
     probing: bool = False
     deadline: float = 0.0
+    began: float = field(default_factory=time.monotonic)
 
 
 @dataclass
@@ -69,6 +75,7 @@ class _Actor:
     calls: dict[Any, _Call] = field(default_factory=dict)
     ready: bool = False
     failed_starts: int = 0
+    failures: int = 0  # of tasks, in a row
     retry_at: float = 0.0  # when to ask again whether it is ready
     reserved: bool = False  # gets no more work until it is empty, and then a task that goes alone
     clock: float = 0.0  # when it last finished something, or began after having nothing
@@ -180,7 +187,11 @@ class _Pool:
     def _assign(self) -> None:
         if self.stopping:
             return
-        able = [actor for actor in self.actors if actor.ready and actor.overdue is None]
+        able = [
+            actor
+            for actor in self.actors
+            if actor.ready and actor.overdue is None and actor.failures < TIRED
+        ]
         reserved = sum(actor.reserved for actor in able)
         for actor in sorted(able, key=lambda actor: len(actor.calls)):
             if not self.alone:
@@ -206,7 +217,19 @@ class _Pool:
             ]
             if not free:
                 return
-            self._begin(min(free, key=lambda actor: len(actor.calls)), self.pending.popleft())
+            if not self._begin_one(free):
+                return
+
+    def _begin_one(self, free: Sequence[_Actor]) -> bool:
+        """Give a task to a worker, to one that has not failed at it as long as there is one."""
+        slots = {actor.slot for actor in self.actors if actor.ready}
+        for number, state in enumerate(itertools.islice(self.pending, LOOK_AHEAD)):
+            fresh = [actor for actor in free if actor.slot not in state.failed_on]
+            if fresh or slots <= state.failed_on:
+                del self.pending[number]
+                self._begin(min(fresh or free, key=lambda actor: len(actor.calls)), state)
+                return True
+        return False
 
     def _begin(self, actor: _Actor, state: _State) -> None:
         if not actor.calls:
@@ -215,9 +238,10 @@ class _Pool:
             start, stop = state.search.next_range()
             call = actor.handle.probe.remote(*state.task.arguments, start, stop, dict(state.skip))
             seconds = self.policy.deadline
-            if stop > start:  # else it only opens the shard, which has no share of the samples
+            if stop > start:  # else it only opens the shard, which may take as long as all of it
                 share = (stop - start) / max(1, state.search.total)
-                seconds = min(seconds, max(PROBE_SECONDS, 2 * share * seconds))
+                working = max(PROBE_SECONDS, 2 * share * seconds)
+                seconds = min(seconds, 2 * state.search.opening + working)
             actor.calls[call] = _Call(state, probing=True, deadline=seconds)
         else:
             state.starts += 1
@@ -251,12 +275,17 @@ class _Pool:
         state = call.state
         try:
             result = self.ray.get(ref)
-        except self.ray.exceptions.RayTaskError as error:
+        except (
+            self.ray.exceptions.RayTaskError,
+            self.ray.exceptions.UnserializableException,
+        ) as error:
             self._pop(actor, ref)
-            permanent = isinstance(error.cause, StrataError)
+            permanent = isinstance(getattr(error, "cause", None), StrataError)
             if state is None:
                 self._start_failed(actor, _cause(error), permanent=permanent)
                 return
+            actor.failures += not permanent
+            state.failed_on.add(actor.slot)
             if call.probing:
                 # The search cannot go on; what was wrong in the first place stands.
                 yield self._give_up(state, f"{state.crash}; searching it: {_cause(error)}", True)
@@ -264,49 +293,67 @@ class _Pool:
                 yield from self._failed(state, _cause(error), permanent=permanent)
         except self.ray.exceptions.RayError as error:  # it died, or cannot be reached
             if state is None:
-                self._start_failed(actor, _first_line(error), permanent=False)
+                self._start_failed(actor, _first_line(error), error=error)
             else:
-                yield from self._died(actor, _first_line(error))
+                yield from self._died(actor, error)
             return
         else:
             self._pop(actor, ref)
             if state is None:
-                actor.ready, actor.failed_starts = True, 0
+                actor.ready, actor.failed_starts, actor.failures = True, 0, 0
                 if not self.ever_ready:
                     self.ever_ready = True
                     self.watcher.ready()
                 return
+            actor.failures = 0
             if call.probing:
+                assert state.search is not None
+                if not state.search.total:
+                    state.search.opening = time.monotonic() - call.began
                 yield from self._probed(state, died=False, total=result)
             else:
                 if result.get("found"):
                     self._scatter()
                 yield Outcome(state.task, result, attempts=state.starts)
-        if actor.overdue is not None and not actor.calls:  # it answered while it was being killed
+        if actor.calls:
+            return
+        if actor.overdue is not None:  # it answered while it was being killed
             self._call_ready(actor)
+        elif actor.failures >= TIRED:
+            self._start_anew(actor)
 
     def _pop(self, actor: _Actor, ref: Any) -> None:
         actor.clock = time.monotonic()
         del actor.calls[ref]
 
-    def _died(self, actor: _Actor, error: str) -> Iterator[Outcome]:
+    def _died(self, actor: _Actor, error: Exception) -> Iterator[Outcome]:
         """A worker died: sort out its tasks by what they may have had to do with it."""
         calls = list(actor.calls.values())
         culprit = actor.overdue
-        last = [shard.get("key", "") for shard in actor.progress.get("shards", {}).values()]
+        shards = actor.progress.get("shards", {}).values()
+        near = ", ".join(repr(shard["key"]) for shard in shards if shard.get("key"))
         names = [call.state.task.name for call in calls if call.state is not None]
+        if isinstance(error, self.ray.exceptions.ActorUnavailableError):
+            # It may be alive behind a broken connection, and must not go on beside its successor.
+            with contextlib.suppress(Exception):
+                self.ray.kill(actor.handle, no_restart=False)
         self._call_ready(actor)
         if culprit is not None:
-            error = f"took longer than {self.policy.deadline:.0f} s (--shard-timeout)"
+            late = next((call.deadline for call in calls if call.state is culprit), 0.0)
+            text = f"took longer than {late or self.policy.deadline:.0f} s (--shard-timeout)"
         else:
-            near = ", ".join(repr(key) for key in last if key)
-            error = f"its worker died{f' near sample {near}' if near else ''}: {error}"
-        self.watcher.event("worker_died", worker=actor.slot, shards=names, error=error)
+            where = f" near sample {near}" if near else ""
+            text = f"its worker died{where}: {_first_line(error)}"
+        self.watcher.event("worker_died", worker=actor.slot, shards=names, error=text)
+        innocent = culprit is None and _machine_is_gone(error)
         for call in calls:
             state = call.state
             if state is None:
                 continue
-            if call.probing:
+            if innocent and state.losses < FREE_LOSSES:
+                state.losses += 1
+                (self.alone if state.alone else self.pending).append(state)
+            elif call.probing:
                 yield from self._probed(state, died=True)
             elif culprit is not None and state is not culprit:
                 self.pending.appendleft(state)  # it only had bad company
@@ -315,7 +362,7 @@ class _Pool:
                 self.alone.append(state)
             else:
                 state.alone = True
-                yield from self._failed(state, error, crashed=True)
+                yield from self._failed(state, text, crashed=True)
 
     def _failed(
         self, state: _State, error: str, *, permanent: bool = False, crashed: bool = False
@@ -353,17 +400,40 @@ class _Pool:
             state.search, state.failures = None, 0
             self.alone.append(state)
 
-    def _start_failed(self, actor: _Actor, error: str, *, permanent: bool) -> None:
-        self.last_start_error = error
-        actor.failed_starts += 1
+    def _start_failed(
+        self,
+        actor: _Actor,
+        text: str,
+        *,
+        permanent: bool = False,
+        error: Exception | None = None,
+    ) -> None:
+        """A worker is not ready: ask again later; only a fault that stays ends it."""
+        self.last_start_error = text
         actor.calls = {}
-        if permanent or actor.failed_starts >= MAX_FAILED_STARTS:
+        if permanent:
             self.ray.kill(actor.handle)
             self.actors.remove(actor)
-            self.watcher.event("worker_lost", worker=actor.slot, error=error)
+            self.watcher.event("worker_lost", worker=actor.slot, error=text)
             return
-        # a restarting actor may refuse calls at once
-        actor.retry_at = time.monotonic() + FIRST_PAUSE_SECONDS * 2 ** (actor.failed_starts - 1)
+        # A restarting actor refuses calls at once. One that is dead for good needs a successor.
+        if isinstance(error, self.ray.exceptions.ActorDiedError):
+            with contextlib.suppress(Exception):
+                self.ray.kill(actor.handle)
+            actor.handle = self.start()
+        self._pause(actor)
+
+    def _start_anew(self, actor: _Actor) -> None:
+        """Tasks fail in this worker one after the other: perhaps a new process does better."""
+        self.watcher.event("worker_restarted", worker=actor.slot, failures=actor.failures)
+        self.ray.kill(actor.handle, no_restart=False)
+        actor.ready, actor.failures = False, 0
+        self._pause(actor)
+
+    def _pause(self, actor: _Actor) -> None:
+        pause = FIRST_PAUSE_SECONDS * 2 ** min(actor.failed_starts, 16)
+        actor.failed_starts += 1
+        actor.retry_at = time.monotonic() + min(pause, LONGEST_PAUSE_SECONDS)
 
     def _retry_starts(self) -> None:
         for actor in self.actors:
@@ -430,3 +500,8 @@ def _cause(error: Any) -> str:
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
+
+
+def _machine_is_gone(error: Exception) -> bool:
+    """Whether an actor died with its machine: no task is to blame for that."""
+    return bool(getattr(error, "preempted", False)) or "node has died" in str(error).lower()
