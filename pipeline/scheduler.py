@@ -333,10 +333,6 @@ class _Pool:
         shards = actor.progress.get("shards", {}).values()
         near = ", ".join(repr(shard["key"]) for shard in shards if shard.get("key"))
         names = [call.state.task.name for call in calls if call.state is not None]
-        if isinstance(error, self.ray.exceptions.ActorUnavailableError):
-            # It may be alive behind a broken connection, and must not go on beside its successor.
-            with contextlib.suppress(Exception):
-                self.ray.kill(actor.handle, no_restart=False)
         self._call_ready(actor)
         if culprit is not None:
             late = next((call.deadline for call in calls if call.state is culprit), 0.0)
@@ -493,7 +489,7 @@ class _Pool:
 
 def _cause(error: Any) -> str:
     """The worker's own exception without Ray's traceback around it."""
-    cause = error.cause
+    cause = getattr(error, "cause", None)
     return f"{type(cause).__name__}: {cause}" if cause is not None else _first_line(error)
 
 
