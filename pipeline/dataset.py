@@ -49,6 +49,12 @@ class DataFile:
     ok: int
     record: dict[str, Any] = field(repr=False, compare=False)
 
+    @classmethod
+    def of(cls, entry: dict[str, Any]) -> "DataFile":
+        """From an entry of the manifest. Raises KeyError for what is none."""
+        told = {key: entry[key] for key in ("name", "path", "bytes", "footer_bytes", "rows", "ok")}
+        return cls(**told, record=entry)
+
 
 @dataclass(frozen=True)
 class Record:
@@ -68,18 +74,7 @@ class Dataset:
         self.store = store
         self.parameters: dict[str, Any] = plan["parameters"]
         self.fingerprint: str = plan["fingerprint"]
-        self.files = [
-            DataFile(
-                entry["name"],
-                entry["path"],
-                entry["bytes"],
-                entry["footer_bytes"],
-                entry["rows"],
-                entry["ok"],
-                entry,
-            )
-            for entry in manifest["files"]
-        ]
+        self.files = [DataFile.of(entry) for entry in manifest["files"]]
         self.totals: dict[str, int] = manifest["totals"]
         # inputs (``url``, ``error``) that the last run of the job could not compress
         self.failed: list[dict[str, str]] = manifest.get("failed", [])

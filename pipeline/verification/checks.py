@@ -167,16 +167,7 @@ def entry_of(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def data_file(record: Mapping[str, Any]) -> DataFile:
-    entry = entry_of(record)
-    return DataFile(
-        entry["name"],
-        entry["path"],
-        entry["bytes"],
-        entry["footer_bytes"],
-        entry["rows"],
-        entry["ok"],
-        entry,
-    )
+    return DataFile.of(entry_of(record))
 
 
 def _check_entry(entry: Mapping[str, Any]) -> None:

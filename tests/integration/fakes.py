@@ -12,6 +12,13 @@ from pipeline.stages import Turn
 SAMPLES = 13
 
 
+class OddError(Exception):
+    """As some libraries write them: it can be pickled, and not read again."""
+
+    def __init__(self, *, reason: str, code: int) -> None:
+        super().__init__(f"{reason} {code}")
+
+
 class FakeWorker:
     """Does what its argument says. ``settings`` is a folder in which it counts its calls.
 
@@ -56,11 +63,25 @@ class FakeWorker:
                     time.sleep(600)
                 case "hang" | "hang later":
                     time.sleep(600)
+                case "not here" if self._is_first():
+                    raise RuntimeError("this worker is broken")
+                case "exit once" if count == 1:
+                    raise SystemExit(0)
+                case "odd":
+                    raise OddError(reason="odd", code=7)
                 case "slow":
                     time.sleep(2)
                 case str() if behaviour.startswith("poison"):
                     self._touch(behaviour, range(SAMPLES), skip or {})
         return {"name": name, "omp": os.environ.get("OMP_NUM_THREADS"), "skip": dict(skip or {})}
+
+    def _is_first(self) -> bool:
+        """Whether this is the process that came here first: the broken one."""
+        try:
+            (self.folder / "first").open("x").write(str(os.getpid()))
+        except FileExistsError:
+            time.sleep(0.2)  # the others are slower than the one that only fails
+        return (self.folder / "first").read_text() == str(os.getpid())
 
     def _touch(self, behaviour: str, samples: range, skip: Mapping[int, str]) -> None:
         kind, *numbers = behaviour.split()

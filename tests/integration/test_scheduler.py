@@ -167,3 +167,21 @@ def test_workers_that_cannot_start_end_the_job(tmp_path: Path) -> None:
     (tmp_path / "cannot-start").touch()
     with pytest.raises(ClusterError, match="the model is gone"):
         run(tmp_path, {"a": "", "b": ""})
+
+
+def test_a_broken_worker_does_not_take_all_tasks_down(tmp_path: Path) -> None:
+    outcomes = run(tmp_path, {f"t{n}": "not here" for n in range(20)})
+    assert [name for name, outcome in outcomes.items() if outcome.result is None] == []
+
+
+def test_a_worker_that_leaves_is_replaced(tmp_path: Path) -> None:
+    outcomes = run(tmp_path, {"leaves": "exit once", "good": ""}, workers=1)
+    assert all(outcome.result is not None for outcome in outcomes.values())
+
+
+def test_an_error_that_cannot_be_read_is_no_death(tmp_path: Path) -> None:
+    recorder = Recorder()
+    outcomes = run(tmp_path, {"odd": "odd", "good": "slow"}, recorder=recorder, attempts=2)
+    assert outcomes["odd"].result is None
+    assert outcomes["good"].attempts == 1
+    assert "worker_died" not in recorder.kinds()
