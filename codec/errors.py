@@ -2,7 +2,19 @@
 
 
 class StrataError(Exception):
-    """Base of every error that Strata raises on purpose."""
+    """Base of every error that Strata raises on purpose.
+
+    ``passing`` says whether trying again later may succeed. It is False where somebody has to do
+    something first, and for most errors; True where, say, a store did not answer. A class says it
+    for all its errors, or whoever raises one for that one; it crosses process boundaries.
+    """
+
+    passing = False
+
+    def __init__(self, *arguments: object, passing: bool | None = None) -> None:
+        super().__init__(*arguments)
+        if passing is not None:
+            self.passing = passing
 
 
 class CorruptStreamError(StrataError):
@@ -17,7 +29,7 @@ class CorruptStreamError(StrataError):
         self.layer = layer
 
     def __reduce__(self):  # keeps ``layer`` when the error crosses a process boundary
-        return type(self), (self.args[0], self.layer)
+        return type(self), (self.args[0], self.layer), self.__dict__
 
 
 class UnknownModelError(StrataError):

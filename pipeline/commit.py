@@ -42,6 +42,8 @@ class PlanMismatchError(StrataError):
 class NewerManifestError(StorageError):
     """Somebody published a manifest since the records for this one were read: read them again."""
 
+    passing = True
+
 
 def to_json(value: Any, compact: bool = False) -> bytes:
     style: dict[str, Any] = {"separators": (",", ":")} if compact else {"indent": 1}

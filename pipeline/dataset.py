@@ -23,6 +23,7 @@ from codec.images import read_image
 
 from . import records
 from .commit import FORMAT_VERSION, latest_manifest, manifest_name
+from .faults import may_pass
 from .pictures import describe
 from .storage import Store, storage_errors
 
@@ -274,7 +275,8 @@ def open_dataset(url: str, options: Mapping[str, Any] | None = None) -> Dataset:
     except FileNotFoundError as error:
         raise DatasetError(f"{url}: there is no dataset here ({PLAN_NAME} is missing)") from error
     except Exception as error:  # stores have exceptions of many kinds
-        raise DatasetError(f"{url}: cannot be opened as a dataset: {error}") from error
+        message = f"{url}: cannot be opened as a dataset: {error}"
+        raise DatasetError(message, passing=may_pass(error)) from error
     version = plan.get("parameters", {}).get("format")
     if version != FORMAT_VERSION:
         raise DatasetError(f"{url}: has format {version!r}, this release reads {FORMAT_VERSION}")

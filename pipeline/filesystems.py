@@ -17,6 +17,8 @@ from fsspec.utils import get_protocol
 
 from codec.errors import StrataError
 
+from .faults import may_pass
+
 S3_PROTOCOLS = ("s3", "s3a")
 CONNECTIONS = 64  # at once to one store: what reading many small files keeps busy
 # A request is tried five times by botocore (whatever the store answers with 5xx) and such a round
@@ -51,7 +53,8 @@ def storage_errors(url: str, problem: str) -> Iterator[None]:
     except StrataError:
         raise
     except Exception as error:
-        raise StorageError(f"{url}: {problem}: {type(error).__name__}: {error}") from error
+        message = f"{url}: {problem}: {type(error).__name__}: {error}"
+        raise StorageError(message, passing=may_pass(error)) from error
 
 
 def open_filesystem(url: str, options: Mapping[str, Any] | None = None) -> tuple[Any, str]:

@@ -26,6 +26,7 @@ from typing import Any, BinaryIO
 
 from fsspec.implementations.local import LocalFileSystem
 
+from .faults import s3_codes
 from .filesystems import CONNECTIONS, StorageError, download, open_filesystem, storage_errors
 
 __all__ = ["StorageError", "Store", "open_filesystem", "scratch_folder", "storage_errors"]
@@ -170,7 +171,7 @@ class Store:
     def create_from(self, name: str, local: Path) -> bool:
         """Publish the closed file ``local`` under a new name; False when the name is taken.
 
-        Raises StorageError when the store then holds another number of bytes.
+        Raises StorageError, a passing one, when the store then holds another number of bytes.
         """
         if self.is_local:
             return self._create_locally(name, local)
@@ -185,7 +186,8 @@ class Store:
         if stored != size:
             self.remove(name)  # it is ours; left alone, it would be in the way of the next attempt
             raise StorageError(
-                f"{self.url}/{name}: the store kept {stored} of {size} bytes; run it again"
+                f"{self.url}/{name}: the store kept {stored} of {size} bytes; run it again",
+                passing=True,
             )
         return True
 
@@ -203,7 +205,7 @@ class Store:
                     write(*arguments, **options)
                 return True
             except Exception as error:
-                codes = _s3_codes(error)
+                codes = s3_codes(error)
                 if isinstance(error, FileExistsError) or codes & {"PreconditionFailed", "412"}:
                     return False
                 if "ConditionalRequestConflict" not in codes:
@@ -214,7 +216,8 @@ class Store:
                 if wait is None:
                     raise StorageError(
                         f"{self.url}/{name}: the store keeps answering that others are writing "
-                        "this name, and it does not appear; run it again"
+                        "this name, and it does not appear; run it again",
+                        passing=True,
                     ) from error
                 time.sleep(wait)
         raise AssertionError  # the last round returns or raises
@@ -258,14 +261,3 @@ class Store:
 
 def _takes(method: Any, parameter: str) -> bool:
     return parameter in inspect.signature(method).parameters
-
-
-def _s3_codes(error: BaseException | None) -> set[str]:
-    """S3's error codes in an exception and in what caused it, in whichever wrapping."""
-    codes = set()
-    while error is not None:
-        response = getattr(error, "response", None)
-        if isinstance(response, Mapping):
-            codes.add(str(response.get("Error", {}).get("Code", "")))
-        error = error.__cause__ or error.__context__
-    return codes

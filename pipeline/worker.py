@@ -265,7 +265,8 @@ class ShardCompressor:
         self.store.remove(path)
         if not self._publish(path, local):
             raise StorageError(
-                f"{url}: was damaged, and another job is writing it: run the job again"
+                f"{url}: was damaged, and another job is writing it: run the job again",
+                passing=True,
             )
         return ours
 
