@@ -41,14 +41,14 @@ def may_pass(error: BaseException) -> bool:
     libraries wrap one another's errors, all causes are asked.
     """
     chain = list(causes(error))
+    if any(isinstance(one, ssl.SSLCertVerificationError) for one in chain):
+        return False
     statuses = {_status(one) for one in chain}
-    if s3_codes(error) & _PASSING_CODES or statuses & _PASSING_STATUS:
+    if s3_codes(error) & _PASSING_CODES or statuses & _PASSING_STATUS or any(map(_passes, chain)):
         return True
     if any(status and status != 404 for status in statuses):  # 404: perhaps it was looked up first
         return False
-    if any(isinstance(one, ssl.SSLCertVerificationError) for one in chain):
-        return False
-    return any(map(_passes, chain))
+    return any(isinstance(one, OSError) and one.errno in _PASSING_ERRNO for one in chain)
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -71,18 +71,15 @@ def s3_codes(error: BaseException) -> set[str]:
 def _status(error: BaseException) -> int:
     """The HTTP status that an exception tells of, 0 if none."""
     response = getattr(error, "response", None)
-    found = [getattr(error, name, None) for name in ("status", "status_code", "code")]
     if isinstance(response, Mapping):
-        found.append(response.get("ResponseMetadata", {}).get("HTTPStatusCode"))
-        found += [int(code) for code in s3_codes(error) if code.isdigit()]
-    return next((one for one in found if isinstance(one, int) and 400 <= one < 600), 0)
+        found = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        return found if isinstance(found, int) and found >= 400 else 0
+    told = (getattr(error, name, None) for name in ("status", "status_code", "code"))
+    return next((one for one in told if isinstance(one, int) and 400 <= one < 600), 0)
 
 
 def _passes(error: BaseException) -> bool:
     if isinstance(error, StrataError):
         return error.passing
-    if isinstance(error, TimeoutError):
-        return True
-    if isinstance(error, OSError) and error.errno in _PASSING_ERRNO:
-        return True
-    return any(kind.__name__ in _PASSING_CLASSES for kind in type(error).__mro__)
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return isinstance(error, TimeoutError) or bool(names & _PASSING_CLASSES)

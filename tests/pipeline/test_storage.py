@@ -169,8 +169,9 @@ def test_a_conflict_is_no_loss(hesitant: Store) -> None:
     assert not hesitant.create("y", b"ours")
     assert hesitant.read("y") == b"theirs"
     hesitant.fs.answers += [CONFLICT] * 9
-    with pytest.raises(StorageError, match="hesitant://bucket/set/z"):
+    with pytest.raises(StorageError, match="hesitant://bucket/set/z") as caught:
         hesitant.create("z", b"ours")
+    assert caught.value.passing
 
 
 def test_other_refusals(hesitant: Store) -> None:
@@ -186,8 +187,9 @@ def test_a_store_that_keeps_too_little(
 ) -> None:
     (tmp_path / "file").write_bytes(b"12345678")
     monkeypatch.setattr(HesitantFileSystem, "lost_bytes", 3)
-    with pytest.raises(StorageError, match=r"set/x: the store kept 5 of 8 bytes"):
+    with pytest.raises(StorageError, match=r"set/x: the store kept 5 of 8 bytes") as caught:
         hesitant.create_from("x", tmp_path / "file")
+    assert caught.value.passing
     monkeypatch.setattr(HesitantFileSystem, "lost_bytes", 0)
     assert hesitant.create_from("x", tmp_path / "file")
 
