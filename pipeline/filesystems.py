@@ -18,6 +18,7 @@ from fsspec.utils import get_protocol
 from codec.errors import StrataError
 
 from .faults import may_pass
+from .urls import refuse_secrets, without_query, without_secrets
 
 S3_PROTOCOLS = ("s3", "s3a")
 CONNECTIONS = 64  # at once to one store: what reading many small files keeps busy
@@ -53,7 +54,8 @@ def storage_errors(url: str, problem: str) -> Iterator[None]:
     except StrataError:
         raise
     except Exception as error:
-        message = f"{url}: {problem}: {type(error).__name__}: {error}"
+        reason = without_secrets(str(error))  # such as the signed address that a server sent us to
+        message = f"{url}: {problem}: {type(error).__name__}: {reason}"
         raise StorageError(message, passing=may_pass(error)) from error
 
 
@@ -62,8 +64,10 @@ def open_filesystem(url: str, options: Mapping[str, Any] | None = None) -> tuple
 
     ``options`` are for stores that are not on this machine; a local path takes none. Equal URLs
     and options share one client and its connections. Raises StorageError for a protocol that is
-    unknown or whose package is not installed, and for options that the store does not take.
+    unknown or whose package is not installed, and for options that the store does not take;
+    SecretInURLError for a URL with a secret in it.
     """
+    refuse_secrets(url)
     if "::" in url:
         raise StorageError(f"{url}: chained URLs are not supported; give the archive's own address")
     protocol = get_protocol(url)
@@ -80,6 +84,8 @@ def open_filesystem(url: str, options: Mapping[str, Any] | None = None) -> tuple
         hint = f" (storage options given: {', '.join(sorted(options))})" if options else ""
         # What caused it could show what was just taken out.
         raise StorageError(f"{url}: {problem}{hint}") from (None if options else error)
+    if without_query(url) != url:
+        return fs, path
     return fs, path.rstrip("/") or path
 
 
@@ -94,7 +100,7 @@ def download(fs: Any, path: str, local: Path, url: str) -> None:
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:  # such as a full disk
             raise
-        problem = str(error) or "the store stopped answering"
+        problem = without_secrets(str(error)) or "the store stopped answering"
         raise OSError(f"{url}: cannot be fetched: {type(error).__name__}: {problem}") from error
 
 

@@ -18,8 +18,9 @@ from fsspec.implementations.local import LocalFileSystem
 
 from .filesystems import StorageError, download, open_filesystem, storage_errors
 from .tars import Member, ShardError, read_members
+from .urls import SUFFIXES, refuse_secrets, without_query
 
-SUFFIXES = (".tar", ".tar.gz", ".tgz")
+GZIP = b"\x1f\x8b"  # its first bytes
 # webdataset's rule: the key is the path up to the first dot of the base name
 _KEY_AND_FIELD = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$", re.DOTALL)
 IMAGE_FIELDS = frozenset(
@@ -43,8 +44,8 @@ class Shard:
 
     @property
     def stem(self) -> str:
-        """The base name without its suffix."""
-        name = self.url.rsplit("/", 1)[-1]
+        """The base name without its suffix, and without the URL's query."""
+        name = without_query(self.url).rsplit("/", 1)[-1]
         suffix = next((suffix for suffix in SUFFIXES if name.endswith(suffix)), "")
         return name.removesuffix(suffix)
 
@@ -79,10 +80,11 @@ def expand_inputs(patterns: Sequence[str], options: Mapping[str, Any] | None = N
 
     A folder or glob costs its listing, and so do many URLs in one folder; other URLs one request
     each, several at once. ``options`` are fsspec's storage options. Raises StorageError for an
-    input that matches nothing or cannot be listed.
+    input that matches nothing or cannot be listed, SecretInURLError for one with a secret in it.
     """
+    refuse_secrets(*patterns)
     urls = dict.fromkeys(
-        url
+        _without_fragment(url)
         for pattern in patterns
         for url in (braceexpand.braceexpand(pattern) if "{" in pattern else [pattern])
     )
@@ -111,6 +113,11 @@ def expand_inputs(patterns: Sequence[str], options: Mapping[str, Any] | None = N
     return [shards[url] for url in sorted(shards)]
 
 
+def _without_fragment(url: str) -> str:
+    """A fragment is never sent to a server, so two that differ in theirs are the same file."""
+    return url.partition("#")[0] if url.lower().startswith(("http://", "https://")) else url
+
+
 @dataclass(frozen=True)
 class _Input:
     """One URL of an input, and the folder that it and others may share."""
@@ -126,7 +133,8 @@ def _locate(urls: Iterable[str], options: Mapping[str, Any] | None) -> Iterator[
     opened: dict[str, tuple[Any, str]] = {}
     for url in urls:
         folder, _, name = url.rpartition("/")
-        if name in ("", ".", "..") or not folder or folder.endswith("/") or "::" in url:
+        alone = "::" in url or without_query(url) != url  # a query may change the file system
+        if name in ("", ".", "..") or not folder or folder.endswith("/") or alone:
             yield _Input(url, url, *open_filesystem(url, options))
             continue
         if folder not in opened:
@@ -166,8 +174,8 @@ def _look(one: _Input) -> dict[str, dict[str, Any]] | None:
             return {path: info}
         if info["type"] == "directory":
             files = fs.find(path, detail=True)
-            found = {name: entry for name, entry in files.items() if name.endswith(SUFFIXES)}
-        elif any(character in path for character in "*?["):
+            found = {name: entry for name, entry in files.items() if _is_tar(name)}
+        elif any(character in without_query(one.url) for character in "*?["):
             files = fs.glob(path, detail=True)
             found = {name: entry for name, entry in files.items() if entry["type"] == "file"}
         else:
@@ -175,6 +183,10 @@ def _look(one: _Input) -> dict[str, dict[str, Any]] | None:
         if not found:
             raise StorageError(f"{one.url}: no tar shard matches ({', '.join(SUFFIXES)})")
         return found
+
+
+def _is_tar(name: str) -> bool:
+    return without_query(name).endswith(SUFFIXES)
 
 
 def _shards(fs: Any, entries: Mapping[str, Mapping[str, Any]]) -> list[Shard]:
@@ -203,7 +215,9 @@ def _shard(fs: Any, path: str, info: Mapping[str, Any]) -> Shard:
         return Shard(path, size, f"mtime {os.stat(path).st_mtime_ns}")
     tags = (*VERSION_TAGS, "LastModified", "mtime", "created")
     tag = next((str(info[name]) for name in tags if info.get(name)), "")
-    return Shard(fs.unstrip_protocol(path), size, tag.strip('"'))
+    url = fs.unstrip_protocol(path)
+    refuse_secrets(url)  # a web page may list signed addresses
+    return Shard(url, size, tag.strip('"'))
 
 
 def _each(fs: Any, ask: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
@@ -262,7 +276,7 @@ def open_shard(
                 f"{shard.url}: has {local.stat().st_size} bytes instead of the {shard.size} that "
                 "were listed: it was cut on the way"
             )
-        if shard.url.endswith((".gz", ".tgz")):
+        if _is_gzip(local, shard.url):
             fetched.append(scratch / "shard.tar")
             _gunzip(local, fetched[-1], shard.url)
             local = fetched[-1]
@@ -292,6 +306,14 @@ def _check_version(fs: Any, path: str, shard: Shard) -> None:
             f"{shard.url}: changed after the job began ({shard.size} bytes when it was listed, "
             f"{now.size} now): run the job again on a new output, or put the old file back"
         )
+
+
+def _is_gzip(local: Path, url: str) -> bool:
+    """By its content, since a URL need not tell; a name that says so is believed."""
+    if without_query(url).endswith((".gz", ".tgz")):
+        return True
+    with open(local, "rb") as file:
+        return file.read(len(GZIP)) == GZIP
 
 
 def _gunzip(source: Path, target: Path, url: str) -> None:

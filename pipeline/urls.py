@@ -1,0 +1,139 @@
+"""What is in a URL besides its path: queries, which are no part of names, and secrets, refused.
+
+URLs are written into plans, records, names, logs and messages, which others read. Secrets belong
+into storage options or the environment (see ``filesystems``).
+"""
+
+import re
+from collections.abc import Iterator
+from urllib.parse import unquote, unquote_plus
+
+from codec.errors import StrataError
+
+SUFFIXES = (".tar", ".tar.gz", ".tgz")
+_SCHEME = re.compile(r"([A-Za-z][\w+.-]*)://")
+_IN_TEXT = re.compile(r"[A-Za-z][\w+.-]*://[^\s'\"<>]+")
+_WITH_QUERY = re.compile(rf"(.*(?:{'|'.join(map(re.escape, SUFFIXES))}))[?#][^/]*", re.DOTALL)
+# user:password@host. A password may hold a slash, so host:8080/a@b and [::1]/a@b are told apart.
+_PASSWORD = re.compile(r"(?![^/?#@]*:\d*(?:[/?#]|$)|\[)[^/?#@]*:[^@]*@")
+_KEY = re.compile(r"(?!arn:)[^/?#@]*(?:@|:[^@]*@)")  # key:secret@bucket: a bucket has no port
+_USER = re.compile(r"[^/?#]*@")
+_OTHER_MEANINGS = frozenset({"github", "git"})  # of a colon and an @: repository and revision
+_SECRET_WORDS = re.compile(
+    r"signature|token|secret|passw|credential|authorization|(api|access|auth|private|account)key"
+)
+_SECRET_NAMES = frozenset(
+    {"sig", "sas", "auth", "jwt", "pw", "pwd", "pass", "hmac", "rlkey", "hdnts", "hdnea"}
+)
+# As providers begin their keys and tokens, whatever the parameter is called.
+_SECRET_VALUE = re.compile(r"(AKIA|ASIA|AIza|gh[opsu]_|github_pat_|glpat-|hf_|eyJ)[\w-]{12}")
+
+
+class SecretInURLError(StrataError):
+    """A URL holds a password, a key or a signature, which the message does not repeat."""
+
+
+def refuse_secrets(*urls: str) -> None:
+    """Raise SecretInURLError if a URL or one in it (``filecache::https://...``) holds a secret.
+
+    Paths of this machine may look as they like; so may queries that grant nothing
+    (``?versionId=...``, ``?download=true``).
+    """
+    for url in urls:
+        for part in url.split("::") if "::" in url or "://" in url else []:
+            secret, advice = _secret(part)
+            if secret:
+                raise SecretInURLError(
+                    f"{_shown(part)}: this URL holds {secret}. URLs are written into plans, "
+                    f"records and logs, so they may hold no secrets: {advice}"
+                )
+
+
+def without_secrets(text: str) -> str:
+    """``text`` (such as another program's message) with the secrets in its URLs cut off."""
+    return _IN_TEXT.sub(lambda url: _shown(url[0]) if _secret(url[0])[0] else url[0], text)
+
+
+def without_query(url: str) -> str:
+    """``url`` up to its query or fragment.
+
+    In HTTP that is what begins with ``?`` or ``#``. Elsewhere these may be in a file's name, so
+    there it is what follows a tar's suffix (``s3://b/a.tar?versionId=x``, ``gs://b/a.tar#123``).
+    """
+    scheme, _ = _split(url)
+    if scheme in ("http", "https"):
+        return re.split("[?#]", url, maxsplit=1)[0]
+    match = _WITH_QUERY.fullmatch(url) if scheme and not url.endswith(SUFFIXES) else None
+    return match[1] if match else url
+
+
+def _secret(url: str) -> tuple[str, str]:
+    """Which kind of secret ``url`` holds, and what to do instead; empty where there is none."""
+    scheme, rest = _split(url)
+    if scheme in ("file", "local"):
+        return "", ""
+    if _user(scheme, rest):
+        return "a user's name or password", _ADVICE.get(scheme, _OTHER_ADVICE)
+    for name, value in _parameters(rest):
+        plain = re.sub(r"[^a-z0-9]", "", name.lower())
+        if value and (plain in _SECRET_NAMES or _SECRET_WORDS.search(plain)):
+            return f"a secret in its query ({name})", _QUERY_ADVICE
+        if _SECRET_VALUE.search(value) or ("://" in value and _secret(value)[0]):
+            return "what looks like a key or a token in its query", _QUERY_ADVICE
+    return "", ""
+
+
+def _user(scheme: str, rest: str) -> bool:
+    if scheme in _OTHER_MEANINGS:
+        return False
+    authority = unquote(rest.partition("/")[0])
+    if scheme in ("s3", "s3a"):
+        return bool(_KEY.match(authority) or _KEY.match(rest))
+    if scheme in ("http", "https") and _USER.match(authority):
+        return True  # without a password it may be a token
+    return bool(_PASSWORD.match(authority) or _PASSWORD.match(rest))
+
+
+def _parameters(rest: str) -> Iterator[tuple[str, str]]:
+    """The names and values in query and fragment; of what has no name, only a value."""
+    for parameter in re.split(r"[?#&;]", rest)[1:] if re.search(r"[?#]", rest) else []:
+        name, equals, value = parameter.partition("=")
+        yield (unquote_plus(name), unquote_plus(value)) if equals else ("", unquote_plus(name))
+
+
+def _shown(url: str) -> str:
+    """``url``, which holds a secret, as far as no part of that can be in what is shown."""
+    scheme, rest = _split(url)
+    if _user(scheme, rest):
+        # A password may hold every character, so it is clear where it ends only if there is one @.
+        rest = f"***@{rest.partition('@')[2]}" if rest.count("@") == 1 else "***"
+    return (f"{scheme}://" if scheme else "") + re.split("[?#]", rest, maxsplit=1)[0]
+
+
+def _split(url: str) -> tuple[str, str]:
+    """The scheme in small letters, empty for a path, and what follows it."""
+    match = _SCHEME.match(url := url.lstrip())
+    return (match[1].lower(), url[match.end() :]) if match else ("", url)
+
+
+_S3_ADVICE = (
+    "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, in the environment, or give "
+    '--input-options (--output-options) @FILE with {"key": ..., "secret": ...} in the file'
+)
+_HTTP_ADVICE = (
+    "give --input-options @FILE with "
+    '{"headers": {"Authorization": "Basic <base64 of user:password>"}} in the file (or "Bearer '
+    '<token>"), or write the password into ~/.netrc and give '
+    """--input-options '{"client_kwargs": {"trust_env": true}}'"""
+)
+_ADVICE = {"s3": _S3_ADVICE, "s3a": _S3_ADVICE, "http": _HTTP_ADVICE, "https": _HTTP_ADVICE}
+_OTHER_ADVICE = (
+    'give --input-options (--output-options) @FILE with {"username": ..., "password": ...}, or '
+    "what else fsspec calls them for this kind of store, in the file"
+)
+_QUERY_ADVICE = (
+    "instead of a signed URL give the file's own address (s3://bucket/key) with credentials from "
+    "the environment or --input-options (--output-options), or '{\"anon\": true}' where it is "
+    'public; give a token as {"headers": {"Authorization": "Bearer <token>"}}; or download the '
+    "files first"
+)
