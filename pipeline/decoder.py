@@ -1,11 +1,12 @@
 """The decoding worker: one data file in, one tar or folder of files out."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -17,20 +18,26 @@ from .activity import Activity
 from .commit import Ledger, generation_name, split_generation
 from .dataset import DataFile, Dataset, OpenFile, open_dataset
 from .pictures import ahead, batches_by_size, describe, one_by_one_on_error
+from .plain import plain_errors
 from .records import (
     MAX_LISTED_PROBLEMS,
     encoded_image,
     iter_rows,
     original_key,
     original_stands_in,
+    row_bytes,
     stream_columns,
 )
 from .stages import StageClock
 from .storage import Store, scratch_folder
 from .targets import FileTarget, TarTarget, UnwritableNameError
 
+T = TypeVar("T")
+
 COMMITS = ".strata/commits"
-WINDOW_PIXELS = 1 << 25
+# Rows held at once with their decoded pictures. A row that is larger makes a window alone.
+WINDOW_BYTES = 3 << 25
+WINDOW_ROWS = 256
 BATCH_PIXELS = 1 << 22
 
 
@@ -74,7 +81,9 @@ class _Picture:
 class ShardDecoder:
     """Owns one device. ``ready`` loads the dataset's model, ``run`` decodes a data file.
 
-    One file at a time: reading, decoding and writing of one file overlap only in its threads.
+    One file at a time, in windows: rows are read until they and their pictures make WINDOW_BYTES,
+    their pictures are decoded, then written one by one, and only then the next are read. Beside a
+    window only the rest of the row group is in memory that its last row came from.
     """
 
     def __init__(self, settings: DecodeSettings) -> None:
@@ -94,6 +103,7 @@ class ShardDecoder:
         """The dataset's own copy of the model."""
         return self.dataset.codec(self.settings.device)
 
+    @plain_errors
     def ready(self) -> str:
         """Load the model; returns its id. Raises DatasetError, UnknownModelError."""
         return self.codec.model_id
@@ -102,11 +112,12 @@ class ShardDecoder:
         """What the worker is doing: files under way, busy seconds by stage, traffic, memory."""
         return self.activity.report()
 
+    @plain_errors
     def run(self, file: DataFile) -> dict[str, Any]:
         """Decode one data file and return its commit record.
 
         What older generations of the file were decoded to is removed, so that no picture is there
-        twice. Raises OSError for damaged pages.
+        twice. Raises RuntimeError, for damaged pages too; StrataError as it says.
         """
         self.ready()
         started, clock = time.monotonic(), StageClock(self.activity.clock)
@@ -176,7 +187,8 @@ class ShardDecoder:
             for window in _windows(self._rows(opened, clock)):
                 self.activity.show(file.name, stage="decode")
                 results = self._decode_window(window, file, clock)
-                yield from ahead(pool, finish, results, lambda: 2 * threads)
+                window.clear()  # nobody else holds its rows now
+                yield from ahead(pool, finish, _taken(results), lambda: 2 * threads)
 
     def _rows(self, opened: OpenFile, clock: StageClock) -> Iterator[dict[str, Any]]:
         """The rows with the columns that are needed, one row group in memory at a time."""
@@ -188,18 +200,18 @@ class ShardDecoder:
         self.activity.transferred(read=opened.file.footer_bytes)
         for group in range(parquet.num_row_groups):
             with clock.timed("download"):
-                rows = list(iter_rows(parquet, columns, [group]))
+                rows = deque(iter_rows(parquet, columns, [group]))
                 read = columns
                 if any(row["status"] == "ok" and row["layers"] < layers for row in rows):
                     originals = iter_rows(parquet, ["original"], [group])
-                    rows = [row | kept for row, kept in zip(rows, originals, strict=True)]
+                    rows = deque(row | kept for row, kept in zip(rows, originals, strict=True))
                     read = [*columns, "original"]
             self.activity.transferred(read=_stored_bytes(parquet.metadata.row_group(group), read))
-            yield from rows
+            yield from _taken(rows)
 
     def _decode_window(
         self, window: list[Mapping[str, Any]], file: DataFile, clock: StageClock
-    ) -> list[tuple[Mapping[str, Any], Any]]:
+    ) -> deque[tuple[Mapping[str, Any], Any]]:
         """Each row with its decoded picture, the exception that prevented it, or None.
 
         None is what rows without a picture have, and those whose original stands in.
@@ -225,7 +237,7 @@ class ShardDecoder:
             for number, result in zip(batch, decoded, strict=True):
                 results[pictures[number][0]] = result
             self.activity.add(file.name, samples=len(batch))
-        return list(zip(window, results, strict=True))
+        return deque(zip(window, results, strict=True))
 
     def _decode_batch(self, streams: list[EncodedImage]) -> list[np.ndarray]:
         return self.codec.decode(streams, **self.settings.codec_options)
@@ -271,19 +283,31 @@ def image_field_name(field: str, image_format: str, taken: set[str]) -> str:
     return name
 
 
-def _windows(rows: Iterator[dict[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
-    """Rows in groups whose decoded pictures fit in memory."""
+def _windows(rows: Iterable[dict[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
+    """Rows in groups that memory can hold, with their pictures decoded."""
     window: list[Mapping[str, Any]] = []
-    pixels = 0
+    total = 0
     for row in rows:
-        size = (row["width"] or 0) * (row["height"] or 0)
-        if window and (pixels + size > WINDOW_PIXELS or len(window) == 256):
+        cost = _cost(row)
+        if window and (len(window) == WINDOW_ROWS or total + cost > WINDOW_BYTES):
             yield window
-            window, pixels = [], 0
+            window, total = [], 0
         window.append(row)
-        pixels += size
+        total += cost
     if window:
         yield window
+
+
+def _cost(row: Mapping[str, Any]) -> int:
+    """Bytes in memory: what was read of the row, its picture, and its alpha channel."""
+    channels = 3 if row["alpha"] is None else 4
+    return row_bytes(row) + channels * (row["width"] or 0) * (row["height"] or 0)
+
+
+def _taken(items: deque[T]) -> Iterator[T]:
+    """The items one by one, each of which is then no longer held here."""
+    while items:
+        yield items.popleft()
 
 
 def _stored_bytes(group: pq.RowGroupMetaData, columns: list[str]) -> int:

@@ -178,7 +178,7 @@ class RowWriter:
 
     def copy(self, columns: dict[str, Any]) -> None:
         """Append a row as ``iter_rows`` gives it, of a file with the same schema."""
-        nbytes = _row_bytes(columns)
+        nbytes = row_bytes(columns)
         if self._rows and self._bytes + nbytes > BYTES_PER_GROUP:
             self._flush()
         self._rows.append(columns)
@@ -197,7 +197,7 @@ class RowWriter:
         self._writer.close()
 
 
-def _row_bytes(columns: Mapping[str, Any]) -> int:
+def row_bytes(columns: Mapping[str, Any]) -> int:
     """About what a row takes in memory and in the file: its bulky values."""
     side = sum(len(field["data"] or b"") for field in columns["fields"])
     return side + sum(len(value) for value in columns.values() if isinstance(value, bytes))

@@ -21,6 +21,7 @@ from codec import Codec, EncodedImage
 from ..activity import Activity
 from ..dataset import DataFile
 from ..pictures import batches_by_size, describe, one_by_one_on_error
+from ..plain import plain_errors
 from ..records import encoded_image, file_sha256, schema, stream_columns
 from ..stages import StageClock
 from ..storage import Store, scratch_folder
@@ -84,6 +85,7 @@ class ShardVerifier:
             settings.dataset, settings.model_id, settings.device, settings.input_options
         )
 
+    @plain_errors
     def ready(self) -> str:
         """Load the model, if pictures are to be decoded. Raises UnknownModelError."""
         return self.codec.model_id if self.settings.decode else self.settings.model_id
@@ -92,6 +94,7 @@ class ShardVerifier:
         """What the worker is doing: files under way, busy seconds by stage, traffic, memory."""
         return self.activity.report()
 
+    @plain_errors
     def run(self, file: DataFile) -> dict[str, Any]:
         """Read all of a data file and say what is wrong with it.
 

@@ -4,6 +4,9 @@ import dataclasses
 import io
 import json
 import tarfile
+import threading
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codec.images import read_image, write_image
-from pipeline import decoder
+from pipeline import decoder, records
 from pipeline.dataset import Dataset
 from pipeline.decode import DecodeOptions
 from pipeline.decode import decode as decode_job
 from pipeline.decoder import DecodeSettings, ShardDecoder, image_field_name
+from pipeline.records import row_bytes
 from pipeline.targets import UnwritableNameError, safe_path
 from tests.pipeline.conftest import Make
 from tests.pipeline.counting import CountingFileSystem
@@ -268,3 +272,86 @@ def test_what_the_driver_sees_of_a_worker(
     assert fetched < file.bytes
     assert after["rss"] > 1 << 20
     assert after["pid"]
+
+
+class Meter:
+    """Bytes of what is in memory of what was shown to it, and the most that ever was."""
+
+    def __init__(self) -> None:
+        self.alive = self.peak = 0
+        self._lock = threading.Lock()
+
+    def show(self, what: Any, nbytes: int) -> None:
+        weakref.finalize(what, self._add, -nbytes)
+        self._add(nbytes)
+
+    def _add(self, nbytes: int) -> None:
+        with self._lock:
+            self.alive += nbytes
+            self.peak = max(self.peak, self.alive)
+
+
+def metered(worker: ShardDecoder, toy: ToyCodec, monkeypatch: pytest.MonkeyPatch) -> Meter:
+    """Have rows and decoded pictures counted as long as anybody holds them."""
+    meter = Meter()
+    decode_toy, rows_of, read = toy.decode, records.iter_rows, decoder.read_image
+
+    class Row(dict[str, Any]):
+        def __init__(self, columns: dict[str, Any]) -> None:
+            super().__init__(columns)
+            meter.show(self, row_bytes({"fields": [], **columns}))
+
+        def __or__(self, other: Any) -> "Row":
+            return Row({**self, **other})
+
+    def decode(*arguments: Any, **options: Any) -> list[np.ndarray]:
+        pictures = decode_toy(*arguments, **options)
+        for one in pictures:
+            meter.show(one, one.nbytes)
+        return pictures
+
+    def iter_rows(*arguments: Any) -> Iterator[Row]:
+        return map(Row, rows_of(*arguments))
+
+    def read_image(*arguments: Any, **options: Any) -> Any:
+        found = read(*arguments, **options)
+        meter.show(found.rgb, found.rgb.nbytes)
+        return found
+
+    monkeypatch.setattr(toy, "decode", decode)
+    monkeypatch.setattr(decoder, "iter_rows", iter_rows)
+    monkeypatch.setattr(decoder, "read_image", read_image)
+    return meter
+
+
+@pytest.mark.parametrize("what", ["large pictures", "small, then large", "fields", "originals"])
+def test_memory_does_not_depend_on_the_data_file(
+    what: str,
+    make_dataset: Make,
+    toy: ToyCodec,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    large = write_image(np.zeros((100, 100, 3), np.uint8), None, "png")
+    noise = np.random.default_rng(1).integers(0, 255, (100, 100, 3), np.uint8)
+    files = {
+        "large pictures": [(f"{n}.png", large) for n in range(80)],
+        "small, then large": [(f"{n}.png", png(n, 2, 2) if n < 40 else large) for n in range(120)],
+        "fields": [
+            one
+            for n in range(80)
+            for one in ((f"{n}.png", png(n, 2, 2)), (f"{n}.npy", bytes(30_000)))
+        ],
+        "originals": [(f"{n}.webp", write_image(noise, None, "webp")) for n in range(40)],
+    }[what]
+    keep = "larger" if what == "originals" else "bad"
+    window, group, row = 200_000, 100_000, 100 * 100 * 3 + 35_000
+    monkeypatch.setattr(records, "BYTES_PER_GROUP", group)
+    monkeypatch.setattr(decoder, "WINDOW_BYTES", window)
+    source = write_tar(tmp_path / "x.tar", files)
+    dataset = make_dataset([str(source)], keep_original=keep, fit=keep == "larger")
+    worker = worker_for(dataset, tmp_path / "out", threads=2, batch_size=4)
+    meter = metered(worker, toy, monkeypatch)
+    (record,) = [worker.run(file) for file in dataset.files]
+    assert record["ok"] == len({name.split(".")[0] for name, _ in files})
+    assert window / 2 < meter.peak <= window + group + row
