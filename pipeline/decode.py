@@ -15,6 +15,7 @@ from .progress.summary import Problem, Summary
 from .running import RunningOptions, Stop, run_job_tasks
 from .storage import Store, storage_errors
 from .tasks import Outcome, Task
+from .urls import refuse_secrets
 
 PLAN_NAME = ".strata/decode.json"
 
@@ -42,6 +43,7 @@ def decode(options: DecodeOptions, stop: Stop = lambda: "") -> Summary:
     Raises StrataError for what must be put right before anything can be done; bad samples and
     shards are in the summary instead.
     """
+    refuse_secrets(options.dataset, options.output)
     with job_log(options.log, "decode", options) as log:
         summary = _decode(options, stop, log)
         log.finish(summary)
@@ -116,7 +118,7 @@ def _run(
 ) -> Sequence[Outcome]:
     """Decode what is missing, on as many workers as there are; adds this run to the summary."""
 
-    def settings(shape: WorkerShape, scratch: str) -> DecodeSettings:
+    def settings(shape: WorkerShape) -> DecodeSettings:
         return DecodeSettings(
             dataset=dataset.url,
             output=Store(options.output, options.output_options).url,
@@ -129,7 +131,7 @@ def _run(
             batch_size=options.batch_size,
             device=shape.device,
             threads=shape.threads,
-            scratch=scratch,
+            scratch=options.scratch,
             input_options=options.input_options,
             output_options=options.output_options,
         )
@@ -155,5 +157,5 @@ def _add(summary: Summary, file: DataFile, record: dict[str, Any]) -> None:
     for key, status, reason in record["problems"]:
         reasons[reason.split(":", 1)[0]] += 1
         if status == "bad":
-            summary.problems.append(Problem(file.record["source"]["url"], key, reason))
+            summary.add_problem(Problem(file.record["source"]["url"], key, reason))
     summary.reasons += reasons

@@ -10,14 +10,15 @@ from .cluster import WorkerShape
 from .progress import Progress
 from .progress.events import EventLog
 from .progress.metrics import Metrics
-from .progress.summary import Summary
+from .progress.summary import Summary, count_reasons
 from .scheduler import run_tasks
-from .storage import scratch_folder
+from .storage import clear_scratch
 from .tasks import Outcome, Policy, Task
 
 Stop = Callable[[], str]
 """Asked now and then whether a job must finish what is under way and end; says why, or ""."""
 
+KILLED_WITHIN = 2.0  # seconds that Ray takes to end the processes of workers it kills
 # Nobody wants a job to stop because the first two pictures of a hundred million are bad.
 ENOUGH_SAMPLES = 200
 ENOUGH_SHARDS = 10
@@ -46,7 +47,7 @@ class RunningOptions:
 def run_job_tasks(
     verb: str,
     worker: type,
-    settings: Callable[[WorkerShape, str], Any],
+    settings: Callable[[WorkerShape], Any],
     tasks: Mapping[Task, int],
     options: RunningOptions,
     summary: Summary,
@@ -55,15 +56,18 @@ def run_job_tasks(
     *,
     in_flight: int | None = None,
     max_bad_fraction: float = 1.0,
+    keep_results: bool = True,
 ) -> Sequence[Outcome]:
     """Run the tasks of a job on as many workers as there are, and add this run to the summary.
 
     Args:
         verb: what people read that the job is doing.
         worker: what ``run_tasks`` runs.
-        settings: makes the worker's settings, out of what each worker owns and a scratch folder.
+        settings: makes the worker's settings, out of what each worker owns.
         tasks: with the bytes of input that each of them takes.
         in_flight: how many tasks a worker takes at once, where it is not the policy's number.
+        keep_results: False leaves the results of the outcomes empty, where a job has them from its
+            ledger: of a hundred thousand shards they are half a gigabyte.
 
     Raises ClusterError when there is no cluster, or nobody to work in it.
     """
@@ -76,11 +80,14 @@ def run_job_tasks(
     watcher = JobWatcher(progress, stop, max_bad_fraction)
     policy = options.policy if in_flight is None else replace(options.policy, in_flight=in_flight)
     try:
-        with scratch_folder(options.scratch) as scratch:
-            made = settings(shape, str(scratch))
-            outcomes = run_tasks(worker, made, list(tasks), shape, policy, watcher)
+        made = settings(shape)
+        outcomes = [
+            outcome if keep_results or outcome.result is None else replace(outcome, result={})
+            for outcome in run_tasks(worker, made, list(tasks), shape, policy, watcher)
+        ]
     finally:
         progress.close()
+        clear_scratch(options.scratch, KILLED_WITHIN)
     progress.add_to(summary)
     if len(outcomes) < len(tasks):
         summary.stopped = watcher.stopped
@@ -133,7 +140,7 @@ class JobWatcher:
             return
         self._samples["all"] += record.get("ok", 0) + record.get("bad", 0)
         self._samples["bad"] += record.get("bad", 0)
-        self._reasons.update(record.get("reasons", {}))
+        count_reasons(self._reasons, record.get("reasons", {}))
 
     def _too_bad(self) -> str:
         for what, counts, enough in (

@@ -2,12 +2,22 @@
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, TextIO
 
 LISTED = 20
 LOGGED = 100
+MAX_REASONS = 1000
+
+
+def count_reasons(counts: Counter[str], more: Mapping[str, int]) -> None:
+    """Add to ``counts``, and keep the common ones only if they become too many to keep."""
+    counts.update(more)
+    if len(counts) > MAX_REASONS:
+        for reason, count in counts.most_common()[MAX_REASONS // 2 :]:
+            del counts[reason]
+            counts["other reasons"] += count
 
 
 def megabytes(count: float) -> str:
@@ -38,7 +48,8 @@ class Summary:
     ``seconds`` and what follows up to ``restarts`` are of this run alone: wall-clock seconds,
     samples, bytes read and written, the stage that kept the workers busy longest and which share
     of their time (0 to 1), attempts that failed and workers that were started again. ``stopped``
-    says why a job ended before it had tried everything.
+    says why a job ended before it had tried everything. ``problems`` names the first bad samples,
+    of which there may be millions.
     """
 
     verb: str
@@ -65,6 +76,11 @@ class Summary:
     def exit_code(self) -> int:
         """0 only when every sample is accounted for and nothing was lost."""
         return 1 if self.bad or self.failed_shards or self.stopped else 0
+
+    def add_problem(self, problem: Problem) -> None:
+        """Name a bad sample, as long as anybody would read its name."""
+        if len(self.problems) < LOGGED:
+            self.problems.append(problem)
 
     def lines(self) -> list[str]:
         out = [

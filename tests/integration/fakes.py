@@ -19,6 +19,12 @@ class OddError(Exception):
         super().__init__(f"{reason} {code}")
 
 
+class PassingError(StrataError):
+    """What a store that is away for a while would raise."""
+
+    passing = True
+
+
 class FakeWorker:
     """Does what its argument says. ``settings`` is a folder in which it counts its calls.
 
@@ -32,6 +38,9 @@ class FakeWorker:
     def ready(self) -> str:
         if (self.folder / "cannot-start").exists():
             raise StrataError("the model is gone")
+        if (self.folder / "store-is-away").exists():
+            (self.folder / "store-is-away").unlink()
+            raise PassingError("try later")
         return "ready"
 
     def progress(self) -> dict[str, Any]:
@@ -44,6 +53,8 @@ class FakeWorker:
         with calls.open("a") as out:
             out.write("x")
         count = calls.stat().st_size
+        if behaviour == "hang aside":
+            time.sleep(600)
         if behaviour == "hang later":
             time.sleep(1)  # tasks that come at the same moment take their turns in any order
         with self.computing:
@@ -54,6 +65,10 @@ class FakeWorker:
                     raise ValueError("again and again")
                 case "once" if count == 1:
                     raise OSError("a passing fault")
+                case "store once" if count == 1:
+                    raise PassingError("the store is away")
+                case "short":
+                    time.sleep(0.1)
                 case "die":
                     time.sleep(1.5)  # long enough to be asked for its progress
                     os._exit(1)
@@ -104,3 +119,13 @@ class SearchableWorker(FakeWorker):
             os._exit(1)
         self._touch(behaviour, range(start, stop), skip)
         return SAMPLES
+
+
+class SlowOpeningWorker(SearchableWorker):
+    """One that must fetch its shard first, which takes a while."""
+
+    def probe(
+        self, name: str, behaviour: str, start: int, stop: int, skip: Mapping[int, str]
+    ) -> int:
+        time.sleep(4)
+        return super().probe(name, behaviour, start, stop, skip)

@@ -1,4 +1,4 @@
-"""A job on a Ray cluster of several machines, one of which goes away amid its work.
+"""A job on a Ray cluster whose only working machine goes away amid its work, for over a minute.
 
 A program of its own, because a process can be connected to one Ray only. It prints what became of
 the job as JSON.
@@ -7,6 +7,7 @@ the job as JSON.
 import json
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import ray
@@ -16,6 +17,8 @@ from pipeline.compress import compress
 from tests.integration.corpus import Corpus
 from tests.integration.faults import FaultProxy
 from tests.integration.servers import S3Server
+
+AWAY_SECONDS = 65  # longer than Ray's own patience with a machine
 
 
 def main(endpoint: str, folder: str, name: str, temp: str) -> None:
@@ -37,9 +40,10 @@ def main(endpoint: str, folder: str, name: str, temp: str) -> None:
             proxy.call(lose, method="PUT", path="/data/x-1", when="middle", cut=True)
             job = pool.submit(compress, corpus.job(name, proxy.endpoint))
             if wanted.wait(60):  # Ray starts and ends machines only in the main thread
-                cluster.add_node(num_cpus=1, **machine)
                 cluster.remove_node(first, allow_graceful=False)
                 lost.set()
+                time.sleep(AWAY_SECONDS)
+                cluster.add_node(num_cpus=1, **machine)
             summary = job.result()
         facts = {"lost": lost.is_set(), "exit_code": summary.exit_code, "ok": summary.ok}
         print(json.dumps(facts))

@@ -9,7 +9,7 @@ import pytest
 from pipeline.cluster import ClusterError, WorkerShape
 from pipeline.scheduler import run_tasks
 from pipeline.tasks import Outcome, Policy, Task
-from tests.integration.fakes import FakeWorker, SearchableWorker
+from tests.integration.fakes import FakeWorker, SearchableWorker, SlowOpeningWorker
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_session")]
 
@@ -51,7 +51,7 @@ def run(
     tasks = [Task(name, (name, behaviour)) for name, behaviour in behaviours.items()]
     shape = WorkerShape(workers=workers, cpus=1.0, gpus=0.0, device="cpu")
     recorder = recorder or Recorder()
-    outcomes = run_tasks(worker, str(folder), tasks, shape, Policy(**policy), recorder)
+    outcomes = list(run_tasks(worker, str(folder), tasks, shape, Policy(**policy), recorder))
     names = sorted(outcome.task.name for outcome in outcomes)
     if recorder.stop_after is None:
         assert names == sorted(behaviours)
@@ -68,17 +68,19 @@ def calls(folder: Path, name: str) -> int:
 def test_faults_are_retried_and_counted(tmp_path: Path) -> None:
     behaviours = {f"good{n}": "" for n in range(5)}
     behaviours |= {"damaged": "permanent", "hopeless": "always", "passing": "once"}
+    behaviours |= {"store": "store once"}
     recorder = Recorder()
     outcomes = run(tmp_path, behaviours, recorder=recorder)
-    for name in (*(f"good{n}" for n in range(5)), "passing"):
+    for name in (*(f"good{n}" for n in range(5)), "passing", "store"):
         assert outcomes[name].result == {"name": name, "omp": "1", "skip": {}}
-    assert outcomes["passing"].attempts == calls(tmp_path, "passing") == 2
+    for name in ("passing", "store"):
+        assert outcomes[name].attempts == calls(tmp_path, name) == 2
     assert outcomes["damaged"].attempts == calls(tmp_path, "damaged") == 1
     assert outcomes["damaged"].error == "StrataError: damaged is damaged"
     assert outcomes["hopeless"].attempts == calls(tmp_path, "hopeless") == 3
     assert outcomes["hopeless"].error == "ValueError: again and again"
     assert not outcomes["hopeless"].crashed
-    assert recorder.kinds().count("attempt_failed") == 3
+    assert recorder.kinds().count("attempt_failed") == 4
 
 
 def test_a_task_that_kills_its_worker_does_not_stop_the_others(tmp_path: Path) -> None:
@@ -112,11 +114,21 @@ def test_the_sample_that_kills_is_found_and_left_out(tmp_path: Path) -> None:
 
 def test_a_sample_that_hangs_is_found_too(tmp_path: Path) -> None:
     outcomes = run(
-        tmp_path, {"bad": "poison-hang 2"}, SearchableWorker, attempts=1, deadline=3, workers=1
+        tmp_path, {"bad": "poison-hang 12"}, SearchableWorker, attempts=1, deadline=3, workers=1
     )
     assert outcomes["bad"].result is not None
-    assert set(outcomes["bad"].result["skip"]) == {2}
-    assert "longer than 3 s" in outcomes["bad"].result["skip"][2]
+    assert set(outcomes["bad"].result["skip"]) == {12}
+    assert "longer than 3 s" in outcomes["bad"].result["skip"][12]
+
+
+def test_a_search_allows_for_slow_opening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shard that takes long to fetch does so for every probe, however few samples it tries."""
+    monkeypatch.setattr("pipeline.scheduler.PROBE_SECONDS", 0.5)
+    outcomes = run(
+        tmp_path, {"bad": "poison 12"}, SlowOpeningWorker, attempts=1, deadline=10, workers=1
+    )
+    assert outcomes["bad"].result is not None
+    assert set(outcomes["bad"].result["skip"]) == {12}
 
 
 def test_a_search_without_a_culprit_ends(tmp_path: Path) -> None:
@@ -136,6 +148,17 @@ def test_deadlines(tmp_path: Path) -> None:
     assert outcomes["stuck"].attempts == 2
     for name in ("stuck", "good", "fine"):
         assert outcomes[name].result is not None
+
+
+def test_a_task_that_hangs_beside_others_is_late_too(tmp_path: Path) -> None:
+    """The others go on, so its worker is never without progress."""
+    behaviours = {"stuck": "hang aside", **{f"good{n}": "short" for n in range(200)}}
+    recorder = Recorder()
+    outcomes = run(tmp_path, behaviours, recorder=recorder, workers=1, attempts=1, deadline=4)
+    late = [facts for kind, facts in recorder.events if kind == "worker_died"]
+    assert "longer than 4 s" in outcomes.pop("stuck").error
+    assert len(late[0]["shards"]) > 1  # it was not the last one left
+    assert all(outcome.result is not None for outcome in outcomes.values())
 
 
 def test_waiting_behind_a_slow_task_is_not_being_late(tmp_path: Path) -> None:
@@ -172,6 +195,14 @@ def test_workers_that_cannot_start_end_the_job(tmp_path: Path) -> None:
 def test_a_broken_worker_does_not_take_all_tasks_down(tmp_path: Path) -> None:
     outcomes = run(tmp_path, {f"t{n}": "not here" for n in range(20)})
     assert [name for name, outcome in outcomes.items() if outcome.result is None] == []
+
+
+def test_a_worker_whose_start_fails_for_a_while(tmp_path: Path) -> None:
+    (tmp_path / "store-is-away").touch()
+    recorder = Recorder()
+    outcomes = run(tmp_path, {"a": "", "b": ""}, recorder=recorder, workers=1)
+    assert all(outcome.result is not None for outcome in outcomes.values())
+    assert recorder.kinds() == ["worker_cannot_start"]
 
 
 def test_a_worker_that_leaves_is_replaced(tmp_path: Path) -> None:

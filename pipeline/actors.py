@@ -1,0 +1,245 @@
+"""The actors of a job: started, restarted, replaced, and asked what they do.
+
+An actor that dies is restarted by Ray, on another machine if its own is gone. This module knows
+nothing of tasks; which of them an actor has, and what becomes of them, the scheduler says.
+"""
+
+import contextlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from codec.errors import StrataError
+
+from .cluster import ClusterError, WorkerShape
+from .tasks import Watcher
+
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 20.0  # between attempts to start a worker
+# A cloud cluster may have to start machines first, or wait for spot machines to come back.
+PATIENCE_SECONDS = 1800.0
+WAITING_SECONDS = 60.0  # after which people are told, and then each time it doubles
+
+C = TypeVar("C")
+
+
+@dataclass(eq=False)
+class Actor(Generic[C]):
+    """One worker: its process now, and what it was given to do.
+
+    ``calls`` are the outstanding ones by their Ray reference, the oldest first; ``starting`` is the
+    reference of a call of ``ready`` that has not been answered; ``failures`` counts tasks that
+    failed in this process, in a row.
+    """
+
+    handle: Any
+    slot: int
+    starting: Any = None
+    calls: dict[Any, C] = field(default_factory=dict)
+    ready: bool = False
+    failures: int = 0
+    reserved: bool = False  # gets no more work until it is empty, and then a task that goes alone
+    clock: float = 0.0  # when it last finished something, or began after having nothing
+    overdue: C | None = None  # the call for which it is being killed
+    progress: dict[str, Any] = field(default_factory=dict)
+    asked: Any = None  # the reference of a call of ``progress``
+    failed_starts: int = 0
+    retry_at: float = 0.0  # when to ask again whether it is ready
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of a call: a result, an error, or the death of its actor."""
+
+    result: Any = None
+    error: Exception | None = None
+    died: bool = False
+
+    @property
+    def permanent(self) -> bool:
+        """Whether another attempt would end in the same way."""
+        cause = getattr(self.error, "cause", None)
+        return isinstance(cause, StrataError) and not getattr(cause, "passing", False)
+
+    @property
+    def text(self) -> str:
+        """The worker's own exception without Ray's traceback around it."""
+        cause = getattr(self.error, "cause", None)
+        if cause is not None:
+            # What workers raise as RuntimeError says itself what it was: see plain_errors.
+            plain = type(cause) is RuntimeError
+            return str(cause) if plain else f"{type(cause).__name__}: {cause}"
+        lines = [line.strip() for line in str(self.error).splitlines() if line.strip()]
+        return lines[0] if lines else type(self.error).__name__
+
+    @property
+    def machine_is_gone(self) -> bool:
+        """Whether an actor died with its machine: no task is to blame for that."""
+        preempted = bool(getattr(self.error, "preempted", False))
+        return preempted or "node has died" in str(self.error).lower()
+
+
+class Crew(Generic[C]):
+    """``count`` actors ``worker(settings)``, each with the resources of ``shape``.
+
+    Args:
+        in_flight: calls that an actor answers at the same time.
+        watcher: hears of what happens to actors.
+    """
+
+    def __init__(
+        self,
+        worker: type,
+        settings: Any,
+        shape: WorkerShape,
+        count: int,
+        in_flight: int,
+        watcher: Watcher,
+    ) -> None:
+        import ray
+
+        self.ray = ray
+        self.watcher = watcher
+        options: dict[str, Any] = {
+            "concurrency_groups": {"status": 1},  # ``progress`` answers while ``run`` runs
+            "max_concurrency": in_flight,
+            "num_cpus": shape.cpus,
+            "num_gpus": shape.gpus,
+            "max_restarts": -1,
+            "max_task_retries": 0,
+            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(shape.threads)}},
+        }
+        remote: Any = ray.remote(**options)(worker)
+        self._new = lambda: remote.remote(settings)
+        self._ever_ready = False
+        self._last_start_error = ""
+        self._last_alive = time.monotonic()
+        self._next_notice = WAITING_SECONDS
+        self.actors: list[Actor[C]] = []
+        for slot in range(count):
+            self.actors.append(Actor(self._new(), slot))
+            self.ask_ready(self.actors[-1])
+
+    def close(self) -> None:
+        """Kill them all."""
+        for actor in self.actors:
+            with contextlib.suppress(Exception):
+                self.ray.kill(actor.handle)
+
+    def answers(self, seconds: float) -> list[tuple[Actor[C], Any, Answer]]:
+        """What has been answered by now, or within ``seconds``: (actor, call's reference, answer).
+
+        An actor's death comes after everything that it answered before.
+        """
+        refs = {ref: actor for actor in self.actors for ref in actor.calls}
+        refs |= {actor.starting: actor for actor in self.actors if actor.starting is not None}
+        if not refs:
+            time.sleep(seconds)
+            return []
+        waiting = list(refs)
+        self.ray.wait(waiting, num_returns=1, timeout=seconds)
+        ready, _ = self.ray.wait(waiting, num_returns=len(waiting), timeout=0)
+        found = [(refs[ref], ref, self._answer(ref)) for ref in ready]
+        return sorted(found, key=lambda item: item[2].died)
+
+    def _answer(self, ref: Any) -> Answer:
+        errors = self.ray.exceptions
+        try:
+            return Answer(self.ray.get(ref))
+        except (errors.RayTaskError, errors.UnserializableException) as error:
+            return Answer(error=error)
+        except errors.RayError as error:  # it died, or cannot be reached
+            return Answer(error=error, died=True)
+
+    # -- the life of an actor ---------------------------------------------------------------------
+
+    def ask_ready(self, actor: Actor[C]) -> None:
+        """Begin anew with an actor, which may be a new process: it has nothing to do."""
+        actor.ready, actor.reserved, actor.overdue = False, False, None
+        actor.progress, actor.asked, actor.calls = {}, None, {}
+        actor.starting = actor.handle.ready.remote()
+
+    def take_ready(self, actor: Actor[C], answer: Answer) -> None:
+        """What an actor answered to ``ask_ready``; only a fault that stays ends it for good."""
+        actor.starting = None
+        if answer.error is None:
+            actor.ready, actor.failed_starts, actor.failures = True, 0, 0
+            if not self._ever_ready:
+                self._ever_ready = True
+                self.watcher.ready()
+            return
+        self._last_start_error = answer.text
+        if answer.permanent:
+            self.ray.kill(actor.handle)
+            self.actors.remove(actor)
+            self.watcher.event("worker_lost", worker=actor.slot, error=answer.text)
+            return
+        if not answer.died:
+            self.watcher.event("worker_cannot_start", worker=actor.slot, error=answer.text)
+        # A restarting actor refuses calls at once. One that is dead for good needs a successor.
+        if isinstance(answer.error, self.ray.exceptions.ActorDiedError):
+            with contextlib.suppress(Exception):
+                self.ray.kill(actor.handle)
+            actor.handle = self._new()
+        self._pause(actor)
+
+    def restart(self, actor: Actor[C]) -> None:
+        """Tasks fail in this actor one after the other: perhaps a new process does better."""
+        self.watcher.event("worker_restarted", worker=actor.slot, failures=actor.failures)
+        self.ray.kill(actor.handle, no_restart=False)
+        actor.ready, actor.failures = False, 0
+        self._pause(actor)
+
+    def kill_for(self, actor: Actor[C], call: C) -> None:
+        """Kill an actor's process because of one of its calls; Ray starts another one."""
+        actor.overdue = call
+        self.ray.kill(actor.handle, no_restart=False)
+
+    def _pause(self, actor: Actor[C]) -> None:
+        pause = FIRST_PAUSE_SECONDS * 2 ** min(actor.failed_starts, 16)
+        actor.failed_starts += 1
+        actor.retry_at = time.monotonic() + min(pause, LONGEST_PAUSE_SECONDS)
+
+    # -- watching ---------------------------------------------------------------------------------
+
+    def attend(self) -> None:
+        """Ask those again whose pause is over.
+
+        Raises ClusterError when nobody has been there to work for too long.
+        """
+        if not self.actors:
+            raise ClusterError(f"no worker can be started: {self._last_start_error}")
+        now = time.monotonic()
+        for actor in self.actors:
+            if actor.retry_at and now > actor.retry_at:
+                actor.retry_at = 0.0
+                self.ask_ready(actor)
+        if any(actor.ready for actor in self.actors):
+            self._last_alive = now
+            self._next_notice = WAITING_SECONDS
+            return
+        waited = now - self._last_alive
+        if waited > PATIENCE_SECONDS:
+            last = f" (the last that tried: {self._last_start_error})"
+            raise ClusterError(
+                f"no worker was given its resources in {waited:.0f} s: the cluster is busy, has "
+                f"lost its machines, or has none that is large enough"
+                + (last if self._last_start_error else "")
+            )
+        if waited > self._next_notice:
+            self._next_notice *= 2
+            self.watcher.event("waiting", seconds=round(waited), workers=len(self.actors))
+
+    def reports(self) -> Sequence[dict[str, Any]]:
+        """What each actor last said that it does; asking never waits for an answer."""
+        for actor in self.actors:
+            if not actor.ready or actor.overdue is not None:
+                continue
+            if actor.asked is None:
+                method = actor.handle.progress.options(concurrency_group="status")
+                actor.asked = method.remote()
+            elif self.ray.wait([actor.asked], timeout=0)[0]:
+                with contextlib.suppress(self.ray.exceptions.RayError):
+                    actor.progress = self.ray.get(actor.asked)
+                actor.asked = None
+        return [{"worker": actor.slot, **actor.progress} for actor in self.actors]
