@@ -4,6 +4,7 @@ No data file is overwritten or removed: what replaces one is its shard's next ge
 next manifest lists that instead. A record or model that is damaged is removed and written again.
 """
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -17,6 +18,7 @@ from codec.errors import StrataError
 from ..commit import (
     COMMITS,
     Ledger,
+    NewerManifestError,
     Plan,
     latest_manifest,
     publish_manifest,
@@ -222,18 +224,24 @@ class Repair:
     # -- manifest ---------------------------------------------------------------------------------
 
     def publish(self) -> int:
-        """Write the next manifest, with what was repaired. Returns its number."""
-        # Read again: another job may have added files since.
-        manifest, _ = read_manifest(
-            self.store, {"fingerprint": self.plan.fingerprint}, latest_manifest(self.store)
-        )
-        if manifest is None:
-            manifest, _ = manifest_of_records(self.store, {"fingerprint": self.plan.fingerprint})
-        records = {split_generation(entry["name"])[0]: entry for entry in manifest["files"]}
-        for base, entry in self._replaced.items():
-            if base not in records or records[base]["generation"] <= entry["generation"]:
-                records[base] = entry
-        return publish_manifest(self.store, self.plan, records, manifest.get("failed", []))
+        """Write the next manifest, with what was repaired. Returns its number.
+
+        It says what the newest one says of all else: another job may have added files meanwhile,
+        and whatever comes while this is being put together is taken in as well.
+        """
+        plan = {"fingerprint": self.plan.fingerprint}
+        while True:
+            number = latest_manifest(self.store)
+            manifest, _ = read_manifest(self.store, plan, number)
+            if manifest is None:
+                manifest, _ = manifest_of_records(self.store, plan)
+            records = {split_generation(entry["name"])[0]: entry for entry in manifest["files"]}
+            for base, entry in self._replaced.items():
+                if base not in records or records[base]["generation"] <= entry["generation"]:
+                    records[base] = entry
+            failed = manifest.get("failed", [])
+            with contextlib.suppress(NewerManifestError):
+                return publish_manifest(self.store, self.plan, records, failed, after=number)
 
     @property
     def changed(self) -> bool:
