@@ -175,7 +175,8 @@ def running_options(given: argparse.Namespace) -> dict[str, Any]:
         "worker_cpus": given.cpus_per_worker,
         "address": given.address,
         "policy": Policy(given.attempts, given.shard_timeout, given.drain_seconds),
-        "scratch": given.scratch,
+        # Workers may run in other folders.
+        "scratch": given.scratch and os.path.abspath(given.scratch),
         "log": given.log,
         "input_options": given.input_options,
         "output_options": given.output_options,

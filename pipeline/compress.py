@@ -31,6 +31,7 @@ from .running import RunningOptions, Stop, run_job_tasks
 from .shards import Shard, expand_inputs
 from .storage import Store, storage_errors
 from .tasks import Outcome, Task
+from .urls import refuse_secrets
 from .worker import ShardCompressor, ShardJob
 
 _UNFINISHED = (
@@ -68,6 +69,7 @@ def compress(options: CompressOptions, stop: Stop = lambda: "") -> Summary:
     Raises StrataError (of some kind) for what must be put right before anything can be done:
     inputs, model, options, output, cluster. Bad samples and shards are in the summary instead.
     """
+    refuse_secrets(*options.inputs, options.output, options.model)
     with job_log(options.log, "compress", options) as log:
         summary = _compress(options, stop, log)
         log.finish(summary)
@@ -160,7 +162,7 @@ def run_shards(
     """Compress shards by a plan, on as many workers as there are; adds this run to the summary."""
     planned = plan.parameters
 
-    def settings(shape: WorkerShape, scratch: str) -> CompressSettings:
+    def settings(shape: WorkerShape) -> CompressSettings:
         return CompressSettings(
             output=Store(options.output, options.output_options).url,
             fingerprint=plan.fingerprint,
@@ -175,7 +177,7 @@ def run_shards(
             batch_size=options.batch_size,
             device=shape.device,
             threads=shape.threads,
-            scratch=scratch,
+            scratch=options.scratch,
             input_options=options.input_options,
             output_options=options.output_options,
         )

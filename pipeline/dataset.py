@@ -26,6 +26,7 @@ from .commit import FORMAT_VERSION, latest_manifest, manifest_name
 from .faults import may_pass
 from .pictures import describe
 from .storage import Store, storage_errors
+from .urls import refuse_secrets
 
 PLAN_NAME = "dataset.json"
 _END = 8  # bytes behind Parquet's footer: its length and the magic number
@@ -104,8 +105,7 @@ class Dataset:
 
         if device not in self._codecs:
             options = self.store.options
-            given = {} if options is None else {"options": options}
-            self._codecs[device] = load_model(self.url, self.model_id, device, **given)
+            self._codecs[device] = load_model(self.url, self.model_id, device, options)
         return self._codecs[device]
 
     def keys(self) -> Iterator[str]:
@@ -268,6 +268,7 @@ def open_dataset(url: str, options: Mapping[str, Any] | None = None) -> Dataset:
     ``options`` are fsspec's storage options, such as ``{"anon": True}`` for a public bucket.
     Raises DatasetError where there is none, or one of a newer format.
     """
+    refuse_secrets(url)
     try:
         store = Store(url, options)
         plan = json.loads(store.read(PLAN_NAME))

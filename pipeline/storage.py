@@ -10,10 +10,13 @@ Three habits keep a dataset sound whatever dies when:
 
 import contextlib
 import fcntl
+import functools
 import inspect
 import itertools
 import os
+import platform
 import shutil
+import sys
 import tempfile
 import time
 import uuid
@@ -29,7 +32,14 @@ from fsspec.implementations.local import LocalFileSystem
 from .faults import s3_codes
 from .filesystems import CONNECTIONS, StorageError, download, open_filesystem, storage_errors
 
-__all__ = ["StorageError", "Store", "open_filesystem", "scratch_folder", "storage_errors"]
+__all__ = [
+    "StorageError",
+    "Store",
+    "clear_scratch",
+    "open_filesystem",
+    "scratch_folder",
+    "storage_errors",
+]
 
 SCRATCH, LOCK = "strata-scratch-", ".lock"
 READ_TOGETHER = 500  # small files held in memory at once by ``Store.read_many``
@@ -44,28 +54,94 @@ CONFLICT_WAITS = (0.2, 0.8, 3.2)  # seconds between attempts when S3 says 409
 def scratch_folder(parent: str | None) -> Iterator[Path]:
     """A local folder for temporary files, inside ``parent`` (made if missing) or the system's.
 
-    The driver of a job holds one around all that its workers on this machine use. What processes
-    that were killed have left behind is removed by whoever comes next: while a folder is in use,
-    its owner holds a lock, which dies with it.
+    Each belongs to the process that made it, which holds a lock as long as it lives. What killed
+    processes have left behind is removed by whoever comes next on the same machine. Where the file
+    system has no locks (some of a network), nothing is removed for others, and a warning says so.
     """
-    base = Path(parent or tempfile.gettempdir())
+    base = _scratch_base(parent)
     base.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(base)
     folder = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=base))
     try:
         with open(folder / f"{LOCK}.new", "wb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            os.rename(lock.name, folder / LOCK)  # nobody ever sees it unlocked
+            lock.write("\n".join(_machine()).encode())
+            lock.flush()
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            except OSError as error:
+                _warn_of_no_locks(base, error.strerror)
+            else:
+                os.rename(lock.name, folder / LOCK)  # nobody ever sees it unlocked
             yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove_scratch(folder)
 
 
-def _remove_abandoned(base: Path) -> None:
+def clear_scratch(parent: str | None, patience: float = 0.0) -> None:
+    """Remove what killed processes have left in ``parent``, as ``scratch_folder`` does.
+
+    Waits up to ``patience`` seconds for those that are still there, perhaps just being killed.
+    """
+    deadline = time.monotonic() + patience
+    while _remove_abandoned(_scratch_base(parent)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+def _scratch_base(parent: str | None) -> Path:
+    return Path(parent or tempfile.gettempdir())
+
+
+def _remove_abandoned(base: Path) -> int:
+    """Remove folders of dead processes of this machine; returns how many belong to living ones."""
+    living = 0
     for path in base.glob(f"{SCRATCH}*/{LOCK}"):
-        with contextlib.suppress(OSError), open(path, "rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: it is in use
-            shutil.rmtree(path.parent, ignore_errors=True)
+        with contextlib.suppress(OSError), open(path, "r+b") as lock:  # NFS wants to write, to lock
+            # Where folders are shared, locks need not be: another machine's may only seem free.
+            if not _machine() & set(lock.read().decode(errors="replace").splitlines()):
+                continue
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                living += 1
+                continue
+            _remove_scratch(path.parent)
+        with contextlib.suppress(OSError):
+            path.parent.rmdir()  # NFS keeps a file, and so its folder, until it is closed
+    return living
+
+
+def _remove_scratch(folder: Path) -> None:
+    """Remove a folder, its lock last: whoever is killed meanwhile leaves the rest to others."""
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != LOCK:
+                path.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@functools.cache
+def _machine() -> frozenset[str]:
+    """What tells this machine from others: its name, and its kernel's number since it started.
+
+    One of them is enough: containers have names of their own, and a restart changes the number.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:  # not Linux
+        boot = ""
+    return frozenset({platform.node(), boot} - {""})
+
+
+@functools.cache
+def _warn_of_no_locks(base: Path, reason: str) -> None:
+    """Once in a process."""
+    print(
+        f"warning: {base}: this file system has no locks ({reason}), so what killed processes "
+        f"leave there ({SCRATCH}*) must be removed by hand; --scratch takes another folder",
+        file=sys.stderr,
+    )
 
 
 class Store:

@@ -12,7 +12,6 @@ shard is fetched and another published while a third is encoded, and never more 
 """
 
 import platform
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -76,7 +75,11 @@ class ShardCompressor:
         """The dataset's own copy of the model, loaded once, and the threads around it."""
         settings = self.settings
         codec = load_model(
-            settings.output, settings.model_id, settings.device, settings.output_options
+            settings.output,
+            settings.model_id,
+            settings.device,
+            settings.output_options,
+            settings.scratch,
         )
         return SampleEncoder(codec, settings)
 
@@ -348,7 +351,11 @@ def _source(shard: Shard) -> dict[str, Any]:
 
 
 def load_model(
-    dataset_url: str, model_id: str, device: str, options: Mapping[str, Any] | None = None
+    dataset_url: str,
+    model_id: str,
+    device: str,
+    options: Mapping[str, Any] | None = None,
+    scratch: str | None = None,
 ) -> Codec:
     """Load a dataset's own copy of a model. Raises UnknownModelError, InvalidModelError."""
     store = Store(dataset_url, options)
@@ -356,8 +363,8 @@ def load_model(
     if store.is_local:
         codec = load_codec(store.path(name), device=device)
     else:
-        with tempfile.TemporaryDirectory(prefix="strata-model-") as folder:
-            local = Path(folder) / MODEL_FILE
+        with scratch_folder(scratch) as folder:
+            local = folder / MODEL_FILE
             store.fetch(name, local)
             codec = load_codec(str(local), device=device)
     if codec.model_id != model_id:

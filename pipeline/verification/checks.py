@@ -5,7 +5,6 @@ Whatever is wrong becomes a ``Damage``. What a store does not answer is no damag
 
 import json
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +29,7 @@ from ..dataset import PLAN_NAME, DataFile, Dataset, DatasetError
 from ..filesystems import CONNECTIONS
 from ..pictures import ahead, describe
 from ..records import SCHEMA_VERSION
-from ..storage import StorageError, Store
+from ..storage import StorageError, Store, scratch_folder
 
 Kind = Literal["plan", "manifest", "model", "record", "data"]
 LISTED_PROBLEMS = 20
@@ -193,8 +192,8 @@ def check_model(store: Store, model_id: str) -> tuple[str, int]:
     try:
         if store.is_local:
             return _check_hash(Path(store.path(path)), model_id)
-        with tempfile.TemporaryDirectory(prefix="strata-model-") as folder:
-            local = Path(folder) / zoo.MODEL_FILE
+        with scratch_folder(None) as folder:
+            local = folder / zoo.MODEL_FILE
             store.fetch(path, local)
             return _check_hash(local, model_id)
     except (FileNotFoundError, NotADirectoryError):

@@ -82,7 +82,11 @@ class ShardVerifier:
         """The dataset's own copy of the model."""
         settings = self.settings
         return load_model(
-            settings.dataset, settings.model_id, settings.device, settings.input_options
+            settings.dataset,
+            settings.model_id,
+            settings.device,
+            settings.input_options,
+            settings.scratch,
         )
 
     @plain_errors

@@ -25,6 +25,7 @@ from ..progress.summary import Problem
 from ..running import RunningOptions, Stop, run_job_tasks
 from ..scheduler import Task
 from ..storage import StorageError, Store, storage_errors
+from ..urls import refuse_secrets
 from .checks import (
     COUNTS,
     Damage,
@@ -97,6 +98,7 @@ def verify(options: VerifyOptions, stop: Stop = lambda: "") -> VerifyReport:
     Raises DatasetError where there is no dataset, StorageError where the store does not answer,
     ClusterError where no worker can be started. Damage is in the report instead.
     """
+    refuse_secrets(options.dataset)
     with job_log(options.log, "verify", options) as log:
         report = _Verification(options, stop, log).run()
         log.finish(report)
@@ -206,7 +208,7 @@ class _Verification:
         if options.decode and not decode:
             report.notes.append("no picture was decoded, because the model is damaged")
 
-        def settings(shape: WorkerShape, scratch: str) -> VerifySettings:
+        def settings(shape: WorkerShape) -> VerifySettings:
             return VerifySettings(
                 dataset=dataset.url,
                 model_id=dataset.model_id,
@@ -215,7 +217,7 @@ class _Verification:
                 batch_size=options.batch_size,
                 device=shape.device,
                 threads=shape.threads,
-                scratch=scratch,
+                scratch=options.scratch,
                 input_options=options.input_options,
             )
 
