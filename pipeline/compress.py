@@ -25,7 +25,7 @@ from .dataset import PLAN_NAME
 from .encoding import CompressSettings, KeepOriginal
 from .options import OptionError, check_codec_options
 from .progress.events import EventLog, job_log
-from .progress.summary import Problem, Summary, megabytes, ratio
+from .progress.summary import Problem, Summary, count_reasons, megabytes, ratio
 from .records import SCHEMA_VERSION
 from .running import RunningOptions, Stop, run_job_tasks
 from .shards import Shard, expand_inputs
@@ -105,7 +105,8 @@ def _compress(options: CompressOptions, stop: Stop, log: EventLog) -> Summary:
             f"warning: {store.url} ignores create-only writes: run one job at a time on it"
         )
     summary.notes += [f"warning: {name} was damaged or lost and is done again" for name in lost]
-    outcomes = run_shards(jobs, plan, options, summary, log, stop)
+    # The results are in the ledger.
+    outcomes = run_shards(jobs, plan, options, summary, log, stop, keep_results=False)
     failures = {
         outcome.task.name: f"{outcome.error} (attempts: {outcome.attempts})"
         for outcome in outcomes
@@ -158,6 +159,8 @@ def run_shards(
     summary: Summary,
     log: EventLog,
     stop: Stop = lambda: "",
+    *,
+    keep_results: bool = True,
 ) -> Sequence[Outcome]:
     """Compress shards by a plan, on as many workers as there are; adds this run to the summary."""
     planned = plan.parameters
@@ -192,6 +195,7 @@ def run_shards(
         log,
         stop,
         max_bad_fraction=options.max_bad_fraction,
+        keep_results=keep_results,
     )
 
 
@@ -273,10 +277,10 @@ def _summarise(summary: Summary, records: Mapping[str, Mapping[str, Any]]) -> No
     for record in records.values():
         totals.update({key: record[key] for key in _ADDED})
         totals["tar_bytes"] += record["source"]["size"]
-        summary.reasons.update(record["reasons"])
+        count_reasons(summary.reasons, record["reasons"])
         for key, status, reason in record["problems"]:
             if status == "bad":
-                summary.problems.append(Problem(record["source"]["url"], key, reason))
+                summary.add_problem(Problem(record["source"]["url"], key, reason))
     summary.ok, summary.bad, summary.filtered = totals["ok"], totals["bad"], totals["filtered"]
     if totals["pixels"]:
         picture, stream = totals["picture_bytes"], totals["stream_bytes"]

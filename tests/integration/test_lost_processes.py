@@ -21,6 +21,7 @@ from PIL.PngImagePlugin import PngInfo
 import pipeline
 from tests.integration.corpus import SAMPLES, SHARDS, Contents, Corpus
 from tests.integration.faults import FaultProxy
+from tests.integration.lose_node import AWAY_SECONDS
 from tests.integration.processes import kill, marked
 from tests.integration.servers import BUCKET, S3Server
 from tests.pipeline.makers import picture, samples, tar_bytes
@@ -137,7 +138,7 @@ def test_a_machine_is_lost(corpus: Corpus, undisturbed: Contents, tmp_path: Path
             short,
         ]
         with started(command, tmp_path, corpus.server.endpoint) as program:
-            output, errors = program.communicate(timeout=PATIENCE)
+            output, errors = program.communicate(timeout=PATIENCE + AWAY_SECONDS)
     assert program.returncode == 0, errors
     (result,) = (line for line in output.splitlines() if line.startswith("{"))  # amid Ray's own
     assert json.loads(result) == {"lost": True, "exit_code": 0, "ok": len(undisturbed)}
