@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from . import bitstream
+from . import bitstream, resizing
 
 Purpose = Literal["encode", "decode"]
 
@@ -85,7 +85,8 @@ class Codec(ABC):
         lossless: whether the last layer makes the picture exact.
         model_path: the one file (safetensors, with its configuration inside) that decodes.
         encode_options: names of the options that ``encode`` takes.
-        decode_options: names of the options that ``decode`` and ``decode_progressively`` take.
+        decode_options: names of the options that ``decode``, ``decode_small`` and
+            ``decode_progressively`` take.
         resource_options: those of encoding that only bound memory: a job may go on with others.
     """
 
@@ -130,6 +131,25 @@ class Codec(ABC):
         A stream with fewer layers gives what it has; with none, the model's prior mean.
         Raises CorruptStreamError naming the layer; UnknownModelError for another model's stream.
         """
+
+    def decode_small(
+        self,
+        encoded: Sequence[EncodedImage],
+        *,
+        max_side: int,
+        layers: int | None = None,
+        **options: Any,
+    ) -> list[np.ndarray]:
+        """Previews: what ``decode`` gives, made no longer than ``max_side`` pixels.
+
+        Pictures are scaled down, filtered against aliasing, and never up. Codecs that can decode
+        at a reduced size do, and their previews are close to, but not bit for bit, a reduced
+        ``decode``. ``layers`` and ``options`` are those of ``decode``, and so are the errors;
+        ValueError unless ``max_side`` is at least 1.
+        """
+        sizes = [resizing.fit(stream.height, stream.width, max_side) for stream in encoded]
+        pictures = self.decode(encoded, layers=layers, **options)
+        return [resizing.shrink(x, *size) for x, size in zip(pictures, sizes, strict=True)]
 
     def check_options(self, purpose: Purpose, options: Mapping[str, Any]) -> None:
         """Whether ``encode`` or ``decode`` would take these options, without doing either.

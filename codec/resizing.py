@@ -1,0 +1,29 @@
+"""Smaller copies of pictures."""
+
+import numpy as np
+from PIL import Image
+
+
+def fit(height: int, width: int, max_side: int) -> tuple[int, int]:
+    """Height and width of a picture made no longer than ``max_side`` pixels, never enlarged.
+
+    Raises ValueError unless ``max_side`` is at least 1.
+    """
+    if max_side < 1:
+        raise ValueError(f"max_side must be at least 1, got {max_side}")
+    longest = max(height, width)
+    if longest <= max_side:
+        return height, width
+
+    def scaled(side: int) -> int:
+        return max(1, (side * max_side + longest // 2) // longest)
+
+    return scaled(height), scaled(width)
+
+
+def shrink(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """``(H, W, 3) uint8`` resampled to ``(height, width, 3)`` with a filter against aliasing."""
+    if picture.shape[:2] == (height, width):
+        return picture
+    small = Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS)
+    return np.asarray(small)
