@@ -1,61 +1,67 @@
 """Open a compressed dataset and read it at any number of layers, fetching only those layers.
 
-Reading goes through fsspec without read-ahead: s3fs's default cache fetches eighty times too much
-when two of six layers are wanted. Each row group is one request (Parquet's ``pre_buffer``), because
-the columns of the first layers lie side by side.
+    Dataset.read, batches      every file by columns, selected by key and filter    reading.py
+    Dataset.fetch, record      places of keys (lookup.py), then just their bytes    fetching.py
+    Dataset.page               pictures in order, some at a time                    paging.py
+
+``DataFile`` and the footers are in ``datafiles.py``, requests for ranges in ``ranges.py``.
 """
 
-import io
 import json
-import zlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
+from itertools import islice
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
 from codec import Codec, EncodedImage
-from codec.errors import StrataError
 from codec.images import read_image
 
-from . import records
+from . import fetching, records
+from .cache import ByteCache
 from .commit import FORMAT_VERSION, latest_manifest, manifest_name
+from .datafiles import (
+    CursorError,
+    DamagedDataError,
+    DataFile,
+    DatasetError,
+    OpenFile,
+    UnknownKeyError,
+    within,
+)
 from .faults import may_pass
+from .index import IndexEntry
+from .lookup import Lookup
+from .paging import page
 from .pictures import describe
+from .reading import batches, columns_of, rows_at
 from .storage import Store, storage_errors
 from .urls import refuse_secrets
 
+__all__ = [
+    "PLAN_NAME",
+    "CursorError",
+    "DamagedDataError",
+    "DataFile",
+    "Dataset",
+    "DatasetError",
+    "IndexEntry",
+    "OpenFile",
+    "Record",
+    "UnknownKeyError",
+    "open_dataset",
+]
+
 PLAN_NAME = "dataset.json"
-_END = 8  # bytes behind Parquet's footer: its length and the magic number
-
-
-class DatasetError(StrataError):
-    """A URL holds no readable dataset, or not the key or layer that was asked for."""
-
-
-@dataclass(frozen=True)
-class DataFile:
-    """One data file as the manifest lists it; ``name`` ends in its generation (``x``, ``x.1``).
-
-    ``record`` is its commit record, as far as manifests have it (``commit.slim``).
-    """
-
-    name: str
-    path: str
-    bytes: int
-    footer_bytes: int
-    rows: int
-    ok: int
-    record: dict[str, Any] = field(repr=False, compare=False)
-
-    @classmethod
-    def of(cls, entry: dict[str, Any]) -> "DataFile":
-        """From an entry of the manifest. Raises KeyError for what is none."""
-        told = {key: entry[key] for key in ("name", "path", "bytes", "footer_bytes", "rows", "ok")}
-        return cls(**told, record=entry)
+CACHE_BYTES = 128 << 20  # of footers and indexes, kept by a Dataset
+# What Dataset.metadata tells of a picture unless it is asked for something else.
+METADATA = (
+    *("status", "reason", "source_field", "source_format", "source_bytes", "source_sha256"),
+    *("image_sha256", "notes", "index", "layers", "cumulative_bytes", "psnr"),
+)
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,7 @@ class Dataset:
         self.totals: dict[str, int] = manifest["totals"]
         # inputs (``url``, ``error``) that the last run of the job could not compress
         self.failed: list[dict[str, str]] = manifest.get("failed", [])
+        self.lookup = Lookup(store, self.files, ByteCache(CACHE_BYTES))
         self._codecs: dict[str, Codec] = {}
 
     @property
@@ -127,40 +134,145 @@ class Dataset:
                         url = file.record["source"]["url"]
                         yield url, row["key"], row["status"], row["reason"]
 
+    def batches(
+        self,
+        layers: int | None = None,
+        columns: Sequence[str] = (),
+        keys: Collection[str] | None = None,
+        filter: pc.Expression | None = None,
+    ) -> Iterator[pa.RecordBatch]:
+        """Pictures as Arrow batches, one for each row group that has any: at most 256, 16 MiB.
+
+        ``columns``, then ``key``, ``width``, ``height``, ``header``, ``layer_00`` ... of the first
+        ``layers`` layers (default: all; null where a picture stores fewer). ``keys`` and ``filter``
+        (an expression over the columns of metadata, such as
+        ``pyarrow.compute.field("width") >= 512``) restrict to some pictures, in the order of the
+        dataset; of row groups without any, only the columns that this takes are read. Raises
+        DatasetError for layers that the dataset does not have and for a filter that cannot be
+        applied, DamagedDataError for a damaged file.
+        """
+        wanted = [*columns, *records.stream_columns(self._layers(layers))]
+        named = columns_of(filter, self.url)
+        chosen = None if keys is None else sorted(set(keys))
+        for file in self._files_with(chosen):
+            with self.open(file) as opened:
+                yield from batches(opened, wanted, chosen, filter, named)
+
     def read(
         self,
         layers: int | None = None,
         keys: Collection[str] | None = None,
         columns: Sequence[str] = (),
+        filter: pc.Expression | None = None,
     ) -> Iterator[Record]:
         """Pictures with their first ``layers`` layers (default: all that are stored).
 
-        ``keys`` restricts to these keys, in the order of the dataset; row groups without them are
-        not read. ``columns`` names further columns for ``Record.extra`` (``fields``, ``alpha``,
-        ...). A picture that stores fewer layers comes with those it has. Raises DatasetError for
-        a number of layers the dataset does not have.
+        ``keys`` and ``filter`` restrict to some pictures, in the order of the dataset, as
+        ``batches`` says; for few keys ``fetch`` reads less. ``columns`` names further columns for
+        ``Record.extra`` (``fields``, ``alpha``, ...). A picture that stores fewer layers comes with
+        those it has. Raises what ``batches`` raises.
         """
         count = self._layers(layers)
-        wanted = [*columns, *records.stream_columns(count)]
-        chosen = None if keys is None else frozenset(keys)
-        for file in self.files:
-            with self.open(file) as opened:
-                groups = opened.groups_with(chosen)
-                for row in records.iter_rows(opened.parquet, wanted, groups):
-                    if row["header"] is None or (chosen is not None and row["key"] not in chosen):
-                        continue
-                    encoded = records.encoded_image(row, count, file.name)
-                    extra = {name: row[name] for name in columns}
-                    yield Record(row["key"], row["width"], row["height"], encoded, extra)
+        for batch in self.batches(layers, columns, keys, filter):
+            for row in batch.to_pylist():
+                encoded = records.encoded_image(row, count, self.url)
+                extra = {name: row[name] for name in columns}
+                yield Record(row["key"], row["width"], row["height"], encoded, extra)
+
+    # -- by key -----------------------------------------------------------------------------------
+
+    def locate(self, key: str) -> IndexEntry | None:
+        """Where the picture ``key`` lies, None if there is none; the first, if there are several.
+
+        Costs the part of the index that may hold the key, once: it is kept.
+        """
+        return self.lookup.find([key]).get(key)
+
+    def fetch(
+        self,
+        keys: Iterable[str],
+        layers: int | None = None,
+        *,
+        missing: Literal["error", "skip"] = "error",
+        columns: Sequence[str] = (),
+    ) -> Iterator[Record]:
+        """The pictures with these keys, in the order of ``keys``, with their first ``layers``.
+
+        Their places are looked up, and just their bytes read: many at once, neighbours in one
+        request, each layer held against its checksum. Of files without an index, the row groups
+        are read. ``columns`` may be ``alpha`` and ``original``. At most a thousand pictures and
+        64 MiB of layers are in memory (or one picture). Raises UnknownKeyError for a key that is
+        not there unless ``missing`` is ``"skip"``, DamagedDataError for damaged bytes.
+        """
+        count = self._layers(layers)
+        if not {*columns} <= {*fetching.SIDE_COLUMNS}:
+            raise ValueError(f"columns to fetch are {fetching.SIDE_COLUMNS}, not {columns}")
+        left = iter(keys)
+        while portion := list(islice(left, fetching.FETCHED_KEYS)):
+            found = self.lookup.find(portion)
+            if missing == "error":
+                for key in portion:
+                    if key not in found:
+                        raise self._unknown(key)
+            entries = [found[key] for key in portion if key in found]
+            for some in fetching.portions(entries, count):
+                for one in fetching.fetch(self.lookup, some, count, columns):
+                    entry = one.entry
+                    yield Record(entry.key, entry.width, entry.height, one.encoded, one.extra)
+
+    def metadata(self, key: str, columns: Sequence[str] = METADATA) -> dict[str, Any]:
+        """What the dataset says of a picture: ``key``, ``width``, ``height`` and ``columns``.
+
+        Reads these columns of one row group. Raises UnknownKeyError for a key that is not there.
+        """
+        entry = self._entry(key)
+        kept = ("key", "width", "height")
+        with self.open(entry.file) as opened:
+            names = list(dict.fromkeys([*columns, *kept]))
+            ((_, row),) = rows_at(opened, names, {entry.row_group: [entry.row]})
+        return {name: row[name] for name in dict.fromkeys([*kept, *columns])}
+
+    def original(self, key: str) -> bytes | None:
+        """The picture's own file, if it is kept. Raises UnknownKeyError, DamagedDataError."""
+        (one,) = fetching.fetch(self.lookup, [self._entry(key)], 0, ["original"])
+        found: bytes | None = one.extra["original"]
+        return found
+
+    def page(
+        self,
+        after: str | None = None,
+        limit: int = 100,
+        *,
+        search: str = "",
+        filter: pc.Expression | None = None,
+    ) -> tuple[list[dict[str, Any]], str | None]:
+        """Some pictures in the order of the dataset, and the cursor to go on with (None: the end).
+
+        A picture is a dictionary of ``key``, ``width``, ``height``, ``layers`` (stored),
+        ``cumulative_bytes`` and ``psnr`` (lists by layer, or None) and ``has_original``. ``search``
+        is a part of the key in any case, ``filter`` as in ``batches``. A page takes bounded time
+        whatever is searched for: it may hold fewer pictures than ``limit``, or none, and yet not be
+        the last. Cursors are text that fits into a URL, and hold for this manifest. Raises
+        CursorError for what is none.
+        """
+        return page(self, after, limit, search, filter)
 
     def record(self, key: str, layers: int | None = None, columns: Sequence[str] = ()) -> Record:
-        """The first picture with this key. Raises DatasetError, with the reason, if none is."""
-        for record in self.read(layers, [key], columns):
-            return record
-        for url, bad, status, reason in self.problems():
-            if bad == key:
-                raise DatasetError(f"{self.url}: {key!r} of {url} is {status}: {reason}")
-        raise DatasetError(f"{self.url}: there is no picture with the key {key!r}")
+        """The first picture with this key. Raises UnknownKeyError, with the reason, if none is."""
+        count = self._layers(layers)
+        try:
+            entry = self._entry(key)
+        except UnknownKeyError:
+            for url, bad, status, reason in self.problems():
+                if bad == key:
+                    raise UnknownKeyError(
+                        f"{self.url}: {key!r} of {url} is {status}: {reason}"
+                    ) from None
+            raise
+        (one,) = fetching.fetch(self.lookup, [entry], count)
+        extra = self.metadata(key, columns) if columns else {}
+        extra = {name: extra[name] for name in columns}
+        return Record(entry.key, entry.width, entry.height, one.encoded, extra)
 
     def image(
         self, key: str, layers: int | None = None, *, device: str = "cpu", **options: Any
@@ -169,21 +281,37 @@ class Dataset:
 
         Where it has fewer layers because its file was kept instead, the file is what is decoded.
         ``options`` go to ``Codec.decode`` (``realism="flow"``, ``decoder="fast"``, ``seed=1``,
-        ...). Raises DatasetError for an unknown key, CorruptStreamError for a damaged stream,
-        TypeError or ValueError for options that the dataset's codec does not have.
+        ...). Raises UnknownKeyError for an unknown key, CorruptStreamError or DamagedDataError for
+        a damaged stream, TypeError or ValueError for options that the dataset's codec does not
+        have.
         """
         codec = self.codec(device)
         codec.check_options("decode", options)  # before anything is read
-        record = self.record(key, layers, ["layers"])
-        if record.extra["layers"] < self._layers(layers):
-            (original,) = self.record(key, 0, ["original"]).extra.values()
+        record = self.record(key, layers)
+        if record.encoded.num_layers < self._layers(layers):
+            original = self.original(key)
             if original is not None:
                 return read_image(original, max_pixels=self.parameters["max_pixels"]).rgb
         return codec.decode([record.encoded], **options)[0]
 
     def open(self, file: DataFile) -> "OpenFile":
-        """One data file, ready for projection; use it with ``with``."""
-        return OpenFile(self.store, file)
+        """One data file, ready for projection; use it with ``with``. Its footer is kept."""
+        return OpenFile(self.store, file, self.lookup.cache)
+
+    def _files_with(self, keys: Sequence[str] | None) -> Iterator[DataFile]:
+        """The files that may have any of the sorted ``keys``; None means all of them."""
+        for file in self.files:
+            if file.ok and (keys is None or within(keys, file.key_bounds)):
+                yield file
+
+    def _entry(self, key: str) -> IndexEntry:
+        entry = self.locate(key)
+        if entry is None:
+            raise self._unknown(key)
+        return entry
+
+    def _unknown(self, key: str) -> UnknownKeyError:
+        return UnknownKeyError(f"{self.url}: there is no picture with the key {key!r}")
 
     def _layers(self, layers: int | None) -> int:
         if layers is None:
@@ -193,73 +321,6 @@ class Dataset:
                 f"{self.url} stores {self.num_layers} layers: layers={layers} cannot be read"
             )
         return layers
-
-
-class OpenFile:
-    """A data file with its footer read. Costs one request of exactly the footer's size."""
-
-    def __init__(self, store: Store, file: DataFile) -> None:
-        self.file = file
-        self._store = store
-
-    @cached_property
-    def parquet(self) -> pq.ParquetFile:
-        try:
-            raw = self._store.open(self.file.path)
-            raw.seek(self.file.bytes - self.file.footer_bytes)
-            tail = raw.read(self.file.footer_bytes)
-            if int.from_bytes(tail[-_END:-4], "little") + _END != len(tail):
-                raise DatasetError(
-                    f"{self._store.url}/{self.file.path}: its footer is not where the manifest "
-                    "says: the file is damaged or was replaced"
-                )
-            if zlib.crc32(tail) != self.file.record.get("footer_crc32", zlib.crc32(tail)):
-                raise DatasetError(f"{self._store.url}/{self.file.path}: its footer is damaged")
-            return pq.ParquetFile(
-                pa.PythonFile(raw, mode="r"),
-                metadata=pq.read_metadata(io.BytesIO(tail)),
-                pre_buffer=True,
-                page_checksum_verification=True,
-            )
-        except FileNotFoundError as error:
-            raise DatasetError(
-                f"{self._store.url}/{self.file.path}: the manifest lists this file, but it is gone"
-            ) from error
-
-    def groups_with(self, keys: Collection[str] | None) -> list[int] | None:
-        """Row groups that hold any of ``keys``; None means all of them, [] none."""
-        if keys is None:
-            return None
-        metadata = self.parquet.metadata
-        groups = []
-        for number in range(metadata.num_row_groups):
-            if not any(key_may_be_in(metadata, number, key) for key in keys):
-                continue
-            table = self.parquet.read_row_group(number, columns=["key"])
-            if any(key in keys for key in table.column("key").to_pylist()):
-                groups.append(number)
-        return groups
-
-    def __enter__(self) -> "OpenFile":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if "parquet" in self.__dict__:
-            self.parquet.close(force=True)
-
-
-def key_may_be_in(metadata: pq.FileMetaData, group: int, key: str) -> bool:
-    """Whether the statistics of a row group allow ``key``."""
-    for number in range(metadata.num_columns):
-        column = metadata.row_group(group).column(number)
-        if column.path_in_schema == "key":
-            statistics = column.statistics
-            if statistics is None or not statistics.has_min_max:
-                return True
-            # Parquet orders strings by their UTF-8 bytes
-            low, high = str(statistics.min).encode(), str(statistics.max).encode()
-            return low <= key.encode("utf-8", "surrogatepass") <= high
-    return True
 
 
 def open_dataset(url: str, options: Mapping[str, Any] | None = None) -> Dataset:

@@ -95,10 +95,11 @@ def test_a_file_that_is_gone_cut_or_damaged(dataset: Dataset) -> None:
     flipped = bytearray(whole)
     flipped[whole.index(layer) + 20] ^= 4
     path.write_bytes(flipped)
-    with pytest.raises(OSError, match=r"(?i)crc|checksum"):
+    with pytest.raises(DatasetError, match=r"(?i)data/b-.*(crc|checksum).*'s0001'"):
         dataset.image("s0001")
     assert dataset.image("s0001", 3).shape == (24, 32, 3)  # the damage is not in these layers
     path.write_bytes(whole[:-100])
+    dataset = pipeline.open_dataset(dataset.url)
     with pytest.raises(DatasetError, match="footer"):
         dataset.image("s0001")
     path.unlink()
@@ -132,8 +133,9 @@ def needed_bytes(dataset: Dataset, layers: int) -> int:
 @pytest.mark.parametrize("layers", [0, 1, 2, 3, 4])
 def test_only_the_layers_asked_for_are_read(counted: Dataset, layers: int) -> None:
     needed = needed_bytes(counted, layers)
+    fresh = pipeline.open_dataset(counted.url)  # which has kept no footer
     CountingFileSystem.requests.clear()
-    assert sum(1 for _ in counted.read(layers)) == 300
+    assert sum(1 for _ in fresh.read(layers)) == 300
     read = CountingFileSystem.bytes_read(".parquet")
     assert needed <= read <= 1.1 * needed
     groups = 2

@@ -1,0 +1,112 @@
+"""From keys to places in data files, by the dataset's index or without it."""
+
+import warnings
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .blocks import Blocks, GroupBlocks, IndexBlocks
+from .cache import ByteCache
+from .datafiles import DataFile, within
+from .index import BrokenIndexError, IndexEntry, Span
+from .ranges import AT_ONCE
+from .storage import Store
+
+
+class Lookup:
+    """Finds keys in a dataset's files; safe in threads."""
+
+    def __init__(self, store: Store, files: Sequence[DataFile], cache: ByteCache) -> None:
+        self.store, self.files, self.cache = store, files, cache
+        self._ignored: set[str] = set()  # indexes that are damaged
+
+    def find(self, keys: Iterable[str]) -> dict[str, IndexEntry]:
+        """The places of these keys, without those that no picture has.
+
+        If several files have a key, the first of them is meant.
+        """
+        left = sorted({key for key in keys if _is_text(key)})
+        found: dict[str, IndexEntry] = {}
+        candidates = [file for file in self.files if file.ok and within(left, file.key_bounds)]
+        # File by file in the dataset's order, some at once, until all are found.
+        for start in range(0, len(candidates), AT_ONCE):
+            files = [
+                one for one in candidates[start : start + AT_ONCE] if within(left, one.key_bounds)
+            ]
+            for entries in self._find_in(files, left):
+                found = {**entries, **found}
+            left = [key for key in left if key not in found]
+            if not left:
+                break
+        return found
+
+    def _find_in(
+        self, files: Sequence[DataFile], keys: Sequence[str]
+    ) -> Iterable[dict[str, IndexEntry]]:
+        if len(files) < 2:
+            return [self.find_in_file(file, keys) for file in files]
+        with ThreadPoolExecutor(min(AT_ONCE, len(files))) as pool:
+            return list(pool.map(lambda file: self.find_in_file(file, keys), files))
+
+    def find_in_file(self, file: DataFile, keys: Sequence[str]) -> dict[str, IndexEntry]:
+        """The places of those of the sorted ``keys`` that are in one file."""
+        if self.has_index(file):
+            try:
+                return _search(file, IndexBlocks(self.store, file, self.cache), keys)
+            except BrokenIndexError as error:
+                self.ignore(file, str(error))
+        return _search(file, GroupBlocks(self.store, file, self.cache), keys)
+
+    def has_index(self, file: DataFile) -> bool:
+        """Whether the file has an index, and nothing is known against it."""
+        return file.index is not None and file.name not in self._ignored
+
+    def ignore(self, file: DataFile, problem: str) -> None:
+        """Read this file without its index from now on, and say so, once."""
+        if file.name in self._ignored:
+            return
+        self._ignored.add(file.name)
+        warnings.warn(
+            f"{self.store.url}: {problem}: {file.path} is read without it, which takes longer; "
+            "verify_dataset.py --repair makes it anew",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+def _is_text(key: str) -> bool:
+    """Whether a column could hold it: lone surrogates are no text."""
+    return key.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in key)
+
+
+def _search(file: DataFile, blocks: Blocks, keys: Sequence[str]) -> dict[str, IndexEntry]:
+    wanted = {
+        number: chosen
+        for number, bounds in enumerate(blocks.bounds())
+        if (chosen := within(keys, bounds))
+    }
+    found: dict[str, IndexEntry] = {}
+    tables = blocks.tables(list(wanted)) if wanted else []
+    for table, chosen in zip(tables, wanted.values(), strict=True):
+        places = pc.index_in(pa.array(chosen, pa.string()), value_set=table.column("key"))
+        for row in table.take(places.drop_null()).to_pylist():
+            if row["header"] is not None:
+                found.setdefault(row["key"], _entry(file, row))
+    return found
+
+
+def _entry(file: DataFile, row: dict[str, Any]) -> IndexEntry:
+    if "cumulative_bytes" in row:  # of a data file itself
+        ends = [len(row["header"]), *(row["cumulative_bytes"] or ())]
+        lengths = tuple(stop - start for start, stop in pairwise(ends))
+        places: dict[str, Any] = {"offsets": (), "lengths": lengths, "crc32s": ()}
+    else:
+        places = {name: tuple(row[name]) for name in ("offsets", "lengths", "crc32s")}
+        for name in ("original", "alpha"):
+            places[name] = None if row[name] is None else Span(**row[name])
+    known = {name: row[name] for name in ("key", "row", "row_group", "width", "height", "header")}
+    return IndexEntry(file=file, **known, **places)
