@@ -16,9 +16,10 @@ from typing import Any
 import braceexpand
 from fsspec.implementations.local import LocalFileSystem
 
+from .faults import may_pass
 from .filesystems import StorageError, download, open_filesystem, storage_errors
 from .tars import Member, ShardError, read_members
-from .urls import SUFFIXES, refuse_secrets, without_query
+from .urls import SUFFIXES, refuse_secrets, without_query, without_secrets
 
 GZIP = b"\x1f\x8b"  # its first bytes
 # webdataset's rule: the key is the path up to the first dot of the base name
@@ -168,7 +169,11 @@ def _look(one: _Input) -> dict[str, dict[str, Any]] | None:
     with storage_errors(one.url, "cannot be listed"):
         try:
             info = fs.info(path)
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError) as error:
+            answer = error.__cause__  # fsspec says this of whatever a web server refuses
+            if answer is not None and getattr(answer, "status", 404) not in (404, 410):
+                message = f"{one.url}: cannot be read: {without_secrets(str(answer))}"
+                raise StorageError(message, passing=may_pass(error)) from error
             info = {"type": "nothing"}
         if info["type"] == "file":
             return {path: info}

@@ -104,7 +104,7 @@ def _parameters(rest: str) -> Iterator[tuple[str, str]]:
 def _shown(url: str) -> str:
     """``url``, which holds a secret, as far as no part of that can be in what is shown."""
     scheme, rest = _split(url)
-    if _user(scheme, rest):
+    if _user(scheme, rest) or re.match(r"[^/?#@]*:[^@]*@", rest):
         # A password may hold every character, so it is clear where it ends only if there is one @.
         rest = f"***@{rest.partition('@')[2]}" if rest.count("@") == 1 else "***"
     return (f"{scheme}://" if scheme else "") + re.split("[?#]", rest, maxsplit=1)[0]
