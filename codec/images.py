@@ -289,7 +289,7 @@ def _to_srgb(colour: Image.Image, icc: bytes | None, notes: list[str]) -> np.nda
                 return np.asarray(converted)
     if colour.mode == "CMYK":
         notes.append("CMYK converted without a usable profile")
-    return np.asarray(colour.convert("RGB"))
+    return np.asarray(colour if colour.mode == "RGB" else colour.convert("RGB"))
 
 
 def _through_profile(colour: Image.Image, icc: bytes, notes: list[str]) -> np.ndarray | None:

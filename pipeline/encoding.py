@@ -175,11 +175,13 @@ class SampleEncoder:
 
         window: list[_Loaded] = []
         total = 0
+        most = min(self.settings.batch_size, WINDOW_ROWS)  # at first: the device waits for it
         limits = {"budget": WINDOW_BYTES, "count": WINDOW_ROWS, "threads": threads}
         for loaded in ahead_within(self._loaders, load, samples, lambda one: one.cost, **limits):
-            if window and (len(window) == WINDOW_ROWS or total + loaded.cost > WINDOW_BYTES):
+            if window and (len(window) == most or total + loaded.cost > WINDOW_BYTES):
                 yield window
                 window, total = [], 0
+                most = min(2 * most, WINDOW_ROWS)
             window.append(loaded)
             total += loaded.cost
         if window:
@@ -187,7 +189,6 @@ class SampleEncoder:
 
     def _load(self, file: ShardFile, index: int, sample: Sample, skip: str | None) -> _Loaded:
         """Read a sample's fields and decode its picture, or say why it has none."""
-        base = Row(sample.key, index)
         if sample.problem or sample.filtered:
             status: Status = "bad" if sample.problem else "filtered"
             kept = tuple(
@@ -196,18 +197,17 @@ class SampleEncoder:
                 else (name, None)
                 for name, m in sample.fields
             )
-            return _Loaded(
-                replace(base, status=status, reason=sample.problem or sample.filtered, fields=kept)
-            )
+            return _Loaded(Row(sample.key, index, status, sample.problem or sample.filtered, kept))
         image_field = sample.image_field
         data = {name: file.read(member) for name, member in sample.fields}
         if image_field is None:
             names = ", ".join(name or "(none)" for name in data)
             reason = f"no picture among its fields: {names}"
-            return _Loaded(replace(base, status="bad", reason=reason, fields=tuple(data.items())))
+            return _Loaded(Row(sample.key, index, "bad", reason, tuple(data.items())))
         source = data[image_field]
-        row = replace(
-            base,
+        row = Row(
+            sample.key,
+            index,
             fields=tuple((n, None if n == image_field else content) for n, content in data.items()),
             original=source,
             source_field=image_field,

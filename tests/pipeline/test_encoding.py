@@ -187,3 +187,26 @@ def test_a_broken_codec_is_noticed_in_windows_of_few_pictures(
     unlucky = [(f"t{n}.png", png(n, 24, 13)) for n in range(30)]
     with pytest.raises(RuntimeError, match="no picture could be encoded"):
         list(rows_of(encoder_for(toy), unlucky, tmp_path))
+
+
+def test_the_device_begins_with_the_first_batch(
+    toy: ToyCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not wait until as many samples are loaded as memory can hold."""
+    begun, kept_waiting = threading.Event(), threading.Event()
+    encoder = encoder_for(toy, batch_size=4)
+    begin, load = toy.begin_encode, encoder._load
+
+    def noting(images: Any, **options: Any) -> Any:
+        begun.set()
+        return begin(images, **options)
+
+    def loading(file: ShardFile, index: int, *arguments: Any) -> Any:
+        if index > 4 and not kept_waiting.is_set() and not begun.wait(20):
+            kept_waiting.set()
+        return load(file, index, *arguments)
+
+    monkeypatch.setattr(toy, "begin_encode", noting)
+    monkeypatch.setattr(encoder, "_load", loading)
+    assert [row.index for row in rows_of(encoder, samples(40), tmp_path)] == list(range(40))
+    assert not kept_waiting.is_set()
