@@ -172,8 +172,8 @@ def test_a_job_ends_with_its_killed_workers_scratch_removed(
                 Summary("tested"),
                 EventLog(None),
             )
-    assert folders[0].name.startswith(SCRATCH)
-    assert not folders[0].exists()
+        assert folders[0].name.startswith(SCRATCH)
+        assert not folders[0].exists()
 
 
 def test_workers_in_other_folders_get_the_same_scratch() -> None:
