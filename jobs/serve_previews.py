@@ -1,0 +1,219 @@
+#!/usr/bin/env python
+"""Serve previews of a compressed dataset over HTTP: a page, and pictures at any quality.
+
+Examples:
+    python jobs/serve_previews.py --input archive
+    python jobs/serve_previews.py --input s3://bucket/archive --host 0.0.0.0 --replicas 4
+    curl 'http://127.0.0.1:8000/v1/images/some%2Fkey?layers=1&max_side=256' > preview.webp
+
+Runs on Ray Serve until SIGTERM or Ctrl-C: on a Ray of its own, or on a cluster (--address, or under
+ray job submit). Whoever reaches the port sees every picture: put access control in front of it.
+Exit code 0: it was told to end; 1: it ended by itself; 2: it could not begin, the message says why.
+"""
+
+import argparse
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from codec.errors import StrataError
+from pipeline import cluster
+from pipeline.command import positive, seconds, storage_options
+from pipeline.dataset import open_dataset
+from pipeline.serving.limits import Limits
+
+NAME = "previews"  # of the application on Serve
+_LOOK_EVERY = 5.0  # seconds between looks at whether the server still lives
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    limits = Limits()
+    parser.add_argument("--input", required=True, metavar="DATASET", help="the dataset's URL")
+    parser.add_argument(
+        "--input-options",
+        type=storage_options,
+        default={},
+        metavar="JSON",
+        help="the dataset's fsspec storage options, such as '{\"anon\": true}', or @FILE that "
+        "holds them, which keeps secrets out of the shell's history",
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="the address to listen on (default: %(default)s, reached from this machine alone; "
+        "0.0.0.0: from everywhere)",
+    )
+    parser.add_argument("--port", type=port, default=8000, help="default: %(default)s")
+    parser.add_argument(
+        "--replicas",
+        type=positive,
+        metavar="N",
+        help="server processes, each with the model (default: one per GPU, or 1)",
+    )
+    parser.add_argument(
+        "--cpus-per-replica",
+        type=positive,
+        metavar="N",
+        help="threads of each (default: its share of the machine)",
+    )
+    parser.add_argument(
+        "--device",
+        choices=["auto", "cpu", "cuda"],
+        default="auto",
+        help="auto (default) takes the cluster's GPUs if it has any",
+    )
+    group = parser.add_argument_group("limits of each replica")
+    group.add_argument(
+        "--max-running",
+        type=positive,
+        default=limits.running,
+        metavar="N",
+        help="pictures in work at once (default: %(default)s)",
+    )
+    group.add_argument(
+        "--max-queued",
+        type=positive,
+        default=limits.waiting,
+        metavar="N",
+        help="requests that may wait; more are told to come back later, with 503 (default: "
+        "%(default)s)",
+    )
+    group.add_argument(
+        "--batch-size",
+        type=positive,
+        default=limits.batch,
+        metavar="N",
+        help="pictures decoded together (default: %(default)s)",
+    )
+    group.add_argument(
+        "--request-timeout",
+        type=seconds,
+        default=limits.deadline,
+        metavar="SECONDS",
+        help="a request that takes longer is given up (default: %(default)s)",
+    )
+    group.add_argument(
+        "--cache-mb",
+        type=positive,
+        default=limits.cache_bytes >> 20,
+        metavar="MB",
+        help="answers that are kept, in MiB (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--address",
+        help="the Ray cluster to use (default: RAY_ADDRESS, the job's own cluster under ray job "
+        "submit, or else a private one on this machine)",
+    )
+    return parser.parse_args(arguments)
+
+
+def port(text: str) -> int:
+    number = int(text)
+    if not 1 <= number < 1 << 16:
+        raise argparse.ArgumentTypeError(f"must be from 1 to 65535, not {text}")
+    return number
+
+
+def limits_of(given: argparse.Namespace) -> Limits:
+    return replace(
+        Limits(),
+        running=given.max_running,
+        waiting=given.max_queued,
+        batch=given.batch_size,
+        deadline=given.request_timeout,
+        cache_bytes=given.cache_mb << 20,
+    )
+
+
+def serve_until_told(given: argparse.Namespace, told: threading.Event) -> int:
+    """Start, print the address, wait. The exit code."""
+    url = given.input
+    if "://" not in url:
+        if cluster.inside_ray_job() and not os.path.isabs(url):
+            raise StrataError(
+                f"--input {url}: a submitted job runs in a temporary copy of the folder; give an "
+                "absolute path or a URL"
+            )
+        url = os.path.abspath(url)  # replicas run in other folders
+    dataset = open_dataset(url, given.input_options)  # what is wrong with it is said at once
+    for package in ("fastapi", "uvicorn", "prometheus_client"):
+        if find_spec(package) is None:
+            raise StrataError(f"{package} is not installed: pip install 'strata-images[serve]'")
+    cluster.connect(given.address)  # before anything else imports Ray, see there
+    from ray import serve
+
+    from pipeline.serving.deployment import QUIET, deploy
+    from pipeline.serving.service import Settings
+
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    shape = cluster.share(given.replicas, given.device, 1 << 20, given.cpus_per_replica)
+    if given.replicas is None and shape.device == "cpu":
+        shape = cluster.share(1, given.device, 1 << 20, given.cpus_per_replica)
+    settings = Settings(url, given.input_options, shape.device, limits_of(given))
+    if told.is_set():
+        return 0
+    serve.start(http_options={"host": given.host, "port": given.port}, logging_config=QUIET)
+    try:
+        try:
+            serve.run(deploy(settings, shape.workers, shape.cpus, shape.gpus), name=NAME)
+        except RuntimeError as error:
+            raise StrataError(f"the server did not start: {error}") from error
+        shown = "127.0.0.1" if given.host in ("0.0.0.0", "::") else given.host
+        print(
+            f"{len(dataset)} pictures of {url} are at http://{shown}:{given.port}/ "
+            f"({shape.workers} x {shape.threads} {shape.device}); Ctrl-C ends it",
+            flush=True,
+        )
+        while not told.wait(_LOOK_EVERY):
+            state = serve.status().applications[NAME].status
+            if state in ("DEPLOY_FAILED", "NOT_STARTED"):
+                raise StrataError(f"the server is {state}; Ray's log of the replica says why")
+    finally:
+        _end(serve, limits_of(given).deadline)
+    return 0
+
+
+def _end(serve: Any, deadline: float) -> None:
+    """Let requests under way finish, but not for ever: Serve waits for a Ray that is gone, too."""
+
+    def end() -> None:
+        with contextlib.suppress(Exception):
+            serve.delete(NAME)
+
+    ending = threading.Thread(target=end, daemon=True)
+    ending.start()
+    ending.join(deadline + 5)
+
+
+def main() -> int:
+    given = parse()
+    told = threading.Event()
+
+    def stop(*_: object) -> None:
+        told.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    try:
+        return serve_until_told(given, told)
+    except StrataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    finally:
+        cluster.disconnect()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

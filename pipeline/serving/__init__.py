@@ -1,0 +1,1 @@
+"""Previews of a dataset over HTTP: any picture, at any number of layers, at the size asked for."""

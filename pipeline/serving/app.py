@@ -1,0 +1,361 @@
+"""The HTTP interface: routes, their parameters, errors and headers. Knows no Ray.
+
+app = create_app(PreviewService.open(Settings("s3://bucket/archive")))
+"""
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+from urllib.parse import unquote_to_bytes
+
+import pyarrow.compute as pc
+from fastapi import FastAPI, Header, Query, Request, Response
+from fastapi import Path as PathParameter
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.staticfiles import StaticFiles
+
+from codec.errors import StrataError
+
+from ..datafiles import CursorError
+from .answers import Answer, CannotShow, NotThere
+from .limits import LONGEST_PAUSE, Busy
+from .middleware import Observed, RawKeys
+from .rendering import MEDIA_TYPES, Format
+from .schemas import (
+    ETAG,
+    PICTURE_HEADERS,
+    Facts,
+    Health,
+    Info,
+    Page,
+    Positive,
+    Problem,
+    file_response,
+    problems,
+)
+from .service import ORIGINALS, PreviewService, Wish
+
+T = TypeVar("T")
+
+STATIC = Path(__file__).parent / "static"
+MIN_SIDE, MAX_SIDE = 16, 4096
+# A picture may become another one (--retry bad, a repair), so addresses without the version are
+# looked at again after an hour; that costs a 304. Addresses with it change when pictures do.
+_HOUR = "public, max-age=3600"
+_FOR_EVER = "public, max-age=31536000, immutable"
+_NEVER = "no-store"
+
+log = logging.getLogger("strata.previews")
+
+Key = Annotated[
+    str,
+    PathParameter(
+        description="The picture's key, percent-encoded as a whole (`/` is `%2F`). Slashes may "
+        "stay as they are, unless the key ends in `/info`.",
+        examples=["cat%2F0042"],
+    ),
+]
+IfNoneMatch = Annotated[
+    str | None, Header(description="ETags of copies that the client has", examples=['"5f2c..."'])
+]
+
+
+class _Gone(Exception):
+    """The client does not wait any more."""
+
+
+def create_app(service: PreviewService) -> FastAPI:
+    """The application around ``service``, which it closes when it ends."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(service.close)
+
+    app = FastAPI(
+        title="Strata previews",
+        version="1",
+        summary="Pictures of one dataset, at any number of layers and any size",
+        description=_DESCRIPTION,
+        docs_url=None,  # they load scripts from foreign hosts
+        redoc_url=None,
+        redirect_slashes=False,  # a key may end in a slash
+        lifespan=lifespan,
+    )
+    # The last one added comes first.
+    app.state.service = service
+    app.add_middleware(Observed, figures=service.figures)
+    app.add_middleware(RawKeys)
+    _add_errors(app)
+    _add_pictures(app, service)
+    _add_lists(app, service)
+    _add_page(app, service)
+    return app
+
+
+_DESCRIPTION = """
+A picture's stream has layers. The first few hundred bytes already give a picture, every further
+layer a better one. `layers=1` reads one layer from the store, however many there are.
+"""
+
+
+def _add_pictures(app: FastAPI, service: PreviewService) -> None:
+    most = service.dataset.num_layers
+
+    @app.get(
+        "/v1/images/{key:path}/info",
+        summary="What there is to know of a picture",
+        response_model=Info,
+        responses=problems(404, 422, 503),
+    )
+    async def info(key: Key) -> JSONResponse:
+        found = await service.info(_key(key))
+        return JSONResponse(found, headers={"Cache-Control": "no-cache"})
+
+    @app.get(
+        "/v1/images/{key:path}",
+        summary="A picture from its first layers",
+        response_class=Response,
+        responses=file_response("The picture", list(MEDIA_TYPES.values()), PICTURE_HEADERS)
+        | problems(404, 422, 503),
+    )
+    async def image(
+        request: Request,
+        key: Key,
+        layers: Annotated[
+            int | None,
+            Query(ge=1, le=most, description="The first so many; left out: all that are stored"),
+        ] = None,
+        max_side: Annotated[
+            int | None,
+            Query(
+                ge=MIN_SIDE,
+                le=MAX_SIDE,
+                description="Scale the picture down so that no side is longer (pixels)",
+            ),
+        ] = None,
+        format: Annotated[
+            Format, Query(description="`png` keeps every pixel, the others are for looking at")
+        ] = "webp",
+        v: Annotated[
+            str | None,
+            Query(
+                max_length=64,
+                description="The dataset's version: the answer may then be cached for good",
+            ),
+        ] = None,
+        if_none_match: IfNoneMatch = None,
+    ) -> Response:
+        wish = Wish(_key(key), layers, max_side, format)
+        tags = _tags(if_none_match)
+        making = service.image(wish, lambda etag: etag in tags or "*" in tags)
+        answer = await _unless_gone(request, making)
+        return _file(answer, _FOR_EVER if v == service.version else _HOUR)
+
+    @app.get(
+        "/v1/originals/{key:path}",
+        summary="The original file, where it is kept",
+        response_class=Response,
+        responses=file_response("The file", [*ORIGINALS.values(), "application/octet-stream"], ETAG)
+        | problems(404, 422, 503),
+    )
+    async def original(request: Request, key: Key, if_none_match: IfNoneMatch = None) -> Response:
+        answer = await _unless_gone(request, service.original(_key(key)))
+        if answer.etag in _tags(if_none_match):
+            answer = Answer(b"", answer.media_type, answer.etag)
+        return _file(answer, _HOUR)
+
+
+def _add_lists(app: FastAPI, service: PreviewService) -> None:
+    @app.get(
+        "/v1/images",
+        summary="Pictures in the dataset's order",
+        response_model=Page,
+        responses=problems(400, 422, 503),
+    )
+    async def images(
+        after: Annotated[
+            str | None, Query(max_length=1000, description="`next` of the page before")
+        ] = None,
+        limit: Annotated[int, Query(ge=1, le=500)] = 100,
+        search: Annotated[
+            str, Query(max_length=200, description="A part of the key, capital or small")
+        ] = "",
+        min_width: Positive | None = None,
+        max_width: Positive | None = None,
+        min_height: Positive | None = None,
+        max_height: Positive | None = None,
+        format: Annotated[
+            str | None, Query(max_length=20, description="Of the original file", examples=["png"])
+        ] = None,
+    ) -> JSONResponse:
+        bounds = [
+            ("width", ">=", min_width),
+            ("width", "<=", max_width),
+            ("height", ">=", min_height),
+            ("height", "<=", max_height),
+            ("source_format", "==", format),
+        ]
+        page = await service.page(after, limit, search, _filter(bounds))
+        return JSONResponse(page, headers={"Cache-Control": "no-cache"})
+
+    @app.get("/v1/dataset", summary="The dataset", response_model=Facts, responses=problems(503))
+    async def dataset() -> JSONResponse:
+        return JSONResponse(service.facts(), headers={"Cache-Control": "no-cache"})
+
+
+def _add_page(app: FastAPI, service: PreviewService) -> None:
+    @app.get("/healthz", summary="Whether the server answers", response_model=Health)
+    async def health() -> JSONResponse:
+        return JSONResponse({"status": "ok"}, headers={"Cache-Control": _NEVER})
+
+    @app.get(
+        "/metrics",
+        summary="Figures for Prometheus",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )
+    async def metrics() -> Response:
+        return Response(
+            service.figures.text(),
+            media_type="text/plain; version=0.0.4",
+            headers={"Cache-Control": _NEVER},
+        )
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        if not (STATIC / "index.html").is_file():
+            return JSONResponse({"detail": "this installation has no page"}, 404)
+        return FileResponse(STATIC / "index.html", headers={"Cache-Control": "no-cache"})
+
+    app.mount("/static", _Static(directory=STATIC, check_dir=False), name="static")
+
+
+class _Static(StaticFiles):
+    """Files of the page: a new release's are seen at once (a 304 costs little)."""
+
+    def file_response(self, *arguments: Any, **options: Any) -> Response:
+        response = super().file_response(*arguments, **options)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
+
+
+# -- errors ---------------------------------------------------------------------------------------
+
+
+def _add_errors(app: FastAPI) -> None:
+    def problem(status: int, detail: str, **headers: str) -> JSONResponse:
+        return JSONResponse(
+            Problem(detail=detail).model_dump(), status, {"Cache-Control": _NEVER, **headers}
+        )
+
+    def busy(detail: str, seconds: int) -> JSONResponse:
+        return problem(503, detail, **{"Retry-After": str(seconds)})
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        found = (f"{one['loc'][-1]}: {one['msg']}" for one in error.errors())
+        return problem(422, "; ".join(found))
+
+    @app.exception_handler(NotThere)
+    async def not_there(_: Request, error: NotThere) -> JSONResponse:
+        return problem(404, str(error))
+
+    @app.exception_handler(CannotShow)
+    async def cannot_show(_: Request, error: CannotShow) -> JSONResponse:
+        return problem(422, str(error))
+
+    @app.exception_handler(CursorError)
+    async def bad_cursor(_: Request, error: CursorError) -> JSONResponse:
+        return problem(
+            400, "this cursor was not given by this dataset: leave `after` out to begin anew"
+        )
+
+    @app.exception_handler(Busy)
+    async def too_many(_: Request, error: Busy) -> JSONResponse:
+        return busy(str(error), error.retry_after)
+
+    @app.exception_handler(TimeoutError)
+    async def too_late(_: Request, error: TimeoutError) -> JSONResponse:
+        return busy("this took longer than a request may", LONGEST_PAUSE)
+
+    @app.exception_handler(StrataError)
+    async def fault(request: Request, error: StrataError) -> JSONResponse:
+        # Its message names buckets and paths: it is for whoever runs the server.
+        log.error("%s: %s: %s", request.url.path, type(error).__name__, error)
+        return busy("the dataset cannot be read at the moment", 5 if error.passing else 60)
+
+    @app.exception_handler(_Gone)
+    async def gone(_: Request, error: _Gone) -> Response:
+        return Response(status_code=499)
+
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> JSONResponse:
+        log.error("%s: %s", request.url.path, error, exc_info=error)
+        return problem(500, "an error of this server's own; its log has more")
+
+
+# -- small helpers --------------------------------------------------------------------------------
+
+
+def _key(sent: str) -> str:
+    """The key out of a path as it was sent. Raises NotThere for what is no text."""
+    try:
+        return unquote_to_bytes(sent).decode("utf-8")
+    except UnicodeDecodeError:
+        raise NotThere("there is no such picture: its key is not UTF-8") from None
+
+
+def _tags(header: str | None) -> frozenset[str]:
+    """The ETags of If-None-Match. Weak ones are as good for a GET (RFC 9110, 13.1.2)."""
+    return frozenset(re.findall(r'"[^"]*"|\*', header or ""))
+
+
+def _filter(bounds: list[tuple[str, str, Any]]) -> pc.Expression | None:
+    """All of the given bounds together; those that are None do not count."""
+    chosen = None
+    for column, relation, value in bounds:
+        if value is None:
+            continue
+        field = pc.field(column)
+        one = {">=": field >= value, "<=": field <= value, "==": field == value}[relation]
+        chosen = one if chosen is None else chosen & one
+    return chosen
+
+
+def _file(answer: Answer, caching: str) -> Response:
+    headers = {"Cache-Control": caching if answer.etag else _NEVER}
+    if answer.etag:
+        headers["ETag"] = answer.etag
+    if not answer.body:
+        return Response(status_code=304, headers=headers)
+    headers["X-Strata-Layers"] = str(answer.layers)
+    headers["X-Strata-Bytes"] = str(answer.stream_bytes)
+    if answer.original:
+        headers["X-Strata-Original"] = "true"
+    if answer.damaged is not None:
+        headers["X-Strata-Damaged"] = str(answer.damaged)
+    return Response(answer.body, media_type=answer.media_type, headers=headers)
+
+
+async def _unless_gone(request: Request, making: Coroutine[Any, Any, T]) -> T:
+    """The result, unless the client goes away first: then nothing is made for it any more."""
+
+    async def goes() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    work, gone = asyncio.ensure_future(making), asyncio.ensure_future(goes())
+    try:
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise _Gone
+        return work.result()
+    finally:
+        work.cancel()
+        gone.cancel()

@@ -1,0 +1,113 @@
+"""Pictures that are asked for at the same time are decoded together, in a thread of their own."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from codec import EncodedImage
+
+from ..pictures import one_by_one_on_error
+from .limits import Limits
+
+Kind = tuple[int, int | None]  # layers and max_side: what can be decoded together
+Decode = Callable[[Sequence[EncodedImage], int, int | None], list[np.ndarray]]
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    stream: EncodedImage
+    kind: Kind
+    done: "asyncio.Future[np.ndarray]" = field(compare=False)
+
+    @property
+    def pixels(self) -> int:
+        return self.stream.width * self.stream.height
+
+
+class Batcher:
+    """Gives streams to ``decode(streams, layers, max_side)`` in batches of one kind, oldest first.
+
+    ``decode`` runs in one thread, which is all that a device can use. While it runs, others wait
+    and so make the next batch; where none runs, the first waits ``limits.gather`` seconds. A
+    request that was given up is not decoded. Belongs to one event loop.
+    """
+
+    def __init__(
+        self, decode: Decode, limits: Limits, on_batch: Callable[[int], None] = lambda _: None
+    ) -> None:
+        self._decode = decode
+        self._limits = limits
+        self._on_batch = on_batch
+        self._waiting: list[_Wanted] = []
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="decode")
+        self._runner: asyncio.Task[None] | None = None
+
+    async def decode(self, stream: EncodedImage, layers: int, max_side: int | None) -> np.ndarray:
+        """The picture ``(h, w, 3) uint8``; raises what the codec raises for this stream alone."""
+        done: asyncio.Future[np.ndarray] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Wanted(stream, (layers, max_side), done))
+        if self._runner is None:
+            self._runner = asyncio.create_task(self._run())
+        return await done
+
+    async def _run(self) -> None:
+        """Until nobody waits any more."""
+        batch: list[_Wanted] = []
+        try:
+            await asyncio.sleep(self._limits.gather)
+            while batch := self._take():
+                self._on_batch(len(batch))
+                results = await asyncio.get_running_loop().run_in_executor(
+                    self._thread, self._decode_batch, batch
+                )
+                for wanted, result in zip(batch, results, strict=True):
+                    _settle(wanted.done, result)
+        finally:
+            self._runner = None
+            for wanted in [*batch, *self._waiting]:  # only if this was ended: they must not hang
+                wanted.done.cancel()
+
+    def _take(self) -> list[_Wanted]:
+        """The oldest that waits and those of its kind, as many as are allowed."""
+        self._waiting = [wanted for wanted in self._waiting if not wanted.done.done()]
+        batch: list[_Wanted] = []
+        others: list[_Wanted] = []
+        pixels = 0
+        for wanted in self._waiting:
+            fits = not batch or (
+                wanted.kind == batch[0].kind
+                and len(batch) < self._limits.batch
+                and pixels + wanted.pixels <= self._limits.batch_pixels
+            )
+            if fits:
+                batch.append(wanted)
+                pixels += wanted.pixels
+            else:
+                others.append(wanted)
+        self._waiting = others
+        return batch
+
+    def _decode_batch(self, batch: list[_Wanted]) -> list[Any]:
+        layers, max_side = batch[0].kind
+
+        def decode(streams: list[EncodedImage]) -> list[np.ndarray]:
+            return self._decode(streams, layers, max_side)
+
+        return one_by_one_on_error(decode, [wanted.stream for wanted in batch])
+
+    def close(self) -> None:
+        """Ends the thread after what it is doing."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+
+def _settle(done: "asyncio.Future[np.ndarray]", result: Any) -> None:
+    if done.done():
+        return
+    if isinstance(result, BaseException):
+        done.set_exception(result)
+    else:
+        done.set_result(result)

@@ -1,0 +1,61 @@
+"""The application on Ray Serve: as many replicas as there are devices, each a whole server.
+
+A replica has its own model, caches and limits, so it needs no other one. ``application`` is what
+``serve run`` and a RayService of KubeRay start (infra/kuberay/service.yaml); jobs/serve_previews.py
+does the same for a laptop or a cluster that is there already.
+"""
+
+import os
+from typing import Any
+
+from fastapi import FastAPI
+from ray import serve
+
+from .app import create_app
+from .limits import Limits
+from .service import PreviewService, Settings
+
+NAME = "previews"
+# A line for each request costs more than some requests, and what matters is in /metrics.
+QUIET = {"log_level": "WARNING", "enable_access_log": False}
+# Serve's own queue comes before ours, which knows what a request costs and says when to come back.
+_EVERYTHING = 1000
+
+
+def deploy(settings: Settings, replicas: int, cpus: float, gpus: float) -> serve.Application:
+    """The application, for ``serve.run``. ``cpus`` and ``gpus`` are those of a replica."""
+
+    def build() -> FastAPI:  # in the replica
+        import torch
+
+        torch.set_num_threads(max(1, int(cpus)))
+        return create_app(PreviewService.open(settings))
+
+    # num_cpus gives OMP_NUM_THREADS, too
+    deployment = serve.deployment(
+        name=NAME,
+        num_replicas=replicas,
+        max_ongoing_requests=_EVERYTHING,
+        ray_actor_options={"num_cpus": cpus, "num_gpus": gpus},
+        graceful_shutdown_timeout_s=settings.limits.deadline,
+        graceful_shutdown_wait_loop_s=0.5,
+        logging_config=QUIET,
+    )(serve.ingress(build)())
+    return deployment.bind()
+
+
+def application(given: dict[str, Any]) -> serve.Application:
+    """From the ``args`` of a Serve configuration.
+
+    ``dataset`` (or the variable STRATA_DATASET) is its URL; ``device`` is ``cpu`` or ``cuda``,
+    ``replicas``, ``cpus`` and ``gpus`` are numbers; ``limits`` has fields of ``Limits``. Storage
+    options come from the environment, where secrets belong.
+    """
+    device = given.get("device", "cpu")
+    settings = Settings(
+        dataset=given.get("dataset") or os.environ["STRATA_DATASET"],
+        device=device,
+        limits=Limits(**given.get("limits", {})),
+    )
+    gpus = float(given.get("gpus", device == "cuda"))
+    return deploy(settings, int(given.get("replicas", 1)), float(given.get("cpus", 1)), gpus)

@@ -1,0 +1,79 @@
+"""What the server measures of itself, as Prometheus reads it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import perf_counter
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import generate_latest as generate_latest
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.8, 1.5, 3.0, 10.0, 30.0)
+
+
+class Figures:
+    """The metrics of one server process; ``replica`` is a label of each where there are several."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self.requests = Counter(
+            "strata_preview_requests",
+            "Requests by route and status",
+            ("route", "status"),
+            registry=registry,
+        )
+        self.seconds = Histogram(
+            "strata_preview_seconds",
+            "Seconds until the answer, by route",
+            ("route",),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.stages = Counter(
+            "strata_preview_stage_seconds",
+            "Seconds by stage: find, read, decode (with waiting for the device), write",
+            ("stage",),
+            registry=registry,
+        )
+        self.batches = Histogram(
+            "strata_preview_batch_pictures",
+            "Pictures decoded together",
+            buckets=(1, 2, 4, 8, 16, 32),
+            registry=registry,
+        )
+        self.inside = Gauge(
+            "strata_preview_inside",
+            "Requests for pictures that are in work or wait",
+            registry=registry,
+        )
+        self.cache = Counter(
+            "strata_preview_cache",
+            "Pictures by how they were answered: hit, miss, not_modified",
+            ("result",),
+            registry=registry,
+        )
+        self.cache_bytes = Gauge(
+            "strata_preview_cache_bytes", "Bytes of answers that are kept", registry=registry
+        )
+        self.stream_bytes = Counter(
+            "strata_preview_stream_bytes",
+            "Bytes of streams and originals read for pictures",
+            registry=registry,
+        )
+        self.damaged = Counter(
+            "strata_preview_damaged",
+            "Pictures with a layer that could not be used",
+            registry=registry,
+        )
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        started = perf_counter()
+        try:
+            yield
+        finally:
+            self.stages.labels(name).inc(perf_counter() - started)
+
+    def text(self) -> bytes:
+        """Prometheus' exposition format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,74 @@
+"""What happens to every request, around the routes: keys as they were sent, headers, figures."""
+
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from urllib.parse import quote
+
+from .figures import Figures
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+# Scripts, styles and connections of this server's own alone; pictures also out of memory.
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' blob: data:; manifest-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
+_HEADERS = [
+    (b"content-security-policy", _POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+]
+_WITH_KEYS = ("/v1/images/", "/v1/originals/")
+
+
+class RawKeys:
+    """Leaves percent-encoding in the paths that hold keys.
+
+    A key may hold slashes, and ``a%2Finfo`` (the picture ``a/info``) is not ``a/info`` (what there
+    is to know of ``a``). Routes see the path as it was sent and decode the key themselves.
+    """
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith(_WITH_KEYS):
+            raw = scope.get("raw_path")
+            sent = raw.partition(b"?")[0].decode("latin-1") if raw else quote(scope["path"])
+            scope = {**scope, "path": sent}
+        await self._app(scope, receive, send)
+
+
+class Observed:
+    """Counts requests and their seconds by route, and adds the headers that all answers have."""
+
+    def __init__(self, app: App, figures: Figures) -> None:
+        self._app = app
+        self._figures = figures
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        status = 500
+
+        async def send_with_headers(message: MutableMapping[str, Any]) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), *_HEADERS]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_headers)
+        finally:
+            # The route's pattern, never the path: keys would make a metric of each picture.
+            route = getattr(scope.get("route"), "path", "other")
+            self._figures.requests.labels(route, status).inc()
+            self._figures.seconds.labels(route).observe(time.perf_counter() - started)

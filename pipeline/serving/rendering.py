@@ -1,0 +1,81 @@
+"""Decoded pictures as files for looking at, and what makes two such files equal."""
+
+import hashlib
+import io
+from collections.abc import Iterable
+from typing import Literal, get_args
+
+import numpy as np
+import PIL
+import torch
+from PIL import Image
+
+from codec import resizing
+from codec.images import MAX_JPEG_SIDE, MAX_WEBP_SIDE, read_image, unpack_alpha, write_image
+
+from .answers import CannotShow
+
+Format = Literal["webp", "jpeg", "png"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+MEDIA_TYPES = {name: f"image/{name}" for name in FORMATS}
+# Raise it when the same stream comes out as another file: it is in every ETag.
+RELEASE = 1
+QUALITY = 88  # of webp and jpeg: below it shows beside a png; above, files grow and nothing is seen
+_WEBP_EFFORT = 1  # 0 to 6: twice as fast as 4, for files 6 % larger
+
+
+def render(rgb: np.ndarray, alpha: np.ndarray | None, format: Format) -> bytes:
+    """``(H, W, 3) uint8`` with alpha ``(H, W) uint8`` or None as a file.
+
+    ``png`` keeps every pixel as it is; ``webp`` and ``jpeg`` are for looking at. ``jpeg`` knows no
+    transparency: it shows the picture on white. Raises CannotShow where the format ends.
+    """
+    limit = {"webp": MAX_WEBP_SIDE, "jpeg": MAX_JPEG_SIDE}.get(format)
+    height, width = rgb.shape[:2]
+    if limit and max(height, width) > limit:
+        raise CannotShow(
+            f"{format} ends at {limit} pixels and this picture is {width}x{height}: ask for png, "
+            "or with max_side"
+        )
+    if format == "png":
+        return write_image(rgb, alpha, "png")
+    out = io.BytesIO()
+    if format == "jpeg":
+        shown = rgb if alpha is None else _on_white(rgb, alpha)
+        Image.fromarray(shown).save(out, "JPEG", quality=QUALITY, subsampling=0)
+    else:
+        pixels = rgb if alpha is None else np.dstack([rgb, alpha])
+        Image.fromarray(pixels).save(out, "WEBP", quality=QUALITY, method=_WEBP_EFFORT)
+    return out.getvalue()
+
+
+def _on_white(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    share = alpha[..., None].astype(np.uint16)
+    return ((rgb * share + 255 * (255 - share) + 127) // 255).astype(np.uint8)
+
+
+def alpha_like(packed: bytes, rgb: np.ndarray, max_pixels: int) -> np.ndarray:
+    """A stored alpha channel in the size of ``rgb``. Raises CorruptStreamError."""
+    return resizing.shrink(unpack_alpha(packed, max_pixels=max_pixels), *rgb.shape[:2])
+
+
+def from_original(
+    original: bytes, max_side: int | None, max_pixels: int
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """RGB and alpha of a kept file, made no longer than ``max_side``.
+
+    Raises BrokenImageError, UnsupportedImageError.
+    """
+    picture = read_image(original, max_pixels=max_pixels)
+    if max_side is None:
+        return picture.rgb, picture.alpha
+    size = resizing.fit(picture.height, picture.width, max_side)
+    alpha = None if picture.alpha is None else resizing.shrink(picture.alpha, *size)
+    return resizing.shrink(picture.rgb, *size), alpha
+
+
+def etag(parts: Iterable[object]) -> str:
+    """A strong ETag, quotes included, of what determines a file, and of what makes it here."""
+    makers = (RELEASE, PIL.__version__, torch.__version__)
+    text = "\0".join(map(repr, (*makers, *parts)))
+    return f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'

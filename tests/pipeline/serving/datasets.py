@@ -1,0 +1,38 @@
+"""Datasets of a shipped model made in this process, without Ray, for servers and benchmarks."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from codec import load_codec
+from codec.images import MAX_PIXELS
+from pipeline import commit
+from pipeline.commit import Ledger, Plan
+from pipeline.dataset import PLAN_NAME, Dataset, open_dataset
+from pipeline.encoding import CompressSettings
+from pipeline.shards import expand_inputs
+from pipeline.storage import Store
+from pipeline.worker import ShardCompressor, ShardJob
+
+
+def write_dataset(
+    url: str, inputs: Sequence[str | Path], model: str = "uqdm-small", **changes: Any
+) -> Dataset:
+    """Compress tar shards as the job does; ``changes`` are fields of ``CompressSettings``."""
+    codec = load_codec(model)
+    settings: dict[str, Any] = {"layers": codec.archive_layers, "fit": False, **changes}
+    parameters = {"format": 1, "model_id": codec.model_id, "codec": codec.codec}
+    plan = Plan(PLAN_NAME, parameters | {"max_pixels": MAX_PIXELS} | settings)
+    store = Store(url)
+    plan.establish(store)
+    store.create_from(f"models/{codec.model_id}/model.safetensors", codec.model_path)
+    compressor = ShardCompressor(
+        CompressSettings(
+            output=url, fingerprint=plan.fingerprint, model_id=codec.model_id, **settings
+        )
+    )
+    for shard in expand_inputs([str(path) for path in inputs]):
+        compressor.run(ShardJob(commit.shard_name(shard, plan.fingerprint), shard))
+    done, _ = Ledger(store, plan.fingerprint).completed("data", ".parquet")
+    commit.publish_manifest(store, plan, done)
+    return open_dataset(url)
