@@ -52,8 +52,10 @@ def may_pass(error: BaseException) -> bool:
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An exception, what caused it, what caused that, ..."""
-    while error is not None:
+    """An exception, what caused it, what caused that, ... (which may come round in a circle)"""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
 

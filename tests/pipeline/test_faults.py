@@ -28,7 +28,7 @@ import pipeline
 from codec.errors import CorruptStreamError, StrataError
 from pipeline.commit import NewerManifestError
 from pipeline.dataset import DatasetError, open_dataset
-from pipeline.faults import may_pass
+from pipeline.faults import causes, may_pass
 from pipeline.filesystems import StorageError, storage_errors
 from pipeline.storage import Store
 from pipeline.tars import ShardError
@@ -192,3 +192,9 @@ def test_what_must_be_put_right_stays(make: Callable[[], object]) -> None:
     with pytest.raises(StrataError) as caught:
         make()
     assert not caught.value.passing
+
+
+def test_causes_in_a_circle_end() -> None:
+    first, second = OSError("first"), ValueError("second")
+    first.__cause__, second.__cause__ = second, first
+    assert list(causes(first)) == [first, second]
