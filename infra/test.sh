@@ -4,6 +4,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . infra/setup.sh
 setup test
+. infra/browser.sh
+find_browser
 
 failed=()
 check() {

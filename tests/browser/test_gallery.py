@@ -1,0 +1,252 @@
+"""The gallery: any number of pictures, first layers first, sharper what stays in view."""
+
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.browser.fake_server import FakeServer
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+# Scrolls as far as the list goes, again and again, and notes the most elements at any time.
+SCROLL_TO_THE_END = """async (last) => {
+    let most = 0, tallest = 0;
+    const frame = () => new Promise(requestAnimationFrame);
+    while (![...document.querySelectorAll(".caption")].some((one) => one.textContent === last)) {
+        scrollTo(0, document.documentElement.scrollHeight);
+        await frame();
+        most = Math.max(most, document.querySelectorAll("*").length);
+        tallest = Math.max(tallest, document.getElementById("grid").offsetHeight);
+    }
+    return [most, tallest];
+}"""
+
+
+def tile(page: "Page", key: str) -> str:
+    return f".tile[title^='{key}\\a']"
+
+
+def wait_for_layers(page: "Page", layers: int, selector: str = ".tile") -> None:
+    page.wait_for_function(
+        """([selector, layers]) => {
+            const seen = [...document.querySelectorAll(selector)].filter((tile) => {
+                const box = tile.getBoundingClientRect();
+                return box.bottom > 60 && box.top < innerHeight;
+            });
+            return seen.length && seen.every((tile) => tile.dataset.layers === String(layers));
+        }""",
+        arg=[selector, layers],
+    )
+
+
+@pytest.mark.parametrize(("width", "many"), [(1280, 20_000), (390, 100_000)])
+def test_any_number_of_pictures_scrolls_through_few_elements(
+    page: "Page", serve: Callable[[list[str]], FakeServer], width: int, many: int
+) -> None:
+    keys = [f"photos/{number:06d}" for number in range(many)]
+    fake = serve(keys)
+    page.set_default_timeout(120_000)
+    page.set_viewport_size({"width": width, "height": 800})
+    page.goto(fake.url)
+    page.wait_for_selector(".tile[data-layers]")
+
+    most, tallest = page.evaluate(SCROLL_TO_THE_END, keys[-1])
+
+    assert most < 1200
+    assert tallest <= 2_000_000  # CSS pixels: browsers have limits
+    assert page.inner_text("#place").endswith(f"of {many:,}")
+    # the last pictures are there, not only their places
+    wait_for_layers(page, 3)
+    assert fake.pictures()[-1].key in keys[-100:]
+
+    # back at the start, which was forgotten meanwhile and is read again
+    pages = [one for one in fake.requests if one.path == "/v1/images"]
+    page.focus(".tile[tabindex='0']")
+    page.keyboard.press("Control+Home")
+    page.wait_for_selector(f"{tile(page, keys[0])}:focus")
+    again = [one for one in fake.requests if one.path == "/v1/images"][len(pages) :]
+    assert "after" not in again[0].query
+    # and nothing is lost in the middle
+    page.evaluate("scrollTo(0, 12345)")
+    page.wait_for_function("() => document.querySelectorAll('.tile[data-layers]').length > 6")
+    shown = sorted(page.locator(".caption").all_inner_texts())
+    first = keys.index(shown[0] if shown[0] != keys[0] else shown[-5])
+    seen = [key for key in shown if keys.index(key) >= first and key != keys[0]]
+    assert seen == keys[first : first + len(seen)]
+
+
+def test_first_layers_come_first_and_small_then_what_is_seen_sharpens(
+    page: "Page", fake: FakeServer
+) -> None:
+    fake.delay = lambda request: 0.02 if request.key else 0
+    page.goto(fake.url)
+    wait_for_layers(page, 3)
+    page.wait_for_timeout(200)
+    asked = fake.pictures()
+
+    firsts = [one for one in asked if one.layers == 1]
+    visible = set(page.locator(".caption").all_inner_texts())
+    assert {one.key for one in firsts} == visible
+    assert asked[: len(firsts)] == firsts  # before any other layer of any picture
+    assert {one.query["max_side"] for one in firsts} == {"128"}
+
+    # each picture that is seen, layer by layer
+    steps: dict[str | None, list[int]] = {}
+    for one in asked:
+        steps.setdefault(one.key, []).append(one.layers)
+    assert steps["photos/000000"] == [1, 2, 3]
+    assert set(map(tuple, steps.values())) == {(1, 2, 3), (1,)}  # (1,): just outside the window
+    assert {one.query["max_side"] for one in asked if one.layers > 1} == {"256"}
+    assert fake.busiest <= 4
+
+
+def test_a_tile_shows_the_layers_it_got(page: "Page", fake: FakeServer) -> None:
+    fake.delay = lambda request: 30 if request.key and request.layers > 2 else 0
+    page.goto(fake.url)
+    wait_for_layers(page, 2)
+    color = page.evaluate(
+        """() => {
+            const canvas = document.createElement("canvas").getContext("2d");
+            canvas.drawImage(document.querySelector(".tile img"), 0, 0, 9, 9);
+            return [...canvas.getImageData(4, 4, 1, 1).data];
+        }"""
+    )
+    assert color == [80, 175, 60, 255]
+    width = page.locator(".depth i").first.bounding_box()["width"]
+    whole = page.locator(".depth").first.bounding_box()["width"]
+    assert width == pytest.approx(whole * 2 / 6, abs=1)
+
+
+def test_the_number_of_layers_can_be_chosen(page: "Page", fake: FakeServer) -> None:
+    page.goto(fake.url)
+    wait_for_layers(page, 3)
+    page.select_option("#depth", "6")
+    wait_for_layers(page, 6)
+    assert max(one.layers for one in fake.pictures()) == 6
+
+
+def test_what_scrolls_away_is_cancelled(page: "Page", fake: FakeServer) -> None:
+    page.goto(fake.url)
+    wait_for_layers(page, 3)
+    fake.delay = lambda request: 1.5 if request.key and request.key < "photos/000150" else 0
+    before = len(fake.pictures())
+    page.evaluate("scrollTo(0, 1800)")
+    page.wait_for_timeout(300)  # these are under way now, and slow
+    slow = fake.pictures()[before:]
+    assert 0 < len(slow) <= 4
+    with page.expect_event("requestfailed") as failed:
+        page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+    assert "ABORTED" in failed.value.failure
+    # the slow ones hold nobody up
+    page.wait_for_function(
+        "() => document.querySelectorAll('.tile[data-layers]').length > 12", timeout=1200
+    )
+
+
+def test_fast_scrolling_asks_for_few_pictures_on_the_way(page: "Page", fake: FakeServer) -> None:
+    fake.delay = lambda request: 0.1 if request.key else 0
+    page.goto(fake.url)
+    page.wait_for_selector(".tile[data-layers]")
+    for _ in range(40):
+        page.mouse.wheel(0, 160)
+        page.wait_for_timeout(16)
+    wait_for_layers(page, 3)
+    asked = {one.key for one in fake.pictures()}
+    assert len(asked) < 250
+    # nothing is sharpened while it flies by: what was never at rest has its first layer at most
+    assert not [one for one in fake.pictures() if one.layers > 1 and one.key == "photos/000100"]
+
+
+def test_search_finds_and_can_be_linked(page: "Page", fake: FakeServer) -> None:
+    fake.keys[250] = "Lake/at dawn & later"
+    page.goto(fake.url)
+    page.wait_for_selector(".tile")
+    page.keyboard.press("/")
+    page.keyboard.type("lake")
+    page.wait_for_function("() => document.querySelectorAll('.tile').length === 1")
+    assert page.inner_text(".caption") == "Lake/at dawn & later"
+    assert page.inner_text("#end-words") == "1 picture, no more."
+    assert page.url.endswith("#q=lake")
+    page.fill("#query", "nothing like it")
+    page.wait_for_function(
+        "() => document.querySelector('#end-words').textContent === 'No picture matches.'"
+    )
+
+    page.goto("about:blank")
+    page.goto(f"{fake.url}#q=dawn+%26")
+    page.wait_for_selector(tile(page, "Lake/at dawn & later"))
+    assert page.input_value("#query") == "dawn &"
+    page.click("#home")
+    page.wait_for_function("() => document.querySelectorAll('.tile').length > 20")
+    page.go_back()
+    page.wait_for_function("() => document.querySelectorAll('.tile').length === 1")
+
+
+def test_filters_go_to_the_server(page: "Page", fake: FakeServer) -> None:
+    page.goto(fake.url)
+    page.click("#filters-open")
+    page.fill("[name=min_width]", "640")
+    page.fill("[name=format]", "png")
+    page.press("[name=format]", "Enter")
+    page.wait_for_function("() => location.hash === '#min_width=640&format=png'")
+    page.wait_for_selector(".tile")
+    asked = [one.query for one in fake.requests if one.path == "/v1/images"][-1]
+    assert (asked["min_width"], asked["format"]) == ("640", "png")
+    assert "max_width" not in asked
+
+
+def test_arrows_move_the_focus_and_enter_opens(page: "Page", fake: FakeServer) -> None:
+    page.goto(fake.url)
+    page.wait_for_selector(".tile[data-layers]")
+    columns = int(page.get_attribute("#grid", "aria-colcount"))
+
+    def focused() -> str:
+        return page.evaluate("document.activeElement.querySelector('.caption')?.textContent")
+
+    page.focus(".tile[tabindex='0']")
+    assert focused() == "photos/000000"
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowDown")
+    assert focused() == f"photos/{columns + 1:06d}"
+    for _ in range(20):
+        page.keyboard.press("ArrowDown")
+    expected = f"photos/{21 * columns + 1:06d}"
+    assert focused() == expected
+    box = page.locator(".tile:focus").bounding_box()
+    assert 56 <= box["y"]
+    assert box["y"] + box["height"] <= 800
+    # one stop of the Tab key, and it stays with the picture when the grid scrolls away from it
+    assert page.locator(".tile[tabindex='0']").count() == 1
+    page.evaluate("scrollTo(0, 0)")
+    page.wait_for_selector(tile(page, "photos/000000"))
+    assert focused() == expected
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#viewer[open]")
+    assert page.inner_text("#viewer-key") == expected
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#viewer", state="hidden")
+    assert focused() == expected
+
+
+def test_the_grid_tells_where_one_is(page: "Page", fake: FakeServer) -> None:
+    page.goto(fake.url)
+    page.wait_for_selector(".tile[data-layers]")
+    tree = page.locator("#grid").aria_snapshot()
+    assert re.search(r'gridcell "photos/000000, 768 by 512"', tree), tree
+    rows = page.locator("[role=row]").evaluate_all("rows => rows.map((row) => row.ariaRowIndex)")
+    assert rows[:3] == ["1", "2", "3"]
+
+
+def test_another_width_keeps_the_place(page: "Page", fake: FakeServer) -> None:
+    page.goto(fake.url)
+    page.wait_for_selector(".tile")
+    page.evaluate("scrollTo(0, 4000)")
+    page.wait_for_selector(tile(page, "photos/000140"))
+    before = int(page.inner_text("#place").split("–")[0])
+    page.set_viewport_size({"width": 700, "height": 800})
+    page.wait_for_function("() => document.querySelector('#grid').ariaColCount === '3'")
+    page.wait_for_timeout(100)
+    assert abs(int(page.inner_text("#place").split("–")[0]) - before) < 6

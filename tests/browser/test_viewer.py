@@ -1,0 +1,239 @@
+"""One picture: the slider over its layers, the figures, the original, the keyboard."""
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.browser.fake_server import LAYERS, ORIGINAL_COLOR, FakeServer, stream_color
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+KEY = "photos/000003"
+LINK = "#key=photos%2F000003"
+
+
+def color_at(page: "Page", x: float, y: float) -> tuple[int, int, int]:
+    """What is on the screen at a place of the stage, given in parts of its width and height."""
+    import io
+
+    from PIL import Image
+
+    shot = Image.open(io.BytesIO(page.locator("#stage").screenshot())).convert("RGB")
+    return shot.getpixel((int(x * shot.width), int(y * shot.height)))
+
+
+def wait_for_layer(page: "Page", layers: int) -> None:
+    page.wait_for_selector(f"#pane-stream img[data-layers='{layers}']")
+
+
+def figures(page: "Page") -> list[str]:
+    return [page.inner_text(f"#{name}") for name in ("bytes", "bpp", "psnr", "share")]
+
+
+def test_opening_sharpens_layer_by_layer(page: "Page", fake: FakeServer) -> None:
+    page.emulate_media(reduced_motion="no-preference")
+    page.goto(fake.url)
+    page.wait_for_selector(".tile[data-layers='3']")
+    fake.requests.clear()
+    page.click(".tile >> nth=3")
+    wait_for_layer(page, LAYERS)
+    assert [one.layers for one in fake.pictures() if one.key == KEY] == [1, 2, 3, 4, 5, 6]
+    assert page.inner_text("#layers-of") == "6 of 6"
+    assert color_at(page, 0.5, 0.5) == stream_color(6)
+
+
+def test_the_slider_shows_what_a_layer_costs_and_asks_for_it(
+    page: "Page", fake: FakeServer
+) -> None:
+    page.goto(f"{fake.url}{LINK}&layers=2")
+    wait_for_layer(page, 2)
+    assert [one.layers for one in fake.pictures() if one.key == KEY] == [2]
+    assert figures(page) == ["900 B", "0.018", "26.3 dB", "0.1 %"]  # of 768x512, 600,000 bytes
+    assert page.get_attribute("#bytes", "title") == "900 bytes"
+
+    page.fill("#layers", "4")
+    wait_for_layer(page, 4)
+    assert fake.pictures()[-1].layers == 4
+    assert figures(page) == ["12 kB", "0.24", "38.0 dB", "2.0 %"]
+    assert color_at(page, 0.5, 0.5) == stream_color(4)
+    assert page.locator("#strata .in").count() == 4
+    assert page.get_attribute("#layers", "aria-valuetext") == "4 of 6 layers"
+    assert page.url.endswith("layers=4")
+    assert "layers=4" in page.get_attribute("#save", "href")
+
+    page.fill("#layers", "6")
+    assert figures(page)[2] == "exact"
+    wait_for_layer(page, 6)
+    # what was loaded once is not asked for again
+    before = len(fake.pictures())
+    page.fill("#layers", "2")
+    wait_for_layer(page, 2)
+    assert len(fake.pictures()) == before
+
+
+def test_the_last_choice_wins_over_slower_ones(page: "Page", fake: FakeServer) -> None:
+    fake.delay = lambda request: 1.0 if request.layers == 5 and request.key else 0
+    page.goto(f"{fake.url}{LINK}&layers=1")
+    wait_for_layer(page, 1)
+    page.keyboard.press("5")
+    assert figures(page)[0] == "40 kB"  # the figures do not wait
+    page.wait_for_timeout(100)
+    page.keyboard.press("3")
+    wait_for_layer(page, 3)
+    page.wait_for_timeout(1200)
+    assert color_at(page, 0.5, 0.5) == stream_color(3)
+
+
+def test_split_and_side_by_side_with_the_original(page: "Page", fake: FakeServer) -> None:
+    page.goto(f"{fake.url}{LINK}&layers=3")
+    wait_for_layer(page, 3)
+    assert not [one for one in fake.requests if "originals" in one.path]  # not before it is wanted
+    page.click("button[data-view=split]")
+    page.wait_for_selector("#pane-other img")
+    assert "/v1/originals/photos%2F000003" in [one.path for one in fake.requests]
+    assert page.url.endswith("&view=split")
+    assert color_at(page, 0.3, 0.5) == stream_color(3)
+    assert color_at(page, 0.7, 0.5) == ORIGINAL_COLOR
+
+    box = page.locator("#stage").bounding_box()
+    y = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + box["width"] / 2, y)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.8, y, steps=4)
+    page.mouse.up()
+    assert page.get_attribute("#divider", "aria-valuenow") == "80"
+    assert color_at(page, 0.7, 0.5) == stream_color(3)
+    assert color_at(page, 0.9, 0.5) == ORIGINAL_COLOR
+    page.keyboard.press("Home")  # the divider has the focus
+    assert color_at(page, 0.2, 0.5) == ORIGINAL_COLOR
+
+    page.click("button[data-view=side]")
+    assert color_at(page, 0.25, 0.5) == stream_color(3)
+    assert color_at(page, 0.75, 0.5) == ORIGINAL_COLOR
+    page.click("button[data-view=single]")
+    assert color_at(page, 0.75, 0.5) == stream_color(3)
+
+
+def test_without_an_original_all_layers_are_what_one_compares_with(
+    page: "Page", fake: FakeServer
+) -> None:
+    fake.originals = False
+    page.goto(f"{fake.url}{LINK}&layers=1&view=split")
+    page.wait_for_selector("#pane-other img")
+    assert page.inner_text("#pane-other figcaption") == "all 6 layers"
+    assert color_at(page, 0.3, 0.5) == stream_color(1)
+    assert color_at(page, 0.7, 0.5) == stream_color(6)
+    assert not [one for one in fake.requests if "originals" in one.path]
+
+
+def test_an_original_that_no_browser_shows_is_said_in_words(page: "Page", fake: FakeServer) -> None:
+    fake.fault = lambda request: (200, {}) if "originals" in request.path else None  # JSON
+    page.goto(f"{fake.url}{LINK}&layers=1&view=split")
+    page.get_by_text("This browser cannot show the original (png).").wait_for()
+
+
+def test_zoom_loads_what_it_needs(page: "Page", fake: FakeServer) -> None:
+    page.set_viewport_size({"width": 700, "height": 500})
+    page.goto(f"{fake.url}{LINK}&layers=2")
+    wait_for_layer(page, 2)
+    assert fake.pictures()[-1].query["max_side"] == "512"
+    page.keyboard.press("f")
+    page.wait_for_function("() => document.querySelector('#zoom-fit').textContent === '100 %'")
+    page.wait_for_function("() => document.querySelector('#pane-stream img').naturalWidth === 768")
+    assert "max_side" not in fake.pictures()[-1].query
+    before = page.locator("#pane-stream .sheet").bounding_box()
+    box = page.locator("#stage").bounding_box()
+    page.mouse.move(box["x"] + 100, box["y"] + 100)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 70, box["y"] + 90, steps=3)
+    page.mouse.up()
+    after = page.locator("#pane-stream .sheet").bounding_box()
+    assert after["x"] == before["x"] - 30
+    page.mouse.wheel(0, -400)
+    assert page.locator("#pane-stream .sheet").bounding_box()["width"] > before["width"] * 1.5
+
+
+def test_the_keyboard_does_all(page: "Page", fake: FakeServer) -> None:
+    page.goto(fake.url)
+    page.wait_for_selector(".tile[data-layers='3']")
+    page.click(".tile >> nth=3")
+    page.wait_for_selector("#viewer[open]")
+    wait_for_layer(page, LAYERS)
+    press = page.keyboard.press
+    press("2")
+    wait_for_layer(page, 2)
+    press("ArrowUp")
+    wait_for_layer(page, 3)
+    press("ArrowDown")
+    press("ArrowDown")
+    wait_for_layer(page, 1)
+    press("ArrowDown")  # there is none below
+    assert page.inner_text("#layers-of") == "1 of 6"
+    press("0")
+    wait_for_layer(page, 6)
+    press("s")
+    assert page.get_attribute("#stage", "data-view") == "split"
+    press("d")
+    assert page.get_attribute("#stage", "data-view") == "side"
+    press("ArrowRight")
+    page.wait_for_function(
+        "() => document.querySelector('#viewer-key').textContent === 'photos/000004'"
+    )
+    assert page.title() == "photos/000004 – fake"
+    press("?")
+    page.wait_for_selector("#help[open]")
+    press("Escape")
+    page.wait_for_selector("#help", state="hidden")
+    assert page.locator("#viewer[open]").count() == 1
+    press("Escape")
+    page.wait_for_selector("#viewer", state="hidden")
+    # the focus is where one had got to, not where one came from
+    focused = page.evaluate("document.activeElement.querySelector('.caption')?.textContent")
+    assert focused == "photos/000004"
+    assert "key" not in page.url
+
+
+def test_the_focus_stays_inside(page: "Page", fake: FakeServer) -> None:
+    page.goto(f"{fake.url}{LINK}&layers=1")
+    wait_for_layer(page, 1)
+    for _ in range(25):
+        page.keyboard.press("Tab")
+        assert page.evaluate(
+            "() => [document.body, null].includes(document.activeElement)"
+            " || !!document.activeElement.closest('#viewer')"
+        )
+
+
+def test_links_and_back(page: "Page", fake: FakeServer) -> None:
+    page.goto(f"{fake.url}#q=photos")
+    page.wait_for_selector(".tile[data-layers]")
+    page.click(".tile >> nth=3")
+    wait_for_layer(page, LAYERS)
+    page.keyboard.press("2")
+    wait_for_layer(page, 2)
+    assert page.url.endswith("#q=photos&key=photos%2F000003&layers=2")
+    link = page.url
+    page.go_back()  # at once: looking at layers leaves no entries
+    page.wait_for_selector("#viewer", state="hidden")
+    assert page.url.endswith("#q=photos")
+    page.wait_for_selector(".tile[data-layers='3']")
+    page.go_forward()
+    wait_for_layer(page, 2)
+
+    other = page.context.new_page()
+    other.goto(link)
+    wait_for_layer(other, 2)
+    assert other.inner_text("#viewer-key") == KEY
+    assert other.is_disabled("#following")  # nobody knows its neighbours
+    other.keyboard.press("Escape")  # there is nothing to go back to
+    other.wait_for_selector(".tile[data-layers]")
+    assert other.url.endswith("#q=photos")
+
+
+@pytest.mark.parametrize(
+    "address", ["#key=photos%2F000003&layers=99", "#key=photos%2F000003&layers=x"]
+)
+def test_odd_addresses_show_what_there_is(page: "Page", fake: FakeServer, address: str) -> None:
+    page.goto(fake.url + address)
+    wait_for_layer(page, LAYERS)
