@@ -1,17 +1,26 @@
 """What the server measures of itself, as Prometheus reads it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from time import perf_counter
+from time import perf_counter, thread_time
+from typing import Any, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
-from prometheus_client import generate_latest as generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
+
+T = TypeVar("T")
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.8, 1.5, 3.0, 10.0, 30.0)
 
 
 class Figures:
-    """The metrics of one server process; ``replica`` is a label of each where there are several."""
+    """The metrics of one server process."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -31,7 +40,13 @@ class Figures:
         )
         self.stages = Counter(
             "strata_preview_stage_seconds",
-            "Seconds by stage: find, read, decode (with waiting for the device), write",
+            "Seconds by stage (find, read, decode, write), with waiting for its threads",
+            ("stage",),
+            registry=registry,
+        )
+        self.cpu = Counter(
+            "strata_preview_stage_cpu_seconds",
+            "Processor seconds by stage, of its own thread (decoding may have others beside it)",
             ("stage",),
             registry=registry,
         )
@@ -68,11 +83,25 @@ class Figures:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
+        """Counts the seconds of what stands in it."""
         started = perf_counter()
         try:
             yield
         finally:
             self.stages.labels(name).inc(perf_counter() - started)
+
+    def working(self, stage: str, function: Callable[..., T]) -> Callable[..., T]:
+        """``function``, counting the processor's seconds in the thread that calls it."""
+        counter = self.cpu.labels(stage)
+
+        def counted(*arguments: Any) -> T:
+            started = thread_time()
+            try:
+                return function(*arguments)
+            finally:
+                counter.inc(thread_time() - started)
+
+        return counted
 
     def text(self) -> bytes:
         """Prometheus' exposition format."""

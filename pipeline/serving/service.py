@@ -12,8 +12,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -75,6 +74,15 @@ class _Found:
     etag: str
 
 
+@dataclass(frozen=True)
+class _Source:
+    """What a picture is made from. ``damaged`` is the first layer that cannot be used."""
+
+    stream: EncodedImage
+    alpha: bytes | None
+    damaged: int | None
+
+
 class PreviewService:
     """Everything a server needs of one dataset. Its coroutines belong to one event loop.
 
@@ -90,7 +98,8 @@ class PreviewService:
         self._lookups = Gate(_LOOKUPS.running, _LOOKUPS.waiting)
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="read")
         self._writers = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="write")
-        self._batcher = Batcher(self._decode, limits, self.figures.batches.observe)
+        decode = self.figures.working("decode", self._decode)
+        self._batcher = Batcher(decode, limits, self.figures.batches.observe)
         self._cache = ByteCache(limits.cache_bytes)
         self.figures.inside.set_function(lambda: self._gate.inside)
         self.figures.cache_bytes.set_function(lambda: self._cache.bytes)
@@ -115,8 +124,7 @@ class PreviewService:
     async def image(self, wish: Wish, known: Callable[[str], bool] = lambda _: False) -> Answer:
         """The picture as a file; with an empty body where the client has it (``known(etag)``)."""
         async with asyncio.timeout(self.limits.deadline):
-            with self.figures.stage("find"):
-                found = await self._look_up(self._find, wish)
+            found = await self._look_up("find", self._find, wish)
             media_type = MEDIA_TYPES[wish.format]
             if known(found.etag):
                 self.figures.cache.labels("not_modified").inc()
@@ -131,13 +139,13 @@ class PreviewService:
     async def info(self, key: str) -> dict[str, Any]:
         """What there is to know of one picture besides its pixels."""
         async with asyncio.timeout(self.limits.deadline):
-            return await self._look_up(self._info, key)
+            return await self._look_up("info", self._info, key)
 
     async def original(self, key: str) -> Answer:
         """The kept original. Raises NotThere where none is kept."""
         async with asyncio.timeout(self.limits.deadline):
             async with self._gate.enter():
-                return await self._in(self._readers, self._original, key)
+                return await self._in(self._readers, "read", self._original, key)
 
     async def page(self, after: str | None, limit: int, search: str, filter: Any) -> dict[str, Any]:
         """Some pictures in the dataset's order, and the cursor that goes on behind them.
@@ -150,7 +158,7 @@ class PreviewService:
             return {"items": items, "next": cursor}
 
         async with asyncio.timeout(self.limits.deadline):
-            return await self._look_up(read)
+            return await self._look_up("page", read)
 
     def facts(self) -> dict[str, Any]:
         """What there is to know of the dataset; its address is not for everybody."""
@@ -168,12 +176,16 @@ class PreviewService:
 
     # -- the steps --------------------------------------------------------------------------------
 
-    async def _look_up(self, function: Callable[..., T], *arguments: Any) -> T:
+    async def _look_up(self, stage: str, function: Callable[..., T], *arguments: Any) -> T:
         async with self._lookups.enter():
-            return await self._in(self._readers, function, *arguments)
+            return await self._in(self._readers, stage, function, *arguments)
 
-    async def _in(self, pool: ThreadPoolExecutor, function: Callable[..., T], *given: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(pool, partial(function, *given))
+    async def _in(
+        self, pool: ThreadPoolExecutor, stage: str, function: Callable[..., T], *arguments: Any
+    ) -> T:
+        work = self.figures.working(stage, function)
+        with self.figures.stage(stage):
+            return await asyncio.get_running_loop().run_in_executor(pool, work, *arguments)
 
     def _entry(self, key: str) -> IndexEntry:
         entry = self.dataset.locate(key)
@@ -195,28 +207,18 @@ class PreviewService:
     async def _make(self, found: _Found) -> Answer:
         figures = self.figures
         if found.original:
-            with figures.stage("write"):
-                return self._keep(await self._in(self._writers, self._show_original, found))
-        with figures.stage("read"):
-            stream, alpha, damaged = await self._in(self._readers, self._read, found)
-        figures.stream_bytes.inc(stream.nbytes)
+            return self._keep(await self._in(self._writers, "write", self._show_original, found))
+        source = await self._in(self._readers, "read", self._read, found)
+        figures.stream_bytes.inc(source.stream.nbytes)
         with figures.stage("decode"):
-            rgb, stream, worse = await self._decode_whole_layers(stream, found.wish.max_side)
-        with figures.stage("write"):
-            body = await self._in(self._writers, self._write, rgb, alpha, found.wish.format)
-        damaged = damaged if worse is None else worse
-        answer = Answer(
-            body,
-            MEDIA_TYPES[found.wish.format],
-            found.etag if damaged is None else "",
-            stream.num_layers,
-            stream.nbytes,
-            damaged=damaged,
-        )
-        if damaged is not None:
+            rgb, source = await self._decode_sound_layers(source, found.wish)
+        body = await self._in(self._writers, "write", self._write, rgb, source, found.wish)
+        layers, nbytes = source.stream.num_layers, source.stream.nbytes
+        media_type = MEDIA_TYPES[found.wish.format]
+        if source.damaged is not None:
             figures.damaged.inc()
-            return answer
-        return self._keep(answer)
+            return Answer(body, media_type, "", layers, nbytes, damaged=source.damaged)
+        return self._keep(Answer(body, media_type, found.etag, layers, nbytes))
 
     def _keep(self, answer: Answer) -> Answer:
         cost = len(answer.body) + _OVERHEAD
@@ -224,40 +226,31 @@ class PreviewService:
             self._cache.put(answer.etag, answer, cost)
         return answer
 
-    def _read(self, found: _Found) -> tuple[EncodedImage, bytes | None, int | None]:
-        """The stream, the packed alpha channel, and the first layer that is damaged."""
+    def _read(self, found: _Found) -> _Source:
         entry, layers = found.entry, found.layers
-        damaged = None
         while True:
             try:
                 (record,) = self.dataset.fetch([entry.key], layers, columns=["alpha"])
                 break
-            except DamagedDataError as error:
-                if not error.layer:
-                    raise NotThere(_damaged(entry.key, error)) from error
-                layers = damaged = error.layer
+            except DamagedDataError as error:  # without an index, nobody knows which layer it is
+                layers = layers - 1 if error.layer is None else error.layer
+                if layers < 1:
+                    raise _nothing_left(entry.key, error) from error
         self._check_size(record.width * record.height)
-        return record.encoded, record.extra["alpha"], damaged
+        damaged = layers if layers < found.layers else None
+        return _Source(record.encoded, record.extra["alpha"], damaged)
 
-    async def _decode_whole_layers(
-        self, stream: EncodedImage, max_side: int | None
-    ) -> tuple[np.ndarray, EncodedImage, int | None]:
-        """The picture from the layers that can be used, these, and the first that cannot."""
-        damaged = None
+    async def _decode_sound_layers(self, source: _Source, wish: Wish) -> tuple[np.ndarray, _Source]:
+        """The picture from the layers that can be decoded, and these."""
         while True:
+            stream = source.stream
             try:
-                return (
-                    await self._batcher.decode(stream, stream.num_layers, max_side),
-                    stream,
-                    damaged,
-                )
+                rgb = await self._batcher.decode(stream, stream.num_layers, wish.max_side)
+                return rgb, source
             except CorruptStreamError as error:
                 if not error.layer:
-                    raise NotThere(
-                        f"the picture is damaged and cannot be shown: {error}"
-                    ) from error
-                damaged = error.layer
-                stream = stream.truncate(damaged)
+                    raise _nothing_left(wish.key, error) from error
+                source = replace(source, stream=stream.truncate(error.layer), damaged=error.layer)
 
     def _decode(
         self, streams: Sequence[EncodedImage], layers: int, max_side: int | None
@@ -266,9 +259,14 @@ class PreviewService:
             return self.codec.decode(streams, layers=layers)
         return self.codec.decode_small(streams, max_side=max_side, layers=layers)
 
-    def _write(self, rgb: np.ndarray, packed: bytes | None, format: Format) -> bytes:
-        alpha = None if packed is None else alpha_like(packed, rgb, self.limits.max_pixels)
-        return render(rgb, alpha, format)
+    def _write(self, rgb: np.ndarray, source: _Source, wish: Wish) -> bytes:
+        if source.alpha is None:
+            return render(rgb, None, wish.format)
+        try:
+            alpha = alpha_like(source.alpha, rgb, self.limits.max_pixels)
+        except CorruptStreamError as error:
+            raise _nothing_left(wish.key, error) from error
+        return render(rgb, alpha, wish.format)
 
     def _show_original(self, found: _Found) -> Answer:
         entry, wish = found.entry, found.wish
@@ -277,7 +275,7 @@ class PreviewService:
         try:
             rgb, alpha = from_original(original, wish.max_side, self.limits.max_pixels)
         except (BrokenImageError, UnsupportedImageError) as error:
-            raise NotThere(f"the original of {entry.key!r} cannot be shown: {error}") from error
+            raise _nothing_left(wish.key, error) from error
         body = render(rgb, alpha, wish.format)
         return Answer(
             body, MEDIA_TYPES[wish.format], found.etag, entry.num_layers, len(original), True
@@ -294,7 +292,7 @@ class PreviewService:
         try:
             original = self.dataset.original(key)
         except DamagedDataError as error:
-            raise NotThere(_damaged(key, error)) from error
+            raise _nothing_left(key, error) from error
         if original is None:
             raise NotThere(f"the original of {key!r} was not kept")
         self.figures.stream_bytes.inc(len(original))
@@ -337,9 +335,9 @@ class PreviewService:
             )
 
 
-def _damaged(key: str, error: Exception) -> str:
-    log.error("%s", error)  # it names files: that is for whoever runs the server
-    return f"{key!r} is damaged and cannot be shown"
+def _nothing_left(key: str, error: Exception) -> NotThere:
+    log.error("%r cannot be shown: %s", key, error)  # names files: for whoever runs the server
+    return NotThere(f"the data of {key!r} is damaged: it cannot be shown")
 
 
 def _version(dataset: Dataset) -> str:
