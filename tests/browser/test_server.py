@@ -1,0 +1,162 @@
+"""The page with the real server, on a small dataset; screenshots of it, when they are asked for.
+
+STRATA_SCREENSHOTS=DATASET draws docs/images/ anew from a dataset of photographs, such as
+
+    python jobs/compress_dataset.py --input kodak.tar --output DATASET \\
+        --lossless --keep-original always --min-psnr 20
+"""
+
+import io
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from PIL import Image
+
+from pipeline.dataset import open_dataset
+from pipeline.serving.limits import Limits
+from tests.browser.conftest import DESKTOP, PHONE
+from tests.browser.preview_server import previews
+from tests.pipeline.conftest import Make, make_dataset, toy
+from tests.pipeline.makers import ToyCodec, png, samples, write_tar
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+__all__ = ["make_dataset", "toy"]
+
+HOSTILE = "<img src=x onerror=alert(1)> \"ü/%2F'"
+IMAGES = Path(__file__).parents[2] / "docs" / "images"
+
+
+Serve = Callable[[int], str]
+
+
+@pytest.fixture
+def serve(make_dataset: Make, toy: ToyCodec, tmp_path: Path) -> Iterator[Serve]:
+    """``serve(layers)``: the address of thirty small pictures, a large one and a hostile key.
+
+    All four layers give every pixel back.
+    """
+    extra = [("large.png", png(7, 200, 300)), (f"{HOSTILE}.png", png(11))]
+    write_tar(tmp_path / "a.tar", samples(30))
+    write_tar(tmp_path / "b.tar", extra)
+    inputs = [str(tmp_path / "a.tar"), str(tmp_path / "b.tar")]
+    with ExitStack() as servers:
+
+        def serve(layers: int) -> str:
+            kept = {"keep_original": "always", "min_psnr": 10.0}
+            dataset = make_dataset(inputs, layers=layers, **kept)
+            return servers.enter_context(previews(dataset, toy, Limits()))
+
+        yield serve
+
+
+@pytest.fixture
+def url(serve: Serve) -> str:
+    return serve(3)
+
+
+def test_the_gallery_shows_the_dataset(page: "Page", url: str) -> None:
+    page.goto(url)
+    page.wait_for_selector(".tile[data-layers='3']")
+    page.wait_for_function("() => document.querySelectorAll('.tile').length === 32")
+    assert page.inner_text("#place").endswith("of 32")
+    page.wait_for_function("() => !document.querySelector('.tile:not([data-layers])')")
+    assert page.locator(".fault").count() == 0
+    page.fill("#query", "LARGE")
+    page.wait_for_function("() => document.querySelectorAll('.tile').length === 1")
+    page.fill("#query", "")
+    page.click("#filters-open")
+    page.fill("[name=min_width]", "100")
+    page.press("[name=min_width]", "Enter")
+    page.wait_for_function("() => document.querySelectorAll('.tile').length === 1")
+    assert page.inner_text(".caption") == "large"
+
+
+def test_a_picture_its_layers_and_its_original(page: "Page", url: str) -> None:
+    page.goto(f"{url}#q=large")
+    page.click(".tile")
+    page.wait_for_selector("#pane-stream img[data-layers='3']")
+    assert page.inner_text("#pane-stream figcaption") == "3 of 3 layers"
+    all_bytes, all_decibels = page.inner_text("#bytes"), page.inner_text("#psnr")
+    page.keyboard.press("1")
+    page.wait_for_selector("#pane-stream img[data-layers='1']")
+    assert page.inner_text("#bytes") != all_bytes
+    assert float(page.inner_text("#psnr")[:-3]) < float(all_decibels[:-3])  # "21.0 dB"
+    page.keyboard.press("s")
+    page.wait_for_function(
+        "() => document.querySelector('#pane-other img')?.naturalWidth === 300"
+        " && document.querySelector('#pane-other figcaption').textContent === 'original'"
+    )
+    with page.expect_download() as saved:
+        page.click("summary")
+        page.click("#save")
+    assert saved.value.suggested_filename == "large-layers-1.png"
+    assert Image.open(saved.value.path()).size == (300, 200)
+
+
+def test_a_hostile_key_reaches_the_server_as_it_is(page: "Page", url: str) -> None:
+    page.goto(url)
+    page.click('.tile[aria-label^="<img"]')
+    page.wait_for_selector("#pane-stream img[data-layers='3']")
+    assert page.locator("#viewer-key").text_content() == HOSTILE
+    page.reload()
+    page.wait_for_selector("#pane-stream img[data-layers='3']")
+    page.keyboard.press("s")
+    page.wait_for_selector("#pane-other img")
+
+
+def test_a_key_that_is_not_there(page: "Page", url: str, complaints: list[str]) -> None:
+    page.goto(f"{url}#key=no%2Fsuch")
+    page.get_by_text("Not found: there is no picture with the key 'no/such'").wait_for()
+    complaints.clear()
+
+
+def shoot(page: "Page", name: str) -> None:
+    """What the window shows, as docs/images/page-``name``.webp, below 400 kB."""
+    page.wait_for_timeout(500)
+    shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    file = IMAGES / f"page-{name}.webp"
+    shot.save(file, quality=82, method=6)
+    assert file.stat().st_size < 400_000
+
+
+@pytest.mark.skipif("STRATA_SCREENSHOTS" not in os.environ, reason="STRATA_SCREENSHOTS=DATASET")
+@pytest.mark.timeout(1200)
+def test_screenshots(browser: "Browser") -> None:
+    """Writes docs/images/page-*.webp: gallery and picture, at two widths."""
+    dataset = open_dataset(os.environ["STRATA_SCREENSHOTS"])
+    IMAGES.mkdir(exist_ok=True)
+    with previews(dataset, dataset.codec(), Limits()) as url:
+        for name, viewport, scheme in (("wide", DESKTOP, "light"), ("narrow", PHONE, "dark")):
+            context = browser.new_context(
+                viewport=viewport,
+                color_scheme=scheme,
+                device_scale_factor=1.5,
+                reduced_motion="reduce",
+            )
+            context.set_default_timeout(600_000)
+            page = context.new_page()
+
+            page.goto(url)
+            page.wait_for_function("() => !document.querySelector('.tile:not([data-layers])')")
+            shoot(page, f"coming-{name}")
+            page.wait_for_function(
+                "() => [...document.querySelectorAll('.tile')].filter((tile) => {"
+                " const box = tile.getBoundingClientRect();"
+                " return box.top < innerHeight && box.bottom > 60;"
+                "}).every((tile) => tile.dataset.layers === '3')"
+            )
+            shoot(page, f"gallery-{name}")
+            page.click(".tile >> nth=4")
+            page.wait_for_selector("#viewer[open] #layers:enabled")
+            page.keyboard.press("2")
+            page.wait_for_selector("#pane-stream img[data-layers='2']")
+            page.keyboard.press("s")
+            page.wait_for_selector("#pane-other img")
+            shoot(page, f"picture-{name}")
+            context.close()
