@@ -4,6 +4,7 @@ A dataset (and the folder of a decode job) holds::
 
     <plan>.json          written first: the parameters and their fingerprint
     data/...             published whole, create-only; unknown to readers until recorded
+    index/...            of a dataset: beside each data file where its values lie, as unknown
     commits/<name>.json  written last for each shard: done means that this record exists, that it
                          has the plan's fingerprint and that its file has the recorded size
     manifest-<n>.json    written by the driver: what readers trust, the highest number wins
@@ -31,6 +32,8 @@ FORMAT_VERSION = 1
 COMMITS = "commits"  # of a dataset
 KEPT_PROBLEMS = 5  # of each record, where all records of a dataset are in memory or in a manifest
 MAX_ERROR = 500  # characters of an error in a manifest
+# What readers need of an index to find a key in it.
+_OF_AN_INDEX = ("path", "bytes", "footer_bytes", "footer_crc32", "key_min", "key_max")
 _GENERATION = re.compile(r"(.+)\.([1-9]\d*)")
 _MANIFEST = re.compile(r"manifest-(\d{6})\.json")
 
@@ -118,6 +121,8 @@ def split_generation(name: str) -> tuple[str, int]:
 def slim(record: Mapping[str, Any]) -> dict[str, Any]:
     """What driver and manifest need of a record. The store keeps all of it."""
     kept = {sys.intern(key): value for key, value in record.items() if key != "column_bytes"}
+    if kept.get("index"):
+        kept["index"] = {name: kept["index"][name] for name in _OF_AN_INDEX}
     if "problems" in kept:
         kept["problems"] = [list(problem) for problem in kept["problems"][:KEPT_PROBLEMS]]
     return kept

@@ -35,6 +35,11 @@ SCHEMA = pa.schema(
 )
 
 
+def index_path(name: str) -> str:
+    """Where in a dataset the index of the data file ``name`` is."""
+    return f"{FOLDER}/{name}.parquet"
+
+
 class BrokenIndexError(StrataError):
     """An index is gone or is not as it was written; the message names it."""
 

@@ -30,6 +30,7 @@ from codec.zoo import MODEL_FILE
 from .activity import Activity
 from .commit import Ledger, generation_name, slim
 from .encoding import CompressSettings, SampleEncoder
+from .indexing import index_table, publish_index
 from .plain import plain_errors
 from .records import (
     FileFacts,
@@ -133,9 +134,14 @@ class ShardCompressor:
                 with clock.timed("upload"):
                     created = self._publish(path, local)
                 if not created:
-                    facts = self._adopt(path, ledger, name, local, facts)
+                    facts, local = self._adopt(path, ledger, name, local, facts)
+                with clock.timed("check"):
+                    table = index_table(local, self.settings.layers)
+                with clock.timed("upload"):
+                    index = publish_index(self.store, name, table, scratch, self._publish)
                 record = {
                     **facts.to_json(),
+                    "index": index,
                     "source": _source(job.shard),
                     "model_id": self.settings.model_id,
                     "seconds": round(time.monotonic() - started, 3),
@@ -245,8 +251,8 @@ class ShardCompressor:
 
     def _adopt(
         self, path: str, ledger: Ledger, name: str, local: Path, ours: FileFacts
-    ) -> FileFacts:
-        """The facts of the file that has the name which ours was to have.
+    ) -> tuple[FileFacts, Path]:
+        """The facts of the file that has the name which ours was to have, and a copy of it.
 
         An earlier attempt, or another job, published it and has not recorded it yet. A damaged
         one makes room for ours: no reader knows of it. Raises StorageError where that cannot be.
@@ -254,11 +260,10 @@ class ShardCompressor:
         theirs = local.with_suffix(".standing")
         self.store.fetch(path, theirs)
         try:
-            return self._inspect(theirs)
+            return self._inspect(theirs), theirs
         except Exception as error:  # whatever Parquet's reader makes of damaged bytes
             problem = f"{type(error).__name__}: {error}"
-        finally:
-            theirs.unlink()
+        theirs.unlink()
         url = f"{self.store.url}/{path}"
         if ledger.exists(name):
             raise StorageError(
@@ -271,7 +276,7 @@ class ShardCompressor:
                 f"{url}: was damaged, and another job is writing it: run the job again",
                 passing=True,
             )
-        return ours
+        return ours, local
 
     def _decode_one(self, local: Path) -> None:
         """Decode the smallest of the first pictures from the finished file itself."""

@@ -27,6 +27,7 @@ from ..commit import (
 )
 from ..compress import CompressOptions, run_shards
 from ..dataset import PLAN_NAME, Dataset
+from ..indexing import index_table, publish_index
 from ..pictures import describe
 from ..progress.events import EventLog
 from ..progress.summary import Summary
@@ -128,7 +129,10 @@ class Repair:
         if entry and not _agrees(entry, facts):
             return self._worse(damage, "is not the file that the manifest lists")
         self.store.remove(damage.path)
-        record = {**entry, **facts, "source": told["source"], "model_id": told["model_id"]}
+        table = index_table(local, self.dataset.num_layers)
+        index = publish_index(self.store, name, table, folder)
+        told_by_file = {"source": told["source"], "model_id": told["model_id"], "index": index}
+        record = {**entry, **facts, **told_by_file}
         record.pop("path", None)
         record = self.ledger.commit(name, record)
         if entry:
