@@ -1,13 +1,17 @@
 #!/usr/bin/env python
-"""Decode a compressed dataset at a chosen number of layers, with the dataset's own model.
+"""Hand out a compressed dataset, or a part of it, at a quality of choice.
 
-Example:
+Examples:
     python jobs/decode_dataset.py --input archive --output previews --layers 2
+    python jobs/decode_dataset.py --input archive --output small --max-side 256 --target-bpp 0.5
+    python jobs/decode_dataset.py --input archive --output part --format strata --keys keys.txt
 
 Writes one tar for each data file, with the keys and side fields (json, cls, txt, ...) of the
-original shard, or plain files. Only the columns of the layers asked for are read. Running the same
-command again does only what is missing. Exit code 0: every picture came back; 1: some did not, and
-the summary names them; 2: nothing was done, the message says why; 130: it was told to stop.
+original shard, or plain files, decoded with the dataset's own model; or a dataset of the same
+streams cut short (strata), without decoding. Only the layers asked for are read. Running the same
+command again does only what is missing. Exit code 0: every picture came back; 1: some did not, or
+keys are unknown, and the summary names them; 2: nothing was done, the message says why; 130: it was
+told to stop.
 """
 
 import argparse
@@ -27,6 +31,7 @@ from pipeline.command import (
 )
 from pipeline.decode import DecodeOptions, decode
 
+DECODING = ("image_format", "quality", "max_side")
 CODEC_OPTIONS = ("realism", "decoder", "steps", "noise_scale", "seed", "tile_pixels")
 
 
@@ -37,29 +42,91 @@ def noise_scale(text: str) -> float:
     return number
 
 
+def above_zero(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be above 0, but is {text}")
+    return number
+
+
+def fraction(text: str) -> float:
+    number = float(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"must be 0 to 1, not {text}")
+    return number
+
+
 def parse(arguments: list[str] | None = None) -> DecodeOptions:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--input", required=True, metavar="DATASET", help="the dataset's URL")
     parser.add_argument("--output", required=True, metavar="URL", help="the folder to write to")
-    parser.add_argument(
-        "--layers", type=positive, metavar="K", help="decode the first K layers (default: all)"
+    which = parser.add_argument_group("which pictures (default: all)")
+    which.add_argument(
+        "--keys",
+        metavar="FILE",
+        help="those whose keys are in this file (a path or any fsspec URL), one a line; - is "
+        "standard input",
     )
-    parser.add_argument(
+    which.add_argument(
+        "--ignore-missing",
+        action="store_true",
+        help="keys that the dataset does not have are no failure",
+    )
+    which.add_argument(
+        "--filter",
+        metavar="EXPR",
+        help="those whose metadata fulfil a condition, such as "
+        "'width >= 512 and source_format == \"jpeg\"', 'key.startswith(\"a/\")', "
+        "'source_format in [\"png\", \"webp\"]', '\"cat\" in key', 'width * height < 1e6'",
+    )
+    many = parser.add_argument_group("how many layers of each (default: all)")
+    quality = many.add_mutually_exclusive_group()
+    quality.add_argument("--layers", type=positive, metavar="K", help="the first K")
+    quality.add_argument(
+        "--target-bpp",
+        type=above_zero,
+        metavar="X",
+        help="as many as fit into X bits for each pixel, header included, but one at least",
+    )
+    quality.add_argument(
+        "--max-bytes",
+        type=positive,
+        metavar="N",
+        help="as many as fit into N bytes, header included, but one at least",
+    )
+    quality.add_argument(
+        "--min-psnr",
+        type=above_zero,
+        metavar="DB",
+        help="as few as reach DB dB, or else all, or the original where it is kept; for datasets "
+        "that were compressed with --min-psnr, because these store what was reached",
+    )
+    form = parser.add_argument_group("in which form")
+    form.add_argument(
         "--format",
-        choices=["webdataset", "files"],
+        choices=["webdataset", "files", "strata"],
         default="webdataset",
-        help="one tar for each data file, or a folder of files (default: %(default)s)",
+        help="one tar for each data file; a folder of files; or a dataset of its own with the same "
+        "streams, cut after the layers chosen and not decoded (default: %(default)s)",
     )
-    parser.add_argument(
+    form.add_argument(
         "--image-format",
         choices=["png", "webp", "jpg"],
-        default="png",
-        help="of the decoded pictures; png and webp are lossless (default: %(default)s)",
+        help="of the decoded pictures; png and webp are lossless (default: png)",
     )
-    parser.add_argument(
-        "--quality", type=positive, default=95, help="of jpg, 1 to 100 (default: %(default)s)"
+    form.add_argument("--quality", type=positive, help="of jpg, 1 to 100 (default: 95)")
+    form.add_argument(
+        "--max-side",
+        type=positive,
+        metavar="PIXELS",
+        help="make pictures no longer than this, which is quicker than decoding them whole",
+    )
+    form.add_argument(
+        "--keep-original",
+        action="store_true",
+        help="with --format strata, copy the originals that the dataset keeps",
     )
     uqdm = parser.add_argument_group("datasets of uqdm models")
     uqdm.add_argument(
@@ -101,18 +168,39 @@ def parse(arguments: list[str] | None = None) -> DecodeOptions:
         help="how large an area the model is given at once, at least 1048576; larger pictures are "
         "cut into tiles, which bounds the memory (default: 4194304)",
     )
+    parser.add_argument(
+        "--max-bad-fraction",
+        type=fraction,
+        default=0.5,
+        metavar="F",
+        help="stop when more than this fraction of the samples (once there are 200) or of the data "
+        "files (once there are 10) failed; 1 never stops (default: %(default)s)",
+    )
     add_running_options(parser)
     given = parser.parse_args(arguments)
-    if given.quality > 100:
+    if given.quality is not None and given.quality > 100:
         parser.error(f"--quality must be 1 to 100, not {given.quality}")
+    decoding = given_options(given, DECODING)
+    if given.format == "strata" and decoding:
+        names = ", ".join("--" + name.replace("_", "-") for name in decoding)
+        parser.error(f"{names}: --format strata decodes nothing")
+    if given.ignore_missing and given.keys is None:
+        parser.error("--ignore-missing: there are no --keys")
     return DecodeOptions(
         dataset=given.input,
         output=output_url(parser, given.output),
-        layers=given.layers,
         format=given.format,
-        image_format=given.image_format,
+        layers=given.layers,
+        target_bpp=given.target_bpp,
+        max_bytes=given.max_bytes,
+        min_psnr=given.min_psnr,
+        keys=given.keys,
+        ignore_missing=given.ignore_missing,
+        filter=given.filter,
+        keep_original=given.keep_original,
+        max_bad_fraction=given.max_bad_fraction,
         codec_options=given_options(given, CODEC_OPTIONS),
-        quality=given.quality,
+        **decoding,
         **running_options(given),
     )
 

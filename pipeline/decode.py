@@ -1,102 +1,103 @@
-"""The decoding job from the driver's side: plan, run what is missing, summary."""
+"""The decoding job from the driver's side: plan, run what is missing, summary.
+
+distribution/request.py    options, and what they come to for a dataset: files, keys, layers
+decoder.py                 the worker that makes tars and files
+distribution/truncate.py   ``--format strata``: the same with streams instead of pictures
+"""
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from .cluster import WorkerShape
 from .commit import Ledger, Plan, split_generation
-from .dataset import DataFile, Dataset, open_dataset
+from .dataset import DataFile
 from .decoder import COMMITS, DecodeSettings, ShardDecoder, remove_decoded
-from .options import OptionError, check_codec_options
+from .distribution.request import DecodeOptions, DecodeSummary, Request, begin_summary, resolve
+from .distribution.samples import COUNTS
+from .distribution.truncate import truncate
 from .progress.events import EventLog, job_log
-from .progress.summary import Problem, Summary
-from .running import RunningOptions, Stop, run_job_tasks
+from .progress.summary import Problem, Summary, megabytes
+from .running import Stop, run_job_tasks
 from .storage import Store, storage_errors
 from .tasks import Outcome, Task
 from .urls import refuse_secrets
 
+__all__ = ["PLAN_NAME", "DecodeOptions", "decode"]
+
 PLAN_NAME = ".strata/decode.json"
 
 
-@dataclass(frozen=True)
-class DecodeOptions(RunningOptions):
-    """What the person asked for; ``layers`` None means all that are stored.
-
-    ``codec_options`` are those that were given of the codec's own options for decoding.
-    """
-
-    dataset: str
-    output: str
-    layers: int | None = None
-    format: Literal["webdataset", "files"] = "webdataset"
-    image_format: str = "png"
-    codec_options: dict[str, Any] = field(default_factory=dict)
-    quality: int = 95
-
-
 def decode(options: DecodeOptions, stop: Stop = lambda: "") -> Summary:
-    """Decode a dataset into tars or files, doing only what is missing.
+    """Hand out a dataset, or a part of it, as tars, as files or as a truncated dataset.
 
-    ``stop`` is asked now and then whether to finish what is under way and end; it returns why.
-    Raises StrataError for what must be put right before anything can be done; bad samples and
-    shards are in the summary instead.
+    Does only what is missing. ``stop`` is asked now and then whether to finish what is under way
+    and end; it returns why. Raises StrataError for what must be put right before anything can be
+    done; bad samples and shards are in the summary instead.
     """
-    refuse_secrets(options.dataset, options.output)
+    refuse_secrets(options.dataset, options.output, *([options.keys] if options.keys else []))
     with job_log(options.log, "decode", options) as log:
-        summary = _decode(options, stop, log)
+        request = resolve(options)
+        run = truncate if options.format == "strata" else _decode
+        summary = run(options, request, stop, log)
         log.finish(summary)
         return summary
 
 
-def _decode(options: DecodeOptions, stop: Stop, log: EventLog) -> Summary:
-    dataset = open_dataset(options.dataset, options.input_options)
-    layers = dataset.num_layers if options.layers is None else options.layers
-    if not 1 <= layers <= dataset.num_layers:
-        raise OptionError(f"--layers {layers}: {dataset.url} stores {dataset.num_layers} layers")
-    if options.codec_options:
-        check_codec_options(dataset.codec(), "decode", options.codec_options, dataset.url)
-    plan = Plan(
-        PLAN_NAME,
-        {
-            "dataset": dataset.url,
-            "dataset_fingerprint": dataset.fingerprint,
-            "layers": layers,
-            "format": options.format,
-            "image_format": options.image_format,
-            "codec_options": options.codec_options,
-            "quality": options.quality if options.image_format == "jpg" else None,
-        },
-    )
+def _decode(options: DecodeOptions, request: Request, stop: Stop, log: EventLog) -> DecodeSummary:
+    plan = Plan(PLAN_NAME, _parameters(options, request))
     store = Store(options.output, options.output_options)
     ledger = Ledger(store, plan.fingerprint, COMMITS)
-    summary = Summary("decoded", shards=len(dataset.files))
+    summary = begin_summary("decoded", request, options)
+    files = [file for file, _ in request.files]
     with storage_errors(store.url, "cannot be written"):
         if not plan.establish(store):
             summary.notes.append(f"warning: {store.url} ignores create-only writes")
+        done = ledger.records()
         if options.format == "webdataset":
-            done, lost = ledger.completed("", ".tar")
+            empty = {name: record for name, record in done.items() if not record["bytes"]}
+            with_tar = {name: done[name] for name in done.keys() - empty.keys()}
+            done, lost = ledger.completed("", ".tar", with_tar)
+            done |= empty
             summary.notes += [f"warning: {name}.tar was lost and is written again" for name in lost]
-        else:
-            done = ledger.records()
-        _remove_superseded(store, dataset.files, done)
-    missing = [file for file in dataset.files if file.name not in done]
-    summary.resumed = len(dataset.files) - len(missing)
-    for outcome in _run(options, dataset, plan, missing, summary, stop, log):
+        _remove_superseded(store, files, done)
+    missing = [(file, keys) for file, keys in request.files if file.name not in done]
+    summary.resumed = len(files) - len(missing)
+    for outcome in _run(options, request, plan, missing, summary, stop, log):
         if outcome.result is not None:
             done[outcome.task.name] = outcome.result
         else:
             problem = f"{outcome.error} (attempts: {outcome.attempts})"
             summary.failed_shards.append(Problem(outcome.task.name, "", problem))
-    for file in dataset.files:
+    totals: Counter[str] = Counter()
+    for file in files:
         if file.name in done:
+            totals.update({name: done[file.name].get(name, 0) for name in COUNTS})
             _add(summary, file, done[file.name])
+    _note_sizes(summary, totals, options.image_format)
     return summary
 
 
+def _parameters(options: DecodeOptions, request: Request) -> dict[str, Any]:
+    """Everything that the output depends on."""
+    dataset, rule = request.dataset, request.rule
+    side = {} if options.max_side is None else {"max_side": options.max_side}
+    return {
+        "dataset": dataset.url,
+        "dataset_fingerprint": dataset.fingerprint,
+        "layers": None,
+        **rule.to_json(),
+        "format": options.format,
+        "image_format": options.image_format,
+        "codec_options": options.codec_options,
+        "quality": options.quality if options.image_format == "jpg" else None,
+        **request.parameters,
+        **side,
+    }
+
+
 def _remove_superseded(
-    store: Store, files: list[DataFile], done: dict[str, dict[str, Any]]
+    store: Store, files: Sequence[DataFile], done: Mapping[str, dict[str, Any]]
 ) -> None:
     """Remove tars of older generations that a worker which died left beside the new one."""
     newest = dict(split_generation(file.name) for file in files if file.name in done)
@@ -109,25 +110,29 @@ def _remove_superseded(
 
 def _run(
     options: DecodeOptions,
-    dataset: Dataset,
+    request: Request,
     plan: Plan,
-    missing: list[DataFile],
+    missing: Sequence[tuple[DataFile, tuple[str, ...] | None]],
     summary: Summary,
     stop: Stop,
     log: EventLog,
 ) -> Sequence[Outcome]:
     """Decode what is missing, on as many workers as there are; adds this run to the summary."""
+    assert options.format != "strata"
+    form = options.format
 
     def settings(shape: WorkerShape) -> DecodeSettings:
         return DecodeSettings(
-            dataset=dataset.url,
+            dataset=request.dataset.url,
             output=Store(options.output, options.output_options).url,
             fingerprint=plan.fingerprint,
-            layers=plan.parameters["layers"],
-            format=options.format,
+            rule=request.rule,
+            format=form,
             image_format=options.image_format,
-            codec_options=options.codec_options,
             quality=options.quality,
+            condition=request.condition,
+            max_side=options.max_side,
+            codec_options=options.codec_options,
             batch_size=options.batch_size,
             device=shape.device,
             threads=shape.threads,
@@ -140,16 +145,17 @@ def _run(
         "decoding",
         ShardDecoder,
         settings,
-        {Task(file.name, (file,)): file.bytes for file in missing},
+        {Task(file.name, (file, keys)): file.bytes for file, keys in missing},
         options,
         summary,
         log,
         stop,
         in_flight=1,  # see ShardDecoder
+        max_bad_fraction=options.max_bad_fraction,
     )
 
 
-def _add(summary: Summary, file: DataFile, record: dict[str, Any]) -> None:
+def _add(summary: Summary, file: DataFile, record: Mapping[str, Any]) -> None:
     summary.ok += record["ok"]
     summary.bad += record["bad"]
     summary.filtered += record["filtered"]
@@ -159,3 +165,17 @@ def _add(summary: Summary, file: DataFile, record: dict[str, Any]) -> None:
         if status == "bad":
             summary.add_problem(Problem(file.record["source"]["url"], key, reason))
     summary.reasons += reasons
+
+
+def _note_sizes(summary: Summary, totals: Mapping[str, int], image_format: str) -> None:
+    """What was read for the pictures and written of them, over earlier runs too."""
+    if not totals["decoded_bytes"]:
+        return
+    kept = summary.ok - totals["streams"]
+    originals = f", {kept:,} from their originals" if kept else ""
+    streams = totals["streams"]
+    layers = f"{totals['layers'] / streams:.2f} layers on average" if streams else "no streams"
+    summary.notes.append(
+        f"pictures: {megabytes(totals['stream_bytes'])} of streams ({layers}{originals}) -> "
+        f"{megabytes(totals['picture_bytes'])} of {image_format}"
+    )

@@ -1,33 +1,26 @@
 """The decoding worker: one data file in, one tar or folder of files out."""
 
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, TypeVar
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from codec import Codec, EncodedImage
-from codec.images import read_image, unpack_alpha, write_image
 
 from .activity import Activity
 from .commit import Ledger, generation_name, split_generation
-from .dataset import DataFile, Dataset, OpenFile, open_dataset
+from .dataset import DataFile, Dataset, open_dataset
+from .distribution.layers import LayerRule
+from .distribution.samples import COUNTS, Form, Sample, finished
+from .distribution.selection import Chosen, Selection, timed
 from .pictures import ahead, batches_by_size, describe, one_by_one_on_error
 from .plain import plain_errors
-from .records import (
-    MAX_LISTED_PROBLEMS,
-    encoded_image,
-    iter_rows,
-    original_key,
-    original_stands_in,
-    row_bytes,
-    stream_columns,
-)
+from .records import MAX_LISTED_PROBLEMS, encoded_image, row_bytes
 from .stages import StageClock
 from .storage import Store, scratch_folder
 from .targets import FileTarget, TarTarget, UnwritableNameError
@@ -39,12 +32,17 @@ COMMITS = ".strata/commits"
 WINDOW_BYTES = 3 << 25
 WINDOW_ROWS = 256
 BATCH_PIXELS = 1 << 22
+_COLUMNS = (
+    *("fields", "alpha", "key_bytes", "status", "reason", "source_field"),
+    *("layers", "cumulative_bytes"),
+)
 
 
 @dataclass(frozen=True)
 class DecodeSettings:
     """What every decoding worker is told. ``dataset`` and ``output`` are URLs.
 
+    ``condition`` is a ``--filter``, ``max_side`` the longest that a picture may be (pixels).
     ``codec_options`` go to ``Codec.decode``: they say nothing of shards, batches or places, since
     a picture must come out the same wherever it is decoded. ``input_options`` (the dataset's) and
     ``output_options`` are fsspec's storage options; they may hold secrets.
@@ -53,10 +51,12 @@ class DecodeSettings:
     dataset: str
     output: str
     fingerprint: str
-    layers: int
+    rule: LayerRule
     format: Literal["webdataset", "files"]
     image_format: str
     quality: int
+    condition: str = ""
+    max_side: int | None = None
     codec_options: dict[str, Any] = field(default_factory=dict)
     batch_size: int = 32
     device: str = "cpu"
@@ -64,18 +64,6 @@ class DecodeSettings:
     scratch: str | None = None
     input_options: dict[str, Any] = field(default_factory=dict, repr=False)
     output_options: dict[str, Any] = field(default_factory=dict, repr=False)
-
-
-@dataclass(frozen=True)
-class _Picture:
-    """A row that is to become a picture: its columns and its stream."""
-
-    row: Mapping[str, Any]
-    encoded: EncodedImage
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self.encoded.height, self.encoded.width
 
 
 class ShardDecoder:
@@ -112,12 +100,22 @@ class ShardDecoder:
         """What the worker is doing: files under way, busy seconds by stage, traffic, memory."""
         return self.activity.report()
 
+    @cached_property
+    def form(self) -> Form:
+        settings, limit = self.settings, self.dataset.parameters["max_pixels"]
+        return Form(settings.image_format, settings.quality, settings.max_side, limit)
+
+    @cached_property
+    def selection(self) -> Selection:
+        return Selection(self.dataset, self.settings.rule, _COLUMNS, self.settings.condition)
+
     @plain_errors
-    def run(self, file: DataFile) -> dict[str, Any]:
-        """Decode one data file and return its commit record.
+    def run(self, file: DataFile, keys: Sequence[str] | None = None) -> dict[str, Any]:
+        """Decode one data file, or what has one of the ``keys`` in it; returns its commit record.
 
         What older generations of the file were decoded to is removed, so that no picture is there
-        twice. Raises RuntimeError, for damaged pages too; StrataError as it says.
+        twice. Where no row is asked for, there is a record but no tar. Raises RuntimeError, and
+        StrataError as it says.
         """
         self.ready()
         started, clock = time.monotonic(), StageClock(self.activity.clock)
@@ -129,29 +127,33 @@ class ShardDecoder:
             scratch_folder(settings.scratch) as folder,
         ):
             local = folder / "out.tar"
-            counts = {"ok": 0, "bad": 0, "filtered": 0}
+            statuses, totals = Counter[str](), Counter[str]()
             problems: list[tuple[str, str, str]] = []
             target: TarTarget | FileTarget
             target = TarTarget(local) if as_tar else FileTarget(store, base, renew=generation > 0)
-            for key, fields, status, reason in self._samples(file, clock):
-                if fields is not None:
+            for sample in self._samples(file, keys, clock):
+                status, reason = sample.status, sample.reason
+                if sample.fields is not None:
                     try:
                         # Files go straight into the store, a tar is sent when it is whole.
                         with clock.timed("write" if as_tar else "upload"):
-                            target.write(key, fields)
+                            target.write(sample.key, sample.fields)
+                        totals.update(sample.counts)
                     except UnwritableNameError as error:
                         status, reason = "bad", describe(error)
-                counts[status] += 1
+                statuses[status] += 1
                 self.activity.add(file.name, bad=status == "bad")
                 if not as_tar:
-                    self.activity.transferred(written=sum(len(data) for _, data in fields or []))
+                    written = sum(len(data) for _, data in sample.fields or [])
+                    self.activity.transferred(written=written)
                 if status != "ok" and len(problems) < MAX_LISTED_PROBLEMS:
-                    problems.append((key, status, reason))
+                    problems.append((_printable(sample.key), status, reason))
             target.close()
-            if sum(counts.values()) != file.rows:
-                raise RuntimeError(f"{file.path}: {file.rows} rows gave {counts}")
+            rows = statuses.total()
+            if keys is None and not settings.condition and rows != file.rows:
+                raise RuntimeError(f"{file.path}: {file.rows} rows gave {dict(statuses)}")
             size = 0
-            if as_tar:
+            if as_tar and rows:
                 self.activity.show(file.name, stage="upload")
                 with clock.timed("upload"):
                     # When the name is taken, an earlier attempt of this very plan put it there.
@@ -159,10 +161,11 @@ class ShardDecoder:
                         self.activity.transferred(written=local.stat().st_size)
                     size = int(store.info(f"{file.name}.tar")["size"])
         record = {
-            **counts,
-            "rows": file.rows,
+            **{status: statuses[status] for status in ("ok", "bad", "filtered")},
+            **{name: totals[name] for name in COUNTS},
+            "rows": rows,
             "bytes": size,
-            "problems": [(_printable(key), status, reason) for key, status, reason in problems],
+            "problems": problems,
             "seconds": round(time.monotonic() - started, 3),
             "stage_seconds": clock.seconds(),
         }
@@ -172,100 +175,65 @@ class ShardDecoder:
         return record
 
     def _samples(
-        self, file: DataFile, clock: StageClock
-    ) -> Iterator[tuple[str, list[tuple[str, bytes]] | None, str, str]]:
-        """(key, fields or None, status, reason) of every row of ``file``, in its order."""
+        self, file: DataFile, keys: Sequence[str] | None, clock: StageClock
+    ) -> Iterator[Sample]:
+        """What becomes of the rows of ``file`` that are asked for, in its order."""
         threads = self.settings.threads
 
-        def finish(
-            pair: tuple[Mapping[str, Any], np.ndarray | Exception],
-        ) -> tuple[str, list[tuple[str, bytes]] | None, str, str]:
+        def finish(pair: tuple[Chosen, np.ndarray | Exception | None]) -> Sample:
             with clock.timed("write", threads):
-                return self._finish(*pair)
+                return finished(*pair, self.form)
 
         with self.dataset.open(file) as opened, ThreadPoolExecutor(threads) as pool:
-            for window in _windows(self._rows(opened, clock)):
+            rows = self.selection.rows(
+                opened, keys, lambda count: self.activity.transferred(read=count)
+            )
+            for window in _windows(timed(rows, clock)):
                 self.activity.show(file.name, stage="decode")
                 results = self._decode_window(window, file, clock)
                 window.clear()  # nobody else holds its rows now
                 yield from ahead(pool, finish, _taken(results), lambda: 2 * threads)
 
-    def _rows(self, opened: OpenFile, clock: StageClock) -> Iterator[dict[str, Any]]:
-        """The rows with the columns that are needed, one row group in memory at a time."""
-        metadata = ["fields", "alpha", "key_bytes", "status", "reason", "source_field", "layers"]
-        layers = self.settings.layers
-        columns = [*metadata, *stream_columns(layers)]
-        with clock.timed("download"):
-            parquet = opened.parquet
-        self.activity.transferred(read=opened.file.footer_bytes)
-        for group in range(parquet.num_row_groups):
-            with clock.timed("download"):
-                rows = deque(iter_rows(parquet, columns, [group]))
-                read = columns
-                if any(row["status"] == "ok" and row["layers"] < layers for row in rows):
-                    originals = iter_rows(parquet, ["original"], [group])
-                    rows = deque(row | kept for row, kept in zip(rows, originals, strict=True))
-                    read = [*columns, "original"]
-            self.activity.transferred(read=_stored_bytes(parquet.metadata.row_group(group), read))
-            yield from _taken(rows)
-
     def _decode_window(
-        self, window: list[Mapping[str, Any]], file: DataFile, clock: StageClock
-    ) -> deque[tuple[Mapping[str, Any], Any]]:
+        self, window: list[Chosen], file: DataFile, clock: StageClock
+    ) -> deque[tuple[Chosen, np.ndarray | Exception | None]]:
         """Each row with its decoded picture, the exception that prevented it, or None.
 
-        None is what rows without a picture have, and those whose original stands in.
+        None is what rows without a picture have, and those whose original stands in. Streams of
+        as many layers are decoded together.
         """
-        results: list[Any] = [None] * len(window)
-        pictures: list[tuple[int, _Picture]] = []
-        for position, row in enumerate(window):
-            if row["status"] == "ok" and not original_stands_in(row, self.settings.layers):
+        results: list[np.ndarray | Exception | None] = [None] * len(window)
+        streams: dict[int, EncodedImage] = {}
+        alike: dict[int, list[int]] = defaultdict(list)
+        for position, chosen in enumerate(window):
+            if chosen.is_picture and chosen.original is None:
                 try:
-                    encoded = encoded_image(row, self.settings.layers, file.name)
-                    pictures.append((position, _Picture(row, encoded)))
-                    _ = encoded.info
+                    stream = encoded_image(chosen.row, chosen.take.layers, file.name)
+                    _ = stream.info
                 except Exception as error:
                     results[position] = error
-        pictures = [pair for pair in pictures if results[pair[0]] is None]
-        self.activity.add(file.name, samples=len(window) - len(pictures))
-        sizes = [picture.size for _, picture in pictures]
-        for batch in batches_by_size(sizes, self.settings.batch_size, BATCH_PIXELS):
-            streams = [pictures[number][1].encoded for number in batch]
-            self.activity.show(file.name, key=pictures[batch[0]][1].row["key"])
-            with clock.timed("device"):
-                decoded = one_by_one_on_error(self._decode_batch, streams)
-            for number, result in zip(batch, decoded, strict=True):
-                results[pictures[number][0]] = result
-            self.activity.add(file.name, samples=len(batch))
+                else:
+                    streams[position] = stream
+                    alike[stream.num_layers].append(position)
+        self.activity.add(file.name, samples=len(window) - len(streams))
+        for _, positions in sorted(alike.items()):
+            sizes = [(streams[one].height, streams[one].width) for one in positions]
+            for batch in batches_by_size(sizes, self.settings.batch_size, BATCH_PIXELS):
+                numbers = [positions[number] for number in batch]
+                self.activity.show(file.name, key=window[numbers[0]].row["key"])
+                with clock.timed("device"):
+                    some = [streams[number] for number in numbers]
+                    decoded = one_by_one_on_error(self._decode_batch, some)
+                for number, result in zip(numbers, decoded, strict=True):
+                    results[number] = result
+                self.activity.add(file.name, samples=len(batch))
         return deque(zip(window, results, strict=True))
 
     def _decode_batch(self, streams: list[EncodedImage]) -> list[np.ndarray]:
-        return self.codec.decode(streams, **self.settings.codec_options)
-
-    def _finish(
-        self, row: Mapping[str, Any], result: Any
-    ) -> tuple[str, list[tuple[str, bytes]] | None, str, str]:
-        """The fields of a decoded sample as the tar had them, the picture in its new format."""
-        key, settings = original_key(row), self.settings
-        if row["status"] != "ok":
-            return key, None, row["status"], row["reason"]
-        if isinstance(result, Exception):
-            return key, None, "bad", describe(result)
-        try:
-            limit = self.dataset.parameters["max_pixels"]
-            if original_stands_in(row, settings.layers):
-                result = read_image(row["original"], max_pixels=limit).rgb
-            alpha = None if row["alpha"] is None else unpack_alpha(row["alpha"], max_pixels=limit)
-            picture = write_image(result, alpha, settings.image_format, quality=settings.quality)
-        except Exception as error:
-            return key, None, "bad", describe(error)
-        taken = {field["name"] for field in row["fields"]}
-        name = image_field_name(row["source_field"], settings.image_format, taken)
-        fields = [
-            (name, picture) if field["data"] is None else (field["name"], field["data"])
-            for field in row["fields"]
-        ]
-        return key, fields, "ok", ""
+        side, options = self.settings.max_side, self.settings.codec_options
+        if side is None:
+            return self.codec.decode(streams, **options)
+        return self.codec.decode_small(streams, max_side=side, **options)
 
 
 def remove_decoded(store: Store, name: str) -> None:
@@ -274,25 +242,16 @@ def remove_decoded(store: Store, name: str) -> None:
     store.remove(f"{name}.tar")
 
 
-def image_field_name(field: str, image_format: str, taken: set[str]) -> str:
-    """The picture's field with its new extension: ``jpg`` -> ``png``, ``a.jpg`` -> ``a.png``."""
-    base, dot, _ = field.rpartition(".")
-    name = f"{base}{dot}{image_format}"
-    while name != field and name in taken:  # the sample has such a side field
-        name = f"decoded.{name}"
-    return name
-
-
-def _windows(rows: Iterable[dict[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
+def _windows(rows: Iterable[Chosen]) -> Iterator[list[Chosen]]:
     """Rows in groups that memory can hold, with their pictures decoded."""
-    window: list[Mapping[str, Any]] = []
+    window: list[Chosen] = []
     total = 0
-    for row in rows:
-        cost = _cost(row)
+    for chosen in rows:
+        cost = _cost(chosen.row)
         if window and (len(window) == WINDOW_ROWS or total + cost > WINDOW_BYTES):
             yield window
             window, total = [], 0
-        window.append(row)
+        window.append(chosen)
         total += cost
     if window:
         yield window
@@ -308,16 +267,6 @@ def _taken(items: deque[T]) -> Iterator[T]:
     """The items one by one, each of which is then no longer held here."""
     while items:
         yield items.popleft()
-
-
-def _stored_bytes(group: pq.RowGroupMetaData, columns: list[str]) -> int:
-    """What reading these columns of a row group fetches."""
-    leaves = map(group.column, range(group.num_columns))
-    return sum(
-        leaf.total_compressed_size
-        for leaf in leaves
-        if leaf.path_in_schema.split(".")[0] in columns
-    )
 
 
 def _printable(text: str) -> str:

@@ -6,7 +6,6 @@ import json
 import tarfile
 import threading
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,11 @@ from pipeline import decoder, records
 from pipeline.dataset import Dataset
 from pipeline.decode import DecodeOptions
 from pipeline.decode import decode as decode_job
-from pipeline.decoder import DecodeSettings, ShardDecoder, image_field_name
+from pipeline.decoder import DecodeSettings, ShardDecoder
+from pipeline.distribution import samples as decoded_samples
+from pipeline.distribution import selection
+from pipeline.distribution.layers import LayerRule
+from pipeline.distribution.samples import image_field_name
 from pipeline.records import row_bytes
 from pipeline.targets import UnwritableNameError, safe_path
 from tests.pipeline.conftest import Make
@@ -30,8 +33,9 @@ from tests.pipeline.makers import ToyCodec, picture, png, samples, write_tar
 
 
 def worker_for(dataset: Dataset, output: Path, **changes: Any) -> ShardDecoder:
+    rule = LayerRule(dataset.num_layers, changes.pop("layers", 4))
     options: dict[str, Any] = {
-        "layers": 4,
+        "rule": rule,
         "format": "webdataset",
         "image_format": "png",
         "quality": 95,
@@ -294,7 +298,7 @@ class Meter:
 def metered(worker: ShardDecoder, toy: ToyCodec, monkeypatch: pytest.MonkeyPatch) -> Meter:
     """Have rows and decoded pictures counted as long as anybody holds them."""
     meter = Meter()
-    decode_toy, rows_of, read = toy.decode, records.iter_rows, decoder.read_image
+    decode_toy, rows_of, read = toy.decode, selection.to_rows, decoded_samples.read_image
 
     class Row(dict[str, Any]):
         def __init__(self, columns: dict[str, Any]) -> None:
@@ -310,8 +314,8 @@ def metered(worker: ShardDecoder, toy: ToyCodec, monkeypatch: pytest.MonkeyPatch
             meter.show(one, one.nbytes)
         return pictures
 
-    def iter_rows(*arguments: Any) -> Iterator[Row]:
-        return map(Row, rows_of(*arguments))
+    def to_rows(*arguments: Any) -> list[Row]:
+        return list(map(Row, rows_of(*arguments)))
 
     def read_image(*arguments: Any, **options: Any) -> Any:
         found = read(*arguments, **options)
@@ -319,8 +323,8 @@ def metered(worker: ShardDecoder, toy: ToyCodec, monkeypatch: pytest.MonkeyPatch
         return found
 
     monkeypatch.setattr(toy, "decode", decode)
-    monkeypatch.setattr(decoder, "iter_rows", iter_rows)
-    monkeypatch.setattr(decoder, "read_image", read_image)
+    monkeypatch.setattr(selection, "to_rows", to_rows)
+    monkeypatch.setattr(decoded_samples, "read_image", read_image)
     return meter
 
 

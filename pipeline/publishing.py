@@ -1,0 +1,82 @@
+"""Publishing a data file that lies here finished: checked, sent once, with its index beside it."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .commit import Ledger
+from .indexing import index_table, publish_index
+from .records import FileFacts, inspect_file
+from .storage import StorageError, Store
+
+UPLOAD_ATTEMPTS = 3  # making a file again costs far more than sending it again
+
+
+class DataFilePublisher:
+    """Publishes data files of a dataset. ``on_written`` hears how many bytes were sent."""
+
+    def __init__(
+        self,
+        store: Store,
+        ledger: Ledger,
+        layers: int,
+        on_written: Callable[[int], None] = lambda count: None,
+    ) -> None:
+        self.store, self.ledger, self.layers = store, ledger, layers
+        self._on_written = on_written
+
+    def publish(self, name: str, local: Path, scratch: Path) -> dict[str, Any]:
+        """Publish ``local`` as the data file ``name``, then its index.
+
+        Returns what its commit record must say of both: of the file that has the name, be it ours
+        or an earlier attempt's. Raises StorageError for a damaged file in its place.
+        """
+        facts = inspect_file(local, self.layers)
+        path = f"data/{name}.parquet"
+        if not self._create(path, local):
+            facts, local = self._adopt(path, name, local, facts)
+        table = index_table(local, self.layers)
+        index = publish_index(self.store, name, table, scratch, self._create)
+        return {**facts.to_json(), "index": index}
+
+    def _create(self, path: str, local: Path) -> bool:
+        """Send a file; False when the name is taken."""
+        for attempt in range(UPLOAD_ATTEMPTS):
+            try:
+                created = self.store.create_from(path, local)
+                break
+            except Exception:
+                if attempt == UPLOAD_ATTEMPTS - 1:
+                    raise
+                time.sleep(2**attempt)
+        if created:
+            self._on_written(local.stat().st_size)
+        return created
+
+    def _adopt(self, path: str, name: str, local: Path, ours: FileFacts) -> tuple[FileFacts, Path]:
+        """The facts of the file that has the name which ours was to have, and a copy of it.
+
+        An earlier attempt, or another job, published it and has not recorded it yet. A damaged
+        one makes room for ours: no reader knows of it. Raises StorageError where that cannot be.
+        """
+        theirs = local.with_suffix(".standing")
+        self.store.fetch(path, theirs)
+        try:
+            return inspect_file(theirs, self.layers), theirs
+        except Exception as error:  # whatever Parquet's reader makes of damaged bytes
+            problem = f"{type(error).__name__}: {error}"
+        theirs.unlink()
+        url = f"{self.store.url}/{path}"
+        if self.ledger.exists(name):
+            raise StorageError(
+                f"{url}: is damaged, and another job has recorded it ({problem}): "
+                "run the job again, then verify the dataset"
+            )
+        self.store.remove(path)
+        if not self._create(path, local):
+            raise StorageError(
+                f"{url}: was damaged, and another job is writing it: run the job again",
+                passing=True,
+            )
+        return ours, local
