@@ -1,7 +1,8 @@
 """What killed and repeated jobs leave in a dataset's folder: find it, and remove it when asked.
 
-Only files that Strata names itself are looked at: data files, commit records, temporaries of local
-writes, and uploads to S3 that were begun and never ended. Whatever the newest manifest lists stays.
+Only files that Strata names itself are looked at: data files and their indexes, commit records,
+temporaries of local writes, and uploads to S3 that were begun and never ended. Whatever the newest
+manifest lists stays.
 """
 
 import json
@@ -15,13 +16,14 @@ from typing import Any
 from .commit import COMMITS, generation_name, latest_manifest, manifest_name, split_generation
 from .dataset import PLAN_NAME, DatasetError
 from .filesystems import S3_PROTOCOLS, storage_errors
+from .index import FOLDER as INDEX
 from .storage import Store
 
 DATA = "data"
-SUFFIX = ".parquet"
+SUFFIX = ".parquet"  # of data files and of their indexes
 _OURS = re.compile(r"(.+-[0-9a-f]{12}(?:\.[1-9]\d*)?)\.parquet")  # as commit.shard_name makes them
 _PART = re.compile(r"\.[0-9a-f]{32}\.part")  # as Store makes them beside what they become
-_UPLOADED = re.compile(r"(data|commits|models/[^/]+)/[^/]+|[^/]+\.json")
+_UPLOADED = re.compile(r"(data|index|commits|models/[^/]+)/[^/]+|[^/]+\.json")
 
 
 @dataclass(frozen=True)
@@ -76,33 +78,36 @@ _UPLOAD = "an upload that never ended"
 
 
 def _unrecorded(store: Store) -> Iterator[Garbage]:
-    """Data files that were published, but whose job died before it wrote the record."""
-    sizes = store.sizes(DATA)
-    recorded = store.sizes(COMMITS)  # after the files: a record follows its file
+    """Data files and indexes that were published, but whose job died before the record."""
+    published = [(folder, store.sizes(folder)) for folder in (INDEX, DATA)]
+    recorded = store.sizes(COMMITS)  # after the files: a record follows them
     listed = set(_listed(store)[0].values())
-    for file, size in sizes.items():
-        match = _OURS.fullmatch(file)
-        if match and f"{match[1]}.json" not in recorded and match[1] not in listed:
-            path = f"{DATA}/{file}"
-            yield Garbage(path, size, _NO_RECORD, store.modified(path))
+    for folder, sizes in published:
+        for file, size in sizes.items():
+            match = _OURS.fullmatch(file)
+            if match and f"{match[1]}.json" not in recorded and match[1] not in listed:
+                path = f"{folder}/{file}"
+                yield Garbage(path, size, _NO_RECORD, store.modified(path))
 
 
 def _superseded(store: Store) -> Iterator[Garbage]:
-    """Generations before the one that the newest manifest lists: the record first, then its file.
+    """Generations before the one that the newest manifest lists: the record first, then its files.
 
     Who opened the dataset with an earlier manifest may still read them, so their age counts from
     the newest one.
     """
     listed, since = _listed(store)
-    sizes, recorded = store.sizes(DATA), store.sizes(COMMITS)
+    published = [(folder, store.sizes(folder)) for folder in (INDEX, DATA)]
+    recorded = store.sizes(COMMITS)
     for base, newest in listed.items():
         for generation in range(split_generation(newest)[1]):
             name = generation_name(base, generation)
             record, data = f"{name}.json", f"{name}{SUFFIX}"
             if record in recorded:
                 yield Garbage(f"{COMMITS}/{record}", recorded[record], _SUPERSEDED, since)
-                if data in sizes:  # without a record, it is counted as such
-                    yield Garbage(f"{DATA}/{data}", sizes[data], _SUPERSEDED, since)
+                for folder, sizes in published:
+                    if data in sizes:  # without a record, it is counted as such
+                        yield Garbage(f"{folder}/{data}", sizes[data], _SUPERSEDED, since)
 
 
 def _listed(store: Store) -> tuple[dict[str, str], float]:
@@ -121,7 +126,7 @@ def _parts(store: Store) -> Iterator[Garbage]:
         return
     models = store.fs.glob(store.path("models/*/"))
     folders = [path.rstrip("/").removeprefix(store.root).lstrip("/") for path in models]
-    for folder in ("", DATA, COMMITS, *folders):
+    for folder in ("", DATA, INDEX, COMMITS, *folders):
         for file, size in store.sizes(folder).items():
             if _PART.fullmatch(file):
                 path = f"{folder}/{file}".lstrip("/")
@@ -175,7 +180,7 @@ def _abort(store: Store, item: Garbage) -> None:
 
 
 def _record_of(path: str) -> str:
-    return f"{COMMITS}/{path.removeprefix(f'{DATA}/').removesuffix(SUFFIX)}.json"
+    return f"{COMMITS}/{path.rsplit('/', 1)[-1].removesuffix(SUFFIX)}.json"
 
 
 def _is_s3(store: Store) -> bool:

@@ -53,17 +53,17 @@ def publish_index(
     path, local = index_path(name), scratch / f"{name}.index"
     write_index(table, local)
     if create(path, local):
-        return _facts(path, local, table)
+        return index_facts(path, local, table)
     standing = scratch / f"{name}.index.standing"
     store.fetch(path, standing)
     if same_index(standing, table):
-        return _facts(path, standing, table)
+        return index_facts(path, standing, table)
     store.remove(path)
     if not create(path, local):
         raise StorageError(
             f"{store.url}/{path}: another job is writing it: run the job again", passing=True
         )
-    return _facts(path, local, table)
+    return index_facts(path, local, table)
 
 
 def write_index(table: pa.Table, path: Path) -> None:
@@ -86,7 +86,8 @@ def same_index(path: Path, table: pa.Table) -> bool:
         return False
 
 
-def _facts(path: str, local: Path, table: pa.Table) -> dict[str, Any]:
+def index_facts(path: str, local: Path, table: pa.Table) -> dict[str, Any]:
+    """What a commit record says of an index: its path, a local copy of it, and what it holds."""
     footer_bytes = pq.read_metadata(local).serialized_size + 8
     with open(local, "rb") as file:
         file.seek(-footer_bytes, 2)

@@ -27,11 +27,12 @@ from ..commit import (
 )
 from ..dataset import PLAN_NAME, DataFile, Dataset, DatasetError
 from ..filesystems import CONNECTIONS
+from ..index import FOLDER as INDEX
 from ..pictures import ahead, describe
 from ..records import SCHEMA_VERSION
 from ..storage import StorageError, Store, scratch_folder
 
-Kind = Literal["plan", "manifest", "model", "record", "data"]
+Kind = Literal["plan", "manifest", "model", "record", "data", "index"]
 LISTED_PROBLEMS = 20
 COUNTS = ("rows", "ok", "bad", "filtered", "bytes", "pixels", "picture_bytes")  # of a manifest
 _NAME = re.compile(r".+-[0-9a-f]{12}(?:\.[1-9]\d*)?")  # as commit.shard_name makes them
@@ -177,6 +178,12 @@ def _check_entry(entry: Mapping[str, Any]) -> None:
         raise TypeError("a file has no name, sha256 or model")
     if not isinstance(entry["source"]["url"], str) or not {"size", "etag"} <= set(entry["source"]):
         raise TypeError("a file has no source")
+    index = entry.get("index")
+    if index is not None:
+        if not all(isinstance(index[key], int) for key in ("bytes", "footer_bytes")):
+            raise TypeError("an index has no size")
+        if not all(isinstance(index[key], str) for key in ("path", "key_min", "key_max")):
+            raise TypeError("an index has no path or keys")
     if entry["ok"] + entry["bad"] + entry["filtered"] != entry["rows"]:
         raise ValueError(f"the rows of {entry['name']} do not add up")
     if entry.get("path", path := f"data/{entry['name']}.parquet") != path:
@@ -254,7 +261,7 @@ def foreign_files(dataset: Dataset) -> list[str]:
     """Paths in the folders of data and records that Strata does not name like that."""
     return [
         f"{folder}/{file}"
-        for folder, suffix in (("data", ".parquet"), (COMMITS, ".json"))
+        for folder, suffix in (("data", ".parquet"), (INDEX, ".parquet"), (COMMITS, ".json"))
         for file in sorted(dataset.store.sizes(folder))
         if not file.startswith(".")
         and not (file.endswith(suffix) and _NAME.fullmatch(file.removesuffix(suffix)))

@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 
 from ..commit import COMMITS, Ledger
 from ..dataset import DataFile, Dataset
+from ..index import FOLDER as INDEX
+from ..index import index_path
 from ..pictures import describe
 from ..records import METADATA_KEY, ROWS_PER_GROUP, RecordError, column_bytes, schema
 from .checks import Damage, data_file, entry_of, read_record
@@ -47,6 +49,7 @@ class FileChecker:
         self.dataset = dataset
         self.ledger = Ledger(dataset.store, dataset.fingerprint)
         self.sizes = dataset.store.sizes("data")
+        self.index_sizes = dataset.store.sizes(INDEX)
         self._schema = schema(dataset.num_layers)
 
     def check(self, file: DataFile) -> Checked:
@@ -89,6 +92,13 @@ class FileChecker:
                 text = f"it and the manifest do not agree on {', '.join(differing)}"
                 damage.append(_record_damage(file, text))
                 disputed = True
+        if file.index is not None:
+            found_bytes = self.index_sizes.get(f"{name}.parquet")
+            if found_bytes is None:
+                damage.append(index_damage(file, "is gone"))
+            elif found_bytes != file.index["bytes"]:
+                had = file.index["bytes"]
+                damage.append(index_damage(file, f"has {found_bytes} bytes, and had {had}"))
         return Checked(file, tuple(damage), listing, disputed=disputed, bytes_read=nbytes)
 
     def _footer(
@@ -181,6 +191,11 @@ def _data_damage(file: DataFile, problems: list[str]) -> Damage:
 def _record_damage(file: DataFile, problem: str) -> Damage:
     path = f"{COMMITS}/{file.name}.json"
     return Damage("record", path, [problem], file.record["source"]["url"], file)
+
+
+def index_damage(file: DataFile, problem: str) -> Damage:
+    path = index_path(file.name)
+    return Damage("index", path, [problem], file.record["source"]["url"], file)
 
 
 def _contradictions(found: Mapping[str, Any], claim: Mapping[str, Any]) -> list[str]:

@@ -31,7 +31,7 @@ from ..indexing import index_table, publish_index
 from ..pictures import describe
 from ..progress.events import EventLog
 from ..progress.summary import Summary
-from ..records import inspect_file, read_metadata
+from ..records import file_sha256, inspect_file, read_metadata
 from ..running import RunningOptions, Stop
 from ..shards import Shard, expand_inputs
 from ..storage import Store, scratch_folder
@@ -109,10 +109,7 @@ class Repair:
             self.store.remove(damage.path)  # it is in the way of the job that would do it again
             damage.repaired = True
             return []
-        local = Path(self.store.path(path))
-        if not self.store.is_local:
-            local = folder / "data.parquet"
-            self.store.fetch(path, local)
+        local = self._local(path, folder)
         try:
             facts = inspect_file(local, self.dataset.num_layers).to_json()
             told = read_metadata(pq.ParquetFile(local), name)
@@ -155,6 +152,48 @@ class Repair:
             return self.ledger.read(name)
         except StrataError:
             return None
+
+    # -- indexes ----------------------------------------------------------------------------------
+
+    def indexes(self, damaged: Sequence[Damage], scratch: str | None, stop: Stop) -> list[Damage]:
+        """Make indexes anew from their data files. Returns the files that turn out damaged."""
+        worse = []
+        with scratch_folder(scratch) as folder:
+            for damage in damaged:
+                if stop():
+                    damage.why_not = STOPPED
+                    continue
+                try:
+                    worse += self._index(damage, folder)
+                except Exception as error:  # stores have exceptions of many kinds
+                    damage.why_not = f"it could not be made anew: {describe(error)}"
+        return worse
+
+    def _index(self, damage: Damage, folder: Path) -> list[Damage]:
+        assert damage.file is not None
+        file = damage.file
+        local = self._local(file.path, folder)
+        if file_sha256(local) != file.record["sha256"]:
+            return self._worse(damage, "is not the file that was written")
+        table = index_table(local, self.dataset.num_layers)
+        index = publish_index(self.store, file.name, table, folder)
+        record = self.ledger.read(file.name)
+        if record is not None and record.get("index") != index:
+            self.store.remove(f"{COMMITS}/{file.name}.json")
+            record = self.ledger.commit(file.name, {**record, "index": index})
+        entry = entry_of(record or {**file.record, "index": index})
+        if entry != file.record:
+            self.correct([entry])
+        damage.repaired = True
+        return []
+
+    def _local(self, path: str, folder: Path) -> Path:
+        """A file of the dataset on this machine."""
+        if self.store.is_local:
+            return Path(self.store.path(path))
+        local = folder / "data.parquet"
+        self.store.fetch(path, local)
+        return local
 
     # -- data files -------------------------------------------------------------------------------
 

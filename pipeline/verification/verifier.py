@@ -20,6 +20,7 @@ from codec import Codec, EncodedImage
 
 from ..activity import Activity
 from ..dataset import DataFile
+from ..indexing import index_facts, index_table, same_index
 from ..pictures import batches_by_size, describe, one_by_one_on_error
 from ..plain import plain_errors
 from ..records import encoded_image, file_sha256, schema, stream_columns
@@ -103,12 +104,13 @@ class ShardVerifier:
         """Read all of a data file and say what is wrong with it.
 
         Returns its ``path``, the first ``problems`` and their ``problem_count``, ``rows``, of them
-        ``ok`` (sound) and ``bad`` (damaged), and how many pictures were ``decoded``.
+        ``ok`` (sound) and ``bad`` (damaged), and how many pictures were ``decoded``. Of a sound
+        file also the ``index_problem``: what is wrong with its index, otherwise empty.
         """
         self.ready()
         started, clock = time.monotonic(), StageClock(self.activity.clock)
         problems, counts = _Problems(), Counter[str]()
-        size = 0
+        size, index_problem = 0, ""
         with self.activity.shard(file.name, of=file.rows), self._local(file, clock) as local:
             if local is None:
                 problems.add("is gone")
@@ -116,10 +118,13 @@ class ShardVerifier:
                 size = local.stat().st_size
                 self.activity.show(file.name, stage="check")
                 self._check(file, local, problems, counts, clock)
+                if not problems.count:
+                    index_problem = self._index_problem(file, local, clock)
         return {
             "path": file.path,
             "problems": problems.first,
             "problem_count": problems.count,
+            "index_problem": index_problem,
             "rows": counts["rows"],
             "ok": counts["rows"] - counts["damaged"],
             "bad": counts["damaged"],
@@ -188,6 +193,27 @@ class ShardVerifier:
         for name in ("rows", *STATUSES):
             if "status" not in unread and counts[name] != record[name]:
                 problems.add(f"has {counts[name]} {name}, and had {record[name]} when written")
+
+    def _index_problem(self, file: DataFile, local: Path, clock: StageClock) -> str:
+        """Whether the index says where the values lie in this file."""
+        if file.index is None:
+            return ""
+        path = str(file.index["path"])
+        with scratch_folder(self.settings.scratch) as folder, clock.timed("check"):
+            found = Path(self.store.path(path))
+            try:
+                if not self.store.is_local:
+                    found = folder / "index.parquet"
+                    self.store.fetch(path, found)
+                table = index_table(local, self.settings.layers)
+                facts = index_facts(path, found, table) if same_index(found, table) else None
+            except FileNotFoundError:
+                return "is gone"
+        if facts is None:
+            return "does not say where the values of its data file lie"
+        if any(facts[name] != told for name, told in file.index.items() if name in facts):
+            return "is not the one that its record names"
+        return ""
 
     def _check_rows(
         self,

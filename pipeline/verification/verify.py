@@ -21,7 +21,7 @@ from ..commit import latest_manifest, manifest_name
 from ..dataset import PLAN_NAME, DataFile, Dataset, DatasetError
 from ..garbage import find_garbage, remove_garbage
 from ..progress.events import EventLog, job_log
-from ..progress.summary import Problem
+from ..progress.summary import Problem, plural
 from ..running import RunningOptions, Stop, run_job_tasks
 from ..scheduler import Task
 from ..storage import StorageError, Store, storage_errors
@@ -37,7 +37,7 @@ from .checks import (
     read_plan,
     unlisted_records,
 )
-from .footers import Checked, FileChecker
+from .footers import Checked, FileChecker, index_damage
 from .repair import Repair, repair_model
 from .report import VerifyReport
 from .verifier import ShardVerifier, VerifySettings
@@ -191,6 +191,12 @@ class _Verification:
         report.unlisted, others = unlisted_records(dataset)
         report.damaged = _once([*report.damaged, *others])
         report.foreign = foreign_files(dataset)
+        bare = len(_without_index(dataset))
+        if bare and not self.options.repair:
+            report.notes.append(
+                f"{plural(bare, 'data file')} of an earlier release without an index: reading by "
+                "key takes longer (--repair writes one)"
+            )
 
     def _read_files(self, dataset: Dataset, subset: Subset) -> None:
         """The full check, on Ray's workers, of what passed the quick one."""
@@ -250,6 +256,9 @@ class _Verification:
             report.damaged.append(
                 Damage("data", file.path, result["problems"], url, file, problem_count=count)
             )
+            report.damaged = [one for one in report.damaged if not _is_index_of(one, file)]
+        elif result["index_problem"]:
+            report.damaged = _once([*report.damaged, index_damage(file, result["index_problem"])])
 
     def _stopped(self) -> bool:
         self.report.stopped = self.report.stopped or self.stop()
@@ -265,6 +274,7 @@ class _Verification:
             hurt = self._hurt()
             records = [one for one in report.of_kind("record") if _name(one) not in hurt]
             report.damaged += repair.records(records, options.scratch, self.stop)
+            self._repair_indexes(repair, dataset)
         data = report.of_kind("data")
         if data and report.model_state == "damaged":
             for damage in data:
@@ -282,10 +292,19 @@ class _Verification:
             self._drop_records()
         self._stopped()
 
+    def _repair_indexes(self, repair: Repair, dataset: Dataset) -> None:
+        """Make indexes anew, and those that earlier releases did not write."""
+        report, hurt = self.report, self._hurt()
+        bare = [index_damage(file, "was never written") for file in _without_index(dataset)]
+        todo = [one for one in (*report.of_kind("index"), *bare) if _name(one) not in hurt]
+        report.damaged += repair.indexes(todo, self.options.scratch, self.stop)
+        if written := sum(one.repaired for one in bare):
+            report.notes.append(f"indexes that earlier releases did not write: {written} written")
+
     def _drop_records(self) -> None:
-        """Damaged records of files that were replaced are of no use, and in the way of jobs."""
+        """Damaged records and indexes of files that were replaced are only in the way."""
         mended = {_name(one) for one in self.report.of_kind("data") if one.repaired}
-        for damage in self.report.of_kind("record"):
+        for damage in (*self.report.of_kind("record"), *self.report.of_kind("index")):
             if damage.repaired:
                 continue
             if _name(damage) in mended:
@@ -316,6 +335,15 @@ class _Verification:
         else:
             remove_garbage(self.store, found)
             report.removed = found
+
+
+def _without_index(dataset: Dataset) -> list[DataFile]:
+    return [file for file in dataset.files if file.index is None]
+
+
+def _is_index_of(damage: Damage, file: DataFile) -> bool:
+    """An index of a damaged data file is of no use, whatever it is like."""
+    return damage.kind == "index" and damage.file is not None and damage.file.name == file.name
 
 
 def _name(damage: Damage) -> str:

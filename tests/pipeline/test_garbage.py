@@ -16,6 +16,7 @@ from tests.pipeline.makers import samples, write_tar
 
 HOUR = 3600.0
 ORPHAN = "data/lost-0123456789ab.parquet"
+LOST_INDEX = "index/lost-0123456789ab.parquet"
 
 
 @pytest.fixture
@@ -54,18 +55,31 @@ def test_what_killed_jobs_leave(dataset: Dataset) -> None:
     root = Path(dataset.url)
     before = everything(root)
     (root / ORPHAN).write_bytes(b"12345")
+    (root / LOST_INDEX).write_bytes(b"123")
     part = f".{'0' * 32}.part"
-    parts = {part, f"data/{part}", f"commits/{part}", f"models/{dataset.model_id}/{part}"}
+    parts = {
+        part,
+        f"data/{part}",
+        f"index/{part}",
+        f"commits/{part}",
+        f"models/{dataset.model_id}/{part}",
+    }
     for name in parts:
         (root / name).write_bytes(b"123")
-    foreign = {"data/notes.txt", "data/mine.parquet", "other/x-0123456789ab.parquet", "x.part"}
+    foreign = {
+        "data/notes.txt",
+        "index/notes.txt",
+        "data/mine.parquet",
+        "other/x-0123456789ab.parquet",
+        "x.part",
+    }
     for name in foreign:
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).touch()
     age(root, 2 * HOUR)
     assert find_garbage(dataset.store, 3 * HOUR) == []
     found = find_garbage(dataset.store, HOUR)
-    assert {item.path for item in found} == {ORPHAN, *parts}
+    assert {item.path for item in found} == {ORPHAN, LOST_INDEX, *parts}
     (orphan,) = (item for item in found if item.path == ORPHAN)
     assert (orphan.bytes, orphan.reason) == (5, "no commit record")
     assert orphan.modified == pytest.approx(time.time() - 2 * HOUR, abs=60)
@@ -85,11 +99,16 @@ def test_what_has_been_replaced(dataset: Dataset) -> None:
     assert find_garbage(store, HOUR) == []  # readers may have the manifest before this one open
     age(root, 2 * HOUR)
     found = find_garbage(store, HOUR)
-    assert [item.path for item in found] == [f"commits/{old}.json", f"data/{old}.parquet"]
+    assert [item.path for item in found] == [
+        f"commits/{old}.json",
+        f"index/{old}.parquet",
+        f"data/{old}.parquet",
+    ]
     remove_garbage(store, found)
     again = publish(dataset)
     assert [file.name for file in again.files] == [file.name for file in dataset.files]
     assert len(list(again.read(1))) == 4
+    assert everything(root).isdisjoint(item.path for item in found)
     newest = replace_first(again)
     age(root, 2 * HOUR)
     assert find_garbage(store, HOUR) == []
@@ -106,12 +125,14 @@ def test_what_a_manifest_lists_is_never_garbage(dataset: Dataset) -> None:
 
 def test_a_file_that_was_adopted_in_the_meantime(dataset: Dataset) -> None:
     (Path(dataset.url) / ORPHAN).write_bytes(b"12345")
+    (Path(dataset.url) / LOST_INDEX).write_bytes(b"12345")
     age(Path(dataset.url), 2 * HOUR)
     found = find_garbage(dataset.store, HOUR)
     record = {**dataset.files[0].record, "bytes": 5}
     Ledger(dataset.store, dataset.fingerprint).commit("lost-0123456789ab", record)
     remove_garbage(dataset.store, found)
     assert dataset.store.exists(ORPHAN)
+    assert dataset.store.exists(LOST_INDEX)
 
 
 def test_nothing_is_removed_where_no_dataset_is(tmp_path: Path) -> None:
