@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from . import bitstream, entropy
+from . import bitstream, entropy, resizing
 from .base import Codec, EncodedImage
 from .errors import CorruptStreamError, UnknownModelError
 from .scheme import Choice, LayerSymbols, Scheme
@@ -143,6 +143,38 @@ class LayeredCodec(Codec):
             for i, picture in zip(group.chosen, pictures, strict=True):
                 out[i] = picture
         return [picture for picture in out if picture is not None]
+
+    def decode_small(
+        self,
+        encoded: Sequence[EncodedImage],
+        *,
+        max_side: int,
+        layers: int | None = None,
+        **options: Any,
+    ) -> list[np.ndarray]:
+        """See ``Codec.decode_small``. Streams of equal sizes are decoded together."""
+        self.check_options("decode", options)
+        resizing.fit(1, 1, max_side)  # also where there is nothing to decode
+        out: list[np.ndarray | None] = [None] * len(encoded)
+        for group in self._groups(encoded, layers):
+            for layer in range(group.layers):
+                self._unpack(group.state, layer, group.streams)
+            info = group.streams[0].info
+            size = resizing.fit(info.height, info.width, max_side)
+            if size == (info.height, info.width):
+                pictures = self.scheme.reconstruct(group.state, group.layers, **options)
+            else:
+                pictures = self._reconstruct_small(group.state, group.layers, size, **options)
+            for i, picture in zip(group.chosen, pictures, strict=True):
+                out[i] = picture
+        return [picture for picture in out if picture is not None]
+
+    def _reconstruct_small(
+        self, state: Any, layers: int, size: tuple[int, int], **options: Any
+    ) -> list[np.ndarray]:
+        """Pictures made smaller, to ``size`` (height, width); for codecs that know a faster way."""
+        pictures = self.scheme.reconstruct(state, layers, **options)
+        return [resizing.shrink(picture, *size) for picture in pictures]
 
     def decode_progressively(
         self, encoded: Sequence[EncodedImage], **options: Any

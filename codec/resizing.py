@@ -21,9 +21,17 @@ def fit(height: int, width: int, max_side: int) -> tuple[int, int]:
     return scaled(height), scaled(width)
 
 
-def shrink(picture: np.ndarray, height: int, width: int) -> np.ndarray:
-    """``(H, W, 3) uint8`` resampled to ``(height, width, 3)`` with a filter against aliasing."""
-    if picture.shape[:2] == (height, width):
-        return picture
-    small = Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS)
+def shrink(
+    picture: np.ndarray, height: int, width: int, part: tuple[float, float] | None = None
+) -> np.ndarray:
+    """``(H, W, 3) uint8`` resampled to ``(height, width, 3)`` with a filter against aliasing.
+
+    ``part`` is how much of it to take, from the top left corner: height and width, which need not
+    be whole.
+    """
+    rows, columns = part or picture.shape[:2]
+    if rows == height and columns == width:
+        return picture[:height, :width]
+    box = (0.0, 0.0, columns, rows)
+    small = Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS, box)
     return np.asarray(small)

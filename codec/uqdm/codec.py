@@ -43,6 +43,13 @@ class UQDMCodec(LayeredCodec):
         if realism not in REALISMS:
             raise ValueError(f"realism must be one of {REALISMS}, got {realism!r}")
 
+    def _reconstruct_small(
+        self, state: Any, layers: int, size: tuple[int, int], **options: Any
+    ) -> list[np.ndarray]:
+        if isinstance(self.scheme, NestedScheme):
+            return self.scheme.reconstruct_small(state, layers, size, **options)
+        return super()._reconstruct_small(state, layers, size, **options)
+
     def sample(self, height: int, width: int, count: int = 1, *, seed: int = 0) -> list[np.ndarray]:
         """Unconditional samples of the model, ``(height, width, 3) uint8`` each."""
         return self.scheme.sample(height, width, count, seed=seed)

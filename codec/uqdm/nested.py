@@ -54,13 +54,15 @@ class NestedConfig:
     """What the quantiser and its schedule are made of. All of it is stored in the model file.
 
     ``passes[l]`` lists the passes of level l as (bands, colour): bands "low", "high" or "all",
-    checkerboard colour 0, 1 or 2 for both.
+    checkerboard colour 0, 1 or 2 for both. ``first_order`` keeps the bands out of level 0 that are
+    hardly ever significant there; the few that are escape at level 1.
     """
 
     levels: int = 6
     first_delta: float = 4.0
     dead_zone: float = 0.1
     low_order: tuple[int, int] = (2, 1)  # u + v up to this is "low", for luma and for chroma
+    first_order: tuple[int, int] | None = None  # level 0 has bands up to this only; None: all
     passes: tuple[tuple[tuple[str, int], ...], ...] = (
         (("low", 0), ("low", 1), ("high", 2)),
         *((("low", 0), ("low", 1), ("high", 0), ("high", 1)),) * 3,
@@ -85,8 +87,8 @@ class NestedConfig:
             values["passes"] = tuple(
                 tuple((str(b), int(c)) for b, c in level) for level in values["passes"]
             )
-        for name in ("low_order", "band_rms"):
-            if name in values:
+        for name in ("low_order", "first_order", "band_rms"):
+            if values.get(name) is not None:
                 values[name] = tuple(values[name])
         config = cls(**values)
         if len(config.passes) != config.levels or len(config.band_rms) != BANDS:
@@ -127,14 +129,25 @@ class NestedConfig:
 
     def low_bands(self) -> np.ndarray:
         """``(192,) bool``: the bands that go first."""
-        order = np.add.outer(np.arange(BLOCK), np.arange(BLOCK))
-        limits = (self.low_order[0], self.low_order[1], self.low_order[1])
-        return np.stack([order <= limit for limit in limits]).reshape(-1)
+        return bands_up_to(self.low_order)
+
+    def level_bands(self, level: int) -> np.ndarray:
+        """``(192,) bool``: the bands that have digits at a level."""
+        if level or self.first_order is None:
+            return np.ones(BANDS, bool)
+        return bands_up_to(self.first_order)
 
     def band_mask(self, level: int, number: int) -> np.ndarray:
-        low = self.low_bands()
+        """``(192,) bool``: the bands that a pass has digits of."""
+        low, coded = self.low_bands(), self.level_bands(level)
         which = self.passes[level][number][0]
-        return low if which == "low" else ~low if which == "high" else np.ones(BANDS, bool)
+        return coded & (low if which == "low" else ~low if which == "high" else True)
+
+
+def bands_up_to(order: tuple[int, int]) -> np.ndarray:
+    """``(192,) bool``: bands with u + v up to ``order``, for luma and for chroma."""
+    sums = np.add.outer(np.arange(BLOCK), np.arange(BLOCK))
+    return np.stack([sums <= limit for limit in (order[0], order[1], order[1])]).reshape(-1)
 
 
 def checkerboard(like: Tensor) -> Tensor:
@@ -162,25 +175,41 @@ def digits(coefficients: Tensor, grid: Tensor, unit: float | Tensor, dead_zone: 
     return torch.sign(rest) * torch.floor(rest.abs() + rounding)
 
 
+def level_digits(coefficients: Tensor, grid: Tensor, level: int, config: NestedConfig) -> Tensor:
+    """``digits`` of all bands at a level: zero where a band has none."""
+    k = digits(coefficients, grid, config.unit(level), config.dead_zone)
+    coded = config.level_bands(level)
+    return k if coded.all() else k * torch.from_numpy(coded).to(k.device)
+
+
 class Features:
     """What the network sees of ``grid``: two 8-bit integers for each coefficient.
 
     A companded one, 12 log2(1 + |grid| / Delta) with its sign, from a table; and a linear one,
     40 for the band's rms. Both are exact: a table look-up, a float32 product rounded once.
+    ``chosen``, ``(n,)`` positions of bands, is for a network that sees only some.
     """
 
-    def __init__(self, config: NestedConfig, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        config: NestedConfig,
+        device: torch.device | str = "cpu",
+        chosen: np.ndarray | None = None,
+    ) -> None:
         magnitude = np.arange(1024)
         table = np.minimum(np.round(12 * np.log2(1 + magnitude)), 127)
         self._table = torch.tensor(table, dtype=torch.float32, device=device)
         linear = 40.0 * config.last_delta / np.array(config.band_rms)
+        if chosen is not None:
+            linear = linear[chosen]
         self._linear = torch.tensor(linear, dtype=torch.float32, device=device)
 
     def __call__(self, grid: Tensor, unit: float | Tensor) -> Tensor:
-        """``(..., 192)`` grid in last Deltas, and the level's unit, to ``(..., 384)``."""
+        """``(..., n)`` grid in last Deltas, and the level's unit, to ``(..., 2 n)``."""
         scaled = grid / unit  # exact: grid is a multiple of it
         index = scaled.abs().clamp_(max=1023.0).to(torch.int32)
-        companded = self._table[index] * torch.sign(grid)
+        size = self._table.index_select(0, index.flatten()).view_as(grid)
+        companded = size * torch.sign(grid)
         linear = (grid * self._linear).round_().clamp_(-127.0, 127.0)
         return torch.cat([companded, linear], -1)
 

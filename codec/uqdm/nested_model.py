@@ -1,5 +1,6 @@
 """The trainable nested model: network, biases, table parameters; its likelihood; its export."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from .. import bands
 from ..bands import BANDS, BLOCK
+from .first import FirstLayout
 from .nested import (
     OUTPUTS,
     PIXEL_UNIT,
@@ -18,8 +20,8 @@ from .nested import (
     NestedConfig,
     checkerboard,
     digit_tables,
-    digits,
     feature_unit,
+    level_digits,
     log_pmf,
     pass_mask,
     pixel_layout,
@@ -57,17 +59,29 @@ class NestedModel(nn.Module):
             counted statistics, so that the untrained model is already a transform codec.
         first_energy, first_theta: ``(2, A - 1)`` tails of level 0's tables for high and low bands.
         energy, theta: ``(2 (levels - 1), 1)`` of the other levels, by level and significance.
+        first_network: the light network of level 0 (``first.py``), where the model has one; the
+            biases have a row more then, for the shift of its previews.
     """
 
     coded: Tensor
     earlier: Tensor
 
-    def __init__(self, config: NestedConfig, network: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        config: NestedConfig,
+        network: dict[str, Any] | None = None,
+        first_network: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
         size = {"steps": config.num_steps, "outputs": len(OUTPUTS) * BANDS, **(network or {})}
         self.network = BandNetwork(NetworkConfig.from_dict(size))
-        self.bias = nn.Parameter(torch.zeros(config.num_steps, len(OUTPUTS), 2, BANDS))
+        self.layout = FirstLayout.of(config)
+        self.first_network: BandNetwork | None = None
+        if first_network is not None:
+            self.first_network = BandNetwork(self.layout.network(first_network))
+        rows = config.num_steps + (first_network is not None)
+        self.bias = nn.Parameter(torch.zeros(rows, len(OUTPUTS), 2, BANDS))
         first, rest = config.first_digits, config.digits
         square = torch.arange(2.0, first + 1) ** 2  # broad low bands: nearly Gaussian
         line = torch.arange(2.0, first + 1)  # sparse high bands: nearly Laplacian
@@ -99,11 +113,10 @@ class NestedModel(nn.Module):
         config, (level, _) = self.config, self._steps[step]
         grid = torch.zeros_like(coefficients)
         for before in range(level):
-            unit = config.unit(before)
-            grid += digits(coefficients, grid, unit, config.dead_zone) * unit
+            grid += level_digits(coefficients, grid, before, config) * config.unit(before)
         if level == config.levels:
             return grid, torch.zeros_like(grid)
-        k = digits(coefficients, grid, config.unit(level), config.dead_zone)
+        k = level_digits(coefficients, grid, level, config)
         earlier = self.earlier[step][checkerboard(grid)]
         return grid + k * earlier * config.unit(level), k
 
@@ -112,47 +125,93 @@ class NestedModel(nn.Module):
 
         Each step of the schedule takes its share of the batch. Returned for each step: ``bits`` per
         pixel that the step costs, and where a level has just ended ``mse``, the error of the
-        reconstruction in squared Deltas per pixel.
+        reconstruction in squared Deltas per pixel; ``preview`` is the light network's after level
+        0. A large network that is frozen is left out.
         """
-        config = self.config
-        coefficients = to_bands(images, config)
-        features = Features(config, images.device)
-        shares = coefficients.chunk(len(steps))
-        states = [self.grid_before(c, s) for c, s in zip(shares, steps, strict=True)]
-        seen = [
-            features(grid, feature_unit(config, self._steps[s][0]))
-            for (grid, _), s in zip(states, steps, strict=True)
-        ]
-        parity = checkerboard(coefficients)
-        step = torch.tensor(steps, device=images.device).repeat_interleave(len(shares[0]))
-        out = self.network(torch.cat(seen), parity, step).float()
-        with torch.autocast(images.device.type, enabled=False):  # likelihoods want float32
-            return [
-                self._losses(*state, c, o, x, s)
-                for state, c, o, x, s in zip(
-                    states,
-                    shares,
-                    out.chunk(len(steps)),
-                    images.chunk(len(steps)),
-                    steps,
-                    strict=True,
-                )
-            ]
+        coefficients = to_bands(images, self.config)
+        shares, pixels = coefficients.chunk(len(steps)), images.chunk(len(steps))
+        grids = [self.grid_before(c, s) for c, s in zip(shares, steps, strict=True)]
+        losses: list[dict[str, Tensor]] = [{} for _ in steps]
+        for light in (False, True):
+            chosen = [i for i, s in enumerate(steps) if light in self._networks(s)]
+            if not chosen:
+                continue
+            outputs = self._outputs(
+                [grids[i][0] for i in chosen], [steps[i] for i in chosen], light
+            )
+            with torch.autocast(images.device.type, enabled=False):  # likelihoods want float32
+                for i, out in zip(chosen, outputs, strict=True):
+                    of_step = self._losses(*grids[i], shares[i], out, pixels[i], steps[i], light)
+                    losses[i] |= of_step
+        return losses
+
+    def _networks(self, step: int) -> list[bool]:
+        """Which networks a step trains: the large one (False), the light one (True), or both."""
+        if self.first_network is None or step >= self.layout.steps:
+            return [False]
+        reconstructs = self._steps[step][1] == 0  # which is the large network's after level 0, too
+        return [False, True] if reconstructs and self.network.head.requires_grad else [True]
+
+    def train_first_only(self) -> None:
+        """Freeze all that levels 1 and on are made of."""
+        for name, parameter in self.named_parameters():
+            # Of the biases only level 0's and its previews' rows get a gradient then.
+            kept = name.startswith("first_") or name == "bias"
+            parameter.requires_grad_(kept)
+
+    @property
+    def trained_steps(self) -> int:
+        """How many steps of the schedule, from the first, there is something to train in."""
+        return self.config.num_steps if self.network.head.requires_grad else self.layout.steps
+
+    def _outputs(self, grids: list[Tensor], steps: list[int], light: bool) -> Sequence[Tensor]:
+        """A network's outputs ``(B, h, w, 4, 192)`` for some steps' grids, in their order."""
+        config, device = self.config, grids[0].device
+        chosen = self.layout.bands if light else None
+        features = Features(config, device, chosen)
+        unit = [config.unit(0) if light else feature_unit(config, self._steps[s][0]) for s in steps]
+        bands = slice(None) if chosen is None else torch.from_numpy(chosen).to(device)
+        seen = torch.cat([features(g[..., bands], u) for g, u in zip(grids, unit, strict=True)])
+        network = self.first_network if light else self.network
+        assert network is not None
+        step = torch.tensor(steps, device=device).repeat_interleave(len(grids[0]))
+        out = network(seen, checkerboard(grids[0]), step).float()
+        if light:
+            some, out = out, out.new_zeros((*out.shape[:-1], len(OUTPUTS), BANDS))
+            parts = self.layout.rows()
+            for (number, rows), part in zip(
+                parts, some.split([len(rows) for _, rows in parts], -1), strict=True
+            ):
+                out[..., number, torch.from_numpy(rows).to(device)] = part
+        else:
+            out = out.unflatten(-1, (len(OUTPUTS), BANDS))
+        return out.chunk(len(steps))
 
     def _losses(
-        self, grid: Tensor, k: Tensor, coefficients: Tensor, out: Tensor, images: Tensor, step: int
+        self,
+        grid: Tensor,
+        k: Tensor,
+        coefficients: Tensor,
+        out: Tensor,
+        images: Tensor,
+        step: int,
+        light: bool,
     ) -> dict[str, Tensor]:
         config, (level, number) = self.config, self._steps[step]
+        preview = light and level > 0
+        coder = level == 0 and self.first_network is not None  # whether the light network is
         significant = grid != 0
-        out = out.unflatten(-1, (len(OUTPUTS), BANDS))
-        bias = torch.where(significant[..., None, :], self.bias[step, :, 1], self.bias[step, :, 0])
+        bias = self.bias[config.num_steps if preview else step]
+        bias = torch.where(significant[..., None, :], bias[:, 1], bias[:, 0])
         losses = {}
-        if number == 0:  # a level has just ended: this is where it would be reconstructed
+        if number == 0 and (level or not light):  # a level has just ended: it may be reconstructed
             shift = out[..., OUTPUTS["shift"], :] + bias[..., OUTPUTS["shift"], :]
             shift = _on_grid(shift, Grid(-127 / SHIFT_UNIT, 1 / SHIFT_UNIT, 255))
             unit = config.unit(level - 1)
             error = (coefficients - grid) / unit - shift
-            losses["mse"] = error.square().mean() * (BANDS / BLOCK**2)
+            losses["preview" if preview else "mse"] = error.square().mean() * (BANDS / BLOCK**2)
+        if light != coder:
+            return losses
         if level == config.levels:
             spread = out[..., OUTPUTS["spread"], :] + self.bias[step, OUTPUTS["spread"], 0]
             losses["bits"] = self._residual_bits(grid, shift, spread, images)
@@ -217,6 +276,8 @@ class NestedModel(nn.Module):
                 if number == 0:
                     mean = ((c - grid) / unit_before * member).sum(0) / (member.sum(0) + 4.0)
                     self.bias[step, OUTPUTS["shift"], kind] = mean.clamp(-3.9, 3.9)
+        if self.first_network is not None:
+            self.bias[config.num_steps] = self.bias[self.layout.steps - 1]
 
     def model_config(self, **extra: Any) -> dict[str, Any]:
         """What the model file says beside the tensors."""
@@ -226,36 +287,51 @@ class NestedModel(nn.Module):
             "domain": "bands",
             "nested": self.config.to_dict(),
             "network": asdict(self.network.config),
+            **({"first_network": asdict(first.config)} if (first := self.first_network) else {}),
             **extra,
         }
+
+    def _output_grids(self) -> tuple[Tensor, Tensor]:
+        """Step and low end of every output's grid, ``(steps of the schedule, 4)`` each."""
+        config = self.config
+        step, low = (
+            torch.ones(len(self.bias), len(OUTPUTS)),
+            torch.zeros(len(self.bias), len(OUTPUTS)),
+        )
+        last = (config.levels, 0)
+        for row, (level, _) in enumerate([*self._steps, last][: len(self.bias)]):
+            tilt, width = config.grids(min(level, config.levels - 1))
+            step[row] = torch.tensor([tilt.step, width.step, 1 / SHIFT_UNIT, config.spread.step])
+            low[row] = torch.tensor([tilt.low, width.low, 0.0, config.spread.low])
+        return step, low
 
     @torch.no_grad()
     def export(self) -> dict[str, Tensor]:
         """The integer model: everything ``NestedScheme`` needs, by name."""
         config = self.config
         out = {f"network.{name}": t for name, t in self.network.export().items()}
-        steps = torch.ones(config.num_steps, len(OUTPUTS))
-        for step, (level, _) in enumerate(self._steps):
-            tilt, width = config.grids(min(level, config.levels - 1))
-            steps[step] = torch.tensor([tilt.step, width.step, 1 / SHIFT_UNIT, config.spread.step])
+        step, low = self._output_grids()
         # Outputs come in grid steps: one product, one rounding, then integer biases.
-        out["network.head.scale"] = (
-            out["network.head.scale"].view(1, len(OUTPUTS), BANDS) / steps[..., None]
-        ).flatten(1)
-        low = torch.zeros_like(steps)
-        for step, (level, _) in enumerate(self._steps):
-            tilt, width = config.grids(min(level, config.levels - 1))
-            low[step] = torch.tensor([tilt.low, width.low, 0.0, config.spread.low])
-        bias = (self.bias - low[..., None, None]) / steps[..., None, None]
+        scale = out["network.head.scale"].view(1, len(OUTPUTS), BANDS)
+        out["network.head.scale"] = (scale / step[: config.num_steps, :, None]).flatten(1)
+        if self.first_network is not None:
+            out |= {f"first_network.{name}": t for name, t in self.first_network.export().items()}
+            parts = self.layout.rows()
+            rows = [step[: self.layout.steps, [n]].expand(-1, len(bands)) for n, bands in parts]
+            first = out["first_network.head.scale"]
+            out["first_network.head.scale"] = first / torch.cat(rows, 1)
+        bias = (self.bias - low[..., None, None]) / step[..., None, None]
         out["bias"] = bias.round().clamp(-(2**20), 2**20).to(torch.int32)
-        for name, first in (("first", True), ("refine", False)):
-            energy, theta = (t.double().cpu().numpy() for t in self.tails(first))
-            if not first:  # the sets of just significant and of older coefficients start alike
+        for name in ("first", "refine"):
+            energy, theta = (t.double().cpu().numpy() for t in self.tails(name == "first"))
+            if (
+                name == "refine"
+            ):  # the sets of just significant and of older coefficients start alike
                 kinds = [
                     2 * level + kind for level in range(config.levels - 1) for kind in (0, 1, 1)
                 ]
                 energy, theta = energy[kinds], theta[kinds]
-            tables = digit_tables(config, first, energy, theta)
+            tables = digit_tables(config, name == "first", energy, theta)
             for key, array in tables.to_arrays().items():
                 out[f"tables.{name}.{key}"] = torch.from_numpy(array)
         for key, array in residual_tables(config).to_arrays().items():
@@ -278,7 +354,7 @@ class NestedObjective:
         self, model: nn.Module, images: Tensor, rng: np.random.Generator
     ) -> tuple[Tensor, dict[str, float]]:
         assert isinstance(model, NestedModel)
-        steps = [int(s) for s in rng.choice(model.config.num_steps, self.states, replace=False)]
+        steps = [int(s) for s in rng.choice(model.trained_steps, self.states, replace=False)]
         with torch.autocast("cuda", dtype=torch.bfloat16, enabled=images.is_cuda):
             losses = model(images, steps)
         total = torch.zeros((), device=images.device)

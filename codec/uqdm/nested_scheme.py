@@ -1,6 +1,7 @@
 """Runs an exported nested model: pictures to digits and back, pass by pass, exactly."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +14,9 @@ from .. import bands
 from ..bands import BANDS, BLOCK
 from ..entropy import PRECISION, Tables
 from ..errors import CorruptStreamError, InvalidModelError
+from ..resizing import shrink
 from ..scheme import Choice, LayerSymbols
+from .first import FirstLevel
 from .nested import (
     OUTPUTS,
     PIXEL_UNIT,
@@ -23,8 +26,8 @@ from .nested import (
     Features,
     NestedConfig,
     checkerboard,
-    digits,
     feature_unit,
+    level_digits,
     orientation,
     pass_mask,
     pixel_layout,
@@ -74,14 +77,19 @@ class NestedScheme:
                 for name in ("first", "refine", "residual")
             }
             self.device = torch.device(device)
-            weights = {
-                name.removeprefix("network."): t
-                for name, t in tensors.items()
-                if name.startswith("network.")
-            }
             self._check_tables()
-            self._network = IntegerNetwork(network, weights, self.device)
+            self._network = IntegerNetwork(network, _named("network.", tensors), self.device)
             self._bias = tensors["bias"].to(self.device, torch.float32)
+            self._first: FirstLevel | None = None
+            if "first_network" in config:
+                self._first = FirstLevel(
+                    self.config,
+                    config["first_network"],
+                    _named("first_network.", tensors),
+                    self._bias,
+                    self.tables["first"],
+                    self.device,
+                )
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidModelError(f"not a nested UQDM model: {error}") from error
         self._features = Features(self.config, self.device)
@@ -116,7 +124,7 @@ class NestedScheme:
             choices, symbols = [], []
             if layer < config.levels:
                 unit = config.unit(layer)
-                k = digits(coefficients, state.grid, unit, config.dead_zone)
+                k = level_digits(coefficients, state.grid, layer, config)
             for number in range(self.passes(layer)):
                 choices.append(self.choices(state, layer, number))
                 if layer < config.levels:
@@ -151,6 +159,8 @@ class NestedScheme:
         config = self.config
         if layer == config.levels:
             return self._residual_choices(state)
+        if layer == 0 and self._first is not None:
+            return self._first.choices(state.grid, number)
         step = config.step_of(layer, number)
         tilt_grid, width_grid = config.grids(layer)
         mask = self._mask(state, layer, number)
@@ -182,12 +192,23 @@ class NestedScheme:
                 raise CorruptStreamError(f"layer {layer} leads out of the pixel range", layer)
             state.pixels = pixels.to(torch.uint8)
             return
+        if layer == 0 and self._first is not None:
+            self._first.update(state.grid, number, values)
+            sizes = (float(k.float().abs().max()) for k in values if len(k))
+            farthest = max(sizes, default=0.0) * config.unit(0)
+        else:
+            self._update(state, layer, number, values)
+            farthest = float(state.grid.abs().max())
+        if farthest > _MAX_GRID:
+            raise CorruptStreamError(f"layer {layer} leads out of the coefficient range", layer)
+
+    def _update(
+        self, state: NestedState, layer: int, number: int, values: Sequence[Tensor]
+    ) -> None:
         mask = self._mask(state, layer, number)
         for grid, k in zip(state.grid, values, strict=True):
             old = grid[mask]
-            grid[mask] = old + k.float() * orientation(old) * config.unit(layer)
-        if state.grid.abs().max() > _MAX_GRID:
-            raise CorruptStreamError(f"layer {layer} leads out of the coefficient range", layer)
+            grid[mask] = old + k.float() * orientation(old) * self.config.unit(layer)
 
     @torch.inference_mode()
     def reconstruct(
@@ -203,11 +224,39 @@ class NestedScheme:
             # One key for all: a picture must not depend on what is decoded beside it.
             self._draw(state, ahead, layers, [0] * len(state.grid))
             layers = ahead.stop
-        expected = self._expected_coefficients(state, layers) / SHIFT_UNIT
-        x = bands.inverse((expected * self.config.last_delta).permute(0, 3, 1, 2))
-        pixels = ((x + 1) * 128 - 0.5).round_().clamp_(0, 255).to(torch.uint8)
-        pixels = pixels[:, :, : state.height, : state.width]
-        return list(pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy())
+        x = bands.inverse(self._real(self._expected_coefficients(state, layers)))
+        return _to_pictures(x, state.height, state.width)
+
+    @torch.inference_mode()
+    def reconstruct_small(
+        self,
+        state: NestedState,
+        layers: int,
+        size: tuple[int, int],
+        realism: Realism = "denoise",
+    ) -> list[np.ndarray]:
+        """``reconstruct`` made smaller, to ``size`` (height, width), of the low bands alone.
+
+        Half, a quarter or an eighth of the picture, whichever is still large enough, is resampled.
+        After one layer the expectation is the light network's, where the model has one.
+        """
+        scales = [s for s in bands.SCALES if max(state.height, state.width) >= s * max(size)]
+        if not scales or state.pixels is not None or realism != "denoise":
+            return [shrink(x, *size) for x in self.reconstruct(state, layers, realism)]
+        scale = scales[-1]
+        chosen = torch.from_numpy(bands.reduced_bands(scale)).to(self.device)
+        if layers == 1 and self._first is not None:
+            expected = self._first.expected(state.grid, chosen)
+        else:
+            expected = self._expected_coefficients(state, layers, chosen)
+        x = bands.inverse_reduced(self._real(expected), scale)
+        part = state.height / scale, state.width / scale
+        pictures = _to_pictures(x, *map(math.ceil, part))
+        return [shrink(picture, *size, part) for picture in pictures]
+
+    def _real(self, expected: Tensor) -> Tensor:
+        """Coefficients ``(B, n, h, w)`` of pictures in [-1, 1], of conditional means."""
+        return (expected * (self.config.last_delta / SHIFT_UNIT)).permute(0, 3, 1, 2)
 
     # -- the network ------------------------------------------------------------------------------
 
@@ -265,15 +314,22 @@ class NestedScheme:
         mask = torch.from_numpy(pass_mask(self.config, layer, number)).to(self.device)
         return mask[checkerboard(state.grid)]
 
-    def _expected_coefficients(self, state: NestedState, level: int) -> Tensor:
-        """Conditional means after ``level`` levels, integers in 1/32 of the last Delta."""
+    def _expected_coefficients(
+        self, state: NestedState, level: int, chosen: Tensor | None = None
+    ) -> Tensor:
+        """Conditional means after ``level`` levels, integers in 1/32 of the last Delta.
+
+        Of all bands, or of the ``chosen`` ones, ``(n,)`` positions.
+        """
         step = self.config.step_of(level)
         unit = RATIO ** (self.config.levels - level)
 
         def finish(grid: Tensor, out: Tensor) -> Tensor:
-            return self._expected(grid, out, step, unit)
+            expected = self._expected(grid, out, step, unit)
+            return expected if chosen is None else expected[..., chosen]
 
-        return self._evaluate(state.grid, level, step, ("shift", "spread"), finish, BANDS)
+        channels = BANDS if chosen is None else len(chosen)
+        return self._evaluate(state.grid, level, step, ("shift", "spread"), finish, channels)
 
     def _expected(self, grid: Tensor, out: Tensor, step: int, unit: int) -> Tensor:
         """Conditional means in 1/32 of the last Delta; ``unit`` is the interval in last Deltas."""
@@ -334,6 +390,17 @@ class NestedScheme:
                     )
                     drawn.append(choice.tables.draw(choice.index, uniform))
                 self.update(state, level, number, drawn)
+
+
+def _to_pictures(x: Tensor, height: int, width: int) -> list[np.ndarray]:
+    """The top left of ``(B, 3, H, W)`` in [-1, 1] as ``(height, width, 3) uint8`` each."""
+    pixels = ((x + 1) * 128 - 0.5).round_().clamp_(0, 255).to(torch.uint8)
+    return list(pixels[:, :, :height, :width].permute(0, 2, 3, 1).contiguous().cpu().numpy())
+
+
+def _named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with ``prefix``, without it."""
+    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
 
 
 def _pad(pixels: Tensor) -> Tensor:

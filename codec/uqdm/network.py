@@ -35,13 +35,17 @@ KERNEL = 5
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Width of the residual stream, number and inner width of the blocks, steps of the schedule."""
+    """Width of the residual stream, number and inner width of the blocks, steps of the schedule.
+
+    ``inputs`` and ``outputs`` count the numbers in each position.
+    """
 
     steps: int
     outputs: int
     channels: int = 192
     hidden: int = 384
     blocks: int = 6
+    inputs: int = 2 * BANDS
 
     @property
     def halo(self) -> int:
@@ -52,7 +56,7 @@ class NetworkConfig:
     def from_dict(cls, values: dict[str, Any]) -> "NetworkConfig":
         config = cls(**values)
         # 2**24 bounds every sum: see the module's docstring.
-        if config.hidden * 127 * 255 >= 1 << 24 or 2 * BANDS * 127 * 127 >= 1 << 24:
+        if config.hidden * 127 * 255 >= 1 << 24 or config.inputs * 127 * 127 >= 1 << 24:
             raise ValueError(f"hidden={config.hidden} is too wide for exact float32 sums")
         return config
 
@@ -120,7 +124,7 @@ class BandNetwork(nn.Module):
         super().__init__()
         self.config = config
         c = config.channels
-        self.stem = nn.Parameter(torch.randn(c, 2 * BANDS) * (2 * BANDS) ** -0.5)
+        self.stem = nn.Parameter(torch.randn(c, config.inputs) * config.inputs**-0.5)
         self.stem_bias = nn.Parameter(torch.zeros(config.steps, 2, c))  # by block parity
         self.blocks = nn.ModuleList(_Block(config) for _ in range(config.blocks))
         self.head_gain = nn.Parameter(torch.ones(config.steps, c))
@@ -131,7 +135,7 @@ class BandNetwork(nn.Module):
         """Float outputs ``(B, h, w, outputs)`` before their own rounding.
 
         Args:
-            features: ``(B, h, w, 384)`` integers in [-127, 127] as floats.
+            features: ``(B, h, w, inputs)`` integers in [-127, 127] as floats.
             parity: ``(h, w)`` int64, 0 or 1: the checkerboard colour of each block.
             step: ``(B,)`` int64, which step of the schedule each picture is at.
         """
@@ -191,11 +195,19 @@ class IntegerNetwork:
         Every output is one IEEE product of an exact integer, hence the same everywhere.
 
         Args:
-            features: ``(B, h, w, 384) float32`` integers in [-127, 127].
+            features: ``(B, h, w, inputs) float32`` integers in [-127, 127].
             parity: ``(h, w)`` int64 checkerboard.
             step: the step of the schedule.
             outputs: which groups of 192 outputs, in ascending order; all of them by default.
         """
+        rows = None
+        if outputs is not None:
+            rows = torch.cat([torch.arange(BANDS) + BANDS * group for group in outputs])
+        return self.head(self.trunk(features, parity, step), step, rows)
+
+    @torch.inference_mode()
+    def trunk(self, features: Tensor, parity: Tensor, step: int) -> Tensor:
+        """All but the last layer: ``(B, h, w, channels)``, which ``head`` takes."""
         t = self._t
         c = self.config.channels
         h = F.linear(features, t["stem.weight"])
@@ -218,9 +230,12 @@ class IntegerNetwork:
             x.round_().clamp_(0.0, _RECTIFIED)
             x = F.linear(x, t[name + "project.weight"]).mul_(t[name + "project.scale"])
             h.add_(x.round_().clamp_(-_STREAM, _STREAM)).clamp_(-_STREAM, _STREAM)
-        h = (h * t["head.gain"][step]).round_().clamp_(-_SIGNED, _SIGNED)
-        weight, scale = t["head.weight"], t["head.scale"][step]
-        if outputs is not None:
-            weight = weight.view(-1, BANDS, c)[outputs].flatten(0, 1)
-            scale = scale.view(-1, BANDS)[outputs].flatten()
+        return (h * t["head.gain"][step]).round_().clamp_(-_SIGNED, _SIGNED)
+
+    @torch.inference_mode()
+    def head(self, h: Tensor, step: int, rows: Tensor | None = None) -> Tensor:
+        """Outputs ``(..., len(rows))``, all by default, of ``trunk``'s ``(..., channels)``."""
+        weight, scale = self._t["head.weight"], self._t["head.scale"][step]
+        if rows is not None:
+            weight, scale = weight[rows], scale[rows]
         return F.linear(h, weight).mul_(scale)

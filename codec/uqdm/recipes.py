@@ -1,17 +1,19 @@
 """Named recipes of UQDM models, and how a model is made of one or goes on from its float weights.
 
-``jobs/train.py --config NAME`` takes a recipe (see ``codec.trainable``). Losses have no settings.
+``jobs/train.py --config NAME`` takes a recipe (see ``codec.trainable``).
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..errors import InvalidModelError
 from ..trainable import Recipe, Trainable, TrainingFile
 from ..training import TrainingConfig
 from ..training_data import Pictures
@@ -23,6 +25,9 @@ from .universal_model import UniversalConfig, UniversalModel
 
 _STATISTICS = 128  # crops counted to start a nested model from
 
+_FIRST_ORDER = (6, 1)  # level 0's bands: one digit in 2,000 blocks lies beyond
+_FIRST_NETWORK = {"channels": 48, "hidden": 96, "blocks": 2}
+
 _NESTED = {"codec": "uqdm", "quantizer": "nested", "domain": "bands", "archive_layers": 5}
 _PAPER = {"codec": "uqdm", "quantizer": "universal", "domain": "pixels"}
 _PAPER_TRAINING = TrainingConfig(
@@ -31,8 +36,12 @@ _PAPER_TRAINING = TrainingConfig(
 
 RECIPES = {
     "small": Recipe(
-        {**_NESTED, "network": {"channels": 192, "hidden": 384, "blocks": 6}},
-        about="the shipped default: nested refinement in bands, 1.2 M parameters",
+        {
+            **_NESTED,
+            "network": {"channels": 192, "hidden": 384, "blocks": 6},
+            "first_network": _FIRST_NETWORK,
+        },
+        about="the shipped default: nested refinement in bands, 1.3 M parameters",
     ),
     "tiny": Recipe(
         {**_NESTED, "network": {"channels": 48, "hidden": 96, "blocks": 2}},
@@ -52,6 +61,19 @@ RECIPES = {
 DEFAULT_RECIPE = "small"
 
 
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """What is trained. It is a choice of a run and not kept with the model."""
+
+    train: Literal["all", "first"] = field(
+        default="all",
+        metadata={
+            "help": "first: the light network of the first layer alone, which a nested model that "
+            "has none gets; everything else stays as --init has it"
+        },
+    )
+
+
 class UQDMTrainable(Trainable):
     """A UQDM model with its loss."""
 
@@ -66,18 +88,26 @@ class UQDMTrainable(Trainable):
         return tensors
 
 
-def build(recipe: Recipe, pictures: Pictures, seed: int = 0) -> Trainable:
-    """A new model. A nested one starts from statistics counted on the training pictures."""
+def build(
+    recipe: Recipe, pictures: Pictures, seed: int = 0, overrides: Mapping[str, Any] | None = None
+) -> Trainable:
+    """A new model. A nested one starts from statistics counted on the training pictures.
+
+    Raises InvalidModelError where ``overrides`` ask for a part of a model to be trained.
+    """
+    if ObjectiveConfig(**(overrides or {})).train != "all":
+        raise InvalidModelError("--train first goes on from a model: name one with --init")
     torch.manual_seed(seed)
     if recipe.model["quantizer"] == "universal":
         return _universal(recipe.model)
     rng = np.random.default_rng(seed)
     crops = [pictures.batch(16, 0.0, rng) for _ in range(_STATISTICS // 16)]
-    config = NestedConfig()
+    first = recipe.model.get("first_network")
+    config = NestedConfig(first_order=_FIRST_ORDER if first else None)
     squares = [to_bands(x, config).square().mean((0, 1, 2)) for x in crops]
     rms = torch.stack(squares).mean(0).sqrt() * config.last_delta
     config = dataclasses.replace(config, band_rms=tuple(round(v, 5) for v in rms.tolist()))
-    model = NestedModel(config, recipe.model.get("network"))
+    model = NestedModel(config, recipe.model.get("network"), first)
     model.start_from_statistics(crops)
     extra = {"archive_layers": recipe.model.get("archive_layers", config.levels)}
     return UQDMTrainable(model, NestedObjective(), model.model_config(**extra))
@@ -97,17 +127,38 @@ def _universal(config: Mapping[str, Any]) -> Trainable:
     return UQDMTrainable(model, objective, model.config.to_dict())
 
 
-def restore(path: Path) -> Trainable:
+def restore(path: Path, overrides: Mapping[str, Any] | None = None) -> Trainable:
     """The model of a run's directory, or of a shipped model's name, with its float weights.
 
     Raises InvalidModelError, UnknownModelError.
     """
+    first_only = ObjectiveConfig(**(overrides or {})).train == "first"
     file = TrainingFile.find(path)
     config = file.config
     if config["quantizer"] == "universal":
+        if first_only:
+            raise InvalidModelError(f"--train first: {path} is not a nested model")
         trainable = _universal(config)
-    else:
-        nested = NestedModel(NestedConfig.from_dict(config["nested"]), config["network"])
-        trainable = UQDMTrainable(nested, NestedObjective(), config)
-    file.load_into(trainable.model)
-    return trainable
+        file.load_into(trainable.model)
+        return trainable
+    settings = NestedConfig.from_dict(config["nested"])
+    model = NestedModel(settings, config["network"], config.get("first_network"))
+    file.load_into(model)
+    if first_only:
+        if model.first_network is None:
+            model = with_first_network(model)
+            config = {**config, **model.model_config()}
+        model.train_first_only()
+    return UQDMTrainable(model, NestedObjective(), config)
+
+
+def with_first_network(model: NestedModel) -> NestedModel:
+    """The same model with a light network for level 0, which has everything to learn yet."""
+    torch.manual_seed(0)
+    config = dataclasses.replace(model.config, first_order=_FIRST_ORDER)
+    new = NestedModel(config, dataclasses.asdict(model.network.config), _FIRST_NETWORK)
+    weights = model.state_dict()
+    preview = weights["bias"][new.layout.steps - 1]  # previews start from full decodes' shifts
+    weights["bias"] = torch.cat([weights["bias"], preview[None]])
+    new.load_state_dict(weights, strict=False)
+    return new

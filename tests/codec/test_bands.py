@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from codec import bands
+from codec import bands, metrics, resizing
+from tests.codec.models import noise_pictures
 
 
 @pytest.mark.parametrize("size", [(8, 8), (8, 24), (40, 16), (64, 96)])
@@ -41,3 +42,27 @@ def test_the_exact_inverse_is_the_inverse_in_integers() -> None:
     assert (exact - bands.inverse(integers)).abs().max() < 20
     one_by_one = torch.cat([bands.inverse_exact(x[None]) for x in integers])
     assert torch.equal(one_by_one, exact)
+
+
+@pytest.mark.parametrize("scale", bands.SCALES)
+def test_the_reduced_inverse_is_a_filtered_copy(scale: int) -> None:
+    """Of a smooth picture with some noise, at every border, too."""
+    picture = noise_pictures(1, 128, seed=1)
+    coefficients = bands.forward(picture.float())[:, torch.from_numpy(bands.reduced_bands(scale))]
+    reduced = bands.inverse_reduced(coefficients, scale)
+    assert reduced.shape == (1, 3, 128 // scale, 128 // scale)
+    small = (reduced[0] + 0.5).floor().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+    reference = resizing.shrink(picture[0].permute(1, 2, 0).numpy(), *small.shape[:2])
+    assert metrics.psnr(reference, small) > 38
+    for a, b in ((reference[:2], small[:2]), (reference[:, -2:], small[:, -2:])):
+        assert metrics.psnr(a, b) > 33
+
+
+@pytest.mark.parametrize("scale", bands.SCALES)
+def test_the_reduced_inverse_keeps_a_flat_colour(scale: int) -> None:
+    flat = torch.tensor([0.5, -0.25, 0.75], dtype=torch.float64).view(1, 3, 1, 1)
+    for size in ((8, 8), (16, 8), (40, 64)):
+        coefficients = bands.forward(flat.expand(1, 3, *size))
+        chosen = torch.from_numpy(bands.reduced_bands(scale))
+        reduced = bands.inverse_reduced(coefficients[:, chosen], scale)
+        assert (reduced - flat).abs().max() < 0.01

@@ -1,0 +1,199 @@
+"""Level 0 with a light network of its own, for previews at a fraction of the time.
+
+The first level is nearly empty: some thirty bands are ever significant in it, and most blocks have
+but a mean. A model with ``first_network`` leaves its probabilities to a small network that sees
+those bands only, and that gives, for previews, the expected coefficients after it. Levels 1 and on,
+and what full decodes show after any level, are the large network's as ever.
+
+Its outputs for each position are tilt and width of the level's bands, then the shift of all 192;
+its steps are the passes of level 0 and, last, the shift.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..bands import BANDS
+from ..entropy import Tables
+from ..scheme import Choice
+from .nested import OUTPUTS, SHIFT_UNIT, Features, NestedConfig, checkerboard
+from .network import IntegerNetwork, NetworkConfig
+
+TILE = 192  # blocks on a side that the network sees at once, halo apart
+
+
+@dataclass(frozen=True)
+class FirstLayout:
+    """Where what is in the light network's input and output.
+
+    Attributes:
+        bands: positions of the level's bands, ``(n,) int64``, ascending.
+    """
+
+    bands: np.ndarray
+    steps: int
+
+    @classmethod
+    def of(cls, config: NestedConfig) -> "FirstLayout":
+        return cls(np.flatnonzero(config.level_bands(0)), len(config.passes[0]) + 1)
+
+    @property
+    def inputs(self) -> int:
+        return 2 * len(self.bands)
+
+    @property
+    def outputs(self) -> int:
+        return 2 * len(self.bands) + BANDS
+
+    def rows(self) -> list[tuple[int, np.ndarray]]:
+        """For tilt, width and shift the number of the output (``OUTPUTS``) and its bands."""
+        everything = np.arange(BANDS)
+        chosen = {"tilt": self.bands, "width": self.bands, "shift": everything}
+        return [(OUTPUTS[name], bands) for name, bands in chosen.items()]
+
+    def network(self, values: dict[str, Any]) -> NetworkConfig:
+        """The network's configuration of a model's; the sizes that follow may be left out."""
+        sizes = {"steps": self.steps, "inputs": self.inputs, "outputs": self.outputs}
+        if any(values.get(name, size) != size for name, size in sizes.items()):
+            raise ValueError(f"first_network must have {sizes}")
+        return NetworkConfig.from_dict({**values, **sizes})
+
+
+class FirstLevel:
+    """The light network at work on the grids ``(B, h, w, 192)`` of a batch.
+
+    Args:
+        config, network: the model's; ``tensors`` are the exported network's.
+        bias: ``(steps + 1, 4, 2, 192)`` of the model; the row beyond the last step is the shift's.
+        tables: those of level 0.
+    """
+
+    def __init__(
+        self,
+        config: NestedConfig,
+        network: dict[str, Any],
+        tensors: dict[str, Tensor],
+        bias: Tensor,
+        tables: Tables,
+        device: torch.device,
+    ) -> None:
+        self.config, self.tables, self.device = config, tables, device
+        self.layout = FirstLayout.of(config)
+        self._network = IntegerNetwork(self.layout.network(network), tensors, device)
+        self._features = Features(config, device, self.layout.bands)
+        self._bands = torch.from_numpy(self.layout.bands).to(device)
+        self._passes = [self._pass(number, bias) for number in range(self.layout.steps - 1)]
+        self._shift_bias = bias[config.num_steps, OUTPUTS["shift"]]
+
+    def _pass(self, number: int, bias: Tensor) -> "_Pass":
+        config = self.config
+        chosen = np.flatnonzero(config.band_mask(0, number))
+        rows = np.searchsorted(self.layout.bands, chosen)
+        both = np.concatenate([rows, rows + len(self.layout.bands)])
+        bands = torch.from_numpy(chosen).to(self.device)
+        start = bias[number, : OUTPUTS["width"] + 1, 0][:, bands].flatten()
+        low = torch.from_numpy(config.low_bands()).to(self.device)[bands]
+        return _Pass(
+            bands, torch.from_numpy(both).to(self.device), start, low.to(torch.int32), number
+        )
+
+    def choices(self, grid: Tensor, number: int) -> list[Choice]:
+        """Tables of a pass's digits, see ``Scheme.choices``."""
+        this = self._passes[number]
+        count, height, width, _ = grid.shape
+        if number == 0:  # nothing is known: only the checkerboard and the borders tell
+            rows, columns = (self._typical(n) for n in (height, width))
+            small = grid.new_zeros((1, int(rows.max()) + 1, int(columns.max()) + 1, BANDS))
+            index = self._index(self._trunk(small, number), this)
+            whole = index.index_select(1, rows).index_select(2, columns).flatten(1, 2)
+            index = whole.index_select(1, self._positions(grid, number)).expand(count, -1, -1)
+        else:
+            trunk = self._trunk(grid, number).flatten(1, 2)
+            index = self._index(trunk.index_select(1, self._positions(grid, number)), this)
+        return [Choice(x.flatten().cpu().numpy(), self.tables) for x in index]
+
+    def update(self, grid: Tensor, number: int, symbols: Sequence[Tensor]) -> None:
+        """Take a pass's digits into the grids."""
+        this, positions = self._passes[number], self._positions(grid, number)
+        digits = torch.stack(list(symbols)).float() * self.config.unit(0)
+        places = (positions[:, None] * BANDS + this.bands).flatten().expand(len(grid), -1)
+        grid.view(len(grid), -1).scatter_(1, places, digits)
+
+    def expected(self, grid: Tensor, bands: Tensor) -> Tensor:
+        """Means of some bands after level 0, ``(B, h, w, n)`` in 1/32 of the last Delta."""
+        step = self.layout.steps - 1
+        out = self._network.head(self._trunk(grid, step), step, 2 * len(self._bands) + bands)
+        seen = grid.index_select(-1, bands)
+        none, some = self._shift_bias[:, bands]
+        shift = out.round_().add_(torch.where(seen != 0, some, none)).clamp_(-127, 127)
+        return seen * SHIFT_UNIT + shift * self.config.unit(0)
+
+    def _index(self, trunk: Tensor, this: "_Pass") -> Tensor:
+        """Table indices ``(..., bands of the pass) int32``."""
+        config = self.config
+        out = self._network.head(trunk, this.step, this.rows).round_().add_(this.start)
+        tilt, width = out.to(torch.int32).chunk(2, -1)
+        tilt = tilt.clamp(0, config.first_tilt.size - 1)
+        width = width.clamp(0, config.first_width.size - 1)
+        return (this.low * config.first_tilt.size + tilt) * config.first_width.size + width
+
+    def _trunk(self, grid: Tensor, step: int) -> Tensor:
+        """The network without its head, tile by tile with a halo that covers what it sees."""
+        halo, channels = self._network.config.halo, self._network.config.channels
+        count, height, width, _ = grid.shape
+        board, unit = checkerboard(grid), self.config.unit(0)
+        pictures = max(1, TILE * TILE // (height * width))
+        if max(height, width) <= TILE and count <= pictures:
+            features = self._features(grid.index_select(-1, self._bands), unit)
+            return self._network.trunk(features, board, step)
+        result = torch.empty((count, height, width, channels), device=self.device)
+        for first in range(0, count, pictures):
+            some = slice(first, first + pictures)
+            for y in range(0, height, TILE):
+                for x in range(0, width, TILE):
+                    top, left = max(y - halo, 0), max(x - halo, 0)
+                    rows, columns = slice(top, y + TILE + halo), slice(left, x + TILE + halo)
+                    seen = grid[some, rows, columns].index_select(-1, self._bands)
+                    features = self._features(seen, unit)
+                    out = self._network.trunk(features, board[rows, columns], step)
+                    out = out[:, y - top : y - top + TILE, x - left : x - left + TILE]
+                    result[some, y : y + TILE, x : x + TILE] = out
+        return result
+
+    def _typical(self, size: int) -> Tensor:
+        """For each of ``size`` rows one of a small picture at which an empty grid looks the same.
+
+        It is as far from the nearer border, up to the network's reach, and of the same parity.
+        """
+        reach = self._network.config.halo
+        small = 2 * reach + 2 + size % 2
+        at = torch.arange(size, device=self.device)
+        if size <= small:
+            return at
+        inner = reach + (at - reach) % 2
+        return torch.where(
+            at < reach, at, torch.where(at >= size - reach, at - size + small, inner)
+        )
+
+    def _positions(self, grid: Tensor, number: int) -> Tensor:
+        """Positions ``(n,)`` of the blocks that a pass has digits of, row by row."""
+        colour = self.config.passes[0][number][1]
+        board = checkerboard(grid).flatten()
+        if colour == 2:
+            return torch.arange(len(board), device=self.device)
+        return torch.nonzero(board == colour).flatten()
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """Bands of a pass, rows of their tilts and widths, what is added to those, and table sets."""
+
+    bands: Tensor
+    rows: Tensor
+    start: Tensor
+    low: Tensor
+    step: int
