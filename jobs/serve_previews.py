@@ -16,6 +16,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 from dataclasses import replace
@@ -126,6 +127,20 @@ def port(text: str) -> int:
     return number
 
 
+def check_port(host: str, port: int) -> None:
+    """Raises StrataError where nobody can listen: Ray says so half a minute later, at length."""
+    try:
+        with socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
+        ):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StrataError(
+            f"--host {host} --port {port}: nobody can listen there: {reason}"
+        ) from error
+
+
 def limits_of(given: argparse.Namespace) -> Limits:
     return replace(
         Limits(),
@@ -151,8 +166,11 @@ def serve_until_told(given: argparse.Namespace, told: threading.Event) -> int:
     for package in ("fastapi", "uvicorn", "prometheus_client"):
         if find_spec(package) is None:
             raise StrataError(f"{package} is not installed: pip install 'strata-images[serve]'")
+    if not (given.address or os.environ.get("RAY_ADDRESS") or cluster.inside_ray_job()):
+        check_port(given.host, given.port)
     cluster.connect(given.address)  # before anything else imports Ray, see there
     from ray import serve
+    from ray.exceptions import RayError
 
     from pipeline.serving.deployment import QUIET, deploy
     from pipeline.serving.service import Settings
@@ -164,11 +182,11 @@ def serve_until_told(given: argparse.Namespace, told: threading.Event) -> int:
     settings = Settings(url, given.input_options, shape.device, limits_of(given))
     if told.is_set():
         return 0
-    serve.start(http_options={"host": given.host, "port": given.port}, logging_config=QUIET)
     try:
         try:
+            serve.start(http_options={"host": given.host, "port": given.port}, logging_config=QUIET)
             serve.run(deploy(settings, shape.workers, shape.cpus, shape.gpus), name=NAME)
-        except RuntimeError as error:
+        except (RuntimeError, RayError) as error:
             raise StrataError(f"the server did not start: {error}") from error
         shown = "127.0.0.1" if given.host in ("0.0.0.0", "::") else given.host
         print(

@@ -1,0 +1,201 @@
+"""jobs/serve_previews.py as a process: on a Ray of its own and on a cluster, from S3."""
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from codec.images import read_image
+from pipeline.dataset import Dataset
+from tests.integration.conftest import free_port
+from tests.integration.processes import descendants
+from tests.integration.servers import S3Server
+from tests.integration.test_commands import PrivateCluster, RunHere, head_node, run_here
+from tests.pipeline.makers import png, samples, write_tar
+from tests.pipeline.serving.datasets import write_dataset
+
+__all__ = ["head_node", "run_here"]
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "jobs" / "serve_previews.py"
+PATIENCE = 120  # seconds for Ray to start on a machine that does other things, too
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def archive(s3: str) -> Dataset:
+    """A small dataset of the shipped model, on S3."""
+    with tempfile.TemporaryDirectory() as folder:
+        tar = write_tar(Path(folder) / "a.tar", [*samples(2), ("b/c.png", png(3))])
+        return write_dataset(f"{s3}/previews/archive", [tar], layers=2)
+
+
+def get(port: int, path: str) -> tuple[int, dict[str, str], bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        headers = {name.lower(): value for name, value in answer.getheaders()}
+        return answer.status, headers, answer.read()
+    finally:
+        connection.close()
+
+
+def wait_for(port: int, process: subprocess.Popen[str] | None = None) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            if get(port, "/healthz")[0] == 200:
+                return
+        assert process is None or process.poll() is None, "it has ended"
+        time.sleep(0.2)
+    raise AssertionError("nothing answers")
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextlib.contextmanager
+def job(folder: Path, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """The job in a session of its own, as a terminal starts it; it is gone in the end."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")}
+    process = subprocess.Popen(
+        [sys.executable, str(SCRIPT), *map(str, arguments)],
+        cwd=folder,
+        env=environment | {"HOME": str(folder)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        for pid in [process.pid, *descendants(process.pid)]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait(10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
+def test_from_s3_until_it_is_told_to_end(
+    archive: Dataset, moto_server: S3Server, tmp_path: Path, ending: signal.Signals
+) -> None:
+    port = free_port()
+    secrets = tmp_path / "options.json"
+    secrets.write_text(json.dumps(moto_server.options()))
+    arguments = ["--input", archive.url, "--input-options", f"@{secrets}", "--port", port]
+    with job(tmp_path, *arguments) as process:
+        wait_for(port, process)
+        below = descendants(process.pid)
+        status, headers, body = get(port, "/v1/images/b%2Fc?layers=2&format=png")
+        assert status == 200
+        np.testing.assert_array_equal(
+            read_image(body).rgb, archive.codec().decode([archive.record("b/c").encoded])[0]
+        )
+        assert headers["x-strata-layers"] == "2"
+        assert get(port, "/v1/images/b/c?layers=1&max_side=16")[0] == 200
+        assert get(port, "/v1/images/nothing")[0] == 404
+        assert json.loads(get(port, "/v1/images?limit=2")[2])["items"][1]["key"] == "s0001"
+        assert json.loads(get(port, "/v1/dataset")[2])["pictures"] == 3
+        assert b"<title>" in get(port, "/")[2]
+        assert b"strata_preview_requests_total" in get(port, "/metrics")[2]
+        if ending == signal.SIGINT:
+            os.killpg(process.pid, ending)  # as Ctrl-C does: all of the terminal's processes
+        else:
+            process.send_signal(ending)
+        printed, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert f"3 pictures of {archive.url} are at http://127.0.0.1:{port}/" in printed
+    assert "Traceback" not in errors
+    assert not listens(port)
+    time.sleep(0.5)
+    assert not [pid for pid in below if Path(f"/proc/{pid}").exists()], "Ray goes with it"
+    assert not (tmp_path / ".ray").exists()  # a token there would lock `ray start` for this user
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--input", "none"], "there is no dataset here"),
+        (["--input", "s3://key:secret@bucket/x"], "holds a user's name or password"),
+        (["--input", "x", "--port", "0"], "must be from 1 to 65535"),
+        (["--input", "x", "--max-queued", "-1"], "must be at least 1"),
+        ([], "--input"),
+    ],
+)
+def test_what_must_be_put_right_first(run_here: RunHere, arguments: list[str], words: str) -> None:
+    code, _, errors = run_here(SCRIPT, *arguments)
+    assert code == 2
+    assert words in errors
+
+
+def test_a_port_that_somebody_has(run_here: RunHere, archive: Dataset) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, _, errors = run_here(SCRIPT, "--input", archive.url, "--port", str(port))
+    assert code == 2
+    assert f"--port {port}: nobody can listen there" in errors
+
+
+@pytest.mark.slow
+def test_ray_job_submit(head_node: PrivateCluster, archive: Dataset, tmp_path: Path) -> None:
+    port = free_port()
+    ray = str(Path(sys.executable).with_name("ray"))
+
+    def jobs(*words: str) -> str:
+        done = subprocess.run(
+            [ray, "job", *words],
+            cwd=ROOT,
+            env=head_node.environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        return done.stdout + done.stderr
+
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    for name in ("codec", "pipeline", "jobs"):
+        (folder / name).symlink_to(ROOT / name)
+    submit = ["submit", "--address", head_node.address, "--submission-id", "previews", "--no-wait"]
+    entrypoint = ["jobs/serve_previews.py", "--input", archive.url, "--port", str(port)]
+    said = ""
+    for _ in range(20):
+        said = jobs(*submit, "--working-dir", str(folder), "--", "python", *entrypoint)
+        if "submitted successfully" in said:
+            break
+        time.sleep(1)  # the cluster listens before it is able to take a job
+    else:
+        raise AssertionError(said)
+    try:
+        wait_for(port)
+    except AssertionError:
+        raise AssertionError(jobs("logs", "--address", head_node.address, "previews")) from None
+    status, _, body = get(port, "/v1/images/b%2Fc?layers=1&max_side=16&format=png")
+    assert (status, read_image(body).width) == (200, 16)
+    jobs("stop", "--address", head_node.address, "previews")
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and listens(port) and get(port, "/healthz")[0] == 200:
+        time.sleep(0.5)
+    # Serve itself stays on the cluster, but not our application.
+    assert not listens(port) or get(port, "/healthz")[0] == 404
+    assert "was stopped" in jobs("status", "--address", head_node.address, "previews")
