@@ -75,8 +75,8 @@ def _groups(
             yield start, files[0], None, 0, 0
             return
         for number, (file, hits) in enumerate(_hits(dataset.lookup, files, search), start):
-            looked = looked or bool(search)
             if not file.ok or hits == set():
+                looked = looked or bool(search)
                 continue
             with dataset.open(file) as opened:
                 first = 0
