@@ -100,6 +100,20 @@ _JOB = _fields(
     ttlSecondsAfterFinished=_COUNT,
     suspend=_FLAG,
 )
+_SERVICE = _fields(
+    ["serveConfigV2", "rayClusterConfig"],
+    serveConfigV2=_STRING,
+    rayClusterConfig=_CLUSTER,
+    serviceUnhealthySecondThreshold=_COUNT,
+    deploymentUnhealthySecondThreshold=_COUNT,
+    rayClusterDeletionDelaySeconds=_COUNT,
+    excludeHeadPodFromServeSvc=_FLAG,
+    suspend=_FLAG,
+    serveService=_OBJECT,
+    upgradeStrategy=_fields(
+        [], type={"enum": ["NewCluster", "None", "NewClusterWithIncrementalUpgrade"]}
+    ),
+)
 
 
 def _schema(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
@@ -114,7 +128,8 @@ def _schema(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-_SCHEMAS = {"RayCluster": _schema("RayCluster", _CLUSTER), "RayJob": _schema("RayJob", _JOB)}
+_SPECS = {"RayCluster": _CLUSTER, "RayJob": _JOB, "RayService": _SERVICE}
+_SCHEMAS = {kind: _schema(kind, spec) for kind, spec in _SPECS.items()}
 
 
 def load(path: Path) -> list[dict[str, Any]]:
@@ -123,9 +138,10 @@ def load(path: Path) -> list[dict[str, Any]]:
 
 
 def cluster_spec(document: dict[str, Any]) -> dict[str, Any]:
-    """The cluster that a RayCluster or RayJob describes."""
-    spec = document["spec"]
-    return spec["rayClusterSpec"] if document["kind"] == "RayJob" else spec
+    """The cluster that a RayCluster, RayJob or RayService describes."""
+    names = {"RayJob": "rayClusterSpec", "RayService": "rayClusterConfig"}
+    spec, name = document["spec"], names.get(document["kind"])
+    return spec[name] if name else spec
 
 
 def groups(document: dict[str, Any]) -> list[dict[str, Any]]:
