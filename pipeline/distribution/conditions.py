@@ -13,6 +13,7 @@ its opposite; ``is None`` asks for it.
 """
 
 import ast
+import operator as operators
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -80,6 +81,12 @@ _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.LtE: lambda left, right: left <= right,
     ast.Gt: lambda left, right: left > right,
     ast.GtE: lambda left, right: left >= right,
+}
+_OF_CONSTANTS: dict[type[ast.operator], Callable[[float, float], float]] = {
+    ast.Add: operators.add,
+    ast.Sub: operators.sub,
+    ast.Mult: operators.mul,
+    ast.Div: operators.truediv,
 }
 _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: pc.add,
@@ -225,9 +232,12 @@ class _Parser:
     ) -> _Value:
         """In double precision: the product of two sides may be more than their type holds."""
         if not (left.column or right.column):
-            raise self._error(node, "a computation needs a column")
-        parts = (value.expression.cast(pa.float64()) for value in (left, right))
-        return _Value("number", _ARITHMETIC[type(operator)](*parts), column="computed")
+            if isinstance(operator, ast.Div) and not right.constant:
+                raise self._error(node, "this divides by zero")
+            parts = (float(left.constant), float(right.constant))
+            return _constant(_OF_CONSTANTS[type(operator)](*parts))
+        columns = (value.expression.cast(pa.float64()) for value in (left, right))
+        return _Value("number", _ARITHMETIC[type(operator)](*columns), column="computed")
 
     def _name(self, node: ast.expr) -> str:
         if not isinstance(node, ast.Name):
