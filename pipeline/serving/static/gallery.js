@@ -69,7 +69,7 @@ export class Gallery {
   pause(paused) {
     this.sharpener.paused = paused;
     if (paused) for (const tile of this.#tiles.values()) tile.drop();
-    else this.render();
+    else this.#resized();
   }
 
   get listing() {
@@ -125,7 +125,7 @@ export class Gallery {
   }
 
   #resized() {
-    if (!this.#listing) return;
+    if (!this.#listing || this.sharpener.paused) return; // behind a picture there is no scrollbar
     const place = this.#seen()[0] * this.columns;
     const before = [this.columns, this.cell];
     this.#measure();
@@ -295,7 +295,7 @@ export class Gallery {
     place.textContent = listed ? `${count(start + 1)}–${count(end)} of ${all ? count(Math.max(all, listed)) : `${count(listed)}+`}` : "";
     let words = "";
     if (error) words = error.message;
-    else if (!complete) words = loading && !listed ? (searched ? "Searching…" : "Reading the list…") : "";
+    else if (!complete) words = !loading ? "" : searched ? "Searching…" : listed ? "" : "Reading the list…";
     else if (!listed) words = searched ? "No picture matches." : "This dataset has no pictures.";
     else words = searched ? `${plural(listed, "picture")}, no more.` : "";
     if (endWords.textContent !== words) endWords.textContent = words;
