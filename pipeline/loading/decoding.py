@@ -1,0 +1,210 @@
+"""Samples of encoded pictures to samples of decoded ones, some together, on one device."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from codec import Codec, CorruptStreamError, EncodedImage
+from codec.errors import BrokenImageError, UnsupportedImageError
+from codec.images import read_image
+from codec.resizing import fit, shrink
+
+from ..datafiles import DamagedDataError
+from ..pictures import describe, one_by_one_on_error
+from ..records import RecordError, encoded_image
+from .rows import ORIGINAL
+
+Sample = dict[str, Any]
+Transform = Callable[[Tensor], Any]
+# What to do with a picture that cannot be read or decoded.
+Errors = Literal["raise", "skip"] | Callable[[str, Exception], object]
+
+# What is wrong with one picture. Anything else (a store that does not answer, a device that fails,
+# a mistake in a transform) would be so with the next one too, and is always raised.
+_OF_ONE_PICTURE = (
+    *(CorruptStreamError, DamagedDataError, RecordError),
+    *(BrokenImageError, UnsupportedImageError),
+)
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class KeptOriginal:
+    """A picture's own file, which a dataset holds in place of the layers asked for."""
+
+    data: bytes = field(repr=False)
+    width: int
+    height: int
+
+
+class ErrorPolicy:
+    """Raises an error or counts it, as ``errors`` says; see ``StrataImages``."""
+
+    def __init__(self, errors: Errors) -> None:
+        if not callable(errors) and errors not in ("raise", "skip"):
+            raise ValueError(f"errors must be 'raise', 'skip' or a function, not {errors!r}")
+        self.errors = errors
+        self._last: Exception | None = None  # all rows of a damaged row group have the same
+
+    def meet(self, key: str | None, error: Exception) -> None:
+        """Raise ``error`` unless it is of this picture alone, and these are to be skipped."""
+        if self.errors == "raise" or not isinstance(error, _OF_ONE_PICTURE):
+            raise error
+        if callable(self.errors):
+            self.errors(key or "", error)
+        elif error is not self._last:
+            _log.warning("skipped %r: %s", key, error)
+        self._last = error
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """What pictures are made with: a codec, and what becomes of what it gives.
+
+    ``device`` is where the tensors go; ``max_side`` in pixels makes previews
+    (``Codec.decode_small``); ``options`` go to ``Codec.decode``.
+    """
+
+    codec: Codec
+    device: str = "cpu"
+    max_side: int | None = None
+    transform: Transform | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.codec.check_options("decode", self.options)
+
+    def arrays(
+        self, encoded: Sequence[EncodedImage | KeptOriginal], keys: Sequence[str]
+    ) -> list[np.ndarray | Exception]:
+        """``(H, W, 3) uint8`` pictures, or what was wrong with those that cannot be decoded."""
+        found: list[Any] = [None] * len(encoded)
+        streams = [n for n, one in enumerate(encoded) if isinstance(one, EncodedImage)]
+        if streams:
+            batch = [one for one in encoded if isinstance(one, EncodedImage)]
+            for n, picture in zip(streams, one_by_one_on_error(self._decode, batch), strict=True):
+                found[n] = picture
+        for n, one in enumerate(encoded):
+            if isinstance(one, KeptOriginal):
+                found[n] = self._read(one)
+        return [
+            _named(str(key), one) if isinstance(one, Exception) else one
+            for key, one in zip(keys, found, strict=True)
+        ]
+
+    def samples(self, samples: Sequence[Sample]) -> list[Sample | Exception]:
+        """Each sample with ``image`` in place of ``encoded``, or the error of its picture."""
+        pictures = self.arrays(
+            [sample["encoded"] for sample in samples], [sample["key"] for sample in samples]
+        )
+        return [
+            picture if isinstance(picture, Exception) else self._finished(sample, picture)
+            for sample, picture in zip(samples, pictures, strict=True)
+        ]
+
+    def size(self, encoded: EncodedImage | KeptOriginal) -> tuple[int, int]:
+        """Height and width that a picture will have, before it is transformed."""
+        size = (encoded.height, encoded.width)
+        return size if self.max_side is None else fit(*size, self.max_side)
+
+    def _decode(self, batch: list[EncodedImage]) -> Sequence[np.ndarray]:
+        if self.max_side is None:
+            return self.codec.decode(batch, **self.options)
+        return self.codec.decode_small(batch, max_side=self.max_side, **self.options)
+
+    def _read(self, kept: KeptOriginal) -> np.ndarray | Exception:
+        try:
+            picture = read_image(kept.data, max_pixels=kept.width * kept.height).rgb
+        except (BrokenImageError, UnsupportedImageError) as error:
+            return error
+        return shrink(picture, *self.size(kept))
+
+    def _finished(self, sample: Sample, picture: np.ndarray) -> Sample:
+        image = torch.from_numpy(np.require(picture, requirements=["C", "W"])).to(self.device)
+        made = image if self.transform is None else self.transform(image)
+        rest = {name: value for name, value in sample.items() if name not in ("key", "encoded")}
+        return {"key": sample["key"], "image": made, **rest}
+
+
+def decode_batches(
+    batches: Iterable[Sequence[Sample]],
+    codec: Codec,
+    *,
+    device: str | None = None,
+    max_side: int | None = None,
+    transform: Transform | None = None,
+    decode_options: Mapping[str, Any] | None = None,
+    errors: Errors = "raise",
+) -> Iterator[Sample]:
+    """Decode what ``StrataImages(..., encoded=True)`` gives in its workers, here, on a device.
+
+    One batch for each list of samples, in order and without reading ahead: a dictionary of ``key``
+    (a list), ``image`` (``(B, H, W, 3) uint8`` on ``device``, or a list of tensors where their
+    shapes differ) and a list for each further column. ``codec`` is
+    ``open_dataset(url).codec("cuda")``, and ``device`` by default where it computes; the other
+    arguments are those of ``StrataImages``. Pictures that are skipped are missing in their batch,
+    and an empty one is left out.
+    """
+    policy = ErrorPolicy(errors)
+    device = device or str(getattr(codec, "device", "cpu"))
+    decoder = Decoder(codec, device, max_side, transform, decode_options or {})
+    for batch in batches:
+        done = []
+        for sample, made in zip(batch, decoder.samples(batch), strict=True):
+            if isinstance(made, Exception):
+                policy.meet(sample["key"], made)
+            else:
+                done.append(made)
+        if done:
+            yield collate(done)
+
+
+def collate(samples: Sequence[Sample]) -> Sample:
+    """One dictionary of lists; pictures of one shape become one tensor."""
+    batch = {name: [sample[name] for sample in samples] for name in samples[0]}
+    images = batch["image"]
+    if all(isinstance(image, Tensor) and image.shape == images[0].shape for image in images):
+        return batch | {"image": torch.stack(images)}
+    return batch
+
+
+def to_samples(table: pa.Table, layers: int, columns: Sequence[str], url: str) -> list[Sample]:
+    """What ``read_pictures`` gives as dictionaries of ``key``, ``encoded`` and ``columns``.
+
+    ``fields`` becomes a dictionary of bytes by name, without the picture's own.
+    """
+    samples = []
+    for row in table.to_pylist():
+        sample = {"key": row["key"], "encoded": picture_of(row, layers, url)}
+        sample |= {name: row[name] for name in columns}
+        if "fields" in columns:
+            sample["fields"] = {
+                one["name"]: one["data"] for one in row["fields"] if one["data"] is not None
+            }
+        samples.append(sample)
+    return samples
+
+
+def picture_of(row: Mapping[str, Any], layers: int, url: str) -> EncodedImage | KeptOriginal:
+    """What a row's picture is made from: its first ``layers`` layers, or the file kept instead."""
+    encoded = encoded_image(row, layers, url)
+    if encoded.num_layers < layers and row.get(ORIGINAL) is not None:
+        return KeptOriginal(row[ORIGINAL], row["width"], row["height"])
+    return encoded
+
+
+def _named(key: str, error: Exception) -> Exception:
+    """The error with the picture's key in it, if it is the picture's."""
+    if not isinstance(error, _OF_ONE_PICTURE):
+        return error
+    named = DamagedDataError(
+        f"{key!r} cannot be decoded: {describe(error)}", key, getattr(error, "layer", None)
+    )
+    named.__cause__ = error
+    return named

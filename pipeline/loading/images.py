@@ -1,0 +1,228 @@
+"""A dataset as a torch IterableDataset that is split among readers, and can stop and go on."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow.compute as pc
+import torch
+from torch import distributed
+from torch.utils.data import IterableDataset, get_worker_info
+
+from ..dataset import Dataset, open_dataset
+from .decoding import Decoder, ErrorPolicy, Errors, Transform
+from .iteration import Iteration
+from .order import Epoch, Reader, refs
+from .stream import Wanted, stream
+
+STATE_VERSION = 1
+
+
+class StrataImages(IterableDataset):
+    """The pictures of a dataset at ``layers`` layers, for training.
+
+    Each is a dictionary of ``key``, ``image`` (``(H, W, 3) uint8`` on ``device``) and the columns
+    asked for; ``fields`` is a dictionary of bytes by name (``json``, ``cls``, ...). With
+    ``batch_size`` it yields batches, for ``DataLoader(images, batch_size=None)``: ``key`` is a
+    list, ``image`` one tensor ``(B, H, W, 3)``, and so on. A batch holds pictures of one size, and
+    is smaller than ``batch_size`` at the end and where sizes are too many; with ``transform``,
+    which may make them one size, it holds neighbours, and ``image`` is a list if shapes differ.
+
+    All readers together, which are the workers of a ``DataLoader`` in every rank, read each picture
+    once an epoch, as many each as possible. An epoch's order depends on ``seed``, its number
+    (``set_epoch``) and the number of readers, and is always the same. ``state_dict`` and
+    ``load_state_dict`` go on exactly after what was yielded last; with workers, take them from
+    torchdata's ``StatefulDataLoader``.
+
+    Args:
+        url: of a dataset, as for ``open_dataset``; ``options`` are its storage options.
+        layers: how many to read; default all. A picture whose file was kept instead of so many
+            layers comes from its file.
+        columns: further columns, such as ``fields`` or ``alpha``.
+        filter: an expression over the columns of metadata; see ``Dataset.batches``.
+        shuffle_buffer: 0 keeps the dataset's order. Otherwise files, row groups and rows are mixed,
+            and then the rows through a buffer of this many streams, which are held in memory.
+        seed: of the order.
+        batch_size: pictures in a batch; None yields single ones.
+        device: where to decode, and where the tensors are. CUDA needs ``num_workers=0``, or
+            ``encoded`` and ``decode_batches``.
+        encoded: yield ``encoded`` (an EncodedImage, or a KeptOriginal) instead of ``image``, and
+            lists of samples instead of batches.
+        max_side: pixels; larger pictures are decoded smaller (``Codec.decode_small``).
+        transform: called with each picture's tensor; what it returns becomes ``image``.
+        decode_options: for ``Codec.decode``, such as ``{"realism": "flow"}``.
+        errors: what to do with a picture that is damaged. ``"raise"`` raises DamagedDataError;
+            ``"skip"`` logs a warning, and a function is called with the key ('' if it is not known)
+            and the error; both leave it out and count it (``skipped``).
+        rank, world_size: of this process; by default those of ``torch.distributed``, if it is used.
+
+    Iterating raises DatasetError and StorageError as ``Dataset`` does, and never skips for them.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        layers: int | None = None,
+        *,
+        columns: Sequence[str] = (),
+        filter: pc.Expression | None = None,
+        shuffle_buffer: int = 0,
+        seed: int = 0,
+        batch_size: int | None = None,
+        device: str = "cpu",
+        encoded: bool = False,
+        max_side: int | None = None,
+        transform: Transform | None = None,
+        decode_options: Mapping[str, Any] | None = None,
+        errors: Errors = "raise",
+        rank: int | None = None,
+        world_size: int | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        if (rank is None) != (world_size is None):
+            raise ValueError("rank and world_size belong together: give both or neither")
+        if rank is not None and world_size is not None and not 0 <= rank < world_size:
+            raise ValueError(f"rank must be 0 to {world_size - 1}, got {rank}")
+        if shuffle_buffer < 0 or (batch_size is not None and batch_size < 1):
+            raise ValueError("shuffle_buffer must be at least 0, and batch_size at least 1")
+        if encoded and (max_side or transform or decode_options):
+            raise ValueError(
+                "max_side, transform and decode_options are for decoding: with encoded=True give "
+                "them to decode_batches"
+            )
+        self.url, self.options = url, options
+        self.layers, self.columns, self.filter = layers, tuple(columns), filter
+        self.shuffle_buffer, self.seed = shuffle_buffer, seed
+        self.batch_size, self.device, self.encoded = batch_size, device, encoded
+        self.max_side, self.transform = max_side, transform
+        self.decode_options = dict(decode_options or {})
+        self.errors = errors
+        self._rank = None if rank is None or world_size is None else (rank, world_size)
+        # Shared, so that workers that live for several epochs hear of the next one.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._opened: tuple[int, Dataset] | None = None
+        self._iteration: Iteration | None = None
+        self._resume: dict[str, Any] | None = None
+        ErrorPolicy(errors)
+
+    @property
+    def dataset(self) -> Dataset:
+        """The dataset, opened by this process: connections do not survive a fork."""
+        if self._opened is None or self._opened[0] != os.getpid():
+            self._opened = (os.getpid(), open_dataset(self.url, self.options))
+        return self._opened[1]
+
+    @property
+    def epoch(self) -> int:
+        return int(self._epoch)
+
+    @property
+    def skipped(self) -> int:
+        """Pictures that were left out in this process in the iteration begun last."""
+        return self._iteration.skipped if self._iteration else 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """The order of the iterations to come; they begin anew, whatever state was loaded."""
+        if epoch != self.epoch:
+            self._iteration = self._resume = None
+        self._epoch.fill_(epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the iteration begun last stands: right after what it has yielded."""
+        done = self._iteration
+        if done is None:
+            return self._resume or {"version": STATE_VERSION, "epoch": self.epoch, "position": 0}
+        return {
+            "version": STATE_VERSION,
+            "epoch": done.epoch.number,
+            "position": done.position,
+            "waiting": done.waiting,
+            "skipped": done.skipped,
+            "reader": [done.reader.number, done.reader.of],
+            "order": done.order,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Let the next iteration go on after what had been yielded when ``state`` was taken.
+
+        It sets the epoch too. Raises ValueError for a state of another release; iterating does
+        for one of another dataset, order, rank or worker.
+        """
+        if state.get("version") != STATE_VERSION:
+            raise ValueError(f"{self.url}: this is no state that this release can go on from")
+        self._epoch.fill_(state["epoch"])
+        self._resume = dict(state)
+        self._iteration = None
+
+    def __iter__(self) -> Iterator[Any]:
+        worker = get_worker_info()
+        if worker is not None and not self.encoded and torch.device(self.device).type != "cpu":
+            raise ValueError(
+                f"device={self.device!r}: workers of a DataLoader cannot share it; use "
+                "num_workers=0, or encoded=True and pipeline.decode_batches around the DataLoader"
+            )
+        rank, world = self._rank_and_world()
+        number, of = (worker.id, worker.num_workers) if worker is not None else (0, 1)
+        dataset = self.dataset
+        wanted = Wanted(dataset._layers(self.layers), self.columns, self.filter)
+        iteration = Iteration(
+            Epoch(self.seed, self.epoch, self.shuffle_buffer),
+            Reader(rank * of + number, world * of),
+            self._order(),
+            None if self.encoded else self._decoder(),
+            ErrorPolicy(self.errors),
+            self.batch_size,
+            by_size=self.transform is None,
+        )
+        state, self._resume = self._resume, None
+        waiting: frozenset[int] = frozenset()
+        if state is not None and state["position"]:
+            self._check(state, iteration)
+            iteration.position, iteration.skipped = state["position"], state["skipped"]
+            waiting = frozenset(state["waiting"])
+        order = refs(dataset, iteration.epoch, iteration.reader)
+        self._iteration = iteration
+        return iteration.run(stream(dataset, order, wanted, iteration.position, waiting))
+
+    def _decoder(self) -> Decoder:
+        codec = self.dataset.codec(self.device)
+        return Decoder(codec, self.device, self.max_side, self.transform, self.decode_options)
+
+    def _rank_and_world(self) -> tuple[int, int]:
+        if self._rank is not None:
+            return self._rank
+        if distributed.is_available() and distributed.is_initialized():
+            return distributed.get_rank(), distributed.get_world_size()
+        return 0, 1
+
+    def _order(self) -> str:
+        """A hash of what the order and the batches depend on, but for epoch and reader."""
+        dataset = self.dataset
+        told = [[file.name, file.rows, file.ok] for file in dataset.files]
+        settings: list[Any] = [self.seed, self.shuffle_buffer, self.batch_size, self.max_side]
+        settings += [self.transform is None, str(self.filter), dataset.fingerprint]
+        return hashlib.sha256(json.dumps([told, settings]).encode()).hexdigest()[:16]
+
+    def _check(self, state: Mapping[str, Any], iteration: Iteration) -> None:
+        reader = iteration.reader
+        if state["reader"] != [reader.number, reader.of]:
+            number, of = state["reader"]
+            raise ValueError(
+                f"{self.url}: the state is that of reader {number} of {of} (ranks times workers), "
+                f"this is {reader.number} of {reader.of}: go on with as many ranks and workers, "
+                "each with its own state"
+            )
+        if state["order"] != iteration.order:
+            raise ValueError(
+                f"{self.url}: the state was taken with other data files, or another seed, "
+                "shuffle_buffer, batch_size, max_side, filter or transform"
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For workers, which open the dataset themselves and do not know of ranks."""
+        state = self.__dict__ | {"_opened": None, "_iteration": None}
+        if self._rank is None and distributed.is_available() and distributed.is_initialized():
+            state["_rank"] = self._rank_and_world()
+        return state

@@ -1,0 +1,117 @@
+"""One pass over an epoch: rows to samples or batches, and where it stands after each of them."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from codec import CorruptStreamError
+
+from .decoding import Decoder, ErrorPolicy, Sample, collate
+from .order import Epoch, Reader
+from .stream import Row
+
+DECODED_TOGETHER = 32  # pictures, where no batch size says how many,
+DECODED_PIXELS = 1 << 23  # and of large ones no more than these, unless it is a single one
+WAITING_BATCHES = 8  # as many pictures may wait for others of their size
+
+Size = tuple[int, int]
+
+
+@dataclass
+class Iteration:
+    """What turns rows into what is yielded, and counts.
+
+    Of the rows before ``position``, those in ``buckets`` are yet to be yielded. ``decoder`` is None
+    where samples stay encoded, ``batch_size`` where they are yielded singly. ``by_size``: whether
+    a batch holds pictures of one size. ``order`` names what else the order depends on.
+    """
+
+    epoch: Epoch
+    reader: Reader
+    order: str
+    decoder: Decoder | None
+    policy: ErrorPolicy
+    batch_size: int | None
+    by_size: bool
+    position: int = 0
+    skipped: int = 0
+    buckets: dict[Size, list[Row]] = field(default_factory=dict)
+
+    @property
+    def waiting(self) -> list[int]:
+        """Positions of the rows in ``buckets``."""
+        return sorted(row.position for rows in self.buckets.values() for row in rows)
+
+    def run(self, rows: Iterable[Row]) -> Iterator[Any]:
+        """Samples, batches of them, or lists of encoded ones. Raises what the policy lets pass."""
+        return self._singly(rows) if self.batch_size is None else self._batches(rows)
+
+    def _singly(self, rows: Iterable[Row]) -> Iterator[Sample]:
+        window: list[Row] = []
+        pixels = 0
+        for row in rows:
+            height, width = self._size(row)
+            full = len(window) == DECODED_TOGETHER or pixels + height * width > DECODED_PIXELS
+            if window and (full or self.decoder is None):
+                yield from self._made(window)
+                window, pixels = [], 0
+            window.append(row)
+            pixels += height * width
+        yield from self._made(window)
+
+    def _batches(self, rows: Iterable[Row]) -> Iterator[Any]:
+        """Rows go into buckets by size, of which a full one or, if too many wait, the oldest is
+        yielded. That depends on what is in them alone: refilled from a state, they go on the same.
+        """
+        assert self.batch_size is not None
+        most = WAITING_BATCHES * self.batch_size
+        waiting = 0
+        for row in rows:
+            size = self._size(row) if self.by_size else (0, 0)
+            bucket = self.buckets.setdefault(size, [])
+            bucket.append(row)
+            waiting += 1
+            self.position = max(self.position, row.position + 1)
+            full = len(bucket) == self.batch_size
+            if full or waiting == most:
+                chosen = size if full else next(iter(self.buckets))
+                waiting -= len(self.buckets[chosen])
+                yield from self._batch(chosen)
+        while self.buckets:
+            yield from self._batch(next(iter(self.buckets)))
+
+    def _batch(self, size: Size) -> Iterator[Any]:
+        samples = list(self._made(self.buckets.pop(size)))
+        if samples:
+            yield samples if self.decoder is None else collate(samples)
+
+    def _made(self, window: Sequence[Row]) -> Iterator[Sample]:
+        """What these rows give; ``position`` and ``skipped`` are right after each of them."""
+        for row, made in zip(window, self._samples(window), strict=True):
+            self.position = max(self.position, row.position + 1)
+            if isinstance(made, Exception):
+                key = None if isinstance(row.sample, Exception) else row.sample["key"]
+                self.policy.meet(key, made)
+                self.skipped += 1
+            else:
+                yield made
+
+    def _samples(self, window: Sequence[Row]) -> list[Sample | Exception]:
+        """The sample of each row, decoded if that is to be; or what is wrong with it."""
+        made: list[Sample | Exception] = [row.sample for row in window]
+        whole = {n: one for n, one in enumerate(made) if not isinstance(one, Exception)}
+        if self.decoder is not None and whole:
+            decoded = self.decoder.samples(list(whole.values()))
+            for n, done in zip(whole, decoded, strict=True):
+                made[n] = done
+        return made
+
+    def _size(self, row: Row) -> Size:
+        """Height and width; nothing of what has no picture, as decoding will say."""
+        if isinstance(row.sample, Exception):
+            return 0, 0
+        stream = row.sample["encoded"]
+        try:
+            return self.decoder.size(stream) if self.decoder else (stream.height, stream.width)
+        except CorruptStreamError:
+            return 0, 0

@@ -1,0 +1,176 @@
+"""Which rows of a dataset one of several readers gets, and in which order: whole numbers only.
+
+    pieces     data files, or row groups where there are few files; in a new order each epoch
+    cut        each reader has as many neighbouring rows of that sequence as any other
+    units      the row groups in its part; those of some neighbouring files are mixed
+    refs       the rows of each unit, mixed within it and then by a buffer
+
+Nothing here needs the rows themselves, so a reader that goes on where another one stopped counts up
+to there without reading again. All numbers are drawn by ``random.Random.random``, which Python
+promises to keep as it is, so an order does not depend on versions.
+"""
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+from ..datafiles import DataFile
+from ..dataset import Dataset
+
+T = TypeVar("T")
+
+# Up to here, all footers are read at the beginning (14 KB each), and row groups are what is mixed:
+# of one large file, each reader would otherwise have the same part in every epoch.
+FEW_FILES = 64
+MIXED_FILES = 16  # in longer datasets: neighbours (in the epoch's order) whose row groups are mixed
+_FOOTERS_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What an order depends on besides the dataset. ``buffer`` is 0 where nothing is mixed."""
+
+    seed: int
+    number: int
+    buffer: int
+
+    def random(self, *purpose: object) -> random.Random:
+        """Random numbers for one purpose, always the same."""
+        return random.Random("/".join(map(str, (self.seed, self.number, *purpose))))
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One of ``of`` readers of an epoch: a worker of a rank."""
+
+    number: int
+    of: int
+
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """Rows ``start`` to ``stop`` of a row group. Equal only to itself."""
+
+    file: DataFile
+    group: int
+    start: int
+    stop: int
+
+    @property
+    def rows(self) -> int:
+        return self.stop - self.start
+
+
+class Ref(NamedTuple):
+    """A row of a unit's row group."""
+
+    unit: Unit
+    row: int
+
+
+class _Piece(NamedTuple):
+    """Rows ``start`` to ``stop`` of a file or, if one is named, of a row group."""
+
+    file: DataFile
+    group: int | None
+    start: int
+    stop: int
+
+
+def refs(dataset: Dataset, epoch: Epoch, reader: Reader) -> Iterator[Ref]:
+    """All rows that ``reader`` is to read, in their order. Every row is some reader's, once.
+
+    Reads footers, some files ahead. Samples that are no pictures are among the rows.
+    """
+    units = _units(dataset, epoch, reader)
+    if not epoch.buffer:
+        return (Ref(unit, row) for unit in units for row in range(unit.start, unit.stop))
+    return _mixed(units, epoch.buffer, epoch.random("rows", reader.number, reader.of))
+
+
+def _units(dataset: Dataset, epoch: Epoch, reader: Reader) -> Iterator[Unit]:
+    files = [file for file in dataset.files if file.ok]
+    by_groups = bool(epoch.buffer) and len(files) <= FEW_FILES
+    if by_groups:
+        pieces = [
+            _Piece(file, group, 0, rows)
+            for file, groups in zip(files, _group_rows(dataset, files), strict=True)
+            for group, rows in enumerate(groups)
+        ]
+    else:
+        pieces = [_Piece(file, None, 0, file.rows) for file in files]
+    if epoch.buffer:
+        pieces = shuffled(pieces, epoch.random("pieces"))
+    mine = list(_cut(pieces, reader))
+    if by_groups:
+        for file, group, start, stop in mine:
+            assert group is not None
+            yield Unit(file, group, start, stop)
+        return
+    step = MIXED_FILES if epoch.buffer else 1
+    for first in range(0, len(mine), step):
+        some = mine[first : first + step]
+        units = list(_of_files(dataset, some))
+        if epoch.buffer:
+            units = shuffled(units, epoch.random("groups", reader.number, reader.of, first))
+        yield from units
+
+
+def _cut(pieces: Iterable[_Piece], reader: Reader) -> Iterator[_Piece]:
+    """The reader's part of the sequence: the numbers of rows differ by at most one."""
+    pieces = list(pieces)
+    total = sum(piece.stop for piece in pieces)
+    first, last = (total * n // reader.of for n in (reader.number, reader.number + 1))
+    at = 0
+    for piece in pieces:
+        start, stop = max(first - at, 0), min(last - at, piece.stop)
+        if start < stop:
+            yield piece._replace(start=start, stop=stop)
+        at += piece.stop
+
+
+def _of_files(dataset: Dataset, pieces: Sequence[_Piece]) -> Iterator[Unit]:
+    """The row groups that parts of files touch."""
+    sizes = _group_rows(dataset, [piece.file for piece in pieces])
+    for piece, groups in zip(pieces, sizes, strict=True):
+        at = 0
+        for group, rows in enumerate(groups):
+            start, stop = max(piece.start - at, 0), min(piece.stop - at, rows)
+            if start < stop:
+                yield Unit(piece.file, group, start, stop)
+            at += rows
+
+
+def _group_rows(dataset: Dataset, files: Sequence[DataFile]) -> list[list[int]]:
+    """The number of rows in each row group of each file."""
+
+    def read(file: DataFile) -> list[int]:
+        with dataset.open(file) as opened:
+            footer = opened.metadata
+            return [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
+
+    if len(files) == 1:
+        return [read(files[0])]
+    with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
+        return list(pool.map(read, files))
+
+
+def _mixed(units: Iterable[Unit], size: int, rng: random.Random) -> Iterator[Ref]:
+    held: list[Ref] = []
+    for unit in units:
+        for row in shuffled(range(unit.start, unit.stop), rng):
+            ref = Ref(unit, row)
+            if len(held) < size:
+                held.append(ref)
+                continue
+            chosen = int(rng.random() * size)
+            held[chosen], ref = ref, held[chosen]
+            yield ref
+    yield from shuffled(held, rng)
+
+
+def shuffled(items: Iterable[T], rng: random.Random) -> list[T]:
+    """The items in a random order."""
+    return [item for _, _, item in sorted((rng.random(), n, item) for n, item in enumerate(items))]

@@ -1,0 +1,103 @@
+"""Rows in a given order, their row groups read ahead of them in threads."""
+
+from collections import Counter, deque
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow.compute as pc
+
+from ..datafiles import DamagedDataError
+from ..dataset import Dataset
+from ..filesystems import storage_errors
+from ..reading import columns_of
+from .decoding import Sample, to_samples
+from .order import Ref, Unit
+from .rows import ROW, read_pictures
+
+AHEAD = 512  # rows whose row groups are being read while earlier ones are handed on
+THREADS = 4
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is read of each row: ``layers``, ``columns``, and only rows that ``filter`` allows."""
+
+    layers: int
+    columns: Sequence[str] = ()
+    filter: pc.Expression | None = None
+
+
+class Row(NamedTuple):
+    """A row and its position in the order: its sample, or why it cannot be read."""
+
+    position: int
+    sample: Sample | DamagedDataError
+
+
+def stream(
+    dataset: Dataset,
+    refs: Iterator[Ref],
+    wanted: Wanted,
+    start: int = 0,
+    waiting: Collection[int] = (),
+) -> Iterator[Row]:
+    """The pictures among the rows of ``refs`` at the positions ``waiting``, and from ``start`` on.
+
+    Of earlier rows nothing is read. In memory are the rows of every row group that was begun and
+    not finished, which is what the order mixes, and those of the next ``AHEAD`` rows. Raises
+    StorageError where the store does not answer; what is damaged is handed on in its place.
+    """
+    named = columns_of(wanted.filter, dataset.url)
+    done: dict[Unit, list[int]] = {}  # rows of units that were begun, and not finished, before
+    again: list[tuple[int, Ref]] = []
+    for position, ref in enumerate(islice(refs, start)):
+        if position in waiting:
+            again.append((position, ref))
+            continue
+        rows = done.setdefault(ref.unit, [])
+        rows.append(ref.row)
+        if len(rows) == ref.unit.rows:
+            del done[ref.unit]
+
+    def read(unit: Unit) -> dict[int, Sample] | DamagedDataError:
+        due = np.setdiff1d(np.arange(unit.start, unit.stop), done.get(unit, []))
+        with dataset.open(unit.file) as opened, storage_errors(opened.url, "cannot be read"):
+            try:
+                table = read_pictures(
+                    opened, unit.group, wanted.layers, wanted.columns, wanted.filter, named, due
+                )
+                samples = to_samples(table, wanted.layers, wanted.columns, opened.url)
+            except DamagedDataError as error:
+                return error
+        return dict(zip(table.column(ROW).to_pylist(), samples, strict=True))
+
+    groups: dict[Unit, Future[dict[int, Sample] | DamagedDataError]] = {}
+    left: Counter[Unit] = Counter()
+    ahead: deque[tuple[int, Ref]] = deque()
+    coming = chain(again, enumerate(refs, start))
+    pool = ThreadPoolExecutor(THREADS, thread_name_prefix="strata-loading")
+
+    try:
+        while True:
+            for position, ref in islice(coming, AHEAD - len(ahead)):
+                ahead.append((position, ref))
+                if ref.unit not in groups:
+                    groups[ref.unit] = pool.submit(read, ref.unit)
+                    left[ref.unit] = ref.unit.rows - len(done.get(ref.unit, []))
+            if not ahead:
+                return
+            position, ref = ahead.popleft()
+            found = groups[ref.unit].result()
+            left[ref.unit] -= 1
+            if not left[ref.unit]:
+                del groups[ref.unit], left[ref.unit]
+            if isinstance(found, DamagedDataError):
+                yield Row(position, found)
+            elif ref.row in found:
+                yield Row(position, found.pop(ref.row))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,117 @@
+"""A dataset on an S3 server whose traffic is counted, large enough that footers are small in it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from codec.base import EncodedImage
+from codec.images import MAX_PIXELS, write_image
+from pipeline import commit, worker
+from pipeline.commit import Ledger, Plan
+from pipeline.dataset import PLAN_NAME, Dataset, open_dataset
+from pipeline.encoding import CompressSettings
+from pipeline.records import column_bytes
+from pipeline.shards import expand_inputs
+from pipeline.storage import Store
+from pipeline.worker import ShardCompressor, ShardJob
+from tests.integration.faults import FaultProxy
+from tests.integration.servers import BUCKET, moto
+from tests.pipeline.makers import ToyCodec, write_tar
+
+SHARDS, SAMPLES, PICTURES, SIDE = 2, 600, 8, 128
+URL = f"s3://{BUCKET}/set"
+
+
+class RepeatingCodec(ToyCodec):
+    """The pictures repeat, and each is encoded once."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.level = 1
+        self.known: dict[bytes, EncodedImage] = {}
+
+    def _encode(self, image: np.ndarray, layers: int) -> EncodedImage:
+        name = image[:2].tobytes()
+        if name not in self.known:
+            self.known[name] = super()._encode(image, self.num_layers)
+        return self.known[name].truncate(layers)
+
+
+def picture_of(number: int) -> np.ndarray:
+    """Noise, so that a layer is a quarter of the picture: 12 KB."""
+    rng = np.random.default_rng(number % PICTURES)
+    return rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+
+
+@dataclass(frozen=True)
+class Counted:
+    """The dataset locally, and the proxy through which its copy on S3 is read."""
+
+    local: Dataset
+    proxy: FaultProxy
+
+    def column_bytes(self, columns: list[str]) -> int:
+        """What Parquet says that these columns and the footers take."""
+        total = 0
+        for file in self.local.files:
+            with self.local.open(file) as opened:
+                sizes = column_bytes(opened.metadata)
+            total += file.footer_bytes + sum(sizes[name] for name in columns)
+        return total
+
+    @property
+    def downloaded(self) -> int:
+        """Bytes of data files that have left the server so far."""
+        return self.proxy.bytes("GET", r"/data/.*\.parquet")[1]
+
+
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Counted]:
+    """1,200 pictures in two files; every ``load_codec`` gives the codec they were written with."""
+    folder = tmp_path_factory.mktemp("recipes")
+    environment = {"AWS_ALLOW_HTTP": "true", "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hf")}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        local = _write(folder, patch)
+        with moto() as server, FaultProxy(server.endpoint) as proxy:
+            server.filesystem().put(local.url, f"{BUCKET}/set", recursive=True)
+            patch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+            yield Counted(local, proxy)
+
+
+def _write(folder: Path, patch: pytest.MonkeyPatch) -> Dataset:
+    model = folder / "model"
+    model.write_bytes(b"a model that repeats itself")
+    codec = RepeatingCodec(model)
+    patch.setattr(worker, "load_codec", lambda *_, **__: codec)
+    pictures = [write_image(picture_of(number), None, "png") for number in range(PICTURES)]
+    for shard in range(SHARDS):
+        files = []
+        for number in range(SAMPLES):
+            name = f"{shard}{number:04d}"
+            files += [(f"{name}.png", pictures[number % PICTURES]), (f"{name}.cls", b"%d" % shard)]
+        files.append((f"{shard}broken.png", b"this is no picture"))
+        write_tar(folder / f"x-{shard}.tar", files)
+    url = str(folder / "set")
+    layers = {"layers": 4, "fit": False}
+    plan = Plan(
+        PLAN_NAME,
+        {"format": 1, "model_id": codec.model_id, "codec": "uqdm", "max_pixels": MAX_PIXELS}
+        | layers,
+    )
+    store = Store(url)
+    plan.establish(store)
+    store.create_from(f"models/{codec.model_id}/model.safetensors", model)
+    settings = CompressSettings(
+        output=url, fingerprint=plan.fingerprint, model_id=codec.model_id, layers=4, fit=False
+    )
+    compressor = ShardCompressor(settings)
+    for shard in expand_inputs([str(folder / "x-*.tar")]):
+        compressor.run(ShardJob(commit.shard_name(shard, plan.fingerprint), shard))
+    done, _ = Ledger(store, plan.fingerprint).completed("data", ".parquet")
+    commit.publish_manifest(store, plan, done)
+    return open_dataset(url)

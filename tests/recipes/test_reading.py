@@ -1,0 +1,92 @@
+"""The examples of docs/reading.md, run as they stand there, and the bytes that they read."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.recipes.conftest import SAMPLES, SHARDS, URL, Counted, picture_of
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "reading.md").read_text()
+TOOLS = ["DuckDB", "Polars", "Hugging Face datasets", "pandas and pyarrow"]
+FIRST_LAYER = ["key", "header", "layer_00"]
+
+
+def example(heading: str) -> str:
+    """The first block of code under a heading."""
+    section = re.split(rf"^#+ {re.escape(heading)}\n", PAGE, maxsplit=1, flags=re.MULTILINE)[1]
+    found = re.search(r"```python\n(.*?)```", section, re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def run(heading: str, url: str, names: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Run an example on the dataset at ``url``; returns what it has defined."""
+    names = dict(names or {})
+    code = example(heading).replace('"s3://bucket/archive"', repr(url))
+    exec(compile(code, f"docs/reading.md: {heading}", "exec"), names)
+    return names
+
+
+def check(found: dict[str, Any]) -> None:
+    """All streams were read, and pictures were decoded from their first layer."""
+    assert sorted(found["streams"]) == [
+        f"{shard}{number:04d}" for shard in range(SHARDS) for number in range(SAMPLES)
+    ]
+    assert len(found["pictures"]) == 16
+    for key, decoded in zip(found["streams"], found["pictures"], strict=False):
+        assert np.array_equal(decoded, picture_of(int(key[1:])) & 0xC0)
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_a_tool_reads_the_first_layer_and_no_more(counted: Counted, tool: str) -> None:
+    names = run("With other tools", URL)
+    before = counted.downloaded
+    check(run(tool, URL, names))
+    read = counted.downloaded - before
+    needed = counted.column_bytes(FIRST_LAYER)
+    print(f"{tool}: {read} bytes, {read / needed:.3f} of {needed}")
+    assert needed <= read <= 1.1 * needed
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_a_tool_reads_local_files(counted: Counted, tool: str) -> None:
+    check(run(tool, counted.local.url, run("With other tools", counted.local.url)))
+
+
+@pytest.mark.parametrize("tool", ["DuckDB", "Hugging Face datasets"])
+def test_why_reading_ahead_must_be_stopped(
+    counted: Counted, tool: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the option, the same examples read everything."""
+    import fsspec
+
+    names = run("With other tools", URL)
+    code = example(tool)
+    tamed = re.sub(r',?\s*(storage_options=\{)?"?default_cache_type"?[=:] ?"none"\}?', "", code)
+    assert tamed != code
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    before = counted.downloaded
+    exec(tamed, dict(names))
+    assert counted.downloaded - before > 3 * counted.column_bytes(FIRST_LAYER)
+
+
+def test_batches_for_training(counted: Counted) -> None:
+    found = run("In training", URL)
+    assert len(found["labels"]) == len(found["pictures"])
+    before = counted.downloaded
+    streams = found["pipeline"].StrataImages(URL, 1, shuffle_buffer=500)
+    assert sum(1 for _ in streams) == SHARDS * SAMPLES
+    read = counted.downloaded - before
+    needed = counted.column_bytes([*FIRST_LAYER, "width", "height"])
+    assert needed <= read <= 1.02 * needed
+    # Stopped and gone on, each picture comes once.
+    later = run("Stopping and going on", URL, found)
+    keys = [key for keys in [*later["begun"], *later["rest"]] for key in keys]
+    assert len(later["begun"]) == 5
+    assert len(keys) == len(set(keys)) == SHARDS * SAMPLES
+    pictures = run("Decoding on the GPU", URL, found)["pictures"]
+    assert pictures.shape[1:] == (64, 64, 3)
