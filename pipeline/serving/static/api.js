@@ -10,7 +10,7 @@ export class ApiError extends Error {
   }
 }
 
-const TIMEOUT = 60_000; // ms; the server's own deadlines are shorter
+const TIMEOUT = 300_000; // ms; the server gives up much sooner, unless it was told otherwise
 const LONGEST_WAIT = 30_000;
 
 let closedUntil = 0; // the gate, in ms since the epoch

@@ -72,14 +72,13 @@ export class Stage {
   }
 
   zoom(factor, event) {
-    const pane = this.#paneBox();
-    const least = Math.min(this.#fitScale(), 1);
-    const scale = Math.min(Math.max(this.#scale * factor, least), Math.max(MOST, least));
+    const fit = this.#fitScale();
+    const scale = Math.min(Math.max(this.#scale * factor, Math.min(fit, 1)), MOST);
     const [x, y] = event ? this.#inPane(event) : [0, 0];
     this.#x = x - ((x - this.#x) * scale) / this.#scale;
     this.#y = y - ((y - this.#y) * scale) / this.#scale;
     this.#scale = scale;
-    this.#fitted = scale === this.#fitScale() || (scale === least && pane.width > 0);
+    this.#fitted = scale === fit;
     this.#draw();
   }
 

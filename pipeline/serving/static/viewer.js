@@ -68,7 +68,8 @@ export class Viewer {
       return;
     }
     this.#describe();
-    if (!preview) this.#stage.reset(this.#info.width, this.#info.height);
+    if (preview) this.#zoomed();
+    else this.#stage.reset(this.#info.width, this.#info.height);
     const shown = layers ? Math.min(Math.max(layers, 1), this.#info.layers) : null;
     this.#touched = shown !== null;
     this.#setView(view);
@@ -168,7 +169,7 @@ export class Viewer {
 
   #zoomed() {
     const { scale } = this.#stage;
-    this.parts.zoomFit.textContent = `${Math.round(scale * 100)} %`;
+    this.parts.zoomFit.textContent = this.#info ? `${Math.round(scale * 100)} %` : "";
     clearTimeout(this.timer);
     this.timer = setTimeout(() => {
       // sharper only: nothing is loaded again because it is seen from further away
