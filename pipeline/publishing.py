@@ -1,43 +1,48 @@
-"""Publishing a data file that lies here finished: checked, sent once, with its index beside it."""
+"""Publishing a data file that lies here finished and inspected: sent once, its index beside it."""
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .commit import Ledger
 from .indexing import index_table, publish_index
 from .records import FileFacts, inspect_file
+from .stages import StageClock
 from .storage import StorageError, Store
 
 UPLOAD_ATTEMPTS = 3  # making a file again costs far more than sending it again
 
 
-class DataFilePublisher:
-    """Publishes data files of a dataset. ``on_written`` hears how many bytes were sent."""
+@dataclass(frozen=True)
+class Publisher:
+    """Publishes data files with so many ``layers``; ``on_written`` hears of bytes that were sent.
 
-    def __init__(
-        self,
-        store: Store,
-        ledger: Ledger,
-        layers: int,
-        on_written: Callable[[int], None] = lambda count: None,
-    ) -> None:
-        self.store, self.ledger, self.layers = store, ledger, layers
-        self._on_written = on_written
+    The ledger is only asked: whoever publishes a file records it afterwards.
+    """
 
-    def publish(self, name: str, local: Path, scratch: Path) -> dict[str, Any]:
+    store: Store
+    ledger: Ledger
+    layers: int
+    clock: StageClock
+    on_written: Callable[[int], None] = lambda count: None
+
+    def publish(self, name: str, local: Path, facts: FileFacts, scratch: Path) -> dict[str, Any]:
         """Publish ``local`` as the data file ``name``, then its index.
 
         Returns what its commit record must say of both: of the file that has the name, be it ours
         or an earlier attempt's. Raises StorageError for a damaged file in its place.
         """
-        facts = inspect_file(local, self.layers)
         path = f"data/{name}.parquet"
-        if not self._create(path, local):
+        with self.clock.timed("upload"):
+            created = self._create(path, local)
+        if not created:
             facts, local = self._adopt(path, name, local, facts)
-        table = index_table(local, self.layers)
-        index = publish_index(self.store, name, table, scratch, self._create)
+        with self.clock.timed("check"):
+            table = index_table(local, self.layers)
+        with self.clock.timed("upload"):
+            index = publish_index(self.store, name, table, scratch, self._create)
         return {**facts.to_json(), "index": index}
 
     def _create(self, path: str, local: Path) -> bool:
@@ -51,7 +56,7 @@ class DataFilePublisher:
                     raise
                 time.sleep(2**attempt)
         if created:
-            self._on_written(local.stat().st_size)
+            self.on_written(local.stat().st_size)
         return created
 
     def _adopt(self, path: str, name: str, local: Path, ours: FileFacts) -> tuple[FileFacts, Path]:

@@ -30,8 +30,8 @@ from codec.zoo import MODEL_FILE
 from .activity import Activity
 from .commit import Ledger, generation_name, slim
 from .encoding import CompressSettings, SampleEncoder
-from .indexing import index_table, publish_index
 from .plain import plain_errors
+from .publishing import Publisher
 from .records import (
     FileFacts,
     Row,
@@ -44,9 +44,7 @@ from .records import (
 )
 from .shards import Shard, ShardError, ShardFile, open_shard
 from .stages import StageClock, Turn
-from .storage import StorageError, Store, scratch_folder
-
-UPLOAD_ATTEMPTS = 3  # encoding the shard again costs far more than sending the file again
+from .storage import Store, scratch_folder
 
 
 @dataclass(frozen=True)
@@ -130,18 +128,15 @@ class ShardCompressor:
                     before = ledger.read(Path(job.previous or "").stem) or {}
                     return {**slim(before), "unchanged": True}
                 self._decode_one(local)
-                path = f"data/{name}.parquet"
-                with clock.timed("upload"):
-                    created = self._publish(path, local)
-                if not created:
-                    facts, local = self._adopt(path, ledger, name, local, facts)
-                with clock.timed("check"):
-                    table = index_table(local, self.settings.layers)
-                with clock.timed("upload"):
-                    index = publish_index(self.store, name, table, scratch, self._publish)
+                publisher = Publisher(
+                    self.store,
+                    ledger,
+                    self.settings.layers,
+                    clock,
+                    lambda count: self.activity.transferred(written=count),
+                )
                 record = {
-                    **facts.to_json(),
-                    "index": index,
+                    **publisher.publish(name, local, facts, scratch),
                     "source": _source(job.shard),
                     "model_id": self.settings.model_id,
                     "seconds": round(time.monotonic() - started, 3),
@@ -234,49 +229,6 @@ class ShardCompressor:
 
     def _inspect(self, local: Path) -> FileFacts:
         return inspect_file(local, self.settings.layers)
-
-    def _publish(self, path: str, local: Path) -> bool:
-        """Send the file; False when the name is taken."""
-        for attempt in range(UPLOAD_ATTEMPTS):
-            try:
-                created = self.store.create_from(path, local)
-                break
-            except Exception:
-                if attempt == UPLOAD_ATTEMPTS - 1:
-                    raise
-                time.sleep(2**attempt)
-        if created:
-            self.activity.transferred(written=local.stat().st_size)
-        return created
-
-    def _adopt(
-        self, path: str, ledger: Ledger, name: str, local: Path, ours: FileFacts
-    ) -> tuple[FileFacts, Path]:
-        """The facts of the file that has the name which ours was to have, and a copy of it.
-
-        An earlier attempt, or another job, published it and has not recorded it yet. A damaged
-        one makes room for ours: no reader knows of it. Raises StorageError where that cannot be.
-        """
-        theirs = local.with_suffix(".standing")
-        self.store.fetch(path, theirs)
-        try:
-            return self._inspect(theirs), theirs
-        except Exception as error:  # whatever Parquet's reader makes of damaged bytes
-            problem = f"{type(error).__name__}: {error}"
-        theirs.unlink()
-        url = f"{self.store.url}/{path}"
-        if ledger.exists(name):
-            raise StorageError(
-                f"{url}: is damaged, and another job has recorded it ({problem}): "
-                "run the job again, then verify the dataset"
-            )
-        self.store.remove(path)
-        if not self._publish(path, local):
-            raise StorageError(
-                f"{url}: was damaged, and another job is writing it: run the job again",
-                passing=True,
-            )
-        return ours, local
 
     def _decode_one(self, local: Path) -> None:
         """Decode the smallest of the first pictures from the finished file itself."""

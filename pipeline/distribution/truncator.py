@@ -13,8 +13,8 @@ from ..activity import Activity
 from ..commit import Ledger, slim
 from ..dataset import DataFile, Dataset, open_dataset
 from ..plain import plain_errors
-from ..publishing import DataFilePublisher
-from ..records import RowWriter, schema
+from ..publishing import Publisher
+from ..records import RowWriter, inspect_file, schema
 from ..stages import StageClock
 from ..storage import Store, scratch_folder
 from .layers import LayerRule, cut
@@ -100,16 +100,18 @@ class ShardTruncator:
             facts: dict[str, Any] = {}
             if counts["rows"]:
                 self.activity.show(name, stage="upload")
-                publisher = DataFilePublisher(
+                with clock.timed("check"):
+                    inspected = inspect_file(local, self.settings.layers)
+                if inspected.rows != counts["rows"]:
+                    raise RuntimeError(f"{file.path}: {counts['rows']} rows gave {inspected.rows}")
+                publisher = Publisher(
                     self.store,
                     ledger,
                     self.settings.layers,
+                    clock,
                     lambda count: self.activity.transferred(written=count),
                 )
-                with clock.timed("upload"):
-                    facts = publisher.publish(name, local, scratch)
-                if facts["rows"] != counts["rows"]:
-                    raise RuntimeError(f"{file.path}: {counts['rows']} rows gave {facts['rows']}")
+                facts = publisher.publish(name, local, inspected, scratch)
             record = {
                 **dict.fromkeys(("ok", "bad", "filtered", "rows", "bytes"), 0),
                 "problems": [],

@@ -207,9 +207,11 @@ def test_progress_counts_to_the_end(
     )
     assert compressor.progress()["shards"] == {}
     seen: list[dict[str, Any]] = []
-    publish = compressor._publish
+    publish = worker.Publisher.publish
     monkeypatch.setattr(
-        compressor, "_publish", lambda *to: seen.append(compressor.progress()) or publish(*to)
+        worker.Publisher,
+        "publish",
+        lambda *to: seen.append(compressor.progress()) or publish(*to),
     )
     compressor.run(ShardJob("y-0123456789ab", *expand_inputs([str(other)])))
     (counts,) = seen[0]["shards"].values()

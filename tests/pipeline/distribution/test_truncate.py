@@ -13,6 +13,7 @@ from pipeline import publishing
 from pipeline.commit import Ledger, PlanMismatchError
 from pipeline.dataset import Dataset, open_dataset
 from pipeline.decode import DecodeOptions, decode
+from pipeline.distribution import truncator
 from pipeline.distribution.request import resolve
 from pipeline.distribution.truncate import truncated_parameters
 from pipeline.options import OptionError
@@ -235,10 +236,10 @@ def dies(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, count: int) 
 
 
 POINTS = {
-    "before the second file": (publishing, "inspect_file", 2),
+    "before the second file": (truncator, "inspect_file", 2),
     "before the first index": (publishing, "publish_index", 1),
     "before the second record": (Ledger, "commit", 2),
-    "between the files": (publishing.DataFilePublisher, "publish", 2),
+    "between the files": (publishing.Publisher, "publish", 2),
 }
 
 
