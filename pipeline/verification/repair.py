@@ -236,6 +236,8 @@ class Repair:
         """The shard of a damaged file, or why it cannot be encoded again."""
         assert damage.file is not None
         then = damage.file.record["source"]
+        if "truncated" in self.dataset.parameters:  # by decode_dataset.py --format strata
+            return f"it was copied from {then['url']}: remove it, and run decode_dataset.py again"
         try:
             found = expand_inputs([then["url"]], self.source_options)
         except StrataError as error:

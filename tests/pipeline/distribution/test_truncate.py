@@ -273,6 +273,20 @@ def test_a_lost_copy_is_made_again(dataset: Dataset, tmp_path: Path) -> None:
     check_sound(str(out), 2)
 
 
+def test_a_damaged_copy_is_made_again_from_the_dataset(dataset: Dataset, tmp_path: Path) -> None:
+    out = tmp_path / "cut"
+    copy(dataset, out, layers=2)
+    path = next((out / "data").glob("y-*"))
+    layer = open_dataset(str(out)).record("s0012").encoded.layers[1]
+    path.write_bytes(path.read_bytes().replace(layer, layer[:-1] + bytes([layer[-1] ^ 1])))
+    report = verify(VerifyOptions(str(out), read=Subset(), repair=True))
+    (damage,) = report.damaged
+    assert damage.why_not.startswith(f"it was copied from {dataset.url}/data/y-")
+    path.unlink()
+    assert copy(dataset, out, layers=2).exit_code == 0
+    check_sound(str(out), 2)
+
+
 def test_a_newer_generation_of_a_file_replaces_its_copy(dataset: Dataset, tmp_path: Path) -> None:
     out, keys = tmp_path / "cut", sorted(dataset.keys())
     copy(dataset, out, layers=2)
