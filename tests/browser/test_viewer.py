@@ -154,6 +154,20 @@ def test_zoom_loads_what_it_needs(page: "Page", fake: FakeServer) -> None:
     assert page.locator("#pane-stream .sheet").bounding_box()["width"] > before["width"] * 1.5
 
 
+def test_a_picture_smaller_than_the_window_can_be_seen_in_its_own_size(
+    page: "Page", fake: FakeServer
+) -> None:
+    page.goto(f"{fake.url}{LINK}&layers=2")
+    wait_for_layer(page, 2)
+    fitted = page.inner_text("#zoom-fit")
+    assert int(fitted[:-2]) > 100
+    page.keyboard.press("-")
+    assert page.inner_text("#zoom-fit") == "100 %"
+    assert page.locator("#pane-stream .sheet").bounding_box()["width"] == 768
+    page.click("#zoom-fit")
+    assert page.inner_text("#zoom-fit") == fitted
+
+
 def test_the_keyboard_does_all(page: "Page", fake: FakeServer) -> None:
     page.goto(fake.url)
     page.wait_for_selector(".tile[data-layers='3']")
