@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.browser.fake_server import FakeServer
+from tests.browser.fake_server import BYTES, FakeServer
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -101,6 +101,10 @@ def test_first_layers_come_first_and_small_then_what_is_seen_sharpens(
     assert set(map(tuple, steps.values())) == {(1, 2, 3), (1,)}  # (1,): just outside the window
     assert {one.query["max_side"] for one in asked if one.layers > 1} == {"256"}
     assert fake.busiest <= 4
+    read = BYTES[2] * list(steps.values()).count([1, 2, 3]) + BYTES[0] * list(steps.values()).count(
+        [1]
+    )
+    assert page.inner_text("#read") == f"{round(read / 1000)} kB of streams"
 
 
 def test_a_tile_shows_the_layers_it_got(page: "Page", fake: FakeServer) -> None:

@@ -56,7 +56,7 @@ export class Tile {
 
 export class Sharpener {
   #running = 0;
-  #kept = new Map(); // key -> {have, layers, url}, the least recently used first
+  #kept = new Map(); // key -> {have, layers, bytes, url}, the least recently used first
 
   /** `tiles()` are those there now; `urgency(tile)` is smaller for sooner, Infinity for not now. */
   constructor({ tiles, urgency, frame, read }) {
@@ -130,8 +130,7 @@ export class Sharpener {
       image.alt = "";
       image.src = URL.createObjectURL(got.blob);
       const have = { layers, side };
-      this.#keep(key, { have, layers: got.layers, url: image.src });
-      this.read(got.bytes);
+      this.#keep(key, { have, layers: got.layers, bytes: got.bytes, url: image.src });
       await image.decode();
       if (job.signal.aborted) return;
       if (layers === 1) image.className = "first"; // it fades in, sharper ones take its place
@@ -148,6 +147,7 @@ export class Sharpener {
   #keep(key, entry) {
     const before = this.#kept.get(key);
     if (before) URL.revokeObjectURL(before.url); // what shows it has it decoded
+    this.read(Math.max(entry.bytes - (before?.bytes ?? 0), 0)); // more layers begin with the same bytes
     this.#kept.delete(key);
     this.#kept.set(key, entry);
     if (this.#kept.size <= KEPT) return;
