@@ -11,9 +11,11 @@ import pyarrow.parquet as pq
 
 from ..datafiles import OpenFile, within
 from ..dataset import Dataset
+from ..fetching import SIDE_COLUMNS
 from ..reading import columns_of
-from ..records import stream_columns
+from ..records import STREAM_COLUMNS, stream_columns
 from ..stages import StageClock
+from . import sparse
 from .conditions import parse_condition
 from .layers import Choice, LayerRule
 
@@ -58,6 +60,7 @@ class Selection:
     ) -> None:
         self.rule = rule
         self._originals = originals
+        self._lookup = dataset.lookup
         self._columns = list(dict.fromkeys([*columns, "status", "layers", *rule.columns]))
         self._condition = parse_condition(condition).expression if condition else None
         self._named = columns_of(self._condition, dataset.url)
@@ -93,6 +96,12 @@ class Selection:
             if self.rule.columns:
                 layers, with_original = self._needs(small.take(places))
                 kept += ["original"] if with_original and self._originals else []
+        if places is not None and sparse.are_few(
+            opened, group, len(places), [*kept, *stream_columns(layers)]
+        ):
+            few = self._few(opened, group, places, kept, on_read)
+            if few is not None:
+                return few
         table = _read(opened, group, [*dict.fromkeys([*kept, *stream_columns(layers)])], on_read)
         if places is not None and len(places) < len(table):
             table = table.take(places)
@@ -105,6 +114,25 @@ class Selection:
             originals = originals if places is None else originals.take(places)
             rows = [row | one for row, one in zip(rows, to_rows(originals), strict=True)]
         return deque(map(Chosen, rows, takes))
+
+    def _few(
+        self, opened: OpenFile, group: int, places: pa.Array, columns: list[str], on_read: OnRead
+    ) -> deque[Chosen] | None:
+        """The same with only the streams of these rows read, if the index has them."""
+        side = [name for name in SIDE_COLUMNS if name in columns]
+        names = [name for name in dict.fromkeys([*columns, *STREAM_COLUMNS]) if name not in side]
+        rows = to_rows(_read(opened, group, names, on_read).take(places))
+        takes = [self._take(row) for row in rows]
+        if self._originals and "original" not in side and any(take.original for take in takes):
+            side.append("original")
+        found = sparse.with_streams(
+            self._lookup, opened, group, places.to_pylist(), rows, takes, side
+        )
+        if found is None:
+            return None
+        complete, nbytes = found
+        on_read(nbytes)
+        return deque(map(Chosen, complete, takes))
 
     def _places(self, small: pa.Table, keys: Sequence[str] | None) -> pa.Array:
         """Numbers, in the row group, of the rows that are asked for."""

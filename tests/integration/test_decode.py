@@ -1,5 +1,6 @@
 """Handing a dataset out as people do it: the command, on Ray, on an object store that counts."""
 
+import contextlib
 import json
 import os
 import signal
@@ -94,11 +95,13 @@ def test_the_driver_of_a_copy_is_killed(
         with started(command, tmp_path, proxy.endpoint) as job:
 
             def kill_driver(path: str) -> None:
-                os.kill(job.pid, signal.SIGKILL)
+                with contextlib.suppress(
+                    ProcessLookupError
+                ):  # its worker may outlive it, and try on
+                    os.kill(job.pid, signal.SIGKILL)
 
-            proxy.call(
-                kill_driver, method="PUT", path="/killed/commits/x-1", when="before", cut=True
-            )
+            record = "/killed/commits/x-1"
+            proxy.call(kill_driver, method="PUT", path=record, times=None, cut=True)
             assert job.wait(PATIENCE) == -signal.SIGKILL
         assert not marked(f"HOME={tmp_path}")
     left = Store(output, moto_server.options())
