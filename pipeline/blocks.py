@@ -7,16 +7,17 @@ Of one without, they are its own row groups: their keys and sizes, but no places
 
 import io
 import zlib
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .cache import ByteCache
-from .datafiles import Bounds, DataFile, OpenFile, key_bounds
+from .datafiles import Bounds, DataFile, OpenFile, key_bounds, within
 from .faults import may_pass
 from .index import BrokenIndexError
 from .pictures import describe
@@ -28,18 +29,86 @@ _PARSED = 8  # a footer in memory takes some times its size in the file
 _OF_A_GROUP = ["cumulative_bytes", "key", "width", "height", "header"]
 
 
-class Blocks(Protocol):
-    """The rows of one data file, as blocks."""
+@dataclass(frozen=True)
+class Block:
+    """Rows in the columns of the index, as far as they are known, sorted by key."""
 
-    def bounds(self) -> Sequence[Bounds | None]: ...
+    table: pa.Table
+    keys: list[str] = field(repr=False)
 
-    def tables(self, numbers: Sequence[int]) -> list[pa.Table]:
-        """These blocks, in the columns of the index as far as they are known."""
-        ...
+    @classmethod
+    def of(cls, table: pa.Table) -> "Block":
+        return cls(table, table.column("key").to_pylist())
+
+    @property
+    def nbytes(self) -> int:
+        """About what it takes in memory."""
+        return int(self.table.nbytes) + sum(64 + len(key) for key in self.keys)
+
+    def rows(self, keys: Sequence[str]) -> list[dict[str, Any]]:
+        """The rows with these keys, of each key the first."""
+        places = [bisect_left(self.keys, key) for key in keys]
+        found = [
+            place
+            for key, place in zip(keys, places, strict=True)
+            if place < len(self.keys) and self.keys[place] == key
+        ]
+        return self.table.take(pa.array(found, pa.int64())).to_pylist() if found else []
 
 
-class IndexBlocks:
-    """The index of a data file, for reading; its parts are kept in ``cache``.
+class Blocks:
+    """The rows of one data file as blocks, which are kept in ``cache`` under ``path``."""
+
+    def __init__(self, cache: ByteCache, path: str) -> None:
+        self.cache, self.path = cache, path
+
+    def bounds(self) -> Sequence[Bounds | None]:
+        """The lowest and the highest key of each block."""
+        kept = self.cache.get((self.path, "bounds"))
+        return self._bounds() if kept is None else kept
+
+    def get(self, numbers: Sequence[int]) -> list[Block]:
+        kept = {number: self.cache.get((self.path, "block", number)) for number in numbers}
+        missing = [number for number, block in kept.items() if block is None]
+        kept.update(zip(missing, self._read(missing), strict=True))
+        return [kept[number] for number in numbers]
+
+    def ready(self, keys: Sequence[str]) -> bool:
+        """Whether the sorted ``keys`` can be looked up without a request."""
+        bounds = self.cache.get((self.path, "bounds"))
+        return bounds is not None and all(
+            self.cache.get((self.path, "block", number)) is not None
+            for number, one in enumerate(bounds)
+            if within(keys, one)
+        )
+
+    def search(self, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """The rows with any of the sorted ``keys``."""
+        wanted = {
+            number: chosen
+            for number, bounds in enumerate(self.bounds())
+            if (chosen := within(keys, bounds))
+        }
+        for block, chosen in zip(self.get(list(wanted)), wanted.values(), strict=True):
+            yield from block.rows(chosen)
+
+    def _keep_bounds(self, bounds: Sequence[Bounds | None]) -> Sequence[Bounds | None]:
+        size = sum(200 + sum(map(len, one or ())) for one in bounds)
+        return self.cache.put((self.path, "bounds"), bounds, size)
+
+    def _keep(self, number: int, block: Block) -> Block:
+        return self.cache.put((self.path, "block", number), block, block.nbytes)
+
+    def _bounds(self) -> Sequence[Bounds | None]:
+        raise NotImplementedError
+
+    def _read(self, numbers: Sequence[int]) -> Iterator[Block]:
+        """These blocks, which are not kept yet."""
+        raise NotImplementedError
+
+
+class IndexBlocks(Blocks):
+    """The row groups of an index.
 
     A small one costs one request, a large one two for the first key: its footer, and the row group
     that the key must be in. Raises BrokenIndexError for one that is gone or damaged.
@@ -47,24 +116,16 @@ class IndexBlocks:
 
     def __init__(self, store: Store, file: DataFile, cache: ByteCache) -> None:
         assert file.index is not None
-        self._store, self._cache = store, cache
-        self._told = file.index
-        self.path = str(file.index["path"])
+        super().__init__(cache, str(file.index["path"]))
+        self._store, self._told = store, file.index
 
-    def bounds(self) -> Sequence[Bounds | None]:
-        """The lowest and the highest key of each row group."""
+    def _bounds(self) -> Sequence[Bounds | None]:
         footer = self._footer()
-        return [key_bounds(footer, group) for group in range(footer.num_row_groups)]
-
-    def tables(self, numbers: Sequence[int]) -> list[pa.Table]:
-        """These row groups."""
-        kept = {number: self._cache.get(("index", self.path, number)) for number in numbers}
-        missing = [number for number, table in kept.items() if table is None]
-        kept.update(zip(missing, self._read(missing), strict=True))
-        return [kept[number] for number in numbers]
+        bounds = [key_bounds(footer, group) for group in range(footer.num_row_groups)]
+        return self._keep_bounds(bounds)
 
     def _footer(self) -> pq.FileMetaData:
-        kept = self._cache.get(("footer", self.path))
+        kept = self.cache.get((self.path, "footer"))
         if kept is not None:
             return kept
         size, footer = int(self._told["bytes"]), int(self._told["footer_bytes"])
@@ -77,11 +138,11 @@ class IndexBlocks:
             if length == size:
                 file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
                 for number in range(metadata.num_row_groups):
-                    self._keep(number, file.read_row_group(number))
-        return self._cache.put(("footer", self.path), metadata, _PARSED * footer)
+                    self._keep(number, Block.of(file.read_row_group(number)))
+        return self.cache.put((self.path, "footer"), metadata, _PARSED * footer)
 
-    def _read(self, numbers: Sequence[int]) -> Iterator[pa.Table]:
-        """Row groups of the index; neighbours come in one request."""
+    def _read(self, numbers: Sequence[int]) -> Iterator[Block]:
+        """Neighbours come in one request."""
         if not numbers:
             return
         footer = self._footer()
@@ -97,11 +158,9 @@ class IndexBlocks:
         for number in numbers:
             rows = footer.row_group(number).num_rows
             # a copy: a slice would keep all of them in memory
-            yield self._keep(number, table.take(pa.array(range(start, start + rows))))
+            one = table.take(pa.array(range(start, start + rows)))
+            yield self._keep(number, Block.of(one))
             start += rows
-
-    def _keep(self, number: int, table: pa.Table) -> pa.Table:
-        return self._cache.put(("index", self.path, number), table, table.nbytes)
 
     @contextmanager
     def _broken(self) -> Iterator[None]:
@@ -118,27 +177,24 @@ class IndexBlocks:
             raise BrokenIndexError(f"{self.path} is damaged: {describe(error)}") from error
 
 
-class GroupBlocks:
-    """Blocks of a data file itself: its row groups, in the small columns that lookup needs."""
+class GroupBlocks(Blocks):
+    """The row groups of a data file itself, in the small columns that a lookup needs."""
 
     def __init__(self, store: Store, file: DataFile, cache: ByteCache) -> None:
-        self._opened = OpenFile(store, file, cache)
+        super().__init__(cache, file.path)
+        self._store, self._file = store, file
 
-    def bounds(self) -> Sequence[Bounds | None]:
-        return self._opened.key_bounds()
+    def _bounds(self) -> Sequence[Bounds | None]:
+        return self._keep_bounds(OpenFile(self._store, self._file, self.cache).key_bounds())
 
-    def tables(self, numbers: Sequence[int]) -> list[pa.Table]:
-        with self._opened:
-            return [
-                self._opened.cached(
-                    ("keys", number), partial(self._read, number), lambda table: table.nbytes
-                )
-                for number in numbers
-            ]
-
-    def _read(self, number: int) -> pa.Table:
-        table = self._opened.parquet.read_row_group(number, columns=_OF_A_GROUP)
-        first = self._opened.first_row(number)
-        rows = pa.array(range(first, first + table.num_rows), pa.int32())
-        groups = pa.array([number] * table.num_rows, pa.int32())
-        return table.append_column("row", rows).append_column("row_group", groups)
+    def _read(self, numbers: Sequence[int]) -> Iterator[Block]:
+        with OpenFile(self._store, self._file, self.cache) as opened:
+            for number in numbers:
+                table = opened.read(number, _OF_A_GROUP)
+                first = opened.first_row(number)
+                rows = pa.array(range(first, first + table.num_rows), pa.int32())
+                groups = pa.array([number] * table.num_rows, pa.int32())
+                table = table.append_column("row", rows).append_column("row_group", groups)
+                table = table.filter(table.column("header").is_valid())
+                table = table.sort_by([("key", "ascending"), ("row", "ascending")])
+                yield self._keep(number, Block.of(table))

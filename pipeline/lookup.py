@@ -6,9 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from .blocks import Blocks, GroupBlocks, IndexBlocks
 from .cache import ByteCache
 from .datafiles import DataFile, within
@@ -47,19 +44,30 @@ class Lookup:
     def _find_in(
         self, files: Sequence[DataFile], keys: Sequence[str]
     ) -> Iterable[dict[str, IndexEntry]]:
-        if len(files) < 2:
+        waiting = [file for file in files if not self._blocks(file).ready(keys)]
+        if len(waiting) < 2:
             return [self.find_in_file(file, keys) for file in files]
-        with ThreadPoolExecutor(min(AT_ONCE, len(files))) as pool:
+        with ThreadPoolExecutor(len(waiting)) as pool:
             return list(pool.map(lambda file: self.find_in_file(file, keys), files))
 
     def find_in_file(self, file: DataFile, keys: Sequence[str]) -> dict[str, IndexEntry]:
         """The places of those of the sorted ``keys`` that are in one file."""
         if self.has_index(file):
             try:
-                return _search(file, IndexBlocks(self.store, file, self.cache), keys)
+                return self._search(file, keys)
             except BrokenIndexError as error:
                 self.ignore(file, str(error))
-        return _search(file, GroupBlocks(self.store, file, self.cache), keys)
+        return self._search(file, keys)
+
+    def _search(self, file: DataFile, keys: Sequence[str]) -> dict[str, IndexEntry]:
+        found: dict[str, IndexEntry] = {}
+        for row in self._blocks(file).search(keys):
+            found.setdefault(row["key"], _entry(file, row))
+        return found
+
+    def _blocks(self, file: DataFile) -> Blocks:
+        kind = IndexBlocks if self.has_index(file) else GroupBlocks
+        return kind(self.store, file, self.cache)
 
     def has_index(self, file: DataFile) -> bool:
         """Whether the file has an index, and nothing is known against it."""
@@ -81,22 +89,6 @@ class Lookup:
 def _is_text(key: str) -> bool:
     """Whether a column could hold it: lone surrogates are no text."""
     return key.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in key)
-
-
-def _search(file: DataFile, blocks: Blocks, keys: Sequence[str]) -> dict[str, IndexEntry]:
-    wanted = {
-        number: chosen
-        for number, bounds in enumerate(blocks.bounds())
-        if (chosen := within(keys, bounds))
-    }
-    found: dict[str, IndexEntry] = {}
-    tables = blocks.tables(list(wanted)) if wanted else []
-    for table, chosen in zip(tables, wanted.values(), strict=True):
-        places = pc.index_in(pa.array(chosen, pa.string()), value_set=table.column("key"))
-        for row in table.take(places.drop_null()).to_pylist():
-            if row["header"] is not None:
-                found.setdefault(row["key"], _entry(file, row))
-    return found
 
 
 def _entry(file: DataFile, row: dict[str, Any]) -> IndexEntry:

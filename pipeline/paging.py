@@ -105,7 +105,7 @@ def _hits(
             return None
         blocks = IndexBlocks(lookup.store, file, lookup.cache)
         try:
-            tables = blocks.tables(range(len(blocks.bounds())))
+            tables = [one.table for one in blocks.get(range(len(blocks.bounds())))]
         except BrokenIndexError as error:
             lookup.ignore(file, str(error))
             return None
