@@ -92,7 +92,7 @@ export class Viewer {
     this.#session = new AbortController();
     for (const { url } of this.#urls.values()) URL.revokeObjectURL(url);
     if (this.#other?.url) URL.revokeObjectURL(this.#other.url);
-    this.#urls.clear();
+    this.#urls = new Map(); // what still comes belongs to the old one
     this.#info = this.#other = null;
     this.#touched = false;
   }
