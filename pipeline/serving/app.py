@@ -23,6 +23,7 @@ from codec.errors import StrataError
 
 from ..datafiles import CursorError
 from .answers import Answer, CannotShow, NotThere
+from .figures import Source
 from .limits import LONGEST_PAUSE, Busy
 from .middleware import Observed, RawKeys
 from .rendering import MEDIA_TYPES, Format
@@ -69,12 +70,18 @@ class _Gone(Exception):
     """The client does not wait any more."""
 
 
-def create_app(service: PreviewService) -> FastAPI:
-    """The application around ``service``, which it closes when it ends."""
+def create_app(service: PreviewService, figures: Source | None = None) -> FastAPI:
+    """The application around ``service``, which it closes when it ends.
+
+    ``figures`` are what /metrics show (default: the service's own).
+    """
+    source: Source = figures or service.figures
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        sharing = asyncio.create_task(source.share())
         yield
+        sharing.cancel()
         await asyncio.to_thread(service.close)
 
     app = FastAPI(
@@ -94,7 +101,7 @@ def create_app(service: PreviewService) -> FastAPI:
     _add_errors(app)
     _add_pictures(app, service)
     _add_lists(app, service)
-    _add_page(app, service)
+    _add_page(app, source)
     return app
 
 
@@ -209,7 +216,7 @@ def _add_lists(app: FastAPI, service: PreviewService) -> None:
         return JSONResponse(service.facts(), headers={"Cache-Control": "no-cache"})
 
 
-def _add_page(app: FastAPI, service: PreviewService) -> None:
+def _add_page(app: FastAPI, figures: Source) -> None:
     @app.get("/healthz", summary="Whether the server answers", response_model=Health)
     async def health() -> JSONResponse:
         return JSONResponse({"status": "ok"}, headers={"Cache-Control": _NEVER})
@@ -222,7 +229,7 @@ def _add_page(app: FastAPI, service: PreviewService) -> None:
     )
     async def metrics() -> Response:
         return Response(
-            service.figures.text(),
+            await figures.text(),
             media_type="text/plain; version=0.0.4",
             headers={"Cache-Control": _NEVER},
         )

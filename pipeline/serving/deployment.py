@@ -28,8 +28,11 @@ def deploy(settings: Settings, replicas: int, cpus: float, gpus: float) -> serve
     def build() -> FastAPI:  # in the replica
         import torch
 
+        from .replicas import SharedFigures
+
         torch.set_num_threads(max(1, int(cpus)))
-        return create_app(PreviewService.open(settings))
+        service = PreviewService.open(settings)
+        return create_app(service, SharedFigures(service.figures))
 
     # num_cpus gives OMP_NUM_THREADS, too
     deployment = serve.deployment(

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import perf_counter, thread_time
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from prometheus_client import (
     CollectorRegistry,
@@ -17,6 +17,16 @@ from prometheus_client import (
 T = TypeVar("T")
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.8, 1.5, 3.0, 10.0, 30.0)
+
+
+class Source(Protocol):
+    """Where /metrics come from."""
+
+    async def text(self) -> bytes:
+        """Prometheus' exposition format."""
+
+    async def share(self) -> None:
+        """What is to be done for it in the background, until it is cancelled."""
 
 
 class Figures:
@@ -103,6 +113,9 @@ class Figures:
 
         return counted
 
-    def text(self) -> bytes:
+    async def text(self) -> bytes:
         """Prometheus' exposition format."""
         return generate_latest(self.registry)
+
+    async def share(self) -> None:
+        """Nothing: there is one process. ``replicas.SharedFigures`` has more to do."""

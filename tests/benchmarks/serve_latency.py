@@ -7,8 +7,8 @@
 
 The pictures are 768x512: Kodak's (from the folder of shared data) or, without them, smooth noise.
 Every request is for another picture or another size (256 pixels, 255, ...), so that no answer comes
-out of a cache. Processor time by stage is what the server's own /metrics say; "rest" is what the
-server process used besides (HTTP, routing, the event loop; on Ray Serve, its proxy is another
+out of a cache. Processor time by stage is what the server's own /metrics say; "rest" is what its
+processes used besides (HTTP, routing, the event loop; on Ray Serve, its proxy is another
 process, shown as "proxy"). Clients run on the same machine, and take of the same processors.
 """
 
@@ -18,6 +18,7 @@ import itertools
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -45,6 +46,7 @@ from tests.pipeline.serving.datasets import write_dataset
 ROOT = Path(__file__).resolve().parents[2]
 HOST = "127.0.0.1"
 SHARED = Path(os.environ.get("STRATA_SHARED", ROOT.parent / "shared"))
+FIGURES_EVERY = 6.0  # seconds: a replica of Serve tells the others so often
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -122,10 +124,16 @@ def clients(port: int, count: int, paths: list[str]) -> tuple[list[float], Count
 
 
 def figures(port: int) -> dict[str, float]:
-    """What /metrics say (of one replica)."""
+    """What /metrics say, of all replicas together."""
+    time.sleep(FIGURES_EVERY)
     _, text = get(http.client.HTTPConnection(HOST, port, timeout=30), "/metrics")
-    lines = (line.rsplit(" ", 1) for line in text.decode().splitlines() if line[0] != "#")
-    return {name: float(value) for name, value in lines}
+    total: Counter[str] = Counter()
+    for line in text.decode().splitlines():
+        if line[0] != "#":
+            name, value = line.rsplit(" ", 1)
+            name = re.sub(r'replica="\w+",?', "", name).replace(",}", "}").replace("{}", "")
+            total[name] += float(value)  # type: ignore[assignment]
+    return total  # type: ignore[return-value]
 
 
 def processor_seconds(root: int, name: str) -> float:
@@ -175,21 +183,19 @@ def latency(port: int, pid: int, keys: list[str], given: argparse.Namespace) -> 
     print(f"{given.server}: {len(seconds)} requests of {given.clients} clients, {dict(statuses)}")
     print("latency in ms: p50 {:.0f}, p90 {:.0f}, p99 {:.0f}, most {:.0f}".format(*ms), end="; ")
     print(f"{len(seconds) / wall:.1f} requests a second")
-    stages = {}
+    stages: dict[str, float] = {}
     for stage in ("find", "read", "decode", "write"):
         name = f'strata_preview_stage_cpu_seconds_total{{stage="{stage}"}}'
         stages[stage] = after.get(name, 0) - before.get(name, 0)
-    if given.replicas == 1:
-        # the codec's other threads are not in its stage
-        others = "rest" if given.threads == 1 else "rest, with the codec's other threads"
-        stages[others] = total - sum(stages.values())
+    # the codec's other threads are not in its stage
+    others = "rest" if given.threads == 1 else "rest, with the codec's other threads"
+    stages[others] = total - sum(stages.values())
     stages["proxy"] = proxy
     parts = ", ".join(f"{name} {1000 * each / len(seconds):.1f}" for name, each in stages.items())
     print(f"processor ms a request: {1000 * (total + proxy) / len(seconds):.1f} ({parts})")
     batches = after["strata_preview_batch_pictures_count"]
     batches -= before["strata_preview_batch_pictures_count"]
-    if given.replicas == 1:
-        print(f"{len(seconds) / batches:.2f} pictures a batch; resident {resident(pid):.0f} MiB")
+    print(f"{len(seconds) / batches:.2f} pictures a batch; resident {resident(pid):.0f} MiB")
 
 
 def soak(port: int, pid: int, keys: list[str], given: argparse.Namespace) -> None:
@@ -225,11 +231,13 @@ def soak(port: int, pid: int, keys: list[str], given: argparse.Namespace) -> Non
             [4, 6, 4, 3, 1, 1, 1],
         )[0]
 
-    print(f"{'requests':>9} {'resident MiB':>13} {'statuses'}")
+    print(f"{'requests':>9} {'resident MiB':>13} {'of it cache':>12}  statuses")
     tenth = given.soak // 10
     total: Counter[int] = Counter()
     for part in range(11):
-        print(f"{part * tenth:>9} {resident(pid):>13.0f} {json.dumps(dict(total))}", flush=True)
+        cache = figures(port)["strata_preview_cache_bytes"] / (1 << 20)
+        print(f"{part * tenth:>9} {resident(pid):>13.1f} {cache:>12.1f}", end="  ")
+        print(json.dumps(dict(total)), flush=True)
         if part < 10:
             _, statuses, _ = clients(port, given.clients, [path() for _ in range(tenth)])
             total += statuses
