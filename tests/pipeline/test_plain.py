@@ -9,6 +9,7 @@ import pytest
 
 from pipeline import decoder, worker
 from pipeline.decoder import DecodeSettings, ShardDecoder
+from pipeline.distribution.layers import LayerRule
 from pipeline.storage import StorageError
 from pipeline.verification import verifier
 from pipeline.verification.verifier import ShardVerifier, VerifySettings
@@ -42,7 +43,8 @@ def ask(
         if request.param == "verifier":
             return ShardVerifier(VerifySettings(dataset.url, dataset.model_id, dataset.num_layers))
         output = str(tmp_path / "out")
-        return ShardDecoder(DecodeSettings(dataset.url, output, "f", 4, "webdataset", "png", 95))
+        rule = LayerRule(4, 4)
+        return ShardDecoder(DecodeSettings(dataset.url, output, "f", rule, "webdataset", "png", 95))
 
     def meet(fault: BaseException) -> dict[str, Callable[[], Any]]:
         ready = make()
