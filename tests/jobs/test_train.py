@@ -41,15 +41,21 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [*TRAIN, "--config", "tiny", "--threads", "1", "--batch", "2", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=250)
+def command(*arguments: object) -> list[str]:
+    return ["--config", "tiny", "--threads", "1", "--batch", "2", *map(str, arguments)]
 
 
 @pytest.mark.slow
-def test_train_resume_and_go_on(shard: Path, tmp_path: Path) -> None:
+def test_train_resume_and_go_on(
+    shard: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     out = tmp_path / "run"
-    first = run("--data", shard, "--validate", shard, "--out", out, "--steps", 6)
+    options = ["--data", shard, "--validate", shard, "--out", out]
+    program = [*TRAIN, *command(*options, "--steps", 6)]
+    first = subprocess.run(program, capture_output=True, text=True, timeout=250)
     assert first.returncode == 0, first.stderr
     assert "broken.png left out" in first.stdout
     card = json.loads((out / "card.json").read_text())
@@ -58,37 +64,40 @@ def test_train_resume_and_go_on(shard: Path, tmp_path: Path) -> None:
     figures = card["validation"]
     assert figures["bpp"] == sorted(figures["bpp"])
     assert figures["psnr"][-1] is None  # exact
-    second = run("--data", shard, "--validate", shard, "--out", out, "--steps", 9)
-    assert "resumed" in second.stdout
+    job = load_job("train")  # from here on in this process, with tables counted on less
+    monkeypatch.setattr(job, "COUNTED_CROPS", 8)
+    assert job.main(command(*options, "--steps", 9)) == 0
+    assert "resumed" in capsys.readouterr().out
     card = json.loads((out / "card.json").read_text())
     assert [entry["step"] for entry in card["learning_curve"]] == [6, 9]
     codec = load_codec(out)
     picture = np.zeros((20, 20, 3), np.uint8)
     np.testing.assert_array_equal(codec.decode(codec.encode([picture]))[0], picture)
-    third = run("--data", shard, "--init", out, "--out", tmp_path / "more", "--steps", 1)
-    assert third.returncode == 0, third.stderr
+    more = tmp_path / "more"
+    assert job.main(command("--data", shard, "--init", out, "--out", more, "--steps", 1)) == 0
     restored = recipes.restore(out)
-    assert set(restored.tensors()) == set(recipes.restore(tmp_path / "more").tensors())
+    assert set(restored.tensors()) == set(recipes.restore(more).tensors())
 
 
 @pytest.mark.slow
 def test_the_papers_model_trains_too(shard: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    command = ["--config", "paper-tiny", "--data", shard, "--out", out, "--steps", 2]
-    done = run(*command)
-    assert done.returncode == 0, done.stderr
+    options = ["--config", "paper-tiny", "--data", shard, "--out", out, "--steps", 2]
+    assert load_job("train").main(command(*options)) == 0
     card = json.loads((out / "card.json").read_text())
     assert len(card["validation"]["bpp"]) == 5
     assert load_codec(out).num_layers == 5
 
 
-def test_bad_data_and_options_are_refused(shard: Path, tmp_path: Path) -> None:
-    missing = run("--data", tmp_path / "none-*.tar", "--out", tmp_path / "a")
-    assert missing.returncode == 2
-    assert "none-" in missing.stderr
-    nothing = run("--data", shard, "--init", "no-such-model", "--out", tmp_path / "b")
-    assert nothing.returncode == 2
-    assert "no-such-model" in nothing.stderr
+def test_bad_data_and_options_are_refused(
+    shard: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main = load_job("train").main
+    assert main(command("--data", tmp_path / "none-*.tar", "--out", tmp_path / "a")) == 2
+    assert "none-" in capsys.readouterr().err
+    nothing = command("--data", shard, "--init", "no-such-model", "--out", tmp_path / "b")
+    assert main(nothing) == 2
+    assert "no-such-model" in capsys.readouterr().err
     write_nested_model(tmp_path)  # integers, from which no training can go on
     with pytest.raises(InvalidModelError, match="training"):
         recipes.restore(tmp_path)
