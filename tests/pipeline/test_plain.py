@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from pipeline import decoder, worker
+from pipeline import worker
 from pipeline.decoder import DecodeSettings, ShardDecoder
+from pipeline.distribution import selection
 from pipeline.distribution.layers import LayerRule
 from pipeline.storage import StorageError
 from pipeline.verification import verifier
@@ -53,7 +54,7 @@ def ask(
         def fail(*_: Any, **__: Any) -> None:
             raise fault
 
-        monkeypatch.setattr(decoder, "iter_rows", fail)
+        monkeypatch.setattr(selection, "to_rows", fail)
         monkeypatch.setattr(verifier, "file_sha256", fail)
         monkeypatch.setattr(worker, "load_codec", fail)
         return {"ready": make().ready, "run": lambda: ready.run(file)}
