@@ -91,15 +91,15 @@ class StrataDatasource(Datasource):
         parts = max(1, -(-parallelism // max(1, len(self._files))))
         tasks = []
         for file in self._files:
-            rows = file.ok if parts == 1 and self._filter is None else None
+            some = min(parts, -(-file.rows // records.ROWS_PER_GROUP))  # each with a row group
             about = BlockMetadata(
-                num_rows=rows,
-                size_bytes=int(per_row * file.ok / parts),
+                num_rows=file.ok if some == 1 and self._filter is None else None,
+                size_bytes=int(per_row * file.ok / some),
                 exec_stats=None,
                 input_files=(f"{self._url}/{file.path}",),
             )
-            for part in range(parts):
-                read = self._reader(file, wanted, part, parts)
+            for part in range(some):
+                read = self._reader(file, wanted, part, some)
                 schema = pa.schema([fields.field(name) for name in wanted])
                 tasks.append(ReadTask(read, about, schema, per_task_row_limit))
         return tasks

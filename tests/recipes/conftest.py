@@ -8,18 +8,14 @@ import numpy as np
 import pytest
 
 from codec.base import EncodedImage
-from codec.images import MAX_PIXELS, write_image
-from pipeline import commit, worker
-from pipeline.commit import Ledger, Plan
-from pipeline.dataset import PLAN_NAME, Dataset, open_dataset
-from pipeline.encoding import CompressSettings
+from codec.images import write_image
+from pipeline import worker
+from pipeline.dataset import Dataset
 from pipeline.records import column_bytes
-from pipeline.shards import expand_inputs
-from pipeline.storage import Store
-from pipeline.worker import ShardCompressor, ShardJob
 from tests.integration.faults import FaultProxy
 from tests.integration.servers import BUCKET, moto
 from tests.pipeline.makers import ToyCodec, write_tar
+from tests.recipes.writing import write_dataset
 
 SHARDS, SAMPLES, PICTURES, SIDE = 2, 600, 8, 128
 URL = f"s3://{BUCKET}/set"
@@ -41,7 +37,7 @@ class RepeatingCodec(ToyCodec):
 
 
 def picture_of(number: int) -> np.ndarray:
-    """Noise, so that a layer is a quarter of the picture: 12 KB."""
+    """Noise, so that a layer is a quarter of the stream: 16 KB."""
     rng = np.random.default_rng(number % PICTURES)
     return rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
 
@@ -96,22 +92,4 @@ def _write(folder: Path, patch: pytest.MonkeyPatch) -> Dataset:
             files += [(f"{name}.png", pictures[number % PICTURES]), (f"{name}.cls", b"%d" % shard)]
         files.append((f"{shard}broken.png", b"this is no picture"))
         write_tar(folder / f"x-{shard}.tar", files)
-    url = str(folder / "set")
-    layers = {"layers": 4, "fit": False}
-    plan = Plan(
-        PLAN_NAME,
-        {"format": 1, "model_id": codec.model_id, "codec": "uqdm", "max_pixels": MAX_PIXELS}
-        | layers,
-    )
-    store = Store(url)
-    plan.establish(store)
-    store.create_from(f"models/{codec.model_id}/model.safetensors", model)
-    settings = CompressSettings(
-        output=url, fingerprint=plan.fingerprint, model_id=codec.model_id, layers=4, fit=False
-    )
-    compressor = ShardCompressor(settings)
-    for shard in expand_inputs([str(folder / "x-*.tar")]):
-        compressor.run(ShardJob(commit.shard_name(shard, plan.fingerprint), shard))
-    done, _ = Ledger(store, plan.fingerprint).completed("data", ".parquet")
-    commit.publish_manifest(store, plan, done)
-    return open_dataset(url)
+    return write_dataset([str(folder / "x-*.tar")], str(folder / "set"), codec, 4)
