@@ -8,6 +8,7 @@ from ..dataset import DataFile, Dataset, open_dataset
 from ..options import OptionError, check_codec_options
 from ..progress.summary import LOGGED, Summary, plural
 from ..running import RunningOptions
+from ..storage import storage_errors
 from .conditions import parse_condition
 from .keys import find_keys, listed, read_keys
 from .layers import LayerRule, layer_rule
@@ -96,7 +97,8 @@ def resolve(options: DecodeOptions) -> Request:
     if options.keys is not None:
         keys = read_keys(options.keys, options.input_options)
         parameters["keys_sha256"] = keys.sha256
-        chosen, unknown = find_keys(dataset, keys)
+        with storage_errors(dataset.url, "its keys cannot be read"):
+            chosen, unknown = find_keys(dataset, keys)
         files = [*chosen]
     return Request(dataset, files, rule, condition, parameters, unknown)
 

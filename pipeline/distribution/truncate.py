@@ -117,9 +117,14 @@ def truncated_parameters(options: DecodeOptions, request: Request) -> dict[str, 
 def copy_model(dataset: Dataset, store: Store, scratch: str | None) -> None:
     """Give the output its own copy of the model. Raises InvalidModelError for a damaged one."""
     folder = f"models/{dataset.model_id}"
-    present = store.sizes(folder)
+    present, theirs = store.sizes(folder), dataset.store.sizes(folder)
+    if zoo.MODEL_FILE not in theirs:
+        raise InvalidModelError(
+            f"{dataset.url}/{folder}/{zoo.MODEL_FILE} is gone: verify_dataset.py --repair puts a "
+            "shipped one there"
+        )
     for name in (zoo.MODEL_FILE, zoo.CARD_FILE):
-        if name in present or name not in dataset.store.sizes(folder):
+        if name in present or name not in theirs:
             continue
         with scratch_folder(scratch) as place:
             local = Path(place) / name

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from codec.errors import InvalidModelError
 from codec.images import read_image, write_image
 from pipeline import publishing
 from pipeline.commit import Ledger, PlanMismatchError
@@ -331,5 +332,8 @@ def test_a_model_that_is_damaged_is_not_copied(dataset: Dataset, tmp_path: Path)
     path = f"models/{dataset.model_id}/model.safetensors"
     store.remove(path)
     store.create(path, b"another")
-    with pytest.raises(Exception, match="is damaged: verify_dataset"):
+    with pytest.raises(InvalidModelError, match="is damaged: verify_dataset"):
+        copy(dataset, tmp_path / "cut")
+    store.remove(path)
+    with pytest.raises(InvalidModelError, match="is gone: verify_dataset"):
         copy(dataset, tmp_path / "cut")
