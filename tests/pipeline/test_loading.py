@@ -1,6 +1,7 @@
 """Datasets in training: every picture once, in an order that can be repeated and gone on with."""
 
 import io
+import pickle
 from collections import Counter
 from collections.abc import Iterable
 from itertools import islice, pairwise
@@ -20,6 +21,7 @@ from codec import EncodedImage
 from codec.images import write_image
 from pipeline import DamagedDataError, KeptOriginal, StrataImages, decode_batches
 from pipeline.dataset import Dataset
+from pipeline.filesystems import StorageError
 from pipeline.loading import order
 from pipeline.loading.order import Epoch, Reader
 from tests.pipeline.conftest import Make
@@ -123,16 +125,19 @@ def test_workers_share_an_epoch_and_hear_of_the_next(dataset: Dataset, workers: 
     assert epochs[0] != epochs[1]
 
 
-def test_rank_and_world_of_torch_distributed(dataset: Dataset, tmp_path: Path) -> None:
-    from torch import distributed
-
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1
-    )
-    try:
-        assert len(list(StrataImages(dataset.url, 0))) == 400
-    finally:
-        distributed.destroy_process_group()
+def test_rank_and_world_of_torch_distributed(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = StrataImages(dataset.url, 0, shuffle_buffer=20, filter=pc.field("width") > 0)
+    explicit = StrataImages(dataset.url, 0, shuffle_buffer=20, rank=1, world_size=2)
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.distributed.is_initialized", lambda: True)
+        patch.setattr("torch.distributed.get_rank", lambda: 1)
+        patch.setattr("torch.distributed.get_world_size", lambda: 2)
+        assert keys_of(images) == keys_of(explicit)
+        copied = pickle.dumps(images)  # as workers get it that are not forked
+    assert len(keys_of(images)) == 400
+    assert keys_of(pickle.loads(copied)) == keys_of(explicit)
 
 
 def test_batches_hold_pictures_of_one_size(dataset: Dataset) -> None:
@@ -358,6 +363,21 @@ def test_damage_is_an_error_or_counted(dataset: Dataset) -> None:
     assert sorted(keys_of(images)) == [key for key in sorted(dataset.keys()) if key[0] == "a"]
     assert images.skipped == 60
     assert len(keys_of(StrataImages(dataset.url, 1))) == 400  # the damage is in another layer
+
+
+def test_what_is_not_damage_is_never_skipped(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(*_: object) -> bytes:
+        raise ConnectionError("nobody answers")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.datafiles.RangeFile.read", offline)
+        with pytest.raises(StorageError, match="nobody answers"):
+            list(StrataImages(dataset.url, 1, errors="skip"))
+    (Path(dataset.url) / dataset.files[1].path).unlink()
+    with pytest.raises(pipeline.DatasetError, match="gone"):
+        list(StrataImages(dataset.url, 1, errors="skip"))
 
 
 def test_a_picture_that_cannot_be_decoded(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from s3fs import S3FileSystem
 
 from codec.base import EncodedImage
 from codec.images import write_image
@@ -76,7 +77,9 @@ def counted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Counted]:
         with moto() as server, FaultProxy(server.endpoint) as proxy:
             server.filesystem().put(local.url, f"{BUCKET}/set", recursive=True)
             patch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+            S3FileSystem.clear_instance_cache()  # clients remember the server that was there before
             yield Counted(local, proxy)
+            S3FileSystem.clear_instance_cache()
 
 
 def _write(folder: Path, patch: pytest.MonkeyPatch) -> Dataset:
