@@ -73,6 +73,18 @@ def test_few_rows_are_the_same_rows(
         assert len({row["layers"] for row in few if row["header"]}) > 1
 
 
+def test_their_originals_too(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sparse, "LARGE", 0)
+    given: dict[str, Any] = {"filter": 'key in ["k003", "k100"]', "keep_original": True}
+    few = copied(dataset, tmp_path / "few", **given)
+    assert [row["original"] for row in few] == [dataset.original(key) for key in ("k003", "k100")]
+    assert few[1]["alpha"] is not None
+    monkeypatch.setattr(sparse, "are_few", lambda *_: False)
+    assert few == copied(dataset, tmp_path / "all", **given)
+
+
 def test_only_their_bytes_are_read(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from codec.images import read_image, write_image
+from pipeline import running
 from pipeline.commit import PlanMismatchError
 from pipeline.dataset import Dataset
 from pipeline.decode import DecodeOptions, decode
@@ -219,6 +220,26 @@ def test_only_one_way_to_choose(dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="--layers 9"):
         run(dataset, tmp_path / "out", layers=9)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("form", ["webdataset", "strata"])
+def test_how_much_may_be_bad(
+    form: Any, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that goes on all the same is stopped by its watcher, which must know the limit."""
+    watchers: list[running.JobWatcher] = []
+
+    class Watcher(running.JobWatcher):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            watchers.append(self)
+
+    monkeypatch.setattr(running, "JobWatcher", Watcher)
+    monkeypatch.setattr(running, "ENOUGH_SAMPLES", 4)
+    for name, limit in (("a", 0.01), ("b", 0.9)):
+        run(dataset, tmp_path / name, format=form, max_bad_fraction=limit)
+    assert "1 of 13 samples failed, more than --max-bad-fraction 0.01" in watchers[0].stopped
+    assert watchers[1].stopped == ""
 
 
 # -- small copies ---------------------------------------------------------------------------------
