@@ -21,8 +21,8 @@ _XML = '<?xml version="1.0" encoding="UTF-8"?>\n'
 
 
 class _Server:
-    def __init__(self, folder: Path, delay: float) -> None:
-        self.folder, self.delay = folder, delay
+    def __init__(self, folder: Path, delay: float, rate: float) -> None:
+        self.folder, self.delay, self.rate = folder, delay, rate
         self.requests = self.bytes = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -35,6 +35,7 @@ class _Server:
                 await asyncio.sleep(self.delay)
                 status, more, body = self.answer(target, headers.get("range", ""))
                 length = len(body)
+                await asyncio.sleep(length / self.rate)
                 if method == "HEAD":
                     body = b""
                 told = {"Content-Length": str(length), "Last-Modified": formatdate(0, usegmt=True)}
@@ -88,9 +89,9 @@ class _Server:
         )
 
 
-def _run(folder: Path, delay: float, pipe: Connection) -> None:
+def _run(folder: Path, delay: float, rate: float, pipe: Connection) -> None:
     """Serve until told to stop; answers each message with what was counted since the last one."""
-    counts = _Server(folder, delay)
+    counts = _Server(folder, delay, rate)
 
     async def main() -> None:
         server = await asyncio.start_server(counts.serve, "127.0.0.1", 0, backlog=256)
@@ -111,12 +112,17 @@ def _run(folder: Path, delay: float, pipe: Connection) -> None:
 
 
 @contextmanager
-def serving(folder: Path, delay: float) -> Iterator[tuple[str, Callable[[], tuple[int, int]]]]:
-    """The endpoint of a server in a process of its own, and what tells (and forgets) its counts:
-    requests, and bytes of their answers."""
+def serving(
+    folder: Path, delay: float, rate: float
+) -> Iterator[tuple[str, Callable[[], tuple[int, int]]]]:
+    """The endpoint of a server in a process of its own, and what tells (and forgets) its counts.
+
+    Those are requests and bytes of their answers. Every request is answered after ``delay``
+    seconds, every connection passes ``rate`` bytes per second.
+    """
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(
-        target=_run, args=(folder, delay, theirs), daemon=True
+        target=_run, args=(folder, delay, rate, theirs), daemon=True
     )
     process.start()
     port = ours.recv()
