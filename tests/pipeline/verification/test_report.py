@@ -72,6 +72,7 @@ def test_what_a_repair_replaced_is_garbage_later(archive: Archive) -> None:
     report = archive.verify(collect_garbage=True, older_than=0)
     assert {item.path for item in report.removed} == {
         f"data/{old.name}",
+        f"index/{old.name}",
         f"commits/{old.stem}.json",
     }
     assert not old.exists()
