@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.dataset import Dataset
 from tests.pipeline.serving.conftest import Client, url
 
-REQUESTS = 300  # in each part; what leaks, leaks in every request
+REQUESTS = 150  # in each part; what leaks, leaks in every request
 
 
 def resident() -> int:
@@ -47,5 +47,5 @@ def test_memory_stays_as_it_is(dataset: Dataset, connect: Client) -> None:
         after = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
-    assert after - before < 100_000, "a third of a kilobyte is kept of each request"
+    assert after - before < 50_000, "a third of a kilobyte is kept of each request"
     assert resident() - settled < 24 << 20
