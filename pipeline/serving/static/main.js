@@ -15,6 +15,7 @@ const parts = (names) =>
 
 let state = address.read();
 let shown = null; // the query that the gallery shows
+let closing = false; // on the way back to the gallery
 let place = -1; // of the open picture in the gallery, -1 where it was opened by its address
 
 const gallery = new Gallery(parts(["grid", "end-words", "end-again", "place", "read"]), (index, key) => {
@@ -45,6 +46,7 @@ function keep(to) {
 
 function route() {
   const before = state;
+  closing = false;
   state = address.read();
   if (shown !== address.query(state)) {
     shown = address.query(state);
@@ -98,7 +100,9 @@ async function step(by) {
 }
 
 function close() {
-  if (history.state?.inside) history.back();
+  if (closing) return;
+  closing = Boolean(history.state?.inside);
+  if (closing) history.back(); // which takes its time
   else {
     history.replaceState(null, "", address.write(address.gallery(state)));
     route();
@@ -238,7 +242,8 @@ async function describe() {
   }
 }
 
-part("viewer").addEventListener("close", () => state.key && close()); // a browser may insist on Escape
+// A browser may close a dialog without asking. The event comes late: another picture may be open by then.
+part("viewer").addEventListener("close", () => state.key && !part("viewer").open && close());
 history.scrollRestoration = "manual";
 addEventListener("popstate", route);
 describe().finally(route);
