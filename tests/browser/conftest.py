@@ -17,9 +17,10 @@ DESKTOP = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}
 
 
-# Not for the whole run: Playwright's event loop counts as running until it is stopped, and would be
-# in the way of tests elsewhere that start their own.
-@pytest.fixture(scope="package")
+# A module at a time: Playwright's event loop counts as running until it is stopped, and asyncio.run
+# refuses beside it, in whatever test comes next. Scope "package" is the whole run here, where
+# folders of tests are no packages.
+@pytest.fixture(scope="module")
 def browser() -> Iterator["Browser"]:
     """Chromium without a window; tests skip where there is none."""
     found = os.environ.get("STRATA_BROWSER") or next(
