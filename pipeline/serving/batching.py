@@ -1,6 +1,7 @@
 """Pictures that are asked for at the same time are decoded together, in a thread of their own."""
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,6 +13,9 @@ from codec import EncodedImage
 
 from ..pictures import one_by_one_on_error
 from .limits import Limits
+
+MANY_KINDS = 1000  # sizes that clients may ask for
+LONGEST_BATCH = 0.5  # seconds: others wait for a batch, so what is slow goes in small ones
 
 Kind = tuple[int, int | None]  # layers and max_side: what can be decoded together
 Decode = Callable[[Sequence[EncodedImage], int, int | None], list[np.ndarray]]
@@ -33,7 +37,9 @@ class Batcher:
 
     ``decode`` runs in one thread, which is all that a device can use. While it runs, others wait
     and so make the next batch; where none runs, the first waits ``limits.gather`` seconds. A
-    request that was given up is not decoded. Belongs to one event loop.
+    request that was given up is not decoded. A batch holds as many pictures as should take
+    ``LONGEST_BATCH`` seconds by what others of their kind took, the first of a kind goes alone.
+    Belongs to one event loop.
     """
 
     def __init__(
@@ -45,6 +51,7 @@ class Batcher:
         self._waiting: list[_Wanted] = []
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="decode")
         self._runner: asyncio.Task[None] | None = None
+        self._cost: dict[Kind, float] = {}  # seconds a pixel: a running average
 
     async def decode(self, stream: EncodedImage, layers: int, max_side: int | None) -> np.ndarray:
         """The picture ``(h, w, 3) uint8``; raises what the codec raises for this stream alone."""
@@ -61,9 +68,11 @@ class Batcher:
             await asyncio.sleep(self._limits.gather)
             while batch := self._take():
                 self._on_batch(len(batch))
+                started = time.monotonic()
                 results = await asyncio.get_running_loop().run_in_executor(
                     self._thread, self._decode_batch, batch
                 )
+                self._learn(batch, time.monotonic() - started)
                 for wanted, result in zip(batch, results, strict=True):
                     _settle(wanted.done, result)
         finally:
@@ -81,7 +90,7 @@ class Batcher:
             fits = not batch or (
                 wanted.kind == batch[0].kind
                 and len(batch) < self._limits.batch
-                and pixels + wanted.pixels <= self._limits.batch_pixels
+                and pixels + wanted.pixels <= self._most_pixels(wanted.kind)
             )
             if fits:
                 batch.append(wanted)
@@ -90,6 +99,17 @@ class Batcher:
                 others.append(wanted)
         self._waiting = others
         return batch
+
+    def _most_pixels(self, kind: Kind) -> float:
+        cost = self._cost.get(kind)
+        return 0 if cost is None else min(self._limits.batch_pixels, LONGEST_BATCH / cost)
+
+    def _learn(self, batch: Sequence[_Wanted], seconds: float) -> None:
+        kind = batch[0].kind
+        if kind not in self._cost and len(self._cost) >= MANY_KINDS:
+            self._cost.clear()
+        cost = max(seconds, 1e-6) / sum(wanted.pixels for wanted in batch)
+        self._cost[kind] = cost if kind not in self._cost else 0.7 * self._cost[kind] + 0.3 * cost
 
     def _decode_batch(self, batch: list[_Wanted]) -> list[Any]:
         layers, max_side = batch[0].kind

@@ -22,8 +22,9 @@ class Item(BaseModel):
         description="bytes of the stream up to each layer, its header included",
         examples=[[402, 3120, 9544, 24310, 61022]],
     )
-    psnr: list[float] | None = Field(
-        description="dB after each layer, where it was measured", examples=[[22.4, 27.9, 32.5]]
+    psnr: list[float | None] | None = Field(
+        description="dB after each layer, where it was measured; null where nothing is lost",
+        examples=[[22.4, 27.9, 32.5]],
     )
     has_original: bool = Field(description="whether the original file is kept")
 

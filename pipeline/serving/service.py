@@ -9,6 +9,7 @@ Nothing of this runs in the event loop, and each step is bounded (``Limits``).
 import asyncio
 import hashlib
 import logging
+import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -99,7 +100,10 @@ class PreviewService:
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="read")
         self._writers = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="write")
         decode = self.figures.working("decode", self._decode)
-        self._batcher = Batcher(decode, limits, self.figures.batches.observe)
+        # First layers are cheap, and what people scroll through: they never wait for the others.
+        self._first, self._others = (
+            Batcher(decode, limits, self.figures.batches.observe) for _ in range(2)
+        )
         self._cache = ByteCache(limits.cache_bytes)
         self.figures.inside.set_function(lambda: self._gate.inside)
         self.figures.cache_bytes.set_function(lambda: self._cache.bytes)
@@ -115,7 +119,8 @@ class PreviewService:
 
     def close(self) -> None:
         """End the threads after what they are doing."""
-        self._batcher.close()
+        self._first.close()
+        self._others.close()
         for pool in (self._readers, self._writers):
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -155,7 +160,8 @@ class PreviewService:
 
         def read() -> dict[str, Any]:
             items, cursor = self.dataset.page(after, limit, search=search, filter=filter)
-            return {"items": items, "next": cursor}
+            shown = [{**item, "psnr": _in_json(item["psnr"])} for item in items]
+            return {"items": shown, "next": cursor}
 
         async with asyncio.timeout(self.limits.deadline):
             return await self._look_up("page", read)
@@ -245,7 +251,8 @@ class PreviewService:
         while True:
             stream = source.stream
             try:
-                rgb = await self._batcher.decode(stream, stream.num_layers, wish.max_side)
+                batcher = self._first if stream.num_layers == 1 else self._others
+                rgb = await batcher.decode(stream, stream.num_layers, wish.max_side)
                 return rgb, source
             except CorruptStreamError as error:
                 if not error.layer:
@@ -318,7 +325,7 @@ class PreviewService:
             "layers": entry.num_layers,
             "cumulative_bytes": sizes,
             "bpp": [8 * size / pixels for size in sizes],
-            "psnr": row["psnr"],
+            "psnr": _in_json(row["psnr"]),
             "source_format": row["source_format"],
             "source_bytes": row["source_bytes"],
             "has_original": self._has_original(entry),
@@ -333,6 +340,11 @@ class PreviewService:
                 f"this picture has {pixels} pixels, and this server decodes at most "
                 f"{self.limits.max_pixels}: read it with pipeline.open_dataset"
             )
+
+
+def _in_json(psnr: list[float] | None) -> list[float | None] | None:
+    """PSNR by layer with null where nothing is lost: JSON knows no infinity."""
+    return None if psnr is None else [one if math.isfinite(one) else None for one in psnr]
 
 
 def _nothing_left(key: str, error: Exception) -> NotThere:

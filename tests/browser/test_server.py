@@ -99,6 +99,14 @@ def test_a_picture_its_layers_and_its_original(page: "Page", url: str) -> None:
     assert Image.open(saved.value.path()).size == (300, 200)
 
 
+def test_layers_that_lose_nothing_are_called_exact(page: "Page", serve: Serve) -> None:
+    page.goto(f"{serve(4)}#key=large")
+    page.wait_for_selector("#pane-stream img[data-layers='4']")
+    assert page.inner_text("#psnr") == "exact"
+    page.keyboard.press("3")
+    assert page.inner_text("#psnr").endswith(" dB")
+
+
 def test_a_hostile_key_reaches_the_server_as_it_is(page: "Page", url: str) -> None:
     page.goto(url)
     page.click('.tile[aria-label^="<img"]')
