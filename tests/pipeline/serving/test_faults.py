@@ -189,17 +189,17 @@ def test_what_waits_at_the_same_time_is_decoded_together(
 ) -> None:
     async def ask() -> list[Answer]:
         service = PreviewService(dataset, toy, Limits(batch=3))
-        first = await _started(service, Wish("large", 1))
-        others = [await _started(service, Wish(f"s000{n}", 2)) for n in range(5)]
-        other_kind = await _started(service, Wish("s0005", 3))
+        first = await _started(service, Wish("large", 2))
+        others = [await _started(service, Wish(f"s000{n}", 3)) for n in range(5)]
+        other_kind = await _started(service, Wish("s0005", 4))
         slow.go.set()
         answers = await asyncio.gather(first, *others, other_kind)
         service.close()
         return answers
 
     answers = asyncio.run(ask())
-    assert slow.batches == [1, 3, 2, 1]
-    assert [answer.layers for answer in answers] == [1, 2, 2, 2, 2, 2, 3]
+    assert slow.batches == [1, 1, 3, 1, 1]  # the first of a kind shows how long it takes
+    assert [answer.layers for answer in answers] == [2, 3, 3, 3, 3, 3, 4]
 
 
 def test_what_nobody_waits_for_any_more_is_not_decoded(
@@ -207,9 +207,9 @@ def test_what_nobody_waits_for_any_more_is_not_decoded(
 ) -> None:
     async def ask() -> bytes:
         service = PreviewService(dataset, toy)
-        first = await _started(service, Wish("large", 1))
+        first = await _started(service, Wish("large", 2))
         for number in range(5):
-            (await _started(service, Wish(f"s000{number}", 2))).cancel()
+            (await _started(service, Wish(f"s000{number}", 3))).cancel()
         last = await _started(service, Wish("s0005", 4, format="png"))
         slow.go.set()
         await first
