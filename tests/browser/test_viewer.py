@@ -34,7 +34,8 @@ def figures(page: "Page") -> list[str]:
 def test_opening_sharpens_layer_by_layer(page: "Page", fake: FakeServer) -> None:
     page.emulate_media(reduced_motion="no-preference")
     page.goto(fake.url)
-    page.wait_for_selector(".tile[data-layers='3']")
+    # until the gallery asks nothing more of this one
+    page.locator(".tile").nth(3).and_(page.locator("[data-layers='3']")).wait_for()
     fake.requests.clear()
     page.click(".tile >> nth=3")
     wait_for_layer(page, LAYERS)
