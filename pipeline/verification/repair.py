@@ -5,7 +5,7 @@ next manifest lists that instead. A record or model that is damaged is removed a
 """
 
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -90,17 +90,7 @@ class Repair:
 
     def records(self, damaged: Sequence[Damage], scratch: str | None, stop: Stop) -> list[Damage]:
         """Make records anew from their files. Returns the files that turn out to be damaged."""
-        worse = []
-        with scratch_folder(scratch) as folder:
-            for damage in damaged:
-                if stop():
-                    damage.why_not = STOPPED
-                    continue
-                try:
-                    worse += self._record(damage, folder)
-                except Exception as error:  # stores have exceptions of many kinds
-                    damage.why_not = f"its data file could not be read: {describe(error)}"
-        return worse
+        return _each(damaged, scratch, stop, self._record, "its data file could not be read")
 
     def _record(self, damage: Damage, folder: Path) -> list[Damage]:
         name = damage.path.removeprefix(f"{COMMITS}/").removesuffix(".json")
@@ -157,17 +147,7 @@ class Repair:
 
     def indexes(self, damaged: Sequence[Damage], scratch: str | None, stop: Stop) -> list[Damage]:
         """Make indexes anew from their data files. Returns the files that turn out damaged."""
-        worse = []
-        with scratch_folder(scratch) as folder:
-            for damage in damaged:
-                if stop():
-                    damage.why_not = STOPPED
-                    continue
-                try:
-                    worse += self._index(damage, folder)
-                except Exception as error:  # stores have exceptions of many kinds
-                    damage.why_not = f"it could not be made anew: {describe(error)}"
-        return worse
+        return _each(damaged, scratch, stop, self._index, "it could not be made anew")
 
     def _index(self, damage: Damage, folder: Path) -> list[Damage]:
         assert damage.file is not None
@@ -296,3 +276,24 @@ class Repair:
 
 def _agrees(record: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
     return all(record[key] == facts[key] for key in _TOLD if key in record)
+
+
+def _each(
+    damaged: Sequence[Damage],
+    scratch: str | None,
+    stop: Stop,
+    make: Callable[[Damage, Path], list[Damage]],
+    failure: str,
+) -> list[Damage]:
+    """``make`` each anew; returns what it finds to be damaged, and says of others why they are."""
+    worse = []
+    with scratch_folder(scratch) as folder:
+        for damage in damaged:
+            if stop():
+                damage.why_not = STOPPED
+                continue
+            try:
+                worse += make(damage, folder)
+            except Exception as error:  # stores have exceptions of many kinds
+                damage.why_not = f"{failure}: {describe(error)}"
+    return worse
