@@ -70,8 +70,18 @@ def test_any_number_of_pictures_scrolls_through_few_elements(
     again = [one for one in fake.requests if one.path == "/v1/images"][len(pages) :]
     assert "after" not in again[0].query
     # and nothing is lost in the middle
-    page.evaluate("scrollTo(0, 12345)")
-    page.wait_for_function("() => document.querySelectorAll('.tile[data-layers]').length > 6")
+    page.evaluate(
+        """async () => {
+            scrollTo(0, 12345);
+            for (let frames = 0; frames < 3; frames++) await new Promise(requestAnimationFrame);
+        }"""
+    )
+    page.wait_for_function(
+        """() => {
+            const named = [...document.querySelectorAll(".caption")].every((one) => one.textContent);
+            return named && document.querySelectorAll(".tile[data-layers]").length > 6;
+        }"""
+    )
     shown = sorted(page.locator(".caption").all_inner_texts())
     first = keys.index(shown[0] if shown[0] != keys[0] else shown[-5])
     seen = [key for key in shown if keys.index(key) >= first and key != keys[0]]
