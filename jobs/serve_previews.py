@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from codec.errors import StrataError
 from pipeline import cluster
 from pipeline.command import positive, seconds, storage_options
-from pipeline.dataset import open_dataset
+from pipeline.retrieval.dataset import open_dataset
 from pipeline.serving.limits import Limits
 
 NAME = "previews"  # of the application on Serve

@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from .dataset import (
+from .loading import KeptOriginal, StrataImages, decode_batches
+from .retrieval.dataset import (
     CursorError,
     DamagedDataError,
     Dataset,
@@ -11,7 +12,6 @@ from .dataset import (
     UnknownKeyError,
     open_dataset,
 )
-from .loading import KeptOriginal, StrataImages, decode_batches
 
 if TYPE_CHECKING:
     from .ray_data import RayDecoder, ray_dataset

@@ -21,12 +21,12 @@ from .commit import (
     publish_manifest,
     shard_name,
 )
-from .dataset import PLAN_NAME
 from .encoding import CompressSettings, KeepOriginal
 from .options import OptionError, check_codec_options
 from .progress.events import EventLog, job_log
 from .progress.summary import Problem, Summary, count_reasons, megabytes, ratio
 from .records import SCHEMA_VERSION
+from .retrieval.dataset import PLAN_NAME
 from .running import RunningOptions, Stop, run_job_tasks
 from .shards import Shard, expand_inputs
 from .storage import Store, storage_errors

@@ -11,13 +11,13 @@ from typing import Any
 
 from .cluster import WorkerShape
 from .commit import Ledger, Plan, split_generation
-from .dataset import DataFile
 from .decoder import COMMITS, DecodeSettings, ShardDecoder, remove_decoded
 from .distribution.request import DecodeOptions, DecodeSummary, Request, begin_summary, resolve
 from .distribution.samples import COUNTS
 from .distribution.truncate import truncate
 from .progress.events import EventLog, job_log
 from .progress.summary import Problem, Summary, megabytes
+from .retrieval.dataset import DataFile
 from .running import Stop, run_job_tasks
 from .storage import Store, storage_errors
 from .tasks import Outcome, Task

@@ -14,13 +14,13 @@ from codec import Codec, EncodedImage
 
 from .activity import Activity
 from .commit import Ledger, generation_name, split_generation
-from .dataset import DataFile, Dataset, open_dataset
 from .distribution.layers import LayerRule
 from .distribution.samples import COUNTS, Form, Sample, finished
 from .distribution.selection import Chosen, Selection, timed
 from .pictures import ahead, batches_by_size, describe, one_by_one_on_error
 from .plain import plain_errors
 from .records import MAX_LISTED_PROBLEMS, encoded_image, row_bytes
+from .retrieval.dataset import DataFile, Dataset, open_dataset
 from .stages import StageClock
 from .storage import Store, scratch_folder
 from .targets import FileTarget, TarTarget, UnwritableNameError

@@ -14,9 +14,9 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from .commit import COMMITS, generation_name, latest_manifest, manifest_name, split_generation
-from .dataset import PLAN_NAME, DatasetError
 from .filesystems import S3_PROTOCOLS, storage_errors
-from .index import FOLDER as INDEX
+from .retrieval.dataset import PLAN_NAME, DatasetError
+from .retrieval.index import FOLDER as INDEX
 from .storage import Store
 
 DATA = "data"

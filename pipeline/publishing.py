@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from .commit import Ledger
-from .indexing import index_table, publish_index
 from .records import FileFacts, inspect_file
+from .retrieval.indexing import index_table, publish_index
 from .stages import StageClock
 from .storage import StorageError, Store
 

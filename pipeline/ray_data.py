@@ -11,12 +11,12 @@ from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
 from . import records
-from .datafiles import DataFile, OpenFile
-from .dataset import Dataset, open_dataset
 from .filesystems import storage_errors
 from .loading.decoding import Decoder, ErrorPolicy, Errors, picture_of
 from .loading.rows import ORIGINAL, read_pictures
-from .reading import columns_of
+from .retrieval.datafiles import DataFile, OpenFile
+from .retrieval.dataset import Dataset, open_dataset
+from .retrieval.reading import columns_of
 from .storage import Store
 
 SAMPLED_FILES = 4  # whose footers say how large the columns are

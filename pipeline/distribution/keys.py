@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from ..datafiles import within
-from ..dataset import DataFile, Dataset
 from ..filesystems import open_filesystem, storage_errors
 from ..options import OptionError
 from ..pictures import ahead
+from ..retrieval.datafiles import within
+from ..retrieval.dataset import DataFile, Dataset
 
 FILES_AT_ONCE = 16
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, NamedTuple
 
-from ..dataset import Dataset
 from ..options import OptionError
 from ..records import layer_column, stream_columns
+from ..retrieval.dataset import Dataset
 
 _SIZES = ("status", "layers", "source_bytes", "cumulative_bytes", "width", "height")
 

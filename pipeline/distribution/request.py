@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..dataset import DataFile, Dataset, open_dataset
 from ..options import OptionError, check_codec_options
 from ..progress.summary import LOGGED, Summary, plural
+from ..retrieval.dataset import DataFile, Dataset, open_dataset
 from ..running import RunningOptions
 from ..storage import storage_errors
 from .conditions import parse_condition

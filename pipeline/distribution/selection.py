@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..datafiles import OpenFile, within
-from ..dataset import Dataset
-from ..fetching import SIDE_COLUMNS
-from ..reading import columns_of
 from ..records import STREAM_COLUMNS, stream_columns
+from ..retrieval.datafiles import OpenFile, within
+from ..retrieval.dataset import Dataset
+from ..retrieval.fetching import SIDE_COLUMNS
+from ..retrieval.reading import columns_of
 from ..stages import StageClock
 from . import sparse
 from .conditions import parse_condition

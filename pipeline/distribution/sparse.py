@@ -8,10 +8,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from ..datafiles import OpenFile
-from ..fetching import fetch
-from ..lookup import Lookup
 from ..records import STREAM_COLUMNS, layer_column
+from ..retrieval.datafiles import OpenFile
+from ..retrieval.fetching import fetch
+from ..retrieval.lookup import Lookup
 from .layers import Choice
 
 # Rows are few if they are less than a quarter of their row group, and it is large enough for the

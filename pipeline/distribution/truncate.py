@@ -25,9 +25,9 @@ from ..commit import (
     shard_name,
     split_generation,
 )
-from ..dataset import PLAN_NAME, DataFile, Dataset
 from ..progress.events import EventLog
 from ..progress.summary import Problem, count_reasons, megabytes, ratio
+from ..retrieval.dataset import PLAN_NAME, DataFile, Dataset
 from ..running import Stop, run_job_tasks
 from ..shards import Shard
 from ..storage import Store, scratch_folder, storage_errors

@@ -11,10 +11,10 @@ from typing import Any
 
 from ..activity import Activity
 from ..commit import Ledger, slim
-from ..dataset import DataFile, Dataset, open_dataset
 from ..plain import plain_errors
 from ..publishing import Publisher
 from ..records import RowWriter, inspect_file, schema
+from ..retrieval.dataset import DataFile, Dataset, open_dataset
 from ..stages import StageClock
 from ..storage import Store, scratch_folder
 from .layers import LayerRule, cut

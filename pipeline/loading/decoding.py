@@ -15,9 +15,9 @@ from codec.errors import BrokenImageError, UnsupportedImageError
 from codec.images import read_image
 from codec.resizing import fit, shrink
 
-from ..datafiles import DamagedDataError
 from ..pictures import describe, one_by_one_on_error
 from ..records import RecordError, encoded_image
+from ..retrieval.datafiles import DamagedDataError
 from .rows import ORIGINAL
 
 Sample = dict[str, Any]

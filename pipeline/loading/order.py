@@ -16,8 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
-from ..datafiles import DataFile
-from ..dataset import Dataset
+from ..retrieval.datafiles import DataFile
+from ..retrieval.dataset import Dataset
 
 T = TypeVar("T")
 

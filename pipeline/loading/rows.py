@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..datafiles import OpenFile
 from ..records import layer_column, stream_columns
+from ..retrieval.datafiles import OpenFile
 
 ROW = "__row_of_the_group"
 ORIGINAL = "original"

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow.compute as pc
 
-from ..datafiles import DamagedDataError
-from ..dataset import Dataset
 from ..filesystems import storage_errors
-from ..reading import columns_of
+from ..retrieval.datafiles import DamagedDataError
+from ..retrieval.dataset import Dataset
+from ..retrieval.reading import columns_of
 from .decoding import Sample, to_samples
 from .order import Ref, Unit
 from .rows import ROW, read_pictures

@@ -21,7 +21,7 @@ from fastapi.staticfiles import StaticFiles
 
 from codec.errors import StrataError
 
-from ..datafiles import CursorError
+from ..retrieval.datafiles import CursorError
 from .answers import Answer, CannotShow, NotThere
 from .figures import Source
 from .limits import LONGEST_PAUSE, Busy

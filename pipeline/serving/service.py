@@ -21,10 +21,10 @@ import numpy as np
 from codec import Codec, CorruptStreamError, EncodedImage
 from codec.errors import BrokenImageError, UnsupportedImageError
 
-from ..cache import ByteCache
-from ..datafiles import DamagedDataError
-from ..dataset import Dataset, open_dataset
-from ..index import IndexEntry
+from ..retrieval.cache import ByteCache
+from ..retrieval.datafiles import DamagedDataError
+from ..retrieval.dataset import Dataset, open_dataset
+from ..retrieval.index import IndexEntry
 from .answers import Answer, CannotShow, NotThere
 from .batching import Batcher
 from .figures import Figures

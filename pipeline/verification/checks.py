@@ -25,11 +25,11 @@ from ..commit import (
     slim,
     split_generation,
 )
-from ..dataset import PLAN_NAME, DataFile, Dataset, DatasetError
 from ..filesystems import CONNECTIONS
-from ..index import FOLDER as INDEX
 from ..pictures import ahead, describe
 from ..records import SCHEMA_VERSION
+from ..retrieval.dataset import PLAN_NAME, DataFile, Dataset, DatasetError
+from ..retrieval.index import FOLDER as INDEX
 from ..storage import StorageError, Store, scratch_folder
 
 Kind = Literal["plan", "manifest", "model", "record", "data", "index"]

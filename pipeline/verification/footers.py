@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..commit import COMMITS, Ledger
-from ..dataset import DataFile, Dataset
-from ..index import FOLDER as INDEX
-from ..index import index_path
 from ..pictures import describe
 from ..records import METADATA_KEY, ROWS_PER_GROUP, RecordError, column_bytes, schema
+from ..retrieval.dataset import DataFile, Dataset
+from ..retrieval.index import FOLDER as INDEX
+from ..retrieval.index import index_path
 from .checks import Damage, data_file, entry_of, read_record
 from .rowchecks import first_line
 

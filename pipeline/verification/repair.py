@@ -26,12 +26,12 @@ from ..commit import (
     split_generation,
 )
 from ..compress import CompressOptions, run_shards
-from ..dataset import PLAN_NAME, Dataset
-from ..indexing import index_table, publish_index
 from ..pictures import describe
 from ..progress.events import EventLog
 from ..progress.summary import Summary
 from ..records import file_sha256, inspect_file, read_metadata
+from ..retrieval.dataset import PLAN_NAME, Dataset
+from ..retrieval.indexing import index_table, publish_index
 from ..running import RunningOptions, Stop
 from ..shards import Shard, expand_inputs
 from ..storage import Store, scratch_folder

@@ -19,11 +19,11 @@ import pyarrow.parquet as pq
 from codec import Codec, EncodedImage
 
 from ..activity import Activity
-from ..dataset import DataFile
-from ..indexing import index_facts, index_table, same_index
 from ..pictures import batches_by_size, describe, one_by_one_on_error
 from ..plain import plain_errors
 from ..records import encoded_image, file_sha256, schema, stream_columns
+from ..retrieval.dataset import DataFile
+from ..retrieval.indexing import index_facts, index_table, same_index
 from ..stages import StageClock
 from ..storage import Store, scratch_folder
 from ..worker import load_model

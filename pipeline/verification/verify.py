@@ -18,10 +18,10 @@ from codec.zoo import MODEL_FILE
 
 from ..cluster import WorkerShape
 from ..commit import latest_manifest, manifest_name
-from ..dataset import PLAN_NAME, DataFile, Dataset, DatasetError
 from ..garbage import find_garbage, remove_garbage
 from ..progress.events import EventLog, job_log
 from ..progress.summary import Problem, plural
+from ..retrieval.dataset import PLAN_NAME, DataFile, Dataset, DatasetError
 from ..running import RunningOptions, Stop, run_job_tasks
 from ..scheduler import Task
 from ..storage import StorageError, Store, storage_errors

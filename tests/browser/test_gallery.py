@@ -78,8 +78,9 @@ def test_any_number_of_pictures_scrolls_through_few_elements(
     )
     page.wait_for_function(
         """() => {
-            const named = [...document.querySelectorAll(".caption")].every((one) => one.textContent);
-            return named && document.querySelectorAll(".tile[data-layers]").length > 6;
+            const captions = [...document.querySelectorAll(".caption")];
+            const drawn = document.querySelectorAll(".tile[data-layers]");
+            return captions.every((one) => one.textContent) && drawn.length > 6;
         }"""
     )
     shown = sorted(page.locator(".caption").all_inner_texts())

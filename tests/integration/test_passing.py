@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from codec.errors import StrataError
-from pipeline.dataset import open_dataset
+from pipeline.retrieval.dataset import open_dataset
 from pipeline.shards import expand_inputs
 from pipeline.storage import Store
 from tests.integration.conftest import free_port

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from codec.images import read_image
-from pipeline.dataset import Dataset
+from pipeline.retrieval.dataset import Dataset
 from tests.integration.conftest import free_port
 from tests.integration.processes import descendants
 from tests.integration.servers import S3Server

@@ -10,8 +10,8 @@ from codec.images import MAX_PIXELS
 from pipeline import cluster, commit, compress, running, worker
 from pipeline.cluster import WorkerShape
 from pipeline.commit import Ledger, Plan
-from pipeline.dataset import PLAN_NAME, Dataset, open_dataset
 from pipeline.encoding import CompressSettings
+from pipeline.retrieval.dataset import PLAN_NAME, Dataset, open_dataset
 from pipeline.shards import expand_inputs
 from pipeline.storage import Store
 from pipeline.tasks import Outcome, Task

@@ -10,9 +10,9 @@ import numpy as np
 from codec import EncodedImage
 from codec.bitstream import StreamHeader, pack_header
 from pipeline.commit import FORMAT_VERSION, Ledger, Plan, publish_manifest
-from pipeline.dataset import PLAN_NAME, Dataset, open_dataset
-from pipeline.indexing import index_table, publish_index
 from pipeline.records import Row, RowWriter, inspect_file
+from pipeline.retrieval.dataset import PLAN_NAME, Dataset, open_dataset
+from pipeline.retrieval.indexing import index_table, publish_index
 from pipeline.storage import Store
 
 MODEL = "0" * 64

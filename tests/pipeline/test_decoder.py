@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 
 from codec.images import read_image, write_image
 from pipeline import decoder, records
-from pipeline.dataset import Dataset
 from pipeline.decode import DecodeOptions
 from pipeline.decode import decode as decode_job
 from pipeline.decoder import DecodeSettings, ShardDecoder
@@ -26,6 +25,7 @@ from pipeline.distribution import selection
 from pipeline.distribution.layers import LayerRule
 from pipeline.distribution.samples import image_field_name
 from pipeline.records import row_bytes
+from pipeline.retrieval.dataset import Dataset
 from pipeline.targets import UnwritableNameError, safe_path
 from tests.pipeline.conftest import Make
 from tests.pipeline.counting import CountingFileSystem

@@ -27,9 +27,9 @@ import codec
 import pipeline
 from codec.errors import CorruptStreamError, StrataError
 from pipeline.commit import NewerManifestError
-from pipeline.dataset import DatasetError, open_dataset
 from pipeline.faults import causes, may_pass
 from pipeline.filesystems import StorageError, storage_errors
+from pipeline.retrieval.dataset import DatasetError, open_dataset
 from pipeline.storage import Store
 from pipeline.tars import ShardError
 

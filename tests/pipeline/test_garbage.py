@@ -8,8 +8,8 @@ import pytest
 
 from pipeline import DatasetError, open_dataset
 from pipeline.commit import Ledger, Plan, publish_manifest
-from pipeline.dataset import PLAN_NAME, Dataset
 from pipeline.garbage import Garbage, find_garbage, remove_garbage
+from pipeline.retrieval.dataset import PLAN_NAME, Dataset
 from pipeline.storage import Store
 from tests.pipeline.conftest import Make
 from tests.pipeline.makers import samples, write_tar

@@ -12,10 +12,10 @@ from codec.images import read_image, write_image
 from codec.metrics import psnr
 from pipeline import encoding
 from pipeline.commit import Ledger, generation_name, shard_name
-from pipeline.dataset import Dataset
 from pipeline.decode import DecodeOptions, decode
 from pipeline.encoding import CompressSettings
 from pipeline.records import iter_rows, schema
+from pipeline.retrieval.dataset import Dataset
 from pipeline.shards import ShardError, expand_inputs
 from pipeline.storage import Store
 from pipeline.worker import ShardCompressor, ShardJob

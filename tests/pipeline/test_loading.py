@@ -20,10 +20,10 @@ import pipeline
 from codec import EncodedImage
 from codec.images import write_image
 from pipeline import DamagedDataError, KeptOriginal, StrataImages, decode_batches
-from pipeline.dataset import Dataset
 from pipeline.filesystems import StorageError
 from pipeline.loading import order
 from pipeline.loading.order import Epoch, Reader
+from pipeline.retrieval.dataset import Dataset
 from tests.pipeline.conftest import Make
 from tests.pipeline.makers import ToyCodec, picture, png, write_tar
 
@@ -372,7 +372,7 @@ def test_what_is_not_damage_is_never_skipped(
         raise ConnectionError("nobody answers")
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.datafiles.RangeFile.read", offline)
+        patch.setattr("pipeline.retrieval.datafiles.RangeFile.read", offline)
         with pytest.raises(StorageError, match="nobody answers"):
             list(StrataImages(dataset.url, 1, errors="skip"))
     (Path(dataset.url) / dataset.files[1].path).unlink()

@@ -9,9 +9,9 @@ import pytest
 
 import pipeline.compress
 from pipeline.compress import CompressOptions, compress
-from pipeline.dataset import DatasetError, open_dataset
 from pipeline.progress import Progress
 from pipeline.progress.summary import Summary
+from pipeline.retrieval.dataset import DatasetError, open_dataset
 from pipeline.running import JobWatcher
 from pipeline.storage import StorageError, Store
 from pipeline.tasks import Outcome, Task

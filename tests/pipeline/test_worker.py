@@ -16,9 +16,9 @@ import pytest
 from codec.images import unpack_alpha, write_image
 from pipeline import encoding, worker
 from pipeline.commit import Ledger, shard_name
-from pipeline.dataset import Dataset
 from pipeline.encoding import CompressSettings
 from pipeline.records import iter_rows, schema
+from pipeline.retrieval.dataset import Dataset
 from pipeline.shards import ShardError, expand_inputs, open_shard
 from pipeline.stages import StageClock
 from pipeline.storage import StorageError, Store

@@ -8,8 +8,8 @@ from codec.images import MAX_PIXELS
 from codec.zoo import MODEL_FILE
 from pipeline import commit
 from pipeline.commit import Ledger, Plan
-from pipeline.dataset import PLAN_NAME, Dataset, open_dataset
 from pipeline.encoding import CompressSettings
+from pipeline.retrieval.dataset import PLAN_NAME, Dataset, open_dataset
 from pipeline.shards import expand_inputs
 from pipeline.storage import Store
 from pipeline.worker import ShardCompressor, ShardJob

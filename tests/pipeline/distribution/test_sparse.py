@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from codec.images import write_image
-from pipeline import ranges
-from pipeline.dataset import Dataset, open_dataset
 from pipeline.decode import DecodeOptions, decode
 from pipeline.distribution import sparse
+from pipeline.retrieval import ranges
+from pipeline.retrieval.dataset import Dataset, open_dataset
 from tests.pipeline.conftest import Make
 from tests.pipeline.counting import CountingFileSystem
 from tests.pipeline.makers import png, write_tar

@@ -12,9 +12,9 @@ import pytest
 from codec.images import read_image, write_image
 from pipeline import running
 from pipeline.commit import PlanMismatchError
-from pipeline.dataset import Dataset
 from pipeline.decode import DecodeOptions, decode
 from pipeline.options import OptionError
+from pipeline.retrieval.dataset import Dataset
 from pipeline.storage import Store
 from tests.pipeline.conftest import Make
 from tests.pipeline.counting import CountingFileSystem

@@ -12,12 +12,12 @@ from codec.errors import InvalidModelError
 from codec.images import read_image, write_image
 from pipeline import publishing
 from pipeline.commit import Ledger, PlanMismatchError
-from pipeline.dataset import Dataset, open_dataset
 from pipeline.decode import DecodeOptions, decode
 from pipeline.distribution import truncator
 from pipeline.distribution.request import resolve
 from pipeline.distribution.truncate import truncated_parameters
 from pipeline.options import OptionError
+from pipeline.retrieval.dataset import Dataset, open_dataset
 from pipeline.storage import Store
 from pipeline.verification.verify import Subset, VerifyOptions, verify
 from tests.pipeline.conftest import Make

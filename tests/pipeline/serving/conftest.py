@@ -10,7 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from codec.images import write_image
-from pipeline.dataset import Dataset
+from pipeline.retrieval.dataset import Dataset
 from pipeline.serving.app import create_app
 from pipeline.serving.limits import Limits
 from pipeline.serving.service import PreviewService

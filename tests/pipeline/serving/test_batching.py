@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from codec import EncodedImage
-from pipeline.dataset import Dataset
+from pipeline.retrieval.dataset import Dataset
 from pipeline.serving.batching import LONGEST_BATCH, Batcher
 from pipeline.serving.limits import Limits
 from tests.pipeline.makers import ToyCodec, picture

@@ -13,8 +13,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from codec import CorruptStreamError, EncodedImage
-from pipeline.dataset import Dataset, open_dataset
 from pipeline.filesystems import StorageError
+from pipeline.retrieval.dataset import Dataset, open_dataset
 from pipeline.serving.answers import Answer
 from pipeline.serving.limits import Limits
 from pipeline.serving.service import PreviewService, Wish

@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from codec.images import read_image
-from pipeline.dataset import Dataset
+from pipeline.retrieval.dataset import Dataset
 from tests.pipeline.conftest import Make
 from tests.pipeline.makers import ToyCodec, picture, png, write_tar
 from tests.pipeline.serving.conftest import Client, alpha_plane, url

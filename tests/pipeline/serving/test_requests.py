@@ -7,7 +7,7 @@ from urllib.parse import quote
 import pytest
 from fastapi.testclient import TestClient
 
-from pipeline.dataset import Dataset
+from pipeline.retrieval.dataset import Dataset
 from tests.pipeline.makers import picture
 from tests.pipeline.serving.conftest import HOSTILE, url
 from tests.pipeline.serving.test_pictures import shown

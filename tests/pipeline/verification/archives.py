@@ -7,8 +7,8 @@ from typing import Any
 
 from pipeline import open_dataset
 from pipeline.compress import CompressOptions, compress
-from pipeline.dataset import Dataset
 from pipeline.progress.summary import Summary
+from pipeline.retrieval.dataset import Dataset
 from pipeline.verification.verify import Subset, VerifyOptions, VerifyReport, verify
 from tests.pipeline.makers import picture, samples, write_tar
 

@@ -10,8 +10,8 @@ import pytest
 
 from pipeline import worker
 from pipeline.commit import Ledger, Plan, manifest_name, publish_manifest
-from pipeline.dataset import PLAN_NAME
-from pipeline.indexing import write_index
+from pipeline.retrieval.dataset import PLAN_NAME
+from pipeline.retrieval.indexing import write_index
 from tests.pipeline.verification.archives import (
     FULL,
     PICTURES,

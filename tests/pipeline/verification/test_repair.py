@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.commit import Ledger, Plan, manifest_name, publish_manifest, split_generation
-from pipeline.dataset import PLAN_NAME
+from pipeline.retrieval.dataset import PLAN_NAME
 from pipeline.storage import Store
 from pipeline.verification import repair, verifier
 from tests.pipeline.makers import samples, write_tar

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ..records import RecordError, file_sha256, layer_column
+from ..storage import StorageError, Store
 from .index import ROWS_PER_GROUP, SCHEMA, index_path
-from .records import RecordError, file_sha256, layer_column
-from .storage import StorageError, Store
 
 Create = Callable[[str, Path], bool]  # publish a local file under a name; False if it is taken
 

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from .faults import may_pass, s3_codes
-from .storage import Store
+from ..faults import may_pass, s3_codes
+from ..storage import Store
 
 # Bytes that are cheaper to fetch than another request is: what a client spends on one (3 ms of a
 # core) counts once there are more than can wait for the store together.

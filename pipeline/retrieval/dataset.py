@@ -20,9 +20,14 @@ import pyarrow.compute as pc
 from codec import Codec, EncodedImage
 from codec.images import read_image
 
-from . import fetching, records
+from .. import records
+from ..commit import FORMAT_VERSION, latest_manifest, manifest_name
+from ..faults import may_pass
+from ..pictures import describe
+from ..storage import Store, storage_errors
+from ..urls import refuse_secrets
+from . import fetching
 from .cache import ByteCache
-from .commit import FORMAT_VERSION, latest_manifest, manifest_name
 from .datafiles import (
     CursorError,
     DamagedDataError,
@@ -32,14 +37,10 @@ from .datafiles import (
     UnknownKeyError,
     within,
 )
-from .faults import may_pass
 from .index import IndexEntry
 from .lookup import Lookup
 from .paging import page
-from .pictures import describe
 from .reading import batches, columns_of, rows_at
-from .storage import Store, storage_errors
-from .urls import refuse_secrets
 
 __all__ = [
     "PLAN_NAME",
@@ -108,7 +109,7 @@ class Dataset:
 
     def codec(self, device: str = "cpu") -> Codec:
         """The model the dataset was written with, from the dataset's own copy."""
-        from .worker import load_model
+        from ..worker import load_model
 
         if device not in self._codecs:
             options = self.store.options

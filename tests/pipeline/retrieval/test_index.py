@@ -13,12 +13,12 @@ import pytest
 
 from codec import EncodedImage
 from pipeline import open_dataset
-from pipeline.cache import ByteCache
 from pipeline.commit import Ledger
-from pipeline.dataset import Dataset
-from pipeline.index import IndexEntry
-from pipeline.indexing import index_table, publish_index
 from pipeline.records import RecordError, Row, RowWriter
+from pipeline.retrieval.cache import ByteCache
+from pipeline.retrieval.dataset import Dataset
+from pipeline.retrieval.index import IndexEntry
+from pipeline.retrieval.indexing import index_table, publish_index
 from pipeline.storage import Store
 from tests.pipeline.conftest import Make
 from tests.pipeline.counting import CountingFileSystem
@@ -192,7 +192,7 @@ def test_a_key_costs_no_more_than_the_indexes_that_may_have_it(counted: Dataset)
 def test_large_indexes_are_read_by_row_groups(
     counted: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.blocks.WHOLE_BYTES", 1000)
+    monkeypatch.setattr("pipeline.retrieval.blocks.WHOLE_BYTES", 1000)
     fresh = open_dataset(counted.url)
     CountingFileSystem.requests.clear()
     entry = fresh.locate("k00501-2")

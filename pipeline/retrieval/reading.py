@@ -6,8 +6,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..records import schema
 from .datafiles import DatasetError, OpenFile, within
-from .records import schema
 
 _NUMBER = "__row_of_the_group"
 

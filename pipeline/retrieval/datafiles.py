@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 
 from codec.errors import StrataError
 
+from ..faults import may_pass
+from ..pictures import describe
+from ..storage import Store
 from .cache import ByteCache
-from .faults import may_pass
-from .pictures import describe
 from .ranges import RangeFile, ShortReadError, read_range
-from .storage import Store
 
 T = TypeVar("T")
 

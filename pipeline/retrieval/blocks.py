@@ -16,13 +16,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..faults import may_pass
+from ..pictures import describe
+from ..storage import Store
 from .cache import ByteCache
 from .datafiles import Bounds, DataFile, OpenFile, key_bounds, within
-from .faults import may_pass
 from .index import BrokenIndexError
-from .pictures import describe
 from .ranges import RangeFile, read_range
-from .storage import Store
 
 WHOLE_BYTES = 256 << 10  # an index up to this size is read in one request
 _PARSED = 8  # a footer in memory takes some times its size in the file

@@ -10,8 +10,8 @@ import pytest
 import pipeline
 from pipeline import DatasetError
 from pipeline.commit import Ledger, Plan, manifest_name, publish_manifest
-from pipeline.dataset import PLAN_NAME, Dataset
 from pipeline.records import column_bytes, stream_columns
+from pipeline.retrieval.dataset import PLAN_NAME, Dataset
 from tests.pipeline.conftest import Make
 from tests.pipeline.counting import CountingFileSystem
 from tests.pipeline.makers import picture, png, samples, write_tar

@@ -6,12 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
+from ..storage import Store
 from .blocks import Blocks, GroupBlocks, IndexBlocks
 from .cache import ByteCache
 from .datafiles import DataFile, within
 from .index import BrokenIndexError, IndexEntry, Span
 from .ranges import AT_ONCE
-from .storage import Store
 
 
 class Lookup:

@@ -8,9 +8,10 @@ from typing import Any
 import pyarrow.compute as pc
 import pytest
 
-from pipeline import CursorError, paging
-from pipeline.dataset import Dataset
+from pipeline import CursorError
 from pipeline.records import Row
+from pipeline.retrieval import paging
+from pipeline.retrieval.dataset import Dataset
 from tests.pipeline.counting import CountingFileSystem
 from tests.pipeline.streams import rows, write_dataset
 

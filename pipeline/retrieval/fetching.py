@@ -10,13 +10,13 @@ from typing import Any
 
 from codec import EncodedImage
 
+from ..filesystems import storage_errors
+from ..records import encoded_image, stream_columns
 from .datafiles import DamagedDataError, OpenFile
-from .filesystems import storage_errors
 from .index import IndexEntry, Span
 from .lookup import Lookup
 from .ranges import Range, ShortReadError, read_ranges
 from .reading import rows_at
-from .records import encoded_image, stream_columns
 
 FETCHED_BYTES = 64 << 20  # of layers, held at once
 FETCHED_KEYS = 1000

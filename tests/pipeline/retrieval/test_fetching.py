@@ -8,15 +8,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from pipeline import DamagedDataError, DatasetError, UnknownKeyError, fetching, open_dataset, ranges
-from pipeline.dataset import Dataset
+from pipeline import DamagedDataError, DatasetError, UnknownKeyError, open_dataset
 from pipeline.records import Row, layer_column
+from pipeline.retrieval import fetching, ranges
+from pipeline.retrieval.dataset import Dataset
 from pipeline.storage import StorageError, Store
 from tests.pipeline.conftest import Make
 from tests.pipeline.counting import CountingFileSystem
 from tests.pipeline.makers import png, write_tar
+from tests.pipeline.retrieval.test_index import shuffled
 from tests.pipeline.streams import rows, write_dataset
-from tests.pipeline.test_index import shuffled
 
 LAYERS = (100, 1000, 3000)
 
