@@ -2,13 +2,19 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-import torch
+# Torch takes seconds to import, and the drivers of jobs, which import this too, compute nothing:
+# each function here imports it when it is called.
+if TYPE_CHECKING:
+    from torch import device as Device
 
 
 @contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
+def full_precision(device: "Device") -> Iterator[None]:
     """On CUDA: full float32 (no TF32), and the same kernels each time."""
+    import torch
+
     if device.type != "cuda":
         yield
         return
@@ -25,6 +31,8 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a computation failed for lack of memory, on the device or in the machine."""
+    import torch
+
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     # torch's allocator for the CPU raises a plain RuntimeError
@@ -33,5 +41,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def release_memory() -> None:
     """Give back what torch keeps of the device's memory for later use."""
+    import torch
+
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

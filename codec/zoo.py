@@ -18,14 +18,17 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from .base import Codec
 from .errors import InvalidModelError, StrataError, UnknownModelError
+
+if TYPE_CHECKING:
+    # At run time only what loads or saves a model imports it, which takes seconds: names and files
+    # of models are also for command lines and for the drivers of jobs.
+    from torch import Tensor
 
 WEIGHTS = Path(__file__).parent / "weights"
 DEFAULT_MODELS = {"uqdm": "uqdm-small", "cdc": "cdc-small"}
@@ -79,7 +82,7 @@ def model_id(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_model(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def read_model(path: Path) -> tuple[dict[str, Any], dict[str, "Tensor"]]:
     """Configuration and tensors of a model file. Raises InvalidModelError."""
     try:
         with safe_open(path, framework="pt") as file:
@@ -93,13 +96,15 @@ def read_model(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
 def write_model(
     path: Path,
     config: Mapping[str, Any],
-    tensors: Mapping[str, torch.Tensor],
+    tensors: Mapping[str, "Tensor"],
     card: Mapping[str, Any] | None = None,
 ) -> str:
     """Write a model file whole, and its card; return the model's id.
 
     The same content gives the same file, hence the same id.
     """
+    from safetensors.torch import save_file
+
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     metadata = {_METADATA: json.dumps(config, sort_keys=True, separators=(",", ":"))}

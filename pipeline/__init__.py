@@ -1,8 +1,8 @@
 """Corpora <-> datasets of streams: tar shards in, Parquet with one column per layer out."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
-from .loading import KeptOriginal, StrataImages, decode_batches
 from .retrieval.dataset import (
     CursorError,
     DamagedDataError,
@@ -14,6 +14,7 @@ from .retrieval.dataset import (
 )
 
 if TYPE_CHECKING:
+    from .loading import KeptOriginal, StrataImages, decode_batches
     from .ray_data import RayDecoder, ray_dataset
 
 __all__ = [
@@ -31,11 +32,17 @@ __all__ = [
     "ray_dataset",
 ]
 
+_IMPORTED_LATER = {
+    "KeptOriginal": "loading",
+    "RayDecoder": "ray_data",
+    "StrataImages": "loading",
+    "decode_batches": "loading",
+    "ray_dataset": "ray_data",
+}
+
 
 def __getattr__(name: str) -> Any:
-    """What needs Ray Data, which takes seconds to import, is imported at its first use."""
-    if name in ("RayDecoder", "ray_dataset"):
-        from . import ray_data
-
-        return getattr(ray_data, name)
+    """What needs torch or Ray Data, which take seconds to import, is imported at its first use."""
+    if name in _IMPORTED_LATER:
+        return getattr(importlib.import_module(f".{_IMPORTED_LATER[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

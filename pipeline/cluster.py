@@ -150,6 +150,8 @@ def _whole(cpus: float) -> float:
 
 
 def disconnect() -> None:
+    if "ray" not in sys.modules:  # a job that was refused did not get as far: do not wait for it
+        return
     import ray
 
     if ray.is_initialized():
