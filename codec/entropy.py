@@ -27,16 +27,23 @@ _DIGIT_BITS = 15
 Part = tuple[np.ndarray, np.ndarray, "Tables"]
 
 
-def quantize_pmf(pmf: np.ndarray) -> np.ndarray:
-    """Round a pmf ``(n,) float64`` to positive integer counts ``(n,) int32`` that sum to 2**20."""
-    if not np.all(np.isfinite(pmf)) or pmf.min() < 0 or pmf.sum() <= 0:
+def quantize_pmfs(pmfs: np.ndarray) -> np.ndarray:
+    """Round pmfs ``(T, n) float64`` to positive integer counts ``(T, n) int32``, of sum 2**20 each.
+
+    What a row becomes does not depend on the others.
+    """
+    pmfs = np.ascontiguousarray(pmfs)  # the order of a sum follows the memory's
+    if not np.isfinite(pmfs).all() or pmfs.min() < 0 or pmfs.sum(1).min() <= 0:
         raise ValueError("a probability table must be finite, non-negative and not all zero")
-    free = (1 << PRECISION) - len(pmf)
-    ideal = pmf / pmf.sum() * free
+    free = (1 << PRECISION) - pmfs.shape[1]
+    ideal = pmfs / pmfs.sum(1, keepdims=True) * free
     counts = np.floor(ideal).astype(np.int64)
-    remainder = np.argsort(counts - ideal, kind="stable")[: free - counts.sum()]
-    counts[remainder] += 1
-    return (counts + 1).astype(np.int32)
+    # The largest remainders are rounded up, of equal ones the first.
+    order = np.argsort(counts - ideal, axis=1, kind="stable")
+    chosen = np.arange(pmfs.shape[1]) < free - counts.sum(1, keepdims=True)
+    up = np.zeros_like(counts)
+    np.put_along_axis(up, order, chosen, 1)
+    return (counts + up + 1).astype(np.int32)
 
 
 @dataclass(frozen=True)
@@ -82,13 +89,25 @@ class Tables:
 
         A pmf ``(n,) float64`` that sums to 1 still gets the smallest possible escape.
         """
-        counts, first = [], []
-        for lowest, pmf in pmfs:
-            escape = max(1.0 - float(pmf.sum()), 0.0)
-            counts.append(quantize_pmf(np.append(pmf, escape)))
-            first.append(lowest)
-        start = np.cumsum([0] + [len(c) for c in counts])
-        return cls(np.concatenate(counts), start, np.array(first, np.int32))
+        first, tables = zip(*pmfs, strict=True)
+        sizes = np.array([len(pmf) for pmf in tables])
+        start = np.append(0, np.cumsum(sizes + 1))
+        counts = np.empty(start[-1], np.int32)
+        for size in np.unique(sizes).tolist():
+            members = np.flatnonzero(sizes == size)
+            places = start[members, None] + np.arange(size + 1)
+            counts[places] = _with_escapes(np.stack([tables[i] for i in members.tolist()]))
+        return cls(counts, start, np.array(first, np.int32))
+
+    @classmethod
+    def from_matrix(cls, first: int | np.ndarray, pmfs: np.ndarray) -> "Tables":
+        """The tables that ``from_pmfs`` makes of the rows of ``pmfs (T, n) float64``, at once.
+
+        ``first`` is the first symbol of all of them, or of each, ``(T,)``.
+        """
+        counts = _with_escapes(pmfs)
+        start = np.arange(len(counts) + 1) * counts.shape[1]
+        return cls(counts.ravel(), start, np.full(len(counts), first, np.int32))
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """The arrays a model file stores."""
@@ -122,6 +141,13 @@ class Tables:
     def _row(self, table: int) -> np.ndarray:
         piece = self.counts[self.start[table] : self.start[table + 1]]
         return (piece / np.float32(1 << PRECISION)).astype(np.float32)
+
+
+def _with_escapes(pmfs: np.ndarray) -> np.ndarray:
+    """Counts ``(T, n + 1) int32`` of pmfs ``(T, n)`` and of what each lacks to 1."""
+    pmfs = np.ascontiguousarray(pmfs)
+    escape = np.maximum(1.0 - pmfs.sum(1, keepdims=True), 0.0)
+    return quantize_pmfs(np.concatenate([pmfs, escape], 1))
 
 
 def cross_entropy(symbols: np.ndarray, index: np.ndarray, tables: Tables) -> float:

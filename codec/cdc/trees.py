@@ -220,6 +220,6 @@ def build_trees(scales: np.ndarray, counts: np.ndarray | None = None) -> Trees:
             pmfs.append(thirds)
             mean = moment.reshape(3**depth, -1).sum(1) / node
             means.append(mean if depth else np.zeros(1))  # exactly, by symmetry
-    tables = Tables.from_pmfs((0, pmf) for pmf in np.concatenate(pmfs))
+    tables = Tables.from_matrix(0, np.concatenate(pmfs))
     mean = np.concatenate(means).astype(np.float32)
     return Trees(scales, levels, tables, mean, np.zeros(len(mean), np.uint8))

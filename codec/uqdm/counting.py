@@ -38,7 +38,7 @@ def count_tables(scheme: NestedScheme, pictures: Sequence[np.ndarray]) -> dict[s
         family = tables.counts.reshape(len(tables), -1) / 2.0**PRECISION
         pmf = rows + PRIOR_WEIGHT * family
         pmf /= pmf.sum(1, keepdims=True)
-        counted = Tables.from_pmfs(zip(tables.first.tolist(), pmf[:, :-1], strict=True))
+        counted = Tables.from_matrix(tables.first, pmf[:, :-1])
         out |= {f"tables.{name}.{key}": array for key, array in counted.to_arrays().items()}
     return out
 

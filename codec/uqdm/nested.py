@@ -270,7 +270,7 @@ def digit_tables(
     most = energy.shape[-1] - 1
     # An escape must stay possible: the encoder may choose any digit.
     escape = 2.0**-18
-    return Tables.from_pmfs((-most, p * (1 - escape)) for p in torch.cat(pmfs).numpy())
+    return Tables.from_matrix(-most, torch.cat(pmfs).numpy() * (1 - escape))
 
 
 def residual_tables(config: NestedConfig) -> Tables:

@@ -61,6 +61,50 @@ def test_tables_keep_rare_symbols_possible_and_survive_storage() -> None:
     np.testing.assert_array_equal(decoder.decode(index, again), symbols)
 
 
+def one_by_one(pmf: np.ndarray) -> np.ndarray:
+    """How models were made whose tables are stored: a single pmf and its escape, as counts."""
+    pmf = np.append(pmf, max(1.0 - float(pmf.sum()), 0.0))
+    free = (1 << entropy.PRECISION) - len(pmf)
+    ideal = pmf / pmf.sum() * free
+    counts = np.floor(ideal).astype(np.int64)
+    counts[np.argsort(counts - ideal, kind="stable")[: free - counts.sum()]] += 1
+    return (counts + 1).astype(np.int32)
+
+
+@given(
+    st.lists(st.sampled_from([1, 2, 3, 7, 8, 9, 31, 129, 300]), min_size=1, max_size=20),
+    st.sampled_from([1.0, 1 - 2.0**-18, 0.5, 1.25]),
+    st.integers(0, 2**32),
+)
+def test_many_tables_at_once_are_those_made_one_by_one(
+    sizes: list[int], mass: float, seed: int
+) -> None:
+    """To the last count, whatever a table's neighbours are: streams depend on it."""
+    rng = np.random.default_rng(seed)
+    pmfs = []
+    for size in sizes:
+        pmf = rng.dirichlet(np.full(size, rng.choice([0.02, 1.0, 50.0])))
+        if rng.random() < 0.4:
+            pmf = np.round(pmf * 64) + (size == 1)  # equal ones and zeros
+        pmfs.append(pmf * (mass / max(pmf.sum(), 1e-3)))
+    first = rng.integers(-9, 9, len(sizes)).tolist()
+    expected = [one_by_one(pmf) for pmf in pmfs]
+    tables = Tables.from_pmfs(zip(first, pmfs, strict=True))
+    np.testing.assert_array_equal(tables.counts, np.concatenate(expected))
+    np.testing.assert_array_equal(np.diff(tables.start), [len(counts) for counts in expected])
+    assert tables.first.tolist() == first
+    for size in set(sizes):
+        members = [i for i, other in enumerate(sizes) if other == size]
+        matrix = np.stack([pmfs[i] for i in members])
+        numbers = np.array(first)[members]
+        for stored in (matrix, np.asfortranarray(matrix), np.pad(matrix, ((0, 0), (0, 3)))[:, :-3]):
+            same = Tables.from_matrix(numbers, stored)
+            wanted = np.concatenate([expected[i] for i in members])
+            np.testing.assert_array_equal(same.counts, wanted)
+            np.testing.assert_array_equal(same.first, numbers)
+            assert (same.counts.dtype, same.first.dtype) == (np.int32, np.int32)
+
+
 def test_misuse_is_refused_before_it_reaches_the_coder() -> None:
     tables = random_tables(np.random.default_rng(0), [4, 4])
     with pytest.raises(ValueError, match="out of range"):
@@ -68,7 +112,7 @@ def test_misuse_is_refused_before_it_reaches_the_coder() -> None:
     with pytest.raises(ValueError, match="table indices"):
         entropy.encode([(np.zeros(2, np.int32), np.zeros(3, np.int32), tables)])
     with pytest.raises(ValueError, match="finite"):
-        entropy.quantize_pmf(np.array([0.5, np.nan]))
+        entropy.quantize_pmfs(np.array([[0.5, 0.5], [0.5, np.nan]]))
     arrays = tables.to_arrays()
     arrays["counts"] = arrays["counts"] + 1
     with pytest.raises(ValueError, match="not a set"):
