@@ -176,6 +176,6 @@ def _note_sizes(summary: Summary, totals: Mapping[str, int], image_format: str) 
     streams = totals["streams"]
     layers = f"{totals['layers'] / streams:.2f} layers on average" if streams else "no streams"
     summary.notes.append(
-        f"pictures: {megabytes(totals['stream_bytes'])} of streams ({layers}{originals}) -> "
-        f"{megabytes(totals['picture_bytes'])} of {image_format}"
+        f"pictures: {megabytes(totals['layer_bytes'])} of streams ({layers}{originals}) -> "
+        f"{megabytes(totals['decoded_bytes'])} of {image_format}"
     )
