@@ -148,9 +148,9 @@ class _Parser:
                 return self._presence(left, operator, right)
             case ast.In() | ast.NotIn():
                 value, found = self._membership(left, right)
-                if isinstance(operator, ast.In):
-                    return found
-                return ~found & value.is_valid()  # Arrow has null in no list
+                # Arrow has null in no list: that would make the opposite true of it
+                found = pc.if_else(value.is_valid(), found, pa.scalar(None, pa.bool_()))
+                return found if isinstance(operator, ast.In) else ~found
         one, other = self._value(left), self._value(right)
         if one.kind != other.kind:
             raise self._error(right, f"{_KINDS[one.kind]} is compared with {_KINDS[other.kind]}")

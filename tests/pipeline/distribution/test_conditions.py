@@ -46,6 +46,9 @@ def chosen(text: str) -> list[str]:
         ("layers is not None and alpha is None", ["a/1"]),
         ("width >= 512\n  and height < 100", ["a/2"]),
         ("width in []", []),
+        ("not width in [64]", ["a/2", "b/ü"]),  # nor here what has no width
+        ('not (source_format in ["png"] or width in [512])', ["b/ü"]),
+        ("width not in []", ["a/1", "a/2", "b/ü"]),
     ],
 )
 def test_what_a_condition_means(text: str, keys: list[str]) -> None:
