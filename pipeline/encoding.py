@@ -96,15 +96,15 @@ class _Loaded:
 
 @dataclass
 class _Batch:
-    """Pictures on the device together: their positions in the window, and their streams' future.
+    """Pictures on the device together: their positions in the window, and what comes of them.
 
-    No future: the device could not do the batch as a whole, perhaps because memory was ``short``.
+    ``coding`` gives the future of their streams; or, where the device could not do the batch as a
+    whole, whether memory was short.
     """
 
     positions: list[int]
     images: list[np.ndarray]
-    future: Future[list[EncodedImage]] | None
-    short: bool = False
+    coding: Future[Future[list[EncodedImage]] | bool]
 
 
 class SampleEncoder:
@@ -117,6 +117,7 @@ class SampleEncoder:
         self._device = ThreadPoolExecutor(1, "device")
         self._coders = max(1, threads // 2)
         self._coder = ThreadPoolExecutor(self._coders, "coder")
+        self._queued: deque[Future[Any]] = deque()  # on the device, or waiting for it
         self._coding: deque[Future[list[EncodedImage]]] = deque()
         self._batch_pixels = BATCH_PIXELS
         self._clock = StageClock()
@@ -266,17 +267,25 @@ class SampleEncoder:
             yield [batch[number] for number in part]
 
     def _begin_batch(self, positions: list[int], images: list[np.ndarray]) -> _Batch:
-        finish = self.on_device(self._quantise, images)
+        while len(self._queued) > 1:  # one on the device, and one that it need not wait for
+            wait([self._queued.popleft()])
+        coding = self._device.submit(self._begin_coding, images)
+        self._queued.append(coding)
+        return _Batch(positions, images, coding)
+
+    def _begin_coding(self, images: list[np.ndarray]) -> Future[list[EncodedImage]] | bool:
+        """The device's half of a batch, whose other half is left to the coder."""
+        finish = self._quantise(images)
         if isinstance(finish, bool):
-            return _Batch(positions, images, None, short=finish)
+            return finish
         while len(self._coding) > self._coders:  # the device waits for the coder here
             wait([self._coding.popleft()])
-        future = self._coder.submit(self._code, finish)
-        self._coding.append(future)
-        return _Batch(positions, images, future)
+        streams = self._coder.submit(self._code, finish)
+        self._coding.append(streams)
+        return streams
 
     def _quantise(self, images: list[np.ndarray]) -> Callable[[], list[EncodedImage]] | bool:
-        """The device's half of a batch. Where that fails: whether memory was short."""
+        """What the coder has to finish. Where the device fails: whether memory was short."""
         settings = self.settings
         try:
             with self._clock.timed("device"):
@@ -299,14 +308,17 @@ class SampleEncoder:
 
     def _streams(self, batch: _Batch) -> list[EncodedImage | Exception]:
         """A batch's streams; where it failed as a whole, those of its parts and the reasons."""
-        if batch.future is not None and batch.future.exception() is None:
-            streams = batch.future.result()
+        coding = batch.coding.result()
+        if isinstance(coding, bool):
+            return list(self.on_device(in_parts, self._encode, batch.images, coding))
+        if coding.exception() is None:
+            streams = coding.result()
             try:
                 self._check(batch.images, streams)
                 return list(streams)
             except ValueError:
                 pass
-        return list(self.on_device(in_parts, self._encode, batch.images, batch.short))
+        return list(self.on_device(in_parts, self._encode, batch.images, False))
 
     def _encode(self, images: list[np.ndarray]) -> list[EncodedImage]:
         settings = self.settings
