@@ -16,11 +16,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..faults import may_pass
+from ..filesystems import storage_errors
 from ..pictures import describe
 from ..storage import Store
 from .cache import ByteCache
-from .datafiles import Bounds, DataFile, OpenFile, key_bounds, within
+from .datafiles import Bounds, DataFile, OpenFile, is_damage, key_bounds, within
 from .index import BrokenIndexError
 from .ranges import RangeFile, read_range
 
@@ -117,7 +117,7 @@ class IndexBlocks(Blocks):
     def __init__(self, store: Store, file: DataFile, cache: ByteCache) -> None:
         assert file.index is not None
         super().__init__(cache, str(file.index["path"]))
-        self._store, self._told = store, file.index
+        self._store, self._told, self._pictures = store, file.index, file.ok
 
     def _bounds(self) -> Sequence[Bounds | None]:
         footer = self._footer()
@@ -135,6 +135,8 @@ class IndexBlocks(Blocks):
             if zlib.crc32(data[-footer:]) != self._told["footer_crc32"]:
                 raise BrokenIndexError(f"{self.path} is damaged: its footer is")
             metadata = pq.read_metadata(io.BytesIO(data[-footer:]))
+            if metadata.num_rows != self._pictures:
+                raise BrokenIndexError(f"{self.path} is that of another file")
             if length == size:
                 file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
                 for number in range(metadata.num_row_groups):
@@ -167,14 +169,15 @@ class IndexBlocks(Blocks):
         """Turn what damaged bytes and lost files raise into BrokenIndexError."""
         try:
             yield
-        except (BrokenIndexError, PermissionError):
+        except BrokenIndexError:
             raise
         except FileNotFoundError as error:
             raise BrokenIndexError(f"{self.path} is gone") from error
-        except (OSError, ValueError, pa.ArrowException) as error:
-            if may_pass(error):
+        except Exception as error:  # stores have exceptions of many kinds
+            if is_damage(error):
+                raise BrokenIndexError(f"{self.path} is damaged: {describe(error)}") from error
+            with storage_errors(f"{self._store.url}/{self.path}", "cannot be read"):
                 raise
-            raise BrokenIndexError(f"{self.path} is damaged: {describe(error)}") from error
 
 
 class GroupBlocks(Blocks):

@@ -8,7 +8,8 @@ of the first layers lie side by side.
 import io
 import zlib
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 from codec.errors import StrataError
 
 from ..faults import may_pass
+from ..filesystems import storage_errors
 from ..pictures import describe
 from ..storage import Store
 from .cache import ByteCache
@@ -117,14 +119,12 @@ class OpenFile:
 
     def _footer(self) -> pq.FileMetaData:
         file = self.file
-        try:
-            tail = read_range(
-                self._store, file.path, file.bytes - file.footer_bytes, file.footer_bytes
-            )
-        except FileNotFoundError as error:
-            raise self._gone() from error
-        except ShortReadError:
-            tail = b""
+        start, length = file.bytes - file.footer_bytes, file.footer_bytes
+        with self._reading("its footer"):
+            try:
+                tail = read_range(self._store, file.path, start, length)
+            except ShortReadError:
+                tail = b""
         if int.from_bytes(tail[-_END:-4], "little") + _END != len(tail):
             raise DamagedDataError(
                 f"{self.url}: its footer is not where the manifest says: the file is damaged or "
@@ -132,7 +132,8 @@ class OpenFile:
             )
         if zlib.crc32(tail) != file.record.get("footer_crc32", zlib.crc32(tail)):
             raise DamagedDataError(f"{self.url}: its footer is damaged")
-        return pq.read_metadata(io.BytesIO(tail))
+        with self._reading("its footer"):
+            return pq.read_metadata(io.BytesIO(tail))
 
     @cached_property
     def parquet(self) -> pq.ParquetFile:
@@ -144,28 +145,44 @@ class OpenFile:
         )
 
     def read(self, group: int, columns: Sequence[str]) -> pa.Table:
-        """Columns of a row group. Raises DatasetError where the file is gone or damaged."""
-        try:
+        """Columns of a row group.
+
+        Raises DatasetError where the file is gone, DamagedDataError where it is damaged,
+        StorageError where the store does not give it.
+        """
+        with self._reading(f"row group {group}"):
             return self.parquet.read_row_group(group, columns=list(columns))
-        except FileNotFoundError as error:
-            raise self._gone() from error
-        except (OSError, pa.ArrowException) as error:
-            if isinstance(error, PermissionError) or may_pass(error):
-                raise
-            raise DamagedDataError(
-                f"{self.url}: row group {group} is damaged: {describe(error)}"
-            ) from error
+
+    def rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """All rows, one row group in memory at a time. Raises what ``read`` raises."""
+        for group in range(self.metadata.num_row_groups):
+            yield from self.read(group, columns).to_pylist()
 
     def first_row(self, group: int) -> int:
-        """The number, in the file, of a row group's first row."""
-        return sum(self.metadata.row_group(number).num_rows for number in range(group))
+        """The number, in the file, of a row group's first row. Raises IndexError for no group."""
+        rows = [self.metadata.row_group(number).num_rows for number in range(group + 1)]
+        return sum(rows[:-1])
 
     def key_bounds(self) -> list[Bounds | None]:
         """Of each row group; None where the file does not say."""
         return [key_bounds(self.metadata, group) for group in range(self.metadata.num_row_groups)]
 
-    def _gone(self) -> DatasetError:
-        return DatasetError(f"{self.url}: the manifest lists this file, but it is gone")
+    @contextmanager
+    def _reading(self, part: str) -> Iterator[None]:
+        """Have what goes wrong name this file, whether it is gone, damaged or cannot be read."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise DatasetError(
+                f"{self.url}: the manifest lists this file, but it is gone"
+            ) from error
+        except Exception as error:  # stores have exceptions of many kinds
+            if is_damage(error):
+                raise DamagedDataError(
+                    f"{self.url}: {part} is damaged: {describe(error)}"
+                ) from error
+            with storage_errors(self.url, "cannot be read"):
+                raise
 
     def __enter__(self) -> "OpenFile":
         return self
@@ -173,6 +190,18 @@ class OpenFile:
     def __exit__(self, *_: object) -> None:
         if "parquet" in self.__dict__:
             self.parquet.close(force=True)
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether Parquet's reader complains of the bytes that it was given.
+
+    Its OSErrors have no number. Those of file systems have one, or are of a class of their own.
+    """
+    if isinstance(error, MemoryError) or may_pass(error):
+        return False
+    if isinstance(error, ShortReadError | ValueError | pa.ArrowException):
+        return True
+    return type(error) is OSError and error.errno is None
 
 
 def key_bounds(metadata: pq.FileMetaData, group: int) -> Bounds | None:

@@ -9,6 +9,7 @@
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Literal
@@ -120,7 +121,7 @@ class Dataset:
         """The keys of all pictures, in the order of the shards."""
         for file in self.files:
             with self.open(file) as opened:
-                for row in records.iter_rows(opened.parquet, ["key", "header"]):
+                for row in opened.rows(["key", "header"]):
                     if row["header"] is not None:
                         yield row["key"]
 
@@ -130,7 +131,7 @@ class Dataset:
             if file.ok == file.rows:
                 continue
             with self.open(file) as opened:
-                for row in records.iter_rows(opened.parquet, ["status", "reason", "key"]):
+                for row in opened.rows(["status", "reason", "key"]):
                     if row["status"] != "ok":
                         url = file.record["source"]["url"]
                         yield url, row["key"], row["status"], row["reason"]
@@ -228,10 +229,12 @@ class Dataset:
         """
         entry = self._entry(key)
         kept = ("key", "width", "height")
-        with self.open(entry.file) as opened:
-            names = list(dict.fromkeys([*columns, *kept]))
-            ((_, row),) = rows_at(opened, names, {entry.row_group: [entry.row]})
-        return {name: row[name] for name in dict.fromkeys([*kept, *columns])}
+        names = list(dict.fromkeys([*kept, *columns]))
+        row = self._row(entry, names)
+        if row is None or row["key"] != key:
+            row = self._row(self.lookup.in_row_groups(entry), names) or {}
+            self.lookup.ignore(entry.file, f"the index of {entry.file.path} leads elsewhere")
+        return {name: row[name] for name in names}
 
     def original(self, key: str) -> bytes | None:
         """The picture's own file, if it is kept. Raises UnknownKeyError, DamagedDataError."""
@@ -304,6 +307,13 @@ class Dataset:
         for file in self.files:
             if file.ok and (keys is None or within(keys, file.key_bounds)):
                 yield file
+
+    def _row(self, entry: IndexEntry, columns: Sequence[str]) -> dict[str, Any] | None:
+        """The row at a place, None where there is no such place."""
+        with self.open(entry.file) as opened, suppress(IndexError):
+            ((_, row),) = rows_at(opened, columns, {entry.row_group: [entry.row]})
+            return row
+        return None
 
     def _entry(self, key: str) -> IndexEntry:
         entry = self.locate(key)

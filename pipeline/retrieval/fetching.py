@@ -114,25 +114,27 @@ def _fetch_by_groups(
     """The same without the index, whose places are not known or lead to something else."""
     if not entries:
         return {}
+    placed = {n: _placed(lookup, entry, suspects.get(n)) for n, entry in entries.items()}
     units = defaultdict(list)
-    for number, entry in entries.items():
+    for number, entry in placed.items():
         units[entry.file.name, entry.row_group].append(number)
     names = [*columns, *stream_columns(layers)]
 
     def read(numbers: Sequence[int]) -> list[tuple[int, Fetched]]:
-        first = entries[numbers[0]]
-        rows = [entries[number].row for number in numbers]
+        first = placed[numbers[0]]
+        rows = [placed[number].row for number in numbers]
         with OpenFile(lookup.store, first.file, lookup.cache) as opened:
             try:
                 found = dict(rows_at(opened, names, {first.row_group: rows}))
             except DamagedDataError as error:
                 number = next((number for number in numbers if number in suspects), numbers[0])
-                raise _damaged(error, entries[number].key, suspects.get(number)) from error
+                raise _damaged(error, placed[number].key, suspects.get(number)) from error
         fetched = []
         for number in numbers:
-            entry, row = entries[number], found[entries[number].row]
+            entry, row = placed[number], found[placed[number].row]
             if number in suspects:
-                lookup.ignore(entry.file, f"the index of {entry.file.path} leads elsewhere")
+                file = entries[number].file
+                lookup.ignore(file, f"the index of {file.path} leads elsewhere")
             encoded = encoded_image(row, layers, entry.file.name)
             fetched.append((number, Fetched(entry, encoded, {name: row[name] for name in columns})))
         return fetched
@@ -141,6 +143,16 @@ def _fetch_by_groups(
         return dict(read(*units.values()))
     with ThreadPoolExecutor(min(GROUPS_AT_ONCE, len(units))) as pool:
         return {number: one for part in pool.map(read, units.values()) for number, one in part}
+
+
+def _placed(lookup: Lookup, entry: IndexEntry, suspect: int | str | None) -> IndexEntry:
+    """The entry; its place by the data file itself where the index leads to something else."""
+    if suspect is None:
+        return entry
+    try:
+        return lookup.in_row_groups(entry)
+    except DamagedDataError as error:
+        raise _damaged(error, entry.key, suspect) from error
 
 
 def _damaged(error: DamagedDataError, key: str, part: int | str | None) -> DamagedDataError:

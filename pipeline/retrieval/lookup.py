@@ -9,7 +9,7 @@ from typing import Any
 from ..storage import Store
 from .blocks import Blocks, GroupBlocks, IndexBlocks
 from .cache import ByteCache
-from .datafiles import DataFile, within
+from .datafiles import DataFile, UnknownKeyError, within
 from .index import BrokenIndexError, IndexEntry, Span
 from .ranges import AT_ONCE
 
@@ -35,7 +35,8 @@ class Lookup:
                 one for one in candidates[start : start + AT_ONCE] if within(left, one.key_bounds)
             ]
             for entries in self._find_in(files, left):
-                found = {**entries, **found}
+                for key, entry in entries.items():
+                    found.setdefault(key, entry)
             left = [key for key in left if key not in found]
             if not left:
                 break
@@ -54,14 +55,28 @@ class Lookup:
         """The places of those of the sorted ``keys`` that are in one file."""
         if self.has_index(file):
             try:
-                return self._search(file, keys)
+                return self._search(file, self._blocks(file), keys)
             except BrokenIndexError as error:
                 self.ignore(file, str(error))
-        return self._search(file, keys)
+        return self._search(file, self._blocks(file), keys)
 
-    def _search(self, file: DataFile, keys: Sequence[str]) -> dict[str, IndexEntry]:
+    def in_row_groups(self, entry: IndexEntry) -> IndexEntry:
+        """The same picture by the data files themselves, for who finds another one at its place.
+
+        Raises UnknownKeyError where only the index knows of it, DamagedDataError.
+        """
+        file, key = entry.file, entry.key
+        found = self._search(file, GroupBlocks(self.store, file, self.cache), [key])
+        if key not in found:
+            self.ignore(file, f"the index of {file.path} leads elsewhere")
+            found = self.find([key])
+        if key not in found:
+            raise UnknownKeyError(f"{self.store.url}: there is no picture with the key {key!r}")
+        return found[key]
+
+    def _search(self, file: DataFile, blocks: Blocks, keys: Sequence[str]) -> dict[str, IndexEntry]:
         found: dict[str, IndexEntry] = {}
-        for row in self._blocks(file).search(keys):
+        for row in blocks.search(keys):
             found.setdefault(row["key"], _entry(file, row))
         return found
 

@@ -82,7 +82,10 @@ def batches(
 def rows_at(
     opened: OpenFile, columns: Sequence[str], places: Mapping[int, Sequence[int]]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows by their numbers in the file; ``places`` names them by row group."""
+    """Rows by their numbers in the file; ``places`` names them by row group.
+
+    Raises IndexError for a place that there is not.
+    """
     for group, rows in places.items():
         first = opened.first_row(group)
         table = opened.read(group, columns).take(pa.array([row - first for row in rows]))

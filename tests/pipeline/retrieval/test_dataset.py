@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import pipeline
-from pipeline import DatasetError
+from pipeline import DamagedDataError, DatasetError
 from pipeline.commit import Ledger, Plan, manifest_name, publish_manifest
 from pipeline.records import column_bytes, stream_columns
 from pipeline.retrieval.dataset import PLAN_NAME, Dataset
@@ -98,6 +98,13 @@ def test_a_file_that_is_gone_cut_or_damaged(dataset: Dataset) -> None:
     with pytest.raises(DatasetError, match=r"(?i)data/b-.*(crc|checksum).*'s0001'"):
         dataset.image("s0001")
     assert dataset.image("s0001", 3).shape == (24, 32, 3)  # the damage is not in these layers
+    rows = pq.read_metadata(path).row_group(0)
+    keys = next(c for c in map(rows.column, range(99)) if c.path_in_schema == "key")
+    flipped = bytearray(whole)
+    flipped[keys.data_page_offset + keys.total_compressed_size - 5] ^= 4
+    path.write_bytes(flipped)
+    with pytest.raises(DamagedDataError, match=r"data/b-.*row group 0 is damaged"):
+        list(dataset.keys())
     path.write_bytes(whole[:-100])
     dataset = pipeline.open_dataset(dataset.url)
     with pytest.raises(DatasetError, match="footer"):

@@ -1,6 +1,6 @@
 """Reading by key and by filter: the right pictures in the right order, and few bytes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -168,15 +168,49 @@ def test_damage_names_its_place(tmp_path: Path) -> None:
         list(dataset.fetch([first]))
 
 
-def test_a_store_that_fails_is_no_damage(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    dataset.lookup.find(KEYS[:1])
+class Refused(OSError):
+    """What requests and others raise of a refusal: an OSError without a number."""
+
+
+@pytest.mark.parametrize("warm", [True, False])
+@pytest.mark.parametrize(
+    ("error", "passing"),
+    [
+        (TimeoutError("nobody answers"), True),
+        (PermissionError("nobody answers"), False),
+        (Refused("403 nobody answers for https://x/y?X-Amz-Signature=5ecre7"), False),
+    ],
+)
+def test_a_store_that_fails_is_no_damage(
+    dataset: Dataset,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    passing: bool,
+    warm: bool,
+) -> None:
+    """And the message says which file it is, without its secrets."""
+    fresh = open_dataset(dataset.url)
+    if warm:
+        fresh.lookup.find(KEYS[:1])
+        for file in fresh.files:
+            assert fresh.open(file).metadata
 
     def fails(*_: object, **__: object) -> bytes:
-        raise TimeoutError("nobody answers")
+        raise error
 
     monkeypatch.setattr(CountingFileSystem, "cat_file", fails)
-    with pytest.raises((StorageError, TimeoutError), match="nobody answers"):
-        list(dataset.fetch(KEYS[:1]))
+    reads: list[Callable[[], object]] = [
+        lambda: list(fresh.fetch(KEYS[:1])),
+        lambda: fresh.metadata(KEYS[0]),
+        lambda: next(fresh.read(1)),
+        lambda: next(fresh.keys()),
+        fresh.page,
+    ]
+    for read in reads:
+        with pytest.raises(StorageError, match=r"bucket/.*/0.*: .*nobody answers") as caught:
+            read()
+        assert caught.value.passing is passing
+        assert "5ecre7" not in str(caught.value)
 
 
 # -- batches and filters --------------------------------------------------------------------------

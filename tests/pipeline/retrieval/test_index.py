@@ -1,6 +1,7 @@
 """The index of a data file says where each layer lies, and readers find keys by it."""
 
 import pickle
+import re
 import warnings
 import zlib
 from itertools import islice
@@ -12,14 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from codec import EncodedImage
-from pipeline import open_dataset
+from pipeline import UnknownKeyError, open_dataset
 from pipeline.commit import Ledger
 from pipeline.records import RecordError, Row, RowWriter
 from pipeline.retrieval.cache import ByteCache
 from pipeline.retrieval.dataset import Dataset
 from pipeline.retrieval.index import IndexEntry
 from pipeline.retrieval.indexing import index_table, publish_index
-from pipeline.storage import Store
+from pipeline.storage import StorageError, Store
 from tests.pipeline.conftest import Make
 from tests.pipeline.counting import CountingFileSystem
 from tests.pipeline.makers import samples, write_tar
@@ -223,8 +224,9 @@ def flip(path: Path, at: int) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("harm", ["gone", "cut", "footer", "page", "stale"])
+@pytest.mark.parametrize("harm", ["gone", "cut", "footer", "page", "stale", "other", "larger"])
 def test_a_damaged_index_is_done_without(tmp_path: Path, harm: str) -> None:
+    """And nothing that it says is believed: neither places nor whose they are."""
     keys = shuffled(300, 0)
     dataset = write_dataset(str(tmp_path / "set"), [rows(keys, LAYERS)], len(LAYERS))
     (file,) = dataset.files
@@ -239,6 +241,11 @@ def test_a_damaged_index_is_done_without(tmp_path: Path, harm: str) -> None:
         flip(path, -100)
     elif harm == "page":
         flip(path, pq.read_metadata(path).row_group(1).column(8).data_page_offset + 60)
+    elif harm in ("other", "larger"):  # sound, and what the manifest names, but of another file
+        others = [*reversed(keys), *([] if harm == "other" else ["further"])]
+        other = write_dataset(str(tmp_path / "other"), [rows(others, LAYERS, 1)], len(LAYERS))
+        file.record["index"] = told = other.files[0].record["index"]
+        path.write_bytes((tmp_path / "other" / told["path"]).read_bytes())
     else:  # sound, but of another file, with the same footer's checksum in the manifest
         table = pq.read_table(path)
         moved = [[place + 1 for place in places] for places in table.column("offsets").to_pylist()]
@@ -259,6 +266,26 @@ def test_a_damaged_index_is_done_without(tmp_path: Path, harm: str) -> None:
         assert fresh.record(keys[0]).encoded == expected[0]
 
 
+def test_metadata_is_that_of_the_key(tmp_path: Path) -> None:
+    """Though a sound index, which the manifest names, says where it is in another file."""
+    keys = shuffled(300, 0)
+    dataset = write_dataset(str(tmp_path / "set"), [rows(keys, LAYERS)], len(LAYERS))
+    shards = [rows(keys[:5], LAYERS, 1), rows([*keys[280:], *keys[:280]], LAYERS, 1)]
+    other = write_dataset(str(tmp_path / "other"), shards, len(LAYERS))
+    (file,), told = dataset.files, other.files[1].record["index"]
+    (tmp_path / "set" / told["path"]).write_bytes(Path(other.url, told["path"]).read_bytes())
+    file.record["index"] = told
+    with pytest.warns(RuntimeWarning, match="leads elsewhere"):
+        assert dataset.metadata(keys[7], ["index"])["index"] == 7
+    shards = [rows(["k00100-z", *keys[1:]], LAYERS)]
+    third = write_dataset(str(tmp_path / "third"), shards, len(LAYERS))
+    (tmp_path / "third" / told["path"]).write_bytes(Path(other.url, told["path"]).read_bytes())
+    third.files[0].record["index"] = told
+    with pytest.warns(RuntimeWarning), pytest.raises(UnknownKeyError, match=re.escape(keys[0])):
+        list(third.fetch([keys[0]]))
+    assert third.record("k00100-z").key == "k00100-z"
+
+
 def test_a_store_that_does_not_answer_is_no_damage(
     counted: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,8 +295,9 @@ def test_a_store_that_does_not_answer_is_no_damage(
     with monkeypatch.context() as patch, warnings.catch_warnings():
         patch.setattr(CountingFileSystem, "cat_file", fails)
         warnings.simplefilter("error")
-        with pytest.raises(TimeoutError):
+        with pytest.raises(StorageError, match=r"index/000-.*nobody answers") as caught:
             counted.locate("k00501-2")
+        assert caught.value.passing
     assert counted.locate("k00501-2") is not None
 
 
