@@ -43,6 +43,7 @@ def ray_dataset(
     """
     dataset = open_dataset(url, options)
     count = dataset._layers(layers)
+    dataset._check_columns(columns)
     columns_of(filter, dataset.url)
     return ray.data.read_datasource(StrataDatasource(dataset, count, columns, filter), **read)
 

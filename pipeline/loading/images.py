@@ -166,6 +166,7 @@ class StrataImages(IterableDataset):
         rank, world = self._rank_and_world()
         number, of = (worker.id, worker.num_workers) if worker is not None else (0, 1)
         dataset = self.dataset
+        dataset._check_columns(self.columns)
         wanted = Wanted(dataset._layers(self.layers), self.columns, self.filter)
         iteration = Iteration(
             Epoch(self.seed, self.epoch, self.shuffle_buffer),

@@ -150,9 +150,10 @@ class Dataset:
         (an expression over the columns of metadata, such as
         ``pyarrow.compute.field("width") >= 512``) restrict to some pictures, in the order of the
         dataset; of row groups without any, only the columns that this takes are read. Raises
-        DatasetError for layers that the dataset does not have and for a filter that cannot be
-        applied, DamagedDataError for a damaged file.
+        DatasetError for layers and columns that the dataset does not have and for a filter that
+        cannot be applied, DamagedDataError for a damaged file.
         """
+        self._check_columns(columns)
         wanted = [*columns, *records.stream_columns(self._layers(layers))]
         named = columns_of(filter, self.url)
         chosen = None if keys is None else sorted(set(keys))
@@ -225,8 +226,10 @@ class Dataset:
     def metadata(self, key: str, columns: Sequence[str] = METADATA) -> dict[str, Any]:
         """What the dataset says of a picture: ``key``, ``width``, ``height`` and ``columns``.
 
-        Reads these columns of one row group. Raises UnknownKeyError for a key that is not there.
+        Reads these columns of one row group. Raises UnknownKeyError for a key that is not there,
+        DatasetError for a column that is not.
         """
+        self._check_columns(columns)
         entry = self._entry(key)
         kept = ("key", "width", "height")
         names = list(dict.fromkeys([*kept, *columns]))
@@ -324,6 +327,14 @@ class Dataset:
     def _unknown(self, key: str) -> UnknownKeyError:
         return UnknownKeyError(f"{self.url}: there is no picture with the key {key!r}")
 
+    def _check_columns(self, columns: Iterable[str]) -> None:
+        there = records.schema(self.num_layers).names
+        for name in columns:
+            if name not in there:
+                raise DatasetError(
+                    f"{self.url}: there is no column {name!r}; there are {', '.join(there)}"
+                )
+
     def _layers(self, layers: int | None) -> int:
         if layers is None:
             return self.num_layers
@@ -344,13 +355,15 @@ def open_dataset(url: str, options: Mapping[str, Any] | None = None) -> Dataset:
     try:
         store = Store(url, options)
         plan = json.loads(store.read(PLAN_NAME))
+        version = plan["parameters"].get("format")
         number = latest_manifest(store)
+    except (LookupError, TypeError, AttributeError) as error:
+        raise DatasetError(f"{url}: {PLAN_NAME} is not the plan of a dataset") from error
     except FileNotFoundError as error:
         raise DatasetError(f"{url}: there is no dataset here ({PLAN_NAME} is missing)") from error
     except Exception as error:  # stores have exceptions of many kinds
         message = f"{url}: cannot be opened as a dataset: {error}"
         raise DatasetError(message, passing=may_pass(error)) from error
-    version = plan.get("parameters", {}).get("format")
     if version != FORMAT_VERSION:
         raise DatasetError(f"{url}: has format {version!r}, this release reads {FORMAT_VERSION}")
     if not number:

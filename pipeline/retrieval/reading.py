@@ -13,7 +13,7 @@ _NUMBER = "__row_of_the_group"
 
 
 def columns_of(condition: pc.Expression | None, url: str) -> list[str]:
-    """The metadata columns that a filter speaks of.
+    """The metadata columns that a filter speaks of; some small one where it speaks of none.
 
     Raises DatasetError for a filter that is none, or speaks of anything else.
     """
@@ -29,7 +29,8 @@ def columns_of(condition: pc.Expression | None, url: str) -> list[str]:
             f"({', '.join(names)}): {error}"
         ) from error
     # Arrow does not tell which columns an expression names, but it misses them.
-    return [name for name in names if not _applies(condition, empty.drop_columns([name]))]
+    found = [name for name in names if not _applies(condition, empty.drop_columns([name]))]
+    return found or ["index"]
 
 
 def _applies(condition: pc.Expression, empty: pa.Table) -> bool:

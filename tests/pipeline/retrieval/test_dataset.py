@@ -1,6 +1,7 @@
 """Reading: the right pictures, and only the bytes of the layers that were asked for."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import pipeline
-from pipeline import DamagedDataError, DatasetError
+from pipeline import DamagedDataError, DatasetError, StrataImages
 from pipeline.commit import Ledger, Plan, manifest_name, publish_manifest
 from pipeline.records import column_bytes, stream_columns
 from pipeline.retrieval.dataset import PLAN_NAME, Dataset
@@ -70,9 +71,27 @@ def test_what_is_not_there_is_said(dataset: Dataset, tmp_path: Path) -> None:
         next(dataset.read(5))
     with pytest.raises(DatasetError, match=r"dataset\.json is missing"):
         pipeline.open_dataset(str(tmp_path))
+    for plan in ("[]", '"a plan"', '{"parameters": 3}', "{}"):
+        (tmp_path / "dataset.json").write_text(plan)
+        with pytest.raises(DatasetError, match=r"dataset\.json is not the plan of a dataset"):
+            pipeline.open_dataset(str(tmp_path))
     for url in ("nosuch://x", str(tmp_path / "a.tar")):
         with pytest.raises(DatasetError):
             pipeline.open_dataset(url)
+
+
+def test_columns_that_are_not_there_are_said(dataset: Dataset) -> None:
+    """Parquet's reader would leave them out."""
+    reads: list[Callable[[], object]] = [
+        lambda: next(dataset.read(1, columns=["notes", "colour"])),
+        lambda: next(dataset.batches(1, ["colour"])),
+        lambda: dataset.metadata("s0001", ["colour"]),
+        lambda: dataset.record("s0001", 1, ["colour"]),
+        lambda: next(iter(StrataImages(dataset.url, 1, columns=["colour"]))),
+    ]
+    for read in reads:
+        with pytest.raises(DatasetError, match=r"no column 'colour'; there are fields, original,"):
+            read()
 
 
 def test_an_unfinished_and_a_newer_dataset(dataset: Dataset, tmp_path: Path) -> None:

@@ -240,6 +240,8 @@ def test_a_filter_says_what_comes(dataset: Dataset) -> None:
     some = [*KEYS[::7], "nobody"]
     assert {r.key for r in dataset.read(1, some, filter=wide)} == set(some) & set(expected)
     assert list(dataset.read(1, filter=pc.field("width") < 0)) == []
+    assert list(dataset.read(1, filter=pc.scalar(False))) == []
+    assert len(list(dataset.read(1, filter=pc.scalar(True)))) == len(dataset)
 
 
 def test_a_filter_that_cannot_be(dataset: Dataset) -> None:
