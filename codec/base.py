@@ -88,7 +88,11 @@ class Codec(ABC):
         decode_options: names of the options that ``decode``, ``decode_small`` and
             ``decode_progressively`` take.
         resource_options: those of encoding that only bound memory: a job may go on with others.
+        max_pixels: decoding refuses streams that claim a larger picture, before it allocates
+            anything for it. May be set, where streams are trusted, up to ``bitstream.MAX_PIXELS``.
     """
+
+    max_pixels: int = bitstream.DECODED_PIXELS
 
     encode_options: frozenset[str] = frozenset()
     decode_options: frozenset[str] = frozenset()

@@ -17,6 +17,8 @@ Layer::
     bytes   entropy-coded words
 
 A file is ``b"STRA"``, ``varint length || header``, then each layer as ``varint length || layer``.
+
+docs/format.md specifies it all. Nothing here allocates by a number that the bytes merely claim.
 """
 
 import struct
@@ -30,8 +32,13 @@ MAGIC = b"STRA"
 VERSION = 1
 CODECS = {"uqdm": 0, "cdc": 1}
 MAX_SIDE = 1 << 20
-MAX_PIXELS = 1 << 30  # beyond any camera; a forged header must not make a decoder allocate more
+MAX_PIXELS = 1 << 30  # beyond any camera
 MAX_LAYERS = 64
+MAX_HEADER_BYTES = 16  # two bytes, sides of three each, model, stream id: none is longer
+MAX_LAYER_BYTES = (1 << 31) - 1  # what a value of a Parquet column holds
+# What a decoder takes unless its user wants more (``Codec.max_pixels``): a forged header must not
+# make it allocate gigabytes.
+DECODED_PIXELS = 1 << 28
 _PROTECTED, _STREAM_ID = 1, 2
 
 
@@ -57,7 +64,8 @@ class Layer:
     protection: bytes = b""
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
+    """LEB128: seven bits a byte, the lowest first."""
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -66,7 +74,8 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-def _read_varint(data: bytes, at: int, what: str, layer: int | None = None) -> tuple[int, int]:
+def read_varint(data: bytes, at: int, what: str, layer: int | None = None) -> tuple[int, int]:
+    """The number at a place of ``data``, and where it ends. Raises CorruptStreamError."""
     value = shift = 0
     while True:
         if at >= len(data) or shift > 56:
@@ -74,7 +83,10 @@ def _read_varint(data: bytes, at: int, what: str, layer: int | None = None) -> t
         value |= (data[at] & 0x7F) << shift
         at, shift = at + 1, shift + 7
         if data[at - 1] < 0x80:
+            if not data[at - 1] and shift > 7:
+                break  # a number is written in one way only
             return value, at
+    raise CorruptStreamError(f"{what} holds a number that is longer than it needs to be", layer)
 
 
 def check16(*parts: bytes) -> int:
@@ -98,7 +110,7 @@ def pack_header(header: StreamHeader) -> bytes:
         )
     flags = _PROTECTED * header.protected | _STREAM_ID * (header.stream_id is not None)
     out = bytes([VERSION << 4 | CODECS[header.codec], flags])
-    out += _varint(header.width) + _varint(header.height) + bytes.fromhex(header.model)[:4]
+    out += varint(header.width) + varint(header.height) + bytes.fromhex(header.model)[:4]
     if header.stream_id is not None:
         out += struct.pack("<I", header.stream_id)
     return out
@@ -106,8 +118,9 @@ def pack_header(header: StreamHeader) -> bytes:
 
 def unpack_header(data: bytes) -> StreamHeader:
     """Parse a header. Raises CorruptStreamError if it is damaged, UnknownModelError if too new."""
-    if len(data) < 8:
-        raise CorruptStreamError("the stream's header is shorter than any header can be")
+    if not 8 <= len(data) <= MAX_HEADER_BYTES:
+        kind = "shorter" if len(data) < 8 else "longer"
+        raise CorruptStreamError(f"the stream's header is {kind} than any header can be")
     version, codec_number, flags = data[0] >> 4, data[0] & 15, data[1]
     if version != VERSION:
         raise UnknownModelError(
@@ -117,8 +130,8 @@ def unpack_header(data: bytes) -> StreamHeader:
     codec = next((name for name, number in CODECS.items() if number == codec_number), None)
     if codec is None or flags & ~(_PROTECTED | _STREAM_ID):
         raise CorruptStreamError("the stream's header names a codec or flag that does not exist")
-    width, at = _read_varint(data, 2, "the stream's header")
-    height, at = _read_varint(data, at, "the stream's header")
+    width, at = read_varint(data, 2, "the stream's header")
+    height, at = read_varint(data, at, "the stream's header")
     if not _possible(width, height):
         raise CorruptStreamError(f"the stream's header claims an impossible size, {width}x{height}")
     end = at + 4 + 4 * bool(flags & _STREAM_ID)
@@ -138,15 +151,16 @@ def _layer_crc(model_id: str, header: bytes, number: int, body: bytes) -> int:
 def pack_layer(model_id: str, header: bytes, number: int, layer: Layer) -> bytes:
     body = b""
     if header[1] & _PROTECTED:
-        body += _varint(len(layer.protection)) + layer.protection
+        body += varint(len(layer.protection)) + layer.protection
     body += struct.pack("<HH", layer.index_check, layer.symbol_check) + layer.payload
     return struct.pack("<I", _layer_crc(model_id, header, number, body)) + body
 
 
 def unpack_layer(model_id: str, header: bytes, number: int, data: bytes) -> Layer:
     """Parse one layer, its checksum first. Raises CorruptStreamError with the layer's number."""
-    if len(data) < 8:
-        raise CorruptStreamError(f"layer {number} is cut short ({len(data)} bytes)", number)
+    if not 8 <= len(data) <= MAX_LAYER_BYTES:
+        fault = "is cut short" if len(data) < 8 else "is longer than any layer can be"
+        raise CorruptStreamError(f"layer {number} {fault} ({len(data)} bytes)", number)
     body = data[4:]
     if struct.unpack_from("<I", data)[0] != _layer_crc(model_id, header, number, body):
         raise CorruptStreamError(
@@ -156,7 +170,7 @@ def unpack_layer(model_id: str, header: bytes, number: int, data: bytes) -> Laye
         )
     at, protection = 0, b""
     if header[1] & _PROTECTED:
-        length, at = _read_varint(body, 0, f"layer {number}", number)
+        length, at = read_varint(body, 0, f"layer {number}", number)
         protection = body[at : at + length]
         at += length
     if len(body) < at + 4:
@@ -166,14 +180,16 @@ def unpack_layer(model_id: str, header: bytes, number: int, data: bytes) -> Laye
 
 
 def pack_file(header: bytes, layers: Sequence[bytes]) -> bytes:
-    return b"".join([MAGIC, *(_varint(len(part)) + part for part in (header, *layers))])
+    return b"".join([MAGIC, *(varint(len(part)) + part for part in (header, *layers))])
 
 
 def unpack_file(data: bytes, *, allow_truncated: bool) -> tuple[bytes, tuple[bytes, ...]]:
     """Split a file into its header and layers without decoding them."""
     if data[:4] != MAGIC:
         raise CorruptStreamError("this is not a Strata file: it does not begin with 'STRA'")
-    length, at = _read_varint(data, 4, "the file's header")
+    length, at = read_varint(data, 4, "the file's header")
+    if length > MAX_HEADER_BYTES or at + length > len(data):
+        raise CorruptStreamError(f"the file's header cannot have {length} bytes")
     header = data[at : at + length]
     unpack_header(header)
     at += length
@@ -183,7 +199,7 @@ def unpack_file(data: bytes, *, allow_truncated: bool) -> tuple[bytes, tuple[byt
         if number == MAX_LAYERS:
             raise CorruptStreamError(f"the file has more than {MAX_LAYERS} layers", number)
         try:
-            length, start = _read_varint(data, at, f"layer {number}", number)
+            length, start = read_varint(data, at, f"layer {number}", number)
             if start + length > len(data):
                 raise CorruptStreamError(f"layer {number} is cut short", number)
         except CorruptStreamError:

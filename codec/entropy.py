@@ -18,6 +18,8 @@ import numpy as np
 from .errors import CorruptStreamError
 
 PRECISION = 20  # counts of a table sum to 2**20: fine enough for p = 1e-6, exact in float32
+_TOTAL = 1 << PRECISION
+_LARGEST_SYMBOL = 1 << 30  # with an entry of its own; far beyond any, and within int32
 _ROW_LIMIT = 32  # up to this many entries a gathered row per symbol beats grouping by table
 _CHUNK = 1 << 20  # symbols handed over at once, which bounds the gathered rows' memory
 _CATEGORICAL = constriction.stream.model.Categorical(perfect=False)
@@ -63,6 +65,12 @@ class Tables:
     _rows: np.ndarray | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        for name, kinds in (("counts", (np.int32, np.int64)), ("first", (np.int32, np.int64))):
+            array = getattr(self, name)
+            if array.ndim != 1 or array.dtype not in kinds:
+                raise ValueError(f"probability tables need a vector of integers as their {name}")
+        if self.start.ndim != 1 or self.start.dtype != np.int64:
+            raise ValueError("probability tables need a vector of int64 as their start")
         sizes = np.diff(self.start)
         if (
             len(self.first) != len(sizes)
@@ -71,7 +79,9 @@ class Tables:
             or self.start[0] != 0
             or self.start[-1] != len(self.counts)
             or self.counts.min() < 1
-            or (np.add.reduceat(self.counts, self.start[:-1]) != 1 << PRECISION).any()
+            or self.counts.max() >= 1 << PRECISION
+            or (np.add.reduceat(self.counts, self.start[:-1], dtype=np.int64) != _TOTAL).any()
+            or np.abs(self.first.astype(np.int64)).max() + sizes.max() > _LARGEST_SYMBOL
         ):
             raise ValueError("not a set of probability tables")
         rows = None
@@ -123,6 +133,10 @@ class Tables:
         escape = self.start[index + 1] - self.start[index] - 1
         outside = (entry < 0) | (entry >= escape)
         return np.where(outside, escape, entry).astype(np.int32), outside
+
+    def least_bits(self) -> np.ndarray:
+        """What the likeliest entry of each table takes, in bits: ``(T,) float64``."""
+        return PRECISION - np.log2(np.maximum.reduceat(self.counts, self.start[:-1]))
 
     def draw(self, index: np.ndarray, uniform: np.ndarray) -> np.ndarray:
         """Symbols ``(n,) int32`` drawn by integers ``(n,)`` uniform in [0, 2**20).
@@ -230,14 +244,23 @@ class Decoder:
     """
 
     def __init__(self, data: bytes) -> None:
+        if data and not data[-1]:
+            raise CorruptStreamError("entropy-coded data ends in a zero byte, as no encoder's")
         words = np.frombuffer(data + b"\0" * (-len(data) % 4), "<u4").astype(np.uint32)
-        if len(words) and words[-1] == 0:
-            raise CorruptStreamError("entropy-coded data ends in a zero word")
         self._coder = constriction.stream.stack.AnsCoder(words)
 
     def decode(self, index: np.ndarray, tables: Tables) -> np.ndarray:
         """Symbols ``(n,) int32`` for table indices ``(n,) int32``."""
         _check(index, tables)
+        try:
+            return self._decode(index, tables)
+        except BaseException as error:
+            # What Rust code panics with passes ``except Exception``, and has no class to import.
+            if type(error).__name__ != "PanicException":
+                raise
+            raise CorruptStreamError(f"entropy-coded data cannot be decoded: {error}") from error
+
+    def _decode(self, index: np.ndarray, tables: Tables) -> np.ndarray:
         entry = np.empty(len(index), np.int32)
         if tables._rows is not None:
             for offset in range(0, len(index), _CHUNK):

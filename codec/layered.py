@@ -23,6 +23,11 @@ from .base import Codec, EncodedImage
 from .errors import CorruptStreamError, UnknownModelError
 from .scheme import Choice, LayerSymbols, Scheme
 
+# A header may claim any size. Above the first of these, layer 0 must have half of the bits that the
+# likeliest symbols alone would take, less the second, before memory is allocated for the picture.
+_UNSUSPICIOUS_PIXELS = 1 << 16
+_SPARE_BITS = 1024
+
 
 class LayeredCodec(Codec):
     """A model on one device. Subclasses set ``codec``, ``lossless`` and the names of options.
@@ -209,6 +214,8 @@ class LayeredCodec(Codec):
             (header.height, header.width, min(len(stream.layers), most))
             for header, stream in zip(headers, encoded, strict=True)
         ]
+        for size, stream in zip(sizes, encoded, strict=True):
+            self._check_size(*size, stream)
         for chosen in self._batches(sizes):
             ids = [headers[i].stream_id or 0 for i in chosen]
             state = self.scheme.start([sizes[i][:2] for i in chosen], ids)
@@ -239,6 +246,19 @@ class LayeredCodec(Codec):
                 self.num_layers,
             )
         return header
+
+    def _check_size(self, height: int, width: int, layers: int, encoded: EncodedImage) -> None:
+        """Raises CorruptStreamError for a size that nothing should be allocated for."""
+        claim = f"the stream claims a picture of {width}x{height} pixels"
+        if width * height > self.max_pixels:
+            raise CorruptStreamError(
+                f"{claim}, more than this decoder's limit of {self.max_pixels}: if it can be "
+                "trusted, set the codec's max_pixels"
+            )
+        if layers and width * height > _UNSUSPICIOUS_PIXELS:
+            nbytes = len(encoded.layers[0])
+            if self.scheme.least_bits(height, width) > 16 * nbytes + _SPARE_BITS:
+                raise CorruptStreamError(f"{claim}, but layer 0 has only {nbytes} bytes", 0)
 
     def _unpack(self, state: Any, number: int, batch: Sequence[EncodedImage]) -> None:
         """Decode layer ``number`` of every stream of a batch into ``state``."""

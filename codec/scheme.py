@@ -105,6 +105,14 @@ class Scheme(Protocol):
         """
         ...
 
+    def least_bits(self, height: int, width: int) -> float:
+        """About what the first layer of any picture of this size takes at least, 0 if unknown.
+
+        It must cost nothing that grows with the size: it is asked before ``start``, of sizes that
+        a header merely claims.
+        """
+        ...
+
     def start(self, sizes: Sequence[tuple[int, int]], stream_ids: Sequence[int]) -> Any:
         """The decoder's state before the first layer, for pictures of ``(height, width)``."""
         ...

@@ -71,9 +71,12 @@ def card_file(path: Path) -> Path:
 
 
 def read_card(path: Path) -> dict[str, Any]:
-    """The card beside a model file; empty where there is none."""
+    """The card beside a model file; empty where there is none. Raises InvalidModelError."""
     card = card_file(path)
-    return json.loads(card.read_text()) if card.is_file() else {}
+    try:
+        return dict(json.loads(card.read_text())) if card.is_file() else {}
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InvalidModelError(f"{card} is not a model's card: {error}") from error
 
 
 def model_id(path: Path) -> str:
@@ -84,10 +87,15 @@ def model_id(path: Path) -> str:
 
 def read_model(path: Path) -> tuple[dict[str, Any], dict[str, "Tensor"]]:
     """Configuration and tensors of a model file. Raises InvalidModelError."""
+    from .modelfiles import MAX_MODEL_BYTES, check_tensors, parse_config
+
     try:
+        if path.stat().st_size > MAX_MODEL_BYTES:
+            raise ValueError(f"it is larger than {MAX_MODEL_BYTES} bytes")
         with safe_open(path, framework="pt") as file:
-            config = json.loads((file.metadata() or {})[_METADATA])
+            config = parse_config((file.metadata() or {})[_METADATA])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        check_tensors(tensors)
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise InvalidModelError(f"{path} is not a Strata model file: {error!r}") from error
     return config, tensors

@@ -6,6 +6,14 @@ from typing import Any
 
 from ..errors import InvalidModelError
 
+MAX_WIDTH = 1 << 14  # of anything that a configuration gives a width
+MAX_SCALES = 16  # each half the size of the one before
+
+
+def is_width(value: Any) -> bool:
+    """Whether a network may have so many channels."""
+    return type(value) is int and 1 <= value <= MAX_WIDTH
+
 
 def checked_fields(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments for a dataclass from JSON, lists as tuples.

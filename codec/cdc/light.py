@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import bands
+from ..errors import InvalidModelError
 from .config import checked_fields
 from .priors import MIN_SCALE, FactorizedPrior, lower_bound
 
@@ -61,8 +62,18 @@ class LightConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "LightConfig":
-        """Raises InvalidModelError for a field that does not exist."""
-        return cls(**checked_fields(cls, {n: v for n, v in values.items() if n != "kind"}))
+        """Raises InvalidModelError for a field that does not exist, or for sizes that none has."""
+        config = cls(**checked_fields(cls, {n: v for n, v in values.items() if n != "kind"}))
+        depths = (*config.analysis, *config.synthesis)
+        widths = (config.latents, config.hyper, config.fine, config.coarse)
+        if not (
+            all(type(n) is int and 0 <= n <= 64 for n in depths)
+            and all(type(n) is int and 1 <= n <= 4096 for n in widths)
+            and all(rate > 0 for rate in config.rates)
+            and 1 <= len(config.rates) <= 64
+        ):
+            raise InvalidModelError("compressor: a width, a depth or a rate is out of range")
+        return config
 
 
 class _Block(nn.Module):

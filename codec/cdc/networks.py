@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import InvalidModelError
-from .config import checked_fields
+from .config import MAX_SCALES, checked_fields, is_width
 from .priors import MIN_SCALE, FactorizedPrior, lower_bound
 from .unet import ResidualBlock
 
@@ -46,8 +46,10 @@ class PaperConfig:
     def __post_init__(self) -> None:
         multiples = (self.dim_mults, self.hyper_dims_mults, self.context_dim_mults)
         sizes = (self.dim, self.context_channels, *(m for ms in multiples for m in ms))
-        if not all(multiples) or any(not isinstance(n, int) or n < 1 for n in sizes):
-            raise ValueError("the transform's sizes must be positive integers")
+        if not all(multiples) or not all(map(is_width, sizes)):
+            raise ValueError("the transform's sizes must be integers from 1 on, and not huge")
+        if max(map(len, multiples)) > MAX_SCALES:
+            raise ValueError("the transform has more stages than any")
         if len(self.dim_mults) != len(self.context_dim_mults):
             raise ValueError("as many stages must enlarge as reduce the picture")
         if self.dim_mults[-1] != self.context_dim_mults[-1]:

@@ -22,6 +22,7 @@ from .. import dither
 from ..devices import full_precision
 from ..entropy import Tables
 from ..errors import InvalidModelError
+from ..modelfiles import build
 from ..scheme import Choice, LayerSymbols
 from .integers import FRACTION, IntegerHyperDecoder
 from .layers import MAX_RESIDUAL, Progress, Trees
@@ -31,6 +32,7 @@ from .trees import MAX_COUNTED
 
 Decoder = Literal["fast", "diffusion"]
 DECODERS: tuple[Decoder, ...] = ("fast", "diffusion")
+_LARGEST_UNITS = 1 << 40  # of the model's integers in 2**-12; their sums stay exact in float64
 _HYPER_HALO = 256  # pixels around a tile that the hyper-analysis and -synthesis look at
 
 
@@ -77,9 +79,9 @@ class CDCScheme:
     ) -> None:
         self.device = torch.device(device)
         try:
-            self.model = build_model(config)
-            self._load(tensors)
+            self.model = build(lambda: build_model(config), tensors)
             self.default_quality = int(config.get("default_quality", self.model.qualities - 1))
+            self._load(tensors)
             self.default_steps = int(config.get("default_steps", 17))
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidModelError(f"not a CDC model: {error}") from error
@@ -88,13 +90,12 @@ class CDCScheme:
 
     def _load(self, tensors: dict[str, Tensor]) -> None:
         own = self.model.state_dict()
-        if missing := sorted(own.keys() - tensors.keys()):
-            raise ValueError(f"it lacks {len(missing)} tensors, the first is {missing[0]}")
-        for name, value in own.items():
-            if value.shape != tensors[name].shape:
-                raise ValueError(f"{name} has the shape {tuple(tensors[name].shape)}")
         self.model.load_state_dict({name: tensors[name].float() for name in own})
         self.model.to(self.device).eval().requires_grad_(False)
+        integers = ("medians", "scale_offsets", "thresholds")
+        for name in integers:
+            if tensors[name].dtype != torch.int64 or tensors[name].abs().max() > _LARGEST_UNITS:
+                raise ValueError(f"its {name} are not integers in range")
         arrays = {name: tensor.numpy() for name, tensor in tensors.items() if name not in own}
         trees = Trees.from_arrays(_under("trees.", arrays))
         self.trees = [replace(trees, layer=layer) for layer in arrays["layers"]]
@@ -112,7 +113,9 @@ class CDCScheme:
             or self._offsets.shape != (qualities, self.model.latents)
             or len(self.trees) != qualities
             or self._integers.outputs != self.model.latents
-            or len(self._thresholds) != len(trees.scales) - 1
+            or self._thresholds.shape != (len(trees.scales) - 1,)
+            or not (self._thresholds.diff() > 0).all()
+            or not 0 <= self.default_quality < qualities
         ):
             raise ValueError("the coding tensors do not fit the networks")
 
@@ -215,6 +218,11 @@ class CDCScheme:
             return 2
         return max(t.passes(layer - 1) for t in self.trees if layer <= t.num_layers)
 
+    def least_bits(self, height: int, width: int) -> float:
+        """See ``Scheme``: those of the hyper-latent, at the quality that takes the fewest."""
+        bits = self.hyper_tables.least_bits().reshape(self.model.qualities, -1).sum(1)
+        return float(bits.min()) * (_padded(height) // MULTIPLE) * (_padded(width) // MULTIPLE)
+
     def start(self, sizes: Sequence[tuple[int, int]], stream_ids: Sequence[int]) -> CDCState:
         height, width = sizes[0]
         shape = (self.model.hyper_channels, _padded(height) // MULTIPLE, _padded(width) // MULTIPLE)
@@ -252,7 +260,7 @@ class CDCScheme:
                     raise ValueError(f"the model has no quality {values[0]}")
                 picture.quality = int(values[0])
             else:
-                if np.abs(values).max() > MAX_RESIDUAL:
+                if not -MAX_RESIDUAL <= values.min() <= values.max() <= MAX_RESIDUAL:
                     raise ValueError("a hyper-latent is out of range")
                 picture.hyper = values.reshape(picture.hyper.shape)
         if layer == 0 and number == 1:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import InvalidModelError
-from .config import checked_fields
+from .config import MAX_SCALES, checked_fields, is_width
 
 _SLOPE = 0.2  # of every leaky ReLU in these networks
 
@@ -53,8 +53,10 @@ class UNetConfig:
 
     def __post_init__(self) -> None:
         sizes = (self.dim, self.channels, *self.dim_mults, *self.context_channels)
-        if not self.dim_mults or any(not isinstance(n, int) or n < 1 for n in sizes):
-            raise ValueError("the network's sizes must be positive integers")
+        if not self.dim_mults or not all(map(is_width, sizes)):
+            raise ValueError("the network's sizes must be integers from 1 on, and not huge")
+        if len(self.dim_mults) > MAX_SCALES or not 1 <= self.outer_kernel <= 31:
+            raise ValueError("the network has more scales, or a larger kernel, than any")
         if len(self.context_channels) > len(self.dim_mults):
             raise ValueError("the network has fewer scales than contexts")
         if not isinstance(self.outer_kernel, int) or self.outer_kernel % 2 != 1:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..bands import BANDS
 from ..entropy import Tables
+from ..modelfiles import check_shapes
 from ..scheme import Choice
 from .nested import OUTPUTS, SHIFT_UNIT, Features, NestedConfig, checkerboard
 from .network import IntegerNetwork, NetworkConfig
@@ -83,11 +84,14 @@ class FirstLevel:
     ) -> None:
         self.config, self.tables, self.device = config, tables, device
         self.layout = FirstLayout.of(config)
+        steps, outputs = self.layout.steps, self.layout.outputs
+        check_shapes(tensors, [("head.scale", (steps, outputs), torch.float32)])
         self._network = IntegerNetwork(self.layout.network(network), tensors, device)
         self._features = Features(config, device, self.layout.bands)
         self._bands = torch.from_numpy(self.layout.bands).to(device)
         self._passes = [self._pass(number, bias) for number in range(self.layout.steps - 1)]
         self._shift_bias = bias[config.num_steps, OUTPUTS["shift"]]
+        self.reach = self._network.config.halo
 
     def _pass(self, number: int, bias: Tensor) -> "_Pass":
         config = self.config
@@ -106,7 +110,7 @@ class FirstLevel:
         this = self._passes[number]
         count, height, width, _ = grid.shape
         if number == 0:  # nothing is known: only the checkerboard and the borders tell
-            rows, columns = (self._typical(n) for n in (height, width))
+            rows, columns = (typical(n, self.reach).to(self.device) for n in (height, width))
             small = grid.new_zeros((1, int(rows.max()) + 1, int(columns.max()) + 1, BANDS))
             index = self._index(self._trunk(small, number), this)
             whole = index.index_select(1, rows).index_select(2, columns).flatten(1, 2)
@@ -164,21 +168,6 @@ class FirstLevel:
                     result[some, y : y + TILE, x : x + TILE] = out
         return result
 
-    def _typical(self, size: int) -> Tensor:
-        """For each of ``size`` rows one of a small picture at which an empty grid looks the same.
-
-        It is as far from the nearer border, up to the network's reach, and of the same parity.
-        """
-        reach = self._network.config.halo
-        small = 2 * reach + 2 + size % 2
-        at = torch.arange(size, device=self.device)
-        if size <= small:
-            return at
-        inner = reach + (at - reach) % 2
-        return torch.where(
-            at < reach, at, torch.where(at >= size - reach, at - size + small, inner)
-        )
-
     def _positions(self, grid: Tensor, number: int) -> Tensor:
         """Positions ``(n,)`` of the blocks that a pass has digits of, row by row."""
         colour = self.config.passes[0][number][1]
@@ -186,6 +175,19 @@ class FirstLevel:
         if colour == 2:
             return torch.arange(len(board), device=self.device)
         return torch.nonzero(board == colour).flatten()
+
+
+def typical(size: int, reach: int) -> Tensor:
+    """For each of ``size`` rows one of a small picture at which an empty grid looks the same.
+
+    It is as far from the nearer border, up to the network's reach, and of the same parity.
+    """
+    small = 2 * reach + 2 + size % 2
+    at = torch.arange(size)
+    if size <= small:
+        return at
+    inner = reach + (at - reach) % 2
+    return torch.where(at < reach, at, torch.where(at >= size - reach, at - size + small, inner))
 
 
 @dataclass(frozen=True)

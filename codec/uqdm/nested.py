@@ -31,6 +31,8 @@ from ..bands import BANDS, BLOCK
 from ..entropy import Tables
 
 RATIO = 3
+MAX_LEVELS = 8  # more would lead out of the integers that float32 holds
+MAX_PASSES = 16  # of a level
 SHIFT_UNIT = 32  # shifts are in 1/32 of the current interval
 PIXEL_UNIT = 16  # the lossless layer's prediction is in 1/16 of a pixel value
 RESIDUAL_RANGE = 8  # residuals beyond +-8 escape
@@ -91,9 +93,26 @@ class NestedConfig:
             if values.get(name) is not None:
                 values[name] = tuple(values[name])
         config = cls(**values)
-        if len(config.passes) != config.levels or len(config.band_rms) != BANDS:
-            raise ValueError("passes and band_rms do not fit the model's levels and bands")
+        config.check()
         return config
+
+    def check(self) -> None:
+        """Raises ValueError, or TypeError, for what no model has."""
+        if not 1 <= self.levels <= MAX_LEVELS or len(self.passes) != self.levels:
+            raise ValueError(f"a model has 1 to {MAX_LEVELS} levels, and passes for each")
+        passes = [one for level in self.passes for one in level]
+        kinds = {(bands, colour) for bands in ("low", "high", "all") for colour in (0, 1, 2)}
+        if not all(1 <= len(level) <= MAX_PASSES for level in self.passes) or {*passes} - kinds:
+            raise ValueError(f"a level has 1 to {MAX_PASSES} passes of low, high or all bands")
+        if len(self.band_rms) != BANDS or not min(self.band_rms) > 0:
+            raise ValueError(f"band_rms are {BANDS} positive numbers")
+        grids = (self.first_tilt, self.first_width, self.tilt, self.width, self.spread)
+        if not all(type(grid.size) is int and 1 <= grid.size <= 1024 for grid in grids):
+            raise ValueError("grids have 1 to 1024 values")
+        if not 1e-3 <= self.first_delta <= 1e3 or not 0 <= self.dead_zone < 0.5:
+            raise ValueError("first_delta or dead_zone is out of range")
+        if not (1 <= self.first_digits <= 16 and 1 <= self.digits <= 16):
+            raise ValueError("digits are at most 16")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

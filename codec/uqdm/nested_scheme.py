@@ -14,9 +14,10 @@ from .. import bands
 from ..bands import BANDS, BLOCK
 from ..entropy import PRECISION, Tables
 from ..errors import CorruptStreamError, InvalidModelError
+from ..modelfiles import check_shapes
 from ..resizing import shrink
 from ..scheme import Choice, LayerSymbols
-from .first import FirstLevel
+from .first import FirstLevel, typical
 from .nested import (
     OUTPUTS,
     PIXEL_UNIT,
@@ -40,6 +41,7 @@ from .scheme import BATCH_PIXELS, Realism
 
 TILE = 96  # blocks on a side that the network sees at once, halo apart: bounds its memory
 FLOW_LEVELS = 2
+_MAX_BIAS = 1 << 20
 _MAX_GRID = float(1 << 20)  # no encoder comes near; keeps forged digits within exact floats
 
 
@@ -78,7 +80,15 @@ class NestedScheme:
             }
             self.device = torch.device(device)
             self._check_tables()
+            sizes = (self.config.num_steps, 2 * BANDS, len(OUTPUTS) * BANDS)
+            if (network.steps, network.inputs, network.outputs) != sizes:
+                raise ValueError(f"its network must have {sizes} steps, inputs and outputs")
+            check_shapes(tensors, [("network.head.scale", sizes[::2], torch.float32)])
             self._network = IntegerNetwork(network, _named("network.", tensors), self.device)
+            rows = self.config.num_steps + ("first_network" in config)
+            check_shapes(tensors, [("bias", (rows, len(OUTPUTS), 2, BANDS), torch.int32)])
+            if int(tensors["bias"].abs().max()) > _MAX_BIAS:
+                raise ValueError("its biases are out of range")
             self._bias = tensors["bias"].to(self.device, torch.float32)
             self._first: FirstLevel | None = None
             if "first_network" in config:
@@ -96,6 +106,8 @@ class NestedScheme:
         self._low = torch.from_numpy(self.config.low_bands()).to(self.device)
         self.num_layers = self.config.levels + 1
         self.archive_layers = int(config.get("archive_layers", self.config.levels))
+        if not 1 <= self.archive_layers <= self.num_layers:
+            raise InvalidModelError("not a nested UQDM model: archive_layers is out of range")
 
     def _check_tables(self) -> None:
         config = self.config
@@ -146,6 +158,20 @@ class NestedScheme:
 
     def passes(self, layer: int) -> int:
         return len(self.config.passes[layer]) if layer < self.config.levels else 1
+
+    @torch.inference_mode()
+    def least_bits(self, height: int, width: int) -> float:
+        """See ``Scheme``: those of the first pass, whose tables depend on the size alone."""
+        reach = self._network.config.halo if self._first is None else self._first.reach
+        rows, columns = (typical(-(-side // BLOCK), reach) for side in (height, width))
+        small = (BLOCK * (int(rows.max()) + 1), BLOCK * (int(columns.max()) + 1))
+        state = self.start([small], [0])
+        (choice,) = self.choices(state, 0, 0)
+        mask = self._mask(state, 0, 0).cpu()
+        bits = torch.zeros(mask.shape, dtype=torch.float64)
+        bits[mask] = torch.from_numpy(choice.tables.least_bits()[choice.index])
+        times = torch.outer(torch.bincount(rows), torch.bincount(columns))
+        return float((bits.sum(-1) * times).sum())
 
     def start(self, sizes: Sequence[tuple[int, int]], stream_ids: Sequence[int]) -> NestedState:
         if len(set(sizes)) != 1:

@@ -18,7 +18,8 @@ The receptive field is bounded (2 N blocks on each side) and zero padding is the
 so a tile with that halo gives exactly what the whole picture gives.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -26,11 +27,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..bands import BANDS
+from ..modelfiles import check_shapes
 
 ACTIVATION = 32.0  # activation units per 1.0: signed range +-3.97, rectified range 0 .. 7.97
 RESIDUAL = 128.0  # units per 1.0 of the residual stream h
 _SIGNED, _RECTIFIED, _STREAM = 127.0, 255.0, 32767.0
 KERNEL = 5
+# Least and most of each size of a network. Sums of channels * 127 * 127 must stay below 2**24.
+_SIZES = {
+    "steps": (1, 1024),
+    "outputs": (1, 1 << 16),
+    "channels": (1, 1024),
+    "hidden": (1, 512),
+    "blocks": (0, 64),
+    "inputs": (1, 1024),
+}
 
 
 @dataclass(frozen=True)
@@ -55,10 +66,33 @@ class NetworkConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "NetworkConfig":
         config = cls(**values)
+        sizes = asdict(config)
+        for name, (least, most) in _SIZES.items():
+            if type(sizes[name]) is not int or not least <= sizes[name] <= most:
+                raise ValueError(f"{name} must be {least} to {most}, not {sizes[name]!r}")
         # 2**24 bounds every sum: see the module's docstring.
         if config.hidden * 127 * 255 >= 1 << 24 or config.inputs * 127 * 127 >= 1 << 24:
             raise ValueError(f"hidden={config.hidden} is too wide for exact float32 sums")
         return config
+
+    def tensors(self) -> Iterator[tuple[str, tuple[int, ...], torch.dtype]]:
+        """Name, shape and type of every tensor of an exported network."""
+        c, hidden, steps = self.channels, self.hidden, self.steps
+        yield "stem.weight", (c, self.inputs), torch.int8
+        yield "stem.bias", (steps, 2, c), torch.int32
+        yield "stem.scale", (c,), torch.float32
+        for i in range(self.blocks):
+            name = f"blocks.{i}."
+            yield name + "gain", (steps, c), torch.float32
+            yield name + "depthwise.weight", (c, 1, KERNEL, KERNEL), torch.int8
+            yield name + "depthwise.scale", (c,), torch.float32
+            yield name + "expand.weight", (hidden, c), torch.int8
+            yield name + "expand.bias", (steps, hidden), torch.int32
+            yield name + "expand.scale", (hidden,), torch.float32
+            yield name + "project.weight", (c, hidden), torch.int8
+            yield name + "project.scale", (c,), torch.float32
+        yield "head.gain", (steps, c), torch.float32
+        yield "head.weight", (self.outputs, c), torch.int8
 
 
 class _FakeQuantize(torch.autograd.Function):
@@ -181,9 +215,13 @@ class IntegerNetwork:
 
     def __init__(self, config: NetworkConfig, tensors: dict[str, Tensor], device: torch.device):
         self.config = config
+        check_shapes(tensors, config.tensors())
+        for name, tensor in tensors.items():
+            if tensor.dtype == torch.int8 and len(tensor) and int(tensor.min()) < -127:
+                raise ValueError(f"the model's {name} has weights below -127")
         self._t = {name: value.to(device, torch.float32) for name, value in tensors.items()}
         worst = max(float(t.abs().max()) for n, t in self._t.items() if n.endswith("bias"))
-        if worst + config.hidden * 127 * 127 >= 1 << 24:
+        if worst + max(config.hidden, config.inputs) * 127 * 127 >= 1 << 24:
             raise ValueError("the model's biases are too large for exact sums")
 
     @torch.inference_mode()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 TILE = 64
+_LARGEST_SIZE = 4096  # a model file may say anything
 _FOURIER_EXPONENTS = (5, 6)  # sin and cos of 2 pi 2^n z: the least significant bits of a pixel
 _TIME_SCALE, _MAX_PERIOD = 1000.0, 10_000.0
 _SOFTPLUS_ONE = math.log(math.expm1(1.0))  # softplus of this is 1: an untrained factor
@@ -47,6 +48,8 @@ class UNetConfig:
 
     def __post_init__(self) -> None:
         sizes = (self.channels, self.groups, self.heads)
+        if max(*sizes, self.blocks) > _LARGEST_SIZE:
+            raise ValueError(f"the network's sizes are at most {_LARGEST_SIZE}")
         if min(sizes) < 1 or self.blocks < 0 or not 0 <= self.dropout < 1:
             raise ValueError("the network's sizes must be positive, its dropout in [0, 1)")
         if self.channels % 2 or self.channels % self.groups or self.channels % self.heads:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .. import dither
 from ..errors import CorruptStreamError, InvalidModelError
+from ..modelfiles import build
 from ..scheme import Choice, LayerSymbols
 from . import diffusion, tiles
 from .diffusion import Step
@@ -86,18 +87,28 @@ class UniversalScheme:
             self._quantiles = arrays["normal_quantiles"]
             self._grid = Grid.from_arrays(_below("prior.", arrays))
             self._pixel_grid = Grid.from_arrays(_below("pixels.", arrays))
-            self._network = UNet(self.config.network).to(self.device).eval()
-            self._network.load_state_dict(_below("network.", tensors))
+            network = _below("network.", tensors)
+            self._network = build(lambda: UNet(self.config.network), network)
+            self._network.load_state_dict(network)
+            self._network.to(self.device).eval()
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
             raise InvalidModelError(f"not a model with a universal quantiser: {error}") from error
         if len(self.steps) != self.config.steps or self._quantiles.shape != (dither.QUANTILES,):
             raise InvalidModelError("the model's constants do not fit its configuration")
         self._modes = _most_probable(self._grid)
+        self._least_bits: float | None = None  # of a window, once it was asked for
         self.num_layers = self.config.steps + 1
         self.archive_layers = self.config.steps - 1  # z_0 has more noise than pixels have: 70 dB
 
     def passes(self, layer: int) -> int:
         return 1
+
+    def least_bits(self, height: int, width: int) -> float:
+        """See ``Scheme``: half of one window's times the windows, for all begin as pure noise."""
+        if self._least_bits is None:
+            (choice,) = self.choices(self.start([(TILE, TILE)], [0]), 0, 0)
+            self._least_bits = float(self._grid.tables.least_bits()[choice.index].sum()) / 2
+        return self._least_bits * (height * width / TILE**2)
 
     def encode(
         self, images: Sequence[np.ndarray], stream_ids: Sequence[int], layers: int

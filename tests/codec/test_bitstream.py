@@ -1,6 +1,7 @@
 """The stream format: what goes in comes out, and no flipped bit goes unnoticed."""
 
 import pickle
+import zlib
 
 import pytest
 from hypothesis import given
@@ -154,9 +155,7 @@ def test_truncating():
 def test_impossible_sizes_are_neither_written_nor_read(width, height):
     with pytest.raises(UnsupportedImageError, match="no size"):
         bitstream.pack_header(StreamHeader("uqdm", width, height, MODEL[:8]))
-    sides = b"".join(
-        bytes([side & 127 | 128, side >> 7 & 127 | 128, side >> 14]) for side in (width, height)
-    )
+    sides = b"".join(map(bitstream.varint, (width, height)))
     with pytest.raises(CorruptStreamError, match="impossible size"):
         bitstream.unpack_header(b"\x10\0" + sides + bytes(4))
 
@@ -175,6 +174,27 @@ def test_other_versions_and_unknown_fields():
         bitstream.unpack_header(bytes([packed[0] | 15]) + packed[1:])
     with pytest.raises(CorruptStreamError, match="does not exist"):
         bitstream.unpack_header(packed[:1] + b"\x80" + packed[2:])
+
+
+@pytest.mark.parametrize(
+    "sides", [b"\x85\0\5", b"\5\x85\x80\0", b"\x80" * 20 + b"\1\5", b"\xff" * 9 + b"\7\5", b"\5"]
+)
+def test_a_number_has_one_form(sides):
+    with pytest.raises(CorruptStreamError):
+        bitstream.unpack_header(b"\x10\0" + sides + bytes(4))
+
+
+def test_a_length_that_is_not_there_costs_nothing():
+    huge = bitstream.varint(1 << 62)
+    header = bitstream.pack_header(HEADER)
+    for data in (huge + header, bitstream.varint(len(header)) + header + huge + b"layer"):
+        with pytest.raises(CorruptStreamError):
+            EncodedImage.from_bytes(bitstream.MAGIC + data)
+    protected = bitstream.pack_header(StreamHeader("uqdm", 8, 8, MODEL[:8], protected=True))
+    body = huge + b"guard" + bytes(4)
+    crc = zlib.crc32(bytes.fromhex(MODEL) + protected + b"\0" + body).to_bytes(4, "little")
+    with pytest.raises(CorruptStreamError, match="malformed"):
+        bitstream.unpack_layer(MODEL, protected, 0, crc + body)
 
 
 def test_number_of_layers_is_limited():

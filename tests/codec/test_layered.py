@@ -172,3 +172,31 @@ def test_other_errors_stay_what_they_are(
     monkeypatch.setattr(codec.scheme, "choices", full)
     with pytest.raises(RuntimeError, match="out of memory"):
         codec.decode(streams)
+
+
+def test_a_size_that_the_stream_cannot_hold_is_refused_before_memory_is_taken(
+    codec: toy.ToyCodec, pictures: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def claim(width: int, height: int) -> EncodedImage:
+        header = bitstream.pack_header(
+            bitstream.StreamHeader(codec.codec, width, height, codec.model_id)
+        )
+        layer = bitstream.Layer(b"\1" * 10, 0, 0)
+        return EncodedImage(header, (bitstream.pack_layer(codec.model_id, header, 0, layer),))
+
+    def start(*_: object) -> None:
+        raise AssertionError("memory would be allocated")
+
+    monkeypatch.setattr(codec.scheme, "start", start)
+    for side in (1 << 15, 30_000):
+        with pytest.raises(CorruptStreamError, match="max_pixels") as caught:
+            codec.decode([claim(side, side)], layers=0)
+        assert caught.value.layer is None
+    monkeypatch.setattr(codec.scheme, "least_bits", lambda height, width: height * width / 64)
+    for decode in (codec.decode, lambda streams: codec.decode_small(streams, max_side=9)):
+        with pytest.raises(CorruptStreamError, match="only 18 bytes") as caught:
+            decode([claim(16_000, 16_000)])
+        assert caught.value.layer == 0
+    codec.max_pixels = 1 << 30
+    with pytest.raises(AssertionError):
+        codec.decode([claim(30_000, 30_000)], layers=0)

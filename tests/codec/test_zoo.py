@@ -1,12 +1,16 @@
 import json
 import pickle
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from codec import InvalidModelError, UnknownModelError, list_models, load_codec, zoo
+from codec.cdc.scheme import CDCScheme
 from codec.trainable import TrainingFile
 from tests.codec.models import write_nested_model
 
@@ -61,6 +65,94 @@ def test_damaged_and_foreign_files_are_refused(model: Path, tmp_path: Path) -> N
     zoo.write_model(path, config, tensors)
     with pytest.raises(InvalidModelError, match="bias"):
         load_codec(path)
+
+
+def test_newer_model_files_are_refused_in_words(model: Path, tmp_path: Path) -> None:
+    config, tensors = zoo.read_model(model)
+    path = tmp_path / zoo.MODEL_FILE
+    zoo.write_model(path, {**config, "format": 2}, tensors)
+    with pytest.raises(InvalidModelError, match="format 2, this release reads 1"):
+        load_codec(path)
+    zoo.write_model(path, {**config, "format": 1}, tensors)
+    load_codec(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("bias", lambda t: t.float()),
+        ("bias", lambda t: t[:, :3]),
+        ("bias", lambda t: t + (1 << 22)),
+        ("network.stem.weight", lambda t: t[:-1]),
+        ("network.stem.weight", lambda t: t.int()),
+        ("network.stem.weight", lambda t: t.clamp(max=-1) * 0 - 128),
+        ("network.stem.scale", lambda t: t * float("nan")),
+        ("network.head.scale", lambda t: t[:, :5]),
+        ("network.blocks.1.expand.bias", lambda t: t + (1 << 25)),
+        ("tables.first.counts", lambda t: t * 0 + 1),
+        ("tables.first.counts", lambda t: -t),
+        ("tables.first.counts", lambda t: t.float()),
+        ("tables.first.start", lambda t: t * 2),
+        ("tables.first.start", lambda t: t.flip(0)),
+        ("tables.first.first", lambda t: t + (1 << 30)),
+        ("tables.first.first", lambda t: t[None]),
+    ],
+)
+def test_tensors_that_no_model_has_are_refused(
+    model: Path, tmp_path: Path, name: str, change: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    config, tensors = zoo.read_model(model)
+    path = tmp_path / zoo.MODEL_FILE
+    zoo.write_model(path, config, {**tensors, name: change(tensors[name])})
+    with pytest.raises(InvalidModelError):
+        load_codec(path)
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("nested", {"levels": 10**9}),
+        ("nested", {"first_delta": 1e30}),
+        ("nested", {"first_delta": float("nan")}),
+        ("nested", {"passes": [[["low", 7]]] * 6}),
+        ("nested", {"band_rms": [0.0] * 192}),
+        ("nested", {"band_rms": "no"}),
+        ("nested", {"tilt": {"low": 0, "step": 1, "size": 1 << 60}}),
+        ("network", {"blocks": 10**9}),
+        ("network", {"channels": 10**9}),
+        ("network", {"hidden": -1}),
+        ("network", {"steps": 1.5}),
+        ("network", {"unknown": 1}),
+    ],
+)
+def test_configurations_that_no_model_has_are_refused(
+    model: Path, tmp_path: Path, part: str, change: dict[str, object]
+) -> None:
+    config, tensors = zoo.read_model(model)
+    path = tmp_path / zoo.MODEL_FILE
+    zoo.write_model(path, {**config, part: {**config[part], **change}}, tensors)
+    with pytest.raises(InvalidModelError):
+        load_codec(path)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[1]", "{", '{"a": ' * 9 + "1" + "}" * 9, "null"])
+def test_configurations_that_are_none_are_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / zoo.MODEL_FILE
+    save_file({"a": torch.zeros(1)}, path, {"strata": text})
+    with pytest.raises(InvalidModelError, match="not a Strata model file"):
+        load_codec(path)
+
+
+def test_a_configuration_larger_than_its_tensors_allocates_nothing() -> None:
+    config, tensors = zoo.read_model(zoo.model_file(zoo.DEFAULT_MODELS["cdc"]))
+    huge = {**config, "unet": {**config["unet"], "dim": 9000}}
+    with pytest.raises(InvalidModelError, match="larger model"):
+        CDCScheme(huge, tensors, "cpu")
+    for name in ("thresholds", "medians", "layers", "integers.0.weight", "trees.mean"):
+        with pytest.raises(InvalidModelError):
+            CDCScheme(config, {**tensors, name: tensors[name][:-1]}, "cpu")
+        with pytest.raises(InvalidModelError):
+            CDCScheme(config, {**tensors, name: tensors[name].half()}, "cpu")
 
 
 def test_a_stream_decodes_with_a_copy_of_its_model(model: Path, tmp_path: Path) -> None:

@@ -62,6 +62,9 @@ class ToyScheme:
     def passes(self, layer: int) -> int:
         return (2, 2, 0)[layer]
 
+    def least_bits(self, height: int, width: int) -> float:
+        return 0.0
+
     def start(self, sizes: Sequence[tuple[int, int]], stream_ids: Sequence[int]) -> _State:
         return _State(list(sizes))
 
