@@ -204,8 +204,8 @@ class Dataset:
         Their places are looked up, and just their bytes read: many at once, neighbours in one
         request, each layer held against its checksum. Of files without an index, the row groups
         are read. ``columns`` may be ``alpha`` and ``original``. At most a thousand pictures and
-        64 MiB of layers are in memory (or one picture). Raises UnknownKeyError for a key that is
-        not there unless ``missing`` is ``"skip"``, DamagedDataError for damaged bytes.
+        64 MiB of what is asked for are in memory (or one picture). Raises UnknownKeyError for a key
+        that is not there unless ``missing`` is ``"skip"``, DamagedDataError for damaged bytes.
         """
         count = self._layers(layers)
         if not {*columns} <= {*fetching.SIDE_COLUMNS}:
@@ -218,7 +218,7 @@ class Dataset:
                     if key not in found:
                         raise self._unknown(key)
             entries = [found[key] for key in portion if key in found]
-            for some in fetching.portions(entries, count):
+            for some in fetching.portions(entries, count, columns):
                 for one in fetching.fetch(self.lookup, some, count, columns):
                     entry = one.entry
                     yield Record(entry.key, entry.width, entry.height, one.encoded, one.extra)

@@ -18,7 +18,7 @@ from .lookup import Lookup
 from .ranges import Range, ShortReadError, read_ranges
 from .reading import rows_at
 
-FETCHED_BYTES = 64 << 20  # of layers, held at once
+FETCHED_BYTES = 64 << 20  # of layers and columns, held at once
 FETCHED_KEYS = 1000
 GROUPS_AT_ONCE = 8  # row groups read where there is no index: up to 16 MiB each
 SIDE_COLUMNS = ("alpha", "original")  # whose places an index knows
@@ -33,11 +33,14 @@ class Fetched:
     extra: dict[str, Any]
 
 
-def portions(entries: Sequence[IndexEntry], layers: int) -> Iterator[Sequence[IndexEntry]]:
+def portions(
+    entries: Sequence[IndexEntry], layers: int, columns: Sequence[str] = ()
+) -> Iterator[Sequence[IndexEntry]]:
     """The entries in pieces that may be in memory at once."""
     start = nbytes = 0
     for number, entry in enumerate(entries):
-        size = sum(entry.lengths[:layers])
+        beside = (getattr(entry, name) for name in columns)
+        size = sum(entry.lengths[:layers]) + sum(span.length for span in beside if span)
         if number > start and nbytes + size > FETCHED_BYTES:
             yield entries[start:number]
             start, nbytes = number, 0

@@ -39,10 +39,11 @@ def read_ranges(store: Store, wanted: Sequence[Range]) -> list[bytes | Exception
         for number in numbers:
             one = wanted[number]
             start = one.offset - whole.offset
-            if isinstance(blob, bytes) and len(blob) < start + one.length:
+            stop = start + one.length
+            if isinstance(blob, bytes) and len(blob) < stop:
                 found[number] = ShortReadError(f"{store.url}/{one.path}: ends too early")
             else:
-                found[number] = blob if isinstance(blob, Exception) else blob[start:][: one.length]
+                found[number] = blob if isinstance(blob, Exception) else blob[start:stop]
     return found
 
 
@@ -85,9 +86,16 @@ def _read(wanted: Sequence[Range], store: Store) -> list[bytes | Exception]:
     )
     return [
         # of many requests some fail even in their last attempt
-        _read_one(store, one) if isinstance(data, Exception) and may_pass(data) else data
+        _read_one(store, one)
+        if isinstance(data, Exception) and (may_pass(data) or _is_outside(data))
+        else data
         for one, data in zip(wanted, found, strict=True)
     ]
+
+
+def _is_outside(error: Exception) -> bool:
+    """Whether this is what S3 says of a range behind a file's end."""
+    return "InvalidRange" in s3_codes(error)
 
 
 def _read_one(store: Store, one: Range) -> bytes | Exception:
@@ -104,7 +112,7 @@ def read_range(store: Store, path: str, offset: int, length: int) -> bytes:
     try:
         data = store.fs.cat_file(store.path(path), start=offset, end=offset + length, **options)
     except Exception as error:
-        if "InvalidRange" not in s3_codes(error):
+        if not _is_outside(error):
             raise
         data = b""
     if len(data) != length:

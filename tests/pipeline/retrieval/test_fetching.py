@@ -1,12 +1,15 @@
 """Reading by key and by filter: the right pictures in the right order, and few bytes."""
 
-from collections.abc import Callable, Iterator
+import errno
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from botocore.exceptions import ClientError
 
 from pipeline import DamagedDataError, DatasetError, UnknownKeyError, open_dataset
 from pipeline.records import Row, layer_column
@@ -74,6 +77,28 @@ def test_keys_may_be_many_and_come_one_by_one(
         assert taken <= number + 51
         if number == 300:
             break
+
+
+def test_originals_count_as_what_is_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = {"original": bytes(10_000)}
+    shards = [rows([f"k{n:02d}" for n in range(40)], LAYERS, **large)]
+    dataset = write_dataset(str(tmp_path / "set"), shards, len(LAYERS))
+    monkeypatch.setattr(fetching, "FETCHED_BYTES", 50_000)
+    held: list[int] = []
+    read = fetching.read_ranges
+
+    def watched(store: Store, wanted: Sequence[ranges.Range]) -> Any:
+        held.append(sum(one.length for one in wanted))
+        return read(store, wanted)
+
+    monkeypatch.setattr(fetching, "read_ranges", watched)
+    found = list(dataset.fetch(dataset.keys(), 0, columns=["original"]))
+    assert len(found) == 40
+    assert all(record.extra == large for record in found)
+    assert max(held) <= 50_000
+    assert len(held) == 8
 
 
 def test_keys_that_are_not_there(dataset: Dataset) -> None:
@@ -145,6 +170,39 @@ def test_ranges_are_merged_where_they_are_near(tmp_path: Path) -> None:
     assert isinstance(short, ranges.ShortReadError)
     (gone,) = ranges.read_ranges(store, [ranges.Range("b", 0, 10)])
     assert isinstance(gone, FileNotFoundError)
+
+
+class CutFileSystem:
+    """As s3fs answers where files end before the ranges that are asked for."""
+
+    async_impl = True
+
+    def cat_file(self, path: str, start: int, end: int) -> bytes:
+        if start < 100:
+            return bytes(min(end, 100) - start)
+        error = OSError(errno.EINVAL, "The requested range is not satisfiable")
+        error.__cause__ = ClientError({"Error": {"Code": "InvalidRange"}}, "GetObject")
+        raise error
+
+    def cat_ranges(self, paths: list[str], starts: list[int], ends: list[int], **_: Any) -> Any:
+        found: list[bytes | Exception] = []
+        for path, start, end in zip(paths, starts, ends, strict=True):
+            try:
+                found.append(self.cat_file(path, start, end))
+            except OSError as error:
+                found.append(error)
+        return found
+
+
+def test_a_file_that_was_cut_is_not_the_stores_fault(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.fs = CutFileSystem()
+    for offset in (95, 100, 10**6):  # one range alone, and several requests
+        for more in ([], [ranges.Range("b", 10, 5)]):
+            wanted = [ranges.Range("a", offset, 10), *more]
+            found = ranges.read_ranges(store, wanted)
+            assert isinstance(found[0], ranges.ShortReadError)
+            assert found[1:] == [bytes(5)] * len(more)
 
 
 def test_damage_names_its_place(tmp_path: Path) -> None:
