@@ -57,8 +57,12 @@ class StrataImages(IterableDataset):
             ``"skip"`` logs a warning, and a function is called with the key ('' if it is not known)
             and the error; both leave it out and count it (``skipped``).
         rank, world_size: of this process; by default those of ``torch.distributed``, if it is used.
+        manifest: the number of the dataset's manifest to read by; by default the newest one, which
+            all workers and epochs then keep to. Ranks that start while the dataset still grows
+            must be given the same.
 
-    Iterating raises DatasetError and StorageError as ``Dataset`` does, and never skips for them.
+    Raises DatasetError and StorageError as ``Dataset`` does; so does iterating, which never skips
+    for them.
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class StrataImages(IterableDataset):
         errors: Errors = "raise",
         rank: int | None = None,
         world_size: int | None = None,
+        manifest: int | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         if (rank is None) != (world_size is None):
@@ -106,12 +111,15 @@ class StrataImages(IterableDataset):
         self._iteration: Iteration | None = None
         self._resume: dict[str, Any] | None = None
         ErrorPolicy(errors)
+        self.manifest = manifest
+        self.manifest = self.dataset.manifest
 
     @property
     def dataset(self) -> Dataset:
         """The dataset, opened by this process: connections do not survive a fork."""
         if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = (os.getpid(), open_dataset(self.url, self.options))
+            opened = open_dataset(self.url, self.options, manifest=self.manifest)
+            self._opened = (os.getpid(), opened)
         return self._opened[1]
 
     @property
@@ -140,6 +148,7 @@ class StrataImages(IterableDataset):
             "position": done.position,
             "waiting": done.waiting,
             "skipped": done.skipped,
+            "manifest": self.manifest,
             "reader": [done.reader.number, done.reader.of],
             "order": done.order,
         }
@@ -147,14 +156,16 @@ class StrataImages(IterableDataset):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Let the next iteration go on after what had been yielded when ``state`` was taken.
 
-        It sets the epoch too. Raises ValueError for a state of another release; iterating does
-        for one of another dataset, order, rank or worker.
+        It sets the epoch and the manifest too. Raises ValueError for a state of another release;
+        iterating does for one of another dataset, order, rank or worker.
         """
         if state.get("version") != STATE_VERSION:
             raise ValueError(f"{self.url}: this is no state that this release can go on from")
         self._epoch.fill_(state["epoch"])
         self._resume = dict(state)
         self._iteration = None
+        if state.get("manifest", self.manifest) != self.manifest:
+            self.manifest, self._opened = state["manifest"], None
 
     def __iter__(self) -> Iterator[Any]:
         worker = get_worker_info()

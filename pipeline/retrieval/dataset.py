@@ -78,10 +78,15 @@ class Record:
 
 
 class Dataset:
-    """A compressed dataset; see ``open_dataset``. Rows that are bad or filtered are not yielded."""
+    """A compressed dataset; see ``open_dataset``. Rows that are bad or filtered are not yielded.
 
-    def __init__(self, store: Store, plan: dict[str, Any], manifest: dict[str, Any]) -> None:
-        self.store = store
+    ``number`` is that of the manifest.
+    """
+
+    def __init__(
+        self, store: Store, plan: dict[str, Any], manifest: dict[str, Any], number: int = 0
+    ) -> None:
+        self.store, self.manifest = store, number
         self.parameters: dict[str, Any] = plan["parameters"]
         self.fingerprint: str = plan["fingerprint"]
         self.files = [DataFile.of(entry) for entry in manifest["files"]]
@@ -114,7 +119,9 @@ class Dataset:
 
         if device not in self._codecs:
             options = self.store.options
-            self._codecs[device] = load_model(self.url, self.model_id, device, options)
+            codec = load_model(self.url, self.model_id, device, options)
+            codec.max_pixels = max(codec.max_pixels, self.parameters.get("max_pixels", 0))
+            self._codecs[device] = codec
         return self._codecs[device]
 
     def keys(self) -> Iterator[str]:
@@ -345,11 +352,14 @@ class Dataset:
         return layers
 
 
-def open_dataset(url: str, options: Mapping[str, Any] | None = None) -> Dataset:
+def open_dataset(
+    url: str, options: Mapping[str, Any] | None = None, *, manifest: int | None = None
+) -> Dataset:
     """Open the dataset at ``url`` (a path or any fsspec URL) as its newest manifest has it.
 
-    ``options`` are fsspec's storage options, such as ``{"anon": True}`` for a public bucket.
-    Raises DatasetError where there is none, or one of a newer format.
+    ``options`` are fsspec's storage options, such as ``{"anon": True}`` for a public bucket. With
+    the number of a ``manifest`` (``Dataset.manifest``) the dataset is as it was then. Raises
+    DatasetError where there is none, or one of a newer format.
     """
     refuse_secrets(url)
     try:
@@ -366,15 +376,23 @@ def open_dataset(url: str, options: Mapping[str, Any] | None = None) -> Dataset:
         raise DatasetError(message, passing=may_pass(error)) from error
     if version != FORMAT_VERSION:
         raise DatasetError(f"{url}: has format {version!r}, this release reads {FORMAT_VERSION}")
+    try:
+        claims.check_plan(plan["parameters"])
+    except (ValueError, TypeError, LookupError) as error:
+        raise DatasetError(f"{url}: {PLAN_NAME} {describe(error)}") from error
     if not number:
         raise DatasetError(
             f"{url}: the job that writes this dataset has not finished; run it again to resume"
         )
+    number = number if manifest is None else manifest
     name = manifest_name(number)
     with storage_errors(store.url, "cannot be opened as a dataset"):
-        raw = store.read(name)
+        try:
+            raw = store.read(name)
+        except FileNotFoundError as error:
+            raise DatasetError(f"{url}: there is no {name}") from error
     try:
-        return Dataset(store, plan, json.loads(raw))
+        return Dataset(store, plan, json.loads(raw), number)
     except (ValueError, TypeError, LookupError) as error:
         raise DatasetError(
             f"{url}: {name} is damaged ({describe(error)}); verify_dataset.py --repair makes it "

@@ -280,6 +280,33 @@ def test_the_epoch_is_part_of_the_state(dataset: Dataset) -> None:
     assert len(keys_of(again)) == 400
 
 
+def test_a_dataset_that_grows_does_not_change_what_was_begun(
+    make_dataset: Make, tmp_path: Path
+) -> None:
+    """Workers open it at other times than the process that made them, and so do those who go on."""
+    a, b = (
+        str(
+            write_tar(tmp_path / f"{name}.tar", [(f"{name}{n:03d}.png", png(n)) for n in range(20)])
+        )
+        for name in "ab"
+    )
+    url = make_dataset([a]).url
+    images = StrataImages(url, 0, shuffle_buffer=5, rank=0, world_size=2)
+    worker, began = pickle.dumps(images), keys_of(images)
+    next(iter(images))
+    state = images.state_dict()
+    grown = make_dataset([a, b])
+    assert keys_of(pickle.loads(worker)) == keys_of(images) == began
+    again = StrataImages(url, 0, shuffle_buffer=5, rank=0, world_size=2)
+    assert len(keys_of(again)) == 20
+    again.load_state_dict(state)
+    assert keys_of(again) == began[1:]
+    other = StrataImages(url, 0, shuffle_buffer=5, rank=1, world_size=2, manifest=images.manifest)
+    assert sorted([*began, *keys_of(other)]) == sorted(key for key in grown.keys() if key[0] == "a")
+    with pytest.raises(pipeline.DatasetError, match=r"there is no manifest-000009\.json"):
+        StrataImages(url, manifest=9)
+
+
 def test_states_of_other_orders_are_refused(dataset: Dataset) -> None:
     images = StrataImages(dataset.url, 0, shuffle_buffer=60)
     next(iter(images))
