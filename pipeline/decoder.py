@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from codec import Codec, EncodedImage
+from codec.errors import StrataError
 
 from .activity import Activity
 from .commit import Ledger, generation_name, split_generation
@@ -32,6 +33,7 @@ COMMITS = ".strata/commits"
 WINDOW_BYTES = 3 << 25
 WINDOW_ROWS = 256
 BATCH_PIXELS = 1 << 22
+SYSTEMATIC = 8  # so many failures and no success between: the device is broken, not the pictures
 _COLUMNS = (
     *("fields", "alpha", "key_bytes", "status", "reason", "source_field"),
     *("layers", "cumulative_bytes"),
@@ -77,6 +79,7 @@ class ShardDecoder:
     def __init__(self, settings: DecodeSettings) -> None:
         self.settings = settings
         self.activity = Activity()
+        self._failing = 0  # pictures since the last that could be decoded
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -114,10 +117,11 @@ class ShardDecoder:
         """Decode one data file, or what has one of the ``keys`` in it; returns its commit record.
 
         What older generations of the file were decoded to is removed, so that no picture is there
-        twice. Where no row is asked for, there is a record but no tar. Raises RuntimeError, and
-        StrataError as it says.
+        twice. Where no row is asked for, there is a record but no tar. Raises RuntimeError, also
+        where the device seems to fail and not the pictures, and StrataError as it says.
         """
         self.ready()
+        self._failing = 0
         started, clock = time.monotonic(), StageClock(self.activity.clock)
         settings, store = self.settings, self.store
         base, generation = split_generation(file.name)
@@ -226,8 +230,18 @@ class ShardDecoder:
                     decoded = one_by_one_on_error(self._decode_batch, some)
                 for number, result in zip(numbers, decoded, strict=True):
                     results[number] = result
+                    self._watch(result)
                 self.activity.add(file.name, samples=len(batch))
         return deque(zip(window, results, strict=True))
+
+    def _watch(self, result: np.ndarray | Exception) -> None:
+        """Raise RuntimeError where it is not these pictures that fail: they are not to be lost."""
+        if not isinstance(result, Exception):
+            self._failing = 0
+        elif not isinstance(result, StrataError):  # which is said of a stream
+            self._failing += 1
+            if self._failing == SYSTEMATIC:
+                raise RuntimeError(f"no picture could be decoded: {describe(result)}")
 
     def _decode_batch(self, streams: list[EncodedImage]) -> list[np.ndarray]:
         side, options = self.settings.max_side, self.settings.codec_options

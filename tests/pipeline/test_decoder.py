@@ -106,6 +106,34 @@ def test_bad_samples_are_named(make_dataset: Make, tmp_path: Path, toy: ToyCodec
     assert "layer 0" in record["problems"][0][2]
 
 
+def test_a_device_that_fails_is_no_reason_to_lose_pictures(
+    make_dataset: Make, tmp_path: Path, toy: ToyCodec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is recorded is never done again, so it must be the pictures that are bad."""
+    dataset = make_dataset([str(write_tar(tmp_path / "x.tar", samples(30)))])
+    decode_toy = toy.decode
+    broken: set[int] = set()
+
+    def decode_some(streams: Any, **options: Any) -> Any:
+        pictures = decode_toy(streams, **options)
+        for number in range(30):
+            if number in broken and any((one == picture(number)).all() for one in pictures):
+                raise RuntimeError("the device is gone")
+        return pictures
+
+    monkeypatch.setattr(toy, "decode", decode_some)
+    broken |= {*range(7), *range(10, 17)}
+    (record,) = decode(dataset, tmp_path / "some")
+    assert (record["ok"], record["bad"]) == (16, 14)
+    broken |= {*range(12, 30)}  # from here on
+    with pytest.raises(RuntimeError, match=r"no picture could be decoded: .*device is gone"):
+        decode(dataset, tmp_path / "out", batch_size=5)
+    assert not list((tmp_path / "out").rglob("*.*"))
+    broken.clear()
+    (record,) = decode(dataset, tmp_path / "out")
+    assert (record["ok"], record["bad"]) == (30, 0)
+
+
 def test_jpg_cannot_hold_transparency(make_dataset: Make, tmp_path: Path) -> None:
     alpha = np.zeros((24, 32), np.uint8)
     files = [("a.png", write_image(picture(), alpha, "png")), ("b.png", png())]
@@ -210,7 +238,11 @@ def test_an_older_tar_that_was_left_behind_is_removed(make_dataset: Make, tmp_pa
 
     manifest = next((tmp_path / "dataset").glob("manifest-*.json"))
     newer = json.loads(manifest.read_text())
-    newer["files"][0]["name"] += ".1"
+    (entry,) = newer["files"]
+    data = tmp_path / "dataset" / entry["path"]
+    entry |= {"name": f"{entry['name']}.1", "path": f"data/{entry['name']}.1.parquet"}
+    entry["index"] = None
+    data.rename(tmp_path / "dataset" / entry["path"])
     manifest.write_text(json.dumps(newer))
     assert decode_job(options).ok == 2
     assert [path.name for path in (tmp_path / "out").glob("*.tar")] == [f"{tar.stem}.1.tar"]
