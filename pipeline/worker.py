@@ -37,6 +37,7 @@ from .records import (
     Row,
     RowWriter,
     encoded_image,
+    file_sha256,
     inspect_file,
     iter_rows,
     schema,
@@ -317,15 +318,17 @@ def load_model(
     """Load a dataset's own copy of a model. Raises UnknownModelError, InvalidModelError."""
     store = Store(dataset_url, options)
     name = f"models/{model_id}/{MODEL_FILE}"
+
+    def load(path: Path) -> Codec:
+        if path.is_file() and (found := file_sha256(path)) != model_id:  # before it is parsed
+            raise InvalidModelError(
+                f"{dataset_url}/{name} is damaged: its content is model {found}"
+            )
+        return load_codec(path, device=device)
+
     if store.is_local:
-        codec = load_codec(store.path(name), device=device)
-    else:
-        with scratch_folder(scratch) as folder:
-            local = folder / MODEL_FILE
-            store.fetch(name, local)
-            codec = load_codec(str(local), device=device)
-    if codec.model_id != model_id:
-        raise InvalidModelError(
-            f"{dataset_url}/{name} is damaged: its content is model {codec.model_id}"
-        )
-    return codec
+        return load(Path(store.path(name)))
+    with scratch_folder(scratch) as folder:
+        local = folder / MODEL_FILE
+        store.fetch(name, local)
+        return load(local)

@@ -20,6 +20,7 @@ from ..filesystems import storage_errors
 from ..pictures import describe
 from ..storage import Store
 from .cache import ByteCache
+from .claims import check_index_format
 from .datafiles import Bounds, DataFile, OpenFile, is_damage, key_bounds, within
 from .index import BrokenIndexError
 from .ranges import RangeFile, read_range
@@ -135,6 +136,7 @@ class IndexBlocks(Blocks):
             if zlib.crc32(data[-footer:]) != self._told["footer_crc32"]:
                 raise BrokenIndexError(f"{self.path} is damaged: its footer is")
             metadata = pq.read_metadata(io.BytesIO(data[-footer:]))
+            check_index_format(metadata.metadata)
             if metadata.num_rows != self._pictures:
                 raise BrokenIndexError(f"{self.path} is that of another file")
             if length == size:

@@ -24,6 +24,7 @@ from ..filesystems import storage_errors
 from ..pictures import describe
 from ..storage import Store
 from .cache import ByteCache
+from .claims import MAX_GROUP_BYTES, check_data_file
 from .ranges import RangeFile, ShortReadError, read_range
 
 T = TypeVar("T")
@@ -74,7 +75,8 @@ class DataFile:
 
     @classmethod
     def of(cls, entry: dict[str, Any]) -> "DataFile":
-        """From an entry of the manifest. Raises KeyError for what is none."""
+        """From an entry of the manifest. Raises ValueError or LookupError for what is none."""
+        check_data_file(entry)
         told = {key: entry[key] for key in ("name", "path", "bytes", "footer_bytes", "rows", "ok")}
         return cls(**told, record=entry)
 
@@ -151,6 +153,10 @@ class OpenFile:
         StorageError where the store does not give it.
         """
         with self._reading(f"row group {group}"):
+            told = self.metadata.row_group(group)
+            chunks = (told.column(number) for number in range(told.num_columns))
+            if sum(max(one.total_uncompressed_size, 0) for one in chunks) > MAX_GROUP_BYTES:
+                raise ValueError(f"it claims to hold more than {MAX_GROUP_BYTES} bytes")
             return self.parquet.read_row_group(group, columns=list(columns))
 
     def rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -27,7 +27,7 @@ from ..faults import may_pass
 from ..pictures import describe
 from ..storage import Store, storage_errors
 from ..urls import refuse_secrets
-from . import fetching
+from . import claims, fetching
 from .cache import ByteCache
 from .datafiles import (
     CursorError,
@@ -379,7 +379,8 @@ def open_dataset(
     try:
         claims.check_plan(plan["parameters"])
     except (ValueError, TypeError, LookupError) as error:
-        raise DatasetError(f"{url}: {PLAN_NAME} {describe(error)}") from error
+        why = str(error) if type(error) is ValueError else f"is damaged ({describe(error)})"
+        raise DatasetError(f"{url}: {PLAN_NAME} {why}") from error
     if not number:
         raise DatasetError(
             f"{url}: the job that writes this dataset has not finished; run it again to resume"
@@ -392,9 +393,13 @@ def open_dataset(
         except FileNotFoundError as error:
             raise DatasetError(f"{url}: there is no {name}") from error
     try:
-        return Dataset(store, plan, json.loads(raw), number)
-    except (ValueError, TypeError, LookupError) as error:
+        told = json.loads(raw)
+        version = told["format"]
+        if version == FORMAT_VERSION:
+            return Dataset(store, plan, told, number)
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
         raise DatasetError(
             f"{url}: {name} is damaged ({describe(error)}); verify_dataset.py --repair makes it "
             "anew"
         ) from error
+    raise DatasetError(f"{url}: {name} has format {version!r}, this release reads {FORMAT_VERSION}")

@@ -6,9 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
+from codec.errors import StrataError
+
 from ..storage import Store
 from .blocks import Blocks, GroupBlocks, IndexBlocks
 from .cache import ByteCache
+from .claims import check_index_row
 from .datafiles import DataFile, UnknownKeyError, within
 from .index import BrokenIndexError, IndexEntry, Span
 from .ranges import AT_ONCE
@@ -109,9 +112,15 @@ def _is_text(key: str) -> bool:
 def _entry(file: DataFile, row: dict[str, Any]) -> IndexEntry:
     if "cumulative_bytes" in row:  # of a data file itself
         ends = [len(row["header"]), *(row["cumulative_bytes"] or ())]
-        lengths = tuple(stop - start for start, stop in pairwise(ends))
+        lengths = tuple(max(stop - start, 0) for start, stop in pairwise(ends))
         places: dict[str, Any] = {"offsets": (), "lengths": lengths, "crc32s": ()}
     else:
+        sides = [row[name] for name in ("original", "alpha") if row[name] is not None]
+        try:
+            check_index_row(row, file.bytes, file.rows, sides)
+        except (ValueError, TypeError, LookupError, StrataError) as error:
+            path = file.index["path"] if file.index else file.path
+            raise BrokenIndexError(f"{path}: {row['key']!r} {error}") from error
         places = {name: tuple(row[name]) for name in ("offsets", "lengths", "crc32s")}
         for name in ("original", "alpha"):
             places[name] = None if row[name] is None else Span(**row[name])
