@@ -391,3 +391,24 @@ def test_memory_does_not_depend_on_the_data_file(
     (record,) = [worker.run(file) for file in dataset.files]
     assert record["ok"] == len({name.split(".")[0] for name, _ in files})
     assert window / 2 < meter.peak <= window + group + row
+
+
+def test_rows_of_a_row_group_are_released_when_they_are_written(
+    make_dataset: Make, toy: ToyCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not with its last ones: large fields are gone when large pictures come."""
+    large = write_image(np.zeros((100, 100, 3), np.uint8), None, "png")
+    files: list[tuple[str, bytes]] = []
+    for n in range(30):
+        files += [(f"a{n:02d}.png", png(n, 2, 2)), (f"a{n:02d}.npy", bytes(30_000))]
+    files += [(f"b{n:02d}.png", large) for n in range(40)]
+    dataset = make_dataset([str(write_tar(tmp_path / "x.tar", files))])
+    (file,) = dataset.files
+    with dataset.open(file) as opened:
+        assert opened.metadata.num_row_groups == 1
+    group, window = 30 * 30_000, 600_000  # bytes of the fields, and of twenty large pictures
+    monkeypatch.setattr(decoder, "WINDOW_BYTES", window)
+    worker = worker_for(dataset, tmp_path / "out", batch_size=4)
+    meter = metered(worker, toy, monkeypatch)
+    assert worker.run(file)["ok"] == 70
+    assert group < meter.peak < group + window / 4
