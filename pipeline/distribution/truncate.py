@@ -223,7 +223,8 @@ def _summarise(summary: DecodeSummary, records: Mapping[str, Mapping[str, Any]])
         count_reasons(summary.reasons, record.get("reasons", {}))
         for key, status, reason in record["problems"]:
             if status == "bad":
-                summary.add_problem(Problem(record["origin"]["url"], key, reason))
+                origin = record.get("origin", record["source"])  # not in one that was repaired
+                summary.add_problem(Problem(origin["url"], key, reason))
     summary.ok, summary.bad, summary.filtered = totals["ok"], totals["bad"], totals["filtered"]
     if totals["streams"]:
         before, after = totals["whole_bytes"], totals["stream_bytes"]

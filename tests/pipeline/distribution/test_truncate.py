@@ -288,6 +288,21 @@ def test_a_damaged_copy_is_made_again_from_the_dataset(dataset: Dataset, tmp_pat
     check_sound(str(out), 2)
 
 
+def test_records_that_were_made_anew_are_records(dataset: Dataset, tmp_path: Path) -> None:
+    """From data files alone, which do not tell what their rows were before."""
+    out = tmp_path / "cut"
+    copy(dataset, out, layers=2)
+    for path in (out / "commits").iterdir():
+        path.unlink()
+    (out / "manifest-000001.json").write_text("{")
+    report = verify(VerifyOptions(str(out), repair=True))
+    assert [damage.repaired for damage in report.damaged] == [True] * 3
+    summary = copy(dataset, out, layers=2)
+    assert (summary.exit_code, summary.resumed, summary.ok) == (0, 2, len(dataset))
+    assert "'broken'" in "\n".join(summary.lines())
+    check_sound(str(out), 2)
+
+
 def test_a_newer_generation_of_a_file_replaces_its_copy(dataset: Dataset, tmp_path: Path) -> None:
     out, keys = tmp_path / "cut", sorted(dataset.keys())
     copy(dataset, out, layers=2)
@@ -296,6 +311,7 @@ def test_a_newer_generation_of_a_file_replaces_its_copy(dataset: Dataset, tmp_pa
     entry = manifest["files"][0]
     old = root / entry["path"]
     entry |= {"name": entry["name"] + ".1", "path": entry["path"][:-8] + ".1.parquet"}
+    entry["index"] = None
     old.rename(root / entry["path"])
     (root / "manifest-000002.json").write_text(json.dumps(manifest))
     summary = copy(dataset, out, layers=2)
