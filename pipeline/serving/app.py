@@ -25,7 +25,7 @@ from ..retrieval.datafiles import CursorError
 from .answers import Answer, CannotShow, NotThere
 from .figures import Source
 from .limits import LONGEST_PAUSE, Busy
-from .middleware import Observed, RawKeys
+from .middleware import Heads, Observed, RawKeys
 from .rendering import MEDIA_TYPES, Format
 from .schemas import (
     ETAG,
@@ -98,6 +98,7 @@ def create_app(service: PreviewService, figures: Source | None = None) -> FastAP
     app.state.service = service
     app.add_middleware(Observed, figures=service.figures)
     app.add_middleware(RawKeys)
+    app.add_middleware(Heads)
     _add_errors(app)
     _add_pictures(app, service)
     _add_lists(app, service)

@@ -1,4 +1,4 @@
-"""What happens to every request, around the routes: keys as they were sent, headers, figures."""
+"""What happens to every request, around the routes: HEAD, keys as sent, headers, figures."""
 
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -26,6 +26,25 @@ _HEADERS = [
 _WITH_KEYS = ("/v1/images/", "/v1/originals/")
 
 
+class Heads:
+    """HEAD is GET without the body (RFC 9110, 9.3.2): the routes know GET alone."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_without_body(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.body":
+                message = {**message, "body": b""}
+            await send(message)
+
+        await self._app({**scope, "method": "GET"}, receive, send_without_body)
+
+
 class RawKeys:
     """Leaves percent-encoding in the paths that hold keys.
 
@@ -37,7 +56,9 @@ class RawKeys:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith(_WITH_KEYS):
+        # Below a prefix (Serve's route_prefix, uvicorn's --root-path) both paths begin with it.
+        root = scope.get("root_path", "")
+        if scope["type"] == "http" and scope["path"].removeprefix(root).startswith(_WITH_KEYS):
             raw = scope.get("raw_path")
             sent = raw.partition(b"?")[0].decode("latin-1") if raw else quote(scope["path"])
             scope = {**scope, "path": sent}
@@ -62,7 +83,11 @@ class Observed:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), *_HEADERS]
+                headers = [*message.get("headers", ()), *_HEADERS]
+                if status == 405:  # routes know GET alone, see Heads
+                    headers = [one for one in headers if one[0] != b"allow"]
+                    headers.append((b"allow", b"GET, HEAD"))
+                message["headers"] = headers
             await send(message)
 
         try:

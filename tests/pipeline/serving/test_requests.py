@@ -183,7 +183,56 @@ def test_nothing_else_is_served(client: TestClient, path: str) -> None:
 
 def test_other_methods_are_refused(client: TestClient) -> None:
     for method in ("POST", "PUT", "DELETE", "PATCH"):
-        assert client.request(method, url("s0000")).status_code == 405
+        answer = client.request(method, url("s0000"))
+        assert answer.status_code == 405
+        assert answer.headers["allow"] == "GET, HEAD"
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        (url("s0000", layers=1, max_side=16), 200),
+        (url("a/b", format="png"), 200),
+        (url("s0000", layers=99), 422),
+        (url("nothing"), 404),
+        ("/v1/images/s0000/info", 200),
+        ("/v1/originals/s0000", 404),
+        ("/v1/images?limit=2", 200),
+        ("/v1/images?after=x", 400),
+        *((path, 200) for path in ("/v1/dataset", "/healthz", "/openapi.json", "/")),
+        ("/static/main.js", 200),
+        ("/static/none.js", 404),
+    ],
+)
+def test_head_says_what_get_says_without_the_body(
+    client: TestClient, path: str, status: int
+) -> None:
+    head, get = client.head(path), client.get(path)
+    assert (head.status_code, head.content) == (status, b"")
+    assert head.headers == get.headers
+    assert int(head.headers["content-length"]) == len(get.content)
+
+
+def test_head_of_what_a_client_has(client: TestClient) -> None:
+    etag = client.head(url("s0000")).headers["etag"]
+    for method in ("HEAD", "GET"):
+        answer = client.request(method, url("s0000"), headers={"If-None-Match": etag})
+        assert answer.status_code == 304
+    # and it was made once
+    assert client.get(url("s0000")).headers["etag"] == etag
+    figures = client.get("/metrics").text
+    assert 'strata_preview_cache_total{result="miss"} 1.0' in figures
+    assert 'strata_preview_cache_total{result="hit"} 1.0' in figures
+
+
+def test_keys_below_a_prefix(client: TestClient) -> None:
+    """As a route prefix of Serve or --root-path of uvicorn make it."""
+    below = TestClient(client.app, root_path="/previews")
+    below.portal = client.portal  # the same event loop
+    for key, seed in (("a/b", 9), ("a/b/info", 10), (HOSTILE, 11)):
+        answer = below.get(f"/previews{url(key, format='png')}")
+        assert answer.status_code == 200, key
+        assert (shown(answer.content) == picture(seed)).all()
 
 
 def test_figures_are_by_route_and_not_by_key(client: TestClient) -> None:
