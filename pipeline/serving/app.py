@@ -6,7 +6,7 @@ app = create_app(PreviewService.open(Settings("s3://bucket/archive")))
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -24,6 +24,7 @@ from codec.errors import StrataError
 from ..retrieval.datafiles import CursorError
 from .answers import Answer, CannotShow, NotThere
 from .figures import Source
+from .library import ORIGINALS, Wish
 from .limits import LONGEST_PAUSE, Busy
 from .middleware import Heads, Observed, RawKeys
 from .rendering import MEDIA_TYPES, Format
@@ -39,7 +40,7 @@ from .schemas import (
     file_response,
     problems,
 )
-from .service import ORIGINALS, PreviewService, Wish
+from .service import PreviewService
 
 T = TypeVar("T")
 
@@ -121,8 +122,8 @@ def _add_pictures(app: FastAPI, service: PreviewService) -> None:
         response_model=Info,
         responses=problems(404, 422, 503),
     )
-    async def info(key: Key) -> JSONResponse:
-        found = await service.info(_key(key))
+    async def info(request: Request, key: Key) -> JSONResponse:
+        found = await _unless_gone(request, service.info(_key(key)))
         return JSONResponse(found, headers={"Cache-Control": "no-cache"})
 
     @app.get(
@@ -160,9 +161,7 @@ def _add_pictures(app: FastAPI, service: PreviewService) -> None:
         if_none_match: IfNoneMatch = None,
     ) -> Response:
         wish = Wish(_key(key), layers, max_side, format)
-        tags = _tags(if_none_match)
-        making = service.image(wish, lambda etag: etag in tags or "*" in tags)
-        answer = await _unless_gone(request, making)
+        answer = await _unless_gone(request, service.image(wish, _known(if_none_match)))
         return _file(answer, _FOR_EVER if v == service.version else _HOUR)
 
     @app.get(
@@ -173,10 +172,8 @@ def _add_pictures(app: FastAPI, service: PreviewService) -> None:
         | problems(404, 422, 503),
     )
     async def original(request: Request, key: Key, if_none_match: IfNoneMatch = None) -> Response:
-        answer = await _unless_gone(request, service.original(_key(key)))
-        if answer.etag in _tags(if_none_match):
-            answer = Answer(b"", answer.media_type, answer.etag)
-        return _file(answer, _HOUR)
+        reading = service.original(_key(key), _known(if_none_match))
+        return _file(await _unless_gone(request, reading), _HOUR)
 
 
 def _add_lists(app: FastAPI, service: PreviewService) -> None:
@@ -187,6 +184,7 @@ def _add_lists(app: FastAPI, service: PreviewService) -> None:
         responses=problems(400, 422, 503),
     )
     async def images(
+        request: Request,
         after: Annotated[
             str | None, Query(max_length=1000, description="`next` of the page before")
         ] = None,
@@ -209,7 +207,8 @@ def _add_lists(app: FastAPI, service: PreviewService) -> None:
             ("height", "<=", max_height),
             ("source_format", "==", format),
         ]
-        page = await service.page(after, limit, search, _filter(bounds))
+        reading = service.page(after, limit, search, _filter(bounds))
+        page = await _unless_gone(request, reading)
         return JSONResponse(page, headers={"Cache-Control": "no-cache"})
 
     @app.get("/v1/dataset", summary="The dataset", response_model=Facts, responses=problems(503))
@@ -319,9 +318,10 @@ def _key(sent: str) -> str:
         raise NotThere("there is no such picture: its key is not UTF-8") from None
 
 
-def _tags(header: str | None) -> frozenset[str]:
-    """The ETags of If-None-Match. Weak ones are as good for a GET (RFC 9110, 13.1.2)."""
-    return frozenset(re.findall(r'"[^"]*"|\*', header or ""))
+def _known(header: str | None) -> Callable[[str], bool]:
+    """Whether If-None-Match has an ETag. Weak ones are as good for a GET (RFC 9110, 13.1.2)."""
+    tags = frozenset(re.findall(r'"[^"]*"|\*', header or ""))
+    return lambda etag: etag in tags or "*" in tags
 
 
 def _filter(bounds: list[tuple[str, str, Any]]) -> pc.Expression | None:

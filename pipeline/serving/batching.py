@@ -26,6 +26,7 @@ class _Wanted:
     stream: EncodedImage
     kind: Kind
     done: "asyncio.Future[np.ndarray]" = field(compare=False)
+    begun: Callable[[], None] = field(compare=False)
 
     @property
     def pixels(self) -> int:
@@ -53,10 +54,19 @@ class Batcher:
         self._runner: asyncio.Task[None] | None = None
         self._cost: dict[Kind, float] = {}  # seconds a pixel: a running average
 
-    async def decode(self, stream: EncodedImage, layers: int, max_side: int | None) -> np.ndarray:
-        """The picture ``(h, w, 3) uint8``; raises what the codec raises for this stream alone."""
+    async def decode(
+        self,
+        stream: EncodedImage,
+        layers: int,
+        max_side: int | None,
+        begun: Callable[[], None] = lambda: None,
+    ) -> np.ndarray:
+        """The picture ``(h, w, 3) uint8``; raises what the codec raises for this stream alone.
+
+        ``begun()`` is called when it goes to the device: from then on giving up saves nothing.
+        """
         done: asyncio.Future[np.ndarray] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Wanted(stream, (layers, max_side), done))
+        self._waiting.append(_Wanted(stream, (layers, max_side), done, begun))
         if self._runner is None:
             self._runner = asyncio.create_task(self._run())
         return await done
@@ -68,6 +78,8 @@ class Batcher:
             await asyncio.sleep(self._limits.gather)
             while batch := self._take():
                 self._on_batch(len(batch))
+                for wanted in batch:
+                    wanted.begun()
                 started = time.monotonic()
                 results = await asyncio.get_running_loop().run_in_executor(
                     self._thread, self._decode_batch, batch

@@ -1,6 +1,8 @@
 """What the server measures of itself, as Prometheus reads it."""
 
+import asyncio
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from time import perf_counter, thread_time
 from typing import Any, Protocol, TypeVar
@@ -73,7 +75,7 @@ class Figures:
         )
         self.cache = Counter(
             "strata_preview_cache",
-            "Pictures by how they were answered: hit, miss, not_modified",
+            "Pictures by how they were answered: hit, shared, miss, not_modified",
             ("result",),
             registry=registry,
         )
@@ -112,6 +114,14 @@ class Figures:
                 counter.inc(thread_time() - started)
 
         return counted
+
+    async def run(
+        self, threads: Executor, stage: str, function: Callable[..., T], *arguments: Any
+    ) -> T:
+        """``function`` in one of the threads, counting both kinds of seconds."""
+        loop, work = asyncio.get_running_loop(), self.working(stage, function)
+        with self.stage(stage):
+            return await loop.run_in_executor(threads, work, *arguments)
 
     async def text(self) -> bytes:
         """Prometheus' exposition format."""

@@ -1,6 +1,7 @@
 """One small dataset of every kind of picture, and a client of a server of it; no Ray."""
 
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+from codec import EncodedImage
 from codec.images import write_image
 from pipeline.retrieval.dataset import Dataset
 from pipeline.serving.app import create_app
+from pipeline.serving.batching import Batcher
 from pipeline.serving.limits import Limits
 from pipeline.serving.service import PreviewService
 from tests.pipeline.conftest import Make, make_dataset, toy
@@ -71,3 +74,37 @@ def url(key: str, **parameters: Any) -> str:
     """The address of a picture, its key encoded as a browser's encodeURIComponent does."""
     query = "&".join(f"{name}={value}" for name, value in parameters.items())
     return f"/v1/images/{quote(key, safe='')}?{query}"
+
+
+class Slow:
+    """A codec that decodes when it is told to.
+
+    ``batches`` are the sizes of those that have begun, ``waiting`` the streams that were given to
+    the batchers so far.
+    """
+
+    def __init__(self, toy: ToyCodec, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.go, self.entered = threading.Event(), threading.Event()
+        self.batches: list[int] = []
+        self.waiting: list[EncodedImage] = []
+        decode, ask = toy.decode, Batcher.decode
+
+        def waits(encoded: Sequence[EncodedImage], **options: Any) -> list[np.ndarray]:
+            self.batches.append(len(encoded))
+            self.entered.set()
+            assert self.go.wait(120)
+            return decode(encoded, **options)
+
+        async def asks(batcher: Batcher, stream: EncodedImage, *rest: Any) -> np.ndarray:
+            self.waiting.append(stream)
+            return await ask(batcher, stream, *rest)
+
+        monkeypatch.setattr(toy, "decode", waits)
+        monkeypatch.setattr(Batcher, "decode", asks)
+
+
+@pytest.fixture
+def slow(toy: ToyCodec, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slow]:
+    codec = Slow(toy, monkeypatch)
+    yield codec
+    codec.go.set()

@@ -1,0 +1,270 @@
+"""What a server reads of its dataset. All of this runs in threads; ``service.py`` says when."""
+
+import hashlib
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from codec import Codec, EncodedImage
+
+from ..faults import may_pass
+from ..filesystems import storage_errors
+from ..retrieval.datafiles import DamagedDataError, DatasetError
+from ..retrieval.dataset import Dataset
+from ..retrieval.index import IndexEntry
+from .answers import CannotShow, NotThere
+from .rendering import RELEASE, Format, etag
+
+log = logging.getLogger("strata.previews")
+
+_QUICK_PIXELS = 1 << 16  # of a picture whose first layer may be decoded in full size
+_PIXEL_BYTES = 8  # in work: its part of the stream and of the file, three of RGB, some to spare
+_INFO = ["status", "layers", "cumulative_bytes", "psnr", "source_format", "source_bytes", "notes"]
+# Of originals; browsers show most of them.
+ORIGINALS = {
+    name: f"image/{name}" for name in ("jpeg", "png", "webp", "gif", "bmp", "tiff", "avif")
+} | {"ppm": "image/x-portable-anymap", "jpeg2000": "image/jp2"}
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A picture as somebody wants it: its first ``layers``, no longer than ``max_side`` pixels."""
+
+    key: str
+    layers: int | None = None
+    max_side: int | None = None
+    format: Format = "webp"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A wish and the place it leads to. ``layers`` are those that are stored and wanted."""
+
+    wish: Wish
+    entry: IndexEntry
+    layers: int
+    original: bool
+    etag: str
+
+    @property
+    def quick(self) -> bool:
+        """Whether decoding it costs little: codecs have a light way to a first layer made small."""
+        longest, side = max(self.entry.width, self.entry.height), self.wish.max_side
+        small = self.entry.width * self.entry.height <= _QUICK_PIXELS
+        return self.layers == 1 and (small or (side is not None and 2 * side <= longest))
+
+    @property
+    def memory(self) -> int:
+        """About the bytes that it takes while it is in work, besides those of decoding."""
+        longest, side = max(self.entry.width, self.entry.height), self.wish.max_side
+        scale = min(1.0, side / longest) if self.quick and side else 1.0
+        pixels = int(self.entry.width * self.entry.height * scale**2)
+        kept = self.entry.original.length if self.original and self.entry.original else 0
+        return sum(self.entry.lengths[: self.layers]) + kept + _PIXEL_BYTES * pixels
+
+
+@dataclass(frozen=True)
+class FoundOriginal:
+    """Where a kept file lies. Without an index nobody knows before whether it is kept."""
+
+    entry: IndexEntry
+    etag: str
+
+    @property
+    def nbytes(self) -> int:
+        """Its length; something like it where that is not known."""
+        entry = self.entry
+        return entry.original.length if entry.original else entry.width * entry.height
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a picture is made from. ``damaged`` is the first layer that cannot be used."""
+
+    stream: EncodedImage
+    alpha: bytes | None
+    damaged: int | None
+
+
+class Library:
+    """One dataset as previews need it.
+
+    Methods raise NotThere for what is not there or damaged, CannotShow for what is too large,
+    StorageError where the store does not answer.
+    """
+
+    def __init__(self, dataset: Dataset, codec: Codec, max_pixels: int) -> None:
+        self.dataset, self._codec, self._max_pixels = dataset, codec, max_pixels
+        self.version = _version(dataset)
+
+    # -- pictures ---------------------------------------------------------------------------------
+
+    def find(self, wish: Wish) -> Found:
+        """Where it lies. Reads the index, nothing else."""
+        with self._reading(wish.key):
+            entry = self._entry(wish.key)
+            wanted = self.dataset.num_layers if wish.layers is None else wish.layers
+            layers = min(wanted, entry.num_layers)
+            original = entry.num_layers < wanted and self._has_original(entry)
+        self._check_size(entry.width, entry.height)
+        # What a picture is made from: its place (data files are written once), and its bytes.
+        parts = (self.dataset.model_id, *_place(entry), entry.header)
+        parts = (*parts, entry.lengths[:layers], entry.crc32s[:layers])
+        tag = etag((*parts, original, layers, wish.max_side, wish.format))
+        return Found(wish, entry, layers, original, tag)
+
+    def read(self, found: Found) -> Source:
+        """Its sound layers."""
+        entry, layers = found.entry, found.layers
+        with self._reading(entry.key):
+            while True:
+                try:
+                    (record,) = self.dataset.fetch([entry.key], layers, columns=["alpha"])
+                    break
+                except DamagedDataError as error:  # without an index, nobody knows which layer
+                    layers = layers - 1 if error.layer is None else error.layer
+                    if layers < 1:
+                        raise
+        self._check_size(record.encoded.width, record.encoded.height)
+        damaged = layers if layers < found.layers else None
+        return Source(record.encoded, record.extra["alpha"], damaged)
+
+    # -- originals --------------------------------------------------------------------------------
+
+    def find_original(self, key: str) -> FoundOriginal:
+        """Where the kept file lies. Reads the index, nothing else."""
+        with self._reading(key):
+            entry = self._entry(key)
+        if entry.indexed and entry.original is None:
+            raise _not_kept(key)
+        return FoundOriginal(entry, etag((*_place(entry), "original")))
+
+    def original(self, entry: IndexEntry) -> tuple[bytes, str]:
+        """The kept file and its media type."""
+        with self._reading(entry.key):
+            original = self.dataset.original(entry.key)
+            if original is None:
+                raise _not_kept(entry.key)
+            format = self.dataset.metadata(entry.key, ["source_format"])["source_format"]
+        return original, ORIGINALS.get(format, "application/octet-stream")
+
+    # -- what is known ----------------------------------------------------------------------------
+
+    def info(self, key: str) -> dict[str, Any]:
+        """What there is to know of one picture besides its pixels."""
+        with self._reading(key):
+            entry = self._entry(key)
+            row = self.dataset.metadata(key, _INFO)
+            has_original = self._has_original(entry)
+        sizes = list(row["cumulative_bytes"] or ())
+        pixels = entry.width * entry.height
+        return {
+            "key": key,
+            "width": entry.width,
+            "height": entry.height,
+            "layers": entry.num_layers,
+            "cumulative_bytes": sizes,
+            "bpp": [8 * size / pixels for size in sizes],
+            "psnr": _in_json(row["psnr"]),
+            "source_format": row["source_format"],
+            "source_bytes": row["source_bytes"],
+            "has_original": has_original,
+            "model_id": self.dataset.model_id,
+            "codec": self._codec.codec,
+            "notes": row["notes"] or "",
+        }
+
+    def page(self, after: str | None, limit: int, search: str, filter: Any) -> dict[str, Any]:
+        """Some pictures in the dataset's order, and the cursor that goes on behind them.
+
+        Raises CursorError for a cursor that was not given by this dataset.
+        """
+        with self._answering():
+            items, cursor = self.dataset.page(after, limit, search=search, filter=filter)
+        shown = [{**item, "psnr": _in_json(item["psnr"])} for item in items]
+        return {"items": shown, "next": cursor}
+
+    def facts(self) -> dict[str, Any]:
+        """What there is to know of the dataset; its address is not for everybody."""
+        dataset, codec = self.dataset, self._codec
+        return {
+            "name": dataset.url.rstrip("/").rpartition("/")[2],
+            "pictures": len(dataset),
+            "layers": dataset.num_layers,
+            "codec": codec.codec,
+            "model_id": dataset.model_id,
+            "lossless": codec.lossless and dataset.num_layers == codec.num_layers,
+            "failed": len(dataset.failed),
+            "version": self.version,
+        }
+
+    # -- small helpers ----------------------------------------------------------------------------
+
+    def _entry(self, key: str) -> IndexEntry:
+        entry = self.dataset.locate(key)
+        if entry is None:
+            raise NotThere(f"there is no picture with the key {key!r}")
+        return entry
+
+    def _has_original(self, entry: IndexEntry) -> bool:
+        if entry.indexed:
+            return entry.original is not None
+        return self.dataset.original(entry.key) is not None
+
+    def _check_size(self, width: int, height: int) -> None:
+        if width * height > self._max_pixels:
+            raise CannotShow(
+                f"this picture has {width * height} pixels, and this server decodes at most "
+                f"{self._max_pixels}: read it with pipeline.open_dataset"
+            )
+
+    @contextmanager
+    def _reading(self, key: str) -> Iterator[None]:
+        """What is damaged or gone stays so: that is no reason to tell anybody to come again."""
+        try:
+            with self._answering():
+                yield
+        except DatasetError as error:
+            if error.passing:
+                raise
+            raise nothing_left(key, error) from error
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Some errors of stores come as they are: they are not this program's mistakes."""
+        try:
+            yield
+        except Exception as error:
+            if not (isinstance(error, OSError) or may_pass(error)):
+                raise
+            with storage_errors(self.dataset.url, "cannot be read"):
+                raise
+
+
+def nothing_left(key: str, error: Exception) -> NotThere:
+    """For whoever asked; what it was goes to the log, for it names files."""
+    log.error("%r cannot be shown: %s", key, error)
+    return NotThere(f"{key!r} cannot be shown: its data is damaged or gone")
+
+
+def _not_kept(key: str) -> NotThere:
+    return NotThere(f"the original of {key!r} was not kept")
+
+
+def _place(entry: IndexEntry) -> tuple[object, ...]:
+    return entry.file.name, entry.file.bytes, entry.row
+
+
+def _in_json(psnr: list[float] | None) -> list[float | None] | None:
+    """PSNR by layer with null where nothing is lost: JSON knows no infinity."""
+    return None if psnr is None else [one if math.isfinite(one) else None for one in psnr]
+
+
+def _version(dataset: Dataset) -> str:
+    """Of what the dataset holds and how it is shown: it changes when any picture may."""
+    files = sorted((file.name, file.bytes, file.footer_bytes) for file in dataset.files)
+    text = repr((RELEASE, dataset.fingerprint, files))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
