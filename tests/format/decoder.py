@@ -1,0 +1,529 @@
+"""A decoder written from docs/format.md alone. It shares nothing with the package, on purpose.
+
+Entropy decoding is in Python's integers, networks are sums of integers in float64. It is meant to
+be read beside the page: the names are the page's. It decodes nested UQDM streams to the exact
+picture, and CDC streams to the integers in them.
+"""
+
+import hashlib
+import json
+import re
+import struct
+import zlib
+from bisect import bisect_right
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+DTYPES = {
+    "I8": "<i1", "U8": "<u1", "I16": "<i2", "I32": "<i4", "I64": "<i8",
+    "F16": "<f2", "F32": "<f4", "F64": "<f8",
+}  # fmt: skip
+MATRICES = """
+M = 9459 9459 9459 / 11585 0 -11585 / 6689 -13377 6689
+K = 5793 5793 5793 5793 5793 5793 5793 5793 / 8035 6811 4551 1598 -1598 -4551 -6811 -8035
+  / 7568 3135 -3135 -7568 -7568 -3135 3135 7568 / 6811 -1598 -8035 -4551 4551 8035 1598 -6811
+  / 5793 -5793 -5793 5793 5793 -5793 -5793 5793 / 4551 -8035 1598 6811 -6811 -1598 8035 -4551
+  / 3135 -7568 7568 -3135 -3135 7568 -7568 3135 / 1598 -4551 6811 -8035 8035 -6811 4551 -1598
+Q = 16094 -2042 -234 -667 667 234 2042 290 / 1797 15237 -3640 998 -998 3640 1147 -1797
+  / 667 3452 13920 -4684 4684 2464 -3452 -667 / 998 1177 4582 14805 1579 -4582 -1177 -998
+  / -998 -1177 -4582 1579 14805 4582 1177 998 / -667 -3452 2464 4684 -4684 13920 3452 667
+  / -1797 1147 3640 -998 998 -3640 15237 1797 / 290 2042 234 667 -667 -234 -2042 16094
+"""
+M, K, Q = (
+    np.array([row.split() for row in matrix.split("=")[-1].strip(" MKQ\n").split("/")], np.float64)
+    for matrix in re.split(r"\n(?=[KQ])", MATRICES)
+)
+ONE = 2.0**14
+
+
+# -- streams --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stream:
+    version: int
+    codec: int
+    width: int
+    height: int
+    model: bytes
+    stream_id: int | None
+    protected: bool
+    header: bytes
+    layers: list[bytes]
+
+
+def varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 127) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 128:
+            return value, at
+
+
+def read_stream(data: bytes) -> Stream:
+    assert data[:4] == b"STRA"
+    parts, at = [], 4
+    while at < len(data):
+        length, at = varint(data, at)
+        assert at + length <= len(data)
+        parts.append(data[at : at + length])
+        at += length
+    header, *layers = parts
+    width, at = varint(header, 2)
+    height, at = varint(header, at)
+    model, at = header[at : at + 4], at + 4
+    stream_id = None
+    if header[1] & 2:
+        (stream_id,) = struct.unpack_from("<I", header, at)
+        at += 4
+    assert at == len(header)
+    return Stream(
+        header[0] >> 4, header[0] & 15, width, height, model, stream_id,
+        bool(header[1] & 1), header, layers,
+    )  # fmt: skip
+
+
+# -- entropy coding -------------------------------------------------------------------------------
+
+
+class Tables:
+    def __init__(self, counts: np.ndarray, start: np.ndarray, first: np.ndarray) -> None:
+        self.counts, self.start, self.first = counts.tolist(), start.tolist(), first.tolist()
+        sizes = {b - a for a, b in zip(self.start[:-1], self.start[1:], strict=True)}
+        self.in_order = len(sizes) == 1 and max(sizes) <= 32
+        self._edges: dict[int, list[int]] = {}
+
+    def edges(self, t: int) -> list[int]:
+        """L_0 .. L_n."""
+        if t not in self._edges:
+            counts = self.counts[self.start[t] : self.start[t + 1]]
+            free, c, edges = np.float32((1 << 24) - len(counts)), 0, []
+            for i, count in enumerate(counts):
+                edges.append(int(np.float32(c / 2**20) * free) + i)
+                c += count
+            assert c == 1 << 20
+            self._edges[t] = [*edges, 1 << 24]
+        return self._edges[t]
+
+
+class ANS:
+    def __init__(self, payload: bytes) -> None:
+        payload += bytes(-len(payload) % 4)
+        self.words = list(struct.unpack(f"<{len(payload) // 4}I", payload))
+        self.state = 0
+        self._refill()
+
+    def _refill(self) -> None:
+        while self.state < 1 << 32 and self.words:
+            self.state = self.state << 32 | self.words.pop()
+
+    def entry(self, edges: list[int]) -> int:
+        q = self.state & 0xFFFFFF
+        i = bisect_right(edges, q) - 1
+        self.state = (self.state >> 24) * (edges[i + 1] - edges[i]) + q - edges[i]
+        self._refill()
+        return i
+
+    def uniform(self, bits: int) -> int:
+        return self.entry([i << (24 - bits) for i in range((1 << bits) + 1)])
+
+    def decode(self, numbers: np.ndarray, tables: Tables) -> np.ndarray:
+        """The symbols of a pass."""
+        order = range(len(numbers))
+        if not tables.in_order:
+            order = np.argsort(numbers, kind="stable").tolist()
+        entries = np.zeros(len(numbers), np.int64)
+        for at in order:
+            entries[at] = self.entry(tables.edges(int(numbers[at])))
+        symbols = entries.copy()
+        for at, t in enumerate(numbers.tolist()):
+            first, n = tables.first[t], tables.start[t + 1] - tables.start[t]
+            symbols[at] += first
+            if entries[at] == n - 1:
+                symbols[at] = self._escape(first, n)
+        return symbols
+
+    def _escape(self, first: int, n: int) -> int:
+        k = self.uniform(5)
+        v = 1
+        for bits in [k % 15] * (k % 15 > 0) + [15] * (k // 15):
+            v = v << bits | self.uniform(bits)
+        return first + n - 2 + (v + 1) // 2 if v % 2 else first - v // 2
+
+
+class LayerReader:
+    """One layer: its crc at the beginning, its checks as passes are decoded."""
+
+    def __init__(self, stream: Stream, model_id: bytes, number: int) -> None:
+        data = stream.layers[number]
+        (crc,) = struct.unpack_from("<I", data)
+        assert crc == zlib.crc32(model_id + stream.header + bytes([number]) + data[4:])
+        at = 4
+        if stream.protected:
+            length, at = varint(data, at)
+            self.protection, at = data[at : at + length], at + length
+        self.index_check, self.symbol_check = struct.unpack_from("<HH", data, at)
+        payload = data[at + 4 :]
+        assert not payload or payload[-1]
+        self.ans = ANS(payload)
+        self.numbers = self.symbols = b""
+
+    def decode(self, numbers: np.ndarray, tables: Tables) -> np.ndarray:
+        symbols = self.ans.decode(numbers, tables)
+        self.numbers += numbers.astype("<i4").tobytes()
+        self.symbols += symbols.astype("<i4").tobytes()
+        return symbols
+
+    def finish(self) -> None:
+        assert zlib.crc32(self.numbers) >> 16 == self.index_check
+        assert zlib.crc32(self.symbols) >> 16 == self.symbol_check
+        assert self.ans.state == 0
+        assert not self.ans.words
+
+
+# -- models ---------------------------------------------------------------------------------------
+
+
+class Model:
+    def __init__(self, path: Path) -> None:
+        data = path.read_bytes()
+        self.id = hashlib.sha256(data).digest()
+        (length,) = struct.unpack_from("<Q", data)
+        told = json.loads(data[8 : 8 + length])
+        self.config: dict[str, Any] = json.loads(told.pop("__metadata__")["strata"])
+        assert self.config.get("format", 1) == 1
+        self.tensors: dict[str, np.ndarray] = {}
+        for name, one in told.items():
+            begin, end = (8 + length + offset for offset in one["data_offsets"])
+            array = np.frombuffer(data[begin:end], DTYPES[one["dtype"]])
+            self.tensors[name] = array.reshape(one["shape"])
+
+    def tables(self, prefix: str) -> Tables:
+        return Tables(*(self.tensors[f"{prefix}.{name}"] for name in ("counts", "start", "first")))
+
+
+def rne(x: Any) -> Any:
+    return np.rint(x)
+
+
+def f32(x: Any) -> Any:
+    """Of integers below 2**24, which float32 holds."""
+    return x.astype(np.float32)
+
+
+class Network:
+    def __init__(self, model: Model, prefix: str, blocks: int) -> None:
+        self.t = {n[len(prefix) :]: a for n, a in model.tensors.items() if n.startswith(prefix)}
+        self.blocks = blocks
+        self.exact = {n: a.astype(np.float64) for n, a in self.t.items() if n.endswith("weight")}
+
+    def __call__(self, features: np.ndarray, step: int) -> np.ndarray:
+        """``(h, w, outputs) float32`` of integers ``(h, w, inputs)``."""
+        t, exact = self.t, self.exact
+        height, width, _ = features.shape
+        colour = np.add.outer(np.arange(height), np.arange(width)) % 2
+        h = features @ exact["stem.weight"].T + t["stem.bias"][step][colour]
+        h = np.clip(rne(f32(h) * t["stem.scale"]), -32767, 32767)
+        for i in range(self.blocks):
+            b = f"blocks.{i}."
+            x = np.clip(rne(h * t[b + "gain"][step]), -127, 127)
+            padded = np.pad(x.astype(np.float64), ((2, 2), (2, 2), (0, 0)))
+            weight = exact[b + "depthwise.weight"][:, 0]
+            x = sum(
+                padded[i : i + height, j : j + width] * weight[:, i, j]
+                for i in range(5)
+                for j in range(5)
+            )
+            x = np.clip(rne(f32(x) * t[b + "depthwise.scale"]), -127, 127)
+            x = x.astype(np.float64) @ exact[b + "expand.weight"].T + t[b + "expand.bias"][step]
+            x = np.clip(rne(f32(x) * t[b + "expand.scale"]), 0, 255)
+            x = x.astype(np.float64) @ exact[b + "project.weight"].T
+            x = np.clip(rne(f32(x) * t[b + "project.scale"]), -32767, 32767)
+            h = np.clip(h + x, -32767, 32767)
+        x = np.clip(rne(h * t["head.gain"][step]), -127, 127)
+        return f32(x.astype(np.float64) @ exact["head.weight"].T) * t["head.scale"][step]
+
+
+# -- UQDM, nested ---------------------------------------------------------------------------------
+
+TILT, WIDTH, SHIFT, SPREAD = range(4)
+
+
+class Nested:
+    def __init__(self, model: Model) -> None:
+        self.model, config = model, model.config
+        n = self.nested = config["nested"]
+        self.levels = n["levels"]
+        self.delta = n["first_delta"] / 3 ** (self.levels - 1)
+        self.bias = model.tensors["bias"].astype(np.int64)
+        self.large = Network(model, "network.", config["network"]["blocks"])
+        self.first = None
+        if "first_network" in config:
+            self.first = Network(model, "first_network.", config["first_network"]["blocks"])
+        self.tables = {name: model.tables(f"tables.{name}") for name in ("first", "refine")}
+        self.tables["residual"] = model.tables("tables.residual")
+        self.low = self._up_to(n["low_order"])
+        self.of_first = np.ones(192, bool)
+        if n["first_order"] is not None:
+            self.of_first = self._up_to(n["first_order"])
+        rms = np.array(n["band_rms"], np.float64)
+        self.linear = (40 * self.delta / rms).astype(np.float32)
+        self.companded = np.rint(12 * np.log2(1 + np.arange(1024))).astype(np.int64)
+
+    @staticmethod
+    def _up_to(order: list[int]) -> np.ndarray:
+        sums = np.add.outer(np.arange(8), np.arange(8))
+        return np.concatenate([(sums <= order[c > 0]).ravel() for c in range(3)])
+
+    def unit(self, level: int) -> int:
+        return 3 ** (self.levels - 1 - level)
+
+    def features(self, g: np.ndarray, level: int, bands: np.ndarray) -> np.ndarray:
+        g = g[..., bands]
+        companded = np.sign(g) * self.companded[np.minimum(abs(g) // self.unit(level), 1023)]
+        linear = np.clip(rne(f32(g) * self.linear[bands]), -127, 127)
+        return np.concatenate([companded, linear], -1).astype(np.float64)
+
+    def value(self, out: np.ndarray, g: np.ndarray, step: int, group: int) -> np.ndarray:
+        """An output of the large network, not clipped."""
+        bias = self.bias[step, group]
+        own = rne(out[..., 192 * group : 192 * group + 192]).astype(np.int64)
+        return own + np.where(g != 0, bias[1], bias[0])
+
+    def decode(self, stream: Stream) -> list[np.ndarray]:
+        """G after every level, and last the picture ``(H, W, 3)``, as far as there are layers."""
+        height, width = -(-stream.height // 8), -(-stream.width // 8)
+        g = np.zeros((height, width, 192), np.int64)
+        seen = []
+        for layer in range(len(stream.layers)):
+            reader = LayerReader(stream, self.model.id, layer)
+            if layer == self.levels:
+                seen.append(self._lossless(reader, g, stream.height, stream.width))
+            else:
+                for number in range(len(self.nested["passes"][layer])):
+                    self._pass(reader, g, layer, number)
+                seen.append(g.copy())
+            reader.finish()
+        return seen
+
+    def _pass(self, reader: LayerReader, g: np.ndarray, level: int, number: int) -> None:
+        kind, colour = self.nested["passes"][level][number]
+        bands = self.of_first if level == 0 else np.ones(192, bool)
+        bands = bands & {"low": self.low, "high": ~self.low, "all": True}[kind]
+        blocks = np.add.outer(np.arange(g.shape[0]), np.arange(g.shape[1])) % 2
+        mask = np.logical_or(colour == 2, blocks == colour)[..., None] & bands
+        index = self._numbers(g, level, number)
+        tables = self.tables["refine" if level else "first"]
+        k = reader.decode(index[mask], tables)
+        g[mask] += np.where(g[mask] < 0, -k, k) * self.unit(level)
+
+    def _numbers(self, g: np.ndarray, level: int, number: int) -> np.ndarray:
+        names = ("tilt", "width") if level else ("first_tilt", "first_width")
+        tilts, widths = (self.nested[name]["size"] for name in names)
+        if level == 0 and self.first is not None:
+            bands = np.flatnonzero(self.of_first)
+            out = rne(self.first(self.features(g, 0, bands), number)).astype(np.int64)
+            values = []
+            for group in (TILT, WIDTH):
+                value = np.zeros(g.shape, np.int64)
+                own = out[..., group * len(bands) : (group + 1) * len(bands)]
+                value[..., bands] = own + self.bias[number, group, 0][bands]
+                values.append(value)
+        else:
+            step = sum(map(len, self.nested["passes"][:level])) + number
+            out = self.large(self.features(g, level, np.arange(192)), step)
+            values = [self.value(out, g, step, group) for group in (TILT, WIDTH)]
+        tilt, width = np.clip(values[0], 0, tilts - 1), np.clip(values[1], 0, widths - 1)
+        tilt = np.where(g < 0, tilts - 1 - tilt, tilt)
+        kinds = np.broadcast_to(self.low, g.shape).astype(np.int64)
+        if level:
+            kinds = (g != 0).astype(np.int64) + (abs(g) > self.unit(level - 1)) + 3 * (level - 1)
+        return (kinds * tilts + tilt) * widths + width
+
+    def _lossless(self, reader: LayerReader, g: np.ndarray, height: int, width: int) -> np.ndarray:
+        step = sum(map(len, self.nested["passes"]))
+        out = self.large(self.features(g, self.levels - 1, np.arange(192)), step)
+        shift = np.clip(self.value(out, g, step, SHIFT), -127, 127)
+        spreads = self.nested["spread"]["size"]
+        spread = np.clip(self.value(out, 0 * g, step, SPREAD), 0, spreads - 1)
+        a = inverse(32 * g + shift)
+        p = np.clip(rne(a * (self.delta / 32 * 128 * 16)) + 2040, 0, 4080).astype(np.int64)
+        nearest = (p + 8) // 16
+        index = (p - 16 * nearest + 8) * spreads + layout(spread)
+        symbols = reader.decode(index[:, :height, :width].ravel(), self.tables["residual"])
+        pixels = nearest[:, :height, :width] + symbols.reshape(3, height, width)
+        assert pixels.min() >= 0
+        assert pixels.max() <= 255
+        return pixels.transpose(1, 2, 0).astype(np.uint8)
+
+    def shown(self, g: np.ndarray, layers: int, height: int, width: int) -> np.ndarray:
+        """The picture after some levels; a float inverse will do."""
+        step = sum(map(len, self.nested["passes"][:layers]))
+        level = min(layers, self.levels - 1)
+        out = self.large(self.features(g, level, np.arange(192)), step)
+        shift = np.clip(self.value(out, g, step, SHIFT), -127, 127)
+        x = inverse(32 * g + 3 ** (self.levels - layers) * shift) * (self.delta / 32)
+        pixels = np.clip(rne((x + 1) * 128 - 0.5), 0, 255)
+        return pixels[:, :height, :width].transpose(1, 2, 0).astype(np.uint8)
+
+
+def layout(values: np.ndarray) -> np.ndarray:
+    """``(h, w, 192)`` to ``(3, 8 h, 8 w)``: of each block colour, row, column."""
+    height, width, _ = values.shape
+    x = values.reshape(height, width, 3, 8, 8).transpose(2, 0, 3, 1, 4)
+    return x.reshape(3, 8 * height, 8 * width)
+
+
+def inverse(e: np.ndarray) -> np.ndarray:
+    """Integers ``(3, 8 h, 8 w)`` of bands ``(h, w, 192)``, exactly."""
+    e = e.astype(np.float64).reshape(*e.shape[:2], 3, 8, 8)
+    b = np.einsum("ui,vj,yxcuv->yxcij", K, K, e)
+    x = layout(rne(b / ONE).reshape(*e.shape[:2], 192))
+    for axis in (1, 2):
+        x = np.moveaxis(x, axis, -1).copy()
+        for at in range(8, x.shape[-1], 8):
+            x[..., at - 4 : at + 4] = rne(x[..., at - 4 : at + 4] @ Q / ONE)
+        x = np.moveaxis(x, -1, axis)
+    return rne(np.einsum("cd,cyx->dyx", M, x) / ONE**2)
+
+
+# -- CDC ------------------------------------------------------------------------------------------
+
+
+class CDC:
+    def __init__(self, model: Model) -> None:
+        self.model, self.t = model, model.tensors
+        self.qualities, self.channels = self.t["medians"].shape
+        self.hyper, self.trees = model.tables("hyper"), model.tables("trees.tables")
+        free = (1 << 20) - self.qualities - 1
+        counts = [
+            free // self.qualities + 1 + (i < free % self.qualities) for i in range(self.qualities)
+        ]
+        self.of_quality = Tables(
+            np.array([*counts, 1]), np.array([0, self.qualities + 1]), np.zeros(1)
+        )
+        root, low, third, child = 0, [], [], []
+        self.roots = []
+        for levels in self.t["trees.levels"].tolist():
+            self.roots.append(root)
+            count = (3**levels - 1) // 2
+            for d in range(levels):
+                for i in range(3**d):
+                    j = (3**d - 1) // 2 + i
+                    low.append(i * 3 ** (levels - d) - (3**levels - 1) // 2)
+                    third.append(3 ** (levels - d - 1))
+                    child.append(root + 3 * j + 1 if d + 1 < levels else -1)
+            root += count
+        self.low, self.third, self.child = np.array(low), np.array(third), np.array(child)
+
+    def decode(self, stream: Stream) -> tuple[int, list[np.ndarray]]:
+        """Quality, then z ``(C, h, w)``, then after every further layer r ``(M, 4 h, 4 w)``.
+
+        r is the expectation of what is not known.
+        """
+        rows, columns = -(-stream.height // 64), -(-stream.width // 64)
+        reader = LayerReader(stream, self.model.id, 0)
+        (quality,) = reader.decode(np.zeros(1, np.int64), self.of_quality).tolist()
+        first = quality * self.channels
+        index = np.repeat(np.arange(first, first + self.channels), rows * columns)
+        z = reader.decode(index, self.hyper).reshape(self.channels, rows, columns)
+        reader.finish()
+        scales = self.scale_index(z, quality)
+        node = np.array(self.roots)[scales.ravel()]
+        is_root = np.ones(len(node), bool)
+        r = np.zeros(len(node), np.int64)
+        layer_of, seen = self.t["layers"][quality], [z]
+        for number in range(1, len(stream.layers)):
+            reader = LayerReader(stream, self.model.id, number)
+            while True:
+                at = np.flatnonzero((node >= 0) & (layer_of[node] == number - 1))
+                if not len(at):
+                    break
+                here = node[at]
+                symbols = reader.decode(here, self.trees)
+                low, third, child = self.low[here], self.third[here], self.child[here]
+                outside = (symbols < 0) | (symbols > 2)
+                assert is_root[at][outside].all()
+                done = outside | (child < 0)
+                value = np.where(symbols > 2, low + 3 * third - 3 + symbols, low + symbols)
+                r[at[done]] = value[done]
+                node[at] = np.where(done, -1, child + symbols)
+                is_root[at] = False
+            reader.finish()
+            expected = np.where(node < 0, r, self.t["trees.mean"][node])
+            seen.append(expected.reshape(scales.shape))
+        return quality, seen
+
+    def scale_index(self, z: np.ndarray, quality: int) -> np.ndarray:
+        limit = 2.0**23
+        x = 4096 * z + self.t["medians"][quality][:, None, None]
+        x = np.clip(x.astype(np.float64), -limit, limit)
+        i = 0
+        while f"integers.{i}.slope" in self.t or f"integers.{i}.weight" in self.t:
+            name = f"integers.{i}."
+            if name + "slope" in self.t:
+                x = np.where(x < 0, rne(x * self.t[name + "slope"]), x)
+            else:
+                parts = (self.t[name + n] for n in ("weight", "bias", "geometry"))
+                x = np.clip(
+                    rne(convolve(x, *parts) * self.t[name + "scale"][:, None, None]), -limit, limit
+                )
+            i += 1
+        x = x + self.t["scale_offsets"][quality][:, None, None]
+        return np.searchsorted(self.t["thresholds"], x, side="right")
+
+
+def convolve(
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray, geometry: np.ndarray
+) -> np.ndarray:
+    """Exact sums ``(O, s h, s w) float64`` of ``x (I, h, w)``."""
+    transposed, stride, padding = geometry.tolist()
+    _, height, width = x.shape
+    kernel = weight.shape[-1]
+    # room for every place that an input reaches, then cut
+    out = np.zeros((len(bias), stride * height + 2 * kernel, stride * width + 2 * kernel))
+    for j in range(kernel):
+        for k in range(kernel):
+            part = np.einsum("oi,iyx->oyx", weight[:, :, j, k].astype(np.float64), x, optimize=True)
+            # input i goes to stride * i + j - padding; a correlation's to i - j + padding
+            down, right = (j - padding, k - padding) if transposed else (padding - j, padding - k)
+            rows = slice(kernel + down, kernel + down + stride * height, stride)
+            columns = slice(kernel + right, kernel + right + stride * width, stride)
+            out[:, rows, columns] += part
+    inside = out[:, kernel : kernel + stride * height, kernel : kernel + stride * width]
+    return inside + bias[:, None, None]
+
+
+# -- dither ---------------------------------------------------------------------------------------
+
+
+def philox(key: tuple[int, int], count: int) -> list[int]:
+    """Words of Philox 4x64-10, counter from 1 on."""
+    mask, words, counter = (1 << 64) - 1, [], 0
+    while len(words) < count:
+        counter += 1
+        a, b, c, d = counter, 0, 0, 0
+        k, m = key
+        for _ in range(10):
+            left, right = a * 0xD2E7470EE14C6C93, c * 0xCA5A826395121157
+            a, b, c, d = (right >> 64) ^ b ^ k, right & mask, (left >> 64) ^ d ^ m, left & mask
+            k, m = (k + 0x9E3779B97F4A7C15) & mask, (m + 0xBB67AE8584CAA73B) & mask
+        words += [a, b, c, d]
+    return words[:count]
+
+
+def uniform(stream_id: int, draw: int, count: int) -> np.ndarray:
+    octets = b"".join(w.to_bytes(8, "little") for w in philox((stream_id, draw), -(-count // 16)))
+    nibbles = [n for octet in octets for n in (octet & 15, octet >> 4)]
+    return (np.array(nibbles[:count]) - 7.5) / 16
+
+
+def normal(stream_id: int, draw: int, count: int, quantiles: np.ndarray) -> np.ndarray:
+    words = philox((stream_id, draw), -(-count // 4))
+    numbers = [w >> (16 * i) & 0xFFFF for w in words for i in range(4)]
+    return quantiles[np.array(numbers[:count]) >> 4]
