@@ -92,7 +92,7 @@ class ShardDecoder:
     @cached_property
     def codec(self) -> Codec:
         """The dataset's own copy of the model."""
-        return self.dataset.codec(self.settings.device)
+        return self.dataset.codec(self.settings.device, self.settings.scratch)
 
     @plain_errors
     def ready(self) -> str:

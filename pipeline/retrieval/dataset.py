@@ -59,6 +59,7 @@ __all__ = [
 
 PLAN_NAME = "dataset.json"
 CACHE_BYTES = 128 << 20  # of footers and indexes, kept by a Dataset
+SEARCHED_FILES = 20  # for the reason why a key is no picture
 # What Dataset.metadata tells of a picture unless it is asked for something else.
 METADATA = (
     *("status", "reason", "source_field", "source_format", "source_bytes", "source_sha256"),
@@ -113,16 +114,24 @@ class Dataset:
         """The number of pictures (ok rows)."""
         return sum(file.ok for file in self.files)
 
-    def codec(self, device: str = "cpu") -> Codec:
-        """The model the dataset was written with, from the dataset's own copy."""
+    def codec(self, device: str = "cpu", scratch: str | None = None) -> Codec:
+        """The model the dataset was written with, from the dataset's own copy.
+
+        On its way from another machine it lies in ``scratch``, by default the system's folder for
+        temporary files.
+        """
         from ..worker import load_model
 
         if device not in self._codecs:
             options = self.store.options
-            codec = load_model(self.url, self.model_id, device, options)
+            codec = load_model(self.url, self.model_id, device, options, scratch)
             codec.max_pixels = max(codec.max_pixels, self.parameters.get("max_pixels", 0))
             self._codecs[device] = codec
         return self._codecs[device]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For other processes, which load the model themselves."""
+        return self.__dict__ | {"_codecs": {}}
 
     def keys(self) -> Iterator[str]:
         """The keys of all pictures, in the order of the shards."""
@@ -134,7 +143,10 @@ class Dataset:
 
     def problems(self) -> Iterator[tuple[str, str, str, str]]:
         """(shard URL, key, status, reason) of every sample that is not a picture here."""
-        for file in self.files:
+        return self._problems(self.files)
+
+    def _problems(self, files: Iterable[DataFile]) -> Iterator[tuple[str, str, str, str]]:
+        for file in files:
             if file.ok == file.rows:
                 continue
             with self.open(file) as opened:
@@ -272,17 +284,15 @@ class Dataset:
         return page(self, after, limit, search, filter)
 
     def record(self, key: str, layers: int | None = None, columns: Sequence[str] = ()) -> Record:
-        """The first picture with this key. Raises UnknownKeyError, with the reason, if none is."""
+        """The first picture with this key.
+
+        Raises UnknownKeyError if there is none; with the reason if it is a bad or filtered sample
+        and that is quickly found.
+        """
         count = self._layers(layers)
-        try:
-            entry = self._entry(key)
-        except UnknownKeyError:
-            for url, bad, status, reason in self.problems():
-                if bad == key:
-                    raise UnknownKeyError(
-                        f"{self.url}: {key!r} of {url} is {status}: {reason}"
-                    ) from None
-            raise
+        entry = self.locate(key)
+        if entry is None:
+            raise self._unknown(key, self._problem(key))
         (one,) = fetching.fetch(self.lookup, [entry], count)
         extra = self.metadata(key, columns) if columns else {}
         extra = {name: extra[name] for name in columns}
@@ -331,8 +341,25 @@ class Dataset:
             raise self._unknown(key)
         return entry
 
-    def _unknown(self, key: str) -> UnknownKeyError:
-        return UnknownKeyError(f"{self.url}: there is no picture with the key {key!r}")
+    def _unknown(self, key: str, problem: str = "") -> UnknownKeyError:
+        return UnknownKeyError(
+            f"{self.url}: {problem or f'there is no picture with the key {key!r}'}"
+        )
+
+    def _problem(self, key: str) -> str:
+        """What is wrong with a sample: by the manifest, which has the first, or in a few files."""
+        further = []
+        for file in self.files:
+            listed = file.record.get("problems", ())
+            for found, status, reason in listed:
+                if found == key:
+                    return f"{key!r} of {file.record['source']['url']} is {status}: {reason}"
+            if file.rows - file.ok > len(listed):
+                further.append(file)
+        for url, found, status, reason in self._problems(further[:SEARCHED_FILES]):
+            if found == key:
+                return f"{key!r} of {url} is {status}: {reason}"
+        return ""
 
     def _check_columns(self, columns: Iterable[str]) -> None:
         there = records.schema(self.num_layers).names

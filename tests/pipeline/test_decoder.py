@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import tarfile
+import tempfile
 import threading
 import weakref
 from pathlib import Path
@@ -308,6 +309,19 @@ def test_what_the_driver_sees_of_a_worker(
     assert fetched < file.bytes
     assert after["rss"] > 1 << 20
     assert after["pid"]
+
+
+def test_the_model_comes_through_the_scratch_folder(
+    make_dataset: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system's folder for temporary files may be small, or not there."""
+    CountingFileSystem.store.clear()
+    source = write_tar(tmp_path / "x.tar", samples(2))
+    dataset = make_dataset([str(source)], output="counting://bucket/set")
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "file"))
+    (record,) = decode(dataset, tmp_path / "out", scratch=str(tmp_path / "scratch"))
+    assert record["ok"] == 2
 
 
 class Meter:

@@ -1,6 +1,8 @@
 """Reading: the right pictures, and only the bytes of the layers that were asked for."""
 
 import json
+import pickle
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,13 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 
 import pipeline
-from pipeline import DamagedDataError, DatasetError, StrataImages
+from pipeline import DamagedDataError, DatasetError, StrataImages, UnknownKeyError
 from pipeline.commit import Ledger, Plan, manifest_name, publish_manifest
 from pipeline.records import column_bytes, stream_columns
 from pipeline.retrieval.dataset import PLAN_NAME, Dataset
 from tests.pipeline.conftest import Make
 from tests.pipeline.counting import CountingFileSystem
-from tests.pipeline.makers import picture, png, samples, write_tar
+from tests.pipeline.makers import ToyCodec, picture, png, samples, write_tar
 
 
 @pytest.fixture
@@ -78,6 +80,34 @@ def test_what_is_not_there_is_said(dataset: Dataset, tmp_path: Path) -> None:
     for url in ("nosuch://x", str(tmp_path / "a.tar")):
         with pytest.raises(DatasetError):
             pipeline.open_dataset(url)
+
+
+def test_nobody_looks_everywhere_for_what_a_wrong_key_was(
+    make_dataset: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    CountingFileSystem.store.clear()
+    inputs = []
+    for letter in "abc":
+        files = [(f"{letter}{n}.png", b"no") for n in range(8)]
+        inputs.append(str(write_tar(tmp_path / f"{letter}.tar", [*files, ("x.png", png())])))
+    dataset = make_dataset(inputs, output="counting://bucket/set")
+    with pytest.raises(UnknownKeyError, match=r"'c7' of .*c\.tar is bad"):
+        dataset.record("c7")
+    monkeypatch.setattr("pipeline.retrieval.dataset.SEARCHED_FILES", 1)
+    with pytest.raises(UnknownKeyError, match=r"'c1' of .*c\.tar is bad"):
+        dataset.record("c1")  # one of the first: the manifest has it
+    CountingFileSystem.requests.clear()
+    with pytest.raises(UnknownKeyError, match="no picture with the key 'c7'"):
+        dataset.record("c7")
+    assert {path.rsplit("/", 1)[-1][0] for path, _ in CountingFileSystem.requests} <= {"a"}
+
+
+def test_models_stay_where_they_are(dataset: Dataset, toy: ToyCodec) -> None:
+    """Other processes load it themselves: one is of 200 MB, and may be on a GPU."""
+    assert dataset.codec() is toy
+    assert len(pickle.dumps(dataset)) < 20_000
+    toy.level = threading.Lock()  # type: ignore[assignment]
+    assert len(pickle.loads(pickle.dumps(dataset))) == len(dataset)
 
 
 def test_columns_that_are_not_there_are_said(dataset: Dataset) -> None:
