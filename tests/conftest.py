@@ -7,7 +7,8 @@ import hypothesis
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parent.parent
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
 
 # Before any test imports Ray or torch, and inherited by the processes they start.
 os.environ.update(
@@ -21,6 +22,16 @@ os.environ.update(
 # The same examples in every run: a suite that fails now and then teaches nobody anything.
 hypothesis.settings.register_profile("default", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("default")
+
+# Real browsers and real clusters: one hiccup of a slow machine must not stop everything. What was
+# run once more is told at the end, as RERUN. Nothing else ever is.
+RUN_ONCE_MORE = ("browser", "integration")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.relative_to(TESTS).parts[0] in RUN_ONCE_MORE:
+            item.add_marker(pytest.mark.flaky(reruns=1))
 
 
 @pytest.fixture(scope="session")
