@@ -16,7 +16,7 @@ from .distribution.request import DecodeOptions, DecodeSummary, Request, begin_s
 from .distribution.samples import COUNTS
 from .distribution.truncate import truncate
 from .progress.events import EventLog, job_log
-from .progress.summary import Problem, Summary, megabytes
+from .progress.summary import Problem, Summary, count_reasons, megabytes
 from .retrieval.dataset import DataFile
 from .running import Stop, run_job_tasks
 from .storage import Store, storage_errors
@@ -159,12 +159,10 @@ def _add(summary: Summary, file: DataFile, record: Mapping[str, Any]) -> None:
     summary.ok += record["ok"]
     summary.bad += record["bad"]
     summary.filtered += record["filtered"]
-    reasons: Counter[str] = Counter()
+    count_reasons(summary.reasons, record.get("reasons", {}))
     for key, status, reason in record["problems"]:
-        reasons[reason.split(":", 1)[0]] += 1
         if status == "bad":
             summary.add_problem(Problem(file.record["source"]["url"], key, reason))
-    summary.reasons += reasons
 
 
 def _note_sizes(summary: Summary, totals: Mapping[str, int], image_format: str) -> None:

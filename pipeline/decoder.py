@@ -20,7 +20,13 @@ from .distribution.samples import COUNTS, Form, Sample, finished
 from .distribution.selection import Chosen, Selection, timed
 from .pictures import ahead, batches_by_size, describe, one_by_one_on_error
 from .plain import plain_errors
-from .records import MAX_LISTED_PROBLEMS, encoded_image, row_bytes
+from .records import (
+    MAX_LISTED_PROBLEMS,
+    MAX_REASONS,
+    encoded_image,
+    reason_kind,
+    row_bytes,
+)
 from .retrieval.dataset import DataFile, Dataset, open_dataset
 from .stages import StageClock
 from .storage import Store, scratch_folder
@@ -131,7 +137,7 @@ class ShardDecoder:
             scratch_folder(settings.scratch) as folder,
         ):
             local = folder / "out.tar"
-            statuses, totals = Counter[str](), Counter[str]()
+            statuses, totals, reasons = Counter[str](), Counter[str](), Counter[str]()
             problems: list[tuple[str, str, str]] = []
             target: TarTarget | FileTarget
             target = TarTarget(local) if as_tar else FileTarget(store, base, renew=generation > 0)
@@ -150,8 +156,10 @@ class ShardDecoder:
                 if not as_tar:
                     written = sum(len(data) for _, data in sample.fields or [])
                     self.activity.transferred(written=written)
-                if status != "ok" and len(problems) < MAX_LISTED_PROBLEMS:
-                    problems.append((_printable(sample.key), status, reason))
+                if status != "ok":
+                    reasons[reason_kind(reason)] += 1
+                    if len(problems) < MAX_LISTED_PROBLEMS:
+                        problems.append((_printable(sample.key), status, reason))
             target.close()
             rows = statuses.total()
             if keys is None and not settings.condition and rows != file.rows:
@@ -169,6 +177,7 @@ class ShardDecoder:
             **{name: totals[name] for name in COUNTS},
             "rows": rows,
             "bytes": size,
+            "reasons": dict(reasons.most_common(MAX_REASONS)),
             "problems": problems,
             "seconds": round(time.monotonic() - started, 3),
             "stage_seconds": clock.seconds(),

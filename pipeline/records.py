@@ -29,7 +29,7 @@ METADATA_KEY = b"strata"
 # reader holds a row group in memory, and pyarrow itself counts rows only.
 ROWS_PER_GROUP = 256
 BYTES_PER_GROUP = 16 << 20
-MAX_LISTED_PROBLEMS = 100
+MAX_LISTED_PROBLEMS, MAX_REASONS = 100, 20  # of a data file
 Status = Literal["ok", "bad", "filtered"]
 
 _FIELDS = pa.list_(pa.struct([("name", pa.string()), ("data", pa.binary())]))
@@ -269,7 +269,7 @@ def inspect_file(path: Path, layers: int) -> FileFacts:
     for position, row in enumerate(iter_rows(file, schema(layers).names)):
         counts[row["status"]] += 1
         if row["status"] != "ok":
-            reasons[_kind(row["reason"])] += 1
+            reasons[reason_kind(row["reason"])] += 1
             if len(problems) < MAX_LISTED_PROBLEMS:
                 problems.append((row["key"], row["status"], row["reason"]))
             continue
@@ -302,7 +302,7 @@ def inspect_file(path: Path, layers: int) -> FileFacts:
         stream_bytes=stream_bytes,
         kept=kept,
         column_bytes=column_bytes(file.metadata),
-        reasons=dict(reasons.most_common(20)),
+        reasons=dict(reasons.most_common(MAX_REASONS)),
         problems=tuple(problems),
     )
 
@@ -358,6 +358,6 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _kind(reason: str) -> str:
+def reason_kind(reason: str) -> str:
     """The general part of a reason, for counting: what stands before the first colon."""
     return reason.split(":", 1)[0][:80]

@@ -232,6 +232,20 @@ def test_only_one_way_to_choose(dataset: Dataset, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["webdataset", "strata"])
+def test_reasons_are_counted_over_all_runs(
+    form: Any, make_dataset: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though of the problems themselves records list the first only."""
+    monkeypatch.setattr("pipeline.decoder.MAX_LISTED_PROBLEMS", 7)
+    files = [*samples(2), *((f"bad{n}.png", b"x") for n in range(9)), ("._z.png", b"x")]
+    dataset = make_dataset([str(write_tar(tmp_path / "x.tar", files))])
+    for _ in range(2):
+        summary = run(dataset, tmp_path / "out", format=form)
+        assert summary.bad == 9
+        assert sorted(summary.reasons.values()) == [1, 9]
+
+
+@pytest.mark.parametrize("form", ["webdataset", "strata"])
 def test_how_much_may_be_bad(
     form: Any, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
