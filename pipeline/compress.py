@@ -24,7 +24,7 @@ from .commit import (
 from .encoding import CompressSettings, KeepOriginal
 from .options import OptionError, check_codec_options
 from .progress.events import EventLog, job_log
-from .progress.summary import Problem, Summary, count_reasons, megabytes, ratio
+from .progress.summary import Problem, Summary, megabytes, ratio
 from .records import SCHEMA_VERSION
 from .retrieval.dataset import PLAN_NAME
 from .running import RunningOptions, Stop, run_job_tasks
@@ -277,11 +277,7 @@ def _summarise(summary: Summary, records: Mapping[str, Mapping[str, Any]]) -> No
     for record in records.values():
         totals.update({key: record[key] for key in _ADDED})
         totals["tar_bytes"] += record["source"]["size"]
-        count_reasons(summary.reasons, record["reasons"])
-        for key, status, reason in record["problems"]:
-            if status == "bad":
-                summary.add_problem(Problem(record["source"]["url"], key, reason))
-    summary.ok, summary.bad, summary.filtered = totals["ok"], totals["bad"], totals["filtered"]
+        summary.add_record(record, record["source"]["url"])
     if totals["pixels"]:
         picture, stream = totals["picture_bytes"], totals["stream_bytes"]
         summary.notes.append(
@@ -296,4 +292,4 @@ def _summarise(summary: Summary, records: Mapping[str, Mapping[str, Any]]) -> No
         )
 
 
-_ADDED = ("ok", "bad", "filtered", "pixels", "picture_bytes", "stream_bytes", "bytes")
+_ADDED = ("pixels", "picture_bytes", "stream_bytes", "bytes")

@@ -16,7 +16,7 @@ from .distribution.request import DecodeOptions, DecodeSummary, Request, begin_s
 from .distribution.samples import COUNTS
 from .distribution.truncate import truncate
 from .progress.events import EventLog, job_log
-from .progress.summary import Problem, Summary, count_reasons, megabytes
+from .progress.summary import Problem, Summary, megabytes
 from .retrieval.dataset import DataFile
 from .running import Stop, run_job_tasks
 from .storage import Store, storage_errors
@@ -73,7 +73,7 @@ def _decode(options: DecodeOptions, request: Request, stop: Stop, log: EventLog)
     for file in files:
         if file.name in done:
             totals.update({name: done[file.name].get(name, 0) for name in COUNTS})
-            _add(summary, file, done[file.name])
+            summary.add_record(done[file.name], file.record["source"]["url"])
     _note_sizes(summary, totals, options.image_format)
     return summary
 
@@ -153,16 +153,6 @@ def _run(
         in_flight=1,  # see ShardDecoder
         max_bad_fraction=options.max_bad_fraction,
     )
-
-
-def _add(summary: Summary, file: DataFile, record: Mapping[str, Any]) -> None:
-    summary.ok += record["ok"]
-    summary.bad += record["bad"]
-    summary.filtered += record["filtered"]
-    count_reasons(summary.reasons, record.get("reasons", {}))
-    for key, status, reason in record["problems"]:
-        if status == "bad":
-            summary.add_problem(Problem(file.record["source"]["url"], key, reason))
 
 
 def _note_sizes(summary: Summary, totals: Mapping[str, int], image_format: str) -> None:

@@ -26,7 +26,7 @@ from ..commit import (
     split_generation,
 )
 from ..progress.events import EventLog
-from ..progress.summary import Problem, count_reasons, megabytes, ratio
+from ..progress.summary import Problem, megabytes, ratio
 from ..retrieval.dataset import PLAN_NAME, DataFile, Dataset
 from ..running import Stop, run_job_tasks
 from ..shards import Shard
@@ -220,12 +220,8 @@ def _summarise(summary: DecodeSummary, records: Mapping[str, Mapping[str, Any]])
     for record in records.values():
         totals.update({key: record.get(key, 0) for key in (*_ADDED, *COUNTS)})
         totals["file_bytes"] += record["source"]["size"]
-        count_reasons(summary.reasons, record.get("reasons", {}))
-        for key, status, reason in record["problems"]:
-            if status == "bad":
-                origin = record.get("origin", record["source"])  # not in one that was repaired
-                summary.add_problem(Problem(origin["url"], key, reason))
-    summary.ok, summary.bad, summary.filtered = totals["ok"], totals["bad"], totals["filtered"]
+        origin = record.get("origin", record["source"])  # a record that was repaired has none
+        summary.add_record(record, origin["url"])
     if totals["streams"]:
         before, after = totals["whole_bytes"], totals["stream_bytes"]
         summary.notes.append(
@@ -249,4 +245,4 @@ def _note_originals(summary: DecodeSummary, options: DecodeOptions, request: Req
         )
 
 
-_ADDED = ("ok", "bad", "filtered", "pixels", "stream_bytes", "bytes")
+_ADDED = ("pixels", "stream_bytes", "bytes")

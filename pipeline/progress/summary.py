@@ -82,6 +82,16 @@ class Summary:
         if len(self.problems) < LOGGED:
             self.problems.append(problem)
 
+    def add_record(self, record: Mapping[str, Any], shard: str) -> None:
+        """Add what the record of a shard says of its samples; ``shard`` is what to call it."""
+        self.ok += record["ok"]
+        self.bad += record["bad"]
+        self.filtered += record["filtered"]
+        count_reasons(self.reasons, record.get("reasons", {}))
+        for key, status, reason in record["problems"]:
+            if status == "bad":
+                self.add_problem(Problem(shard, key, reason))
+
     def lines(self) -> list[str]:
         out = [
             f"{self.verb} {self.ok} pictures of {self.shards} shards"
