@@ -30,7 +30,7 @@ from .records import (
 from .retrieval.dataset import DataFile, Dataset, open_dataset
 from .stages import StageClock
 from .storage import Store, scratch_folder
-from .targets import FileTarget, TarTarget, UnwritableNameError
+from .targets import FileTarget, TarTarget, UnwritableNameError, publish_tar
 
 T = TypeVar("T")
 
@@ -130,6 +130,7 @@ class ShardDecoder:
         self._failing = 0
         started, clock = time.monotonic(), StageClock(self.activity.clock)
         settings, store = self.settings, self.store
+        ledger = Ledger(store, settings.fingerprint, COMMITS)
         base, generation = split_generation(file.name)
         as_tar = settings.format == "webdataset"
         with (
@@ -140,7 +141,7 @@ class ShardDecoder:
             statuses, totals, reasons = Counter[str](), Counter[str](), Counter[str]()
             problems: list[tuple[str, str, str]] = []
             target: TarTarget | FileTarget
-            target = TarTarget(local) if as_tar else FileTarget(store, base, renew=generation > 0)
+            target = TarTarget(local) if as_tar else FileTarget(store, base)
             for sample in self._samples(file, keys, clock):
                 status, reason = sample.status, sample.reason
                 if sample.fields is not None:
@@ -168,10 +169,9 @@ class ShardDecoder:
             if as_tar and rows:
                 self.activity.show(file.name, stage="upload")
                 with clock.timed("upload"):
-                    # When the name is taken, an earlier attempt of this very plan put it there.
-                    if store.create_from(f"{file.name}.tar", local):
-                        self.activity.transferred(written=local.stat().st_size)
-                    size = int(store.info(f"{file.name}.tar")["size"])
+                    publish_tar(store, ledger, file.name, local, folder)
+                size = local.stat().st_size
+                self.activity.transferred(written=size)
         record = {
             **{status: statuses[status] for status in ("ok", "bad", "filtered")},
             **{name: totals[name] for name in COUNTS},
@@ -182,7 +182,7 @@ class ShardDecoder:
             "seconds": round(time.monotonic() - started, 3),
             "stage_seconds": clock.seconds(),
         }
-        record = Ledger(store, settings.fingerprint, COMMITS).commit(file.name, record)
+        record = ledger.commit(file.name, record)
         for older in range(generation):
             remove_decoded(store, generation_name(base, older))
         return record

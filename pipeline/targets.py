@@ -1,10 +1,13 @@
 """Where decoded samples go: a tar, or files under names that cannot leave their folder."""
 
+import contextlib
+import filecmp
 import io
 import tarfile
 from pathlib import Path
 
-from .storage import Store
+from .commit import Ledger
+from .storage import StorageError, Store
 
 MAX_NAME_BYTES = 240  # file systems take 255; the store's temporary names need a few
 
@@ -30,21 +33,20 @@ class TarTarget:
 
 
 class FileTarget:
-    """A folder per shard; a name that exists already was written by an earlier attempt.
+    """A folder per shard.
 
-    With ``renew`` it may also be of an older generation of the shard, and is replaced if its
-    content is another.
+    A file that is there already is of an earlier attempt, of an older generation of the shard or of
+    a job whose plan somebody removed: it is replaced if its content is another.
     """
 
-    def __init__(self, store: Store, folder: str, renew: bool = False) -> None:
-        self._store, self._folder, self._renew = store, folder, renew
+    def __init__(self, store: Store, folder: str) -> None:
+        self._store, self._folder = store, folder
 
     def write(self, key: str, fields: list[tuple[str, bytes]]) -> None:
         for name, data in fields:
             path = f"{self._folder}/{safe_path(f'{key}.{name}')}"
             try:
-                created = self._store.create(path, data)
-                if not created and self._renew and self._store.read(path) != data:
+                if not self._store.create(path, data) and self._store.read(path) != data:
                     self._store.remove(path)
                     self._store.create(path, data)
             except (NotADirectoryError, IsADirectoryError, FileExistsError) as error:
@@ -52,6 +54,28 @@ class FileTarget:
 
     def close(self) -> None:
         pass
+
+
+def publish_tar(store: Store, ledger: Ledger, name: str, local: Path, scratch: Path) -> None:
+    """Publish ``local`` as ``<name>.tar``, before it is recorded.
+
+    A tar that is there already may be of an earlier attempt, and stays. What is neither that nor
+    recorded makes room: it is of a job with other parameters whose plan somebody removed. Raises a
+    passing StorageError when another job writes the same name just now.
+    """
+    path = f"{name}.tar"
+    if store.create_from(path, local):
+        return
+    standing = scratch / "standing.tar"
+    with contextlib.suppress(FileNotFoundError):
+        store.fetch(path, standing)
+        if filecmp.cmp(standing, local, shallow=False) or ledger.exists(name):
+            return
+    store.remove(path)
+    if not store.create_from(path, local):
+        raise StorageError(
+            f"{store.url}/{path}: another job is writing it: run the job again", passing=True
+        )
 
 
 def safe_path(name: str) -> str:

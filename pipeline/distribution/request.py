@@ -8,7 +8,7 @@ from ..options import OptionError, check_codec_options
 from ..progress.summary import LOGGED, Summary, plural
 from ..retrieval.dataset import DataFile, Dataset, open_dataset
 from ..running import RunningOptions
-from ..storage import storage_errors
+from ..storage import Store, storage_errors
 from .conditions import parse_condition
 from .keys import find_keys, listed, read_keys
 from .layers import LayerRule, layer_rule
@@ -85,6 +85,8 @@ def resolve(options: DecodeOptions) -> Request:
     _check(options)
     condition = parse_condition(options.filter).text if options.filter is not None else ""
     dataset = open_dataset(options.dataset, options.input_options)
+    if Store(options.output, options.output_options).url == dataset.url:
+        raise OptionError(f"{options.output} is the dataset itself: choose another output")
     rule = layer_rule(
         dataset, options.layers, options.target_bpp, options.max_bytes, options.min_psnr
     )

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -221,6 +222,30 @@ def test_an_original_stands_in_where_it_is_small_enough(make_dataset: Make, tmp_
     assert (pictures_in(tmp_path / "a")["n"] == noise).all()
     run(dataset, tmp_path / "b", max_bytes=len(file) - 1)
     assert (pictures_in(tmp_path / "b")["n"] == at(noise, len(sizes))).all()
+
+
+@pytest.mark.parametrize("form", ["webdataset", "files"])
+def test_what_a_forgotten_plan_left_is_not_taken_for_ones_own(
+    form: Any, dataset: Dataset, tmp_path: Path
+) -> None:
+    """Who removes .strata to begin anew with other parameters would get the old pictures."""
+
+    def found(output: Path) -> dict[str, bytes]:
+        files = (path for path in output.rglob("*") if path.is_file())
+        there = {str(path.relative_to(output)): path.read_bytes() for path in files}
+        return {name: data for name, data in there.items() if not name.startswith(".strata")}
+
+    run(dataset, tmp_path / "one", format=form, layers=1)
+    run(dataset, tmp_path / "two", format=form, layers=2)
+    assert found(tmp_path / "one") != found(tmp_path / "two")
+    shutil.rmtree(tmp_path / "one" / ".strata")
+    assert run(dataset, tmp_path / "one", format=form, layers=2).ok == len(dataset)
+    assert found(tmp_path / "one") == found(tmp_path / "two")
+
+
+def test_a_dataset_is_not_decoded_into_itself(dataset: Dataset) -> None:
+    with pytest.raises(OptionError, match="the dataset itself: choose another output"):
+        run(dataset, Path(dataset.url))
 
 
 def test_only_one_way_to_choose(dataset: Dataset, tmp_path: Path) -> None:

@@ -212,7 +212,7 @@ def test_another_cut_needs_another_place(dataset: Dataset, tmp_path: Path) -> No
     with pytest.raises(PlanMismatchError, match="layers is 2 there and 1 here"):
         copy(dataset, tmp_path / "cut", layers=1)
     with pytest.raises(PlanMismatchError, match="truncated is None there"):
-        copy(dataset, dataset.url, layers=2)
+        copy(open_dataset(str(tmp_path / "cut")), dataset.url, layers=2)
 
 
 # -- once, whatever happens -----------------------------------------------------------------------
