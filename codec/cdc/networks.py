@@ -47,7 +47,7 @@ class PaperConfig:
         multiples = (self.dim_mults, self.hyper_dims_mults, self.context_dim_mults)
         sizes = (self.dim, self.context_channels, *(m for ms in multiples for m in ms))
         if not all(multiples) or not all(map(is_width, sizes)):
-            raise ValueError("the transform's sizes must be integers from 1 on, and not huge")
+            raise ValueError("the transform's sizes must be positive integers, and not huge")
         if max(map(len, multiples)) > MAX_SCALES:
             raise ValueError("the transform has more stages than any")
         if len(self.dim_mults) != len(self.context_dim_mults):

@@ -54,7 +54,7 @@ class UNetConfig:
     def __post_init__(self) -> None:
         sizes = (self.dim, self.channels, *self.dim_mults, *self.context_channels)
         if not self.dim_mults or not all(map(is_width, sizes)):
-            raise ValueError("the network's sizes must be integers from 1 on, and not huge")
+            raise ValueError("the network's sizes must be positive integers, and not huge")
         if len(self.dim_mults) > MAX_SCALES or not 1 <= self.outer_kernel <= 31:
             raise ValueError("the network has more scales, or a larger kernel, than any")
         if len(self.context_channels) > len(self.dim_mults):
