@@ -58,6 +58,10 @@ class Facts(BaseModel):
     name: str = Field(examples=["archive"])
     pictures: int = Field(examples=[50_000])
     layers: int = Field(description="layers of its streams; pictures may store fewer")
+    quick_layers: int = Field(
+        description="how many of them this server decodes quickly: 1 where every further one takes "
+        "it seconds, otherwise all"
+    )
     codec: str = Field(examples=["uqdm"])
     model_id: str = Field(description="sha256 of the model file")
     lossless: bool = Field(description="whether all layers together give every pixel back")

@@ -10,6 +10,7 @@ people scroll through: from the first step to the last they wait for nothing tha
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -35,7 +36,11 @@ __all__ = ["PreviewService", "Settings", "Wish"]
 
 T = TypeVar("T")
 
+_TRIED = 192  # pixels on a side of the picture that a codec is tried with
 _READERS = 32  # they wait for a store more than they work
+SLOW = (
+    1.0  # seconds a megapixel that layers may add to the first one: more is no pleasure to wait for
+)
 _OVERHEAD = 1000  # bytes that a kept answer takes besides its body
 
 
@@ -56,8 +61,15 @@ class PreviewService:
     Busy where too many wait, and TimeoutError after ``limits.deadline`` or ``SLOWER`` times that.
     """
 
-    def __init__(self, dataset: Dataset, codec: Codec, limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        codec: Codec,
+        limits: Limits = DEFAULT_LIMITS,
+        quick_layers: int | None = None,
+    ) -> None:
         self.dataset, self.codec, self.limits = dataset, codec, limits
+        self._quick_layers = dataset.num_layers if quick_layers is None else quick_layers
         self.figures = Figures()
         self._library = Library(dataset, codec, limits.max_pixels)
         self._finding, self._telling = (_Desk(self.figures, 16) for _ in range(2))
@@ -81,9 +93,9 @@ class PreviewService:
         """Open the dataset, load its model onto the device and try both."""
         dataset = open_dataset(settings.dataset, settings.options)
         codec = dataset.codec(settings.device)
-        grey = np.full((64, 64, 3), 128, np.uint8)
-        codec.decode_small(codec.encode([grey], layers=1), max_side=32)  # the first is slow
-        return cls(dataset, codec, settings.limits)
+        tried = _tried(codec, dataset.num_layers)
+        slow = settings.device == "cpu" and tried > SLOW
+        return cls(dataset, codec, settings.limits, 1 if slow else None)
 
     @property
     def version(self) -> str:
@@ -144,7 +156,7 @@ class PreviewService:
 
     def facts(self) -> dict[str, Any]:
         """What there is to know of the dataset."""
-        return self._library.facts()
+        return {**self._library.facts(), "quick_layers": self._quick_layers}
 
     # -- the steps --------------------------------------------------------------------------------
 
@@ -217,6 +229,26 @@ class PreviewService:
         except (BrokenImageError, UnsupportedImageError) as error:
             raise nothing_left(wish.key, error) from error
         return render(rgb, alpha, wish.format)
+
+
+def _tried(codec: Codec, layers: int) -> float:
+    """Seconds a megapixel that three layers take longer than one, of this thread's processor.
+
+    Also makes the codec ready: whatever is used for the first time is slow.
+    """
+    picture = np.empty((_TRIED, _TRIED, 3), np.uint8)
+    picture[:] = np.linspace(0, 255, _TRIED)[:, None]
+    picture[..., 0] = picture[..., 1].T
+    (stream,) = codec.encode([picture], layers=min(3, layers))
+
+    def seconds(stream: EncodedImage) -> float:
+        started = time.thread_time()
+        codec.decode_small([stream], max_side=_TRIED // 2)
+        return time.thread_time() - started
+
+    first = stream.truncate(1)
+    seconds(first)
+    return (seconds(stream) - seconds(first)) / (_TRIED**2 / 1e6)
 
 
 class _Desk:

@@ -2,13 +2,19 @@
 
 import json
 import re
+import time
+from collections.abc import Sequence
+from typing import Any
 from urllib.parse import quote
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+from codec import EncodedImage
 from pipeline.retrieval.dataset import Dataset
-from tests.pipeline.makers import picture
+from pipeline.serving.service import PreviewService, Settings
+from tests.pipeline.makers import ToyCodec, picture
 from tests.pipeline.serving.conftest import HOSTILE, url
 from tests.pipeline.serving.test_pictures import shown
 
@@ -153,6 +159,27 @@ def test_the_dataset(client: TestClient, dataset: Dataset) -> None:
     assert (told["name"], told["layers"], told["lossless"]) == ("dataset", 4, True)
     assert told["model_id"] == dataset.model_id
     assert dataset.url not in json.dumps(told)  # where it lies is nobody's business
+
+
+@pytest.mark.parametrize(("added", "quick"), [(0.0, 4), (0.3, 1)])
+def test_how_many_layers_are_quick_here(
+    dataset: Dataset, toy: ToyCodec, monkeypatch: pytest.MonkeyPatch, added: float, quick: int
+) -> None:
+    """By what they take of the processor, however busy it is; the page asks for no more."""
+    decode = toy.decode
+
+    def works(encoded: Sequence[EncodedImage], **options: Any) -> list[np.ndarray]:
+        until = time.thread_time() + added * (encoded[0].num_layers > 1)
+        while time.thread_time() < until:
+            pass
+        return decode(encoded, **options)
+
+    monkeypatch.setattr(toy, "decode", works)
+    service = PreviewService.open(Settings(dataset.url))
+    try:
+        assert service.facts()["quick_layers"] == quick
+    finally:
+        service.close()
 
 
 def test_the_page_may_load_nothing_from_elsewhere(client: TestClient) -> None:
