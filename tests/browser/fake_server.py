@@ -69,6 +69,8 @@ class FakeServer:
 
     keys: list[str]
     originals: bool = True
+    quick_layers: int = LAYERS
+    scanned: int = 1_000_000  # keys that a page of a search looks at, at most
     delay: Callable[[Request], float] = lambda request: 0.0  # seconds
     fault: Callable[[Request], tuple[int, dict[str, str]] | None] = lambda request: None
     requests: list[Request] = field(default_factory=list)
@@ -96,8 +98,9 @@ class FakeServer:
     def page(self, query: dict[str, str]) -> dict[str, Any]:
         after, limit = int(query.get("after", 0)), int(query.get("limit", 50))
         search = query.get("search", "").lower()
-        items = []
-        while after < len(self.keys) and len(items) < limit:
+        items: list[dict[str, Any]] = []
+        end = min(len(self.keys), after + self.scanned)
+        while after < end and len(items) < limit:
             if search in self.keys[after].lower():
                 items.append(self.entry(after))
             after += 1
@@ -162,7 +165,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_file(STATIC / parts[-1])
         elif request.path == "/v1/dataset":
             told = {"name": "fake", "pictures": len(self.fake.keys), "layers": LAYERS}
-            told |= {"version": "v1"}
+            told |= {"quick_layers": self.fake.quick_layers, "version": "v1"}
             self.send_json(told | {"codec": "uqdm", "model_id": "0123456789abcdef"})
         elif request.path == "/v1/images":
             self.send_json(self.fake.page(request.query))

@@ -143,6 +143,35 @@ def test_the_number_of_layers_can_be_chosen(page: "Page", fake: FakeServer) -> N
     assert max(one.layers for one in fake.pictures()) == 6
 
 
+def test_where_layers_take_long_the_gallery_asks_for_first_ones(
+    page: "Page", fake: FakeServer
+) -> None:
+    fake.quick_layers = 1
+    page.goto(fake.url)
+    wait_for_layers(page, 1)
+    assert page.input_value("#depth") == "1"
+    page.locator(".tile[data-layers]").nth(3).scroll_into_view_if_needed()
+    page.select_option("#depth", "2")  # unless somebody wants more
+    wait_for_layers(page, 2)
+    asked = [one.layers for one in fake.pictures()]
+    assert max(asked) == 2
+    assert asked.index(2) > len(set(page.locator(".caption").all_inner_texts())) - 1
+
+
+def test_first_layers_do_not_wait_for_sharper_ones(page: "Page", fake: FakeServer) -> None:
+    fake.delay = lambda request: 60 if request.key and request.layers > 1 else 0
+    page.goto(fake.url)
+    wait_for_layers(page, 1)
+    while sum(one.layers == 2 for one in fake.pictures()) < 4:
+        page.wait_for_timeout(20)  # then the window's pictures are being sharpened
+    height = page.evaluate("document.querySelector('.row').offsetHeight")
+    page.evaluate("(height) => scrollBy(0, 4 * height)", height)
+    columns = int(page.get_attribute("#grid", "aria-colcount"))
+    page.wait_for_selector(f".tile[data-index='{7 * columns}'][data-layers='1']")
+    wait_for_layers(page, 1)
+    assert page.locator(".fault").count() == 0
+
+
 def test_what_scrolls_away_is_cancelled(page: "Page", fake: FakeServer) -> None:
     page.goto(fake.url)
     wait_for_layers(page, 3)
@@ -183,6 +212,42 @@ def test_search_finds_and_can_be_linked(page: "Page", fake: FakeServer) -> None:
     page.wait_for_function("() => document.querySelectorAll('.tile').length > 20")
     page.go_back()
     page.wait_for_function("() => document.querySelectorAll('.tile').length === 1")
+
+
+def test_arrows_go_on_where_a_search_finds_little(page: "Page", fake: FakeServer) -> None:
+    """A page of a search may hold nothing and still not be the last."""
+    fake.keys[:] = [f"{'Lake' if number % 150 == 0 else 'x'}/{number:04d}" for number in range(301)]
+    fake.scanned = 20
+    fake.delay = lambda request: 0.2 if request.query.get("after") else 0
+    page.goto(f"{fake.url}#q=lake")
+    page.locator(".tile").first.click()
+    page.wait_for_selector("#viewer[open]")
+    for key in ("Lake/0150", "Lake/0300"):
+        page.wait_for_selector("#following:enabled")
+        page.keyboard.press("ArrowRight")
+        page.wait_for_function(
+            "(key) => document.querySelector('#viewer-key').textContent === key", arg=key
+        )
+
+
+def test_a_list_that_has_become_another_is_read_anew(
+    page: "Page", serve: Callable[[list[str]], FakeServer], complaints: list[str]
+) -> None:
+    """Cursors hold for one state of a dataset: the server was started anew with a later one."""
+    fake = serve([f"photos/{number:06d}" for number in range(2000)])
+    page.goto(fake.url)
+    page.wait_for_selector(".tile[data-layers]")
+    fake.fault = lambda request: (400, {}) if request.query.get("after") else None
+    page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+    page.get_by_text("fault 400").wait_for()
+    fake.fault = lambda request: None
+    fake.requests.clear()
+    page.click("#end-again")
+    page.wait_for_function("() => document.querySelector('#end-words').textContent === ''")
+    page.wait_for_selector(".tile[data-layers]")
+    lists = [one.query for one in fake.requests if one.path == "/v1/images"]
+    assert "after" not in lists[0]
+    complaints.clear()
 
 
 def test_filters_go_to_the_server(page: "Page", fake: FakeServer) -> None:

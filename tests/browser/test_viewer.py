@@ -44,6 +44,40 @@ def test_opening_sharpens_layer_by_layer(page: "Page", fake: FakeServer) -> None
     assert color_at(page, 0.5, 0.5) == stream_color(6)
 
 
+def test_where_layers_take_long_a_first_one_bridges_the_time(
+    page: "Page", fake: FakeServer
+) -> None:
+    """Each step would take as long as the whole: between the first and the last there is none."""
+    page.emulate_media(reduced_motion="no-preference")
+    fake.quick_layers = 1
+    page.goto(f"{fake.url}{LINK}")
+    wait_for_layer(page, LAYERS)
+    asked = [(one.layers, one.query.get("max_side")) for one in fake.pictures()]
+    assert asked == [(1, "256"), (6, None)]
+    page.keyboard.press("Escape")
+    page.wait_for_function(
+        "() => document.querySelectorAll('.tile img')[5]?.naturalWidth === 256"
+    )  # until the gallery asks nothing more of this one
+    fake.requests.clear()
+    page.click(".tile >> nth=5")
+    wait_for_layer(page, LAYERS)
+    asked = [one.layers for one in fake.pictures() if one.key == "photos/000005"]
+    assert asked == [6]  # the gallery's first layer is there already
+
+
+def test_what_is_only_slow_is_said_and_asked_for_once(page: "Page", fake: FakeServer) -> None:
+    fake.delay = lambda request: 8 if request.key and request.layers == LAYERS else 0
+    page.goto(f"{fake.url}{LINK}&layers=1")
+    wait_for_layer(page, 1)
+    page.keyboard.press("0")
+    page.keyboard.press("+")  # which may want it in another size, but this is the largest
+    page.keyboard.press("+")
+    page.get_by_text("The server takes its time for this one.").wait_for()
+    wait_for_layer(page, LAYERS)
+    assert page.inner_text("#stage-words") == ""
+    assert [one.layers for one in fake.pictures()].count(LAYERS) == 1
+
+
 def test_the_slider_shows_what_a_layer_costs_and_asks_for_it(
     page: "Page", fake: FakeServer
 ) -> None:

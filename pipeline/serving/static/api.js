@@ -10,7 +10,7 @@ export class ApiError extends Error {
   }
 }
 
-const TIMEOUT = 300_000; // ms; the server gives up much sooner, unless it was told otherwise
+const TIMEOUT = 600_000; // ms; the server gives up much sooner, unless it was told otherwise
 const LONGEST_WAIT = 30_000;
 
 let closedUntil = 0; // the gate, in ms since the epoch

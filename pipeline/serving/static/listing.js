@@ -47,6 +47,14 @@ export class Listing {
     return undefined;
   }
 
+  /** The picture at a place, however many pages that takes; undefined where the list ends or fails. */
+  async find(index) {
+    while (index >= this.count && !this.complete && !this.error && !this.#over.signal.aborted) await this.more();
+    const item = this.item(index);
+    await (item ? null : this.#pageOf(index)?.loading);
+    return this.item(index);
+  }
+
   /** Reads the next page, if there is one; resolves when the list has grown, ended or failed. */
   more() {
     if (this.complete || this.#over.signal.aborted) return Promise.resolve();
@@ -57,8 +65,13 @@ export class Listing {
     return this.#growing;
   }
 
-  /** Tries once more what failed. */
+  /** Tries once more what failed; from the start, where the server does not know a cursor any more. */
   again() {
+    if (this.error?.status === 400) {
+      this.#pages = [];
+      this.#next = "";
+      this.count = 0;
+    }
     this.error = null;
     for (const page of this.#pages) page.failed = false;
     this.changed();

@@ -89,10 +89,11 @@ function neighbours() {
 async function step(by) {
   if (place < 0) return;
   const { listing } = gallery;
+  const { key } = state;
   const to = place + by;
-  if (to >= listing.count) await listing.more();
-  const item = listing.item(to);
-  if (!item || !state.key) return;
+  // a page of a search may have found nothing, and a page that was forgotten is read again
+  const item = await listing.find(to);
+  if (!item || listing !== gallery.listing || state.key !== key) return;
   place = to;
   keep({ ...state, key: item.key, layers: null });
   open();
@@ -216,28 +217,30 @@ part("notice-now").addEventListener("click", api.tryNow);
 
 // --- the dataset ---------------------------------------------------------------------------------
 
-function offerDepths(layers) {
+/** `quick`: layers that the server decodes quickly; the gallery asks for more only if somebody wants them. */
+function offerDepths(layers, quick) {
   const depth = part("depth");
   depth.replaceChildren();
   for (let one = 1; one <= layers; one++) {
     element("option", { parent: depth, text: one === layers && one > 1 ? `all ${one}` : `${one}`, value: one });
   }
-  depth.value = Math.min(3, layers);
+  depth.value = Math.min(3, layers, quick);
   gallery.layers = Number(depth.value);
 }
 
 async function describe() {
   try {
-    const { name, pictures, layers, codec, model_id: model, version } = await api.dataset();
+    const { name, pictures, layers, quick_layers: quick, codec, model_id: model, version } = await api.dataset();
     api.setVersion(version);
     part("dataset").textContent = name;
     part("home").title = [`${plural(pictures, "picture")} in ${plural(layers, "layer")}`, codec, model].filter(Boolean).join("\n");
     query.placeholder = `Search ${count(pictures)} keys`;
     gallery.total = pictures;
-    offerDepths(layers);
+    viewer.quick = quick ?? layers;
+    offerDepths(layers, viewer.quick);
   } catch (error) {
     part("dataset").textContent = "Strata";
-    offerDepths(3);
+    offerDepths(3, 1);
     console.warn(error);
   }
 }

@@ -19,7 +19,8 @@ export class Tile {
     this.item = undefined;
     this.have = { layers: 0, side: 0 };
     this.failed = false;
-    this.job = null;
+    this.job = null; // what loads it now
+    this.rank = 0; // of what is loaded, 0: a first layer
     this.link = element("a", { parent: cell, className: "tile", tabindex: "-1", draggable: "false" });
     this.link.dataset.index = index;
     this.frame = element("span", { parent: this.link, className: "frame" });
@@ -88,18 +89,37 @@ export class Sharpener {
 
   /** Starts requests, the most urgent first, as long as there may be more. */
   pump() {
-    while (this.#running < PARALLEL && !this.paused) {
-      let best = null;
-      for (const tile of this.tiles()) {
-        if (tile.job || tile.failed || !tile.item) continue;
-        const step = this.#step(tile);
-        if (!step || (step.rank > 0 && !this.settled)) continue;
-        const when = step.rank * 1e6 + this.urgency(tile, step.rank);
-        if (when < (best?.when ?? Infinity)) best = { when, tile, step };
-      }
+    while (!this.paused) {
+      const best = this.#mostUrgent();
       if (!best) return;
-      this.#load(best.tile, best.step);
+      if (this.#running < PARALLEL) this.#load(best.tile, best.step);
+      else return best.step.rank ? undefined : this.#yield();
     }
+  }
+
+  #mostUrgent() {
+    let best = null;
+    for (const tile of this.tiles()) {
+      if (tile.job || tile.failed || !tile.item) continue;
+      const step = this.#step(tile);
+      if (!step || (step.rank > 0 && !this.settled)) continue;
+      const when = this.#when(tile, step.rank);
+      if (when < (best?.when ?? Infinity)) best = { when, tile, step };
+    }
+    return best;
+  }
+
+  #when(tile, rank) {
+    return rank * 1e6 + this.urgency(tile, rank);
+  }
+
+  /** First layers do not wait for sharper ones, which take seconds on some servers: the least urgent is asked
+   * for again later. When its request has ended, the next one starts. */
+  #yield() {
+    const sharper = [...this.tiles()].filter((tile) => tile.job && tile.rank);
+    if (sharper.some((tile) => tile.job.signal.aborted)) return;
+    sharper.sort((a, b) => this.#when(b, b.rank) - this.#when(a, a.rank));
+    sharper[0]?.drop();
   }
 
   /** What the tile should get next: one layer, small; then layer after layer in its own size. */
@@ -120,8 +140,9 @@ export class Sharpener {
     return SIDES.find((one) => one >= side) ?? SIDES.at(-1);
   }
 
-  async #load(tile, { layers, side }) {
+  async #load(tile, { layers, side, rank }) {
     const job = (tile.job = new AbortController());
+    tile.rank = rank;
     const { key } = tile.item;
     this.#running++;
     try {

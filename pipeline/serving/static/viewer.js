@@ -7,6 +7,8 @@ import * as words from "./words.js";
 const SIDES = [512, 1024, 2048, 4096]; // longest sides asked for; few, so that caches are hit
 const EXACT = 1_500_000; // pixels up to which PNG is asked for, beyond that WebP
 const PACE = 350; // ms between layers while a picture sharpens by itself
+const SMALL = 256; // longest side of a first layer that is only to bridge the time
+const LONG = 3000; // ms after which one is told that it is the server that takes so long
 
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
@@ -15,6 +17,7 @@ export class Viewer {
   #session = new AbortController(); // ends with the picture
   #wish = new AbortController(); // ends when another layer is wanted
   #urls = new Map(); // "layers@side" -> {url, got}: what has been loaded of this picture
+  #pending = ""; // the name of what is being loaded for the first pane
   #info = null;
   #touched = false; // somebody chose a layer: no more sharpening by itself
   #other = null; // what is in the second pane
@@ -25,6 +28,7 @@ export class Viewer {
     this.key = null; // of the open picture
     this.layers = 1;
     this.view = "single";
+    this.quick = Infinity; // layers that the server decodes quickly; all of them take it longer
     this.#stage = new Stage(parts.stage, parts.divider, { zoomed: () => this.#zoomed(), swiped: step });
     parts.viewer.addEventListener("cancel", (event) => {
       if (event.target !== parts.viewer) return;
@@ -74,7 +78,7 @@ export class Viewer {
     this.#touched = shown !== null;
     this.#setView(view);
     if (shown) await this.#show(shown);
-    else await this.#sharpen(session.signal);
+    else await this.#sharpen(session.signal, Boolean(preview?.url));
   }
 
   /** Closes the view; nothing more is loaded. */
@@ -112,22 +116,34 @@ export class Viewer {
   }
 
   /** Layer after layer, as they come, until all are there or somebody chooses. */
-  async #sharpen(signal) {
-    const all = this.#info.layers;
-    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-    for (let layers = calm ? all : 1; layers <= all; layers++) {
-      await this.#show(layers);
-      if (layers < all) await pause(PACE);
+  async #sharpen(signal, previewed) {
+    for (const { layers, side } of this.#steps(previewed)) {
+      await this.#show(layers, side);
+      if (signal.aborted || this.#touched) return;
+      if (this.#quickly() && layers < this.#info.layers) await pause(PACE);
       if (signal.aborted || this.#touched) return;
     }
   }
 
-  async #show(layers) {
+  /** What to load on the way. Where every step would take as long as all layers, there is but a first one. */
+  #steps(previewed) {
+    const { layers: all, width, height } = this.#info;
+    const last = { layers: all };
+    if (!this.#quickly()) return previewed ? [last] : [{ layers: 1, side: Math.max(width, height) >= 2 * SMALL ? SMALL : 0 }, last];
+    if (matchMedia("(prefers-reduced-motion: reduce)").matches) return [last];
+    return Array.from({ length: all }, (_, place) => ({ layers: place + 1 }));
+  }
+
+  #quickly() {
+    return this.quick >= this.#info.layers;
+  }
+
+  async #show(layers, side = this.#side()) {
     this.layers = layers;
     this.#figures();
     this.#wish.abort();
     const wish = (this.#wish = new AbortController());
-    const side = this.#side();
+    const name = (this.#pending = `${layers}@${side}`);
     try {
       const { url, got } = await this.#load(layers, side, wish.signal);
       const image = this.#image(url);
@@ -141,6 +157,8 @@ export class Viewer {
       this.#say("");
     } catch (error) {
       if (!wish.signal.aborted) this.#fail(error);
+    } finally {
+      if (this.#pending === name) this.#pending = "";
     }
   }
 
@@ -152,8 +170,10 @@ export class Viewer {
     const scale = side ? side / Math.max(width, height) : 1;
     const format = width * height * scale * scale <= EXACT ? "png" : "webp";
     const urls = this.#urls;
-    this.#say(this.layers > 1 ? `Loading layer ${layers}…` : "Loading…");
-    const got = await api.picture(this.key, { layers, side, format }, signal);
+    const said = this.layers > 1 ? `Loading layer ${layers}…` : "Loading…";
+    this.#say(said);
+    const slow = setTimeout(() => signal.aborted || this.#say(`${said} The server takes its time for this one.`), LONG);
+    const got = await api.picture(this.key, { layers, side, format }, signal).finally(() => clearTimeout(slow));
     const loaded = { url: URL.createObjectURL(got.blob), got };
     urls.set(name, loaded);
     return loaded;
@@ -178,7 +198,8 @@ export class Viewer {
         const [layers, have] = name.split("@").map(Number);
         return layers === this.layers && (!have || (side && have >= side));
       };
-      if (this.#info && this.#urls.size && ![...this.#urls.keys()].some(finer)) this.#show(this.layers);
+      const there = [...this.#urls.keys(), this.#pending];
+      if (this.#info && this.#urls.size && !there.some(finer)) this.#show(this.layers);
     }, 250);
   }
 
