@@ -20,10 +20,11 @@ def noise_pictures(count: int, side: int, seed: int = 0) -> torch.Tensor:
     return (smooth + torch.from_numpy(rng.normal(0, 4, smooth.shape))).clamp(0, 255).byte()
 
 
-def nested_model(seed: int = 0) -> NestedModel:
+def nested_model(seed: int = 0, config: NestedConfig | None = None, **network: int) -> NestedModel:
     """A tiny nested model whose network says something: its output layer is not zero."""
     torch.manual_seed(seed)
-    model = NestedModel(NestedConfig(band_rms=tuple(np.geomspace(6, 0.02, 192))), NETWORK)
+    config = config or NestedConfig(band_rms=tuple(np.geomspace(6, 0.02, 192)))
+    model = NestedModel(config, {**NETWORK, **network})
     model.start_from_statistics([noise_pictures(8, 64)])
     with torch.no_grad():
         model.network.head.normal_(std=0.05)

@@ -1,0 +1,216 @@
+"""Throws damaged and forged streams at the decoders and looks at what they do.
+
+    python tests/fuzz/streams.py --count 100000 --json docs/results/fuzz.json
+
+Every trial must end in CorruptStreamError (or UnknownModelError, where a header names another
+model or version) or in the right picture of the layers that are there, within a second of
+processor time and without taking more memory than four times what sound streams take. A stream
+whose checksums were repaired is a forgery: it may decode to any picture, but must not do worse.
+For a share of the trials the checks of symbols and tables are switched off as well, which is what a
+forger who computes them would reach.
+"""
+
+import argparse
+import faulthandler
+import gc
+import json
+import os
+import platform
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from unittest import mock
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import numpy as np
+import torch
+
+from codec import CorruptStreamError, EncodedImage, UnknownModelError, layered
+from tests.fuzz.mutations import Mutant, mutate
+from tests.fuzz.targets import Target, digest, tiny_targets
+
+SECONDS = 1.0  # of the processor
+MEMORY_FACTOR = 4
+GROWTH_MB = 64.0  # in one trial: pictures of 256x256 may be claimed by any header, and need memory
+SHOWN_EVERY = 1000
+HANG_SECONDS = 120  # of the clock: here the interpreter ends itself with a traceback
+FORGED_SHARE = 0.2
+# Slow ones get fewer trials.
+SHARES = {"nested": 0.4, "nested with a light first layer": 0.1, "cdc": 0.48, "universal": 0.02}
+
+
+class Failure(AssertionError):
+    """A decoder did what it must not do."""
+
+
+@dataclass
+class Report:
+    """What came out. Memory is what the process holds at most, and its growth in one trial."""
+
+    trials: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    repaired: int = 0
+    unchecked: int = 0
+    slowest_seconds: float = 0.0
+    normal_mb: float = 0.0
+    most_mb: float = 0.0
+    most_grown_mb: float = 0.0
+    failures: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Decoders that believe whatever symbols and tables they get."""
+    nothing = {"_check_symbols": mock.DEFAULT, "_check_tables": mock.DEFAULT}
+    with mock.patch.multiple(layered._LayerDecoder, **nothing):
+        yield
+
+
+def attempt(target: Target, mutant: Mutant, way: int) -> str:
+    """What decoding does, in a word. Raises Failure for what it must not do."""
+    try:
+        stream = EncodedImage.from_bytes(mutant.data, allow_truncated=bool(way & 1))
+        if way % 10 == 7:
+            target.codec.decode_small([stream], max_side=9)
+            return "preview"
+        if way % 10 == 8:
+            *_, (picture,) = [[None], *target.codec.decode_progressively([stream])]
+        else:
+            (picture,) = target.codec.decode([stream])
+    except (CorruptStreamError, UnknownModelError) as error:
+        return type(error).__name__
+    except BaseException as error:
+        raise Failure(f"{type(error).__name__}: {error}") from error
+    if mutant.repaired or not stream.layers or picture is None:
+        return "forgery"  # without layers nothing vouches for a header
+    right = target.pictures.get((stream.header, len(stream.layers)), frozenset())
+    if digest(picture) not in right:
+        raise Failure("an unmarked wrong picture")
+    return "right picture"
+
+
+def _memory(what: str) -> float:
+    """``VmHWM`` (peak) or ``VmRSS`` of this process in MB."""
+    with open("/proc/self/status") as status:
+        for line in status:
+            if line.startswith(what):
+                return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def _forget_peak() -> None:
+    with open("/proc/self/clear_refs", "w") as control:
+        control.write("5")
+
+
+def normal_memory(targets: Sequence[Target]) -> float:
+    """The most that the process holds, in MB, while it decodes sound streams."""
+    gc.collect()
+    _forget_peak()
+    for target in targets:
+        for stream in target.sound:
+            target.codec.decode([stream])
+    return _memory("VmHWM")
+
+
+def run(
+    targets: Sequence[Target],
+    count: int,
+    seed: int,
+    keep: Path | None = None,
+    show: Callable[[Report], None] = lambda report: None,
+) -> Report:
+    """``count`` trials of a ``seed``; files that fail go to ``keep``, progress to ``show``."""
+    rng, report = random.Random(seed), Report()
+    report.normal_mb = normal_memory(targets)
+    weights = [SHARES.get(target.name, 1.0) for target in targets]
+    while report.trials < count:
+        (target,) = rng.choices(targets, weights)
+        mutant = mutate(rng, target.sound)
+        forged = mutant.repaired and rng.random() < FORGED_SHARE / 0.5
+        way = rng.randrange(20)
+        report.trials += 1
+        report.repaired += mutant.repaired
+        report.unchecked += forged
+        _forget_peak()
+        before, start = _memory("VmRSS"), time.process_time()
+        faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
+        problem = ""
+        try:
+            if forged:
+                with unchecked():
+                    outcome = attempt(target, mutant, way)
+            else:
+                outcome = attempt(target, mutant, way)
+        except Failure as error:
+            outcome, problem = "FAILURE", str(error)
+        faulthandler.cancel_dump_traceback_later()
+        seconds, grown = time.process_time() - start, _memory("VmHWM") - before
+        report.outcomes[outcome] += 1
+        report.slowest_seconds = max(report.slowest_seconds, seconds)
+        report.most_mb = max(report.most_mb, _memory("VmHWM"))
+        report.most_grown_mb = max(report.most_grown_mb, grown)
+        if seconds > SECONDS:
+            problem += f" took {seconds:.1f} s"
+        if grown > GROWTH_MB or report.most_mb > MEMORY_FACTOR * report.normal_mb:
+            problem += f" took {grown:.0f} MB"
+        if problem:
+            name = f"seed {seed}, trial {report.trials}, {target.name}"
+            report.failures.append(f"{name}: {problem}")
+            if keep is not None:
+                keep.mkdir(parents=True, exist_ok=True)
+                (keep / f"{seed}-{report.trials}.strata").write_bytes(mutant.data)
+        if report.trials % SHOWN_EVERY == 0:
+            show(report)
+    return report
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--count", type=int, default=10_000, help="trials (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="write the report to this file")
+    parser.add_argument("--keep", type=Path, help="folder for streams that failed")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    start = time.process_time()
+
+    def show(report: Report) -> None:
+        told = {
+            **vars(report),
+            "seed": options.seed,
+            "processor_seconds": round(time.process_time() - start, 1),
+            "command": f"python tests/fuzz/streams.py --count {options.count}"
+            f" --seed {options.seed}",
+            "versions": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+            },
+        }
+        text = json.dumps(told, indent=1)
+        if report.trials == options.count:
+            print(text)
+        if options.json:
+            options.json.write_text(text + "\n")
+
+    with tempfile.TemporaryDirectory() as folder:
+        targets = list(tiny_targets(Path(folder)))
+        report = run(targets, options.count, options.seed, options.keep, show)
+    show(report)
+    return 1 if report.failures else 0
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""Codecs to throw damaged streams at: tiny models of every kind, and sound streams of theirs."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from codec import Codec, EncodedImage, load_codec, zoo
+from codec.uqdm.nested import NestedConfig
+from tests.codec.cdc.models import light_config, write_model
+from tests.codec.models import nested_model, noise_pictures
+from tests.codec.uqdm.test_first import with_first
+from tests.codec.uqdm.test_universal import small_codec
+from tests.fuzz import mutations
+
+
+@dataclass(frozen=True)
+class Target:
+    """A codec, sound streams of pictures of 20 to 64 pixels, and what each prefix decodes to.
+
+    ``pictures`` has hashes of pixels by header and number of layers.
+    """
+
+    name: str
+    codec: Codec
+    sound: tuple[EncodedImage, ...]
+    pictures: dict[tuple[bytes, int], frozenset[bytes]]
+
+    @classmethod
+    def of(cls, name: str, codec: Codec, sides: tuple[int, ...]) -> "Target":
+        originals: list[np.ndarray] = []
+        for seed, side in enumerate(sides):
+            smooth, *_ = noise_pictures(2, 64, seed).permute(0, 2, 3, 1).contiguous().numpy()
+            originals += [smooth[:side, :side], smooth[:side, : side - 5]]
+        originals.append(np.full_like(originals[0], 128))
+        sound = tuple(codec.encode([np.ascontiguousarray(x) for x in originals]))
+        found: dict[tuple[bytes, int], set[bytes]] = {}
+        for stream in sound:
+            for layers in range(1, len(stream.layers) + 1):
+                (picture,) = codec.decode([stream], layers=layers)
+                found.setdefault((stream.header, layers), set()).add(digest(picture))
+        mutations.MODELS[codec.model_id[:8]] = codec.model_id
+        return cls(name, codec, sound, {key: frozenset(these) for key, these in found.items()})
+
+
+def digest(picture: np.ndarray) -> bytes:
+    return hashlib.sha256(repr(picture.shape).encode() + picture.tobytes()).digest()
+
+
+def tiny_targets(folder: Path) -> Iterator[Target]:
+    """One of each kind; models are written to ``folder``."""
+    passes = ((("low", 0), ("high", 2)), (("all", 0), ("all", 1)), (("all", 2),))
+    config = NestedConfig(
+        levels=3, passes=passes, first_delta=1.0, band_rms=tuple(np.geomspace(6, 0.02, 192))
+    )
+    model = nested_model(config=config, blocks=1)
+    path = folder / "nested" / zoo.MODEL_FILE
+    zoo.write_model(path, model.model_config(archive_layers=3), model.export())
+    yield Target.of("nested", load_codec(path), (32, 24))
+    model = with_first()
+    path = folder / "first" / zoo.MODEL_FILE
+    zoo.write_model(path, model.model_config(), model.export())
+    yield Target.of("nested with a light first layer", load_codec(path), (32, 48))
+    cdc = write_model(folder / "cdc", light_config(unet=False))
+    yield Target.of("cdc", load_codec(cdc), (32, 64))
+    yield Target.of("universal", small_codec(folder / "universal"), (32,))
