@@ -51,7 +51,8 @@ def check_data_file(entry: Mapping[str, Any]) -> None:
     _check_file(name, entry, MAX_FILE_BYTES)
     index = entry.get("index")
     if index:
-        if index["path"] != f"index/{name}.parquet":
+        folder, _, file = str(index["path"]).partition("/")
+        if folder != "index" or not _NAME.fullmatch(file) or not file.endswith(".parquet"):
             raise ValueError(f"says that the index of {name} is at {index['path']!r:.80}")
         if not isinstance(index["key_min"], str) or not isinstance(index["key_max"], str):
             raise ValueError(f"says that {name} has keys that are no text")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from codec.errors import InvalidModelError
 from codec.images import unpack_alpha, write_image
 from pipeline import encoding, worker
 from pipeline.commit import Ledger, shard_name
@@ -192,8 +193,9 @@ def test_rows_that_get_lost_are_noticed(
 
 def test_a_damaged_model_copy_is_refused(make_dataset: Make, tmp_path: Path, toy: ToyCodec) -> None:
     dataset = make_dataset([str(write_tar(tmp_path / "x.tar", samples(1)))])
-    toy.model_id = "0" * 64
-    with pytest.raises(Exception, match="is damaged"):
+    copy = Path(dataset.url) / "models" / toy.model_id / "model.safetensors"
+    copy.write_bytes(copy.read_bytes() + b" and more")
+    with pytest.raises(InvalidModelError, match="is damaged"):
         dataset.codec()
 
 
