@@ -39,6 +39,8 @@ class Block:
 
     @classmethod
     def of(cls, table: pa.Table) -> "Block":
+        if table.column("key").null_count:  # nobody can ask for these
+            table = table.filter(table.column("key").is_valid())
         return cls(table, table.column("key").to_pylist())
 
     @property

@@ -12,7 +12,7 @@ from ..storage import Store
 from .blocks import Blocks, GroupBlocks, IndexBlocks
 from .cache import ByteCache
 from .claims import check_index_row
-from .datafiles import DataFile, UnknownKeyError, within
+from .datafiles import DamagedDataError, DataFile, UnknownKeyError, within
 from .index import BrokenIndexError, IndexEntry, Span
 from .ranges import AT_ONCE
 
@@ -112,6 +112,8 @@ def _is_text(key: str) -> bool:
 def _entry(file: DataFile, row: dict[str, Any]) -> IndexEntry:
     if "cumulative_bytes" in row:  # of a data file itself
         ends = [len(row["header"]), *(row["cumulative_bytes"] or ())]
+        if None in ends:
+            raise DamagedDataError(f"{file.path}: {row['key']!r} has layers of no size", row["key"])
         lengths = tuple(max(stop - start, 0) for start, stop in pairwise(ends))
         places: dict[str, Any] = {"offsets": (), "lengths": lengths, "crc32s": ()}
     else:

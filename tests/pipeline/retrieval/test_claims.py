@@ -1,7 +1,9 @@
 """What a plan, a manifest and an index say is looked at before anything is done with it."""
 
+import contextlib
 import json
 import warnings
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -180,3 +182,49 @@ def test_a_row_group_that_claims_too_much_is_not_read(
     monkeypatch.setattr("pipeline.retrieval.datafiles.MAX_GROUP_BYTES", 100)
     with pytest.raises(StrataError, match="claims to hold more"):
         list(open_dataset(str(folder)).read())
+
+
+ROWS = [
+    ("width", [-5, 0, 1 << 30]),
+    ("header", [b"", b"\x10", b"\xff" * 40]),
+    ("layers", [-1, 3000, None]),
+    ("cumulative_bytes", [[-5, 1, 2], [1 << 62] * 3, None]),
+    ("cumulative_bytes", [[1] * 99, [], [None, None, None]]),
+    ("psnr", [[float("nan")], [], None]),
+    ("key", ["a", "a", None]),
+    ("status", ["?", None, "bad"]),
+    ("layer_01", [b"", None, b"x" * 99]),
+]
+
+
+@pytest.mark.parametrize(("name", "values"), ROWS)
+def test_hostile_rows_are_read_or_refused_in_words(
+    folder: Path, name: str, values: list[Any]
+) -> None:
+    entry = json.loads((folder / MANIFEST).read_text())["files"][0]
+    path = folder / entry["path"]
+    table = pq.read_table(path)
+    kind = table.schema.field(name).type
+    hostile = table.set_column(
+        table.column_names.index(name), name, pa.array(values, kind)
+    ).replace_schema_metadata(table.schema.metadata)
+    path.unlink()
+    pq.write_table(hostile, path, compression="NONE", use_dictionary=False)
+    data = path.read_bytes()
+    footer = pq.read_metadata(path).serialized_size + 8
+    crc = zlib.crc32(data[-footer:])
+    told = {"bytes": len(data), "footer_bytes": footer, "footer_crc32": crc, "index": None}
+    edit(folder / MANIFEST, lambda manifest: manifest["files"][0].update(told))
+    dataset = open_dataset(str(folder))
+    ways: list[Callable[[], object]] = [
+        lambda: list(dataset.read()),
+        lambda: list(dataset.fetch(KEYS, missing="skip")),
+        lambda: list(dataset.fetch(["a"], 1, columns=["alpha", "original"])),
+        lambda: dataset.page(search="a"),
+        lambda: dataset.record("b"),
+        lambda: list(dataset.problems()),
+        lambda: [one.encoded.info for one in dataset.read()],
+    ]
+    for way in ways:
+        with contextlib.suppress(StrataError):
+            way()
