@@ -1,8 +1,8 @@
 """What killed and repeated jobs leave in a dataset's folder: find it, and remove it when asked.
 
-Only files that Strata names itself are looked at: data files and their indexes, commit records,
-temporaries of local writes, and uploads to S3 that were begun and never ended. Whatever the newest
-manifest lists stays.
+Only files that Strata names itself are looked at: data files and their indexes, maps of keys,
+commit records, temporaries of local writes, and uploads to S3 that were begun and never ended.
+Whatever the newest manifest lists stays.
 """
 
 import json
@@ -15,15 +15,19 @@ from typing import Any
 
 from .commit import COMMITS, generation_name, latest_manifest, manifest_name, split_generation
 from .filesystems import S3_PROTOCOLS, storage_errors
+from .retrieval.datafiles import DataFile
 from .retrieval.dataset import PLAN_NAME, DatasetError
 from .retrieval.index import FOLDER as INDEX
+from .retrieval.keymap import FOLDER as KEYS
+from .retrieval.keymap import key_map_path
 from .storage import Store
 
 DATA = "data"
 SUFFIX = ".parquet"  # of data files and of their indexes
 _OURS = re.compile(r"(.+-[0-9a-f]{12}(?:\.[1-9]\d*)?)\.parquet")  # as commit.shard_name makes them
 _PART = re.compile(r"\.[0-9a-f]{32}\.part")  # as Store makes them beside what they become
-_UPLOADED = re.compile(r"(data|index|commits|models/[^/]+)/[^/]+|[^/]+\.json")
+_MAP = re.compile(r"[0-9a-f]{32}\.bin")  # as keymap.key_map_path makes them
+_UPLOADED = re.compile(r"(data|index|keys|commits|models/[^/]+)/[^/]+|[^/]+\.json")
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,8 @@ def find_garbage(store: Store, older_than: float) -> list[Garbage]:
         )
     with storage_errors(store.url, "cannot be searched for garbage"):
         limit = _now(store) - older_than
-        found = [*_unrecorded(store), *_superseded(store), *_parts(store), *_uploads(store)]
+        found = [*_unrecorded(store), *_superseded(store), *_stale_maps(store)]
+        found += [*_parts(store), *_uploads(store)]
         return [item for item in found if item.modified <= limit]
 
 
@@ -110,6 +115,20 @@ def _superseded(store: Store) -> Iterator[Garbage]:
                         yield Garbage(f"{folder}/{data}", sizes[data], _SUPERSEDED, since)
 
 
+def _stale_maps(store: Store) -> Iterator[Garbage]:
+    """Maps of keys that were made of other files than the newest manifest lists."""
+    sizes, number = store.sizes(KEYS), latest_manifest(store)
+    if not sizes or not number:
+        return
+    manifest = json.loads(store.read(manifest_name(number)))
+    current = key_map_path([DataFile.of(entry) for entry in manifest["files"]])
+    since = store.modified(manifest_name(number))
+    for file, size in sizes.items():
+        path = f"{KEYS}/{file}"
+        if _MAP.fullmatch(file) and path != current:
+            yield Garbage(path, size, _SUPERSEDED, max(since, store.modified(path)))
+
+
 def _listed(store: Store) -> tuple[dict[str, str], float]:
     """The newest manifest's names by their shards' names, and when it was written."""
     number = latest_manifest(store)
@@ -126,7 +145,7 @@ def _parts(store: Store) -> Iterator[Garbage]:
         return
     models = store.fs.glob(store.path("models/*/"))
     folders = [path.rstrip("/").removeprefix(store.root).lstrip("/") for path in models]
-    for folder in ("", DATA, INDEX, COMMITS, *folders):
+    for folder in ("", DATA, INDEX, KEYS, COMMITS, *folders):
         for file, size in store.sizes(folder).items():
             if _PART.fullmatch(file):
                 path = f"{folder}/{file}".lstrip("/")

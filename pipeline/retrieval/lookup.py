@@ -14,6 +14,7 @@ from .cache import ByteCache
 from .claims import check_index_row
 from .datafiles import DamagedDataError, DataFile, UnknownKeyError, within
 from .index import BrokenIndexError, IndexEntry, Span
+from .keymap import BrokenMapError, KeyMap
 from .ranges import AT_ONCE
 
 
@@ -23,6 +24,8 @@ class Lookup:
     def __init__(self, store: Store, files: Sequence[DataFile], cache: ByteCache) -> None:
         self.store, self.files, self.cache = store, files, cache
         self._ignored: set[str] = set()  # indexes that are damaged
+        self._map: KeyMap | None = None
+        self._without_map = False  # there is none, or it is damaged
 
     def find(self, keys: Iterable[str]) -> dict[str, IndexEntry]:
         """The places of these keys, without those that no picture has.
@@ -32,12 +35,19 @@ class Lookup:
         left = sorted({key for key in keys if _is_text(key)})
         found: dict[str, IndexEntry] = {}
         candidates = [file for file in self.files if file.ok and within(left, file.key_bounds)]
+        mapped = self._mapped(left) if len(candidates) > AT_ONCE else None
+        if mapped is not None:
+            candidates = [file for file in candidates if file.name in mapped]
         # File by file in the dataset's order, some at once, until all are found.
         for start in range(0, len(candidates), AT_ONCE):
-            files = [
-                one for one in candidates[start : start + AT_ONCE] if within(left, one.key_bounds)
-            ]
-            for entries in self._find_in(files, left):
+            asked = []
+            for file in candidates[start : start + AT_ONCE]:
+                keys = within(left, file.key_bounds)
+                if mapped is not None:
+                    keys = [key for key in mapped[file.name] if key not in found]
+                if keys:
+                    asked.append((file, keys))
+            for entries in self._find_in(asked):
                 for key, entry in entries.items():
                     found.setdefault(key, entry)
             left = [key for key in left if key not in found]
@@ -45,14 +55,32 @@ class Lookup:
                 break
         return found
 
+    def _mapped(self, keys: Sequence[str]) -> dict[str, list[str]] | None:
+        """Which files may have which of the keys, if the dataset has a map of them."""
+        if self._without_map:
+            return None
+        self._map = self._map or KeyMap(self.store, self.files)
+        found = None
+        try:
+            found = self._map.files_with(keys)
+        except BrokenMapError as error:
+            warnings.warn(
+                f"{self.store.url}: {error}: keys are looked up without it, which takes longer; "
+                "index_keys.py makes it anew",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        self._without_map = found is None
+        return found
+
     def _find_in(
-        self, files: Sequence[DataFile], keys: Sequence[str]
+        self, asked: Sequence[tuple[DataFile, Sequence[str]]]
     ) -> Iterable[dict[str, IndexEntry]]:
-        waiting = [file for file in files if not self._blocks(file).ready(keys)]
+        waiting = [one for one in asked if not self._blocks(one[0]).ready(one[1])]
         if len(waiting) < 2:
-            return [self.find_in_file(file, keys) for file in files]
+            return [self.find_in_file(*one) for one in asked]
         with ThreadPoolExecutor(len(waiting)) as pool:
-            return list(pool.map(lambda file: self.find_in_file(file, keys), files))
+            return list(pool.map(lambda one: self.find_in_file(*one), asked))
 
     def find_in_file(self, file: DataFile, keys: Sequence[str]) -> dict[str, IndexEntry]:
         """The places of those of the sorted ``keys`` that are in one file."""
