@@ -30,6 +30,7 @@ from .ranges import RangeFile, ShortReadError, read_range
 T = TypeVar("T")
 
 _END = 8  # bytes behind Parquet's footer: its length and the magic number
+_MEND = "verify_dataset.py --repair makes it anew"
 _PARSED = 8  # a footer in memory takes some times its size in the file
 Bounds = tuple[str, str]  # the lowest and the highest key
 
@@ -130,10 +131,10 @@ class OpenFile:
         if int.from_bytes(tail[-_END:-4], "little") + _END != len(tail):
             raise DamagedDataError(
                 f"{self.url}: its footer is not where the manifest says: the file is damaged or "
-                "was replaced"
+                f"was replaced: {_MEND}"
             )
         if zlib.crc32(tail) != file.record.get("footer_crc32", zlib.crc32(tail)):
-            raise DamagedDataError(f"{self.url}: its footer is damaged")
+            raise DamagedDataError(f"{self.url}: its footer is damaged: {_MEND}")
         with self._reading("its footer"):
             return pq.read_metadata(io.BytesIO(tail))
 
@@ -180,12 +181,13 @@ class OpenFile:
             yield
         except FileNotFoundError as error:
             raise DatasetError(
-                f"{self.url}: the manifest lists this file, but it is gone"
+                f"{self.url}: the manifest lists this file, but it is gone: open the dataset "
+                f"again; if it stays gone, {_MEND}"
             ) from error
         except Exception as error:  # stores have exceptions of many kinds
             if is_damage(error):
                 raise DamagedDataError(
-                    f"{self.url}: {part} is damaged: {describe(error)}"
+                    f"{self.url}: {part} is damaged: {describe(error)}: {_MEND}"
                 ) from error
             with storage_errors(self.url, "cannot be read"):
                 raise
