@@ -1,38 +1,132 @@
-"""What computing on a device needs: arithmetic that is always the same, and enough memory."""
+"""What computing on a device needs: arithmetic that is as exact as can be, and enough memory.
 
-from collections.abc import Iterator
+Users set torch to trade precision for speed: TF32, bfloat16 products, autocast. None of that may
+reach a network on whose numbers encoder and decoder must agree.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import Any
 
-# Torch takes seconds to import, and the drivers of jobs, which import this too, compute nothing:
-# each function here imports it when it is called.
-if TYPE_CHECKING:
-    from torch import device as Device
+import torch
+
+_Setting = tuple[Callable[[], Any], Callable[[Any], None], Any]  # get, set, what we need
 
 
-@contextmanager
-def full_precision(device: "Device") -> Iterator[None]:
-    """On CUDA: full float32 (no TF32), and the same kernels each time."""
-    import torch
+class _Settings:
+    """Settings of the whole process, ours while anybody is inside, the user's otherwise."""
 
-    if device.type != "cuda":
-        yield
-        return
-    with torch.backends.cudnn.flags(
-        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-    ):
-        allowed = torch.backends.cuda.matmul.allow_tf32
-        torch.backends.cuda.matmul.allow_tf32 = False
+    def __init__(self, *settings: _Setting) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._users: list[Any] = []
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            if not self._inside:
+                # Each is read just before it is set: some hide what is stored in others.
+                self._users = []
+                for get, put, ours in self._settings:
+                    self._users.append(get())
+                    put(ours)
+            self._inside += 1
         try:
             yield
         finally:
-            torch.backends.cuda.matmul.allow_tf32 = allowed
+            with self._lock:
+                self._inside -= 1
+                if not self._inside:
+                    for (_, put, _), user in zip(
+                        reversed(self._settings), reversed(self._users), strict=True
+                    ):
+                        put(user)
+
+
+def _attribute(owner: Any, name: str, ours: Any) -> _Setting:
+    return (lambda: getattr(owner, name), lambda value: setattr(owner, name, value), ours)
+
+
+def _older(get: Callable[[], Any], put: Callable[[str], None], last: Any) -> Callable[[], Any]:
+    """Reads a setting of torch's older API, though the newer one says something else.
+
+    Torch refuses to while the two contradict each other, so ``put`` sets the newer one to what
+    agrees with one possible answer after the other.
+    """
+
+    def read() -> Any:
+        for precision in ("ieee", "tf32"):
+            put(precision)
+            try:
+                return get()
+            except RuntimeError:
+                continue
+        return last
+
+    return read
+
+
+def _float32() -> list[_Setting]:
+    """Settings that make float32 products float32. What has 16 bits is never computed with here."""
+    backends: Any = torch.backends
+    cudnn, matmul = backends.cudnn, backends.cuda.matmul
+
+    def put_matmuls(precision: str) -> None:
+        matmul.fp32_precision, backends.mkldnn.matmul.fp32_precision = precision, "ieee"
+
+    def put_cudnn(precision: str) -> None:
+        cudnn.conv.fp32_precision = cudnn.rnn.fp32_precision = precision
+
+    def put_older_cudnn(allowed: bool) -> None:
+        cudnn.allow_tf32 = allowed
+        put_cudnn("tf32" if allowed else "ieee")
+
+    put_older_matmul = torch.set_float32_matmul_precision
+    get_older_matmul = torch.get_float32_matmul_precision
+    others = [_attribute(cudnn, "benchmark", False), _attribute(cudnn, "deterministic", True)]
+    if not hasattr(backends, "fp32_precision"):  # before torch 2.9
+        older = [_attribute(cudnn, "allow_tf32", False)]
+        return [(get_older_matmul, put_older_matmul, "highest"), *older, *others]
+    newer = [_attribute(owner, "fp32_precision", "none") for owner in (backends, cudnn)]
+    owners = (matmul, backends.mkldnn.matmul, backends.mkldnn.conv, cudnn.conv, cudnn.rnn)
+    newer += [_attribute(owner, "fp32_precision", "ieee") for owner in owners]
+    return [
+        *newer,
+        (_older(get_older_matmul, put_matmuls, "medium"), put_older_matmul, "highest"),
+        (_older(lambda: cudnn.allow_tf32, put_cudnn, True), put_older_cudnn, False),
+        *others,
+    ]
+
+
+_full_precision = _Settings(*_float32())
+without_cudnn = _Settings(_attribute(torch.backends.cudnn, "enabled", False))
+without_mkldnn = _Settings(_attribute(torch.backends.mkldnn, "enabled", False))
+
+
+@contextmanager
+def full_precision(device: torch.device | str, *, cudnn: bool = True) -> Iterator[None]:
+    """float32 is float32, whatever torch's settings and autocast say, and the same kernels run.
+
+    Settings are the whole process's: other threads that compute meanwhile have ours, too. The
+    user's are back once the last thread has left.
+
+    Args:
+        cudnn: whether cuDNN may run convolutions; some of its kernels (Winograd's, Fourier's) are
+            fast and add up to far larger errors than others.
+    """
+    kind = torch.device(device).type
+    with _full_precision(), torch.autocast(kind, enabled=False):
+        if cudnn or kind != "cuda":
+            yield
+        else:
+            with without_cudnn():
+                yield
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a computation failed for lack of memory, on the device or in the machine."""
-    import torch
-
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     # torch's allocator for the CPU raises a plain RuntimeError
@@ -41,7 +135,5 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def release_memory() -> None:
     """Give back what torch keeps of the device's memory for later use."""
-    import torch
-
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from ..base import Purpose
+from ..devices import full_precision
 from ..errors import InvalidModelError
 from ..layered import LayeredCodec
 from .nested_scheme import NestedScheme
@@ -52,7 +53,8 @@ class UQDMCodec(LayeredCodec):
 
     def sample(self, height: int, width: int, count: int = 1, *, seed: int = 0) -> list[np.ndarray]:
         """Unconditional samples of the model, ``(height, width, 3) uint8`` each."""
-        return self.scheme.sample(height, width, count, seed=seed)
+        with full_precision(self.device):
+            return self.scheme.sample(height, width, count, seed=seed)
 
 
 def load(
