@@ -11,7 +11,7 @@ Header (everything little-endian; ``varint`` is LEB128)::
 Layer::
 
     uint32  crc32 of (model id || header || layer number || all that follows)
-    varint  length || protection        only with flag bit 0 (see portable.py)
+    varint  length || protection        only with flag bit 0 (see protection.py)
     uint16  check of the table indices  crc32 >> 16 of what shaped the entropy coder's tables
     uint16  check of the symbols        crc32 >> 16 of what came out of it
     bytes   entropy-coded words

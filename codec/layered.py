@@ -14,14 +14,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from . import bitstream, entropy, resizing
 from .base import Codec, EncodedImage
+from .devices import full_precision
 from .errors import CorruptStreamError, UnknownModelError
-from .scheme import Choice, LayerSymbols, Scheme
+from .protection import Restorer
+from .scheme import Choice, LayerSymbols, ProtectedScheme, Scheme
 
 # A header may claim any size. Above the first of these, layer 0 must have half of the bits that the
 # likeliest symbols alone would take, less the second, before memory is allocated for the picture.
@@ -98,7 +100,9 @@ class LayeredCodec(Codec):
             batch = [np.ascontiguousarray(images[i]) for i in chosen]
             headers = [self._header(image) for image in batch]
             ids = [bitstream.unpack_header(h).stream_id or 0 for h in headers]
-            yield _Batch(chosen, headers, self.scheme.encode(batch, ids, layers, **options))
+            with full_precision(self.device):
+                streams = self.scheme.encode(batch, ids, layers, **options)
+            yield _Batch(chosen, headers, streams)
 
     def _pack_batch(self, batch: "_Batch") -> dict[int, EncodedImage]:
         """What the entropy coder has to do; streams by the pictures' positions."""
@@ -112,7 +116,8 @@ class LayeredCodec(Codec):
         """Ideal length in bits of each layer of a picture under the model's tables."""
         self.check_options("encode", options)
         stream_id = bitstream.unpack_header(self._header(image)).stream_id or 0
-        (stream,) = self.scheme.encode([image], [stream_id], self.num_layers, **options)
+        with full_precision(self.device):
+            (stream,) = self.scheme.encode([image], [stream_id], self.num_layers, **options)
         return [sum(entropy.cross_entropy(*part) for part in symbols.parts()) for symbols in stream]
 
     def _header(self, image: np.ndarray) -> bytes:
@@ -121,8 +126,9 @@ class LayeredCodec(Codec):
             # of the pixels, so that the same picture gives the same file
             stream_id = int.from_bytes(hashlib.sha256(image.tobytes()).digest()[:4], "little")
         height, width = image.shape[:2]
+        protected = self.scheme.protected
         return bitstream.pack_header(
-            bitstream.StreamHeader(self.codec, width, height, self.model_id, stream_id)
+            bitstream.StreamHeader(self.codec, width, height, self.model_id, stream_id, protected)
         )
 
     def _pack(self, header: bytes, number: int, symbols: LayerSymbols) -> bytes:
@@ -130,6 +136,7 @@ class LayeredCodec(Codec):
             entropy.encode(symbols.parts()),
             bitstream.check16(symbols.index_bytes()),
             bitstream.check16(symbols.symbol_bytes()),
+            symbols.protection,
         )
         return bitstream.pack_layer(self.model_id, header, number, layer)
 
@@ -144,7 +151,7 @@ class LayeredCodec(Codec):
         for group in self._groups(encoded, layers):
             for layer in range(group.layers):
                 self._unpack(group.state, layer, group.streams)
-            pictures = self.scheme.reconstruct(group.state, group.layers, **options)
+            pictures = self._reconstruct(group.state, group.layers, **options)
             for i, picture in zip(group.chosen, pictures, strict=True):
                 out[i] = picture
         return [picture for picture in out if picture is not None]
@@ -167,12 +174,17 @@ class LayeredCodec(Codec):
             info = group.streams[0].info
             size = resizing.fit(info.height, info.width, max_side)
             if size == (info.height, info.width):
-                pictures = self.scheme.reconstruct(group.state, group.layers, **options)
+                pictures = self._reconstruct(group.state, group.layers, **options)
             else:
-                pictures = self._reconstruct_small(group.state, group.layers, size, **options)
+                with full_precision(self.device):
+                    pictures = self._reconstruct_small(group.state, group.layers, size, **options)
             for i, picture in zip(group.chosen, pictures, strict=True):
                 out[i] = picture
         return [picture for picture in out if picture is not None]
+
+    def _reconstruct(self, state: Any, layers: int, **options: Any) -> list[np.ndarray]:
+        with full_precision(self.device):
+            return self.scheme.reconstruct(state, layers, **options)
 
     def _reconstruct_small(
         self, state: Any, layers: int, size: tuple[int, int], **options: Any
@@ -190,7 +202,7 @@ class LayeredCodec(Codec):
         shown: list[Any] = [None] * len(encoded)
 
         def show(group: _Group, layers: int) -> None:
-            pictures = self.scheme.reconstruct(group.state, layers, **options)
+            pictures = self._reconstruct(group.state, layers, **options)
             for i, picture in zip(group.chosen, pictures, strict=True):
                 shown[i] = picture
 
@@ -238,7 +250,8 @@ class LayeredCodec(Codec):
                 f"the stream was written by {header.codec} model {header.model}..., "
                 f"not by {self.name} ({self.model_id[:8]}...)"
             )
-        if (header.stream_id is not None) != self.scheme.uses_stream_id:
+        flags = header.stream_id is not None, header.protected
+        if flags != (self.scheme.uses_stream_id, self.scheme.protected):
             raise CorruptStreamError("the stream's header does not fit its model")
         if len(encoded.layers) > self.num_layers:
             raise CorruptStreamError(
@@ -257,12 +270,14 @@ class LayeredCodec(Codec):
             )
         if layers and width * height > _UNSUSPICIOUS_PIXELS:
             nbytes = len(encoded.layers[0])
-            if self.scheme.least_bits(height, width) > 16 * nbytes + _SPARE_BITS:
+            with full_precision(self.device):
+                least = self.scheme.least_bits(height, width)
+            if least > 16 * nbytes + _SPARE_BITS:
                 raise CorruptStreamError(f"{claim}, but layer 0 has only {nbytes} bytes", 0)
 
     def _unpack(self, state: Any, number: int, batch: Sequence[EncodedImage]) -> None:
         """Decode layer ``number`` of every stream of a batch into ``state``."""
-        with _naming_layer(number):
+        with _naming_layer(number), full_precision(self.device):
             packed = [
                 bitstream.unpack_layer(self.model_id, stream.header, number, stream.layers[number])
                 for stream in batch
@@ -271,7 +286,10 @@ class LayeredCodec(Codec):
             passes = self.scheme.passes(number)
             for part in range(passes):
                 last = part == passes - 1
-                choices = self.scheme.choices(state, number, part)
+                if self.scheme.protected:
+                    choices = _restored(cast(ProtectedScheme, self.scheme), state, number, packed)
+                else:
+                    choices = self.scheme.choices(state, number, part)
                 symbols = [
                     decoder.decode(choice, last)
                     for decoder, choice in zip(decoders, choices, strict=True)
@@ -299,6 +317,34 @@ class _Group:
     streams: list[EncodedImage]
     layers: int
     state: Any
+
+
+def _restored(
+    scheme: ProtectedScheme, state: Any, number: int, packed: Sequence[bitstream.Layer]
+) -> list[Choice]:
+    """The encoder's choices in a layer: of this device corrected, in float64 where that fails."""
+    for again in (True, False):
+        restorers = [Restorer(layer.protection) for layer in packed]
+        choices = scheme.choices(state, number, 0, restorers)
+        wrong = []
+        for i, (layer, restorer) in enumerate(zip(packed, restorers, strict=True)):
+            restorer.finish()
+            if restorer.failed or bitstream.check16(choices[i].check_bytes()) != layer.index_check:
+                wrong.append(i)
+        if not wrong:
+            break
+        if not again:
+            raise _other_probabilities(number)
+        scheme.recompute(state, number, wrong)
+    return choices
+
+
+def _other_probabilities(number: int) -> CorruptStreamError:
+    return CorruptStreamError(
+        f"layer {number}: this device computes other probabilities than the encoder's did; "
+        "the layers before it still decode",
+        number,
+    )
 
 
 class _LayerDecoder:
@@ -333,11 +379,7 @@ class _LayerDecoder:
 
     def _check_tables(self) -> None:
         if bitstream.check16(*self._index) != self._layer.index_check:
-            raise CorruptStreamError(
-                f"layer {self._number}: this device computes other probabilities than the "
-                "encoder's did; the layers before it still decode",
-                self._number,
-            )
+            raise _other_probabilities(self._number)
 
 
 @contextmanager

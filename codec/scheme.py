@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .entropy import Tables
+from .protection import Settle
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,14 @@ class Choice:
 
 @dataclass(frozen=True)
 class LayerSymbols:
-    """One layer of one picture, ready for the entropy coder: a choice and its symbols per pass."""
+    """One layer of one picture, ready for the entropy coder: a choice and its symbols per pass.
+
+    ``protection`` helps decoders to find the choices' indices (protection.py).
+    """
 
     choices: tuple[Choice, ...]
     symbols: tuple[np.ndarray, ...]
+    protection: bytes = b""
 
     def parts(self) -> list[tuple[np.ndarray, np.ndarray, Tables]]:
         """``(symbols, index, tables)`` of each pass, as ``entropy.encode`` takes them."""
@@ -78,6 +83,8 @@ class Scheme(Protocol):
         num_layers: layers of a complete stream.
         archive_layers: layers worth storing when exactness is not asked for.
         uses_stream_id: whether the scheme draws a shared dither, keyed by the stream's id.
+        protected: whether its indices come out of floats, so that layers carry protection bytes; it
+            is a ``ProtectedScheme`` then.
         batch_pixels: pictures handed over at once hold at most this many pixels, unless it is a
             single one: bounds memory, not results.
     """
@@ -85,6 +92,7 @@ class Scheme(Protocol):
     num_layers: int
     archive_layers: int
     uses_stream_id: bool
+    protected: bool
     batch_pixels: int
 
     def encode(
@@ -134,4 +142,22 @@ class Scheme(Protocol):
 
         ``layers`` are those that the state has seen, 0 for a state that was just started.
         """
+        ...
+
+
+class ProtectedScheme(Scheme, Protocol):
+    """A scheme of which another device may round some numbers the other way.
+
+    Its layers have one pass each, or none: the check of a layer's indices, which covers all of it,
+    is compared before a symbol is decoded.
+    """
+
+    def choices(
+        self, state: Any, layer: int, number: int, settle: Sequence[Settle] | None = None
+    ) -> list[Choice]:
+        """The tables of a layer; each picture's ``settle`` decides on its grid indices."""
+        ...
+
+    def recompute(self, state: Any, layer: int, pictures: Sequence[int]) -> None:
+        """Let the next ``choices`` of this layer compute these pictures' parameters in float64."""
         ...

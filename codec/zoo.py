@@ -8,6 +8,7 @@ on from.
     python -m codec.zoo list
     python -m codec.zoo show NAME_OR_PATH
     python -m codec.zoo import DIR_OR_FILE --out MODEL_DIR
+    python -m codec.zoo calibrate NAME_OR_PATH --data SHARD.tar ...
 """
 
 import argparse
@@ -15,8 +16,9 @@ import hashlib
 import importlib
 import json
 import os
+import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,9 +122,15 @@ def write_model(
     partial.chmod(0o644)  # safetensors writes for the owner alone
     os.replace(partial, path)
     if card is not None:
-        partial.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n")
-        os.replace(partial, card_file(path))
+        write_card(path, card)
     return model_id(path)
+
+
+def write_card(path: Path, card: Mapping[str, Any]) -> None:
+    """Write the card of a model file, whole."""
+    partial = path.with_name(f".{CARD_FILE}.{os.getpid()}")
+    partial.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n")
+    os.replace(partial, card_file(path))
 
 
 def load_codec(name_or_path: str | Path, device: str = "cpu") -> Codec:
@@ -136,19 +144,9 @@ def load_codec(name_or_path: str | Path, device: str = "cpu") -> Codec:
         raise InvalidModelError(
             f"{path} is of codec {config.get('codec')!r}; this release has {', '.join(_CODECS)}"
         )
-    return codec_of(path, model_id(path), config, tensors, device)
-
-
-def codec_of(
-    path: Path, id: str, config: dict[str, Any], tensors: dict[str, "Tensor"], device: str
-) -> Codec:
-    """The codec of a model file's content. Raises InvalidModelError where it makes none."""
     name = path.parent.name if path.name == MODEL_FILE else path.stem
     module = importlib.import_module(_CODECS[config["codec"]])
-    try:
-        codec: Codec = module.load(name, path, id, config, tensors, device)
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        raise InvalidModelError(f"{path} is not a {config['codec']} model: {error!r}") from error
+    codec: Codec = module.load(name, path, model_id(path), config, tensors, device)
     return codec
 
 
@@ -171,9 +169,54 @@ def _import(source: Path, out: Path, learned_schedule: bool) -> None:
             raise InvalidModelError(f"{source} is a checkpoint of CDC, which learns no schedule")
         config, tensors = cdc_authors.import_model(source)
     else:
+        from . import calibration
+        from .uqdm.universal import UniversalScheme
+
         config, tensors = uqdm_authors.load(source, learned_schedule=learned_schedule)
         card["learned_schedule"] = learned_schedule
+        calibrated = calibration.quick(UniversalScheme(config, tensors, "cpu"))
+        tensors["guards"] = calibrated.guards
+        card["calibration"] = calibrated.card()
     print(f"{out / MODEL_FILE}: id {write_model(out / MODEL_FILE, config, tensors, card)}")
+
+
+def _calibrate(
+    name: str, data: Sequence[Path], count: int, safety: float, out: Path | None, device: str
+) -> None:
+    """Measure a model; write its guards into its file, or into ``out``, and all into the card."""
+    from . import calibration
+    from .training_data import read_shards
+    from .uqdm.universal import UniversalScheme
+
+    path = model_file(name)
+    target = path if out is None else out / MODEL_FILE
+    found: list[Any] = []
+    for shard in data:
+        with shard.open("rb") as stream:
+            pictures = read_shards([(shard.name, stream)], calibration.SIDE)
+        found += calibration.squares(pictures.take(len(pictures)), count - len(found))
+    if data and not found:
+        raise InvalidModelError(f"no picture of {calibration.SIDE}x{calibration.SIDE} in the data")
+    found = found or calibration.made_up(count)
+    codec = load_codec(path, device)
+    scheme = getattr(codec, "scheme", None)
+    card = read_card(path)
+    if isinstance(scheme, UniversalScheme):
+        calibrated = calibration.calibrate(scheme, found, safety)
+        config, tensors = read_model(path)
+        card["calibration"] = calibrated.card()
+        written = write_model(target, config, {**tensors, "guards": calibrated.guards}, card)
+    else:
+        card["calibration"] = calibration.verify_exact(codec, found)
+        written = codec.model_id  # nothing is to be stored, so the file stays what it is
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
+        write_card(target, card)
+    print(json.dumps(card["calibration"]))
+    print(f"{target}: id {written}")
+    if written != codec.model_id:
+        print(f"streams written with the model {codec.model_id} need that one's file")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -191,12 +234,37 @@ def main(arguments: list[str] | None = None) -> int:
         help="use the noise schedule that training learnt, where the checkpoint's average has it: "
         "fewer bits, but the authors' published figures are for the configured one",
     )
+    measure = commands.add_parser(
+        "calibrate",
+        help="measure a model's float noise and store its guards, or prove that it has none",
+    )
+    measure.add_argument("model", help="shipped name, directory or file")
+    measure.add_argument(
+        "--data", type=Path, nargs="+", default=[], help="tars of pictures; default: made-up ones"
+    )
+    measure.add_argument("--pictures", type=int, default=16, help="how many (default: 16)")
+    measure.add_argument(
+        "--safety", type=float, default=4.0, help="guards in largest differences (default: 4)"
+    )
+    measure.add_argument("--out", type=Path, metavar="MODEL_DIR", help="default: in place")
+    measure.add_argument("--device", default="cpu")
     options = parser.parse_args(arguments)
     try:
         if options.command == "list":
             print("\n".join(list_models()))
         elif options.command == "show":
             _show(options.model)
+        elif options.command == "calibrate":
+            if options.pictures < 1 or options.safety < 1:
+                parser.error("--pictures and --safety must be at least 1")
+            _calibrate(
+                options.model,
+                options.data,
+                options.pictures,
+                options.safety,
+                options.out,
+                options.device,
+            )
         else:
             _import(options.source, options.out, options.learned_schedule)
     except StrataError as error:

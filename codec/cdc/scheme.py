@@ -72,6 +72,7 @@ class CDCScheme:
     """A CDC model on one device."""
 
     uses_stream_id = False
+    protected = False  # exact integers choose the tables
     batch_pixels = 1 << 21
 
     def __init__(

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from ..entropy import Tables
+from ..protection import Rounded, Settle, as_computed
 from ..scheme import Choice
 
 Prior = Literal["logistic", "gaussian"]
@@ -30,6 +31,19 @@ _FRACTIONS = (4, 128)
 # Tables that all have this many symbols are coded several times faster (entropy.py), and that is
 # enough for deviations up to the limit: beyond it too much would escape.
 _UNIFORM_REACH, _UNIFORM_LIMIT = 15, 6.5
+
+
+@dataclass(frozen=True)
+class Guard:
+    """How far apart two devices' parameters may be, at most (see protection.py).
+
+    Attributes:
+        mean: in units of the step.
+        scale: in units of the scale itself.
+    """
+
+    mean: float
+    scale: float
 
 
 @dataclass(frozen=True)
@@ -58,15 +72,46 @@ class Grid:
         begin = np.cumsum(self.fractions) - self.fractions
         object.__setattr__(self, "_begin", begin)
 
-    def choose(self, mean: np.ndarray, scale: np.ndarray) -> Choice:
-        """Tables for means and scales, both ``(n,) float64`` in units of the step."""
+    def choose(
+        self,
+        mean: np.ndarray,
+        scale: np.ndarray,
+        guard: Guard | None = None,
+        settle: Settle = as_computed,
+    ) -> Choice:
+        """Tables for means and scales, both ``(n,) float64`` in units of the step.
+
+        With a guard, ``settle`` decides on the rows of the scales, and after them on the means'
+        points. A guard of 0 leaves nothing to decide.
+        """
         row = np.searchsorted(self.edges, scale)
+        if guard is not None and guard.scale and len(self.edges):
+            row = settle(self._rounded_rows(row, scale, guard.scale))
         fractions = self.fractions[row]
-        bounded = np.nan_to_num(mean).clip(-_LARGEST_MEAN, _LARGEST_MEAN)
-        point = np.floor(bounded * fractions + 0.5).astype(np.int64)
+        fine = np.nan_to_num(mean).clip(-_LARGEST_MEAN, _LARGEST_MEAN) * fractions
+        point = np.floor(fine + 0.5).astype(np.int64)
+        if guard is not None and guard.mean:
+            above = fine - point  # -1/2 .. 1/2
+            other = point + np.where(above < 0, -1, 1)
+            distance = (0.5 - np.abs(above)) / (guard.mean * fractions)
+            point = settle(Rounded(point, other, distance))
         offset = point // fractions
         index = self._begin[row] + point - offset * fractions
         return Choice(index.astype(np.int32), self.tables, offset.astype(np.int32))
+
+    def _rounded_rows(self, row: np.ndarray, scale: np.ndarray, guard: float) -> Rounded:
+        below = np.abs(scale / self.edges[np.maximum(row - 1, 0)] - 1)
+        above = np.abs(scale / self.edges[np.minimum(row, len(self.edges) - 1)] - 1)
+        upwards = (above < below) | (row == 0)
+        other = row + np.where(upwards, 1, -1)
+        return Rounded(row, other, np.minimum(below, above) / guard)
+
+    def check_guard(self, guard: Guard) -> None:
+        """Raises ValueError unless at most one boundary is within any number's reach."""
+        widest = max(guard.mean * self.fractions.max(), 0.0)
+        rows = np.diff(np.log(self.edges)).min() if len(self.edges) > 1 else np.inf
+        if not (0 <= guard.mean and widest <= 0.25 and 0 <= guard.scale <= rows / 4):
+            raise ValueError(f"{guard} is too wide for the grid")
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """The arrays a model file stores."""

@@ -64,6 +64,7 @@ class NestedScheme:
     """
 
     uses_stream_id = False
+    protected = False  # exact integers choose the tables
     batch_pixels = BATCH_PIXELS
 
     def __init__(

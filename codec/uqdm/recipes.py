@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .. import calibration
 from ..errors import InvalidModelError
 from ..trainable import Recipe, Trainable, TrainingFile
 from ..training import TrainingConfig
@@ -21,6 +22,7 @@ from .counting import count_tables
 from .nested import NestedConfig, to_bands
 from .nested_model import NestedModel, NestedObjective
 from .nested_scheme import NestedScheme
+from .universal import UniversalScheme
 from .universal_model import UniversalConfig, UniversalModel
 
 _STATISTICS = 128  # crops counted to start a nested model from
@@ -78,10 +80,16 @@ class UQDMTrainable(Trainable):
     """A UQDM model with its loss."""
 
     def tensors(self, counted_on: Sequence[np.ndarray] = ()) -> dict[str, Tensor]:
-        """See ``Trainable.tensors``; counted are a nested model's tables."""
+        """See ``Trainable.tensors``.
+
+        Counted are a nested model's tables, measured a universal one's guards.
+        """
         assert isinstance(self.model, NestedModel | UniversalModel)
         tensors = self.model.export()
-        if counted_on and isinstance(self.model, NestedModel):
+        if isinstance(self.model, UniversalModel):
+            universal = UniversalScheme(self.config, tensors, "cpu")
+            return tensors | {"guards": calibration.quick(universal, counted_on).guards}
+        if counted_on:
             scheme = NestedScheme(self.config, tensors, "cpu")
             counted = count_tables(scheme, counted_on)
             tensors |= {name: torch.from_numpy(array) for name, array in counted.items()}

@@ -7,9 +7,11 @@ Each layer is one diffusion step z_t -> z_s (Yang, Will, Mandt 2025)::
     both      table of k  <-  grid  <-  prior mean and scale  <-  network(z_t)
 
 The last layer codes the pixels themselves given z_0. The network only ever chooses tables; it never
-enters the latents, so its float noise cannot accumulate from layer to layer.
+enters the latents, so its float noise cannot accumulate from layer to layer. Where another device
+would choose other tables, protection bytes correct it (protection.py), if the model has guards.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,49 +23,41 @@ from torch import Tensor
 from .. import dither
 from ..errors import CorruptStreamError, InvalidModelError
 from ..modelfiles import build
+from ..protection import Protector, Settle, as_computed
 from ..scheme import Choice, LayerSymbols
 from . import diffusion, tiles
-from .diffusion import Step
-from .grid import Grid
+from .grid import Grid, Guard
 from .scheme import BATCH_PIXELS, Realism
+from .tiles import PRECISE, USUAL, Execution
 from .unet import TILE, UNet
 from .universal_model import UniversalConfig
 
 
 @dataclass
 class _Picture:
-    """One picture while it is encoded or decoded; arrays are CHW and at least TILE x TILE.
+    """One picture while it is encoded or decoded; arrays are CHW.
 
     Attributes:
-        size: height and width of the picture itself, at the top left of the arrays.
         latent: z after the layers so far, float64.
         prediction: the network's noise and scale factor for ``latent``, once computed.
-        chosen: tables of the layer at hand, for the whole arrays, padding included.
+        precise: whether the next prediction is to be computed in float64.
+        offset: what is added to the symbols of the layer at hand.
         pixels: after the last layer, the picture ``(3, height, width) uint8``.
     """
 
-    size: tuple[int, int]
     stream_id: int
     latent: np.ndarray
     prediction: tuple[np.ndarray, np.ndarray] | None = None
-    chosen: Choice | None = None
+    precise: bool = False
+    offset: np.ndarray | None = None
     pixels: np.ndarray | None = None
-
-    def inside(self, values: np.ndarray) -> np.ndarray:
-        """The part of ``values``, one per array element, that belongs to the picture: ``(n,)``."""
-        height, width = self.size
-        return values.reshape(self.latent.shape)[:, :height, :width].reshape(-1)
-
-    def inside_choice(self, choice: Choice) -> Choice:
-        assert choice.offset is not None
-        return Choice(self.inside(choice.index), choice.tables, self.inside(choice.offset))
 
 
 State = list[_Picture]
 
 
 class UniversalScheme:
-    """The quantiser of one model; see ``Scheme``.
+    """The quantiser of one model; see ``Scheme``, and ``ProtectedScheme`` where it has guards.
 
     ``tensors`` are what ``UniversalModel.export`` gives. Raises InvalidModelError where they do not
     fit the configuration.
@@ -91,12 +85,20 @@ class UniversalScheme:
             self._network = build(lambda: UNet(self.config.network), network)
             self._network.load_state_dict(network)
             self._network.to(self.device).eval()
+            self.guards = None
+            if "guards" in arrays:
+                self.guards = [Guard(*map(float, row)) for row in arrays["guards"]]
+                for guard in self.guards:
+                    self._grid.check_guard(guard)
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
             raise InvalidModelError(f"not a model with a universal quantiser: {error}") from error
-        if len(self.steps) != self.config.steps or self._quantiles.shape != (dither.QUANTILES,):
+        counts = {len(self.steps), len(self.guards or self.steps)}
+        if counts != {self.config.steps} or self._quantiles.shape != (dither.QUANTILES,):
             raise InvalidModelError("the model's constants do not fit its configuration")
-        self._modes = _most_probable(self._grid)
         self._least_bits: float | None = None  # of a window, once it was asked for
+        self._precise: UNet | None = None  # the network in float64, once it was needed
+        self.execution = USUAL  # how the network is run, unless in float64
+        self.protected = self.guards is not None
         self.num_layers = self.config.steps + 1
         self.archive_layers = self.config.steps - 1  # z_0 has more noise than pixels have: 70 dB
 
@@ -115,18 +117,17 @@ class UniversalScheme:
     ) -> list[list[LayerSymbols]]:
         """The first ``layers`` layers of each picture ``(H, W, 3) uint8``."""
         state = self.start([image.shape[:2] for image in images], stream_ids)
-        padded = [_pad(image.transpose(2, 0, 1)) for image in images]
         coded: list[list[LayerSymbols]] = [[] for _ in images]
         for layer in range(layers):
-            choices = self.choices(state, layer, 0)
-            symbols = [
-                picture.inside(self._quantize(picture, layer, x)) - choice.offset
-                for picture, choice, x in zip(state, choices, padded, strict=True)
-            ]
-            symbols = [s.astype(np.int32) for s in symbols]
+            protectors = [Protector() for _ in images]
+            choices = self.choices(state, layer, 0, protectors)
+            symbols = []
+            for picture, choice, image in zip(state, choices, images, strict=True):
+                values = self._quantize(picture, layer, image.transpose(2, 0, 1)).reshape(-1)
+                symbols.append((values - choice.offset).astype(np.int32))
             self.update(state, layer, 0, symbols)
-            for layers_so_far, choice, s in zip(coded, choices, symbols, strict=True):
-                layers_so_far.append(LayerSymbols((choice,), (s,)))
+            for so_far, choice, s, by in zip(coded, choices, symbols, protectors, strict=True):
+                so_far.append(LayerSymbols((choice,), (s,), by.data))
         return coded
 
     def _quantize(self, picture: _Picture, layer: int, pixels: np.ndarray) -> np.ndarray:
@@ -141,50 +142,60 @@ class UniversalScheme:
         """Both sides draw z_1 from the prior, so it costs no bits."""
         state = []
         for (height, width), stream_id in zip(sizes, stream_ids, strict=True):
-            shape = (3, max(height, TILE), max(width, TILE))
-            latent = dither.normal(stream_id, 0, shape, self._quantiles)
-            state.append(_Picture((height, width), stream_id, latent))
+            latent = dither.normal(stream_id, 0, (3, height, width), self._quantiles)
+            state.append(_Picture(stream_id, latent))
         return state
 
-    def choices(self, state: State, layer: int, number: int) -> list[Choice]:
-        """Tables of each picture's pixels; those of the padding stay in the state."""
+    def choices(
+        self, state: State, layer: int, number: int, settle: Sequence[Settle] | None = None
+    ) -> list[Choice]:
+        """See ``ProtectedScheme``. The last layer's are exact, and nothing of them is settled."""
         if layer == self.config.steps:
+            out = []
             for picture in state:
                 y = self._pixels(picture.latent).clip(0, 255).reshape(-1)
-                picture.chosen = self._pixel_grid.choose(y, np.zeros_like(y))
+                out.append(self._pixel_grid.choose(y, np.zeros_like(y)))
         else:
-            step = self.steps[layer]
-            self._predict(state, step)
-            for picture in state:
-                assert picture.prediction is not None
-                noise, factor = picture.prediction
-                x_hat = diffusion.predicted_x(step, picture.latent, noise)
-                mean = diffusion.posterior_mean(step, picture.latent, x_hat) / step.width
-                mean += self._dither(picture, layer)
-                scale = factor * (step.scale / step.width)
-                picture.chosen = self._grid.choose(mean.reshape(-1), scale.reshape(-1))
-        return [picture.inside_choice(picture.chosen) for picture in state if picture.chosen]
+            guard = self.guards[layer] if self.guards else None
+            self.predict(state, layer)
+            out = [
+                self._grid.choose(*self.prior(picture, layer), guard, decide)
+                for picture, decide in zip(state, settle or [as_computed] * len(state), strict=True)
+            ]
+        for picture, choice in zip(state, out, strict=True):
+            picture.offset = choice.offset
+        return out
+
+    def recompute(self, state: State, layer: int, pictures: Sequence[int]) -> None:
+        """See ``ProtectedScheme``."""
+        for i in pictures:
+            state[i].prediction, state[i].precise = None, True
+
+    def prior(self, picture: _Picture, layer: int) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and scale of a layer's symbols, ``(n,) float64`` in units of the step.
+
+        ``predict`` must have been called.
+        """
+        assert picture.prediction is not None
+        step, (noise, factor) = self.steps[layer], picture.prediction
+        x_hat = diffusion.predicted_x(step, picture.latent, noise)
+        mean = diffusion.posterior_mean(step, picture.latent, x_hat) / step.width
+        mean += self._dither(picture, layer)
+        return mean.reshape(-1), (factor * (step.scale / step.width)).reshape(-1)
 
     def update(self, state: State, layer: int, number: int, symbols: Sequence[np.ndarray]) -> None:
         for picture, decoded in zip(state, symbols, strict=True):
-            chosen = picture.chosen
-            assert chosen is not None
-            assert chosen.offset is not None
-            height, width = picture.size
-            inside = decoded.reshape(3, height, width).astype(np.int64)
-            offset = chosen.offset.reshape(picture.latent.shape)
+            assert picture.offset is not None
+            values = decoded.astype(np.int64) + picture.offset
+            values = values.reshape(picture.latent.shape)
             if layer == self.config.steps:
-                values = inside + offset[:, :height, :width]
                 if values.min() < 0 or values.max() > 255:
                     raise CorruptStreamError(f"layer {layer} holds impossible pixels", layer)
                 picture.pixels = values.astype(np.uint8)
             else:
-                # Padding is not coded: it takes its most probable symbols, which both sides know.
-                k = self._modes[chosen.index].reshape(offset.shape) + offset
-                k[:, :height, :width] = inside + offset[:, :height, :width]
                 step, u = self.steps[layer], self._dither(picture, layer)
-                picture.latent = diffusion.dequantize(step, k, u)
-            picture.prediction = picture.chosen = None
+                picture.latent = diffusion.dequantize(step, values, u)
+            picture.prediction, picture.precise, picture.offset = None, False, None
 
     def reconstruct(
         self, state: State, layers: int, realism: Realism = "denoise"
@@ -197,7 +208,7 @@ class UniversalScheme:
             predicted = [self._pixels(picture.latent) for picture in state]
         elif realism == "denoise":
             step = self.steps[layers]
-            self._predict(state, step)
+            self.predict(state, layers)
             predicted = [
                 diffusion.to_pixels(diffusion.predicted_x(step, p.latent, p.prediction[0]))
                 for p in state
@@ -205,14 +216,14 @@ class UniversalScheme:
             ]
         else:
             moving = [replace(picture) for picture in state]  # the state itself stays as it is
-            for step in self.steps[layers:]:
-                self._predict(moving, step)
+            for layer, step in enumerate(self.steps[layers:], start=layers):
+                self.predict(moving, layer)
                 for p in moving:
                     if p.prediction:
                         p.latent = diffusion.flow(step, p.latent, p.prediction[0])
                     p.prediction = None
             predicted = [self._pixels(picture.latent) for picture in moving]
-        return [_to_uint8(y, p.size) for y, p in zip(predicted, state, strict=True)]
+        return [_to_uint8(y) for y in predicted]
 
     def sample(self, height: int, width: int, count: int, *, seed: int = 0) -> list[np.ndarray]:
         """Unconditional samples ``(height, width, 3) uint8``: what random bits would decode to.
@@ -227,11 +238,30 @@ class UniversalScheme:
             self.update(state, layer, 0, [_draw(choice, random) for choice in choices])
         return self.reconstruct(state, self.config.steps)
 
-    def _predict(self, state: State, step: Step) -> None:
-        """Evaluate the network where it has not been for the present latents."""
+    def predict(self, state: State, layer: int, execution: Execution | None = None) -> None:
+        """Evaluate the network for the pictures' present latents, where it has not been.
+
+        With an ``execution`` for all of them, and in that way.
+        """
+        if execution is not None:
+            self._evaluate(state, layer, execution)
+            return
         missing = [picture for picture in state if picture.prediction is None]
-        outputs = tiles.predict(self._network, [p.latent for p in missing], step.time, self.device)
-        for picture, output in zip(missing, outputs, strict=True):
+        self._evaluate([p for p in missing if not p.precise], layer, self.execution)
+        self._evaluate([p for p in missing if p.precise], layer, PRECISE)
+
+    def _evaluate(self, pictures: State, layer: int, execution: Execution) -> None:
+        if not pictures:
+            return
+        network = self._network
+        if execution.dtype != torch.float32:
+            if self._precise is None:
+                self._precise = copy.deepcopy(network).to(execution.dtype)
+            network = self._precise
+        latents = [picture.latent for picture in pictures]
+        time = self.steps[layer].time
+        outputs = tiles.predict(network, latents, time, self.device, execution)
+        for picture, output in zip(pictures, outputs, strict=True):
             picture.prediction = output
 
     def _pixels(self, latent: np.ndarray) -> np.ndarray:
@@ -248,24 +278,9 @@ def _below(prefix: str, values: Mapping[str, object]) -> dict:
     return {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}
 
 
-def _pad(pixels: np.ndarray) -> np.ndarray:
-    """CHW pixels, edges repeated to at least TILE x TILE. What is repeated is never coded."""
-    _, height, width = pixels.shape
-    missing = ((0, 0), (0, max(TILE - height, 0)), (0, max(TILE - width, 0)))
-    return np.pad(pixels, missing, mode="edge")
-
-
-def _to_uint8(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _to_uint8(values: np.ndarray) -> np.ndarray:
     """Real pixel values CHW, rounded and cut to ``(height, width, 3) uint8``."""
-    inside = values[:, : size[0], : size[1]]
-    return np.floor(inside.clip(0, 255) + 0.5).astype(np.uint8).transpose(1, 2, 0)
-
-
-def _most_probable(grid: Grid) -> np.ndarray:
-    """The most probable symbol of each table, ``(T,) int64``."""
-    tables = grid.tables
-    pieces = zip(tables.start[:-1], tables.start[1:], tables.first, strict=True)
-    return np.array([first + np.argmax(tables.counts[a : b - 1]) for a, b, first in pieces])
+    return np.floor(values.clip(0, 255) + 0.5).astype(np.uint8).transpose(1, 2, 0)
 
 
 def _draw(choice: Choice, random: np.random.Generator) -> np.ndarray:

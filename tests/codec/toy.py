@@ -33,7 +33,7 @@ class _State:
 
 class ToyScheme:
     num_layers = archive_layers = 3
-    uses_stream_id = False
+    uses_stream_id = protected = False
     batch_pixels = 100_000
 
     def __init__(self, gain: Tensor) -> None:
