@@ -144,9 +144,19 @@ def load_codec(name_or_path: str | Path, device: str = "cpu") -> Codec:
         raise InvalidModelError(
             f"{path} is of codec {config.get('codec')!r}; this release has {', '.join(_CODECS)}"
         )
+    return codec_of(path, model_id(path), config, tensors, device)
+
+
+def codec_of(
+    path: Path, id: str, config: dict[str, Any], tensors: dict[str, "Tensor"], device: str
+) -> Codec:
+    """The codec of a model file's content. Raises InvalidModelError where it makes none."""
     name = path.parent.name if path.name == MODEL_FILE else path.stem
     module = importlib.import_module(_CODECS[config["codec"]])
-    codec: Codec = module.load(name, path, model_id(path), config, tensors, device)
+    try:
+        codec: Codec = module.load(name, path, id, config, tensors, device)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise InvalidModelError(f"{path} is not a {config['codec']} model: {error!r}") from error
     return codec
 
 
