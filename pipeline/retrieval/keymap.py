@@ -113,7 +113,10 @@ class KeyMap:
         crc = zlib.crc32(packed, zlib.crc32(number.to_bytes(4, "little")))
         if len(packed) % _ENTRY.itemsize or int.from_bytes(data[-4:], "little") != crc:
             raise BrokenMapError(f"{self.path} is damaged")
-        return np.frombuffer(packed, _ENTRY)
+        entries = np.frombuffer(packed, _ENTRY)
+        if len(entries) and entries["file"].max() >= len(self._files):
+            raise BrokenMapError(f"{self.path} names a data file that there is not")
+        return entries
 
     def _read(self, spans: Sequence[tuple[int, int]]) -> list[bytes]:
         found = []

@@ -1,7 +1,10 @@
 """The map of keys to data files: few requests where keys are in no order, never a wrong answer."""
 
 import shutil
+import struct
 import warnings
+import zlib
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +130,22 @@ def test_a_damaged_map_is_done_without(dataset: Dataset, harm: str) -> None:
         assert dataset.locate("nobody") is None
     publish_key_map(dataset.store, dataset.files, None)
     assert path.read_bytes() == data
+
+
+def test_a_map_that_names_a_file_too_many_is_done_without(dataset: Dataset) -> None:
+    publish_key_map(dataset.store, dataset.files, None)
+    path = Path(dataset.url) / key_map_path(dataset.files)
+    data = bytearray(path.read_bytes())
+    (buckets,) = struct.unpack_from("<I", data, 8)
+    places = struct.unpack_from(f"<{buckets + 1}Q", data, 24)
+    for number, (start, stop) in enumerate(pairwise(places)):
+        for at in range(start + 8, stop - 4, 12):
+            data[at : at + 4] = struct.pack("<I", 1 << 31)
+        covered = struct.pack("<I", number) + data[start : stop - 4]
+        data[stop - 4 : stop] = struct.pack("<I", zlib.crc32(covered))
+    path.write_bytes(data)
+    with pytest.warns(RuntimeWarning, match="names a data file that there is not"):
+        assert dataset.lookup.find(KEYS).keys() == set(KEYS)
 
 
 def test_the_job(dataset: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
