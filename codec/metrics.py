@@ -1,6 +1,8 @@
 """How far a picture is from its original, and how many bits it took. Numpy only."""
 
+import functools
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,6 +13,11 @@ MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 WINDOW, SIGMA = 11, 1.5
 C1, C2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
+# Of the sliced Wasserstein distance, after Karras et al. 2018, "Progressive growing of GANs",
+# section 5: patches of 7x7 of a Laplacian pyramid's levels, none smaller than 16 pixels.
+PATCH, PATCHES, LINES = 7, 1024, 64
+BANDS, SMALLEST_LEVEL = 4, 16
+BINOMIAL = np.array([1, 4, 6, 4, 1], np.float32) / 16
 
 
 def mse(a: np.ndarray, b: np.ndarray) -> float:
@@ -69,6 +76,108 @@ def ms_ssim(a: np.ndarray, b: np.ndarray, *, weights: Sequence[float] = MS_SSIM_
         term = luminance if scale == scales - 1 else structure
         score *= max(term, 0.0) ** exponent
     return float(score)
+
+
+def ms_ssim_decibel(similarity: float) -> float:
+    """MS-SSIM as -10 log10(1 - MS-SSIM): near 1 it spreads what the plain figure crowds."""
+    return float("inf") if similarity >= 1 else float(-10 * np.log10(1 - similarity))
+
+
+@dataclass(frozen=True, eq=False)
+class PatchLines:
+    """Where patches of a picture lie on fixed random lines, for each level of its pyramid.
+
+    Attributes:
+        positions: for each level ``(patches, LINES) float32``, in levels of 255, the patches in
+            a random order that is the same for all pictures of one size.
+        mean, power: for each level the mean, and the mean square, of the patches' elements.
+    """
+
+    positions: tuple[np.ndarray, ...]
+    mean: tuple[float, ...]
+    power: tuple[float, ...]
+
+    def first(self, patches: int, lines: int) -> "PatchLines":
+        """Only the first ``patches`` of each level, on the first ``lines``; mean and power stay."""
+        few = tuple(level[:patches, :lines].copy() for level in self.positions)
+        return PatchLines(few, self.mean, self.power)
+
+
+def patch_lines(image: np.ndarray) -> PatchLines:
+    """The patches that ``sliced_wasserstein`` compares, of an ``(H, W, 3) uint8`` picture.
+
+    The levels are up to four bands of a Laplacian pyramid (Burt & Adelson 1983, 5-tap binomial
+    filter, mirrored at the edges), from the finest on, and what remains below them. Of each up to
+    1024 patches of 7x7x3 are taken, at random but fixed places, and projected on 64 random but
+    fixed lines through the origin.
+    """
+    _check(image, image)
+    if image.ndim != 3:
+        raise ValueError(f"expected an (H, W, 3) picture, got {image.shape}")
+    positions, means, powers = [], [], []
+    for number, level in enumerate(_pyramid(image.astype(np.float32))):
+        side = min(PATCH, *level.shape[:2])
+        windows = np.lib.stride_tricks.sliding_window_view(level, (side, side), axis=(0, 1))
+        places = windows.shape[0] * windows.shape[1]
+        random = np.random.default_rng([number, *level.shape[:2]])
+        chosen = random.choice(places, min(PATCHES, places), replace=False)
+        patches = windows[np.unravel_index(chosen, windows.shape[:2])].reshape(len(chosen), -1)
+        positions.append(patches @ _lines(patches.shape[1]))
+        means.append(float(patches.mean(dtype=np.float64)))
+        powers.append(float(np.square(patches).mean(dtype=np.float64)))
+    return PatchLines(tuple(positions), tuple(means), tuple(powers))
+
+
+def sliced_wasserstein(a: np.ndarray | PatchLines, b: np.ndarray | PatchLines) -> float:
+    """Sliced Wasserstein distance of the patches of two pictures of one shape; 0 when equal.
+
+    It asks whether both have the same *kinds* of patches, wherever they are: detail that is
+    invented well costs little, detail that is missing much. On each line it is the mean distance
+    between the sorted positions, divided by the deviation of all elements of both pictures'
+    patches (at least one level of 255, so that it exists for plain pictures too); the result is
+    the mean over lines, then over the pyramid's levels. Symmetric and deterministic.
+    """
+    x, y = (patch_lines(one) if isinstance(one, np.ndarray) else one for one in (a, b))
+    if [p.shape for p in x.positions] != [p.shape for p in y.positions]:
+        raise ValueError("expected two pictures of one shape")
+    distances = []
+    for number, (of_x, of_y) in enumerate(zip(x.positions, y.positions, strict=True)):
+        apart = np.abs(np.sort(of_x, axis=0) - np.sort(of_y, axis=0)).mean(dtype=np.float64)
+        mean = (x.mean[number] + y.mean[number]) / 2
+        power = (x.power[number] + y.power[number]) / 2
+        distances.append(apart / deviation(mean, power))
+    return float(np.mean(distances))
+
+
+def deviation(mean: float, power: float) -> float:
+    """Standard deviation out of mean and mean square; at least one level of 255."""
+    return max(1.0, max(power - mean**2, 0.0) ** 0.5)
+
+
+def _pyramid(level: np.ndarray) -> list[np.ndarray]:
+    """Bands of ``(H, W, 3) float32``, the finest first, and the low-pass rest as the last."""
+    levels: list[np.ndarray] = []
+    while len(levels) < BANDS and (min(level.shape[:2]) + 1) // 2 >= SMALLEST_LEVEL:
+        smaller = _blur(level)[::2, ::2]
+        spread = np.zeros_like(level)
+        spread[::2, ::2] = 4 * smaller
+        levels.append(level - _blur(spread))
+        level = smaller
+    return [*levels, level]
+
+
+def _blur(image: np.ndarray) -> np.ndarray:
+    padded = np.pad(image, [(2, 2), (2, 2), (0, 0)], mode="reflect")
+    height, width = image.shape[:2]
+    rows = sum(weight * padded[i : i + height] for i, weight in enumerate(BINOMIAL))
+    return sum(weight * rows[:, i : i + width] for i, weight in enumerate(BINOMIAL))
+
+
+@functools.cache
+def _lines(dimensions: int) -> np.ndarray:
+    """Unit vectors ``(dimensions, LINES) float32``, evenly distributed over all directions."""
+    normal = np.random.default_rng(dimensions).standard_normal((dimensions, LINES))
+    return (normal / np.linalg.norm(normal, axis=0)).astype(np.float32)
 
 
 def _ssim_terms(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:

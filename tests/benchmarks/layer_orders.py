@@ -28,12 +28,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
-from codec import bitstream, entropy, load_codec, zoo
+from codec import Codec, bitstream, entropy, load_codec, metrics, zoo
 from codec.cdc.codec import CDCCodec
 from codec.cdc.layers import FRACTIONS, Order, Trees, assign_layers, build_trees
 from codec.entropy import Tables
+from pipeline.evaluation.contenders import available_qualities
 from tests.benchmarks.pictures import from_tar
-from tests.benchmarks.rate_distortion import measure, quality_options, start_pool
 
 ORDERS: tuple[Order, ...] = get_args(Order)
 Curve = Mapping[str, Any]
@@ -100,6 +100,21 @@ def _progress(state: Any) -> Any:
     return progress
 
 
+def measure(
+    codec: Codec, pictures: Sequence[np.ndarray], quality: int, options: Mapping[str, Any]
+) -> Curve:
+    """Rates (``bpp``) and PSNR (dB) of every prefix, decoded with ``options``."""
+    nbytes, errors = np.zeros(codec.num_layers), np.zeros(codec.num_layers)
+    for picture in pictures:
+        streams = codec.encode([picture], quality=quality)
+        for layer, (shown,) in enumerate(codec.decode_progressively(streams, **options)):
+            nbytes[layer] += streams[0].truncate(layer + 1).nbytes
+            errors[layer] += metrics.mse(picture, shown) * picture.size / 3
+    pixels = sum(picture.size / 3 for picture in pictures)
+    psnr = [metrics.psnr_of_mean_mse([error / pixels]) for error in errors]
+    return {"bpp": (8 * nbytes / pixels).tolist(), "psnr": psnr}
+
+
 def gain(curve: Curve, reference: Curve) -> float | None:
     """Mean difference in dB over the common range of log rate; None where there is none.
 
@@ -156,17 +171,21 @@ def main() -> None:
         help="share of all bits up to the end of each layer, for slope and sigma",
     )
     parser.add_argument("--decoder", help="fast or diffusion")
-    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(options.threads)
     codec = load_codec(options.model)
     if not isinstance(codec, CDCCodec):
         parser.error(f"{codec.name} is a model of {codec.codec}")
     decode = {"decoder": options.decoder} if options.decoder else {}
     try:
         codec.check_options("decode", decode)
-        qualities = [q for q in quality_options(codec, options.quality) if q is not None]
+        qualities = available_qualities(codec)
+        if "all" not in options.quality:
+            qualities = [int(quality) for quality in options.quality]
+            for quality in qualities:
+                codec.check_options("encode", {"quality": quality})
     except (TypeError, ValueError) as error:
         parser.error(str(error))
     pictures = from_tar(options.data, options.first)
@@ -186,9 +205,9 @@ def main() -> None:
         for order in options.orders:
             path = Path(folder) / order / zoo.MODEL_FILE
             write_order(codec, trees, histograms, order, options.fractions, path)
-            with start_pool(options.processes, str(path)) as pool:
-                for quality in qualities:
-                    curves[quality][order] = measure(pool, pictures, quality, decode)
+            ordered = load_codec(path)
+            for quality in qualities:
+                curves[quality][order] = measure(ordered, pictures, quality, decode)
     tables = trees.one_piece_tables()
     pixels = sum(picture.shape[0] * picture.shape[1] for picture in pictures)
     rows = []

@@ -4,8 +4,10 @@ import math
 
 import numpy as np
 import pytest
+from PIL import Image, ImageFilter
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from codec import metrics
 from codec.metrics import LUMA, bits_per_pixel, ms_ssim, mse, psnr, psnr_of_mean_mse
 
 
@@ -88,3 +90,56 @@ def test_wrong_arguments():
             metric(image, image.astype(np.float32))
         with pytest.raises(ValueError, match="H, W"):
             metric(image[..., :2], image[..., :2])
+
+
+def _blurred(picture: np.ndarray, radius: float) -> np.ndarray:
+    return np.asarray(Image.fromarray(picture).filter(ImageFilter.GaussianBlur(radius)))
+
+
+def test_sliced_wasserstein_of_equal_pictures_is_zero(photo: np.ndarray) -> None:
+    assert metrics.sliced_wasserstein(photo, photo.copy()) == 0
+
+
+def test_sliced_wasserstein_grows_with_blur_and_has_no_direction(photo: np.ndarray) -> None:
+    little, much = _blurred(photo, 1), _blurred(photo, 2)
+    near = metrics.sliced_wasserstein(photo, little)
+    assert 0 < near < metrics.sliced_wasserstein(photo, much)
+    assert metrics.sliced_wasserstein(little, photo) == near
+    assert metrics.sliced_wasserstein(photo, little) == near  # nothing random is left
+
+
+def test_sliced_wasserstein_asks_for_kinds_of_detail_not_for_places(photo: np.ndarray) -> None:
+    """Grain with another seed is near in kind, though squared error calls it the worse picture."""
+    random = np.random.default_rng(0)
+    base = _blurred(photo, 3).astype(float)
+    grains = [random.normal(0, 12, photo.shape) for _ in range(2)]
+    original, other = ((base + grain).clip(0, 255).astype(np.uint8) for grain in grains)
+    smooth = base.astype(np.uint8)
+    assert metrics.mse(original, other) > metrics.mse(original, smooth)
+    distance = metrics.sliced_wasserstein(original, other)
+    assert distance < metrics.sliced_wasserstein(original, smooth) / 3
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 40), (16, 16), (31, 33), (65, 64)])
+def test_sliced_wasserstein_takes_pictures_of_any_size(size: tuple[int, int]) -> None:
+    random = np.random.default_rng(1)
+    a, b = random.integers(0, 256, (2, *size, 3), dtype=np.uint8)
+    assert metrics.sliced_wasserstein(a, a) == 0
+    assert metrics.sliced_wasserstein(a, b) > 0
+    plain = np.full_like(a, 7)
+    assert np.isfinite(metrics.sliced_wasserstein(plain, plain + 1))
+    with pytest.raises(ValueError, match="one shape"):
+        metrics.sliced_wasserstein(a, np.zeros((50, 50, 3), np.uint8))
+
+
+def test_patch_lines_can_be_cut(photo: np.ndarray) -> None:
+    lines = metrics.patch_lines(photo)
+    assert [level.shape for level in lines.positions] == [(1024, 64)] * 4 + [(676, 64)]
+    few = lines.first(10, 3)
+    assert [level.shape for level in few.positions] == [(10, 3)] * 5
+    assert np.array_equal(few.positions[2], lines.positions[2][:10, :3])
+
+
+def test_ms_ssim_in_decibels() -> None:
+    assert metrics.ms_ssim_decibel(0.99) == pytest.approx(20)
+    assert metrics.ms_ssim_decibel(1.0) == float("inf")

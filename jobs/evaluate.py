@@ -1,0 +1,152 @@
+#!/usr/bin/env python
+"""Measure models beside other codecs on tars of pictures: rates, PSNR, MS-SSIM, realism.
+
+Examples:
+    python jobs/evaluate.py --data kodak.tar --model uqdm-small cdc-small --output report
+    python jobs/evaluate.py --data 's3://bucket/{00..03}.tar' --model runs/mine --peers none \
+        --output s3://bucket/report
+    python jobs/evaluate.py --data kodak.tar --first 6 --output report --model \
+        cdc-small,quality=0+1 cdc-small,quality=0+1,decoder=diffusion,noise_scale=0.8,prefixes=no
+
+A model is a shipped name, a model's file or folder, or the URL of a dataset. Options may follow it,
+after commas: quality=all (default) or quality=0+2, those its codec decodes with (decoder, steps,
+noise_scale, seed; realism), prefixes=no (only whole streams, not every layer), label=NAME.
+
+The output folder gets report.html, report.json and results.md, and the records they are made of:
+running the same command again does only what is missing, another model takes over the rest. What
+the figures mean is in docs/evaluation.md. Exit code 0: every picture was measured with everything;
+1: some were not, and the summary names them; 2: nothing was done, the message says why; 130: it was
+told to stop.
+"""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from pipeline.command import (
+    add_running_options,
+    output_url,
+    positive,
+    run_job,
+    running_options,
+    stop_reason,
+)
+from pipeline.evaluation import EvaluateOptions, evaluate
+
+SECRET = ("--input-options", "--output-options")
+
+
+def rate(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be above 0, but is {text}")
+    return number
+
+
+def whole(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"must not be negative, but is {text}")
+    return number
+
+
+def command(arguments: Sequence[str]) -> str:
+    """The command line for the report, without storage options, which may hold secrets."""
+    shown, hide = [], False
+    for argument in arguments:
+        name, equals, _ = argument.partition("=")
+        secret = name in SECRET
+        shown.append("..." if hide else f"{name}=..." if secret and equals else argument)
+        hide = secret and not equals
+    return shlex.join(["python", "jobs/evaluate.py", *shown])
+
+
+def parse(arguments: Sequence[str] | None = None) -> EvaluateOptions:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--data", nargs="+", action="extend", required=True, metavar="URL", help="tars of pictures"
+    )
+    parser.add_argument("--output", required=True, metavar="URL", help="the folder to write to")
+    parser.add_argument(
+        "--model",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="MODEL[,OPTION=VALUE]...",
+        help="models to measure",
+    )
+    parser.add_argument(
+        "--peers",
+        nargs="+",
+        metavar="NAME",
+        help="codecs to compare with: jpeg, jpeg_progressive (also cut at its scans), jpeg2000, "
+        "jpeg2000_layers (one file, cut at its layers), webp, avif, jxl, and the lossless png, "
+        "webp_lossless, jpeg2000_lossless, jxl_lossless; or none (default: all that are installed)",
+    )
+    parser.add_argument("--first", type=positive, metavar="N", help="only the first N pictures")
+    parser.add_argument(
+        "--layers", type=positive, metavar="K", help="only the first K layers of each model"
+    )
+    parser.add_argument(
+        "--anchor",
+        default="",
+        metavar="NAME",
+        help="the curve that BD-rates are against: a peer, or a model as the tables call it "
+        "(default: jpeg, or else the first model)",
+    )
+    parser.add_argument(
+        "--show",
+        type=whole,
+        default=2,
+        metavar="N",
+        help="pictures to show side by side in the report (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--show-bpp",
+        nargs="+",
+        type=rate,
+        default=[0.15, 0.4, 1.0],
+        metavar="X",
+        help="the rates to show them at (default: 0.15 0.4 1.0)",
+    )
+    parser.add_argument(
+        "--lpips",
+        metavar="FILE",
+        help="also measure LPIPS (VGG16), with the weights in this local file",
+    )
+    add_running_options(parser)
+    given = parser.parse_args(arguments)
+    peers = None if given.peers is None else tuple(given.peers)
+    if peers is not None and "none" in peers:
+        if len(peers) > 1:
+            parser.error("--peers: none goes with no other")
+        peers = ()
+    if not given.model and peers == ():
+        parser.error("there is nothing to measure: give --model, or --peers other than none")
+    return EvaluateOptions(
+        data=tuple(given.data),
+        output=output_url(parser, given.output),
+        models=tuple(given.model),
+        peers=peers,
+        first=given.first,
+        layers=given.layers,
+        anchor=given.anchor,
+        show=given.show,
+        show_bpp=tuple(given.show_bpp),
+        lpips=given.lpips,
+        command=command(sys.argv[1:] if arguments is None else arguments),
+        **running_options(given),
+    )
+
+
+if __name__ == "__main__":
+    options = parse()
+    sys.exit(run_job(lambda: evaluate(options, stop_reason)))

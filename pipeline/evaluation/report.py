@@ -1,0 +1,141 @@
+"""What is told: all figures as JSON, and as Markdown tables."""
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from .contenders import ModelFile
+from .figures import Evaluation
+from .peers import all_peers
+from .tables import tables
+
+_PACKAGES = ("strata-images", "torch", "numpy", "pillow", "ray")
+
+
+def report(
+    found: Evaluation, models: Sequence[ModelFile], data: Sequence[str], command: str, anchor: str
+) -> dict[str, Any]:
+    """``report.json``: what was measured, with what, and every figure. Keys stay.
+
+    Rates are bits per pixel, BD-rates percent, speeds megapixels a second; a PSNR of null is exact.
+    """
+    return {
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command,
+        "data": list(data),
+        "machine": machine(),
+        "nodes": list(found.nodes),
+        "versions": versions(),
+        "models": [
+            {"name": one.name, "codec": one.codec, "model_id": one.model_id} for one in models
+        ],
+        "pictures": {
+            "count": found.pictures,
+            "pixels": found.pixels,
+            "sizes": list(found.sizes[:20]),
+            "with_alpha": found.alpha,
+            "bad": found.bad,
+            "filtered": found.filtered,
+        },
+        "series": [
+            {
+                "name": one.name,
+                "group": one.group,
+                "kind": one.kind,
+                "model": one.is_model,
+                "lossless": one.lossless,
+                "worse": one.worse(),
+                "points": [point.to_json() for point in one.points],
+            }
+            for one in found.series
+        ],
+        "bd_rate": {"anchor": anchor, "percent": found.bd_rates(anchor)},
+        "speed": [
+            {"name": one.name, "encode": one.encode, "decode": one.decode} for one in found.speeds
+        ],
+        "problems": list(found.problems),
+        "notes": notes(found),
+    }
+
+
+def notes(found: Evaluation) -> list[str]:
+    """What a reader must know to read the figures."""
+    out = []
+    if found.alpha:
+        out.append(
+            f"{found.alpha} pictures have an alpha channel: nobody was given it, only the colours"
+        )
+    if found.unequal:
+        out.append(
+            "figures are over the pictures that all contenders did; only the SWD of the set is "
+            f"over each one's own, which are fewer for: {', '.join(found.unequal)}"
+        )
+    if len(found.sizes) > 1:
+        out.append(
+            f"pictures of {len(found.sizes)} sizes: rates and PSNR weigh pixels, other figures "
+            "pictures"
+        )
+    return out
+
+
+def machine() -> dict[str, Any]:
+    """The driver's machine, in words."""
+    model = ""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line for line in lines if line.startswith("model name")), "")
+    except OSError:
+        pass
+    return {
+        "processor": model.partition(":")[2].strip() or platform.machine(),
+        "processors": os.cpu_count(),
+        "system": f"{platform.system()} {platform.release()}",
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of Python, packages, and the peers' libraries."""
+    out = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            out[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    libraries = {peer.library for peer in all_peers().values() if peer.library}
+    return out | dict.fromkeys(sorted(libraries), "")
+
+
+def about(told: dict[str, Any]) -> list[tuple[str, str]]:
+    """Names and values for a reader, of what was measured with what."""
+    pictures, computer = told["pictures"], told["machine"]
+    sizes = ", ".join(pictures["sizes"][:3]) + (", ..." if len(pictures["sizes"]) > 3 else "")
+    count = f"{pictures['count']} of {sizes}, {pictures['pixels'] / 1e6:.1f} megapixels"
+    versions_ = ", ".join(f"{name} {of}".strip() for name, of in told["versions"].items())
+    rows = [
+        ("command", told["command"]),
+        ("data", " ".join(told["data"])),
+        ("pictures", f"{count}; {pictures['bad']} bad, {pictures['filtered']} filtered"),
+        *((f"model {one['name']}", f"{one['codec']}, {one['model_id']}") for one in told["models"]),
+        (
+            "machine",
+            f"{computer['processor']}, {computer['processors']} processors, {computer['system']}; "
+            f"workers on {', '.join(told['nodes'])}",
+        ),
+        ("versions", versions_),
+        ("made", told["made"]),
+    ]
+    return [(name, value) for name, value in rows if value]
+
+
+def results(found: Evaluation, told: dict[str, Any]) -> str:
+    """``results.md``: what was measured with what, and all tables."""
+    lines = ["## Results", ""]
+    lines += [f"- {name}: {value}" for name, value in about(told)]
+    lines += [f"- {note}" for note in told["notes"]]
+    lines += [f"- {one['of']}: {one['what']}: {one['reason']}" for one in told["problems"]]
+    made = tables(found, told["bd_rate"]["anchor"])
+    return "\n".join(lines) + "\n\n" + "\n".join(table.markdown() for table in made)
