@@ -1,4 +1,4 @@
-"""What computing on a device needs: arithmetic that is as exact as can be, and enough memory.
+"""What computing on a device needs: arithmetic that is as exact as can be.
 
 Users set torch to trade precision for speed: TF32, bfloat16 products, autocast. None of that may
 reach a network on whose numbers encoder and decoder must agree.
@@ -123,17 +123,3 @@ def full_precision(device: torch.device | str, *, cudnn: bool = True) -> Iterato
         else:
             with without_cudnn():
                 yield
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a computation failed for lack of memory, on the device or in the machine."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    # torch's allocator for the CPU raises a plain RuntimeError
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-
-
-def release_memory() -> None:
-    """Give back what torch keeps of the device's memory for later use."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

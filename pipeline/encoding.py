@@ -18,8 +18,8 @@ from typing import Any, Literal
 import numpy as np
 
 from codec import Codec, EncodedImage
-from codec.devices import is_out_of_memory, release_memory
 from codec.images import MAX_PIXELS, pack_alpha, read_image
+from codec.memory import is_out_of_memory, release_memory
 from codec.metrics import psnr
 
 from .pictures import (

@@ -7,7 +7,7 @@ from threading import Lock
 from typing import TypeVar
 
 from codec import Codec, EncodedImage
-from codec.devices import is_out_of_memory, release_memory
+from codec.memory import is_out_of_memory, release_memory
 
 T = TypeVar("T")
 R = TypeVar("R")
