@@ -133,3 +133,32 @@ def test_draw_follows_the_table() -> None:
     drawn = tables.draw(np.zeros(20_000, np.int32), uniform)
     shares = [(drawn == symbol).mean() for symbol in (-1, 0, 1)]
     np.testing.assert_allclose(shares, [0.1, 0.6, 0.3], atol=0.01)
+
+
+def test_a_panic_of_the_coder_is_a_damaged_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rust code panics with what ``except Exception`` does not catch."""
+    panic = type("PanicException", (BaseException,), {})
+    tables = Tables.from_pmfs([(0, np.full(4, 0.25))])
+    decoder = Decoder(entropy.encode([(np.ones(3, np.int32), np.zeros(3, np.int32), tables)]))
+    raised: list[BaseException] = [panic("assertion failed"), KeyboardInterrupt()]
+
+    class Coder:
+        def decode(self, *_: object) -> None:
+            raise raised.pop(0)
+
+    monkeypatch.setattr(decoder, "_coder", Coder())
+    with pytest.raises(CorruptStreamError, match="assertion failed"):
+        decoder.decode(np.zeros(3, np.int32), tables)
+    with pytest.raises(KeyboardInterrupt):
+        decoder.decode(np.zeros(3, np.int32), tables)
+
+
+@pytest.mark.parametrize("data", [b"\0", b"\1\0", bytes(8), b"\1\2\3\4\0\0\0\0"])
+def test_coded_data_has_one_form(data: bytes) -> None:
+    with pytest.raises(CorruptStreamError, match="zero byte"):
+        Decoder(data)
+
+
+def test_least_bits_are_those_of_the_likeliest_symbols() -> None:
+    tables = Tables.from_pmfs([(0, np.array([0.5, 0.25, 0.2])), (0, np.array([0.125] * 7))])
+    np.testing.assert_allclose(tables.least_bits(), [1, 3], atol=1e-4)

@@ -200,3 +200,15 @@ def test_a_size_that_the_stream_cannot_hold_is_refused_before_memory_is_taken(
     codec.max_pixels = 1 << 30
     with pytest.raises(AssertionError):
         codec.decode([claim(30_000, 30_000)], layers=0)
+
+
+@pytest.mark.parametrize("name", ["uqdm-small", "cdc-small"])
+@pytest.mark.parametrize("size", [(512, 520), (8, 9000), (9000, 3)])
+def test_flat_pictures_have_what_a_header_is_asked_for(name: str, size: tuple[int, int]) -> None:
+    """No picture takes fewer bits than a flat one; twice as much is never asked for."""
+    codec = load_codec(name)
+    (stream,) = codec.encode([np.full((*size, 3), 128, np.uint8)], layers=1)
+    least = codec.scheme.least_bits(*size)  # type: ignore[attr-defined]
+    assert 8 * len(stream.layers[0]) >= 0.95 * least
+    assert least > size[0] * size[1] / 1000  # else it would be no bar
+    codec.decode([stream])
