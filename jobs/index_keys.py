@@ -7,8 +7,8 @@ Examples:
 
 Worth it for datasets of many shards whose keys are in no order: there a key could be in any of
 them, and looking it up costs the index of each. The map is made of these indexes and holds for the
-files of one manifest: write it again when the dataset has grown, or readers do without. Exit code
-0: it is there; 2: it could not be written, the message says why.
+files of one manifest: write it again when the dataset has grown, or readers do without.
+Exit code 0: it is there; 2: it could not be written, the message says why.
 """
 
 import argparse

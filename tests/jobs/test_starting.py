@@ -36,6 +36,7 @@ OUTPUT = ["--output", "out"]
         ("compress_dataset", ["--input", "x", *OUTPUT, "--workers", "0"], None),
         ("decode_dataset", ["--input", "x", *OUTPUT, "--layers", "0"], ["--input", "x", *OUTPUT]),
         ("verify_dataset", ["--input", "x", "--no-decode"], ["--input", "x"]),
+        ("index_keys", ["--input", "x", "--input-options", "y"], ["--input", "x"]),
         ("evaluate", ["--data", "x", *OUTPUT, "--peers", "none"], None),
         ("serve_previews", ["--input", "x", "--port", "0"], ["--input", "x"]),
     ],
