@@ -9,7 +9,7 @@ or not.
 import base64
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .blocks import IndexBlocks
-from .datafiles import CursorError, DataFile, OpenFile
+from .datafiles import CursorError, DataFile, DatasetError, OpenFile
 from .index import BrokenIndexError
 from .lookup import Lookup
 from .reading import columns_of
@@ -38,21 +38,33 @@ def page(
     limit: int,
     search: str,
     condition: pc.Expression | None,
+    on_damage: Callable[[DatasetError], None] | None = None,
 ) -> tuple[list[dict[str, Any]], str | None]:
-    """``Dataset.page``."""
+    """``Dataset.page``. With ``on_damage`` what is damaged or gone is left out, and told there."""
     if not 1 <= limit <= MAX_LIMIT:
         raise ValueError(f"a page has 1 to {MAX_LIMIT} pictures, not {limit}")
     named = columns_of(condition, dataset.url)
     position, row = _parse(dataset, after)
     deadline = time.monotonic() + PAGE_SECONDS
     items: list[dict[str, Any]] = []
-    for number, file, opened, group, first in _groups(dataset, position, row, search, deadline):
+
+    def damaged(error: DatasetError) -> None:
+        if on_damage is None or error.passing:
+            raise error
+        on_damage(error)
+
+    groups = _groups(dataset, position, row, search, deadline, damaged)
+    for number, file, opened, group, first in groups:
         if opened is None:  # out of time
             return items, _cursor(number, first)
-        table = _shown(opened, group, first, named)
-        table = _selected(table, row if number == position else 0, search, condition)
-        table = table.slice(0, limit - len(items))
-        items += _items(dataset.lookup, opened, group, table)
+        try:
+            table = _shown(opened, group, first, named)
+            table = _selected(table, row if number == position else 0, search, condition)
+            table = table.slice(0, limit - len(items))
+            items += list(_items(dataset.lookup, opened, group, table))
+        except DatasetError as error:
+            damaged(error)
+            continue
         if len(items) == limit:
             following = table.column(_ROW)[-1].as_py() + 1
             at_end = following == file.rows and number == len(dataset.files) - 1
@@ -61,12 +73,17 @@ def page(
 
 
 def _groups(
-    dataset: "Dataset", position: int, row: int, search: str, deadline: float
+    dataset: "Dataset",
+    position: int,
+    row: int,
+    search: str,
+    deadline: float,
+    damaged: Callable[[DatasetError], None],
 ) -> Iterator[tuple[int, DataFile, OpenFile | None, int, int]]:
     """Row groups to look at: number of the file, itself, opened, the group and its first row.
 
     Begins with the ``row`` of the file at ``position``. Once the time is over, ends with one that
-    is not opened: there the next page goes on.
+    is not opened: there the next page goes on. A file without a footer is left to ``damaged``.
     """
     looked = False
     for start in range(position, len(dataset.files), _AHEAD):
@@ -80,8 +97,14 @@ def _groups(
                 continue
             with dataset.open(file) as opened:
                 first = 0
-                for group in range(opened.metadata.num_row_groups):
-                    end = first + opened.metadata.row_group(group).num_rows
+                try:
+                    footer = opened.metadata
+                except DatasetError as error:
+                    damaged(error)
+                    looked = True
+                    continue
+                for group in range(footer.num_row_groups):
+                    end = first + footer.row_group(group).num_rows
                     begun = row if number == position else 0
                     if begun < end and (hits is None or group in hits):
                         if looked and time.monotonic() > deadline:

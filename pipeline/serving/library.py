@@ -15,6 +15,7 @@ from ..filesystems import storage_errors
 from ..retrieval.datafiles import DamagedDataError, DatasetError
 from ..retrieval.dataset import Dataset
 from ..retrieval.index import IndexEntry
+from ..retrieval.paging import page
 from .answers import CannotShow, NotThere
 from .rendering import RELEASE, Format, etag
 
@@ -180,10 +181,11 @@ class Library:
     def page(self, after: str | None, limit: int, search: str, filter: Any) -> dict[str, Any]:
         """Some pictures in the dataset's order, and the cursor that goes on behind them.
 
-        Raises CursorError for a cursor that was not given by this dataset.
+        Raises CursorError for a cursor that was not given by this dataset. What is damaged or gone
+        is not in a list.
         """
         with self._answering():
-            items, cursor = self.dataset.page(after, limit, search=search, filter=filter)
+            items, cursor = page(self.dataset, after, limit, search, filter, _left_out)
         shown = [{**item, "psnr": _in_json(item["psnr"])} for item in items]
         return {"items": shown, "next": cursor}
 
@@ -248,6 +250,10 @@ def nothing_left(key: str, error: Exception) -> NotThere:
     """For whoever asked; what it was goes to the log, for it names files."""
     log.error("%r cannot be shown: %s", key, error)
     return NotThere(f"{key!r} cannot be shown: its data is damaged or gone")
+
+
+def _left_out(error: DatasetError) -> None:
+    log.error("a list goes on without its pictures: %s", error)
 
 
 def _not_kept(key: str) -> NotThere:

@@ -13,7 +13,6 @@ from typing import Any
 import ray
 from prometheus_client import Metric, generate_latest
 from ray import serve
-from ray.exceptions import RayError
 
 from .figures import Figures
 
@@ -57,8 +56,8 @@ class SharedFigures:
                 left = await self._found().leave.remote(self._replica, own)
         except TimeoutError:  # it starts, or the machine is busy
             pass
-        except RayError:  # it went with the replica that had made it: the next call makes another
-            self._board = None
+        except Exception:  # it went with the replica that had made it: the next call makes another
+            self._board = None  # and whatever else Ray may raise: figures stop for nothing
         return generate_latest(_Merged(left))
 
     async def share(self) -> None:

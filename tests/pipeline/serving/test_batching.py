@@ -11,6 +11,7 @@ from prometheus_client import generate_latest
 
 from codec import EncodedImage
 from pipeline.retrieval.dataset import Dataset
+from pipeline.serving import library
 from pipeline.serving.answers import Answer
 from pipeline.serving.batching import LONGEST_BATCH, Batcher
 from pipeline.serving.limits import Limits
@@ -179,24 +180,24 @@ def test_what_was_begun_is_there_for_whoever_comes_back(
 
 
 class Blocked:
-    """The dataset's method waits from now on until it may ``go_on``."""
+    """A function of a module or an object waits from now on until it may ``go_on``."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, dataset: Dataset, method: str) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, place: object, name: str) -> None:
         self.go_on, self.entered = threading.Event(), 0
-        function = getattr(dataset, method)
+        function = getattr(place, name)
 
         def waits(*arguments: object, **options: object) -> object:
             self.entered += 1
             assert self.go_on.wait(120)
             return function(*arguments, **options)
 
-        monkeypatch.setattr(dataset, method, waits)
+        monkeypatch.setattr(place, name, waits)
 
 
 def test_pictures_do_not_wait_for_searches(
     dataset: Dataset, toy: ToyCodec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pages = Blocked(monkeypatch, dataset, "page")
+    pages = Blocked(monkeypatch, library, "page")
 
     async def ask() -> None:
         service = PreviewService(dataset, toy)

@@ -1,18 +1,24 @@
 """What is damaged, slow or too much: fewer layers, 404 or 503 in words, and never a 500."""
 
+import asyncio
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from ray.exceptions import RayActorError
 
 from codec import CorruptStreamError, EncodedImage
 from pipeline.filesystems import StorageError
 from pipeline.retrieval.dataset import Dataset, open_dataset
+from pipeline.serving import replicas
+from pipeline.serving.figures import Figures
 from tests.pipeline.makers import ToyCodec
 from tests.pipeline.serving.conftest import Client, Slow, url
 from tests.pipeline.serving.test_pictures import shown
@@ -197,3 +203,15 @@ def test_pictures_that_are_too_large(connect: Client, dataset: Dataset) -> None:
     assert answer.status_code == 422
     assert "pixels" in answer.json()["detail"]
     assert client.get(url("glass")).status_code == 200
+
+
+def test_figures_of_a_replica_whose_cluster_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those of the others are missing then; its own are there, and are shared again later."""
+    context = SimpleNamespace(app_name="previews", replica_id=SimpleNamespace(unique_id="abc"))
+    monkeypatch.setattr(replicas.serve, "get_replica_context", lambda: context)
+    shared = replicas.SharedFigures(Figures())
+    for error in (ValueError("no such actor"), RayActorError(), RuntimeError("not connected")):
+        monkeypatch.setattr(shared, "_found", Mock(side_effect=error))
+        assert b'strata_preview_cache_bytes{replica="abc"} 0.0' in asyncio.run(shared.text())
