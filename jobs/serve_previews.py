@@ -30,10 +30,11 @@ from codec.errors import StrataError
 from pipeline import cluster
 from pipeline.command import positive, seconds, storage_options
 from pipeline.retrieval.dataset import open_dataset
-from pipeline.serving.limits import Limits
+from pipeline.serving.limits import SLOWER, Limits
 
 NAME = "previews"  # of the application on Serve
 _LOOK_EVERY = 5.0  # seconds between looks at whether the server still lives
+_LOOKS = 3  # in vain, until it counts as gone
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -81,7 +82,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         type=positive,
         default=limits.running,
         metavar="N",
-        help="pictures in work at once (default: %(default)s)",
+        help="pictures in work at once, of those quick to decode and of the others each "
+        "(default: %(default)s)",
     )
     group.add_argument(
         "--max-queued",
@@ -103,7 +105,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         type=seconds,
         default=limits.deadline,
         metavar="SECONDS",
-        help="a request that takes longer is given up (default: %(default)s)",
+        help="a request that takes longer is given up; a picture that is slow to decode may take "
+        f"{SLOWER} times as long (default: %(default)s)",
     )
     group.add_argument(
         "--cache-mb",
@@ -182,6 +185,7 @@ def serve_until_told(given: argparse.Namespace, told: threading.Event) -> int:
     settings = Settings(url, given.input_options, shape.device, limits_of(given))
     if told.is_set():
         return 0
+    _check_serve(serve, given)
     try:
         try:
             serve.start(http_options={"host": given.host, "port": given.port}, logging_config=QUIET)
@@ -189,17 +193,57 @@ def serve_until_told(given: argparse.Namespace, told: threading.Event) -> int:
         except (RuntimeError, RayError) as error:
             raise StrataError(f"the server did not start: {error}") from error
         shown = "127.0.0.1" if given.host in ("0.0.0.0", "::") else given.host
+        shown = f"[{shown}]" if ":" in shown else shown
         print(
             f"{len(dataset)} pictures of {url} are at http://{shown}:{given.port}/ "
             f"({shape.workers} x {shape.threads} {shape.device}); Ctrl-C ends it",
             flush=True,
         )
-        while not told.wait(_LOOK_EVERY):
-            state = serve.status().applications[NAME].status
-            if state in ("DEPLOY_FAILED", "NOT_STARTED"):
-                raise StrataError(f"the server is {state}; Ray's log of the replica says why")
+        return _wait(serve, told)
     finally:
         _end(serve, limits_of(given).deadline)
+
+
+def _check_serve(serve: Any, given: argparse.Namespace) -> None:
+    """Raises StrataError where a Serve that runs already would do something else than we say.
+
+    It goes on to listen where it does, and an application of the same name it replaces.
+    """
+    from ray.serve.context import _get_global_client
+
+    client = _get_global_client(raise_if_no_controller_running=False)
+    if client is None:
+        return
+    host, port = client.http_config.host, client.http_config.port
+    if (host, port) != (given.host, given.port):
+        raise StrataError(
+            f"Ray Serve runs on this cluster already, and listens at {host}:{port}: give --host "
+            f"{host} --port {port}, or end it with `serve shutdown`"
+        )
+    if NAME in serve.status().applications:
+        raise StrataError(
+            "this cluster serves previews already: end that job first (if it was killed, what it "
+            "left ends with `serve shutdown`)"
+        )
+
+
+def _wait(serve: Any, told: threading.Event) -> int:
+    """Until it is told to end, or has ended by itself. The exit code."""
+    missed = 0
+    while not told.wait(_LOOK_EVERY):
+        try:
+            application = serve.status().applications.get(NAME)
+            missed = 0
+        except Exception as error:  # Ray has many; the controller may be starting anew
+            missed += 1
+            if missed < _LOOKS:
+                continue
+            print(f"error: Ray does not answer any more: {error}", file=sys.stderr)
+            return 1
+        state = "gone" if application is None else application.status
+        if state in ("gone", "DEPLOY_FAILED", "NOT_STARTED"):
+            print(f"error: the server is {state}; Ray's logs say why", file=sys.stderr)
+            return 1
     return 0
 
 

@@ -1,0 +1,81 @@
+"""What jobs/serve_previews.py makes of the Serve that it finds, and of its end; without Ray."""
+
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.serve import context
+
+from codec.errors import StrataError
+from jobs import serve_previews
+from jobs.serve_previews import NAME
+
+
+def running(*applications: str, status: str = "RUNNING") -> Any:
+    """A Serve with these applications."""
+    found = {name: SimpleNamespace(status=status) for name in applications}
+    return SimpleNamespace(status=lambda: SimpleNamespace(applications=found))
+
+
+@pytest.mark.parametrize(
+    ("listens", "applications", "words"),
+    [
+        (None, [], None),  # no Serve yet
+        (("127.0.0.1", 8000), ["others"], None),
+        (("127.0.0.1", 8001), [], "listens at 127.0.0.1:8001: give --host 127.0.0.1 --port 8001"),
+        (("0.0.0.0", 8000), [], "give --host 0.0.0.0 --port 8000"),
+        (("127.0.0.1", 8000), ["others", NAME], "this cluster serves previews already"),
+    ],
+)
+def test_a_serve_that_runs_already_is_not_taken_over(
+    monkeypatch: pytest.MonkeyPatch,
+    listens: tuple[str, int] | None,
+    applications: list[str],
+    words: str | None,
+) -> None:
+    """Serve itself would listen elsewhere than we say, and show the other job's users our data."""
+    options = listens and SimpleNamespace(host=listens[0], port=listens[1])
+    client = options and SimpleNamespace(http_config=options)
+    monkeypatch.setattr(context, "_get_global_client", lambda **_: client)
+    given = serve_previews.parse(["--input", "x"])
+    if words is None:
+        serve_previews._check_serve(running(*applications), given)
+    else:
+        with pytest.raises(StrataError, match=words):
+            serve_previews._check_serve(running(*applications), given)
+
+
+def unreachable() -> None:
+    raise ConnectionError("the cluster has gone")
+
+
+@pytest.mark.parametrize(
+    ("serve", "words"),
+    [
+        (running(NAME, status="DEPLOY_FAILED"), "the server is DEPLOY_FAILED"),
+        (running("others"), "the server is gone"),
+        (SimpleNamespace(status=unreachable), "does not answer any more: the cluster has gone"),
+    ],
+)
+def test_a_server_that_ends_by_itself_ends_the_job_with_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], serve: Any, words: str
+) -> None:
+    monkeypatch.setattr(serve_previews, "_LOOK_EVERY", 0.01)
+    assert serve_previews._wait(serve, threading.Event()) == 1
+    assert words in capsys.readouterr().err
+
+
+def test_a_server_that_is_told_to_end_ends_with_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = threading.Event()
+    looks = iter([running(NAME), SimpleNamespace(status=unreachable), running(NAME)])
+
+    def status() -> Any:
+        """Ray may miss a look or two: its controller is started anew."""
+        look = next(looks, None)
+        if look is None:
+            told.set()
+        return (look or running(NAME)).status()
+
+    monkeypatch.setattr(serve_previews, "_LOOK_EVERY", 0.01)
+    assert serve_previews._wait(SimpleNamespace(status=status), told) == 0
