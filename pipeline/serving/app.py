@@ -48,8 +48,9 @@ STATIC = Path(__file__).parent / "static"
 MIN_SIDE, MAX_SIDE = 16, 4096
 # A picture may become another one (--retry bad, a repair), so addresses without the version are
 # looked at again after an hour; that costs a 304. Addresses with it change when pictures do.
-_HOUR = "public, max-age=3600"
-_FOR_EVER = "public, max-age=31536000, immutable"
+# Private: a cache that people share may stand in front of what lets only some of them in.
+_HOUR = "private, max-age=3600"
+_FOR_EVER = "private, max-age=31536000, immutable"
 _NEVER = "no-store"
 
 log = logging.getLogger("strata.previews")

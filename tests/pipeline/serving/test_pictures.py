@@ -105,7 +105,7 @@ def test_only_addresses_with_the_version_are_cached_for_good(client: TestClient)
     version = client.get("/v1/dataset").json()["version"]
     assert "immutable" in client.get(url("s0000", v=version)).headers["cache-control"]
     for other in (url("s0000"), url("s0000", v="older")):
-        assert client.get(other).headers["cache-control"] == "public, max-age=3600"
+        assert client.get(other).headers["cache-control"] == "private, max-age=3600"
 
 
 def test_a_dataset_that_changes_has_another_version(
