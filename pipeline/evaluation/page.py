@@ -30,7 +30,8 @@ th:first-child, td:first-child { text-align: left; } th { color: var(--faint); }
 figure { margin: 0 0 1rem; } figcaption { color: var(--faint); font-size: .85rem; }
 svg { width: 100%; height: auto; } svg text { font-size: 12px; fill: var(--faint); }
 svg.key { width: 26px; height: 8px; } .plot p span { white-space: nowrap; margin-right: .9rem; }
-.crops { display: flex; flex-wrap: wrap; gap: .6rem; } .crops img { display: block; }
+.crops { display: flex; flex-wrap: wrap; gap: .6rem; } .crops img { display: block;
+  min-width: 8rem; image-rendering: pixelated; }
 .crops figcaption { max-width: 12rem; }
 """
 

@@ -105,7 +105,7 @@ def versions() -> dict[str, str]:
             out[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    libraries = {peer.library for peer in all_peers().values() if peer.library}
+    libraries = {p.library.split(", ")[-1] for p in all_peers().values() if p.library}
     return out | dict.fromkeys(sorted(libraries), "")
 
 

@@ -9,7 +9,7 @@ from codec import metrics
 from .curves import at_rate
 from .figures import METRICS, Evaluation, Figures, Series
 
-_LABELS = {"psnr": "PSNR, dB", "ms_ssim": "MS-SSIM, dB"}
+_LABELS = {"psnr": "PSNR, dB", "ms_ssim": "MS-SSIM, dB", "swd": "SWD"}
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,11 @@ def _cell(text: str) -> str:
 
 def tables(found: Evaluation, anchor: str) -> list[Table]:
     """All of them, models first."""
-    others = comparable(found)
     out: list[Table] = []
     for one in found.series:
         if one.is_model:
             out.append(own_table(one))
+            others = comparable(found, one)
             out += [other_table(one, others, metric) for metric in _LABELS if others]
     out += [bd_table(found, anchor), lossless_table(found)]
     out += [own_table(one) for one in found.series if not one.is_model and not one.lossless]
@@ -61,11 +61,11 @@ def tables(found: Evaluation, anchor: str) -> list[Table]:
     return [table for table in out if table.rows]
 
 
-def comparable(found: Evaluation) -> list[Series]:
-    """Peers with a curve: their whole files by setting, or their one file by its prefixes."""
-    peers = [one for one in found.series if not one.is_model and len(one.points) > 1]
-    whole = {one.group for one in peers if one.kind == "settings"}
-    return [one for one in peers if one.kind == "settings" or one.group not in whole]
+def comparable(found: Evaluation, own: Series) -> list[Series]:
+    """Curves of others: their whole files by setting, or their one file by its prefixes."""
+    others = [one for one in found.series if one.group != own.group and len(one.points) > 1]
+    whole = {one.group for one in others if one.kind == "settings"}
+    return [one for one in others if one.kind == "settings" or one.group not in whole]
 
 
 def own_table(one: Series) -> Table:
@@ -123,18 +123,27 @@ def verdicts(one: Series) -> list[str]:
 
 
 def other_table(one: Series, others: Sequence[Series], metric: str) -> Table:
-    """What peers reach at the rates of a series, between the points of their own files."""
-    values = dict(zip(one.points, (value for _, value in one.curve(metric)), strict=True))
+    """What others reach at the rates of a series, between the points of their own files."""
+    curves = [_rising(other, metric) for other in others]
     rows = []
-    for point in one.points:
-        exact = point.psnr is None
-        at = [at_rate(other.curve(metric), point.bpp) for other in others]
-        cells = ["" if value is None else f"{value:.2f}" for value in at]
-        own = "exact" if exact else f"{values[point]:.2f}"
+    for point, (_, value) in zip(one.points, _rising(one, metric), strict=True):
+        at = [at_rate(curve, point.bpp) for curve in curves]
+        cells = ["" if there is None else _number(there, metric) for there in at]
+        own = "exact" if point.psnr is None else _number(value, metric)
         rows.append((_label(one, point), f"{point.bpp:.3f}", own, *cells))
     header = (_first(one), "bpp", one.group, *(other.name for other in others))
     note = "At the same rate, interpolated in its logarithm; empty where there is no file near it."
     return Table(f"{one.name}: {_LABELS[metric]}, beside others", header, tuple(rows), note)
+
+
+def _rising(one: Series, metric: str) -> list[tuple[float, float]]:
+    """A curve that rises with quality: distances with a minus."""
+    sign = -1 if metric == "swd" else 1
+    return [(rate, sign * value) for rate, value in one.curve(metric)]
+
+
+def _number(value: float, metric: str) -> str:
+    return f"{-1000 * value:.1f}" if metric == "swd" else f"{value:.2f}"
 
 
 def bd_table(found: Evaluation, anchor: str) -> Table:

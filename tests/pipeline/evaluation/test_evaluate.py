@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from codec import load_codec, metrics
-from codec.errors import UnknownModelError
+from codec.errors import InvalidModelError, UnknownModelError
 from codec.images import write_image
 from pipeline.evaluation.contenders import ModelRequest
+from pipeline.evaluation.evaluator import Evaluator
 from pipeline.options import OptionError
 from tests.pipeline.evaluation.inprocess import Runner, photograph, png_samples
 
@@ -200,6 +201,44 @@ def test_options_of_models(run: Runner, model: str, tmp_path: Path) -> None:
     with pytest.raises(UnknownModelError, match="a dataset's URL"):
         run(data, models=("nothing-here",))
     assert ModelRequest.parse("a,b=c").options == {"b": "c"}
+
+
+def test_a_sample_that_kills_workers_is_left_alone(
+    run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scheduler finds it by probing; then the task goes on without it."""
+    tasks: list[Any] = []
+    real = Evaluator.run
+
+    def skip_second(self: Evaluator, task: Any) -> Any:
+        assert self.probe(task, 0, 0) == 3
+        assert self.probe(task, 2, 3, {}) == 3
+        assert not list((tmp_path / "report").rglob("records/*.json"))
+        tasks.append(task)
+        return real(self, task, {1: "kills its worker: it died"})
+
+    monkeypatch.setattr(Evaluator, "run", skip_second)
+    summary = run(run.tar("a.tar", png_samples(*[(24, 24)] * 3)), peers=("jpeg",))
+    assert len(tasks) == 1
+    assert (summary.ok, summary.bad) == (2, 1)
+    assert told(tmp_path)["problems"][0]["reason"] == "kills its worker: it died"
+
+
+def test_lpips_with_weights_from_a_file(run: Runner, tmp_path: Path) -> None:
+    import torch
+
+    from codec.cdc.perceptual import LPIPS
+
+    torch.manual_seed(0)
+    weights = {name: value.abs() for name, value in LPIPS().state_dict().items()}
+    torch.save(weights, tmp_path / "vgg.pt")
+    data = run.tar("a.tar", png_samples((40, 40), (12, 40)))
+    run(data, peers=("jpeg", "png"), lpips=str(tmp_path / "vgg.pt"))
+    (exact,) = series(tmp_path, "PNG")["points"]
+    assert exact["lpips"] == 0
+    assert series(tmp_path, "JPEG")["points"][0]["lpips"] > 0
+    with pytest.raises(InvalidModelError, match="there is no such file"):
+        run(data, peers=("jpeg",), lpips=str(tmp_path / "none.pt"))
 
 
 def test_alpha_is_left_out_in_words(run: Runner, tmp_path: Path) -> None:
