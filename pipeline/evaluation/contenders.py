@@ -95,26 +95,28 @@ def model_contenders(
     models: dict[str, ModelFile] = {}
     for text in texts:
         request = ModelRequest.parse(text)
-        codec = _load(request.source, storage_options, scratch)
-        file = ModelFile(codec.model_id, codec.name, codec.codec, codec.model_path)
-        models[codec.model_id] = file
-        contenders += _of_model(text, request, codec, layers)
+        codec, name = _load(request.source, storage_options, scratch)
+        models[codec.model_id] = ModelFile(codec.model_id, name, codec.codec, codec.model_path)
+        contenders += _of_model(text, request, codec, name, layers)
     return contenders, list(models.values())
 
 
-def _load(source: str, options: Mapping[str, Any] | None, scratch: str | None) -> Codec:
+def _load(source: str, options: Mapping[str, Any] | None, scratch: str | None) -> tuple[Codec, str]:
+    """The model, and its short name: a dataset's model has the dataset's."""
     refuse_secrets(source)
     try:
-        return load_codec(source)
+        codec = load_codec(source)
+        return codec, codec.name
     except UnknownModelError as error:
         try:
-            return open_dataset(source, options).codec("cpu", scratch)
+            codec = open_dataset(source, options).codec("cpu", scratch)
+            return codec, source.rstrip("/").rpartition("/")[2]
         except DatasetError:
             raise UnknownModelError(f"{error}, or a dataset's URL") from error
 
 
 def _of_model(
-    text: str, request: ModelRequest, codec: Codec, layers: int | None
+    text: str, request: ModelRequest, codec: Codec, short: str, layers: int | None
 ) -> list[Contender]:
     given = dict(request.options)
     qualities = _qualities(text, codec, given.pop("quality", "all"))
@@ -134,7 +136,7 @@ def _of_model(
         codec.check_options("encode", encode)
     except (TypeError, ValueError) as error:
         raise OptionError(f"--model {text}: {error}") from error
-    name = label or " ".join([codec.name, *(f"{key}={value}" for key, value in given.items())])
+    name = label or " ".join([short, *(f"{key}={value}" for key, value in given.items())])
     contenders = []
     for quality in qualities:
         spec = {
@@ -211,11 +213,12 @@ def peer_contenders(names: Sequence[str] | None) -> tuple[list[Contender], list[
 
 
 def check_names(contenders: Sequence[Contender]) -> None:
-    """Raise OptionError where two models would be one row of the tables."""
+    """Raise OptionError where two contenders would be one curve of the tables."""
     seen: set[tuple[str, str]] = set()
+    peers = {one.group for one in contenders if not one.is_model}
     for contender in contenders:
         key = (contender.group, contender.setting)
-        if key in seen:
+        if key in seen or (contender.is_model and contender.group in peers):
             raise OptionError(
                 f"--model: {contender.group} is there twice; tell them apart with label=..."
             )

@@ -31,6 +31,7 @@ from .measuring import Learned, PatchSet, Point
 RECORDS, WEIGHTS = "records", "weights"
 BATCH_PIXELS = 1 << 22
 KEPT_MODELS = 3
+MAX_PIXELS = 1 << 25  # of a picture: the figures take some sixty bytes for each, beside the model
 NO_PICTURE = "there is no picture in the sample"
 
 
@@ -272,7 +273,7 @@ def _load(file: ShardFile, index: int, sample: Sample, skip: str | None) -> Load
     if problem or name is None:
         return Loaded(index, key, problem=problem or NO_PICTURE)
     try:
-        picture = read_image(file.read(dict(sample.fields)[name]))
+        picture = read_image(file.read(dict(sample.fields)[name]), max_pixels=MAX_PIXELS)
     except StrataError as error:
         return Loaded(index, key, problem=describe(error))
     return Loaded(index, key, np.ascontiguousarray(picture.rgb), picture.alpha is not None)

@@ -3,6 +3,7 @@
 Every setting writes its codec's smallest file, with one thread, without metadata.
 """
 
+import functools
 import importlib.metadata
 import importlib.util
 import io
@@ -201,6 +202,7 @@ def _peer(name: str, title: str, library: str, settings: Sequence[Setting], **mo
     return Peer(name, title, library, tuple(settings), **functions)
 
 
+@functools.cache
 def all_peers() -> dict[str, Peer]:
     """Every peer by name, also those whose library is missing here."""
     jpeg = {"format": "JPEG", "optimize": True}

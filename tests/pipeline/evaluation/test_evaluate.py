@@ -12,9 +12,11 @@ import pytest
 from codec import load_codec, metrics
 from codec.errors import InvalidModelError, UnknownModelError
 from codec.images import write_image
+from pipeline.evaluation import evaluator
 from pipeline.evaluation.contenders import ModelRequest
 from pipeline.evaluation.evaluator import Evaluator
 from pipeline.options import OptionError
+from tests.pipeline.conftest import Make
 from tests.pipeline.evaluation.inprocess import Runner, photograph, png_samples
 
 
@@ -196,6 +198,8 @@ def test_options_of_models(run: Runner, model: str, tmp_path: Path) -> None:
             run(data, models=(text,))
     with pytest.raises(OptionError, match="is there twice"):
         run(data, models=(model, model))
+    with pytest.raises(OptionError, match="JPEG is there twice"):
+        run(data, models=(f"{model},label=JPEG",), peers=("jpeg",))
     with pytest.raises(OptionError, match="there is no gif"):
         run(data, peers=("gif",))
     with pytest.raises(UnknownModelError, match="a dataset's URL"):
@@ -239,6 +243,24 @@ def test_lpips_with_weights_from_a_file(run: Runner, tmp_path: Path) -> None:
     assert series(tmp_path, "JPEG")["points"][0]["lpips"] > 0
     with pytest.raises(InvalidModelError, match="there is no such file"):
         run(data, peers=("jpeg",), lpips=str(tmp_path / "none.pt"))
+
+
+def test_the_model_of_a_dataset(run: Runner, make_dataset: Make, tmp_path: Path) -> None:
+    data = run.tar("a.tar", png_samples((24, 24)))
+    dataset = make_dataset([data])
+    run(data, models=(dataset.url,), peers=())
+    (model,) = told(tmp_path)["models"]
+    assert (model["name"], model["model_id"]) == ("dataset", dataset.model_id)
+    assert series(tmp_path, "dataset")["points"][-1]["exact"] == 1
+
+
+def test_pictures_too_large_to_measure_are_bad(
+    run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluator, "MAX_PIXELS", 1000)
+    summary = run(run.tar("a.tar", png_samples((20, 50), (20, 51))), peers=("jpeg",))
+    assert (summary.ok, summary.bad) == (1, 1)
+    assert "more than the limit of 1000" in told(tmp_path)["problems"][0]["reason"]
 
 
 def test_alpha_is_left_out_in_words(run: Runner, tmp_path: Path) -> None:
