@@ -1,4 +1,4 @@
-"""Other people's pickled checkpoints, read without running any code of theirs."""
+"""Pickled checkpoints, ours of a training and other people's, read without running any code."""
 
 import pickle
 from collections.abc import Mapping
@@ -23,12 +23,12 @@ class _Ignored:
         pass
 
 
-def load_checkpoint(path: Path) -> Mapping[str, Any]:
+def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> Mapping[str, Any]:
     """The dictionary in a file of ``torch.save``. Raises InvalidModelError saying what is wrong."""
     stand_ins: list[Any] = [(_Ignored, name) for name in _INERT]
     try:
         with torch.serialization.safe_globals(stand_ins):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            checkpoint = torch.load(path, map_location=device, weights_only=True)
     except OSError as error:
         raise InvalidModelError(f"{path} cannot be read: {error.strerror}") from error
     except pickle.UnpicklingError as error:

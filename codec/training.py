@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .checkpoints import load_checkpoint
 from .errors import InvalidModelError
 from .training_data import Log, Pictures
 
@@ -127,12 +128,12 @@ def train(
     ema, step, seconds = Ema(model, config.ema), 0, 0.0
     checkpoint = out / "checkpoint.pt"
     if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=device, weights_only=True)
+        state = load_checkpoint(checkpoint, device)
         try:
             model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
             ema.restore(state["ema"])
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, LookupError, TypeError) as error:
             raise InvalidModelError(
                 f"{checkpoint} belongs to another configuration: use a new --out"
             ) from error

@@ -93,6 +93,13 @@ def test_another_models_checkpoint_is_refused(tmp_path: Path) -> None:
         run(tmp_path, nn.Linear(2, 2))
 
 
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"\x80\x02cos\nsystem\n."])
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(content)
+    with pytest.raises(InvalidModelError, match=r"checkpoint\.pt"):
+        run(tmp_path, ToyModel())
+
+
 def test_the_recipe_chooses_the_averaging_of_gradients(tmp_path: Path) -> None:
     run(tmp_path, ToyModel(), TrainingConfig(steps=1, warmup=1, batch=2, beta1=0.5, beta2=0.7))
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
