@@ -78,11 +78,18 @@ class FakeServer:
     # requests for pictures that are being answered now, and the most at one time
     running: int = 0
     busiest: int = 0
+    answered: float = 0.0  # when the last of them was, monotonic
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def pictures(self) -> list[Request]:
         """The requests for decoded pictures, in their order."""
         return [one for one in list(self.requests) if one.key is not None]
+
+    def rests(self, seconds: float = 0.3) -> bool:
+        """Whether nothing is asked for so long, after what was asked before has been answered."""
+        with self.lock:
+            last = self.requests[-1].time if self.requests else 0.0
+            return not self.running and time.monotonic() - max(last, self.answered) > seconds
 
     def entry(self, place: int) -> dict[str, Any]:
         return {
@@ -148,6 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
         finally:
             with self.fake.lock:
                 self.fake.running -= request.key is not None
+                self.fake.answered = time.monotonic()
 
     def answer(self, request: Request) -> None:
         time.sleep(self.fake.delay(request))

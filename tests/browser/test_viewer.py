@@ -186,7 +186,11 @@ def test_zoom_loads_what_it_needs(page: "Page", fake: FakeServer) -> None:
     after = page.locator("#pane-stream .sheet").bounding_box()
     assert after["x"] == before["x"] - 30
     page.mouse.wheel(0, -400)
-    assert page.locator("#pane-stream .sheet").bounding_box()["width"] > before["width"] * 1.5
+    page.wait_for_function(
+        "(width) => document.querySelector('#pane-stream .sheet').getBoundingClientRect().width"
+        " > width * 1.5",
+        arg=before["width"],
+    )
 
 
 def test_a_picture_smaller_than_the_window_can_be_seen_in_its_own_size(
