@@ -50,6 +50,7 @@ SHARES = {
     "nested with a light first layer": 0.03,
     "cdc": 0.515,
     "universal": 0.005,
+    "universal with protection": 0.005,
 }
 
 

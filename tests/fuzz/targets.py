@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from codec import Codec, EncodedImage, load_codec, zoo
 from codec.uqdm.nested import NestedConfig
 from tests.codec.cdc.models import light_config, write_model
 from tests.codec.models import nested_model, noise_pictures
 from tests.codec.uqdm.test_first import with_first
-from tests.codec.uqdm.test_universal import small_codec
+from tests.codec.uqdm.test_universal import small_codec, small_model
 from tests.fuzz import mutations
 
 
@@ -66,3 +67,13 @@ def tiny_targets(folder: Path) -> Iterator[Target]:
     cdc = write_model(folder / "cdc", light_config(unet=False))
     yield Target.of("cdc", load_codec(cdc), (32, 64))
     yield Target.of("universal", small_codec(folder / "universal"), (32,))
+    yield Target.of("universal with protection", protected(folder / "protected"), (32,))
+
+
+def protected(folder: Path) -> Codec:
+    """A universal model with guards, as if it had been calibrated."""
+    config, tensors = small_model()
+    guards = torch.full((len(tensors["steps"]), 2), 1e-4, dtype=torch.float64)
+    path = folder / zoo.MODEL_FILE
+    zoo.write_model(path, config, {**tensors, "guards": guards})
+    return load_codec(path)

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codec import CorruptStreamError, EncodedImage, UnknownModelError, load_codec
+from codec import CorruptStreamError, EncodedImage, UnknownModelError, bitstream, load_codec
 from tests.conftest import ROOT
 from tests.fuzz import streams
 from tests.fuzz.mutations import Mutant, mutate, repair
-from tests.fuzz.targets import Target
+from tests.fuzz.targets import Target, protected
 
 SEEDS = Path(__file__).parent / "seeds"
 OLD_MODEL = ROOT / "tests" / "codec" / "uqdm" / "data" / "before_first.safetensors"
@@ -84,6 +84,32 @@ def test_kept_seeds_decode_or_are_marked(path: Path) -> None:
     else:
         assert picture.shape == (stream.height, stream.width, 3)
         assert picture.dtype == np.uint8
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Target:
+    codec = protected(tmp_path_factory.mktemp("guarded"))
+    return Target.of("universal with protection", codec, (20,))
+
+
+@given(data=st.data())
+@settings(max_examples=15)
+def test_any_protection(guarded: Target, data: st.DataObject) -> None:
+    """Whatever the equations say: the picture, or an error."""
+    sound = guarded.sound[0]
+    number = data.draw(st.integers(0, 1))
+    body = sound.layers[number][4:]
+    length, start = bitstream.read_varint(body, 0, "the protection")
+    changed = bytearray(body[start : start + length])
+    for _ in range(data.draw(st.integers(1, 3))):
+        changed[data.draw(st.integers(0, len(changed) - 1))] ^= data.draw(st.integers(1, 255))
+    if data.draw(st.booleans()):
+        changed = changed[: data.draw(st.integers(0, len(changed)))]
+    rest = bitstream.varint(len(changed)) + bytes(changed) + body[start + length :]
+    layers = (*sound.layers[:number], bytes(4) + rest)
+    forged = repair(EncodedImage(sound.header, layers), sound.info.model)
+    outcome = streams.attempt(guarded, Mutant(forged.to_bytes(), repaired=False), way=0)
+    assert outcome in ("right picture", "CorruptStreamError")
 
 
 def test_the_script_notices_what_it_should(nested: Target, monkeypatch: pytest.MonkeyPatch) -> None:
