@@ -95,7 +95,7 @@ class Bench:
         if spec["prefixes"]:
             decoded = codec.decode_progressively(streams, **spec["decode"])
         else:
-            decoded = iter([codec.decode(streams, **spec["decode"])])
+            decoded = (codec.decode(streams, **spec["decode"]) for _ in range(1))  # when asked
         decode_s = 0.0
         layers = 0
         while True:
