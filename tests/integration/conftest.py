@@ -1,12 +1,19 @@
 """S3 servers and one Ray for the whole session, all on 127.0.0.1 and ended at its end."""
 
 import os
+import runpy
+import signal
 import socket
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from pipeline import cluster
 from tests.integration.servers import S3Server, moto, swift, why_no_swift
+
+RunHere = Callable[..., tuple[int, str, str]]
 
 
 def free_port() -> int:
@@ -52,3 +59,25 @@ def ray_session(s3: str) -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def run_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> RunHere:
+    """``run_here(script, *arguments)``: a job's command in this process, which is seconds less.
+
+    It uses this process's Ray where there is one. Gives the exit code, and what was printed where.
+    """
+
+    def run_here(script: Path, *arguments: str) -> tuple[int, str, str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [str(script), *arguments])
+        monkeypatch.setattr(signal, "signal", lambda *_: None)  # this process keeps its handlers
+        monkeypatch.setattr(cluster, "disconnect", lambda: None)  # and its Ray
+        with pytest.raises(SystemExit) as done:
+            runpy.run_path(str(script), run_name="__main__")
+        assert isinstance(done.value.code, int)
+        return done.value.code, *capsys.readouterr()
+
+    return run_here

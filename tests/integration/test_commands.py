@@ -2,14 +2,13 @@
 
 import contextlib
 import os
-import runpy
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +16,7 @@ import fsspec
 import pytest
 
 import pipeline
-from pipeline import cluster
-from tests.integration.conftest import free_port
+from tests.integration.conftest import RunHere, free_port
 from tests.pipeline.makers import samples, write_tar
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,28 +34,6 @@ def run(
     return subprocess.run(
         command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=250, check=False
     )
-
-
-RunHere = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run_here(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> RunHere:
-    """``run`` in this process: seconds less. Gives the exit code, and what was printed where."""
-
-    def run_here(script: Path, *arguments: str) -> tuple[int, str, str]:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", [str(script), *arguments])
-        monkeypatch.setattr(signal, "signal", lambda *_: None)  # this process keeps its handlers
-        monkeypatch.setattr(cluster, "disconnect", lambda: None)  # and its Ray
-        with pytest.raises(SystemExit) as done:
-            runpy.run_path(str(script), run_name="__main__")
-        assert isinstance(done.value.code, int)
-        return done.value.code, *capsys.readouterr()
-
-    return run_here
 
 
 def test_what_must_be_put_right_first(tmp_path: Path) -> None:

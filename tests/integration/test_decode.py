@@ -17,13 +17,14 @@ from pipeline.compress import CompressOptions, compress
 from pipeline.decode import DecodeOptions, decode
 from pipeline.storage import Store
 from pipeline.verification.verify import Subset, VerifyOptions, verify
+from tests.integration.conftest import RunHere
 from tests.integration.faults import FaultProxy
 from tests.integration.processes import marked
 from tests.integration.servers import ROOT, S3Server
 from tests.integration.test_lost_processes import PATIENCE, started
 from tests.pipeline.makers import samples, tar_bytes
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
 DECODE = ROOT / "jobs" / "decode_dataset.py"
 
 
@@ -84,7 +85,7 @@ def test_a_truncated_dataset(archive: str, s3: str) -> None:
 
 
 def test_the_driver_of_a_copy_is_killed(
-    archive: str, moto_server: S3Server, tmp_path: Path
+    archive: str, moto_server: S3Server, run_here: RunHere, tmp_path: Path
 ) -> None:
     """Without warning, before a record; then the same command again."""
     budget = 700  # bytes: some of the layers
@@ -107,9 +108,8 @@ def test_the_driver_of_a_copy_is_killed(
     left = Store(output, moto_server.options())
     assert not [name for name in left.sizes("commits") if name.startswith("x-1")]
     assert not [name for name in left.sizes() if name.startswith("manifest")]
-    with started(command, tmp_path, moto_server.endpoint) as again:
-        text, errors = again.communicate(timeout=PATIENCE)
-    assert again.returncode == 0, errors
+    code, text, errors = run_here(DECODE, *command[2:])
+    assert code == 0, errors
     assert "copied 12 pictures of 3 shards" in text
     assert "layers on average" in text
     whole, cut = pipeline.open_dataset(archive), pipeline.open_dataset(output)
@@ -121,14 +121,13 @@ def test_the_driver_of_a_copy_is_killed(
     assert verify(VerifyOptions(output)).exit_code == 0
 
 
-def test_the_command_says_what_is_missing(archive: str, s3: str, tmp_path: Path) -> None:
+def test_the_command_says_what_is_missing(archive: str, run_here: RunHere, tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("s0001\nnobody\n")
-    command = [sys.executable, str(DECODE), "--input", archive, "--output", str(tmp_path / "out")]
+    command = ["--input", archive, "--output", str(tmp_path / "out")]
     command += ["--keys", str(tmp_path / "keys"), "--format", "files", "--layers", "1"]
     command += ["--log", str(tmp_path / "log"), "--workers", "1"]
-    with started(command, tmp_path, os.environ["AWS_ENDPOINT_URL"]) as job:
-        text, errors = job.communicate(timeout=PATIENCE)
-    assert job.returncode == 1, errors
+    code, text, errors = run_here(DECODE, *command)
+    assert code == 1, errors
     assert "decoded 1 pictures of 1 shards" in text
     assert "1 key of" in text
     assert "'nobody'" in text

@@ -89,8 +89,9 @@ def test_a_task_that_kills_its_worker_does_not_stop_the_others(tmp_path: Path) -
     outcomes = run(tmp_path, behaviours, recorder=recorder, attempts=2)
     killer = outcomes.pop("killer")
     assert killer.crashed
-    # at most one death in company, which nobody can be blamed for, and two alone
-    assert 2 <= killer.attempts == calls(tmp_path, "killer") <= 3
+    # two deaths alone, and at most one in company, which nobody can be blamed for: then another's
+    # death may come before this task has begun
+    assert 2 <= calls(tmp_path, "killer") <= killer.attempts <= 3
     assert "worker died near sample 'the-last-key'" in killer.error
     for name, outcome in outcomes.items():
         assert outcome.result is not None, name

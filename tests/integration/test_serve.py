@@ -19,14 +19,14 @@ import pytest
 
 from codec.images import read_image
 from pipeline.retrieval.dataset import Dataset
-from tests.integration.conftest import free_port
+from tests.integration.conftest import RunHere, free_port
 from tests.integration.processes import descendants
 from tests.integration.servers import S3Server
-from tests.integration.test_commands import PrivateCluster, RunHere, head_node, run_here
+from tests.integration.test_commands import PrivateCluster, head_node
 from tests.pipeline.makers import png, samples, write_tar
 from tests.pipeline.serving.datasets import write_dataset
 
-__all__ = ["head_node", "run_here"]
+__all__ = ["head_node"]
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "jobs" / "serve_previews.py"

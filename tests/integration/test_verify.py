@@ -13,23 +13,12 @@ import pipeline
 from pipeline.compress import CompressOptions, compress
 from pipeline.storage import Store
 from pipeline.verification.verify import Subset, VerifyOptions, verify
+from tests.integration.conftest import RunHere
 from tests.integration.servers import ROOT, S3Server
 from tests.pipeline.makers import samples, tar_bytes, write_tar
 
 pytestmark = pytest.mark.integration
 VERIFY = ROOT / "jobs" / "verify_dataset.py"
-
-
-def run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(VERIFY), *map(str, arguments)],
-        cwd=cwd,
-        env=os.environ | {"HOME": str(cwd), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=250,
-        check=False,
-    )
 
 
 def overwrite(store: Store, name: str, data: bytes) -> None:
@@ -117,38 +106,47 @@ def test_a_dataset_on_an_object_store(ray_session: None, s3: str, moto_server: S
         (["--input", "x", "--output-options", '{"a": 1}'], "there is no output"),
     ],
 )
-def test_what_must_be_put_right_first(tmp_path: Path, arguments: list[str], words: str) -> None:
-    done = run(*arguments, cwd=tmp_path)
-    assert done.returncode == 2
-    assert words in done.stderr
-    assert "Traceback" not in done.stderr
+def test_what_must_be_put_right_first(run_here: RunHere, arguments: list[str], words: str) -> None:
+    code, _, errors = run_here(VERIFY, *arguments)
+    assert code == 2
+    assert words in errors
+    assert "Traceback" not in errors
 
 
 @pytest.mark.slow
-def test_the_command(ray_session: None, tmp_path: Path) -> None:
+def test_the_command(ray_session: None, run_here: RunHere, tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", samples(2))
     write_tar(tmp_path / "b.tar", samples(2, 10))
     root = tmp_path / "set"
     inputs = (str(tmp_path / "a.tar"), str(tmp_path / "b.tar"))
     compress(CompressOptions(inputs=inputs, output=str(root), model="cdc-small", workers=1))
-    done = run("--input", "set", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "quick check of 2 data files" in done.stdout
-    assert "nothing is damaged" in done.stdout
+    code, output, errors = run_here(VERIFY, "--input", "set")
+    assert code == 0, errors
+    assert "quick check of 2 data files" in output
+    assert "nothing is damaged" in output
 
     path = next((root / "data").glob("a-*"))
     path.write_bytes(path.read_bytes()[:-1])
-    done = run("--input", "set", "--json", "report.json", cwd=tmp_path)
-    assert done.returncode == 1
-    assert f"data/{path.name}: has" in done.stdout
+    code, output, errors = run_here(VERIFY, "--input", "set", "--json", "report.json")
+    assert code == 1, errors
+    assert f"data/{path.name}: has" in output
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["exit_code"] == 1
     (damage,) = report["damaged"]
     assert (damage["path"], damage["source"]) == (f"data/{path.name}", f"{tmp_path}/a.tar")
     assert (damage["repaired"], report["level"], report["files"]) == (False, "quick", 2)
 
+    # The rest as people do it, on a Ray of its own.
     arguments = ["--input", "set", "--read-data-subset", "50%", "--seed", "1", "--repair"]
-    done = run(*arguments, "--json", "-", "--workers", "1", cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, str(VERIFY), *arguments, "--json", "-", "--workers", "1"],
+        cwd=tmp_path,
+        env=os.environ | {"HOME": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)  # nothing else is there
     assert (report["level"], report["subset"], report["seed"]) == ("subset", "50%", 1)
@@ -158,8 +156,8 @@ def test_the_command(ray_session: None, tmp_path: Path) -> None:
     assert verify(VerifyOptions(dataset=str(root))).exit_code == 0
 
 
-def test_help_explains_every_option(tmp_path: Path) -> None:
-    done = run("--help", cwd=tmp_path)
-    assert done.returncode == 0
-    assert "Exit code 0" in done.stdout
+def test_help_explains_every_option(run_here: RunHere) -> None:
+    code, output, _ = run_here(VERIFY, "--help")
+    assert code == 0
+    assert "Exit code 0" in output
     assert os.access(VERIFY, os.X_OK)
