@@ -42,7 +42,7 @@ EXECUTIONS = (
 )
 # Seconds for a small model: what exports and imports do by themselves. Fewer numbers have been seen
 # then, so the margin is wider.
-_FEW_EXECUTIONS = (USUAL, Execution(mkldnn=False, channels_last=True), PRECISE)
+FEW_EXECUTIONS = (USUAL, Execution(mkldnn=False, channels_last=True), PRECISE)
 _FEW_PICTURES, _FEW_SAFETY = 2, 8.0
 
 
@@ -82,9 +82,10 @@ def calibrate(
     scheme: UniversalScheme,
     pictures: Sequence[np.ndarray],
     safety: float = SAFETY,
-    executions: Sequence[Execution] = EXECUTIONS,
+    executions: Sequence[Execution] | None = None,
 ) -> Calibration:
     """Measure a model whose network computes in floats, on ``squares`` of pictures."""
+    executions = executions or EXECUTIONS
     steps = len(scheme.steps)
     ids = list(range(len(pictures)))
     coded = scheme.encode(pictures, ids, steps)
@@ -107,7 +108,7 @@ def calibrate(
 def quick(scheme: UniversalScheme, pictures: Sequence[np.ndarray] = ()) -> Calibration:
     """A calibration in seconds, on a few of the pictures, or on made-up ones."""
     few = squares(pictures, _FEW_PICTURES) or made_up(_FEW_PICTURES)
-    return calibrate(scheme, few, _FEW_SAFETY, _FEW_EXECUTIONS)
+    return calibrate(scheme, few, _FEW_SAFETY, FEW_EXECUTIONS)
 
 
 def verify_exact(codec: Codec, pictures: Sequence[np.ndarray]) -> dict[str, Any]:

@@ -101,25 +101,22 @@ def _float32() -> list[_Setting]:
 
 
 _full_precision = _Settings(*_float32())
-without_cudnn = _Settings(_attribute(torch.backends.cudnn, "enabled", False))
+_nnpack: Any = torch.backends.nnpack
+# Convolutions that add up products, and nothing else: cuDNN, and NNPACK for 16 pictures and more,
+# have faster kernels (Winograd's, Fourier's) whose sums are not exact even where float32 could be.
+direct_convolutions = _Settings(
+    _attribute(torch.backends.cudnn, "enabled", False),
+    (lambda: _nnpack.set_flags(False)[0], lambda enabled: _nnpack.set_flags(enabled), False),
+)
 without_mkldnn = _Settings(_attribute(torch.backends.mkldnn, "enabled", False))
 
 
 @contextmanager
-def full_precision(device: torch.device | str, *, cudnn: bool = True) -> Iterator[None]:
+def full_precision(device: torch.device | str) -> Iterator[None]:
     """float32 is float32, whatever torch's settings and autocast say, and the same kernels run.
 
     Settings are the whole process's: other threads that compute meanwhile have ours, too. The
     user's are back once the last thread has left.
-
-    Args:
-        cudnn: whether cuDNN may run convolutions; some of its kernels (Winograd's, Fourier's) are
-            fast and add up to far larger errors than others.
     """
-    kind = torch.device(device).type
-    with _full_precision(), torch.autocast(kind, enabled=False):
-        if cudnn or kind != "cuda":
-            yield
-        else:
-            with without_cudnn():
-                yield
+    with _full_precision(), torch.autocast(torch.device(device).type, enabled=False):
+        yield

@@ -18,6 +18,7 @@ import json
 import os
 import shutil
 import sys
+import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -202,8 +203,11 @@ def _calibrate(
     target = path if out is None else out / MODEL_FILE
     found: list[Any] = []
     for shard in data:
-        with shard.open("rb") as stream:
-            pictures = read_shards([(shard.name, stream)], calibration.SIDE)
+        try:
+            with shard.open("rb") as stream:
+                pictures = read_shards([(shard.name, stream)], calibration.SIDE)
+        except (OSError, tarfile.TarError) as error:
+            raise InvalidModelError(f"{shard} cannot be read: {error}") from error
         found += calibration.squares(pictures.take(len(pictures)), count - len(found))
     if data and not found:
         raise InvalidModelError(f"no picture of {calibration.SIDE}x{calibration.SIDE} in the data")

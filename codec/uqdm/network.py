@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..bands import BANDS
-from ..devices import without_cudnn
+from ..devices import direct_convolutions
 from ..modelfiles import check_shapes
 
 ACTIVATION = 32.0  # activation units per 1.0: signed range +-3.97, rectified range 0 .. 7.97
@@ -255,8 +255,7 @@ class IntegerNetwork:
         for i in range(self.config.blocks):
             name = f"blocks.{i}."
             x = (h * t[name + "gain"][step]).round_().clamp_(-_SIGNED, _SIGNED)
-            # cuDNN might choose a Fourier or Winograd kernel, whose sums are not exact.
-            with without_cudnn():
+            with direct_convolutions():
                 x = F.conv2d(
                     x.permute(0, 3, 1, 2),
                     t[name + "depthwise.weight"],

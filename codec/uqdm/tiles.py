@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..devices import full_precision, without_mkldnn
+from ..devices import direct_convolutions, full_precision, without_mkldnn
 from .unet import TILE, UNet
 
 _threads_lock = threading.Lock()
@@ -81,7 +81,7 @@ def predict(
     def evaluate(batch: Sequence[_Place]) -> np.ndarray:
         cut = [padded[i][:, top : top + TILE, left : left + TILE] for i, top, left in batch]
         window = torch.from_numpy(np.stack(cut).astype(np.float32)).to(device, execution.dtype)
-        with full_precision(device, cudnn=False), torch.inference_mode():
+        with full_precision(device), direct_convolutions(), torch.inference_mode():
             noise, factor = network(
                 window.contiguous(memory_format=layout), seconds.expand(len(batch))
             )

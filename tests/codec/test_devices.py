@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from codec import Codec, load_codec, zoo
-from codec.devices import full_precision
+from codec.devices import full_precision, without_mkldnn
 from tests.codec.settings import careless, precisions
 
 CPU = torch.device("cpu")
@@ -139,3 +139,14 @@ def test_streams_cross_between_cpu_and_gpu(codec: Codec, photo: np.ndarray) -> N
         if codec.lossless:
             for picture, decoded in zip(pictures, read[-1], strict=True):
                 np.testing.assert_array_equal(picture, decoded)
+
+
+def test_many_pictures_without_mkldnn(photo: np.ndarray) -> None:
+    """Torch then has convolutions by Fourier transforms, for 16 pictures and more."""
+    codec = load_codec(zoo.DEFAULT_MODELS["uqdm"])
+    pictures = [np.ascontiguousarray(photo[y : y + 64, 200:264]) for y in range(0, 256, 16)]
+    streams = codec.encode(pictures, layers=2)
+    with without_mkldnn():
+        assert codec.encode(pictures, layers=2) == streams
+        assert len(codec.decode(streams)) == 16
+    assert torch.backends.nnpack.set_flags(True) == (True,)  # as it was

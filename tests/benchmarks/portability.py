@@ -1,0 +1,399 @@
+#!/usr/bin/env python
+"""Whether streams decode wherever a model's numbers come out a little different.
+
+    python tests/benchmarks/portability.py --model uqdm-small cdc-small runs/universal \\
+        --data px64-*.tar --pictures 1000 --part settings noise --out docs/results/portability.json
+    python tests/benchmarks/portability.py --model runs/universal --data px64-*.tar \\
+        --part beyond --trials 10000 --out docs/results/portability.json
+    python tests/benchmarks/portability.py --model runs/universal --data kodak.tar \\
+        --part overhead --pictures 2 --out docs/results/portability.json
+
+``settings``: pictures are encoded in one way and decoded in 48: in batches of 1, 7 and 64, on one
+thread and two, with mkldnn and without, in both memory layouts, in float32 and float64.
+``noise``: decoded with every parameter of a universal model's prior off by up to its guard. A model
+whose tables are chosen by integers has no such number: its sums of products are added up in
+another order, in pieces, of factors cut to eight bits, which is what devices may do, and all that
+is not integers (transforms, means) is off by up to 1e-5 of itself.
+``beyond``: noise of several guards, in float32 and in float64: an error, or the very picture.
+``overhead``: bytes and processor time that protection takes. Calibrate a universal model first.
+
+Results are added to ``--out``, one entry for each part and model, after every 64 pictures. A lossy
+model decodes exactly if its symbols do (the checks say so); how far its pixels are off is counted.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from codec import CorruptStreamError, EncodedImage, bitstream, load_codec, protection
+from codec.calibration import squares
+from codec.devices import without_mkldnn
+from codec.layered import LayeredCodec
+from codec.uqdm.tiles import Execution
+from codec.uqdm.universal import UniversalScheme
+from tests.benchmarks import pictures
+
+CHUNK = 64
+FLOAT_NOISE = 1e-5
+BEYOND = (2.0, 8.0, 32.0, 128.0)  # guards
+BEYOND_SIDE = 16
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to decode."""
+
+    batch: int = 64
+    threads: int = 1
+    mkldnn: bool = True
+    channels_last: bool = False
+    double: bool = False
+
+
+SETTINGS = [
+    Setting(*values)
+    for values in product((1, 7, 64), (1, 2), (True, False), (False, True), (False, True))
+]
+
+
+class Products(TorchFunctionMode):
+    """Lets products of float32 tensors come out as another device might compute them.
+
+    Args:
+        change: given the function and its arguments; None leaves a product as it is.
+    """
+
+    def __init__(self, change: Callable[..., Tensor | None]) -> None:
+        super().__init__()
+        self.change = change
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in (F.linear, F.conv2d, F.conv_transpose2d) and args[0].dtype == torch.float32:
+            changed = self.change(func, *args, **kwargs)
+            if changed is not None:
+                return changed
+        return func(*args, **kwargs)
+
+
+def in_double(func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    wide = [a.double() if isinstance(a, Tensor) else a for a in args]
+    return func(*wide, **kwargs).float()
+
+
+def channels_last(func: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    if func is F.linear:
+        return func(x, *args, **kwargs)
+    return func(x.contiguous(memory_format=torch.channels_last), *args, **kwargs)
+
+
+def other_device(rng: np.random.Generator) -> Callable[..., Tensor]:
+    """Sums of integers in another order and of cut factors; noise in everything else."""
+
+    def change(func: Callable[..., Tensor], x: Tensor, weight: Tensor, *args: Any, **kwargs: Any):
+        integers = bool((x == x.round()).all()) and bool((weight == weight.round()).all())
+        if not integers:
+            out = func(x, weight, *args, **kwargs)
+            off = rng.uniform(-FLOAT_NOISE, FLOAT_NOISE, tuple(out.shape)).astype(np.float32)
+            return out * (1 + torch.from_numpy(off))
+        x, weight = x.bfloat16().float(), weight.bfloat16().float()
+        if func is not F.linear:
+            return func(x, weight, *args, **kwargs)
+        order = torch.from_numpy(rng.permutation(x.shape[-1]))
+        out: Any = 0
+        for piece in order.split(int(rng.integers(8, 65))):
+            out = out + func(x[..., piece], weight[:, piece])
+        return out
+
+    return change
+
+
+@contextmanager
+def way(codec: LayeredCodec, setting: Setting) -> Iterator[None]:
+    """Computes in this way inside."""
+    threads = torch.get_num_threads()
+    with ExitStack() as stack:
+        if isinstance(codec.scheme, UniversalScheme):
+            usual = codec.scheme.execution
+            codec.scheme.execution = Execution(
+                torch.float64 if setting.double else torch.float32,
+                setting.batch,
+                setting.threads,
+                setting.mkldnn,
+                setting.channels_last,
+            )
+            stack.callback(setattr, codec.scheme, "execution", usual)
+        else:
+            if not setting.mkldnn:
+                stack.enter_context(without_mkldnn())
+            if setting.double:
+                stack.enter_context(Products(in_double))
+            if setting.channels_last:
+                stack.enter_context(Products(channels_last))
+        torch.set_num_threads(setting.threads)
+        stack.callback(torch.set_num_threads, threads)
+        yield
+
+
+def decode(
+    codec: LayeredCodec, streams: Sequence[EncodedImage], batch: int
+) -> list[np.ndarray | None]:
+    """Pictures, in batches; None for those that do not decode."""
+    out: list[np.ndarray | None] = []
+    for at in range(0, len(streams), batch):
+        some = streams[at : at + batch]
+        try:
+            out += codec.decode(some)
+        except CorruptStreamError:
+            for stream in some:
+                try:
+                    out += codec.decode([stream])
+                except CorruptStreamError:
+                    out.append(None)
+    return out
+
+
+@contextmanager
+def noisy_prior(scheme: UniversalScheme, size: float, seed: int) -> Iterator[None]:
+    """Lets every mean and scale be off by up to ``size`` guards, in float64 as well."""
+    rng = np.random.default_rng(seed)
+    prior, guards = scheme.prior, scheme.guards
+    assert guards is not None
+
+    def noisy(picture: Any, layer: int) -> tuple[np.ndarray, np.ndarray]:
+        mean, scale = prior(picture, layer)
+        off = size * rng.uniform(-1, 1, (2, len(mean)))
+        return mean + guards[layer].mean * off[0], scale * (1 + guards[layer].scale * off[1])
+
+    scheme.prior = noisy  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        scheme.prior = prior  # type: ignore[method-assign]
+
+
+class Counts:
+    """Exact decodes, errors, wrong pictures; how far pixels of a lossy model are off."""
+
+    def __init__(self) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self.farthest = 0
+        self.pixels_off = self.pixels = 0
+
+    def add(
+        self, lossless: bool, wanted: Iterable[np.ndarray], found: Iterable[np.ndarray | None]
+    ) -> None:
+        for picture, decoded in zip(wanted, found, strict=True):
+            if decoded is None:
+                self.outcomes["error"] += 1
+                continue
+            off = np.abs(picture.astype(int) - decoded)
+            self.farthest = max(self.farthest, int(off.max()))
+            self.pixels_off += int((off > 0).sum())
+            self.pixels += off.size
+            self.outcomes["exact" if not lossless or not off.any() else "wrong"] += 1
+
+    def result(self, lossless: bool) -> dict[str, Any]:
+        out: dict[str, Any] = {k: self.outcomes[k] for k in ("exact", "error", "wrong")}
+        if not lossless:
+            out["levels_off"] = self.farthest
+            out["share_off"] = float(f"{self.pixels_off / max(self.pixels, 1):.2g}")
+        return out
+
+
+def measure_settings(
+    codec: LayeredCodec, images: Sequence[np.ndarray], note: Callable[[dict[str, Any]], None]
+) -> None:
+    counts = Counts()
+    for at in range(0, len(images), CHUNK):
+        some = images[at : at + CHUNK]
+        streams = codec.encode(some)
+        wanted = some if codec.lossless else codec.decode(streams)
+        for setting in SETTINGS:
+            with way(codec, setting):
+                counts.add(codec.lossless, wanted, decode(codec, streams, setting.batch))
+        done = min(at + CHUNK, len(images))
+        note({"pictures": done, "settings": len(SETTINGS), **counts.result(codec.lossless)})
+
+
+def measure_noise(
+    codec: LayeredCodec, images: Sequence[np.ndarray], note: Callable[[dict[str, Any]], None]
+) -> None:
+    counts = Counts()
+    for at in range(0, len(images), CHUNK):
+        some = images[at : at + CHUNK]
+        streams = codec.encode(some)
+        wanted = some if codec.lossless else codec.decode(streams)
+        if isinstance(codec.scheme, UniversalScheme):
+            with noisy_prior(codec.scheme, 1.0, at):
+                found = decode(codec, streams, CHUNK)
+        else:
+            with Products(other_device(np.random.default_rng(at))):
+                found = decode(codec, streams, CHUNK)
+        counts.add(codec.lossless, wanted, found)
+        done = min(at + CHUNK, len(images))
+        note({"pictures": done, **counts.result(codec.lossless)})
+
+
+@contextmanager
+def remembered(scheme: UniversalScheme) -> Iterator[None]:
+    """Evaluates the network once for each latent."""
+    known: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
+    predict = scheme.predict
+
+    def look_up(state: Any, layer: int, execution: Execution | None = None) -> None:
+        for picture in state:
+            key = picture.latent.tobytes() + bytes([layer])
+            if key not in known:
+                alone = replace(picture, prediction=None)
+                predict([alone], layer)
+                assert alone.prediction is not None
+                known[key] = alone.prediction
+            picture.prediction = known[key]
+
+    scheme.predict = look_up  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        scheme.predict = predict  # type: ignore[method-assign]
+
+
+def measure_beyond(
+    codec: LayeredCodec,
+    images: Sequence[np.ndarray],
+    trials: int,
+    note: Callable[[dict[str, Any]], None],
+) -> None:
+    """Small pictures: what noise does to the network's numbers it does to theirs as well."""
+    assert isinstance(codec.scheme, UniversalScheme)
+    small = [np.ascontiguousarray(x[:BEYOND_SIDE, :BEYOND_SIDE]) for x in images[:CHUNK]]
+    counts = {size: Counts() for size in BEYOND}
+    with remembered(codec.scheme):
+        streams = codec.encode(small)
+        for trial in range(trials):
+            size, i = BEYOND[trial % len(BEYOND)], trial // len(BEYOND) % len(small)
+            with noisy_prior(codec.scheme, size, trial):
+                counts[size].add(True, [small[i]], decode(codec, [streams[i]], 1))
+            if trial % 500 == 499 or trial == trials - 1:
+                by_size = {f"{size:g} guards": c.result(True) for size, c in counts.items()}
+                note({"trials": trial + 1, "side": BEYOND_SIDE, **by_size})
+
+
+@contextmanager
+def timed(kind: type) -> Iterator[list[float]]:
+    """Seconds of processor time that each call of this class's objects takes."""
+    seconds: list[float] = []
+    call = kind.__call__
+
+    def timing(self: Any, rounded: protection.Rounded) -> np.ndarray:
+        begin = time.thread_time()
+        try:
+            return call(self, rounded)
+        finally:
+            seconds.append(time.thread_time() - begin)
+
+    kind.__call__ = timing  # type: ignore[method-assign]
+    try:
+        yield seconds
+    finally:
+        kind.__call__ = call  # type: ignore[method-assign]
+
+
+def measure_overhead(
+    codec: LayeredCodec, images: Sequence[np.ndarray], note: Callable[[dict[str, Any]], None]
+) -> None:
+    """Bytes by layer and in all, and processor time of protection alone and of the whole."""
+    layers, protected = np.zeros(codec.num_layers), np.zeros(codec.num_layers)
+    total = 0
+    spent = np.zeros((2, 2))
+    for done, image in enumerate(images, start=1):
+        begin = time.process_time()
+        with timed(protection.Protector) as seconds:
+            (stream,) = codec.encode([image])
+        spent[0] += sum(seconds), time.process_time() - begin
+        begin = time.process_time()
+        with timed(protection.Restorer) as seconds:
+            (decoded,) = codec.decode([stream])
+        spent[1] += sum(seconds), time.process_time() - begin
+        assert (decoded == image).all()
+        total += stream.nbytes
+        for number, data in enumerate(stream.layers):
+            layers[number] += len(data)
+            layer = bitstream.unpack_layer(codec.model_id, stream.header, number, data)
+            protected[number] += len(layer.protection)
+        note(
+            {
+                "pictures": done,
+                "size": f"{image.shape[1]}x{image.shape[0]}",
+                "percent_of_layers": [round(float(p), 3) for p in 100 * protected / layers],
+                "percent_of_stream": round(float(100 * protected.sum() / total), 3),
+                "percent_of_encoding_time": round(float(100 * spent[0, 0] / spent[0, 1]), 2),
+                "percent_of_decoding_time": round(float(100 * spent[1, 0] / spent[1, 1]), 2),
+            }
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", nargs="+", default=["uqdm-small", "cdc-small"])
+    parser.add_argument("--data", nargs="+", type=Path, required=True, help="tars of pictures")
+    parser.add_argument("--pictures", type=int, default=1000)
+    parser.add_argument("--trials", type=int, default=10_000)
+    parts = ("settings", "noise", "beyond", "overhead")
+    parser.add_argument("--part", nargs="+", choices=parts, default=["settings", "noise"])
+    parser.add_argument("--out", type=Path, help="JSON file to add the results to")
+    options = parser.parse_args()
+    found: list[np.ndarray] = []
+    for path in options.data:
+        found += pictures.from_tar(path, options.pictures - len(found))
+        if len(found) == options.pictures:
+            break
+    small = squares(found, len(found))
+    for part, model in product(options.part, options.model):
+        codec = load_codec(model)
+        assert isinstance(codec, LayeredCodec)
+
+        def note(result: dict[str, Any], part: str = part, codec: LayeredCodec = codec) -> None:
+            entry = {"model": codec.name, "model_id": codec.model_id, **result}
+            print(part, json.dumps(entry), flush=True)
+            if options.out:
+                known = json.loads(options.out.read_text()) if options.out.is_file() else {}
+                known.setdefault(part, {})[codec.name] = entry | {"torch": torch.__version__}
+                options.out.write_text(json.dumps(known, indent=1) + "\n")
+
+        if part == "settings":
+            measure_settings(codec, small, note)
+        elif part == "noise":
+            measure_noise(codec, small, note)
+        elif part == "beyond":
+            measure_beyond(codec, small, options.trials, note)
+        else:
+            measure_overhead(codec, found, note)
+
+
+if __name__ == "__main__":
+    main()
