@@ -309,16 +309,14 @@ class SampleEncoder:
     def _streams(self, batch: _Batch) -> list[EncodedImage | Exception]:
         """A batch's streams; where it failed as a whole, those of its parts and the reasons."""
         coding = batch.coding.result()
-        if isinstance(coding, bool):
-            return list(self.on_device(in_parts, self._encode, batch.images, coding))
-        if coding.exception() is None:
+        if not isinstance(coding, bool) and coding.exception() is None:
             streams = coding.result()
             try:
                 self._check(batch.images, streams)
                 return list(streams)
             except ValueError:
                 pass
-        return list(self.on_device(in_parts, self._encode, batch.images, False))
+        return list(self.on_device(in_parts, self._encode, batch.images, coding is True))
 
     def _encode(self, images: list[np.ndarray]) -> list[EncodedImage]:
         settings = self.settings
