@@ -63,6 +63,7 @@ class Tables:
     start: np.ndarray
     first: np.ndarray
     _rows: np.ndarray | None = field(init=False, repr=False, compare=False)
+    _range: tuple[np.ndarray, np.ndarray] | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name, kinds in (("counts", (np.int32, np.int64)), ("first", (np.int32, np.int64))):
@@ -89,6 +90,10 @@ class Tables:
             rows = (self.counts / np.float32(1 << PRECISION)).astype(np.float32)
             rows = rows.reshape(len(sizes), -1)
         object.__setattr__(self, "_rows", rows)
+        same = None
+        if sizes.min() == sizes.max() and self.first.min() == self.first.max():
+            same = np.array(self.first[0], np.int32), np.array(sizes[0] - 1, np.int32)
+        object.__setattr__(self, "_range", same)
 
     def __len__(self) -> int:
         return len(self.first)
@@ -129,10 +134,20 @@ class Tables:
 
     def entries(self, symbols: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Each symbol's entry in its table ``(n,) int32``, and which escape ``(n,) bool``."""
-        entry = symbols.astype(np.int64) - self.first[index]
-        escape = self.start[index + 1] - self.start[index] - 1
-        outside = (entry < 0) | (entry >= escape)
-        return np.where(outside, escape, entry).astype(np.int32), outside
+        first, size = self.ranges(index)
+        entry = symbols.astype(np.int64) - first
+        outside = (entry < 0) | (entry >= size)
+        return np.where(outside, size, entry).astype(np.int32), outside
+
+    def ranges(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The first symbol of each of these tables, and of how many symbols it is.
+
+        ``(n,) int32`` each, or ``()`` where all tables cover the same symbols. An entry as large
+        as the latter is the escape.
+        """
+        if self._range is not None:
+            return self._range
+        return self.first[index], (self.start[index + 1] - self.start[index] - 1).astype(np.int32)
 
     def least_bits(self) -> np.ndarray:
         """What the likeliest entry of each table takes, in bits: ``(T,) float64``."""
@@ -220,7 +235,7 @@ def encode(parts: Sequence[Part]) -> bytes:
         if tables._rows is not None:
             for end in range(len(entry), 0, -_CHUNK):
                 at = slice(max(end - _CHUNK, 0), end)
-                rows = np.ascontiguousarray(tables._rows[index[at]])
+                rows = tables._rows.take(index[at], 0)
                 coder.encode_reverse(entry[at], _CATEGORICAL, rows)
         else:
             order, met, begin = _groups(index)
@@ -265,7 +280,7 @@ class Decoder:
         if tables._rows is not None:
             for offset in range(0, len(index), _CHUNK):
                 some = slice(offset, offset + _CHUNK)
-                rows = np.ascontiguousarray(tables._rows[index[some]])
+                rows = tables._rows.take(index[some], 0)
                 entry[some] = self._coder.decode(_CATEGORICAL, rows)
         elif len(index):
             order, met, bounds = _groups(index)
@@ -276,11 +291,12 @@ class Decoder:
                 count = int(bounds[i + 1] - bounds[i])
                 in_order[bounds[i] : bounds[i + 1]] = self._coder.decode(model, count)
             entry[order] = in_order
-        symbols: np.ndarray = entry + tables.first[index]
-        escape = tables.start[index + 1] - tables.start[index] - 1
-        for at in np.flatnonzero(entry == escape).tolist():
-            symbols[at] = self._escape(int(tables.first[index[at]]), int(escape[at]))
-        return symbols.astype(np.int32)
+        first, size = tables.ranges(index)
+        symbols: np.ndarray = entry + first
+        for at in np.flatnonzero(entry == size).tolist():
+            of_it = (int(x if x.ndim == 0 else x[at]) for x in (first, size))
+            symbols[at] = self._escape(*of_it)
+        return symbols.astype(np.int32, copy=False)
 
     def _escape(self, first: int, size: int) -> int:
         length = int(self._coder.decode(_LENGTH))

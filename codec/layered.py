@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -57,6 +58,8 @@ class LayeredCodec(Codec):
         self.scheme = scheme
         self.num_layers = scheme.num_layers
         self.archive_layers = scheme.archive_layers
+        # Corpora have many pictures of few sizes.
+        self._least_bits = lru_cache(256)(self._compute_least_bits)
 
     # -- encoding ---------------------------------------------------------------------------------
 
@@ -270,10 +273,12 @@ class LayeredCodec(Codec):
             )
         if layers and width * height > _UNSUSPICIOUS_PIXELS:
             nbytes = len(encoded.layers[0])
-            with full_precision(self.device):
-                least = self.scheme.least_bits(height, width)
-            if least > 16 * nbytes + _SPARE_BITS:
+            if self._least_bits(height, width) > 16 * nbytes + _SPARE_BITS:
                 raise CorruptStreamError(f"{claim}, but layer 0 has only {nbytes} bytes", 0)
+
+    def _compute_least_bits(self, height: int, width: int) -> float:
+        with full_precision(self.device):
+            return self.scheme.least_bits(height, width)
 
     def _unpack(self, state: Any, number: int, batch: Sequence[EncodedImage]) -> None:
         """Decode layer ``number`` of every stream of a batch into ``state``."""

@@ -33,6 +33,9 @@ from pipeline.retrieval.dataset import open_dataset
 from pipeline.serving.limits import SLOWER, Limits
 
 NAME = "previews"  # of the application on Serve
+# Two threads in one process decode a preview hardly faster than one, two processes nearly twice as
+# many: but each takes a quarter of a gigabyte.
+MOST_CPU_REPLICAS = 4
 _LOOK_EVERY = 5.0  # seconds between looks at whether the server still lives
 _LOOKS = 3  # in vain, until it counts as gone
 
@@ -62,7 +65,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--replicas",
         type=positive,
         metavar="N",
-        help="server processes, each with the model (default: one per GPU, or 1)",
+        help="server processes, each with the model (default: one per GPU, or one per CPU, at most "
+        f"{MOST_CPU_REPLICAS})",
     )
     parser.add_argument(
         "--cpus-per-replica",
@@ -181,7 +185,8 @@ def serve_until_told(given: argparse.Namespace, told: threading.Event) -> int:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     shape = cluster.share(given.replicas, given.device, 1 << 20, given.cpus_per_replica)
     if given.replicas is None and shape.device == "cpu":
-        shape = cluster.share(1, given.device, 1 << 20, given.cpus_per_replica)
+        replicas = min(shape.workers, MOST_CPU_REPLICAS)
+        shape = cluster.share(replicas, given.device, 1 << 20, given.cpus_per_replica)
     settings = Settings(url, given.input_options, shape.device, limits_of(given))
     if told.is_set():
         return 0

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..bands import BANDS
@@ -65,7 +66,7 @@ class FirstLayout:
 
 
 class FirstLevel:
-    """The light network at work on the grids ``(B, h, w, 192)`` of a batch.
+    """The light network at work on the grids of a batch: its bands alone, ``(B, h, w, n)``.
 
     Args:
         config, network: the model's; ``tensors`` are the exported network's.
@@ -88,7 +89,10 @@ class FirstLevel:
         check_shapes(tensors, [("head.scale", (steps, outputs), torch.float32)])
         self._network = IntegerNetwork(self.layout.network(network), tensors, device)
         self._features = Features(config, device, self.layout.bands)
-        self._bands = torch.from_numpy(self.layout.bands).to(device)
+        self.bands = torch.from_numpy(self.layout.bands).to(device)
+        # Where each of the 192 is among them; beyond the last, where it is not.
+        self._place = torch.full((BANDS,), len(self.bands), device=device)
+        self._place[self.bands] = torch.arange(len(self.bands), device=device)
         self._passes = [self._pass(number, bias) for number in range(self.layout.steps - 1)]
         self._shift_bias = bias[config.num_steps, OUTPUTS["shift"]]
         self.reach = self._network.config.halo
@@ -101,9 +105,8 @@ class FirstLevel:
         bands = torch.from_numpy(chosen).to(self.device)
         start = bias[number, : OUTPUTS["width"] + 1, 0][:, bands].flatten()
         low = torch.from_numpy(config.low_bands()).to(self.device)[bands]
-        return _Pass(
-            bands, torch.from_numpy(both).to(self.device), start, low.to(torch.int32), number
-        )
+        channels, outputs = (torch.from_numpy(x).to(self.device) for x in (rows, both))
+        return _Pass(channels, outputs, start, low.to(torch.int32), number)
 
     def choices(self, grid: Tensor, number: int) -> list[Choice]:
         """Tables of a pass's digits, see ``Scheme.choices``."""
@@ -111,27 +114,30 @@ class FirstLevel:
         count, height, width, _ = grid.shape
         if number == 0:  # nothing is known: only the checkerboard and the borders tell
             rows, columns = (typical(n, self.reach).to(self.device) for n in (height, width))
-            small = grid.new_zeros((1, int(rows.max()) + 1, int(columns.max()) + 1, BANDS))
+            small = grid.new_zeros((1, int(rows.max()) + 1, int(columns.max()) + 1, grid.shape[-1]))
             index = self._index(self._trunk(small, number), this)
-            whole = index.index_select(1, rows).index_select(2, columns).flatten(1, 2)
-            index = whole.index_select(1, self._positions(grid, number)).expand(count, -1, -1)
+            index = index.index_select(1, rows).index_select(2, columns)
+            places = self._places(grid, number)
+            index = index if places is None else _at(index, places)
+            index = index.expand(count, *index.shape[1:])
         else:
-            trunk = self._trunk(grid, number).flatten(1, 2)
-            index = self._index(trunk.index_select(1, self._positions(grid, number)), this)
+            index = self._index(self._trunk(grid, number, self._places(grid, number)), this)
         return [Choice(x.flatten().cpu().numpy(), self.tables) for x in index]
 
     def update(self, grid: Tensor, number: int, symbols: Sequence[Tensor]) -> None:
         """Take a pass's digits into the grids."""
-        this, positions = self._passes[number], self._positions(grid, number)
+        this, places = self._passes[number], self._places(grid, number)
+        if places is None:
+            places = torch.arange(grid.shape[1] * grid.shape[2], device=self.device)
         digits = torch.stack(list(symbols)).float() * self.config.unit(0)
-        places = (positions[:, None] * BANDS + this.bands).flatten().expand(len(grid), -1)
-        grid.view(len(grid), -1).scatter_(1, places, digits)
+        at = (places[:, None] * grid.shape[-1] + this.channels).flatten()
+        grid.view(len(grid), -1).scatter_(1, at.expand(len(grid), -1), digits)
 
     def expected(self, grid: Tensor, bands: Tensor) -> Tensor:
-        """Means of some bands after level 0, ``(B, h, w, n)`` in 1/32 of the last Delta."""
+        """Means of some of the 192 after level 0, ``(B, h, w, n)`` in 1/32 of the last Delta."""
         step = self.layout.steps - 1
-        out = self._network.head(self._trunk(grid, step), step, 2 * len(self._bands) + bands)
-        seen = grid.index_select(-1, bands)
+        out = self._network.head(self._trunk(grid, step), step, 2 * len(self.bands) + bands)
+        seen = F.pad(grid, (0, 1)).index_select(-1, self._place[bands])
         none, some = self._shift_bias[:, bands]
         shift = out.round_().add_(torch.where(seen != 0, some, none)).clamp_(-127, 127)
         return seen * SHIFT_UNIT + shift * self.config.unit(0)
@@ -145,15 +151,17 @@ class FirstLevel:
         width = width.clamp(0, config.first_width.size - 1)
         return (this.low * config.first_tilt.size + tilt) * config.first_width.size + width
 
-    def _trunk(self, grid: Tensor, step: int) -> Tensor:
-        """The network without its head, tile by tile with a halo that covers what it sees."""
+    def _trunk(self, grid: Tensor, step: int, places: Tensor | None = None) -> Tensor:
+        """The network without its head, tile by tile with a halo that covers what it sees.
+
+        ``(B, h, w, channels)``, or of some ``places`` alone ``(B, n, channels)``.
+        """
         halo, channels = self._network.config.halo, self._network.config.channels
         count, height, width, _ = grid.shape
         board, unit = checkerboard(grid), self.config.unit(0)
         pictures = max(1, TILE * TILE // (height * width))
         if max(height, width) <= TILE and count <= pictures:
-            features = self._features(grid.index_select(-1, self._bands), unit)
-            return self._network.trunk(features, board, step)
+            return self._network.trunk(self._features(grid, unit), board, step, places)
         result = torch.empty((count, height, width, channels), device=self.device)
         for first in range(0, count, pictures):
             some = slice(first, first + pictures)
@@ -161,20 +169,23 @@ class FirstLevel:
                 for x in range(0, width, TILE):
                     top, left = max(y - halo, 0), max(x - halo, 0)
                     rows, columns = slice(top, y + TILE + halo), slice(left, x + TILE + halo)
-                    seen = grid[some, rows, columns].index_select(-1, self._bands)
-                    features = self._features(seen, unit)
+                    features = self._features(grid[some, rows, columns], unit)
                     out = self._network.trunk(features, board[rows, columns], step)
                     out = out[:, y - top : y - top + TILE, x - left : x - left + TILE]
                     result[some, y : y + TILE, x : x + TILE] = out
-        return result
+        return result if places is None else _at(result, places)
 
-    def _positions(self, grid: Tensor, number: int) -> Tensor:
-        """Positions ``(n,)`` of the blocks that a pass has digits of, row by row."""
+    def _places(self, grid: Tensor, number: int) -> Tensor | None:
+        """Which of the ``h * w`` blocks a pass has digits of, ``(n,)`` row by row; None: all."""
         colour = self.config.passes[0][number][1]
-        board = checkerboard(grid).flatten()
         if colour == 2:
-            return torch.arange(len(board), device=self.device)
-        return torch.nonzero(board == colour).flatten()
+            return None
+        return torch.nonzero(checkerboard(grid).flatten() == colour).flatten()
+
+
+def _at(values: Tensor, places: Tensor) -> Tensor:
+    """``(B, n, c)`` of values ``(B, h, w, c)``."""
+    return values.flatten(1, 2).index_select(1, places)
 
 
 def typical(size: int, reach: int) -> Tensor:
@@ -192,9 +203,9 @@ def typical(size: int, reach: int) -> Tensor:
 
 @dataclass(frozen=True)
 class _Pass:
-    """Bands of a pass, rows of their tilts and widths, what is added to those, and table sets."""
+    """Where a pass's bands are in the grid, their outputs, what is added to those, table sets."""
 
-    bands: Tensor
+    channels: Tensor
     rows: Tensor
     start: Tensor
     low: Tensor

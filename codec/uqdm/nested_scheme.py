@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +35,7 @@ from .nested import (
     table_set,
     to_bands,
 )
+from .nested_state import NestedState
 from .network import IntegerNetwork, NetworkConfig
 from .scheme import BATCH_PIXELS, Realism
 
@@ -43,17 +43,6 @@ TILE = 96  # blocks on a side that the network sees at once, halo apart: bounds 
 FLOW_LEVELS = 2
 _MAX_BIAS = 1 << 20
 _MAX_GRID = float(1 << 20)  # no encoder comes near; keeps forged digits within exact floats
-
-
-@dataclass
-class NestedState:
-    """What a decoder knows of a batch of equally large pictures."""
-
-    height: int
-    width: int
-    grid: Tensor  # (B, h, w, 192) float32 integers, in last Deltas
-    pixels: Tensor | None = None  # (B, 3, H, W) uint8 once the lossless layer is in
-    prediction: Tensor | None = None  # (B, 3, H, W) float64, in 1/16 of a pixel value
 
 
 class NestedScheme:
@@ -104,6 +93,7 @@ class NestedScheme:
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidModelError(f"not a nested UQDM model: {error}") from error
         self._features = Features(self.config, self.device)
+        self._no_bands = torch.arange(0, device=self.device)
         self._low = torch.from_numpy(self.config.low_bands()).to(self.device)
         self.num_layers = self.config.levels + 1
         self.archive_layers = int(config.get("archive_layers", self.config.levels))
@@ -168,7 +158,7 @@ class NestedScheme:
         small = (BLOCK * (int(rows.max()) + 1), BLOCK * (int(columns.max()) + 1))
         state = self.start([small], [0])
         (choice,) = self.choices(state, 0, 0)
-        mask = self._mask(state, 0, 0).cpu()
+        mask = torch.from_numpy(pass_mask(self.config, 0, 0))[checkerboard(state.first_grid())]
         bits = torch.zeros(mask.shape, dtype=torch.float64)
         bits[mask] = torch.from_numpy(choice.tables.least_bits()[choice.index])
         times = torch.outer(torch.bincount(rows), torch.bincount(columns))
@@ -178,8 +168,8 @@ class NestedScheme:
         if len(set(sizes)) != 1:
             raise ValueError("pictures of one batch must have one size")
         height, width = sizes[0]
-        shape = (len(sizes), -(-height // BLOCK), -(-width // BLOCK), BANDS)
-        return NestedState(height, width, torch.zeros(shape, device=self.device))
+        chosen = self._no_bands if self._first is None else self._first.bands
+        return NestedState.empty(len(sizes), height, width, chosen)
 
     @torch.inference_mode()
     def choices(self, state: NestedState, layer: int, number: int) -> list[Choice]:
@@ -187,7 +177,7 @@ class NestedScheme:
         if layer == config.levels:
             return self._residual_choices(state)
         if layer == 0 and self._first is not None:
-            return self._first.choices(state.grid, number)
+            return self._first.choices(state.first_grid(), number)
         step = config.step_of(layer, number)
         tilt_grid, width_grid = config.grids(layer)
         mask = self._mask(state, layer, number)
@@ -220,7 +210,8 @@ class NestedScheme:
             state.pixels = pixels.to(torch.uint8)
             return
         if layer == 0 and self._first is not None:
-            self._first.update(state.grid, number, values)
+            assert state.first is not None
+            self._first.update(state.first, number, values)
             sizes = (float(k.float().abs().max()) for k in values if len(k))
             farthest = max(sizes, default=0.0) * config.unit(0)
         else:
@@ -246,7 +237,7 @@ class NestedScheme:
         if realism == "flow":
             # As the paper's flow, this gives up PSNR for detail that the picture might have: the
             # next levels are drawn from the model. Finer ones than these are hardly visible.
-            state = replace(state, grid=state.grid.clone())
+            state = state.copy()
             ahead = range(layers, min(layers + FLOW_LEVELS, self.config.levels))
             # One key for all: a picture must not depend on what is decoded beside it.
             self._draw(state, ahead, layers, [0] * len(state.grid))
@@ -273,7 +264,7 @@ class NestedScheme:
         scale = scales[-1]
         chosen = torch.from_numpy(bands.reduced_bands(scale)).to(self.device)
         if layers == 1 and self._first is not None:
-            expected = self._first.expected(state.grid, chosen)
+            expected = self._first.expected(state.first_grid(), chosen)
         else:
             expected = self._expected_coefficients(state, layers, chosen)
         x = bands.inverse_reduced(self._real(expected), scale)

@@ -245,8 +245,14 @@ class IntegerNetwork:
         return self.head(self.trunk(features, parity, step), step, rows)
 
     @torch.inference_mode()
-    def trunk(self, features: Tensor, parity: Tensor, step: int) -> Tensor:
-        """All but the last layer: ``(B, h, w, channels)``, which ``head`` takes."""
+    def trunk(
+        self, features: Tensor, parity: Tensor, step: int, places: Tensor | None = None
+    ) -> Tensor:
+        """All but the last layer: ``(B, h, w, channels)``, which ``head`` takes.
+
+        Of some ``places`` of the ``h * w`` alone, ``(n,)``: ``(B, n, channels)``. The last block
+        is computed for them only.
+        """
         t = self._t
         c = self.config.channels
         h = F.linear(features, t["stem.weight"])
@@ -262,12 +268,16 @@ class IntegerNetwork:
                     padding=KERNEL // 2,
                     groups=c,
                 ).permute(0, 2, 3, 1)
+            if places is not None and i == self.config.blocks - 1:
+                h, x = (y.flatten(1, 2).index_select(1, places) for y in (h, x))
             x = (x * t[name + "depthwise.scale"]).round_().clamp_(-_SIGNED, _SIGNED)
             x = F.linear(x, t[name + "expand.weight"])
             x.add_(t[name + "expand.bias"][step]).mul_(t[name + "expand.scale"])
             x.round_().clamp_(0.0, _RECTIFIED)
             x = F.linear(x, t[name + "project.weight"]).mul_(t[name + "project.scale"])
             h.add_(x.round_().clamp_(-_STREAM, _STREAM)).clamp_(-_STREAM, _STREAM)
+        if places is not None and not self.config.blocks:
+            h = h.flatten(1, 2).index_select(1, places)
         return (h * t["head.gain"][step]).round_().clamp_(-_SIGNED, _SIGNED)
 
     @torch.inference_mode()
