@@ -22,7 +22,7 @@ from ..bands import BANDS
 from ..entropy import Tables
 from ..modelfiles import check_shapes
 from ..scheme import Choice
-from .nested import OUTPUTS, SHIFT_UNIT, Features, NestedConfig, checkerboard
+from .nested import OUTPUTS, SHIFT_UNIT, Features, NestedConfig, checkerboard, places_of
 from .network import IntegerNetwork, NetworkConfig
 
 TILE = 192  # blocks on a side that the network sees at once, halo apart
@@ -106,7 +106,8 @@ class FirstLevel:
         start = bias[number, : OUTPUTS["width"] + 1, 0][:, bands].flatten()
         low = torch.from_numpy(config.low_bands()).to(self.device)[bands]
         channels, outputs = (torch.from_numpy(x).to(self.device) for x in (rows, both))
-        return _Pass(channels, outputs, start, low.to(torch.int32), number)
+        colour = config.passes[0][number][1]
+        return _Pass(colour, channels, outputs, start, low.to(torch.int32), number)
 
     def choices(self, grid: Tensor, number: int) -> list[Choice]:
         """Tables of a pass's digits, see ``Scheme.choices``."""
@@ -117,16 +118,17 @@ class FirstLevel:
             small = grid.new_zeros((1, int(rows.max()) + 1, int(columns.max()) + 1, grid.shape[-1]))
             index = self._index(self._trunk(small, number), this)
             index = index.index_select(1, rows).index_select(2, columns)
-            places = self._places(grid, number)
+            places = places_of(grid, this.colour)
             index = index if places is None else _at(index, places)
             index = index.expand(count, *index.shape[1:])
         else:
-            index = self._index(self._trunk(grid, number, self._places(grid, number)), this)
+            index = self._index(self._trunk(grid, number, places_of(grid, this.colour)), this)
         return [Choice(x.flatten().cpu().numpy(), self.tables) for x in index]
 
     def update(self, grid: Tensor, number: int, symbols: Sequence[Tensor]) -> None:
         """Take a pass's digits into the grids."""
-        this, places = self._passes[number], self._places(grid, number)
+        this = self._passes[number]
+        places = places_of(grid, this.colour)
         if places is None:
             places = torch.arange(grid.shape[1] * grid.shape[2], device=self.device)
         digits = torch.stack(list(symbols)).float() * self.config.unit(0)
@@ -175,13 +177,6 @@ class FirstLevel:
                     result[some, y : y + TILE, x : x + TILE] = out
         return result if places is None else _at(result, places)
 
-    def _places(self, grid: Tensor, number: int) -> Tensor | None:
-        """Which of the ``h * w`` blocks a pass has digits of, ``(n,)`` row by row; None: all."""
-        colour = self.config.passes[0][number][1]
-        if colour == 2:
-            return None
-        return torch.nonzero(checkerboard(grid).flatten() == colour).flatten()
-
 
 def _at(values: Tensor, places: Tensor) -> Tensor:
     """``(B, n, c)`` of values ``(B, h, w, c)``."""
@@ -205,6 +200,7 @@ def typical(size: int, reach: int) -> Tensor:
 class _Pass:
     """Where a pass's bands are in the grid, their outputs, what is added to those, table sets."""
 
+    colour: int
     channels: Tensor
     rows: Tensor
     start: Tensor

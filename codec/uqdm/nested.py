@@ -177,6 +177,13 @@ def checkerboard(like: Tensor) -> Tensor:
     return (y + torch.arange(width, device=device)) % 2
 
 
+def places_of(like: Tensor, colour: int) -> Tensor | None:
+    """Blocks of one colour among the ``h * w``, row by row, ``(n,)``; None: of both, which is 2."""
+    if colour == 2:
+        return None
+    return torch.nonzero(checkerboard(like).flatten() == colour).flatten()
+
+
 def to_unit(images: Tensor) -> Tensor:
     """uint8 pictures ``(B, 3, H, W)`` to float32 in (-1, 1): x = 2 (raw + .5) / 256 - 1."""
     return (images.float() + 0.5) / 128.0 - 1.0

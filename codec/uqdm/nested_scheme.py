@@ -1,7 +1,7 @@
 """Runs an exported nested model: pictures to digits and back, pass by pass, exactly."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,29 +17,24 @@ from ..modelfiles import check_shapes
 from ..resizing import shrink
 from ..scheme import Choice, LayerSymbols
 from .first import FirstLevel, typical
+from .large import LargeNetwork
 from .nested import (
     OUTPUTS,
     PIXEL_UNIT,
-    RATIO,
     SETS,
     SHIFT_UNIT,
-    Features,
     NestedConfig,
     checkerboard,
-    feature_unit,
     level_digits,
-    orientation,
     pass_mask,
     pixel_layout,
     predict_pixels,
-    table_set,
     to_bands,
 )
 from .nested_state import NestedState
 from .network import IntegerNetwork, NetworkConfig
 from .scheme import BATCH_PIXELS, Realism
 
-TILE = 96  # blocks on a side that the network sees at once, halo apart: bounds its memory
 FLOW_LEVELS = 2
 _MAX_BIAS = 1 << 20
 _MAX_GRID = float(1 << 20)  # no encoder comes near; keeps forged digits within exact floats
@@ -74,27 +69,26 @@ class NestedScheme:
             if (network.steps, network.inputs, network.outputs) != sizes:
                 raise ValueError(f"its network must have {sizes} steps, inputs and outputs")
             check_shapes(tensors, [("network.head.scale", sizes[::2], torch.float32)])
-            self._network = IntegerNetwork(network, _named("network.", tensors), self.device)
+            large = IntegerNetwork(network, _named("network.", tensors), self.device)
             rows = self.config.num_steps + ("first_network" in config)
             check_shapes(tensors, [("bias", (rows, len(OUTPUTS), 2, BANDS), torch.int32)])
             if int(tensors["bias"].abs().max()) > _MAX_BIAS:
                 raise ValueError("its biases are out of range")
-            self._bias = tensors["bias"].to(self.device, torch.float32)
+            bias = tensors["bias"].to(self.device, torch.float32)
+            self._large = LargeNetwork(self.config, large, bias, self.tables, self.device)
             self._first: FirstLevel | None = None
             if "first_network" in config:
                 self._first = FirstLevel(
                     self.config,
                     config["first_network"],
                     _named("first_network.", tensors),
-                    self._bias,
+                    bias,
                     self.tables["first"],
                     self.device,
                 )
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidModelError(f"not a nested UQDM model: {error}") from error
-        self._features = Features(self.config, self.device)
         self._no_bands = torch.arange(0, device=self.device)
-        self._low = torch.from_numpy(self.config.low_bands()).to(self.device)
         self.num_layers = self.config.levels + 1
         self.archive_layers = int(config.get("archive_layers", self.config.levels))
         if not 1 <= self.archive_layers <= self.num_layers:
@@ -126,15 +120,13 @@ class NestedScheme:
         for layer in range(layers):
             choices, symbols = [], []
             if layer < config.levels:
-                unit = config.unit(layer)
-                k = level_digits(coefficients, state.grid, layer, config)
+                digits = level_digits(coefficients, state.grid, layer, config)
             for number in range(self.passes(layer)):
                 choices.append(self.choices(state, layer, number))
                 if layer < config.levels:
-                    mask = self._mask(state, layer, number)
-                    oriented = k * orientation(state.grid)
-                    symbols.append([x[mask].to(torch.int32).cpu().numpy() for x in oriented])
-                    state.grid = torch.where(mask, state.grid + k * unit, state.grid)
+                    coded = self._large.symbols(digits, state.grid, layer, number)
+                    self._large.update(state.grid, layer, number, list(coded))
+                    symbols.append([x.to(torch.int32).cpu().numpy() for x in coded])
                 else:
                     assert state.prediction is not None
                     residual = pixels.double() - self._rounded(state.prediction)[0]
@@ -153,7 +145,7 @@ class NestedScheme:
     @torch.inference_mode()
     def least_bits(self, height: int, width: int) -> float:
         """See ``Scheme``: those of the first pass, whose tables depend on the size alone."""
-        reach = self._network.config.halo if self._first is None else self._first.reach
+        reach = (self._first or self._large).reach
         rows, columns = (typical(-(-side // BLOCK), reach) for side in (height, width))
         small = (BLOCK * (int(rows.max()) + 1), BLOCK * (int(columns.max()) + 1))
         state = self.start([small], [0])
@@ -178,21 +170,7 @@ class NestedScheme:
             return self._residual_choices(state)
         if layer == 0 and self._first is not None:
             return self._first.choices(state.first_grid(), number)
-        step = config.step_of(layer, number)
-        tilt_grid, width_grid = config.grids(layer)
-        mask = self._mask(state, layer, number)
-
-        def index(grid: Tensor, out: Tensor) -> Tensor:
-            significant = grid != 0
-            tilt = self._output(out, "tilt", step, significant, tilt_grid.size)
-            tilt = torch.where(grid < 0, tilt_grid.size - 1 - tilt, tilt)
-            width = self._output(out, "width", step, significant, width_grid.size)
-            sets = table_set(grid, config, layer, self._low)
-            return (sets * tilt_grid.size + tilt) * width_grid.size + width
-
-        table_index = self._evaluate(state.grid, layer, step, ("tilt", "width"), index, BANDS)
-        tables = self.tables["first" if layer == 0 else "refine"]
-        return [Choice(x[mask].to(torch.int32).cpu().numpy(), tables) for x in table_index]
+        return self._large.choices(state.grid, layer, number)
 
     @torch.inference_mode()
     def update(
@@ -209,24 +187,14 @@ class NestedScheme:
                 raise CorruptStreamError(f"layer {layer} leads out of the pixel range", layer)
             state.pixels = pixels.to(torch.uint8)
             return
-        if layer == 0 and self._first is not None:
-            assert state.first is not None
+        if layer == 0 and self._first is not None and state.first is not None:
             self._first.update(state.first, number, values)
-            sizes = (float(k.float().abs().max()) for k in values if len(k))
-            farthest = max(sizes, default=0.0) * config.unit(0)
         else:
-            self._update(state, layer, number, values)
-            farthest = float(state.grid.abs().max())
-        if farthest > _MAX_GRID:
+            self._large.update(state.grid, layer, number, values)
+        ends = [float(end) for k in values if len(k) for end in torch.aminmax(k)]
+        state.farthest += max(map(abs, ends), default=0.0) * config.unit(layer)
+        if state.farthest > _MAX_GRID:
             raise CorruptStreamError(f"layer {layer} leads out of the coefficient range", layer)
-
-    def _update(
-        self, state: NestedState, layer: int, number: int, values: Sequence[Tensor]
-    ) -> None:
-        mask = self._mask(state, layer, number)
-        for grid, k in zip(state.grid, values, strict=True):
-            old = grid[mask]
-            grid[mask] = old + k.float() * orientation(old) * self.config.unit(layer)
 
     @torch.inference_mode()
     def reconstruct(
@@ -242,7 +210,7 @@ class NestedScheme:
             # One key for all: a picture must not depend on what is decoded beside it.
             self._draw(state, ahead, layers, [0] * len(state.grid))
             layers = ahead.stop
-        x = bands.inverse(self._real(self._expected_coefficients(state, layers)))
+        x = bands.inverse(self._real(self._large.expected(state.grid, layers)))
         return _to_pictures(x, state.height, state.width)
 
     @torch.inference_mode()
@@ -266,7 +234,7 @@ class NestedScheme:
         if layers == 1 and self._first is not None:
             expected = self._first.expected(state.first_grid(), chosen)
         else:
-            expected = self._expected_coefficients(state, layers, chosen)
+            expected = self._large.expected(state.grid, layers, chosen)
         x = bands.inverse_reduced(self._real(expected), scale)
         part = state.height / scale, state.width / scale
         pictures = _to_pictures(x, *map(math.ceil, part))
@@ -275,86 +243,6 @@ class NestedScheme:
     def _real(self, expected: Tensor) -> Tensor:
         """Coefficients ``(B, n, h, w)`` of pictures in [-1, 1], of conditional means."""
         return (expected * (self.config.last_delta / SHIFT_UNIT)).permute(0, 3, 1, 2)
-
-    # -- the network ------------------------------------------------------------------------------
-
-    def _evaluate(
-        self,
-        grid: Tensor,
-        level: int,
-        step: int,
-        outputs: tuple[str, ...],
-        finish: Callable[[Tensor, Tensor], Tensor],
-        channels: int,
-    ) -> Tensor:
-        """``finish(grid, network outputs)`` of every position, tile by tile with a halo.
-
-        The halo covers the receptive field, so tiles give exactly what the whole gives.
-        """
-        count, height, width, _ = grid.shape
-        halo = self._network.config.halo
-        unit = feature_unit(self.config, level)
-        chosen = [OUTPUTS[name] for name in outputs]
-        board = checkerboard(grid)
-        result = torch.empty((count, height, width, channels), device=self.device)
-        pictures = max(1, TILE * TILE // (height * width))
-        for first in range(0, count, pictures):
-            some = slice(first, first + pictures)
-            for y in range(0, height, TILE):
-                for x in range(0, width, TILE):
-                    top, left = max(y - halo, 0), max(x - halo, 0)
-                    area = (slice(top, y + TILE + halo), slice(left, x + TILE + halo))
-                    seen = grid[some, area[0], area[1]]
-                    out = self._network(self._features(seen, unit), board[area], step, chosen)
-                    inner = (
-                        slice(None),
-                        slice(y - top, y - top + TILE),
-                        slice(x - left, x - left + TILE),
-                    )
-                    done = finish(seen[inner], out[inner])
-                    result[some, y : y + TILE, x : x + TILE] = done
-        return result
-
-    def _output(self, out: Tensor, name: str, step: int, significant: Tensor, size: int) -> Tensor:
-        """Grid indices of one output, float integers."""
-        bias = self._bias[step, OUTPUTS[name]]
-        start = torch.where(significant, bias[1], bias[0])
-        return (out[..., self._slot(name)].round() + start).clamp_(0, size - 1)
-
-    @staticmethod
-    def _slot(name: str) -> slice:
-        """Outputs come in pairs: tilt and width, or shift and spread."""
-        at = OUTPUTS[name] % 2 * BANDS
-        return slice(at, at + BANDS)
-
-    def _mask(self, state: NestedState, layer: int, number: int) -> Tensor:
-        """``(h, w, 192) bool``: what a pass codes."""
-        mask = torch.from_numpy(pass_mask(self.config, layer, number)).to(self.device)
-        return mask[checkerboard(state.grid)]
-
-    def _expected_coefficients(
-        self, state: NestedState, level: int, chosen: Tensor | None = None
-    ) -> Tensor:
-        """Conditional means after ``level`` levels, integers in 1/32 of the last Delta.
-
-        Of all bands, or of the ``chosen`` ones, ``(n,)`` positions.
-        """
-        step = self.config.step_of(level)
-        unit = RATIO ** (self.config.levels - level)
-
-        def finish(grid: Tensor, out: Tensor) -> Tensor:
-            expected = self._expected(grid, out, step, unit)
-            return expected if chosen is None else expected[..., chosen]
-
-        channels = BANDS if chosen is None else len(chosen)
-        return self._evaluate(state.grid, level, step, ("shift", "spread"), finish, channels)
-
-    def _expected(self, grid: Tensor, out: Tensor, step: int, unit: int) -> Tensor:
-        """Conditional means in 1/32 of the last Delta; ``unit`` is the interval in last Deltas."""
-        bias = self._bias[step, OUTPUTS["shift"]]
-        start = torch.where(grid != 0, bias[1], bias[0])
-        shift = (out[..., self._slot("shift")].round() + start).clamp_(-127, 127)
-        return grid * SHIFT_UNIT + shift * unit
 
     # -- the lossless layer -----------------------------------------------------------------------
 
@@ -366,19 +254,10 @@ class NestedScheme:
 
     def _residual_choices(self, state: NestedState) -> list[Choice]:
         config = self.config
-        step = config.step_of(config.levels)
-
-        def finish(grid: Tensor, out: Tensor) -> Tensor:
-            spread = out[..., self._slot("spread")].round() + self._bias[step, OUTPUTS["spread"], 0]
-            spread.clamp_(0, config.spread.size - 1)
-            return torch.cat([self._expected(grid, out, step, 1), spread], -1)
-
-        both = self._evaluate(
-            state.grid, config.levels, step, ("shift", "spread"), finish, 2 * BANDS
-        )
+        means, spread = self._large.residual(state.grid)
         at = (slice(None), slice(None), slice(state.height), slice(state.width))
-        state.prediction = predict_pixels(both[..., :BANDS], config)[at]
-        spread = pixel_layout(both[..., BANDS:])[at]
+        state.prediction = predict_pixels(means, config)[at]
+        spread = pixel_layout(spread)[at]
         fraction = self._rounded(state.prediction)[1] + PIXEL_UNIT // 2
         index = fraction * config.spread.size + spread
         tables = self.tables["residual"]

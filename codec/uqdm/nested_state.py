@@ -19,6 +19,7 @@ class NestedState:
         chosen: their positions among the 192, ``(n,) int64``.
         pixels: ``(B, 3, H, W) uint8`` once the lossless layer is in.
         prediction: ``(B, 3, H, W) float64``, in 1/16 of a pixel value.
+        farthest: no coefficient is farther from zero than this.
     """
 
     height: int
@@ -27,6 +28,7 @@ class NestedState:
     chosen: Tensor
     pixels: Tensor | None = None
     prediction: Tensor | None = None
+    farthest: float = 0.0
     _grid: Tensor | None = None
 
     @classmethod

@@ -101,7 +101,7 @@ def test_the_first_pass_is_what_the_whole_grid_gives(codec: UQDMCodec) -> None:
         with torch.inference_mode():
             grid = torch.zeros(1, height, width, len(level.bands))
             (short,) = level.choices(grid, 0)
-            trunk = level._trunk(grid, 0, level._places(grid, 0))
+            trunk = level._trunk(grid, 0, nested.places_of(grid, level._passes[0].colour))
             long = level._index(trunk, level._passes[0]).flatten().numpy()
         np.testing.assert_array_equal(short.index, long)
         assert height == 1 or len(np.unique(short.index)) > 12  # borders differ from the middle
