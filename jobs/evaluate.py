@@ -20,10 +20,11 @@ told to stop.
 """
 
 import argparse
+import math
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -52,6 +53,20 @@ def whole(text: str) -> int:
     if number < 0:
         raise argparse.ArgumentTypeError(f"must not be negative, but is {text}")
     return number
+
+
+def curve(text: str) -> tuple[str, tuple[tuple[float, float], ...]]:
+    """``NAME=0.2:29.4,0.5:33`` as the name, and rates with PSNRs."""
+    name, _, points = text.partition("=")
+    try:
+        pairs = [
+            (float(bpp), float(psnr)) for bpp, psnr in (p.split(":") for p in points.split(","))
+        ]
+    except ValueError:
+        pairs = []
+    if not name or not pairs or not all(bpp > 0 and math.isfinite(bpp + db) for bpp, db in pairs):
+        raise argparse.ArgumentTypeError(f"must be NAME=BPP:DB,BPP:DB,..., but is {text}")
+    return name, tuple(pairs)
 
 
 def command(arguments: Sequence[str]) -> str:
@@ -122,6 +137,25 @@ def parse(arguments: Sequence[str] | None = None) -> EvaluateOptions:
         metavar="FILE",
         help="also measure LPIPS (VGG16), with the weights in this local file",
     )
+    parser.add_argument(
+        "--given",
+        nargs="+",
+        action="extend",
+        default=[],
+        type=curve,
+        metavar="NAME=BPP:DB,...",
+        help="curves that others measured on the same pictures, as rates and PSNRs",
+    )
+    parser.add_argument(
+        "--markdown",
+        metavar="FILE",
+        help="also put tables and plots into this local document, where it has places for them",
+    )
+    parser.add_argument(
+        "--section",
+        metavar="NAME",
+        help="what that document calls this evaluation (default: the first tar's name)",
+    )
     add_running_options(parser)
     given = parser.parse_args(arguments)
     peers = None if given.peers is None else tuple(given.peers)
@@ -142,6 +176,9 @@ def parse(arguments: Sequence[str] | None = None) -> EvaluateOptions:
         show=given.show,
         show_bpp=tuple(given.show_bpp),
         lpips=given.lpips,
+        given=dict(given.given),
+        markdown=given.markdown,
+        section=given.section or PurePath(given.data[0]).name.partition(".")[0],
         command=command(sys.argv[1:] if arguments is None else arguments),
         **running_options(given),
     )

@@ -31,6 +31,34 @@ def at_rate(points: Sequence[tuple[float, float]], bpp: float) -> float | None:
     return float(np.interp(np.log(bpp), np.log(rates), values))
 
 
+def above(
+    points: Sequence[tuple[float, float]], others: Sequence[tuple[float, float]]
+) -> list[tuple[float, float]] | None:
+    """Between which rates one curve is above another; None where no rate is common to both.
+
+    Both are interpolated as by ``at_rate``, so that between two points they cross at most once.
+    """
+    (rates, values), (other_rates, other_values) = rising(points), rising(others)
+    if not len(rates) or not len(other_rates):
+        return None
+    low, high = max(rates[0], other_rates[0]), min(rates[-1], other_rates[-1])
+    if low >= high:
+        return None
+    at = np.unique([low, high, *rates, *other_rates])
+    at = np.log(at[(at >= low) & (at <= high)])
+    gaps = np.interp(at, np.log(rates), values) - np.interp(at, np.log(other_rates), other_values)
+    spans: list[tuple[float, float]] = []
+    for (a, b), (gap, next_) in zip(itertools.pairwise(at), itertools.pairwise(gaps), strict=True):
+        if max(gap, next_) <= 0:
+            continue
+        crossing = a + (b - a) * gap / (gap - next_) if min(gap, next_) < 0 else a
+        begin, end = np.exp([crossing if gap < 0 else a, crossing if next_ < 0 else b])
+        if spans and np.isclose(spans[-1][1], begin):
+            begin = spans.pop()[0]
+        spans.append((float(begin), float(end)))
+    return spans
+
+
 def bd_rate(
     points: Sequence[tuple[float, float]], anchor: Sequence[tuple[float, float]]
 ) -> float | None:

@@ -1,5 +1,6 @@
 """From records to figures: curves of every contender over the pictures that all of them did."""
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -52,7 +53,8 @@ class Figures:
         for name, digits in (numbers | {"lpips": 6}).items():
             value = getattr(self, name)
             if name != "lpips" or value is not None:
-                out[name] = None if value is None else round(value, digits)
+                unknown = value is None or not np.isfinite(value)
+                out[name] = None if unknown else round(value, digits)
         similarity = metrics.ms_ssim_decibel(self.ms_ssim)
         out["ms_ssim_db"] = round(similarity, 3) if np.isfinite(similarity) else None
         return out
@@ -62,8 +64,9 @@ class Figures:
 class Series:
     """Points that belong together, by rate.
 
-    ``kind`` is ``prefixes`` (one file, cut), ``settings`` (whole files) or ``single``. ``group`` is
-    the contender's.
+    ``kind`` is ``prefixes`` (one file, cut), ``settings`` (whole files), ``cuts`` (all prefixes of
+    a peer's several files) or ``single``. ``group`` is the contender's. What is ``given`` was not
+    measured: somebody said it.
     """
 
     name: str
@@ -72,6 +75,7 @@ class Series:
     points: tuple[Figures, ...]
     is_model: bool = False
     lossless: bool = False
+    given: bool = False
 
     def curve(self, metric: str) -> list[tuple[float, float]]:
         """Rates and values of ``psnr`` or ``ms_ssim`` in dB; exact points have infinitely many."""
@@ -121,6 +125,13 @@ class Evaluation:
 
     def find(self, name: str) -> Series | None:
         return next((one for one in self.series if one.name.lower() == name.lower()), None)
+
+    def comparable(self) -> list[Series]:
+        """Peers' curves, and models': whole files by setting, or one file by its prefixes; and of
+        a peer all files that can be cut, as if one had always the best of them."""
+        curves = [one for one in self.series if len(one.points) > 1 and not one.lossless]
+        whole = {one.group for one in curves if one.kind == "settings"}
+        return [one for one in curves if one.kind != "prefixes" or one.group not in whole]
 
     def bd_rates(self, anchor: str) -> dict[str, dict[str, float | None]]:
         """By series the percent of bits beyond the anchor's, in ``psnr`` and ``ms_ssim``."""
@@ -306,3 +317,16 @@ def _add_series(out: Evaluation, measured: Sequence[_Measured], common: set[Pict
             if len(points) > 1:
                 several = f"{group} {setting}" if len(settings) > 1 else group
                 out.series.append(Series(several, group, "prefixes", tuple(points), **facts))
+        cut = [points for points in settings.values() if len(points) > 1]
+        if len(cut) > 1 and not facts["is_model"]:
+            every = sorted(itertools.chain(*cut), key=lambda point: point.bpp)
+            out.series.append(Series(f"{group}, cut", group, "cuts", tuple(every), **facts))
+
+
+def given_series(name: str, points: Sequence[tuple[float, float]]) -> Series:
+    """Rates and PSNRs that somebody else measured, on the same pictures."""
+    nan = float("nan")
+    figures = [
+        Figures("", 1, rate, value, value, nan, nan, nan, 0) for rate, value in sorted(points)
+    ]
+    return Series(name, name, "settings", tuple(figures), given=True)

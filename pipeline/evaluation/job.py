@@ -7,8 +7,8 @@ another model, or fewer pictures, takes over what they have in common.
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from codec.zoo import MODEL_FILE
 
 from ..cluster import WorkerShape
 from ..commit import fingerprint
+from ..options import OptionError
 from ..progress.events import EventLog, job_log
 from ..progress.summary import Problem, Summary
 from ..running import RunningOptions, Stop, run_job_tasks
@@ -33,6 +34,7 @@ from .contenders import (
     model_contenders,
     peer_contenders,
 )
+from .document import Document
 from .evaluator import (
     RECORDS,
     WEIGHTS,
@@ -40,7 +42,7 @@ from .evaluator import (
     EvaluationTask,
     Evaluator,
 )
-from .figures import Evaluation, collect
+from .figures import Evaluation, collect, given_series
 from .page import page
 from .report import report, results
 
@@ -53,7 +55,8 @@ REPORT, TABLES, PAGE = "report.json", "results.md", "report.html"
 class EvaluateOptions(RunningOptions):
     """What is measured. See ``jobs/evaluate.py --help`` for the options; ``command`` is printed.
 
-    ``peers`` None means all that are installed.
+    ``peers`` None means all that are installed. ``given`` are curves that somebody else measured:
+    rates and PSNRs by name. ``markdown`` is a document to fill, ``section`` its name for this.
     """
 
     data: tuple[str, ...]
@@ -66,6 +69,9 @@ class EvaluateOptions(RunningOptions):
     show: int = 2
     show_bpp: tuple[float, ...] = (0.15, 0.4, 1.0)
     lpips: str | None = None
+    given: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
+    markdown: str | None = None
+    section: str = ""
     command: str = ""
 
 
@@ -105,6 +111,12 @@ def _evaluate(options: EvaluateOptions, stop: Stop, log: EventLog) -> Evaluation
     peers, notes = peer_contenders(options.peers)
     contenders += peers
     check_names(contenders)
+    if clash := set(options.given) & {one.group for one in contenders}:
+        raise OptionError(f"--given {min(clash)}: that is measured here; give it another name")
+    document = None
+    if options.markdown is not None:
+        document = Document(Path(options.markdown), options.section)
+        document.check()
     anchor = anchor_name(contenders, options.anchor)
     store = Store(options.output, options.output_options)
     shards = expand_inputs(options.data, options.input_options)
@@ -159,6 +171,7 @@ def _evaluate(options: EvaluateOptions, stop: Stop, log: EventLog) -> Evaluation
     if not found.series:
         summary.notes.append("there is no report: no picture was measured by all contenders")
         return summary
+    found.series += [given_series(name, points) for name, points in options.given.items()]
     told = report(found, models, options.data, options.command, anchor)
     for one in lost:
         told["problems"].append({"of": "all", "what": one.shard, "reason": one.reason})
@@ -174,6 +187,10 @@ def _evaluate(options: EvaluateOptions, stop: Stop, log: EventLog) -> Evaluation
             store.remove(name)
             store.create(name, text.encode("utf-8", "backslashreplace"))
     summary.notes.append(f"{store.url}/{PAGE}: the report, beside {REPORT} and {TABLES}")
+    if document is not None and summary.stopped:
+        summary.notes.append(f"{document.path} stays as it was until everything is measured")
+    elif document is not None:
+        summary.notes += [f"{document.path}: filled", *document.fill(found, told)]
     return summary
 
 

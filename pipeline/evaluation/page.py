@@ -5,17 +5,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .figures import Evaluation
-from .plots import LABELS, plot
+from .plots import DARK, LABELS, LIGHT, plot
 from .report import about
 from .tables import tables
 
 _STYLE = """
-:root { color-scheme: light dark; --text: #1b1f24; --back: #fff; --faint: #667; --grid: #dde1e6;
-  --c0: #0b0b0b; --c1: #d1242f; --c2: #0969da; --c3: #1a7f37; --c4: #b35900; --c5: #8250df;
-  --c6: #0891a3; --c7: #bf3989; --c8: #7a6a00; --c9: #57606a; }
-@media (prefers-color-scheme: dark) { :root { --text: #e3e7ec; --back: #14171b; --faint: #9aa4af;
-  --grid: #30363d; --c0: #f5f5f5; --c1: #ff7b72; --c2: #6cb6ff; --c3: #57d364; --c4: #f0a04b;
-  --c5: #c297ff; --c6: #4fd6e6; --c7: #ff8fd0; --c8: #d8c84a; --c9: #aab4be; } }
+:root { color-scheme: light dark; LIGHT }
+@media (prefers-color-scheme: dark) { :root { DARK } }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--text); background: var(--back);
   max-width: 76rem; margin: 0 auto; padding: 1rem 1.2rem 4rem; }
 h1 { font-size: 1.6rem; } h2 { margin-top: 2.4rem; } h3 { margin: 1.6rem 0 .3rem; }
@@ -33,7 +29,7 @@ svg.key { width: 26px; height: 8px; } .plot p span { white-space: nowrap; margin
 .crops { display: flex; flex-wrap: wrap; gap: .6rem; } .crops img { display: block;
   min-width: 8rem; image-rendering: pixelated; }
 .crops figcaption { max-width: 12rem; }
-"""
+""".replace("LIGHT", LIGHT).replace("DARK", DARK)
 
 
 def page(found: Evaluation, told: Mapping[str, Any]) -> str:

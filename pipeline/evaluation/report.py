@@ -48,12 +48,17 @@ def report(
                 "kind": one.kind,
                 "model": one.is_model,
                 "lossless": one.lossless,
+                "given": one.given,
                 "worse": one.worse(),
                 "points": [point.to_json() for point in one.points],
             }
             for one in found.series
         ],
-        "bd_rate": {"anchor": anchor, "percent": found.bd_rates(anchor)},
+        "bd_rate": {
+            "anchor": anchor,
+            "percent": found.bd_rates(anchor),
+            "against": {one.name: found.bd_rates(one.name) for one in found.comparable()},
+        },
         "speed": [
             {"name": one.name, "encode": one.encode, "decode": one.decode} for one in found.speeds
         ],

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from codec import metrics
 
-from .curves import at_rate
+from .curves import above, at_rate, bd_rate
 from .figures import METRICS, Evaluation, Figures, Series
 
+_REALISM = ("psnr", "ms_ssim", "swd", "swd_set")
 _LABELS = {"psnr": "PSNR, dB", "ms_ssim": "MS-SSIM, dB", "swd": "SWD"}
 
 
@@ -22,9 +23,11 @@ class Table:
     note: str = ""
 
     def markdown(self) -> str:
-        lines = [f"### {self.title}", ""]
-        if self.note:
-            lines += [self.note, ""]
+        return f"### {self.title}\n\n{self.body()}"
+
+    def body(self) -> str:
+        """As Markdown without the title."""
+        lines = [self.note, ""] if self.note else []
         lines.append("| " + " | ".join(map(_cell, self.header)) + " |")
         lines.append("|---" * len(self.header) + "|")
         lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in self.rows]
@@ -53,19 +56,19 @@ def tables(found: Evaluation, anchor: str) -> list[Table]:
     for one in found.series:
         if one.is_model:
             out.append(own_table(one))
-            others = comparable(found, one)
+            others = [other for other in found.comparable() if other.group != one.group]
             out += [other_table(one, others, metric) for metric in _LABELS if others]
-    out += [bd_table(found, anchor), lossless_table(found)]
-    out += [own_table(one) for one in found.series if not one.is_model and not one.lossless]
+    out += [decoders_table(found), bd_table(found, anchor)]
+    out += [against_table(found, metric) for metric in ("psnr", "ms_ssim")]
+    out += [above_table(found, metric) for metric in ("psnr", "ms_ssim")]
+    out.append(lossless_table(found))
+    out += [
+        own_table(one)
+        for one in found.series
+        if not (one.is_model or one.lossless or one.given or one.kind == "cuts")
+    ]
     out.append(speed_table(found))
     return [table for table in out if table.rows]
-
-
-def comparable(found: Evaluation, own: Series) -> list[Series]:
-    """Curves of others: their whole files by setting, or their one file by its prefixes."""
-    others = [one for one in found.series if one.group != own.group and len(one.points) > 1]
-    whole = {one.group for one in others if one.kind == "settings"}
-    return [one for one in others if one.kind == "settings" or one.group not in whole]
 
 
 def own_table(one: Series) -> Table:
@@ -138,12 +141,12 @@ def other_table(one: Series, others: Sequence[Series], metric: str) -> Table:
 
 def _rising(one: Series, metric: str) -> list[tuple[float, float]]:
     """A curve that rises with quality: distances with a minus."""
-    sign = -1 if metric == "swd" else 1
+    sign = -1 if metric.startswith("swd") else 1
     return [(rate, sign * value) for rate, value in one.curve(metric)]
 
 
 def _number(value: float, metric: str) -> str:
-    return f"{-1000 * value:.1f}" if metric == "swd" else f"{value:.2f}"
+    return f"{-1000 * value:.1f}" if metric.startswith("swd") else f"{value:.2f}"
 
 
 def bd_table(found: Evaluation, anchor: str) -> Table:
@@ -155,6 +158,89 @@ def bd_table(found: Evaluation, anchor: str) -> Table:
     )
     note = f"Bits beyond those of {anchor} at equal quality, where both have it. Less is better."
     return Table("BD-rate", ("curve", "PSNR", "MS-SSIM"), rows, note)
+
+
+def against_table(found: Evaluation, metric: str) -> Table:
+    """BD-rates of every curve of a model against every other codec's."""
+    others = found.comparable()
+    rows = []
+    for own in _model_curves(found):
+        rates = [
+            None if one.group == own.group else bd_rate(own.curve(metric), one.curve(metric))
+            for one in others
+        ]
+        rows.append((own.name, *map(_percent, rates)))
+    header = ("bits of", *(one.name for one in others))
+    note = "Bits beyond those of each other codec at equal quality, where both have it."
+    return _without_empty(f"BD-rate against each, {_LABELS[metric]}", header, rows, note)
+
+
+def above_table(found: Evaluation, metric: str) -> Table:
+    """Between which rates every curve of a model is above every other codec's."""
+    others = found.comparable()
+    rows = []
+    for own in _model_curves(found):
+        cells = []
+        for one in others:
+            own_curve, other = own.curve(metric), one.curve(metric)
+            spans = None if one.group == own.group else above(own_curve, other)
+            cells.append("" if spans is None else _spans(spans))
+        rows.append((own.name, *cells))
+    header = ("above, in bpp", *(one.name for one in others))
+    note = (
+        "Between which rates it is better, of those that both have; between points, both are "
+        "interpolated in the logarithm of the rate."
+    )
+    return _without_empty(f"Where it is above, {_LABELS[metric]}", header, rows, note)
+
+
+def _model_curves(found: Evaluation) -> list[Series]:
+    return [one for one in found.series if one.is_model and len(one.points) > 1]
+
+
+def _without_empty(
+    title: str, header: Sequence[str], rows: Sequence[Sequence[str]], note: str
+) -> Table:
+    """A table without rows and columns that have nothing but a name."""
+    rows = [row for row in rows if any(row[1:])]
+    kept = [0, *(i for i in range(1, len(header)) if any(row[i] for row in rows))]
+    cells = tuple(tuple(row[i] for i in kept) for row in rows)
+    return Table(title, tuple(header[i] for i in kept), cells, note)
+
+
+def _spans(spans: Sequence[tuple[float, float]]) -> str:
+    return ", ".join(f"{low:.2g}-{high:.2g}" for low, high in spans) or "nowhere"
+
+
+def decoders_table(found: Evaluation) -> Table:
+    """The same files decoded in several ways, beside others at their rates."""
+    whole: dict[tuple[str, str], list[tuple[Series, Figures]]] = {}
+    for one in found.series:
+        if one.is_model and one.kind != "prefixes":
+            for point in one.points:
+                whole.setdefault((point.setting, f"{point.bpp:.5f}"), []).append((one, point))
+    others = [one for one in found.comparable() if not one.is_model and not one.given]
+    rows = []
+    for (setting, _), several in whole.items():
+        if len(several) < 2:
+            continue
+        bpp = several[0][1].bpp
+        for one, point in several:
+            similarity = metrics.ms_ssim_decibel(point.ms_ssim)
+            cells = [_decibel(point.psnr), f"{similarity:.2f}"]
+            cells += [f"{1000 * point.swd:.1f}", f"{1000 * point.swd_set:.1f}"]
+            rows.append((f"{one.group}, {setting}", f"{bpp:.3f}", *cells))
+        for one in others:
+            at = [at_rate(_rising(one, metric), bpp) for metric in _REALISM]
+            if any(value is not None for value in at):
+                cells = [
+                    "" if value is None else _number(value, metric)
+                    for value, metric in zip(at, _REALISM, strict=True)
+                ]
+                rows.append((one.name, f"{bpp:.3f}", *cells))
+    header = ("decoder", "bpp", "PSNR, dB", "MS-SSIM, dB", "SWD", "SWD, set")
+    note = "The same files decoded in several ways, and what others have at the same rate."
+    return Table("Decoders", header, tuple(rows), note)
 
 
 def _sortable(value: float | None) -> float:
