@@ -9,7 +9,7 @@ The first word says of which evaluation, the rest what: a table by its title in 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,13 +71,20 @@ class Document:
             for name, value in about(dict(told))
             if name.split()[0] in _ABOUT
         )
+        return self.renew(
+            lambda what: self._plot(found, what) if what.startswith("plot ") else made.get(what, "")
+        )
+
+    def renew(self, make: Callable[[str], str]) -> list[str]:
+        """Replace what stands in its places. Those that ``make`` has nothing for stay, and are
+        returned in words."""
         notes = []
 
-        def renew(place: re.Match[str]) -> str:
+        def one(place: re.Match[str]) -> str:
             what = place["what"]
             if place["of"] != self.section:
                 return place[0]
-            text = self._plot(found, what) if what.startswith("plot ") else made.get(what, "")
+            text = make(what)
             if not text:
                 notes.append(
                     f"{self.path}: {self.section}: {what}: left as it was, nothing to show"
@@ -85,7 +92,7 @@ class Document:
                 return place[0]
             return f"<!-- {place['of']}: {what} -->\n{text}<!-- end -->"
 
-        self.path.write_text(_PLACE.sub(renew, self.path.read_text()))
+        self.path.write_text(_PLACE.sub(one, self.path.read_text()))
         return notes
 
     def _plot(self, found: Evaluation, what: str) -> str:
