@@ -5,9 +5,11 @@
     <!-- end -->
 
 The first word says of which evaluation, the rest what: a table by its title in ``results.md``;
-``about``, what was measured with what; or ``plot psnr 0.05-2``, with the rates it shows.
+``about``, what was measured with what; or ``plot psnr 0.05-2``, with the rates it shows. Plots go
+into the folder ``results`` beside the document, with all figures as JSON.
 """
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,11 +23,12 @@ from .plots import ALL_RATES, LABELS, plot_file
 from .report import about
 from .tables import tables
 
-FOLDER = "results"  # beside the document, for plots
+FOLDER = "results"  # beside the document
 _PLACE = re.compile(
     r"^<!-- (?P<of>[\w-]+): (?P<what>.+?) -->\n(?P<old>.*?)^<!-- end -->$", re.M | re.S
 )
 _PLOT = re.compile(r"plot (\w+)(?: ([\d.]+)-([\d.]+))?$")
+_NOT_KEPT = ("nodes", "speed")
 # A document is about the codecs, not about who asked for it when and on which machine.
 _ABOUT = ("command", "pictures", "model", "versions")
 
@@ -71,9 +74,16 @@ class Document:
             for name, value in about(dict(told))
             if name.split()[0] in _ABOUT
         )
+        figures = {name: value for name, value in told.items() if name not in _NOT_KEPT}
+        self._keep(f"{self.section}.json", json.dumps(figures, separators=(",", ":")) + "\n")
         return self.renew(
             lambda what: self._plot(found, what) if what.startswith("plot ") else made.get(what, "")
         )
+
+    def _keep(self, name: str, text: str) -> None:
+        folder = self.path.parent / FOLDER
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
 
     def renew(self, make: Callable[[str], str]) -> list[str]:
         """Replace what stands in its places. Those that ``make`` has nothing for stay, and are
@@ -102,10 +112,8 @@ class Document:
         text = plot_file(found, metric, (float(low), float(high)) if low else ALL_RATES)
         if not text:
             return ""
-        folder = self.path.parent / FOLDER
-        folder.mkdir(exist_ok=True)
         name = "-".join([self.section, metric, *filter(None, [low, high])]) + ".svg"
-        (folder / name).write_text(text)
+        self._keep(name, text)
         return f"![{self.section}: {LABELS[metric]}, over bits per pixel]({FOLDER}/{name})\n"
 
 

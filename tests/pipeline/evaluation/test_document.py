@@ -82,6 +82,8 @@ def test_places_are_filled_and_words_stay(run: Runner, model: str, tmp_path: Pat
     assert "results/small-psnr.svg" in filled["small: plot psnr"]
     words = {node.text for node in drawing.iter("{http://www.w3.org/2000/svg}text")}
     assert {"toy", "JPEG", "progressive JPEG, cut", "JPEG 2000, one file", "prior art"} <= words
+    kept = json.loads((tmp_path / "results" / "small.json").read_text())
+    assert {"toy", "JPEG", "prior art"} <= {one["name"] for one in kept["series"]}
     run(data, **options)
     assert path.read_text() == text
     # nothing that JSON does not have, though a given curve has a PSNR alone
