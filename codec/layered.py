@@ -26,8 +26,9 @@ from .errors import CorruptStreamError, UnknownModelError
 from .protection import Restorer
 from .scheme import Choice, LayerSymbols, ProtectedScheme, Scheme
 
-# A header may claim any size. Above the first of these, layer 0 must have half of the bits that the
-# likeliest symbols alone would take, less the second, before memory is allocated for the picture.
+# A header may claim any size. Above the first of these, layer 0 must be there, and have half of the
+# bits that the likeliest symbols alone would take, less the second, before memory is allocated for
+# the picture, however many layers are to be decoded.
 _UNSUSPICIOUS_PIXELS = 1 << 16
 _SPARE_BITS = 1024
 
@@ -229,8 +230,8 @@ class LayeredCodec(Codec):
             (header.height, header.width, min(len(stream.layers), most))
             for header, stream in zip(headers, encoded, strict=True)
         ]
-        for size, stream in zip(sizes, encoded, strict=True):
-            self._check_size(*size, stream)
+        for header, stream in zip(headers, encoded, strict=True):
+            self._check_size(header.height, header.width, stream)
         for chosen in self._batches(sizes):
             ids = [headers[i].stream_id or 0 for i in chosen]
             state = self.scheme.start([sizes[i][:2] for i in chosen], ids)
@@ -263,15 +264,17 @@ class LayeredCodec(Codec):
             )
         return header
 
-    def _check_size(self, height: int, width: int, layers: int, encoded: EncodedImage) -> None:
+    def _check_size(self, height: int, width: int, encoded: EncodedImage) -> None:
         """Raises CorruptStreamError for a size that nothing should be allocated for."""
         claim = f"the stream claims a picture of {width}x{height} pixels"
         if width * height > self.max_pixels:
             raise CorruptStreamError(
                 f"{claim}, more than this decoder's limit of {self.max_pixels}: if it can be "
-                "trusted, set the codec's max_pixels"
+                "trusted, raise the codec's max_pixels (--max-pixels)"
             )
-        if layers and width * height > _UNSUSPICIOUS_PIXELS:
+        if width * height > _UNSUSPICIOUS_PIXELS:
+            if not encoded.layers:
+                raise CorruptStreamError(f"{claim}, but has no layers", 0)
             nbytes = len(encoded.layers[0])
             if self._least_bits(height, width) > 16 * nbytes + _SPARE_BITS:
                 raise CorruptStreamError(f"{claim}, but layer 0 has only {nbytes} bytes", 0)

@@ -31,7 +31,7 @@ from pipeline.command import (
 )
 from pipeline.decode import DecodeOptions, decode
 
-DECODING = ("image_format", "quality", "max_side")
+DECODING = ("image_format", "quality", "max_side", "max_pixels")
 CODEC_OPTIONS = ("realism", "decoder", "steps", "noise_scale", "seed", "tile_pixels")
 
 
@@ -122,6 +122,14 @@ def parse(arguments: list[str] | None = None) -> DecodeOptions:
         type=positive,
         metavar="PIXELS",
         help="make pictures no longer than this, which is quicker than decoding them whole",
+    )
+    form.add_argument(
+        "--max-pixels",
+        type=positive,
+        metavar="N",
+        help="pictures of more (width times height) are not decoded and count as bad, which "
+        "bounds the memory that a dataset of somebody else's can claim (default: the limit that "
+        "it was compressed with)",
     )
     form.add_argument(
         "--keep-original",

@@ -113,6 +113,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         f"{SLOWER} times as long (default: %(default)s)",
     )
     group.add_argument(
+        "--max-pixels",
+        type=positive,
+        default=limits.max_pixels,
+        metavar="N",
+        help="of a picture, more is not decoded: width times height (default: %(default)s)",
+    )
+    group.add_argument(
         "--cache-mb",
         type=positive,
         default=limits.cache_bytes >> 20,
@@ -155,6 +162,7 @@ def limits_of(given: argparse.Namespace) -> Limits:
         waiting=given.max_queued,
         batch=given.batch_size,
         deadline=given.request_timeout,
+        max_pixels=given.max_pixels,
         cache_bytes=given.cache_mb << 20,
     )
 

@@ -81,7 +81,7 @@ def _decode(options: DecodeOptions, request: Request, stop: Stop, log: EventLog)
 def _parameters(options: DecodeOptions, request: Request) -> dict[str, Any]:
     """Everything that the output depends on."""
     dataset, rule = request.dataset, request.rule
-    side = {} if options.max_side is None else {"max_side": options.max_side}
+    limits = {"max_side": options.max_side, "max_pixels": options.max_pixels}
     return {
         "dataset": dataset.url,
         "dataset_fingerprint": dataset.fingerprint,
@@ -92,7 +92,7 @@ def _parameters(options: DecodeOptions, request: Request) -> dict[str, Any]:
         "codec_options": options.codec_options,
         "quality": options.quality if options.image_format == "jpg" else None,
         **request.parameters,
-        **side,
+        **{name: limit for name, limit in limits.items() if limit is not None},
     }
 
 
@@ -132,6 +132,7 @@ def _run(
             quality=options.quality,
             condition=request.condition,
             max_side=options.max_side,
+            max_pixels=options.max_pixels,
             codec_options=options.codec_options,
             batch_size=options.batch_size,
             device=shape.device,

@@ -50,7 +50,8 @@ _COLUMNS = (
 class DecodeSettings:
     """What every decoding worker is told. ``dataset`` and ``output`` are URLs.
 
-    ``condition`` is a ``--filter``, ``max_side`` the longest that a picture may be (pixels).
+    ``condition`` is a ``--filter``, ``max_side`` the longest that a picture may be (pixels), what
+    claims more than ``max_pixels`` is bad.
     ``codec_options`` go to ``Codec.decode``: they say nothing of shards, batches or places, since
     a picture must come out the same wherever it is decoded. ``input_options`` (the dataset's) and
     ``output_options`` are fsspec's storage options; they may hold secrets.
@@ -65,6 +66,7 @@ class DecodeSettings:
     quality: int
     condition: str = ""
     max_side: int | None = None
+    max_pixels: int | None = None
     codec_options: dict[str, Any] = field(default_factory=dict)
     batch_size: int = 32
     device: str = "cpu"
@@ -98,7 +100,9 @@ class ShardDecoder:
     @cached_property
     def codec(self) -> Codec:
         """The dataset's own copy of the model."""
-        return self.dataset.codec(self.settings.device, self.settings.scratch)
+        codec = self.dataset.codec(self.settings.device, self.settings.scratch)
+        codec.max_pixels = self.settings.max_pixels or codec.max_pixels
+        return codec
 
     @plain_errors
     def ready(self) -> str:
@@ -111,7 +115,8 @@ class ShardDecoder:
 
     @cached_property
     def form(self) -> Form:
-        settings, limit = self.settings, self.dataset.parameters["max_pixels"]
+        settings = self.settings
+        limit = settings.max_pixels or self.dataset.parameters["max_pixels"]
         return Form(settings.image_format, settings.quality, settings.max_side, limit)
 
     @cached_property

@@ -20,7 +20,8 @@ class DecodeOptions(RunningOptions):
 
     Of ``layers``, ``target_bpp`` (bits per pixel), ``max_bytes`` and ``min_psnr`` (dB) at most one
     is given; without them all layers are meant. ``keys`` is a file's URL or ``-``, ``max_side`` in
-    pixels. ``codec_options`` are those that were given of the codec's own options for decoding.
+    pixels; pictures above ``max_pixels`` are bad. ``codec_options`` are those that were given of
+    the codec's own options for decoding.
     ``image_format`` and ``quality`` mean nothing where nothing is decoded (``strata``).
     """
 
@@ -38,6 +39,7 @@ class DecodeOptions(RunningOptions):
     ignore_missing: bool = False
     filter: str | None = None
     max_side: int | None = None
+    max_pixels: int | None = None
     keep_original: bool = False
     max_bad_fraction: float = 0.5
 
@@ -107,7 +109,8 @@ def resolve(options: DecodeOptions) -> Request:
 
 def _check(options: DecodeOptions) -> None:
     if options.format == "strata":
-        decoding = {"--max-side": options.max_side, **options.codec_options}
+        limits = {"--max-side": options.max_side, "--max-pixels": options.max_pixels}
+        decoding = {**limits, **options.codec_options}
         given = [
             name if name.startswith("--") else "--" + name.replace("_", "-")
             for name, value in decoding.items()
@@ -117,8 +120,9 @@ def _check(options: DecodeOptions) -> None:
             raise OptionError(f"{', '.join(given)}: --format strata decodes nothing")
     elif options.keep_original:
         raise OptionError("--keep-original: only --format strata keeps files of pictures")
-    if options.max_side is not None and options.max_side < 1:
-        raise OptionError(f"--max-side {options.max_side}: must be at least 1")
+    for name, limit in (("--max-side", options.max_side), ("--max-pixels", options.max_pixels)):
+        if limit is not None and limit < 1:
+            raise OptionError(f"{name} {limit}: must be at least 1")
 
 
 def begin_summary(verb: str, request: Request, options: DecodeOptions) -> DecodeSummary:

@@ -220,7 +220,7 @@ class Library:
         if width * height > self._max_pixels:
             raise CannotShow(
                 f"this picture has {width * height} pixels, and this server decodes at most "
-                f"{self._max_pixels}: read it with pipeline.open_dataset"
+                f"{self._max_pixels} (--max-pixels): read it with pipeline.open_dataset"
             )
 
     @contextmanager

@@ -9,7 +9,9 @@
         --part overhead --pictures 2 --out docs/results/portability.json
 
 ``settings``: pictures are encoded in one way and decoded in 48: in batches of 1, 7 and 64, on one
-thread and two, with mkldnn and without, in both memory layouts, in float32 and float64.
+thread and two, with mkldnn and without, in both memory layouts, in float32 and float64. The first
+``--fully`` pictures are decoded in all of them; the others, with ``--ways 5``, in the five that
+differ most from the encoder's and from one another.
 ``noise``: decoded with every parameter of a universal model's prior off by up to its guard. A model
 whose tables are chosen by integers has no such number: its sums of products are added up in
 another order, in pieces, of factors cut to eight bits, which is what devices may do, and all that
@@ -17,21 +19,25 @@ is not integers (transforms, means) is off by up to 1e-5 of itself.
 ``beyond``: noise of several guards, in float32 and in float64: an error, or the very picture.
 ``overhead``: bytes and processor time that protection takes. Calibrate a universal model first.
 
-Results are added to ``--out``, one entry for each part and model, after every 64 pictures. A lossy
-model decodes exactly if its symbols do (the checks say so); how far its pixels are off is counted.
+Results are added to ``--out``, one entry for each part and model, after every 64 pictures; what is
+there already, of the same model and number of pictures, is not measured again. A lossy model
+decodes exactly if its symbols do (the checks say so); how far its pixels are off is counted.
 """
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait leave a shared core alone
 
 import numpy as np
 import torch
@@ -64,6 +70,12 @@ class Setting:
     mkldnn: bool = True
     channels_last: bool = False
     double: bool = False
+
+    def __str__(self) -> str:
+        return (
+            f"batch {self.batch}, threads {self.threads}, {'' if self.mkldnn else 'no '}mkldnn, "
+            f"{'NHWC' if self.channels_last else 'NCHW'}, float{64 if self.double else 32}"
+        )
 
 
 SETTINGS = [
@@ -100,24 +112,46 @@ class Products(TorchFunctionMode):
 
 def in_double(func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
     wide = [a.double() if isinstance(a, Tensor) else a for a in args]
+    x, weight, *rest = wide
+    alone = kwargs.keys() == {"padding", "groups"} and kwargs["groups"] == x.shape[1] == len(weight)
+    if func is F.conv2d and alone and not rest:
+        return _each_channel(x, weight, kwargs["padding"]).float()
     return func(*wide, **kwargs).float()
 
 
-def channels_last(func: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    if func is F.linear:
-        return func(x, *args, **kwargs)
-    return func(x.contiguous(memory_format=torch.channels_last), *args, **kwargs)
+def _each_channel(x: Tensor, weight: Tensor, padding: int) -> Tensor:
+    """A convolution of each channel alone, for which torch takes six times as long in float64."""
+    x = F.pad(x, [padding] * 4)
+    kernel = weight.shape[2:]
+    rows, columns = x.shape[2] - kernel[0] + 1, x.shape[3] - kernel[1] + 1
+    out = x.new_zeros(*x.shape[:2], rows, columns)
+    for i, j in product(*map(range, kernel)):
+        out.addcmul_(x[:, :, i : i + rows, j : j + columns], weight[:, 0, i, j, None, None])
+    return out
+
+
+def in_layout(memory_format: torch.memory_format) -> Callable[..., Tensor]:
+    """What computes convolutions of pictures that lie in memory like this."""
+
+    def change(func: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if func is F.linear:
+            return func(x, *args, **kwargs)
+        return func(x.contiguous(memory_format=memory_format), *args, **kwargs)
+
+    return change
 
 
 def other_device(rng: np.random.Generator) -> Callable[..., Tensor]:
     """Sums of integers in another order and of cut factors; noise in everything else."""
 
-    def change(func: Callable[..., Tensor], x: Tensor, weight: Tensor, *args: Any, **kwargs: Any):
+    def change(
+        func: Callable[..., Tensor], x: Tensor, weight: Tensor, *args: Any, **kwargs: Any
+    ) -> Tensor:
         integers = bool((x == x.round()).all()) and bool((weight == weight.round()).all())
         if not integers:
-            out = func(x, weight, *args, **kwargs)
-            off = rng.uniform(-FLOAT_NOISE, FLOAT_NOISE, tuple(out.shape)).astype(np.float32)
-            return out * (1 + torch.from_numpy(off))
+            usual = func(x, weight, *args, **kwargs)
+            off = rng.uniform(-FLOAT_NOISE, FLOAT_NOISE, tuple(usual.shape)).astype(np.float32)
+            return usual * (1 + torch.from_numpy(off))
         x, weight = x.bfloat16().float(), weight.bfloat16().float()
         if func is not F.linear:
             return func(x, weight, *args, **kwargs)
@@ -150,8 +184,9 @@ def way(codec: LayeredCodec, setting: Setting) -> Iterator[None]:
                 stack.enter_context(without_mkldnn())
             if setting.double:
                 stack.enter_context(Products(in_double))
-            if setting.channels_last:
-                stack.enter_context(Products(channels_last))
+            last = setting.channels_last
+            layout = torch.channels_last if last else torch.contiguous_format
+            stack.enter_context(Products(in_layout(layout)))
         torch.set_num_threads(setting.threads)
         stack.callback(torch.set_num_threads, threads)
         yield
@@ -195,66 +230,117 @@ def noisy_prior(scheme: UniversalScheme, size: float, seed: int) -> Iterator[Non
 
 
 class Counts:
-    """Exact decodes, errors, wrong pictures; how far pixels of a lossy model are off."""
+    """Exact decodes, errors, wrong pictures; how far values of a lossy model's pixels are off.
 
-    def __init__(self) -> None:
-        self.outcomes: Counter[str] = Counter()
-        self.farthest = 0
-        self.pixels_off = self.pixels = 0
+    Args:
+        known: a result to go on from.
+    """
 
-    def add(
-        self, lossless: bool, wanted: Iterable[np.ndarray], found: Iterable[np.ndarray | None]
-    ) -> None:
+    def __init__(self, lossless: bool, known: Mapping[str, Any] | None = None) -> None:
+        known = known or {}
+        self.lossless = lossless
+        self.outcomes = Counter({k: known.get(k, 0) for k in ("exact", "error", "wrong")})
+        self.levels_off = known.get("levels_off", 0)
+        self.off, self.values = known.get("values_off", 0), known.get("values", 0)
+
+    def add(self, wanted: Iterable[np.ndarray], found: Iterable[np.ndarray | None]) -> None:
         for picture, decoded in zip(wanted, found, strict=True):
             if decoded is None:
                 self.outcomes["error"] += 1
                 continue
-            off = np.abs(picture.astype(int) - decoded)
-            self.farthest = max(self.farthest, int(off.max()))
-            self.pixels_off += int((off > 0).sum())
-            self.pixels += off.size
-            self.outcomes["exact" if not lossless or not off.any() else "wrong"] += 1
+            off = np.abs(picture.astype(np.int16) - decoded)
+            self.levels_off = max(self.levels_off, int(off.max()))
+            self.off += int((off > 0).sum())
+            self.values += off.size
+            self.outcomes["exact" if not self.lossless or not off.any() else "wrong"] += 1
 
-    def result(self, lossless: bool) -> dict[str, Any]:
-        out: dict[str, Any] = {k: self.outcomes[k] for k in ("exact", "error", "wrong")}
-        if not lossless:
-            out["levels_off"] = self.farthest
-            out["share_off"] = float(f"{self.pixels_off / max(self.pixels, 1):.2g}")
-        return out
+    def result(self) -> dict[str, Any]:
+        if self.lossless:
+            return dict(self.outcomes)
+        off = {"levels_off": self.levels_off, "values_off": self.off, "values": self.values}
+        return {**self.outcomes, **off}
+
+
+class Streams:
+    """Pictures in chunks, each encoded once, and what their streams must decode to."""
+
+    def __init__(self, codec: LayeredCodec, images: Sequence[np.ndarray]) -> None:
+        self.chunks = [images[at : at + CHUNK] for at in range(0, len(images), CHUNK)]
+        self._codec = codec
+        self._known: dict[int, tuple[list[EncodedImage], Sequence[np.ndarray]]] = {}
+
+    def __getitem__(self, chunk: int) -> tuple[list[EncodedImage], Sequence[np.ndarray]]:
+        if chunk not in self._known:
+            some = self.chunks[chunk]
+            streams = self._codec.encode(some)
+            self._known[chunk] = (
+                streams,
+                some if self._codec.lossless else self._codec.decode(streams),
+            )
+        return self._known[chunk]
+
+
+def differing() -> list[Setting]:
+    """All settings, each as different as can be from those before it and the encoder's."""
+    chosen, left = [Setting()], list(SETTINGS)
+
+    def difference(a: Setting, b: Setting) -> int:
+        return sum(x != y for x, y in zip(astuple(a), astuple(b), strict=True))
+
+    while left:
+        best = max(left, key=lambda s: sorted(difference(s, other) for other in chosen))
+        chosen.append(best)
+        left.remove(best)
+    return chosen[1:]
 
 
 def measure_settings(
-    codec: LayeredCodec, images: Sequence[np.ndarray], note: Callable[[dict[str, Any]], None]
+    codec: LayeredCodec,
+    images: Sequence[np.ndarray],
+    note: Callable[[dict[str, Any]], None],
+    known: Mapping[str, Any] | None = None,
+    fully: int = 128,
+    ways: int = len(SETTINGS),
 ) -> None:
-    counts = Counts()
-    for at in range(0, len(images), CHUNK):
-        some = images[at : at + CHUNK]
-        streams = codec.encode(some)
-        wanted = some if codec.lossless else codec.decode(streams)
-        for setting in SETTINGS:
-            with way(codec, setting):
-                counts.add(codec.lossless, wanted, decode(codec, streams, setting.batch))
-        done = min(at + CHUNK, len(images))
-        note({"pictures": done, "settings": len(SETTINGS), **counts.result(codec.lossless)})
+    """The first ``fully`` pictures under all settings, the others under the first ``ways``."""
+    counts, streams = Counts(codec.lossless, known), Streams(codec, images)
+    settings = differing()
+    done = Counter((known or {}).get("by_setting", {}))
+    full = min(-(-fully // CHUNK), len(streams.chunks))
+    work = list(product(range(full), settings))
+    work += [(i, s) for s in settings[:ways] for i in range(full, len(streams.chunks))]
+    for chunk, setting in work:
+        if done[str(setting)] > chunk * CHUNK:
+            continue
+        some, wanted = streams[chunk]
+        with way(codec, setting):
+            counts.add(wanted, decode(codec, some, setting.batch))
+        done[str(setting)] += len(some)
+        by_setting = {str(s): done[str(s)] for s in settings}
+        under_all = min(by_setting.values())
+        found = {"pictures": len(images), "settings": len(settings), "under_all": under_all}
+        note({**found, **counts.result(), "by_setting": by_setting})
 
 
 def measure_noise(
-    codec: LayeredCodec, images: Sequence[np.ndarray], note: Callable[[dict[str, Any]], None]
+    codec: LayeredCodec,
+    images: Sequence[np.ndarray],
+    note: Callable[[dict[str, Any]], None],
+    known: Mapping[str, Any] | None = None,
 ) -> None:
-    counts = Counts()
-    for at in range(0, len(images), CHUNK):
-        some = images[at : at + CHUNK]
-        streams = codec.encode(some)
-        wanted = some if codec.lossless else codec.decode(streams)
+    counts, streams = Counts(codec.lossless, known), Streams(codec, images)
+    done = (known or {}).get("done", 0)
+    for chunk in range(-(-done // CHUNK), len(streams.chunks)):
+        some, wanted = streams[chunk]
         if isinstance(codec.scheme, UniversalScheme):
-            with noisy_prior(codec.scheme, 1.0, at):
-                found = decode(codec, streams, CHUNK)
+            with noisy_prior(codec.scheme, 1.0, chunk * CHUNK):
+                found = decode(codec, some, CHUNK)
         else:
-            with Products(other_device(np.random.default_rng(at))):
-                found = decode(codec, streams, CHUNK)
-        counts.add(codec.lossless, wanted, found)
-        done = min(at + CHUNK, len(images))
-        note({"pictures": done, **counts.result(codec.lossless)})
+            with Products(other_device(np.random.default_rng(chunk * CHUNK))):
+                found = decode(codec, some, CHUNK)
+        counts.add(wanted, found)
+        done += len(some)
+        note({"pictures": len(images), "done": done, **counts.result()})
 
 
 @contextmanager
@@ -289,15 +375,15 @@ def measure_beyond(
     """Small pictures: what noise does to the network's numbers it does to theirs as well."""
     assert isinstance(codec.scheme, UniversalScheme)
     small = [np.ascontiguousarray(x[:BEYOND_SIDE, :BEYOND_SIDE]) for x in images[:CHUNK]]
-    counts = {size: Counts() for size in BEYOND}
+    counts = {size: Counts(True) for size in BEYOND}
     with remembered(codec.scheme):
         streams = codec.encode(small)
         for trial in range(trials):
             size, i = BEYOND[trial % len(BEYOND)], trial // len(BEYOND) % len(small)
             with noisy_prior(codec.scheme, size, trial):
-                counts[size].add(True, [small[i]], decode(codec, [streams[i]], 1))
+                counts[size].add([small[i]], decode(codec, [streams[i]], 1))
             if trial % 500 == 499 or trial == trials - 1:
-                by_size = {f"{size:g} guards": c.result(True) for size, c in counts.items()}
+                by_size = {f"{size:g} guards": c.result() for size, c in counts.items()}
                 note({"trials": trial + 1, "side": BEYOND_SIDE, **by_size})
 
 
@@ -365,6 +451,8 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=10_000)
     parts = ("settings", "noise", "beyond", "overhead")
     parser.add_argument("--part", nargs="+", choices=parts, default=["settings", "noise"])
+    parser.add_argument("--fully", type=int, default=128, help="pictures that all settings decode")
+    parser.add_argument("--ways", type=int, default=len(SETTINGS), help="settings for the others")
     parser.add_argument("--out", type=Path, help="JSON file to add the results to")
     options = parser.parse_args()
     found: list[np.ndarray] = []
@@ -376,19 +464,28 @@ def main() -> None:
     for part, model in product(options.part, options.model):
         codec = load_codec(model)
         assert isinstance(codec, LayeredCodec)
+        key = {"model": codec.name, "model_id": codec.model_id, "torch": torch.__version__}
 
-        def note(result: dict[str, Any], part: str = part, codec: LayeredCodec = codec) -> None:
-            entry = {"model": codec.name, "model_id": codec.model_id, **result}
-            print(part, json.dumps(entry), flush=True)
+        def results() -> dict[str, Any]:
+            there = options.out and options.out.is_file()
+            return json.loads(options.out.read_text()) if there else {}
+
+        def note(result: dict[str, Any], part: str = part, key: dict[str, str] = key) -> None:
+            entry = key | result
+            shown = {k: v for k, v in result.items() if k != "by_setting"}
+            print(time.strftime("%H:%M:%S"), part, key["model"], json.dumps(shown), flush=True)
             if options.out:
-                known = json.loads(options.out.read_text()) if options.out.is_file() else {}
-                known.setdefault(part, {})[codec.name] = entry | {"torch": torch.__version__}
+                known = results()
+                known.setdefault(part, {})[key["model"]] = entry
                 options.out.write_text(json.dumps(known, indent=1) + "\n")
 
+        before = results().get(part, {}).get(codec.name, {})
+        if any(before.get(k) != v for k, v in (key | {"pictures": len(small)}).items()):
+            before = {}
         if part == "settings":
-            measure_settings(codec, small, note)
+            measure_settings(codec, small, note, before, options.fully, options.ways)
         elif part == "noise":
-            measure_noise(codec, small, note)
+            measure_noise(codec, small, note, before)
         elif part == "beyond":
             measure_beyond(codec, small, options.trials, note)
         else:

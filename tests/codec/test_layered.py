@@ -189,7 +189,7 @@ def test_a_size_that_the_stream_cannot_hold_is_refused_before_memory_is_taken(
 
     monkeypatch.setattr(codec.scheme, "start", start)
     for side in (1 << 15, 30_000):
-        with pytest.raises(CorruptStreamError, match="max_pixels") as caught:
+        with pytest.raises(CorruptStreamError, match="--max-pixels") as caught:
             codec.decode([claim(side, side)], layers=0)
         assert caught.value.layer is None
     monkeypatch.setattr(codec.scheme, "least_bits", lambda height, width: height * width / 64)
@@ -197,7 +197,16 @@ def test_a_size_that_the_stream_cannot_hold_is_refused_before_memory_is_taken(
         with pytest.raises(CorruptStreamError, match="only 18 bytes") as caught:
             decode([claim(16_000, 16_000)])
         assert caught.value.layer == 0
+    alone = claim(16_000, 16_000).truncate(0)
+    for stream, words in ((alone, "has no layers"), (claim(16_000, 16_000), "only 18 bytes")):
+        with pytest.raises(CorruptStreamError, match=words) as caught:
+            codec.decode([stream], layers=0)
+        assert caught.value.layer == 0
+    with pytest.raises(AssertionError):
+        codec.decode([claim(256, 256).truncate(0)])
     codec.max_pixels = 1 << 30
+    monkeypatch.setattr(codec.scheme, "least_bits", lambda height, width: 1.0)
+    codec._least_bits = codec._compute_least_bits
     with pytest.raises(AssertionError):
         codec.decode([claim(30_000, 30_000)], layers=0)
 

@@ -27,6 +27,7 @@ def test_what_was_given_is_what_is_done() -> None:
     assert parse([*DECODE, "--target-bpp", "0.5"]).target_bpp == 0.5
     assert parse([*DECODE, "--max-bytes", "900", "--max-side", "64"]).max_bytes == 900
     assert parse([*DECODE, "--min-psnr", "33"]).min_psnr == 33
+    assert (plain.max_pixels, parse([*DECODE, "--max-pixels", "9"]).max_pixels) == (None, 9)
     cut = parse([*DECODE, "--format", "strata", "--keep-original", "--max-bad-fraction", "1"])
     assert (cut.format, cut.keep_original, cut.max_bad_fraction) == ("strata", True, 1)
 
@@ -39,6 +40,7 @@ def test_what_was_given_is_what_is_done() -> None:
         (["--target-bpp", "0"], "--target-bpp: must be above 0"),
         (["--min-psnr", "nan"], "--min-psnr"),
         (["--max-side", "0"], "--max-side"),
+        (["--max-pixels", "0"], "--max-pixels"),
         (["--max-bad-fraction", "2"], "--max-bad-fraction"),
         (["--ignore-missing"], "there are no --keys"),
         (["--quality", "101"], "--quality must be 1 to 100"),

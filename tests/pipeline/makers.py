@@ -98,6 +98,8 @@ class ToyCodec(Codec):
         return [self._decode(one, layers) for one in encoded]
 
     def _decode(self, one: EncodedImage, layers: int | None) -> np.ndarray:
+        if one.height * one.width > self.max_pixels:
+            raise CorruptStreamError(f"{one.width}x{one.height} pixels are above max_pixels")
         image = np.zeros((one.height, one.width, 3), np.uint8)
         for number, data in enumerate(one.layers[:layers]):
             layer = unpack_layer(self.model_id, one.header, number, data)

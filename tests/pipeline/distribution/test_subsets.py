@@ -312,6 +312,21 @@ def test_small_copies(make_dataset: Make, tmp_path: Path) -> None:
         run(dataset, tmp_path / "out", max_side=41, layers=3)
 
 
+def test_pictures_above_a_limit_are_bad(make_dataset: Make, tmp_path: Path) -> None:
+    files = [("wide.png", write_image(picture(1, 60, 80), None, "png")), *samples(2)]
+    dataset = make_dataset([str(write_tar(tmp_path / "x.tar", files))])
+    assert dataset.codec().max_pixels > 1 << 20
+    summary = run(dataset, tmp_path / "out", max_pixels=60 * 80 - 1)
+    assert (summary.ok, summary.bad, summary.exit_code) == (2, 1, 1)
+    (problem,) = summary.problems
+    assert problem.key == "wide"
+    assert "80x60 pixels are above" in problem.reason
+    assert set(pictures_in(tmp_path / "out")) == {"s0000", "s0001"}
+    assert run(dataset, tmp_path / "all", max_pixels=60 * 80).exit_code == 0
+    with pytest.raises(PlanMismatchError, match="max_pixels is 4800 there and 4799 here"):
+        run(dataset, tmp_path / "all", max_pixels=60 * 80 - 1)
+
+
 def test_originals_are_made_small_too(make_dataset: Make, tmp_path: Path) -> None:
     noise = np.random.default_rng(1).integers(0, 255, (30, 60, 3), np.uint8)
     source = write_tar(tmp_path / "n.tar", [("n.webp", write_image(noise, None, "webp"))])

@@ -195,6 +195,7 @@ def test_lossless_is_said_of_what_is(
     ("options", "words"),
     [
         ({"max_side": 9}, "--max-side: --format strata decodes nothing"),
+        ({"max_pixels": 9}, "--max-pixels: --format strata decodes nothing"),
         ({"codec_options": {"noise_scale": 1.0}}, "--noise-scale"),
     ],
 )
