@@ -33,7 +33,8 @@ from torch import Tensor, nn
 from . import metrics, zoo
 from .base import Codec
 from .errors import InvalidModelError
-from .training import Objective, Save, TrainingConfig, save_atomically
+from .runs import save_atomically
+from .training import Objective, Save, TrainingConfig
 
 TRAINING_FILE = "training.safetensors"
 _CONFIG, _OBJECTIVE = "strata-training", "strata-objective"

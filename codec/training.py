@@ -1,17 +1,21 @@
-"""The training loop of every codec: plain torch, no Ray, one machine. Adam, EMA, resume.
+"""The training loop of every codec: plain torch, no Ray. Adam, EMA, resume, one process or a team.
 
-A run directory holds ``checkpoint.pt`` (to resume), ``model.safetensors`` (to encode and decode),
-``training.safetensors`` (float weights, to go on from with ``--init``), ``card.json`` (data, steps,
-hours, figures) and ``log.jsonl``. Every file is written whole and then renamed.
+A run's folder holds ``checkpoint-STEP.pt`` (to resume), ``model.safetensors`` (to encode and
+decode), ``training.safetensors`` (float weights, to go on from with ``--init``), ``card.json``
+(data, steps, hours, figures) and ``log.jsonl``. Every file is written whole and then renamed.
+
+All randomness of a step comes from the seed, the step, and which of its parts a batch is, so
+nothing of it has to be kept: a run that goes on draws what it would have drawn.
 """
 
 import json
 import math
-import os
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,10 +24,15 @@ from torch import Tensor, nn
 
 from .checkpoints import load_checkpoint
 from .errors import InvalidModelError
+from .runs import RunFolder
+from .teams import ALONE, Team
 from .training_data import Log, Pictures
 
 Objective = Callable[[nn.Module, Tensor, np.random.Generator], tuple[Tensor, dict[str, float]]]
 Save = Callable[[dict[str, Tensor], dict[str, Any]], dict[str, Any]]
+Track = Callable[[int, Mapping[str, Any]], None]
+
+LOG_EVERY = 100  # steps
 
 
 @dataclass(frozen=True)
@@ -39,11 +48,17 @@ class TrainingConfig:
     beta2: float = 0.98
     ema: float = 0.999
     gradient_clip: float = 1.0
-    batch: int = 8
+    batch: int = field(
+        default=8, metadata={"help": "pictures at once, in each worker where there are several"}
+    )
+    accumulate: int = field(
+        default=1, metadata={"help": "batches whose gradients are averaged for one step"}
+    )
     crop: int = 128
     small_share: float = 0.25  # of batches made of pictures smaller than a crop
     validate_minutes: float = 10.0
     checkpoint_minutes: float = 3.0
+    keep_checkpoints: int = field(default=2, metadata={"help": "how many of the last ones"})
     seed: int = 0
 
 
@@ -65,7 +80,7 @@ class Ema:
         missing = self.values.keys() - values.keys()
         if missing:
             raise ValueError(f"no averages of {', '.join(sorted(missing))}")
-        self.values = {name: values[name] for name in self.values}
+        self.values = {n: values[n].to(mine.device) for n, mine in self.values.items()}
 
     def weights(self, module: nn.Module) -> dict[str, Tensor]:
         """The module's state, averaged where it is trained: frozen parameters and buffers too."""
@@ -83,11 +98,51 @@ def learning_rate(config: TrainingConfig, step: int, progress: float) -> float:
     return config.learning_rate * scale * min(1.0, (step + 1) / config.warmup)
 
 
-def save_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write beside ``path``, then rename: a reader never sees half a file."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    write(partial)
-    os.replace(partial, path)
+class _Loss(nn.Module):
+    """Model and objective as one module whose call gives the loss, as ``Team.wrap`` wants it."""
+
+    def __init__(self, model: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.model, self.objective = model, objective
+
+    def forward(self, images: Tensor, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+        return self.objective(self.model, images, rng)
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """What the first process decides before each step, by its clock."""
+
+    progress: float
+    stop: bool
+    checkpoint: bool
+    validate: bool
+
+
+class _Clock:
+    """Time trained, also before this start, and what is due."""
+
+    def __init__(self, config: TrainingConfig, seconds: float) -> None:
+        self.config, self._begin = config, time.time() - seconds
+        self._checkpoint, self._validation = seconds, seconds
+
+    def seconds(self) -> float:
+        return time.time() - self._begin
+
+    def turn(self, step: int) -> _Turn:
+        config, now = self.config, self.seconds()
+        hours = now / 3600 / config.hours
+        return _Turn(
+            progress=max(step / config.steps, hours),
+            stop=step >= config.steps or hours >= 1,
+            checkpoint=now > self._checkpoint + 60 * config.checkpoint_minutes,
+            validate=now > self._validation + 60 * config.validate_minutes,
+        )
+
+    def done(self, turn: _Turn) -> None:
+        if turn.validate:
+            self._validation = self.seconds()
+        self._checkpoint = self.seconds()
 
 
 def train(
@@ -95,108 +150,134 @@ def train(
     objective: Objective,
     pictures: Pictures,
     config: TrainingConfig,
-    out: Path,
+    folder: RunFolder,
     save: Save,
     *,
     device: str = "cpu",
     log: Log = print,
+    team: Team = ALONE,
+    track: Track = lambda step, figures: None,
 ) -> None:
-    """Train ``model`` until ``config`` says to stop; resume where ``out`` has a checkpoint.
+    """Train ``model`` until ``config`` says to stop; resume where ``folder`` has a checkpoint.
 
-    Parameters that do not require a gradient stay as they are and are not averaged.
+    Parameters that do not require a gradient stay as they are and are not averaged. In a team,
+    every process calls this with the same model and configuration, and pictures of its own; a step
+    is that of all their batches together. Only the first one reads and writes files.
 
     Args:
         objective: loss and figures to log, of a model, pictures ``(B, 3, H, W) uint8`` on
             ``device``, and randomness that is the same for a given step of a given seed. One that
             wants mixed precision enters ``torch.autocast`` itself; one with networks of its own is
-            an ``nn.Module``, and moved to ``device``.
+            an ``nn.Module``, and moved to ``device``; its buffers are what it remembers from step
+            to step: they are kept in checkpoints, and averaged over a team.
         save: called with the model's state, trained parameters averaged, and the card so far;
             writes the model files and returns validation figures.
+        track: called now and then with a step's figures, and with those of each validation.
 
     Raises InvalidModelError where the checkpoint belongs to another configuration, ValueError
     where there is nothing to train on.
     """
     if not len(pictures):
         raise ValueError("no training pictures: check --data")
-    out.mkdir(parents=True, exist_ok=True)
-    model.to(device)
-    if isinstance(objective, nn.Module):
-        objective.to(device)
+    if config.accumulate < 1 or config.batch < 1:
+        raise ValueError("--batch and --accumulate must be at least 1")
+    loss_of = _Loss(model, objective).to(device)
+    state = team.lead(lambda: _read_checkpoint(folder))
     trained = list(_trained(model).values())
     betas = (config.beta1, config.beta2)
     optimizer = torch.optim.Adam(trained, lr=config.learning_rate, betas=betas)
-    ema, step, seconds = Ema(model, config.ema), 0, 0.0
-    checkpoint = out / "checkpoint.pt"
-    if checkpoint.exists():
-        state = load_checkpoint(checkpoint, device)
+    memory = dict(objective.named_buffers()) if isinstance(objective, nn.Module) else {}
+    wrapped = team.wrap(loss_of)
+    ema, step, clock = Ema(model, config.ema), 0, _Clock(config, 0.0)
+    if state:
+        path = state["path"]
         try:
             model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
             ema.restore(state["ema"])
+            for name, value in state.get("objective", {}).items():
+                if name in memory:
+                    memory[name].copy_(value)
         except (RuntimeError, ValueError, LookupError, TypeError) as error:
             raise InvalidModelError(
-                f"{checkpoint} belongs to another configuration: use a new --out"
+                f"{path} belongs to another configuration: use a new --out"
             ) from error
-        step, seconds = state["step"], state["seconds"]
-        log(f"resumed {checkpoint} at step {step}, {seconds / 3600:.2f} h")
-    begin, first = time.time() - seconds, step
-    next_checkpoint = seconds + 60 * config.checkpoint_minutes
-    next_validation = seconds + 60 * config.validate_minutes
-
-    def elapsed() -> float:
-        return time.time() - begin
+        step, clock = state["step"], _Clock(config, state["seconds"])
+        log(f"resumed {path} at step {step}, {clock.seconds() / 3600:.2f} h")
+    del state
+    sources = sum(team.gather(Counter(pictures.sources)), Counter())
+    first, began = step, time.monotonic()
 
     def checkpoint_now() -> None:
         state = {
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
             "ema": ema.values,
+            "objective": memory,
             "step": step,
-            "seconds": elapsed(),
+            "seconds": clock.seconds(),
         }
-        save_atomically(checkpoint, lambda path: torch.save(state, path))
+        folder.add_checkpoint(step, lambda path: torch.save(state, path), config.keep_checkpoints)
 
     def measure() -> None:
+        hours = round(clock.seconds() / 3600, 3)
         card = {
             "steps": step,
-            "hours": round(elapsed() / 3600, 3),
+            "hours": hours,
             "device": torch.cuda.get_device_name() if "cuda" in device else "CPU",
             "threads": torch.get_num_threads(),
-            "pictures": dict(sorted(pictures.sources.items())),
+            "workers": team.size,
+            "pictures": dict(sorted(sources.items())),
             "training": asdict(config),
         }
         figures = save(ema.weights(model), card)
-        with (out / "log.jsonl").open("a") as lines:
-            entry = {"step": step, "hours": round(elapsed() / 3600, 3), **figures}
-            lines.write(json.dumps(entry) + "\n")
-        log(f"step {step} {elapsed() / 60:.1f} min {json.dumps(figures)}")
+        with (folder.path / "log.jsonl").open("a") as lines:
+            lines.write(json.dumps({"step": step, "hours": hours, **figures}) + "\n")
+        log(f"step {step} {clock.seconds() / 60:.1f} min {json.dumps(figures)}")
+        track(step, {"validation": figures})
+        folder.publish()
+
+    def write(turn: _Turn) -> None:
+        checkpoint_now()  # before a measurement, too: going on never measures a step again
+        if turn.validate:
+            measure()
+        clock.done(turn)
 
     smooth: dict[str, float] = {}
-    while step < config.steps and elapsed() < 3600 * config.hours:
-        rng = np.random.default_rng([config.seed, step])
-        progress = max(step / config.steps, elapsed() / 3600 / config.hours)
+    while True:
+        turn = team.lead(partial(clock.turn, step))
+        if turn.stop:
+            break
+        if turn.checkpoint or turn.validate:
+            team.lead(partial(write, turn))
+        rate = learning_rate(config, step, turn.progress)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config, step, progress)
-        batch = pictures.batch(config.batch, config.small_share, rng).to(device)
-        loss, figures = objective(model, batch, rng)
+            group["lr"] = rate
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        for part in range(config.accumulate):
+            rng = np.random.default_rng([config.seed, step, part * team.size + team.rank])
+            batch = pictures.batch(config.batch, config.small_share, rng).to(device)
+            with nullcontext() if part == config.accumulate - 1 else team.apart(wrapped):
+                loss, figures = wrapped(batch, rng)
+                (loss / config.accumulate).backward()
         norm = nn.utils.clip_grad_norm_(trained, config.gradient_clip)
         if torch.isfinite(norm):  # a rare overflow must not poison the weights
             optimizer.step()
             ema.update(model, step)
+        team.average(list(memory.values()))
         step += 1
         for name, value in figures.items():
             smooth[name] = 0.98 * smooth.get(name, value) + 0.02 * value
-        if step % 100 == 0:
-            rate = (step - first) / max(elapsed() - seconds, 1e-9)
+        if step % LOG_EVERY == 0 and team.rank == 0:
+            speed = (step - first) / max(time.monotonic() - began, 1e-9)
             shown = " ".join(f"{n} {v:.3f}" for n, v in smooth.items())
-            log(f"step {step} {elapsed() / 60:.1f} min {rate:.2f} steps/s {shown}")
-        if elapsed() > next_checkpoint:
-            checkpoint_now()
-            next_checkpoint = elapsed() + 60 * config.checkpoint_minutes
-        if elapsed() > next_validation:
-            measure()
-            next_validation = elapsed() + 60 * config.validate_minutes
-    checkpoint_now()
-    measure()
+            log(f"step {step} {clock.seconds() / 60:.1f} min {speed:.2f} steps/s {shown}")
+            more = {"learning_rate": rate, "gradient_norm": float(norm), "steps_per_second": speed}
+            track(step, {**smooth, **more})
+    team.lead(partial(write, _Turn(1.0, stop=True, checkpoint=True, validate=True)))
+
+
+def _read_checkpoint(folder: RunFolder) -> dict[str, Any] | None:
+    """On the CPU, whatever it was trained on: loading it moves it where it belongs."""
+    newest = folder.newest()
+    return None if newest is None else {**load_checkpoint(newest), "path": newest}

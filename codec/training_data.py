@@ -2,7 +2,8 @@
 
 import json
 import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import BinaryIO
 
 import numpy as np
@@ -14,6 +15,7 @@ from .errors import StrataError
 from .images import read_image
 
 Log = Callable[[str], None]
+Open = Callable[[str], AbstractContextManager[BinaryIO]]
 
 
 class Pictures:
@@ -29,9 +31,20 @@ class Pictures:
         self.small: dict[tuple[int, int], list[np.ndarray]] = {}
         self.sources: dict[str, int] = {}
 
-    def add_tar(self, name: str, stream: BinaryIO, log: Log = print) -> None:
-        """Read one WebDataset shard; pictures that cannot be read are named and left out."""
-        found, labels = 0, {}
+    def add_tar(
+        self,
+        name: str,
+        stream: BinaryIO,
+        log: Log = print,
+        first: int = 0,
+        every: int = 1,
+    ) -> None:
+        """Read one WebDataset shard; pictures that cannot be read are named and left out.
+
+        Of its pictures in their order, those of other numbers than ``first + n * every`` are
+        somebody else's.
+        """
+        found, number, labels, others = 0, 0, {}, set()
         with tarfile.open(fileobj=stream, mode="r|*") as tar:
             for member in tar:
                 handle = tar.extractfile(member) if member.isfile() else None
@@ -44,14 +57,19 @@ class Pictures:
                         source = f"{label.get('source', '?')} ({label.get('license', '?')})"
                     except (ValueError, AttributeError):
                         source = "?"
-                    labels[member.name] = source
+                    labels[_key(member.name)] = source
                 elif extension in ("jpg", "jpeg", "png", "webp", "ppm", "bmp", "tif", "tiff"):
+                    number += 1
+                    if (number - 1) % every != first:
+                        others.add(_key(member.name))
+                        continue
                     try:
                         self.add(read_image(data).rgb)
                         found += 1
                     except StrataError as error:  # one bad picture must not end a long run
                         log(f"{name}: {member.name} left out: {error}")
-        for source in labels.values() or ["?"] * found:
+        mine = [source for key, source in labels.items() if key not in others]
+        for source in mine if labels else ["?"] * found:
             self.sources[source] = self.sources.get(source, 0) + 1
         log(f"{name}: {found} pictures")
 
@@ -97,6 +115,12 @@ class Pictures:
         return torch.from_numpy(np.stack(flipped)).permute(0, 3, 1, 2).contiguous()
 
 
+def _key(name: str) -> str:
+    """WebDataset's: up to the first dot of the base name."""
+    folder, slash, base = name.rpartition("/")
+    return folder + slash + base.split(".", 1)[0]
+
+
 def _choose(pictures: list[np.ndarray], count: int, rng: np.random.Generator) -> list[np.ndarray]:
     return [pictures[i] for i in rng.integers(len(pictures), size=count)]
 
@@ -120,4 +144,23 @@ def read_shards(shards: Iterable[tuple[str, BinaryIO]], crop: int, log: Log = pr
     pictures = Pictures(crop)
     for name, stream in shards:
         pictures.add_tar(name, stream, log)
+    return pictures
+
+
+def read_share(
+    shards: Sequence[str], open_shard: Open, crop: int, rank: int, size: int, log: Log = print
+) -> Pictures:
+    """The pictures of process ``rank`` out of ``size``, which together have each picture once.
+
+    Whole shards go round, so that none is fetched twice, as long as there is one for everybody;
+    of the rest everybody takes every ``size``-th picture.
+    """
+    pictures = Pictures(crop)
+    whole = len(shards) // size * size
+    for number, name in enumerate(shards):
+        if number < whole and number % size != rank:
+            continue
+        with open_shard(name) as stream:
+            shared = number >= whole
+            pictures.add_tar(name, stream, log, *((rank, size) if shared else ()))
     return pictures

@@ -1,45 +1,47 @@
 #!/usr/bin/env python
-"""Train a model on tar shards of pictures.
+"""Train a model on tar shards of pictures: in this process, or on the workers of a Ray cluster.
 
 Examples:
     python jobs/train.py --data 'photos-{000..007}.tar' --config small --out runs/mine --hours 2
     python jobs/train.py --data shards/ --init uqdm-small --out runs/better --device cuda
+    python jobs/train.py --data s3://bucket/shards --out s3://bucket/run --workers 8 --device cuda
     python jobs/train.py --codec cdc --help      (each codec has recipes and flags of its own)
 
 The same command again goes on from the last checkpoint in --out. Afterwards the model is there:
     python jobs/compress_dataset.py --model runs/mine ...
 
-Needs no Ray; with local files as --data, nothing beside torch, numpy, Pillow and safetensors.
+Needs no Ray without --workers; with local files as --data and a local --out, nothing beside torch,
+numpy, Pillow and safetensors. docs/training.md tells more.
 """
 
 import argparse
-import dataclasses
-import importlib
 import sys
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from codec import zoo  # before torch, whose threads it sets
 from codec.errors import StrataError
 from codec.flags import add_flags, given_flags
-from codec.trainable import TRAINING_FILE, TrainingFile, centre_crops, saver
-from codec.training import TrainingConfig, train
-from codec.training_data import read_shards
+from codec.runs import RunFolder
+from codec.tracking import PACKAGES
+from codec.trainable import TRAINING_FILE, TrainingFile
+from codec.training import TrainingConfig
+from codec.training_data import Open
+from codec.training_run import VALIDATION_PICTURES, RunSettings, recipes_of, run
 
-import numpy as np  # isort: skip
 import torch  # isort: skip
-
-VALIDATION_PICTURES = 16
-COUNTED_CROPS = 128  # on which a model's tables are counted
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Options, the codec among them. Raises StrataError where --init cannot be read."""
-    family = _family(arguments)
-    recipes = _recipes(family)
+    family, init_path = _family(arguments)
+    recipes = recipes_of(family)
     names = "; ".join(f"{name}: {recipe.about}" for name, recipe in recipes.RECIPES.items())
     parser = argparse.ArgumentParser(
         description=__doc__,
@@ -59,12 +61,14 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--config", default=recipes.DEFAULT_RECIPE, choices=recipes.RECIPES, help=names
     )
-    parser.add_argument("--out", type=Path, required=True, help="the run's folder (local)")
+    parser.add_argument(
+        "--out", required=True, metavar="URL", help="the run's folder, such as s3://bucket/run"
+    )
     parser.add_argument(
         "--init",
         metavar="MODEL",
-        help="go on from the weights of a shipped model or of another run (of --config remains "
-        "how long and how fast)",
+        help="go on from the weights of a shipped model or of another run, a path or a URL (of "
+        "--config remains how long and how fast)",
     )
     parser.add_argument(
         "--validate",
@@ -75,103 +79,224 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help=f"tar shards to measure on, their first {VALIDATION_PICTURES} pictures' middles "
         "(default: as many pictures of --data, an eighth at most, which are then not trained on)",
     )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's)")
+    parser.add_argument(
+        "--device",
+        help="cpu, cuda, cuda:1, ... (default: cpu); with --workers auto, cpu or cuda (default: "
+        "auto, which takes the cluster's GPUs if it has any, one for each worker)",
+    )
+    parser.add_argument(
+        "--threads",
+        "--cpus-per-worker",
+        type=_positive,
+        metavar="N",
+        help="CPU threads (default: torch's; a worker's share of its machine)",
+    )
+    parser.add_argument(
+        "--log",
+        nargs="+",
+        action="extend",
+        default=[],
+        choices=sorted(PACKAGES),
+        help="send figures there, besides the log.jsonl in --out",
+    )
+    _add_cluster_options(parser)
     speed = parser.add_argument_group("how long and how fast")
     add_flags(speed, TrainingConfig, "default: the recipe's; {} in most")
     if hasattr(recipes, "ObjectiveConfig"):
         loss = parser.add_argument_group(f"the loss of {family}")
         default = "default: the recipe's or, with --init, the model's; {} in most"
         add_flags(loss, recipes.ObjectiveConfig, default)
-    return parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
+    given.init_path = init_path
+    if given.workers and given.device not in (None, "auto", "cpu", "cuda"):
+        parser.error(f"--device {given.device}: with --workers it is auto, cpu or cuda")
+    if given.address and not given.workers:
+        parser.error("--address: say how many workers to start there (--workers)")
+    return given
 
 
-def _family(arguments: Sequence[str] | None) -> str:
-    """The codec that --codec or --init names: the other options depend on it."""
+def _add_cluster_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("several workers, and stores")
+    group.add_argument(
+        "--workers",
+        type=_positive,
+        metavar="N",
+        help="train on N workers of a Ray cluster, each on its share of the shards (default: in "
+        "this process, without Ray)",
+    )
+    group.add_argument(
+        "--address",
+        help="the Ray cluster to use (default: RAY_ADDRESS, the job's own cluster under ray job "
+        "submit, or else a private one on this machine)",
+    )
+    group.add_argument(
+        "--restarts",
+        type=int,
+        default=3,
+        metavar="N",
+        help="how often the workers are started again from the last checkpoint when one is lost; "
+        "-1: as often as it takes (default: %(default)s)",
+    )
+    group.add_argument(
+        "--scratch", metavar="DIR", help="local folder for temporary files (default: the system's)"
+    )
+    for name, whose in (("--input-options", "the shards'"), ("--output-options", "the run's")):
+        group.add_argument(
+            name,
+            type=_storage_options,
+            default={},
+            metavar="JSON",
+            help=f"{whose} fsspec storage options, or @FILE that holds them",
+        )
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
+    return number
+
+
+def _storage_options(text: str) -> dict[str, Any]:
+    from pipeline.command import storage_options  # which a machine for training may not have
+
+    return storage_options(text)
+
+
+def _family(arguments: Sequence[str] | None) -> tuple[str, Path | None]:
+    """The codec that --codec or --init names: the other options depend on it.
+
+    Also where the model of --init lies on this machine.
+    """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--codec")
     parser.add_argument("--init")
+    parser.add_argument("--output-options", type=_storage_options, default={})
     given, _ = parser.parse_known_args(arguments)
+    path = None
     if given.init is not None:
-        family = TrainingFile.find(Path(given.init)).codec
+        path = Path(given.init)
+        if "://" in given.init:
+            path = _fetch_model(given.init, given.output_options)
+        family = TrainingFile.find(path).codec
         if given.codec not in (None, family):
             raise StrataError(f"--codec {given.codec}: {given.init} is a {family} model")
         given.codec = family
-    return given.codec if given.codec in zoo.families() else "uqdm"
+    return given.codec if given.codec in zoo.families() else "uqdm", path
 
 
-def _recipes(family: str) -> Any:
-    """The module that ``codec.trainable`` describes; that of one codec needs no other's."""
-    return importlib.import_module(f"codec.{family}.recipes")
+_fetched: list[tempfile.TemporaryDirectory[str]] = []  # models for as long as this process lives
 
 
-def open_shards(urls: Sequence[str]) -> Iterator[tuple[str, BinaryIO]]:
-    """Name and content of every shard. Plain local files need no more than Python."""
+def _fetch_model(url: str, options: Mapping[str, Any]) -> Path:
+    from pipeline.storage import Store, storage_errors
+
+    _fetched.append(tempfile.TemporaryDirectory(prefix="strata-model-"))
+    folder = Path(_fetched[-1].name)
+    with storage_errors(url, f"its {TRAINING_FILE} cannot be read"):
+        Store(url, options).fetch(TRAINING_FILE, folder / TRAINING_FILE)
+    return folder
+
+
+def shards_of(urls: Sequence[str], options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of single shards. Plain local files need no more than Python."""
     if all(Path(url).is_file() for url in urls):
-        for url in urls:
-            with open(url, "rb") as file:
-                yield url, file
+        return tuple(urls)
+    from pipeline.training.data import list_shards
+
+    return list_shards(urls, options)
+
+
+def opener(shards: Sequence[str], options: Mapping[str, Any]) -> Open:
+    if all(Path(shard).is_file() for shard in shards):
+        return lambda path: open(path, "rb")
+    from pipeline.training.data import open_shard
+
+    return partial(open_shard, options=options)
+
+
+@contextmanager
+def folder_of(options: argparse.Namespace) -> Iterator[RunFolder]:
+    if "://" not in options.out:
+        yield RunFolder(Path(options.out))
         return
-    import fsspec
+    from pipeline.training.folders import open_folder
 
-    from pipeline.shards import expand_inputs
-
-    for shard in expand_inputs(urls):
-        with fsspec.open(shard.url, "rb") as file:
-            yield shard.url, file
+    with open_folder(options.out, options.output_options) as folder:
+        yield folder
 
 
 def log(line: str) -> None:
     print(line, flush=True)
 
 
-def run(options: argparse.Namespace) -> None:
+def settings_of(options: argparse.Namespace) -> RunSettings:
+    recipes = recipes_of(options.codec)
+    loss = {}
+    if hasattr(recipes, "ObjectiveConfig"):
+        loss = given_flags(options, recipes.ObjectiveConfig)
+    return RunSettings(
+        codec=options.codec,
+        recipe=options.config,
+        init=options.init,
+        data=shards_of(options.data, options.input_options),
+        validation=shards_of(options.validate, options.input_options),
+        training=given_flags(options, TrainingConfig),
+        loss=loss,
+        trackers=tuple(dict.fromkeys(options.log)),
+    )
+
+
+def run_here(options: argparse.Namespace) -> None:
+    """In this process, without Ray."""
     if options.threads:
         torch.set_num_threads(options.threads)
-    if options.device.startswith("cuda") and not torch.cuda.is_available():
+    device = options.device or "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
         raise StrataError("--device cuda: torch finds no GPU here")
-    recipes = _recipes(options.codec)
-    recipe = recipes.RECIPES[options.config]
-    config = dataclasses.replace(recipe.training, **given_flags(options, TrainingConfig))
-    loss: tuple[dict[str, Any], ...] = ()
-    if hasattr(recipes, "ObjectiveConfig"):
-        loss = (given_flags(options, recipes.ObjectiveConfig),)
-    pictures = read_shards(open_shards(options.data), config.crop, log)
-    if options.validate:
-        validation = read_shards(open_shards(options.validate), 1, log).take(VALIDATION_PICTURES)
-    else:
-        validation = pictures.take(min(VALIDATION_PICTURES, len(pictures) // 8))
-    if not len(pictures):
-        raise StrataError("--data holds no picture of at least 16x16")
-    started_from = options.init
-    if (options.out / TRAINING_FILE).is_file():  # an interrupted run goes on as it began
-        begun = TrainingFile.find(options.out).codec
-        if begun != options.codec:
-            raise StrataError(f"--out {options.out} holds a {begun} model: choose another folder")
-        trainable = recipes.restore(options.out, *loss)
-    elif options.init:
-        trainable = recipes.restore(Path(options.init), *loss)
-    else:
-        trainable = recipes.build(recipe, pictures, config.seed, *loss)
-    crops = centre_crops(validation)
-    card = {"recipe": options.config, "started_from": started_from, "measured_on": len(crops)}
-    counted = pictures.mixture(COUNTED_CROPS, np.random.default_rng(config.seed))
-    save = saver(trainable, options.out, crops, options.device, card, counted)
-    train(
-        trainable.model,
-        trainable.objective,
-        pictures,
-        config,
-        options.out,
-        save,
-        device=options.device,
-        log=log,
-    )
+    settings = settings_of(options)
+    open_shard = opener((*settings.data, *settings.validation), options.input_options)
+    with folder_of(options) as folder:
+        run(settings, open_shard, folder, device=device, log=log, init=options.init_path)
+
+
+def run_together(options: argparse.Namespace) -> None:
+    """On the workers of a Ray cluster."""
+    from pipeline import cluster
+    from pipeline.training.together import train_together
+
+    if (
+        cluster.inside_ray_job()
+        and "://" not in options.out
+        and not Path(options.out).is_absolute()
+    ):
+        raise StrataError(
+            f"--out {options.out}: a submitted job runs in a temporary copy of the folder, so a "
+            "relative path would be lost; give an absolute path or a URL"
+        )
+    try:
+        train_together(
+            settings_of(options),
+            options.out,
+            options.workers,
+            init=options.init_path,
+            worker_cpus=options.threads,
+            device=options.device or "auto",
+            address=options.address,
+            restarts=options.restarts,
+            input_options=options.input_options,
+            output_options=options.output_options,
+            scratch=options.scratch,
+            log=log,
+        )
+    finally:
+        cluster.disconnect()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     try:
-        run(parse(arguments))
+        options = parse(arguments)
+        run_together(options) if options.workers else run_here(options)
     except (StrataError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

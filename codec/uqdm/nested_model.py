@@ -12,6 +12,8 @@ from .. import bands
 from ..bands import BANDS, BLOCK
 from .first import FirstLayout
 from .nested import (
+    MAX_LEVELS,
+    MAX_PASSES,
     OUTPUTS,
     PIXEL_UNIT,
     SHIFT_UNIT,
@@ -32,6 +34,7 @@ from .nested import (
 from .network import BandNetwork, NetworkConfig
 
 _LN2 = 0.6931471805599453
+_LOSSES = ("bits", "mse", "preview")  # that a step of the schedule may have
 
 
 class _Round(torch.autograd.Function):
@@ -339,18 +342,27 @@ class NestedModel(nn.Module):
         return {name: t.cpu().contiguous() for name, t in out.items()}
 
 
-class NestedObjective:
+class NestedObjective(nn.Module):
     """Loss of a batch at a few random steps of the schedule.
 
     Bits count by the square root of their step's share, distortion by its logarithm: the few bits
     of the first levels, and their decibels, matter as much as the many of the last.
+
+    Attributes:
+        sums, counts: running sums ``(kinds of loss, steps)`` of what each loss was, and of their
+            weights, from which its usual size comes.
     """
 
-    def __init__(self, states: int = 4, mse_weight: float = 1.0) -> None:
-        self.states, self.mse_weight = states, mse_weight
-        self._sizes: dict[str, float] = {}
+    sums: Tensor
+    counts: Tensor
 
-    def __call__(
+    def __init__(self, states: int = 4, mse_weight: float = 1.0) -> None:
+        super().__init__()
+        self.states, self.mse_weight = states, mse_weight
+        for name in ("sums", "counts"):
+            self.register_buffer(name, torch.zeros(len(_LOSSES), MAX_LEVELS * MAX_PASSES + 1))
+
+    def forward(
         self, model: nn.Module, images: Tensor, rng: np.random.Generator
     ) -> tuple[Tensor, dict[str, float]]:
         assert isinstance(model, NestedModel)
@@ -360,13 +372,15 @@ class NestedObjective:
         total = torch.zeros((), device=images.device)
         for step, loss in zip(steps, losses, strict=True):
             for name, value in loss.items():
-                size = self._size(f"{name}{step}", float(value.detach()))
+                size = self._size(_LOSSES.index(name), step, value.detach())
                 weight = size**-0.5 if name == "bits" else self.mse_weight / size
                 total = total + weight * value
-        bits = sum(size for name, size in self._sizes.items() if name.startswith("bits"))
-        return total, {"loss": float(total.detach()), "bpp": bits}
+        bits = (self.sums[0] / self.counts[0].clamp_min(1e-9)).sum()
+        return total, {"loss": float(total.detach()), "bpp": float(bits)}
 
-    def _size(self, name: str, value: float) -> float:
+    @torch.no_grad()
+    def _size(self, kind: int, step: int, value: Tensor) -> Tensor:
         """Running mean of a loss, kept away from zero."""
-        self._sizes[name] = 0.98 * self._sizes.get(name, value) + 0.02 * value
-        return max(self._sizes[name], 1e-4)
+        self.sums[kind, step].lerp_(value.float(), 0.02)
+        self.counts[kind, step].lerp_(torch.ones_like(value.float()), 0.02)
+        return (self.sums[kind, step] / self.counts[kind, step]).clamp_min(1e-4)

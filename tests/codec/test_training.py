@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from codec import InvalidModelError
+from codec.runs import RunFolder, checkpoint_name
 from codec.training import TrainingConfig, learning_rate, train
 from codec.training_data import Pictures
 from tests.codec.toy_recipes import ToyModel
@@ -47,7 +48,7 @@ def run(out: Path, model: nn.Module, config: TrainingConfig = CONFIG) -> list[di
         saved.append({n: v.clone() for n, v in weights.items()})
         return {}
 
-    train(model, Objective(), pictures(), config, out, save, log=lambda line: None)
+    train(model, Objective(), pictures(), config, RunFolder(out), save, log=lambda line: None)
     return saved
 
 
@@ -58,7 +59,7 @@ def test_what_is_frozen_stays_and_is_saved(tmp_path: Path) -> None:
     assert torch.equal(saved["frozen"], torch.full((3,), 0.1))
     assert torch.equal(saved["counted"], model.state_dict()["counted"])
     assert (saved["scale"] > 1).all()
-    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    state = torch.load(tmp_path / checkpoint_name(5), weights_only=True)
     assert list(state["ema"]) == ["scale"]
     assert torch.equal(saved["scale"], state["ema"]["scale"])
     assert not torch.equal(saved["scale"], model.scale)  # it is their average
@@ -75,14 +76,14 @@ def test_a_run_goes_on_where_it_was(tmp_path: Path) -> None:
 
 def test_a_checkpoint_may_hold_more_averages_than_are_trained_now(tmp_path: Path) -> None:
     run(tmp_path, ToyModel())
-    path = tmp_path / "checkpoint.pt"
+    path = tmp_path / checkpoint_name(5)
     state = torch.load(path, weights_only=True)
     state["ema"]["frozen"] = torch.zeros(3)
     torch.save(state, path)
     (saved,) = run(tmp_path, ToyModel(), TrainingConfig(steps=6, warmup=1, batch=2))
     assert torch.equal(saved["frozen"], torch.full((3,), 0.1))
     del state["ema"]["scale"]
-    torch.save(state, path)
+    torch.save(state, tmp_path / checkpoint_name(6))
     with pytest.raises(InvalidModelError, match="another configuration"):
         run(tmp_path, ToyModel())
 
@@ -102,7 +103,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None
 
 def test_the_recipe_chooses_the_averaging_of_gradients(tmp_path: Path) -> None:
     run(tmp_path, ToyModel(), TrainingConfig(steps=1, warmup=1, batch=2, beta1=0.5, beta2=0.7))
-    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    state = torch.load(tmp_path / checkpoint_name(1), weights_only=True)
     assert state["optimizer"]["param_groups"][0]["betas"] == (0.5, 0.7)
 
 

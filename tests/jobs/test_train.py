@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from codec import InvalidModelError, load_codec
+from codec import InvalidModelError, load_codec, training_run
 from codec.uqdm import recipes
 from tests.codec import toy, toy_recipes
 from tests.codec.models import noise_pictures, write_nested_model
@@ -55,7 +55,7 @@ def test_train_resume_and_go_on(
     out = tmp_path / "run"
     options = ["--data", shard, "--validate", shard, "--out", out]
     job = load_job("train")
-    monkeypatch.setattr(job, "COUNTED_CROPS", 8)  # for seconds instead of half a minute
+    monkeypatch.setattr(training_run, "COUNTED_CROPS", 8)  # for seconds instead of half a minute
     assert job.main(command(*options, "--steps", 6)) == 0
     assert "broken.png left out" in capsys.readouterr().out
     card = json.loads((out / "card.json").read_text())
@@ -114,8 +114,9 @@ def test_training_needs_no_ray(shard: Path) -> None:
         "sys.modules['codec.cdc'] = None\n"  # one codec's training needs no other's
         "import train\n"
         "train.parse(['--data', 'x', '--out', 'x', '--init', 'uqdm-small'])\n"
-        f"names = [name for name, _ in train.open_shards([{str(shard)!r}])]\n"
-        "assert names, names\n"
+        f"names = train.shards_of([{str(shard)!r}], {{}})\n"
+        "with train.opener(names, {})(names[0]) as stream:\n"
+        "    assert stream.read(1)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

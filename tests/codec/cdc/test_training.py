@@ -15,6 +15,7 @@ from codec.cdc.codec import CDCCodec
 from codec.cdc.model import CDCModel
 from codec.cdc.objective import CDCObjective, ObjectiveConfig
 from codec.trainable import Recipe, saver
+from codec.runs import RunFolder
 from codec.training import TrainingConfig, train
 from codec.training_data import Pictures
 from tests.codec.cdc.models import light_config, model_of, paper_config, pictures
@@ -47,7 +48,15 @@ def run(trainable: Any, data: Pictures, out: Path, steps: int) -> None:
     config = dataclasses.replace(FAST, steps=steps)
     card: dict[str, Any] = {}
     save = saver(trainable, out, pictures(2, 64), "cpu", card, pictures(4, 64))
-    train(trainable.model, trainable.objective, data, config, out, save, log=lambda line: None)
+    train(
+        trainable.model,
+        trainable.objective,
+        data,
+        config,
+        RunFolder(out),
+        save,
+        log=lambda line: None,
+    )
 
 
 @pytest.mark.parametrize(
@@ -125,9 +134,17 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     out = tmp_path / "half"
     config = dataclasses.replace(FAST, steps=6, checkpoint_minutes=0.0)
     with pytest.raises(KeyboardInterrupt):
-        train(half.model, stopping, some_pictures, config, out, lambda w, c: {}, log=str)
+        train(half.model, stopping, some_pictures, config, RunFolder(out), lambda w, c: {}, log=str)
     again = recipes.build(LIGHT, some_pictures)
-    train(again.model, again.objective, some_pictures, config, out, lambda w, c: {}, log=str)
+    train(
+        again.model,
+        again.objective,
+        some_pictures,
+        config,
+        RunFolder(out),
+        lambda w, c: {},
+        log=str,
+    )
     for name, value in whole.model.state_dict().items():
         # the finished run's weights were rounded to half precision when its file was written
         torch.testing.assert_close(again.model.state_dict()[name], value, atol=2e-2, rtol=2e-3)

@@ -1,0 +1,72 @@
+"""A run's folder: model files, and the last few checkpoints, each of them written whole."""
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+OLD_CHECKPOINT = "checkpoint.pt"  # the only one, in runs that began before there were several
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)\.pt")
+
+
+def save_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write beside ``path``, then rename: a reader never sees half a file."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    write(partial)
+    os.replace(partial, path)
+
+
+def checkpoint_name(step: int) -> str:
+    return f"checkpoint-{step:09}.pt"
+
+
+def checkpoint_step(name: str) -> int | None:
+    """The step of a checkpoint by its name: -1 for the old name, None for any other file."""
+    if name == OLD_CHECKPOINT:
+        return -1
+    match = _CHECKPOINT.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def newest_first(names: list[str]) -> list[str]:
+    """The checkpoints among ``names``."""
+    steps = {name: step for name in names if (step := checkpoint_step(name)) is not None}
+    return sorted(steps, key=lambda name: steps[name], reverse=True)
+
+
+class RunFolder:
+    """A run's files in a folder of this machine.
+
+    Attributes:
+        path: where training writes the model's files and finds those of before.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.mkdir(parents=True, exist_ok=True)
+
+    def newest(self) -> Path | None:
+        """The checkpoint to go on from, if there is one."""
+        names = newest_first([file.name for file in self.path.iterdir()])
+        return self.path / names[0] if names else None
+
+    def add_checkpoint(self, step: int, write: Callable[[Path], Any], keep: int) -> None:
+        """Write a checkpoint, then remove all but the last ``keep`` of them.
+
+        Those of later steps belong to a past that somebody went back from: they go too.
+        """
+        name = checkpoint_name(step)
+        save_atomically(self.path / name, write)
+        for old in outdated([file.name for file in self.path.iterdir()], step, keep):
+            (self.path / old).unlink(missing_ok=True)
+
+    def publish(self) -> None:
+        """Called when the model's files have been written: here is where everybody sees them."""
+
+
+def outdated(names: list[str], step: int, keep: int) -> list[str]:
+    """Which checkpoints to remove when that of ``step`` is the newest."""
+    ordered = newest_first(names)
+    later = [name for name in ordered if (checkpoint_step(name) or 0) > step]
+    return later + [name for name in ordered if name not in later][max(keep, 1) :]

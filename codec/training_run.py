@@ -1,0 +1,178 @@
+"""One training run: pictures, a model new or gone on from, the loop, and its files.
+
+``jobs/train.py`` runs it in its own process; ``pipeline.training`` in each worker of a team.
+"""
+
+import dataclasses
+import importlib
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import StrataError
+from .runs import RunFolder
+from .teams import ALONE, Team
+from .tracking import Trackers
+from .trainable import (
+    TRAINING_FILE,
+    Recipe,
+    Trainable,
+    TrainingFile,
+    centre_crops,
+    saver,
+    write_training_file,
+)
+from .training import train
+from .training_data import Log, Open, Pictures, read_share
+
+VALIDATION_PICTURES = 16
+COUNTED_CROPS = 128  # on which a model's tables are counted
+
+
+class TrainingError(StrataError):
+    """A training that cannot begin, or cannot go on."""
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What is trained, and how.
+
+    Attributes:
+        codec: the family, whose ``codec.FAMILY.recipes`` are taken.
+        recipe: a name among them.
+        init: a shipped model's name or a run's local folder to go on from.
+        training: fields of TrainingConfig in which this run differs from the recipe.
+        loss: fields of the codec's ObjectiveConfig that were given.
+        data, validation: names of shards; validation may be empty.
+        trackers: where figures go besides the log; see ``tracking``.
+        counted: crops that a model's tables are counted on, by default COUNTED_CROPS.
+    """
+
+    codec: str
+    recipe: str
+    init: str | None
+    data: tuple[str, ...]
+    validation: tuple[str, ...] = ()
+    training: Mapping[str, Any] = field(default_factory=dict)
+    loss: Mapping[str, Any] = field(default_factory=dict)
+    trackers: tuple[str, ...] = ()
+    counted: int | None = None
+
+
+def recipes_of(codec: str) -> Any:
+    """The module that ``codec.trainable`` describes; that of one codec needs no other's."""
+    return importlib.import_module(f"codec.{codec}.recipes")
+
+
+def run(
+    settings: RunSettings,
+    open_shard: Open,
+    folder: RunFolder,
+    *,
+    device: str = "cpu",
+    log: Log = print,
+    team: Team = ALONE,
+    init: Path | None = None,
+) -> None:
+    """Train until the settings say to stop; go on where ``folder`` has something to go on from.
+
+    In a team every process calls this; the folder of the first one counts, and ``init``, which says
+    where the model of ``settings.init`` lies, if it is elsewhere. Raises StrataError, the same in
+    all processes.
+    """
+    recipes = recipes_of(settings.codec)
+    recipe: Recipe = recipes.RECIPES[settings.recipe]
+    config = dataclasses.replace(recipe.training, **settings.training)
+    trackers = team.lead(lambda: Trackers.check(settings.trackers))
+
+    def read() -> tuple[Pictures, list[np.ndarray]]:
+        pictures = read_share(settings.data, open_shard, config.crop, team.rank, team.size, log)
+        validation = []
+        if team.rank == 0 and settings.validation:
+            others = read_share(settings.validation, open_shard, 1, 0, 1, log)
+            validation = others.take(VALIDATION_PICTURES)
+        elif team.rank == 0:
+            validation = pictures.take(min(VALIDATION_PICTURES, len(pictures) // 8))
+        if not len(pictures):
+            whose = f" for worker {team.rank} of {team.size}" if team.size > 1 else ""
+            raise TrainingError(f"--data holds no picture of at least 16x16{whose}")
+        return pictures, centre_crops(validation)
+
+    pictures, crops = team.everywhere(read)
+    start = init or (settings.init and Path(settings.init)) or None
+    trainable = _make(settings, recipes, pictures, config.seed, folder, team, start)
+    card = {
+        "recipe": settings.recipe,
+        "started_from": settings.init,
+        "measured_on": len(crops),
+    }
+    count = COUNTED_CROPS if settings.counted is None else settings.counted
+    counted = pictures.mixture(count, np.random.default_rng(config.seed)) if team.rank == 0 else []
+    if team.rank == 0:
+        together = config.batch * config.accumulate * team.size
+        if together != config.batch:
+            log(
+                f"a step is of {together} pictures: batches of {config.batch}, "
+                f"{config.accumulate} in each of {team.size} workers"
+            )
+        trackers.start(folder.path, {"codec": settings.codec, **card, **dataclasses.asdict(config)})
+    try:
+        train(
+            trainable.model,
+            trainable.objective,
+            pictures,
+            config,
+            folder,
+            saver(trainable, folder.path, crops, device, card, counted),
+            device=device,
+            log=log,
+            team=team,
+            track=trackers,
+        )
+    finally:
+        trackers.close()
+
+
+def _make(
+    settings: RunSettings,
+    recipes: Any,
+    pictures: Pictures,
+    seed: int,
+    folder: RunFolder,
+    team: Team,
+    start: Path | None,
+) -> Trainable:
+    """The same model in all processes: the first one makes it, the others get it as a file."""
+    loss = (dict(settings.loss),) if hasattr(recipes, "ObjectiveConfig") else ()
+    box: list[Trainable] = []
+
+    def make() -> bytes:
+        if (folder.path / TRAINING_FILE).is_file():  # an interrupted run goes on as it began
+            begun = TrainingFile.find(folder.path).codec
+            if begun != settings.codec:
+                raise TrainingError(
+                    f"--out {folder.path} holds a {begun} model: choose another folder"
+                )
+            made = recipes.restore(folder.path, *loss)
+        elif start:
+            made = recipes.restore(start, *loss)
+        else:
+            made = recipes.build(recipes.RECIPES[settings.recipe], pictures, seed, *loss)
+        box.append(made)
+        if team.size == 1:
+            return b""
+        with tempfile.TemporaryDirectory(prefix="strata-model-") as scratch:
+            file = Path(scratch) / TRAINING_FILE
+            write_training_file(file, made, made.model.state_dict())
+            return file.read_bytes()
+
+    content = team.lead(make)
+    if not box:
+        with tempfile.TemporaryDirectory(prefix="strata-model-") as scratch:
+            (Path(scratch) / TRAINING_FILE).write_bytes(content)
+            box.append(recipes.restore(Path(scratch), *loss))
+    return box[0]

@@ -1,0 +1,240 @@
+"""One training on the workers of a Ray cluster: Ray Train starts them, and again when one is lost.
+
+Checkpoints do not go through Ray: they are in the run's own folder, where a later start finds them,
+whatever its number of workers, with Ray or without.
+"""
+
+import contextlib
+import os
+import tempfile
+import uuid
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from codec.errors import StrataError
+from codec.runs import RunFolder
+from codec.teams import TorchTeam
+from codec.trainable import TRAINING_FILE, TrainingFile
+from codec.training_run import RunSettings, run
+from codec.zoo import MODEL_FILE
+
+from .. import cluster
+from ..cluster import WorkerShape
+from ..filesystems import StorageError
+from .data import open_shard
+from .folders import is_remote, local_path, open_folder
+
+# Others wait while the first worker codes pictures for its figures, or counts tables. A lost worker
+# is noticed by Ray, which does not depend on this.
+COLLECTIVE_SECONDS = 4 * 3600
+RESTARTS = 3
+_MARK = ".begun-by"
+# Else torch advises that every parameter had a gradient in the first batch, which is chance.
+_WORKER_ENVIRONMENT = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
+
+
+class LostWorkersError(StrataError):
+    """Workers were lost, or failed, more often than was allowed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What all workers do.
+
+    Attributes:
+        settings: with URLs of single shards.
+        init: name and content of the file of weights to go on from.
+        out: the run's folder, a URL or a path that is the same folder on every machine.
+        mark: what the driver wrote into that folder, if it is a path.
+        threads: of each worker.
+    """
+
+    settings: RunSettings
+    init: tuple[str, bytes] | None = field(default=None, repr=False)
+    out: str
+    mark: str
+    threads: int
+    cuda: bool
+    input_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    output_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    scratch: str | None = None
+
+
+def train_together(
+    settings: RunSettings,
+    out: str,
+    workers: int,
+    *,
+    worker_cpus: int | None = None,
+    device: str = "auto",
+    address: str | None = None,
+    restarts: int = RESTARTS,
+    init: Path | None = None,
+    input_options: Mapping[str, Any] | None = None,
+    output_options: Mapping[str, Any] | None = None,
+    scratch: str | None = None,
+    log: Callable[[str], None] = print,
+) -> None:
+    """Train on ``workers`` workers until the settings say to stop.
+
+    Args:
+        restarts: how often the workers are started again from the last checkpoint, after one of
+            them or its machine was lost; -1 for as often as it takes.
+        init: where the model of ``settings.init`` lies on this machine.
+
+    Raises StrataError: ClusterError, LostWorkersError, and those of ``codec.training_run.run``.
+    """
+    # Workers stay in the driver's folder, so that relative paths mean what they mean elsewhere.
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # which prints everything twice
+    os.environ["RAY_TRAIN_V2_ENABLED"] = "1"
+    try:
+        import ray.train  # noqa: F401 - what it needs besides Ray
+    except ImportError as error:
+        raise cluster.ClusterError(
+            f"--workers needs Ray Train ({error}): pip install -e '.[train]' "
+            "-c infra/constraints.txt"
+        ) from error
+    cluster.connect(address)
+    shape = cluster.share(workers, device, workers, worker_cpus)
+    if shape.workers < workers:
+        log(f"the cluster has room for {shape.workers} of {workers} workers")
+    mark = uuid.uuid4().hex
+    order = Order(
+        settings=settings,
+        init=_packed(init) if init else None,
+        out=out,
+        mark=mark,
+        threads=shape.threads,
+        cuda=shape.device == "cuda",
+        input_options=input_options or {},
+        output_options=output_options or {},
+        scratch=scratch,
+    )
+    with _marked(out, mark):
+        refusal = _fit(order, shape, restarts)
+    if refusal:
+        raise StrataError(refusal)
+
+
+@contextlib.contextmanager
+def _marked(out: str, mark: str) -> Any:
+    """Workers know a folder by this mark: on another machine the same path may be another one."""
+    if is_remote(out):
+        yield
+        return
+    file = local_path(out) / _MARK
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(mark)
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def _fit(order: Order, shape: WorkerShape, restarts: int) -> str:
+    """Train; returns why it could not, or ''."""
+    from ray import train
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from .losses import Losses
+
+    ray_train: Any = train  # whose types are those of its older version
+    trainer_type: Any = TorchTrainer
+    resources = {"CPU": shape.cpus}
+    if shape.gpus:
+        resources["GPU"] = shape.gpus
+    with tempfile.TemporaryDirectory(prefix="strata-ray-train-") as folder:
+        trainer = trainer_type(
+            partial(work, order),
+            torch_config=TorchConfig(timeout_s=COLLECTIVE_SECONDS),
+            scaling_config=ray_train.ScalingConfig(
+                num_workers=shape.workers,
+                use_gpu=shape.gpus > 0,
+                resources_per_worker=resources,
+            ),
+            run_config=ray_train.RunConfig(
+                name="run",
+                storage_path=folder,
+                failure_config=ray_train.FailureConfig(max_failures=restarts),
+                callbacks=[Losses()],
+                worker_runtime_env={"env_vars": _WORKER_ENVIRONMENT},
+                logging_config=ray_train.LoggingConfig(log_level="WARNING"),
+            ),
+        )
+        try:
+            result = trainer.fit()
+        except ray_train.TrainingFailedError as error:
+            raise LostWorkersError(
+                f"training ended after {restarts} restarts (--restarts): {error}; the same command "
+                "goes on from the last checkpoint"
+            ) from error
+    return str(result.return_value or "")
+
+
+def work(order: Order) -> str:
+    """A worker's whole life; returns why training cannot go on, or ''.
+
+    What trying again would not mend is returned instead of raised, because Ray tries again.
+    """
+    import torch
+    from ray.train.torch import get_device
+
+    torch.set_num_threads(order.threads)
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view")
+    device = str(get_device()) if order.cuda else "cpu"
+    team = TorchTeam(device)
+
+    def log(line: str) -> None:
+        print(line if team.rank == 0 else f"worker {team.rank}: {line}", flush=True)
+
+    try:
+        with contextlib.ExitStack() as stack:
+            run(
+                order.settings,
+                partial(open_shard, options=order.input_options),
+                team.everywhere(partial(_enter, order, stack, team.rank)),
+                device=device,
+                log=log,
+                team=team,
+                init=_unpacked(order, stack),
+            )
+    except StrataError as error:
+        if error.passing:
+            raise
+        return str(error)
+    return ""
+
+
+def _enter(order: Order, stack: contextlib.ExitStack, rank: int) -> RunFolder:
+    """The run's folder in the first worker; the others' stay empty."""
+    if rank > 0:
+        return RunFolder(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+    if not is_remote(order.out):
+        mark = local_path(order.out) / _MARK
+        if not mark.is_file() or mark.read_text() != order.mark:
+            raise StorageError(
+                f"{order.out}: this worker's machine has another folder of that name than the one "
+                "the job was started on: give a URL, or a path that all machines share"
+            )
+    return stack.enter_context(open_folder(order.out, order.output_options, order.scratch))
+
+
+def _packed(model: Path) -> tuple[str, bytes]:
+    """The file of weights, under the name that it has in a run's folder."""
+    file = TrainingFile.find(model).path
+    is_training = file.name.endswith(TRAINING_FILE)
+    return (TRAINING_FILE if is_training else MODEL_FILE), file.read_bytes()
+
+
+def _unpacked(order: Order, stack: contextlib.ExitStack) -> Path | None:
+    if order.init is None:
+        return None
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="strata-model-")))
+    name, content = order.init
+    (folder / name).write_bytes(content)
+    return folder
