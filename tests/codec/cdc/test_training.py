@@ -14,8 +14,8 @@ from codec.cdc import export, objective, recipes
 from codec.cdc.codec import CDCCodec
 from codec.cdc.model import CDCModel
 from codec.cdc.objective import CDCObjective, ObjectiveConfig
-from codec.trainable import Recipe, saver
 from codec.runs import RunFolder
+from codec.trainable import Recipe, saver
 from codec.training import TrainingConfig, train
 from codec.training_data import Pictures
 from tests.codec.cdc.models import light_config, model_of, paper_config, pictures
