@@ -36,6 +36,8 @@ def test_the_default_models_are_shipped_with_cards_and_training_weights() -> Non
         card = zoo.read_card(zoo.model_file(name))
         assert card["steps"] > 0
         assert card["pictures"]
+        assert card["calibration"]["difference"] == 0  # exact integers: there is nothing to guard
+        assert card["calibration"]["sums"] > 1_000_000
         assert TrainingFile.find(Path(name)).config["codec"] in zoo.families()
     assert sum(f.stat().st_size for f in zoo.WEIGHTS.iterdir()) < 60e6
 
