@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from pipeline.evaluation.curves import above
-from pipeline.evaluation.document import DocumentError
+from pipeline.evaluation.document import Document, DocumentError
 from pipeline.options import OptionError
-from tests.jobs.scripts import load_job
+from tests.jobs.scripts import JOBS, load_job
 from tests.pipeline.evaluation.inprocess import Runner, png_samples
 
+DOCS = JOBS.parent / "docs"
 DOCUMENT = """# Ours
 
 Words of people.
@@ -158,3 +159,11 @@ def test_where_a_curve_is_above_another() -> None:
     assert spans is not None
     assert [len(spans), spans[0][0]] == [2, pytest.approx(0.1)]
     assert spans[0][1] < 0.2 < spans[1][0] < 0.4 < spans[1][1] < 0.8
+
+
+@pytest.mark.parametrize("section", ["kodak", "px64", "speed"])
+def test_the_results_have_places_for_what_fills_them(section: str) -> None:
+    Document(DOCS / "results.md", section).check()
+    assert (
+        f"--section {section}" in (DOCS / "results" / "make.sh").read_text() or section == "speed"
+    )
