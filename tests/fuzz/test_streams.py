@@ -120,6 +120,11 @@ def test_the_script_notices_what_it_should(nested: Target, monkeypatch: pytest.M
     wrong = Target("wrong", nested.codec, nested.sound, {})
     with pytest.raises(streams.Failure, match="unmarked wrong picture"):
         streams.attempt(wrong, other, way=0)
+    usual = streams.Cost(seconds=1.2, grown=100.0)
+    for seconds, grown, fair in ((2.3, 390.0, True), (2.5, 0.0, False), (0.1, 410.0, False)):
+        assert streams._as_sound(streams.Cost(seconds, grown=grown), usual) == fair
+    assert streams.sound_cost(nested, b"STRA", 0) is None
+    assert streams.sound_cost(nested, nested.sound[0].to_bytes(), 0) is not None
 
     def crash(*_: object, **__: object) -> None:
         raise BaseException("a panic")
