@@ -59,6 +59,9 @@ def test_every_way_to_compute_decodes(
     seen = notes[-1]
     assert (seen["exact"], seen["error"], seen["wrong"]) == (2 * seen["settings"], 0, 0)
     assert seen.get("levels_off", 0) <= 1
+    assert seen["under_all"] == 2
+    portability.measure_settings(codec, images, notes.append, known=seen)
+    assert notes[-1] is seen, "what is known is measured again"
 
 
 def test_noise_of_devices_changes_nothing(
