@@ -21,7 +21,7 @@ PRECISION = 20  # counts of a table sum to 2**20: fine enough for p = 1e-6, exac
 _TOTAL = 1 << PRECISION
 _LARGEST_SYMBOL = 1 << 30  # with an entry of its own; far beyond any, and within int32
 _ROW_LIMIT = 32  # up to this many entries a gathered row per symbol beats grouping by table
-_CHUNK = 1 << 20  # symbols handed over at once, which bounds the gathered rows' memory
+_CHUNK = 1 << 23  # numbers of rows handed over at once, which bounds their memory
 _CATEGORICAL = constriction.stream.model.Categorical(perfect=False)
 _LENGTH = constriction.stream.model.Uniform(32)  # of an escaped value's binary digits
 _DIGIT_BITS = 15
@@ -57,11 +57,14 @@ class Tables:
             escape, coded before the exact value of any symbol outside the table's range.
         start: where each table begins in ``counts``, ``(T + 1,) int64``.
         first: the smallest symbol of each table, ``(T,) int32``.
+        row_limit: tables of one size are coded in the order of the symbols if they have no more
+            entries than this, otherwise table by table. The format says which have another.
     """
 
     counts: np.ndarray
     start: np.ndarray
     first: np.ndarray
+    row_limit: int = _ROW_LIMIT
     _rows: np.ndarray | None = field(init=False, repr=False, compare=False)
     _range: tuple[np.ndarray, np.ndarray] | None = field(init=False, repr=False, compare=False)
 
@@ -86,7 +89,7 @@ class Tables:
         ):
             raise ValueError("not a set of probability tables")
         rows = None
-        if sizes.min() == sizes.max() <= _ROW_LIMIT:
+        if sizes.min() == sizes.max() <= self.row_limit:
             rows = (self.counts / np.float32(1 << PRECISION)).astype(np.float32)
             rows = rows.reshape(len(sizes), -1)
         object.__setattr__(self, "_rows", rows)
@@ -129,8 +132,8 @@ class Tables:
         return {"counts": self.counts, "start": self.start, "first": self.first}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Tables":
-        return cls(arrays["counts"], arrays["start"], arrays["first"])
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], row_limit: int = _ROW_LIMIT) -> "Tables":
+        return cls(arrays["counts"], arrays["start"], arrays["first"], row_limit)
 
     def entries(self, symbols: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Each symbol's entry in its table ``(n,) int32``, and which escape ``(n,) bool``."""
@@ -233,8 +236,9 @@ def encode(parts: Sequence[Part]) -> bytes:
                     coder.encode_reverse(chunk, constriction.stream.model.Uniform(1 << bits))
                 coder.encode_reverse(int(value).bit_length() - 1, _LENGTH)
         if tables._rows is not None:
-            for end in range(len(entry), 0, -_CHUNK):
-                at = slice(max(end - _CHUNK, 0), end)
+            chunk = _CHUNK // tables._rows.shape[1]
+            for end in range(len(entry), 0, -chunk):
+                at = slice(max(end - chunk, 0), end)
                 rows = tables._rows.take(index[at], 0)
                 coder.encode_reverse(entry[at], _CATEGORICAL, rows)
         else:
@@ -278,8 +282,9 @@ class Decoder:
     def _decode(self, index: np.ndarray, tables: Tables) -> np.ndarray:
         entry = np.empty(len(index), np.int32)
         if tables._rows is not None:
-            for offset in range(0, len(index), _CHUNK):
-                some = slice(offset, offset + _CHUNK)
+            chunk = _CHUNK // tables._rows.shape[1]
+            for offset in range(0, len(index), chunk):
+                some = slice(offset, offset + chunk)
                 rows = tables._rows.take(index[some], 0)
                 entry[some] = self._coder.decode(_CATEGORICAL, rows)
         elif len(index):

@@ -57,7 +57,8 @@ class NestedConfig:
 
     ``passes[l]`` lists the passes of level l as (bands, colour): bands "low", "high" or "all",
     checkerboard colour 0, 1 or 2 for both. ``first_order`` keeps the bands out of level 0 that are
-    hardly ever significant there; the few that are escape at level 1.
+    hardly ever significant there; the few that are escape at level 1. With ``ahead`` the network
+    sees the last level's outcome relative to the Delta that another level would have.
     """
 
     levels: int = 6
@@ -78,6 +79,7 @@ class NestedConfig:
     width: Grid = Grid(-5.0, 0.25, 69)
     spread: Grid = Grid(-3.0, 0.25, 25)  # log2 of the residual's standard deviation in pixels
     band_rms: tuple[float, ...] = field(default=(1.0,) * BANDS)
+    ahead: bool = False
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "NestedConfig":
@@ -232,8 +234,9 @@ class Features:
 
     def __call__(self, grid: Tensor, unit: float | Tensor) -> Tensor:
         """``(..., n)`` grid in last Deltas, and the level's unit, to ``(..., 2 n)``."""
-        scaled = grid / unit  # exact: grid is a multiple of it
-        index = scaled.abs().clamp_(max=1023.0).to(torch.int32)
+        # Exact: grid is a multiple of the unit, or the unit a third, which rounding makes exact.
+        scaled = (grid / unit).round_()
+        index = scaled.abs_().clamp_(max=1023.0).to(torch.int32)
         size = self._table.index_select(0, index.flatten()).view_as(grid)
         companded = size * torch.sign(grid)
         linear = (grid * self._linear).round_().clamp_(-127.0, 127.0)
@@ -335,8 +338,10 @@ def pass_mask(config: NestedConfig, level: int, number: int) -> np.ndarray:
     return mask
 
 
-def feature_unit(config: NestedConfig, level: int) -> int:
-    """The Delta that the network's companded feature is relative to."""
+def feature_unit(config: NestedConfig, level: int) -> float:
+    """The Delta that the network's companded feature is relative to, in last Deltas."""
+    if level == config.levels and config.ahead:
+        return 1 / RATIO
     return config.unit(min(level, config.levels - 1))
 
 

@@ -32,7 +32,10 @@ from .nested import (
     to_unit,
 )
 from .network import BandNetwork, NetworkConfig
+from .pixels import PASSES, PLACES, PixelModel, to_cells
+from .pixels import tables as pixel_tables
 
+_PASSES_AT_ONCE = 2  # of the lossless layer, in one step of training
 _LN2 = 0.6931471805599453
 _LOSSES = ("bits", "mse", "preview")  # that a step of the schedule may have
 
@@ -64,6 +67,7 @@ class NestedModel(nn.Module):
         energy, theta: ``(2 (levels - 1), 1)`` of the other levels, by level and significance.
         first_network: the light network of level 0 (``first.py``), where the model has one; the
             biases have a row more then, for the shift of its previews.
+        pixel_network: that of the lossless layer (``pixels.py``), where the model has one.
     """
 
     coded: Tensor
@@ -74,6 +78,7 @@ class NestedModel(nn.Module):
         config: NestedConfig,
         network: dict[str, Any] | None = None,
         first_network: dict[str, Any] | None = None,
+        pixel_network: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.config = config
@@ -83,6 +88,7 @@ class NestedModel(nn.Module):
         self.first_network: BandNetwork | None = None
         if first_network is not None:
             self.first_network = BandNetwork(self.layout.network(first_network))
+        self.pixel_network = None if pixel_network is None else PixelModel(pixel_network)
         rows = config.num_steps + (first_network is not None)
         self.bias = nn.Parameter(torch.zeros(rows, len(OUTPUTS), 2, BANDS))
         first, rest = config.first_digits, config.digits
@@ -162,10 +168,18 @@ class NestedModel(nn.Module):
             kept = name.startswith("first_") or name == "bias"
             parameter.requires_grad_(kept)
 
+    def train_pixels_only(self) -> None:
+        """Freeze all but the lossless layer's own network."""
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name.startswith("pixel_network."))
+
     @property
-    def trained_steps(self) -> int:
-        """How many steps of the schedule, from the first, there is something to train in."""
-        return self.config.num_steps if self.network.head.requires_grad else self.layout.steps
+    def trained_steps(self) -> list[int]:
+        """Steps of the schedule in which there is something to train."""
+        steps = list(range(self.config.num_steps))
+        if self.network.head.requires_grad:
+            return steps
+        return steps[: self.layout.steps] if self.bias.requires_grad else steps[-1:]
 
     def _outputs(self, grids: list[Tensor], steps: list[int], light: bool) -> Sequence[Tensor]:
         """A network's outputs ``(B, h, w, 4, 192)`` for some steps' grids, in their order."""
@@ -217,7 +231,10 @@ class NestedModel(nn.Module):
             return losses
         if level == config.levels:
             spread = out[..., OUTPUTS["spread"], :] + self.bias[step, OUTPUTS["spread"], 0]
-            losses["bits"] = self._residual_bits(grid, shift, spread, images)
+            if self.pixel_network is None:
+                losses["bits"] = self._residual_bits(grid, shift, spread, images)
+            else:
+                losses["bits"] = self._pixel_bits(grid, shift, images)
             return losses
         tilt_grid, width_grid = config.grids(level)
         tilt = _on_grid(out[..., OUTPUTS["tilt"], :] + bias[..., OUTPUTS["tilt"], :], tilt_grid)
@@ -240,17 +257,30 @@ class NestedModel(nn.Module):
     def _residual_bits(self, grid: Tensor, shift: Tensor, spread: Tensor, images: Tensor) -> Tensor:
         """Bits per pixel of the lossless layer."""
         config = self.config
-        with torch.no_grad():
-            x = bands.inverse(((grid + shift) * config.last_delta).permute(0, 3, 1, 2))
-            prediction = ((x + 1) * 128 - 0.5).clamp(0, 255)
-            prediction = torch.round(prediction * PIXEL_UNIT) / PIXEL_UNIT
-            error = (to_unit(images) + 1) * 128 - 0.5 - prediction
+        prediction = self._prediction(grid, shift) / PIXEL_UNIT
+        error = (to_unit(images) + 1) * 128 - 0.5 - prediction
         spread = _on_grid(pixel_layout(spread), config.spread)
         sigma = torch.exp2(spread)
         normal = torch.distributions.Normal(0.0, 1.0)
         mass = normal.cdf((error.abs() + 0.5) / sigma) - normal.cdf((error.abs() - 0.5) / sigma)
         bits = -torch.log2(mass.clamp_min(1e-7))
         return bits.sum() / (images.shape[0] * images.shape[2] * images.shape[3])
+
+    @torch.no_grad()
+    def _prediction(self, grid: Tensor, shift: Tensor) -> Tensor:
+        """Predicted pixels ``(B, 3, H, W)``, integers in 1/16 of a pixel value."""
+        x = bands.inverse(((grid + shift) * self.config.last_delta).permute(0, 3, 1, 2))
+        return torch.round(((x + 1) * 128 - 0.5).clamp(0, 255) * PIXEL_UNIT)
+
+    def _pixel_bits(self, grid: Tensor, shift: Tensor, images: Tensor) -> Tensor:
+        """Bits per pixel of the lossless layer, estimated from two of its passes."""
+        assert self.pixel_network is not None
+        prediction = self._prediction(grid, shift)
+        residual = images.float() * PIXEL_UNIT - prediction
+        cells = to_cells(prediction), to_cells(residual)
+        chosen = torch.randperm(len(PASSES))[:_PASSES_AT_ONCE].tolist()
+        bits = torch.stack([self.pixel_network(*cells, number).mean() for number in chosen])
+        return bits.mean() * (len(PASSES) / len(PLACES))
 
     @torch.no_grad()
     def start_from_statistics(self, images: list[Tensor]) -> None:
@@ -284,6 +314,11 @@ class NestedModel(nn.Module):
 
     def model_config(self, **extra: Any) -> dict[str, Any]:
         """What the model file says beside the tensors."""
+        networks = {}
+        if self.first_network is not None:
+            networks["first_network"] = asdict(self.first_network.config)
+        if self.pixel_network is not None:
+            networks["pixel_network"] = asdict(self.pixel_network.network.config)
         return {
             "codec": "uqdm",
             "quantizer": "nested",
@@ -291,6 +326,9 @@ class NestedModel(nn.Module):
             "nested": self.config.to_dict(),
             "network": asdict(self.network.config),
             **({"first_network": asdict(first.config)} if (first := self.first_network) else {}),
+            **(
+                {"pixel_network": asdict(own.network.config)} if (own := self.pixel_network) else {}
+            ),
             **extra,
         }
 
@@ -337,7 +375,11 @@ class NestedModel(nn.Module):
             tables = digit_tables(config, name == "first", energy, theta)
             for key, array in tables.to_arrays().items():
                 out[f"tables.{name}.{key}"] = torch.from_numpy(array)
-        for key, array in residual_tables(config).to_arrays().items():
+        residual = residual_tables(config)
+        if self.pixel_network is not None:
+            residual = pixel_tables()
+            out |= {f"pixel_network.{name}": t for name, t in self.pixel_network.export().items()}
+        for key, array in residual.to_arrays().items():
             out[f"tables.residual.{key}"] = torch.from_numpy(array)
         return {name: t.cpu().contiguous() for name, t in out.items()}
 
@@ -366,7 +408,9 @@ class NestedObjective(nn.Module):
         self, model: nn.Module, images: Tensor, rng: np.random.Generator
     ) -> tuple[Tensor, dict[str, float]]:
         assert isinstance(model, NestedModel)
-        steps = [int(s) for s in rng.choice(model.trained_steps, self.states, replace=False)]
+        trained = model.trained_steps
+        count = min(self.states, len(trained))
+        steps = [int(s) for s in rng.choice(trained, count, replace=False)]
         with torch.autocast("cuda", dtype=torch.bfloat16, enabled=images.is_cuda):
             losses = model(images, steps)
         total = torch.zeros((), device=images.device)

@@ -16,6 +16,7 @@ from ..errors import CorruptStreamError, InvalidModelError
 from ..modelfiles import check_shapes
 from ..resizing import shrink
 from ..scheme import Choice, LayerSymbols
+from . import pixels
 from .first import FirstLevel, typical
 from .large import LargeNetwork
 from .nested import (
@@ -33,6 +34,7 @@ from .nested import (
 )
 from .nested_state import NestedState
 from .network import IntegerNetwork, NetworkConfig
+from .pixels import PixelNetwork
 from .scheme import BATCH_PIXELS, Realism
 
 FLOW_LEVELS = 2
@@ -57,13 +59,14 @@ class NestedScheme:
         try:
             self.config = NestedConfig.from_dict(config["nested"])
             network = NetworkConfig.from_dict(config["network"])
-            self.tables = {
-                name: Tables.from_arrays(
-                    {k: tensors[f"tables.{name}.{k}"].numpy() for k in ("counts", "start", "first")}
-                )
-                for name in ("first", "refine", "residual")
-            }
             self.device = torch.device(device)
+            self._pixels: PixelNetwork | None = None
+            if "pixel_network" in config:
+                own = _named("pixel_network.", tensors)
+                self._pixels = PixelNetwork(config["pixel_network"], own, self.device)
+            self.tables = {name: _tables(tensors, name) for name in ("first", "refine", "residual")}
+            if self._pixels is not None:
+                self.tables["residual"] = _tables(tensors, "residual", pixels.ROW_LIMIT)
             self._check_tables()
             sizes = (self.config.num_steps, 2 * BANDS, len(OUTPUTS) * BANDS)
             if (network.steps, network.inputs, network.outputs) != sizes:
@@ -99,7 +102,7 @@ class NestedScheme:
         expected = {
             "first": 2 * config.first_tilt.size * config.first_width.size,
             "refine": SETS * (config.levels - 1) * config.tilt.size * config.width.size,
-            "residual": PIXEL_UNIT * config.spread.size,
+            "residual": PIXEL_UNIT * (pixels.SPREAD if self._pixels else config.spread).size,
         }
         for name, count in expected.items():
             if len(self.tables[name]) != count:
@@ -113,8 +116,8 @@ class NestedScheme:
     ) -> list[list[LayerSymbols]]:
         config = self.config
         height, width = images[0].shape[:2]
-        pixels = torch.from_numpy(np.stack(images)).to(self.device).permute(0, 3, 1, 2)
-        coefficients = to_bands(_pad(pixels), config)
+        original = torch.from_numpy(np.stack(images)).to(self.device).permute(0, 3, 1, 2)
+        coefficients = to_bands(_pad(original), config)
         state = self.start([(height, width)] * len(images), stream_ids)
         out: list[list[LayerSymbols]] = [[] for _ in images]
         for layer in range(layers):
@@ -127,9 +130,14 @@ class NestedScheme:
                     coded = self._large.symbols(digits, state.grid, layer, number)
                     self._large.update(state.grid, layer, number, list(coded))
                     symbols.append([x.to(torch.int32).cpu().numpy() for x in coded])
+                elif self._pixels is not None:
+                    assert state.nearest is not None
+                    values = pixels.of_pass(original, number, height, width) - state.nearest
+                    symbols.append([x.flatten().to(torch.int32).cpu().numpy() for x in values])
+                    self.update(state, layer, number, symbols[-1])
                 else:
                     assert state.prediction is not None
-                    residual = pixels.double() - self._rounded(state.prediction)[0]
+                    residual = original.double() - self._rounded(state.prediction)[0]
                     symbols.append([x.flatten().to(torch.int32).cpu().numpy() for x in residual])
             for i, stream in enumerate(out):
                 stream.append(
@@ -140,7 +148,9 @@ class NestedScheme:
     # -- decoding ---------------------------------------------------------------------------------
 
     def passes(self, layer: int) -> int:
-        return len(self.config.passes[layer]) if layer < self.config.levels else 1
+        if layer < self.config.levels:
+            return len(self.config.passes[layer])
+        return 1 if self._pixels is None else len(pixels.PASSES)
 
     @torch.inference_mode()
     def least_bits(self, height: int, width: int) -> float:
@@ -167,6 +177,8 @@ class NestedScheme:
     def choices(self, state: NestedState, layer: int, number: int) -> list[Choice]:
         config = self.config
         if layer == config.levels:
+            if self._pixels is not None:
+                return self._pixel_choices(state, number)
             return self._residual_choices(state)
         if layer == 0 and self._first is not None:
             return self._first.choices(state.first_grid(), number)
@@ -179,13 +191,18 @@ class NestedScheme:
         config = self.config
         values = [torch.from_numpy(s).to(self.device) for s in symbols]
         if layer == config.levels:
-            assert state.prediction is not None
-            rounded = self._rounded(state.prediction)[0]
-            shape = (-1, 3, state.height, state.width)
-            pixels = rounded + torch.stack(values).view(shape)
-            if pixels.min() < 0 or pixels.max() > 255:
+            base = state.nearest
+            if self._pixels is None:
+                assert state.prediction is not None
+                base = self._rounded(state.prediction)[0]
+            assert base is not None
+            decoded = base + torch.stack(values).view(base.shape)
+            if decoded.numel() and (decoded.min() < 0 or decoded.max() > 255):
                 raise CorruptStreamError(f"layer {layer} leads out of the pixel range", layer)
-            state.pixels = pixels.to(torch.uint8)
+            if self._pixels is None:
+                state.pixels = decoded.to(torch.uint8)
+            else:
+                self._take_pixels(state, number, decoded)
             return
         if layer == 0 and self._first is not None and state.first is not None:
             self._first.update(state.first, number, values)
@@ -263,6 +280,32 @@ class NestedScheme:
         tables = self.tables["residual"]
         return [Choice(x.flatten().to(torch.int32).cpu().numpy(), tables) for x in index]
 
+    def _pixel_choices(self, state: NestedState, number: int) -> list[Choice]:
+        assert self._pixels is not None
+        if number == 0:
+            means = self._large.expected(state.grid, self.config.levels)
+            state.prediction = predict_pixels(means, self.config).float()
+            state.residual = torch.zeros_like(state.prediction)
+        assert state.prediction is not None
+        assert state.residual is not None
+        mean, spread = self._pixels.predict(state.prediction, state.residual, number)
+        inside = pixels.inside(number, state.height, state.width)
+        state.nearest, fraction = self._rounded(mean[inside])
+        index = (fraction + PIXEL_UNIT // 2) * pixels.SPREAD.size + spread[inside]
+        tables = self.tables["residual"]
+        return [Choice(x.flatten().to(torch.int32).cpu().numpy(), tables) for x in index]
+
+    def _take_pixels(self, state: NestedState, number: int, decoded: Tensor) -> None:
+        """A pass's pixels are known from now on, and after the last one the picture."""
+        assert state.prediction is not None
+        assert state.residual is not None
+        base = pixels.of_pass(state.prediction, number, state.height, state.width)
+        at = pixels.of_pass(state.residual, number, state.height, state.width)
+        at.copy_(decoded * PIXEL_UNIT - base)
+        if number == len(pixels.PASSES) - 1:
+            whole = (state.prediction + state.residual)[..., : state.height, : state.width]
+            state.pixels = (whole / PIXEL_UNIT).to(torch.uint8)
+
     # -- realism ----------------------------------------------------------------------------------
 
     def sample(self, height: int, width: int, count: int, *, seed: int = 0) -> list[np.ndarray]:
@@ -287,6 +330,11 @@ class NestedScheme:
                     )
                     drawn.append(choice.tables.draw(choice.index, uniform))
                 self.update(state, level, number, drawn)
+
+
+def _tables(tensors: Mapping[str, Tensor], name: str, *row_limit: int) -> Tables:
+    arrays = {k: tensors[f"tables.{name}.{k}"].numpy() for k in ("counts", "start", "first")}
+    return Tables.from_arrays(arrays, *row_limit)
 
 
 def _to_pictures(x: Tensor, height: int, width: int) -> list[np.ndarray]:

@@ -18,7 +18,10 @@ class NestedState:
             been asked for, which has them all.
         chosen: their positions among the 192, ``(n,) int64``.
         pixels: ``(B, 3, H, W) uint8`` once the lossless layer is in.
-        prediction: ``(B, 3, H, W) float64``, in 1/16 of a pixel value.
+        prediction: ``(B, 3, H, W) float64``, in 1/16 of a pixel value; with a pixel network of
+            whole blocks and float32.
+        residual: pixels less prediction, as far as they are known, else zero; likewise.
+        nearest: integer pixel values that the pass's residuals are relative to, ``(B, h, w)``.
         farthest: no coefficient is farther from zero than this.
     """
 
@@ -28,6 +31,8 @@ class NestedState:
     chosen: Tensor
     pixels: Tensor | None = None
     prediction: Tensor | None = None
+    residual: Tensor | None = None
+    nearest: Tensor | None = None
     farthest: float = 0.0
     _grid: Tensor | None = None
 

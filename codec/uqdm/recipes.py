@@ -30,6 +30,9 @@ _STATISTICS = 128  # crops counted to start a nested model from
 _FIRST_ORDER = (6, 1)  # level 0's bands: one digit in 2,000 blocks lies beyond
 _FIRST_NETWORK = {"channels": 48, "hidden": 96, "blocks": 2}
 
+_PIXEL_NETWORK = {"channels": 48, "hidden": 96, "blocks": 2}
+PIXELS_AFTER = 4  # levels
+
 _NESTED = {"codec": "uqdm", "quantizer": "nested", "domain": "bands", "archive_layers": 5}
 _PAPER = {"codec": "uqdm", "quantizer": "universal", "domain": "pixels"}
 _PAPER_TRAINING = TrainingConfig(
@@ -67,11 +70,12 @@ DEFAULT_RECIPE = "small"
 class ObjectiveConfig:
     """What is trained. It is a choice of a run and not kept with the model."""
 
-    train: Literal["all", "first"] = field(
+    train: Literal["all", "first", "pixels"] = field(
         default="all",
         metadata={
-            "help": "first: the light network of the first layer alone, which a nested model that "
-            "has none gets; everything else stays as --init has it"
+            "help": "first: the light network of the first layer alone, pixels: the network of the "
+            "lossless layer alone, which a nested model that has none gets (pixels: in the place "
+            f"of all levels after {PIXELS_AFTER}); everything else stays as --init has it"
         },
     )
 
@@ -103,8 +107,9 @@ def build(
 
     Raises InvalidModelError where ``overrides`` ask for a part of a model to be trained.
     """
-    if ObjectiveConfig(**(overrides or {})).train != "all":
-        raise InvalidModelError("--train first goes on from a model: name one with --init")
+    part = ObjectiveConfig(**(overrides or {})).train
+    if part != "all":
+        raise InvalidModelError(f"--train {part} goes on from a model: name one with --init")
     torch.manual_seed(seed)
     if recipe.model["quantizer"] == "universal":
         return _universal(recipe.model)
@@ -140,19 +145,26 @@ def restore(path: Path, overrides: Mapping[str, Any] | None = None) -> Trainable
 
     Raises InvalidModelError, UnknownModelError.
     """
-    first_only = ObjectiveConfig(**(overrides or {})).train == "first"
+    part = ObjectiveConfig(**(overrides or {})).train
     file = TrainingFile.find(path)
     config = file.config
     if config["quantizer"] == "universal":
-        if first_only:
-            raise InvalidModelError(f"--train first: {path} is not a nested model")
+        if part != "all":
+            raise InvalidModelError(f"--train {part}: {path} is not a nested model")
         trainable = _universal(config)
         file.load_into(trainable.model)
         return trainable
     settings = NestedConfig.from_dict(config["nested"])
-    model = NestedModel(settings, config["network"], config.get("first_network"))
+    model = NestedModel(
+        settings, config["network"], config.get("first_network"), config.get("pixel_network")
+    )
     file.load_into(model)
-    if first_only:
+    if part == "pixels":
+        if model.pixel_network is None:
+            model = with_pixel_network(model)
+            config = {**config, **model.model_config(archive_layers=model.config.levels)}
+        model.train_pixels_only()
+    if part == "first":
         if model.first_network is None:
             model = with_first_network(model)
             config = {**config, **model.model_config()}
@@ -164,9 +176,40 @@ def with_first_network(model: NestedModel) -> NestedModel:
     """The same model with a light network for level 0, which has everything to learn yet."""
     torch.manual_seed(0)
     config = dataclasses.replace(model.config, first_order=_FIRST_ORDER)
-    new = NestedModel(config, dataclasses.asdict(model.network.config), _FIRST_NETWORK)
+    own = None if model.pixel_network is None else model.pixel_network.network.config
+    new = NestedModel(
+        config,
+        dataclasses.asdict(model.network.config),
+        _FIRST_NETWORK,
+        None if own is None else dataclasses.asdict(own),
+    )
     weights = model.state_dict()
     preview = weights["bias"][new.layout.steps - 1]  # previews start from full decodes' shifts
     weights["bias"] = torch.cat([weights["bias"], preview[None]])
     new.load_state_dict(weights, strict=False)
+    return new
+
+
+def with_pixel_network(model: NestedModel, levels: int = PIXELS_AFTER) -> NestedModel:
+    """The first levels of a model, and a new network for the pixels after them."""
+    torch.manual_seed(0)
+    old = model.config
+    levels = min(levels, old.levels)
+    config = dataclasses.replace(
+        old,
+        levels=levels,
+        passes=old.passes[:levels],
+        ahead=old.ahead or levels < old.levels,
+    )
+    network = {**dataclasses.asdict(model.network.config), "steps": config.num_steps}
+    light = model.first_network
+    first = None if light is None else dataclasses.asdict(light.config)
+    new = NestedModel(config, network, first, _PIXEL_NETWORK)
+    kept = new.state_dict()
+    for name, value in model.state_dict().items():
+        if name == "bias" and model.first_network is not None:  # its last row is the previews'
+            value = torch.cat([value[: config.num_steps], value[-1:]])
+        if name in kept:
+            kept[name] = value[: len(kept[name])]
+    new.load_state_dict(kept)
     return new

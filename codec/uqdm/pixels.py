@@ -1,0 +1,204 @@
+"""The lossless layer, pixel by pixel: a small network that sees the pixels decoded before.
+
+After the last level the picture is known up to noise and fine texture, and those are no longer
+sparse in any transform. What tells most of a pixel then are its neighbours and its other colours.
+So the layer has twelve passes: the four positions of each 2x2 cell, diagonal first, and of each
+position green, red and blue. In every pass the network sees, cell by cell, the picture that the
+levels predict and how far the pixels that are known lie from it; it says how far the pixels of the
+pass should, and how sure that is. It is an integer network as the others are (``network.py``), with
+twelve steps, and decodes alike on every device.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..entropy import Tables
+from ..modelfiles import check_shapes
+from .nested import PIXEL_UNIT, Grid
+from .network import BandNetwork, IntegerNetwork, NetworkConfig
+
+PLACES = ((0, 0), (1, 1), (0, 1), (1, 0))  # row and column in a cell, in the order of decoding
+COLOURS = (1, 0, 2)
+PASSES = [(place, colour) for place in PLACES for colour in COLOURS]
+INPUTS = 3 * 12 + 3
+SPREAD = Grid(-3.0, 0.25, 33)  # log2 of the residual's scale in pixel values
+RANGE = 40  # residuals beyond escape
+ROW_LIMIT = 128  # its tables are coded in the order of the pixels
+TILE = 192  # cells on a side that the network sees at once, halo apart
+_MEAN_UNIT = 4.0  # pixel values that 1.0 of the network's first output stands for
+
+
+def network_config(values: dict[str, Any]) -> NetworkConfig:
+    """The network's configuration of a model's; the sizes that follow may be left out."""
+    sizes = {"steps": len(PASSES), "inputs": INPUTS, "outputs": 2 * len(PASSES)}
+    if any(values.get(name, size) != size for name, size in sizes.items()):
+        raise ValueError(f"pixel_network must have {sizes}")
+    return NetworkConfig.from_dict({**values, **sizes})
+
+
+def to_cells(x: Tensor) -> Tensor:
+    """``(B, 3, H, W)``, H and W even, to ``(B, H / 2, W / 2, 3, 4)``: by colour and place."""
+    parts = [x[..., row::2, column::2] for row, column in PLACES]
+    return torch.stack(parts, -1).permute(0, 2, 3, 1, 4)
+
+
+def known(number: int, device: torch.device | str = "cpu") -> Tensor:
+    """``(3, 4)`` float: 1 where a pass finds pixels decoded, by colour and place."""
+    mask = torch.zeros(3, len(PLACES), device=device)
+    for place, colour in PASSES[:number]:
+        mask[colour, PLACES.index(place)] = 1.0
+    return mask
+
+
+def inside(number: int, height: int, width: int) -> tuple[slice, slice, slice]:
+    """Where in ``(B, h, w)``, an entry for each cell, a pass has pixels of the picture."""
+    (row, column), _ = PASSES[number]
+    return slice(None), slice(-(-(height - row) // 2)), slice(-(-(width - column) // 2))
+
+
+def of_pass(values: Tensor, number: int, height: int, width: int) -> Tensor:
+    """A view ``(B, h, w)`` of ``(B, 3, H, W)``: the pixels of a pass that are in the picture."""
+    (row, column), colour = PASSES[number]
+    return values[:, colour, row:height:2, column:width:2]
+
+
+def features(prediction: Tensor, residual: Tensor) -> Tensor:
+    """What the network sees, ``(..., 39)`` integers in [-127, 127] as floats; exact.
+
+    Args:
+        prediction: cells ``(..., 3, 4)`` in 1/16 of a pixel value, integers 0 .. 4080.
+        residual: pixels less prediction, in the same; zero where a pixel is not known.
+    """
+    mean = prediction.mean(-1, keepdim=True)  # of four integers: exact
+    fine, coarse = residual / 4, residual / 32
+    parts = [fine, coarse, (prediction - mean) / 4]
+    parts = [x.flatten(-2) for x in parts] + [mean[..., 0] / PIXEL_UNIT - 128]
+    return torch.cat(parts, -1).round_().clamp_(-127.0, 127.0)
+
+
+def tables() -> Tables:
+    """Tables number (fraction + 8) * 33 + spread: logistic about the prediction's fraction.
+
+    Of the integer pixel less the rounded prediction. Counting replaces them.
+    """
+    residual = np.arange(-RANGE, RANGE + 1)
+    pmfs = []
+    for fraction in (np.arange(PIXEL_UNIT) - PIXEL_UNIT // 2) / PIXEL_UNIT:
+        for scale in 2.0 ** SPREAD.values():
+            edge = (np.append(residual, RANGE + 1) - 0.5 - fraction) / scale
+            cdf = 0.5 * (1 + np.tanh(edge / 2))
+            pmf = np.maximum(np.diff(cdf), 1e-9)
+            pmfs.append(pmf / max(pmf.sum(), 1.0) * (1 - 2.0**-18))
+    return Tables.from_matrix(-RANGE, np.stack(pmfs))
+
+
+class PixelModel(nn.Module):
+    """The trainable network, and the likelihood of the pixels of a pass."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        super().__init__()
+        self.network = BandNetwork(network_config(values))
+        nn.init.zeros_(self.network.head)
+        self.bias = nn.Parameter(torch.tensor([0.0, 1.5]).repeat(len(PASSES), 1))
+
+    def forward(self, prediction: Tensor, residual: Tensor, number: int) -> Tensor:
+        """Bits of each pixel of a pass, ``(B, h, w)``.
+
+        Args:
+            prediction, residual: cells ``(B, h, w, 3, 4)`` in 1/16 of a pixel value, all known.
+        """
+        seen = features(prediction, residual * known(number, residual.device))
+        parity = torch.zeros(seen.shape[1:3], dtype=torch.long, device=seen.device)
+        step = torch.full((len(seen),), number, device=seen.device)
+        out = self.network(seen, parity, step).float()[..., 2 * number : 2 * number + 2]
+        with torch.autocast(seen.device.type, enabled=False):
+            return self._bits(prediction, residual, out, number)
+
+    def _bits(self, prediction: Tensor, residual: Tensor, out: Tensor, number: int) -> Tensor:
+        place, colour = PASSES[number]
+        at = PLACES.index(place)
+        mean = (out[..., 0] + self.bias[number, 0]) * _MEAN_UNIT
+        spread = (out[..., 1] + self.bias[number, 1]).clamp(SPREAD.low, -SPREAD.low + 2.0)
+        scale = torch.exp2(spread)
+        # The prediction stays within the range of pixel values, as the decoder's does.
+        whole = prediction[..., colour, at] / PIXEL_UNIT
+        mean = (whole + mean).clamp(0.0, 255.0) - whole
+        error = (residual[..., colour, at] / PIXEL_UNIT - mean).abs()
+        upper = torch.sigmoid((0.5 - error) / scale)
+        lower = torch.sigmoid((-0.5 - error) / scale)
+        return -torch.log2((upper - lower).clamp_min(1e-7))
+
+    @torch.no_grad()
+    def export(self) -> dict[str, Tensor]:
+        """Tensors of the model file: the integer network's, and ``bias``, ``(12, 2) int32``."""
+        out = self.network.export()
+        # Outputs come in sixteenths of a pixel value and in steps of the grid of spreads.
+        unit = torch.tensor([1 / (PIXEL_UNIT * _MEAN_UNIT), SPREAD.step])
+        low = torch.tensor([0.0, SPREAD.low])
+        scale = out["head.scale"].view(-1, 2) / unit
+        out["head.scale"] = scale.flatten().expand(len(PASSES), -1).contiguous()
+        bias = (self.bias - low) / unit
+        out["bias"] = bias.round().clamp(-(2**20), 2**20).to(torch.int32)
+        return out
+
+
+class PixelNetwork:
+    """The exported network at work. ``prediction`` and ``residual`` are pictures ``(B, 3, H, W)``
+    of whole blocks, float32 integers in 1/16 of a pixel value, the latter zero where nothing is
+    known, as outside the picture.
+    """
+
+    def __init__(
+        self, values: dict[str, Any], tensors: dict[str, Tensor], device: torch.device
+    ) -> None:
+        tensors = dict(tensors)
+        steps = len(PASSES)
+        check_shapes(tensors, [("head.scale", (steps, 2 * steps), torch.float32)])
+        check_shapes(tensors, [("bias", (steps, 2), torch.int32)])
+        bias = tensors.pop("bias")
+        if int(bias.abs().max()) > 1 << 20:
+            raise ValueError("its biases are out of range")
+        self._bias = bias.to(device, torch.float32)
+        self._network = IntegerNetwork(network_config(values), tensors, device)
+        self.device = device
+
+    def predict(self, prediction: Tensor, residual: Tensor, number: int) -> tuple[Tensor, Tensor]:
+        """The pass's predicted pixels in 1/16 of a value and spread indices, ``(B, H/2, W/2)``."""
+        (row, column), colour = PASSES[number]
+        base = prediction[:, colour, row::2, column::2]
+        out = torch.empty((*base.shape, 2), device=self.device)
+        halo = self._network.config.halo
+        rows = torch.tensor([2 * number, 2 * number + 1], device=self.device)
+        count, height, width = base.shape
+        for some, area, inner, tile in _tiles(count, height, width, TILE, halo):
+            rows_, columns = (slice(2 * s.start, 2 * s.stop) for s in area)
+            seen = features(
+                to_cells(prediction[some, :, rows_, columns]),
+                to_cells(residual[some, :, rows_, columns]),
+            )
+            parity = torch.zeros(seen.shape[1:3], dtype=torch.long, device=self.device)
+            trunk = self._network.trunk(seen, parity, number)[:, inner[0], inner[1]]
+            out[some, tile[0], tile[1]] = self._network.head(trunk, number, rows)
+        out = out.round_().add_(self._bias[number])
+        mean = (base + out[..., 0].clamp(-4080, 4080)).clamp_(0, 255 * PIXEL_UNIT)
+        return mean, out[..., 1].clamp(0, SPREAD.size - 1)
+
+
+def _tiles(
+    count: int, height: int, width: int, size: int, halo: int
+) -> Iterator[tuple[slice, tuple[slice, slice], tuple[slice, slice], tuple[slice, slice]]]:
+    """Pictures, the area to look at, where the tile is in it, and where in the whole."""
+    pictures = max(1, size * size // (height * width))
+    for first in range(0, count, pictures):
+        for y in range(0, height, size):
+            for x in range(0, width, size):
+                top, left = max(y - halo, 0), max(x - halo, 0)
+                bottom, right = min(y + size, height), min(x + size, width)
+                area = slice(top, min(bottom + halo, height)), slice(left, min(right + halo, width))
+                inner = slice(y - top, bottom - top), slice(x - left, right - left)
+                tile = slice(y, bottom), slice(x, right)
+                yield slice(first, first + pictures), area, inner, tile
