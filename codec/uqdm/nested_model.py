@@ -314,21 +314,19 @@ class NestedModel(nn.Module):
 
     def model_config(self, **extra: Any) -> dict[str, Any]:
         """What the model file says beside the tensors."""
-        networks = {}
+        networks: dict[str, Any] = {}
         if self.first_network is not None:
             networks["first_network"] = asdict(self.first_network.config)
         if self.pixel_network is not None:
             networks["pixel_network"] = asdict(self.pixel_network.network.config)
+            networks["format"] = 2
         return {
             "codec": "uqdm",
             "quantizer": "nested",
             "domain": "bands",
             "nested": self.config.to_dict(),
             "network": asdict(self.network.config),
-            **({"first_network": asdict(first.config)} if (first := self.first_network) else {}),
-            **(
-                {"pixel_network": asdict(own.network.config)} if (own := self.pixel_network) else {}
-            ),
+            **networks,
             **extra,
         }
 

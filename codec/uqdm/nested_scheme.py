@@ -62,6 +62,8 @@ class NestedScheme:
             self.device = torch.device(device)
             self._pixels: PixelNetwork | None = None
             if "pixel_network" in config:
+                if config.get("format") != 2:
+                    raise ValueError("a pixel network needs a model file of format 2")
                 own = _named("pixel_network.", tensors)
                 self._pixels = PixelNetwork(config["pixel_network"], own, self.device)
             self.tables = {name: _tables(tensors, name) for name in ("first", "refine", "residual")}

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from codec import zoo
+from codec.uqdm import recipes
 from codec.uqdm.nested import NestedConfig
 from codec.uqdm.nested_model import NestedModel
 
@@ -33,8 +34,14 @@ def nested_model(seed: int = 0, config: NestedConfig | None = None, **network: i
     return model
 
 
-def write_nested_model(folder: Path, seed: int = 0) -> Path:
+def write_nested_model(folder: Path, seed: int = 0, pixels: bool = False) -> Path:
+    """Its file. With ``pixels`` the lossless layer has a network, after four of the levels."""
     model = nested_model(seed)
+    if pixels:
+        model = recipes.with_pixel_network(model)
+        assert model.pixel_network is not None
+        with torch.no_grad():
+            model.pixel_network.network.head.normal_(std=0.05)
     path = folder / zoo.MODEL_FILE
     zoo.write_model(path, model.model_config(archive_layers=5), model.export(), {"test": True})
     return path

@@ -92,10 +92,12 @@ def read_stream(data: bytes) -> Stream:
 
 
 class Tables:
-    def __init__(self, counts: np.ndarray, start: np.ndarray, first: np.ndarray) -> None:
+    def __init__(
+        self, counts: np.ndarray, start: np.ndarray, first: np.ndarray, in_order: int = 32
+    ) -> None:
         self.counts, self.start, self.first = counts.tolist(), start.tolist(), first.tolist()
         sizes = {b - a for a, b in zip(self.start[:-1], self.start[1:], strict=True)}
-        self.in_order = len(sizes) == 1 and max(sizes) <= 32
+        self.in_order = len(sizes) == 1 and max(sizes) <= in_order
         self._edges: dict[int, list[int]] = {}
 
     def edges(self, t: int) -> list[int]:
@@ -196,15 +198,16 @@ class Model:
         (length,) = struct.unpack_from("<Q", data)
         told = json.loads(data[8 : 8 + length])
         self.config: dict[str, Any] = json.loads(told.pop("__metadata__")["strata"])
-        assert self.config.get("format", 1) == 1
+        assert self.config.get("format", 1) <= 2
         self.tensors: dict[str, np.ndarray] = {}
         for name, one in told.items():
             begin, end = (8 + length + offset for offset in one["data_offsets"])
             array = np.frombuffer(data[begin:end], DTYPES[one["dtype"]])
             self.tensors[name] = array.reshape(one["shape"])
 
-    def tables(self, prefix: str) -> Tables:
-        return Tables(*(self.tensors[f"{prefix}.{name}"] for name in ("counts", "start", "first")))
+    def tables(self, prefix: str, in_order: int = 32) -> Tables:
+        arrays = (self.tensors[f"{prefix}.{name}"] for name in ("counts", "start", "first"))
+        return Tables(*arrays, in_order)
 
 
 def rne(x: Any) -> Any:
@@ -222,11 +225,11 @@ class Network:
         self.blocks = blocks
         self.exact = {n: a.astype(np.float64) for n, a in self.t.items() if n.endswith("weight")}
 
-    def __call__(self, features: np.ndarray, step: int) -> np.ndarray:
+    def __call__(self, features: np.ndarray, step: int, board: bool = True) -> np.ndarray:
         """``(h, w, outputs) float32`` of integers ``(h, w, inputs)``."""
         t, exact = self.t, self.exact
         height, width, _ = features.shape
-        colour = np.add.outer(np.arange(height), np.arange(width)) % 2
+        colour = np.add.outer(np.arange(height), np.arange(width)) % 2 * board
         h = features @ exact["stem.weight"].T + t["stem.bias"][step][colour]
         h = np.clip(rne(f32(h) * t["stem.scale"]), -32767, 32767)
         for i in range(self.blocks):
@@ -267,6 +270,10 @@ class Nested:
             self.first = Network(model, "first_network.", config["first_network"]["blocks"])
         self.tables = {name: model.tables(f"tables.{name}") for name in ("first", "refine")}
         self.tables["residual"] = model.tables("tables.residual")
+        self.pixels = None
+        if "pixel_network" in config:
+            self.pixels = Network(model, "pixel_network.", config["pixel_network"]["blocks"])
+            self.tables["residual"] = model.tables("tables.residual", 128)
         self.low = self._up_to(n["low_order"])
         self.of_first = np.ones(192, bool)
         if n["first_order"] is not None:
@@ -285,7 +292,9 @@ class Nested:
 
     def features(self, g: np.ndarray, level: int, bands: np.ndarray) -> np.ndarray:
         g = g[..., bands]
-        companded = np.sign(g) * self.companded[np.minimum(abs(g) // self.unit(level), 1023)]
+        ahead = level == self.levels and self.nested.get("ahead", False)
+        size = abs(g) * 3 if ahead else abs(g) // self.unit(min(level, self.levels - 1))
+        companded = np.sign(g) * self.companded[np.minimum(size, 1023)]
         linear = np.clip(rne(f32(g) * self.linear[bands]), -127, 127)
         return np.concatenate([companded, linear], -1).astype(np.float64)
 
@@ -347,12 +356,14 @@ class Nested:
 
     def _lossless(self, reader: LayerReader, g: np.ndarray, height: int, width: int) -> np.ndarray:
         step = sum(map(len, self.nested["passes"]))
-        out = self.large(self.features(g, self.levels - 1, np.arange(192)), step)
+        out = self.large(self.features(g, self.levels, np.arange(192)), step)
         shift = np.clip(self.value(out, g, step, SHIFT), -127, 127)
         spreads = self.nested["spread"]["size"]
         spread = np.clip(self.value(out, 0 * g, step, SPREAD), 0, spreads - 1)
         a = inverse(32 * g + shift)
         p = np.clip(rne(a * (self.delta / 32 * 128 * 16)) + 2040, 0, 4080).astype(np.int64)
+        if self.pixels is not None:
+            return self._by_pixels(reader, p, height, width)
         nearest = (p + 8) // 16
         index = (p - 16 * nearest + 8) * spreads + layout(spread)
         symbols = reader.decode(index[:, :height, :width].ravel(), self.tables["residual"])
@@ -361,11 +372,38 @@ class Nested:
         assert pixels.max() <= 255
         return pixels.transpose(1, 2, 0).astype(np.uint8)
 
+    def _by_pixels(self, reader: LayerReader, p: np.ndarray, height: int, width: int) -> np.ndarray:
+        assert self.pixels is not None
+        places = [(0, 0), (1, 1), (0, 1), (1, 0)]
+        bias = self.model.tensors["pixel_network.bias"].astype(np.int64)
+        r, pixels = np.zeros_like(p), np.zeros((3, height, width), np.int64)
+        mean = sum(p[:, i::2, j::2] for i, j in places) / 4
+        for t in range(12):
+            (i, j), c = places[t // 3], (1, 0, 2)[t % 3]
+            fine = [r[k, y::2, x::2] / 4 for k in range(3) for y, x in places]
+            coarse = [r[k, y::2, x::2] / 32 for k in range(3) for y, x in places]
+            detail = [(p[k, y::2, x::2] - mean[k]) / 4 for k in range(3) for y, x in places]
+            seen = np.stack([*fine, *coarse, *detail, *(mean / 16 - 128)], -1)
+            out = rne(self.pixels(np.clip(rne(seen), -127, 127), t, board=False)).astype(np.int64)
+            shift = np.clip(out[..., 2 * t] + bias[t, 0], -4080, 4080)
+            predicted = np.clip(p[c, i::2, j::2] + shift, 0, 4080)
+            spread = np.clip(out[..., 2 * t + 1] + bias[t, 1], 0, 32)
+            nearest = (predicted + 8) // 16
+            number = (predicted - 16 * nearest + 8) * 33 + spread
+            own = pixels[c, i::2, j::2]
+            rows, columns = own.shape
+            k = reader.decode(number[:rows, :columns].ravel(), self.tables["residual"])
+            own[:] = nearest[:rows, :columns] + k.reshape(rows, columns)
+            base = p[c, i:height:2, j:width:2]
+            r[c, i:height:2, j:width:2] = 16 * own - base
+        assert pixels.min() >= 0
+        assert pixels.max() <= 255
+        return pixels.transpose(1, 2, 0).astype(np.uint8)
+
     def shown(self, g: np.ndarray, layers: int, height: int, width: int) -> np.ndarray:
         """The picture after some levels; a float inverse will do."""
         step = sum(map(len, self.nested["passes"][:layers]))
-        level = min(layers, self.levels - 1)
-        out = self.large(self.features(g, level, np.arange(192)), step)
+        out = self.large(self.features(g, layers, np.arange(192)), step)
         shift = np.clip(self.value(out, g, step, SHIFT), -127, 127)
         x = inverse(32 * g + 3 ** (self.levels - layers) * shift) * (self.delta / 32)
         pixels = np.clip(rne((x + 1) * 128 - 0.5), 0, 255)

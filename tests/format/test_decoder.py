@@ -63,6 +63,13 @@ def test_a_model_without_a_light_first_layer_decodes(tmp_path: Path) -> None:
     check_nested(codec, codec.encode([original])[0], original)
 
 
+@pytest.mark.parametrize("original", [picture(24, 40), noise(17, 9), noise(1, 1), noise(2, 35)])
+def test_a_lossless_layer_of_a_pixel_network_decodes(tmp_path: Path, original: np.ndarray) -> None:
+    codec = load_codec(write_nested_model(tmp_path, pixels=True))
+    assert codec.num_layers == 5
+    check_nested(codec, codec.encode([original])[0], original)
+
+
 def test_a_prefix_of_a_uqdm_stream_decodes(uqdm: Codec) -> None:
     data = (GOLDEN / "uqdm-small.strata").read_bytes()
     whole, cut = decoder.read_stream(data), EncodedImage.from_bytes(data).truncate(3).to_bytes()

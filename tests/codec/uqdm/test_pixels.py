@@ -1,0 +1,120 @@
+"""The lossless layer of a pixel network: exact in any circumstances, and its bits are its loss."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from codec import CorruptStreamError, EncodedImage, InvalidModelError, entropy, load_codec, zoo
+from codec.uqdm import nested_model as training
+from codec.uqdm import network, pixels, recipes
+from codec.uqdm.codec import UQDMCodec
+from tests.codec.models import nested_model, noise_pictures, write_nested_model
+
+
+@pytest.fixture(scope="module")
+def codec(tmp_path_factory: pytest.TempPathFactory) -> UQDMCodec:
+    loaded = load_codec(write_nested_model(tmp_path_factory.mktemp("model"), pixels=True))
+    assert isinstance(loaded, UQDMCodec)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[np.ndarray]:
+    return list(noise_pictures(3, 64, seed=5).permute(0, 2, 3, 1).numpy())
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 1), (7, 5), (8, 8), (33, 65)])
+def test_pictures_of_any_size_come_back_exactly(codec: UQDMCodec, size: tuple[int, int]) -> None:
+    height, width = size
+    picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    (encoded,) = codec.encode([picture])
+    assert len(encoded.layers) == 5
+    np.testing.assert_array_equal(codec.decode([encoded])[0], picture)
+
+
+def test_streams_do_not_depend_on_batch_tiles_or_threads(
+    codec: UQDMCodec, pictures: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = codec.encode(pictures)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1 if threads > 1 else 2)
+        monkeypatch.setattr(pixels, "TILE", 5)  # cells: many tiles, each with its halo
+        monkeypatch.setattr(network, "_CPU_ROWS", 7)
+        alone = [codec.encode([picture])[0] for picture in pictures]
+        assert alone == together
+        decoded = codec.decode(together)
+    finally:
+        torch.set_num_threads(threads)
+    np.testing.assert_array_equal(decoded, pictures)
+
+
+def test_the_layers_before_it_are_those_of_the_model_it_was_made_of(
+    tmp_path: Path, pictures: list[np.ndarray]
+) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    old = load_codec(write_nested_model(tmp_path / "a"))
+    new = load_codec(write_nested_model(tmp_path / "b", pixels=True))
+    assert isinstance(old, UQDMCodec)
+    assert isinstance(new, UQDMCodec)
+    before, after = (c.scheme.encode(pictures, [0] * 3, 4) for c in (old, new))
+    for one, other in zip(before, after, strict=True):
+        for layer, same in zip(one, other, strict=True):
+            assert layer.symbol_bytes() == same.symbol_bytes()
+            assert layer.index_bytes() == same.index_bytes()
+    for layers in range(5):
+        shown = [np.stack(c.decode(c.encode(pictures), layers=layers)) for c in (old, new)]
+        assert np.abs(shown[0].astype(int) - shown[1]).max() <= 1  # the inverse is in floats
+
+
+def test_the_loss_is_the_length_of_the_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = recipes.with_pixel_network(nested_model())
+    assert model.pixel_network is not None
+    torch.nn.init.normal_(model.pixel_network.network.head, std=0.02)
+    monkeypatch.setattr(training, "_PASSES_AT_ONCE", 12)
+    images = noise_pictures(1, 64, seed=9)
+    step = model.config.num_steps - 1
+    with torch.no_grad():
+        (losses,) = model(images, [step])
+    tensors = recipes.UQDMTrainable(
+        model, training.NestedObjective(), model.model_config()
+    ).tensors()
+    scheme = recipes.NestedScheme(model.model_config(), tensors, "cpu")
+    (stream,) = scheme.encode(list(images.permute(0, 2, 3, 1).numpy()), [0], 5)
+    bits = sum(entropy.cross_entropy(*part) for part in stream[4].parts()) / 64**2
+    assert float(losses["bits"]) == pytest.approx(bits, rel=0.01)
+
+
+def test_training_it_alone_leaves_everything_else() -> None:
+    model = recipes.with_pixel_network(nested_model())
+    model.train_pixels_only()
+    objective = training.NestedObjective()
+    loss, figures = objective(model, noise_pictures(4, 64), np.random.default_rng(0))
+    loss.backward()
+    assert figures["bpp"] > 0
+    got = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None}
+    assert got == {"pixel_network"}
+
+
+def test_a_damaged_symbol_is_noticed(codec: UQDMCodec, pictures: list[np.ndarray]) -> None:
+    (encoded,) = codec.encode(pictures[:1])
+    last = bytearray(encoded.layers[4])
+    last[len(last) // 2] ^= 1
+    damaged = EncodedImage(encoded.header, (*encoded.layers[:4], bytes(last)))
+    with pytest.raises(CorruptStreamError, match="layer 4"):
+        codec.decode([damaged])
+    np.testing.assert_array_equal(
+        codec.decode([damaged], layers=4)[0], codec.decode([encoded], layers=4)[0]
+    )
+
+
+def test_a_file_of_format_1_has_none(tmp_path: Path) -> None:
+    path = write_nested_model(tmp_path, pixels=True)
+    config, tensors = zoo.read_model(path)
+    assert config.pop("format") == 2
+    zoo.write_model(path, config, tensors, {})
+    with pytest.raises(InvalidModelError, match="format 2"):
+        load_codec(path)
