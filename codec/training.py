@@ -248,7 +248,7 @@ def train(
         turn = team.lead(partial(clock.turn, step))
         if turn.stop:
             break
-        if turn.checkpoint or turn.validate:
+        if step > first and (turn.checkpoint or turn.validate):
             team.lead(partial(write, turn))
         rate = learning_rate(config, step, turn.progress)
         for group in optimizer.param_groups:

@@ -49,7 +49,7 @@ class RunSettings:
         loss: fields of the codec's ObjectiveConfig that were given.
         data, validation: names of shards; validation may be empty.
         trackers: where figures go besides the log; see ``tracking``.
-        counted: crops that a model's tables are counted on, by default COUNTED_CROPS.
+        counted: crops that a model's tables are counted on.
     """
 
     codec: str
@@ -60,7 +60,7 @@ class RunSettings:
     training: Mapping[str, Any] = field(default_factory=dict)
     loss: Mapping[str, Any] = field(default_factory=dict)
     trackers: tuple[str, ...] = ()
-    counted: int | None = None
+    counted: int = field(default_factory=lambda: COUNTED_CROPS)
 
 
 def recipes_of(codec: str) -> Any:
@@ -110,8 +110,9 @@ def run(
         "started_from": settings.init,
         "measured_on": len(crops),
     }
-    count = COUNTED_CROPS if settings.counted is None else settings.counted
-    counted = pictures.mixture(count, np.random.default_rng(config.seed)) if team.rank == 0 else []
+    counted: list[np.ndarray] = []
+    if team.rank == 0:
+        counted = pictures.mixture(settings.counted, np.random.default_rng(config.seed))
     if team.rank == 0:
         together = config.batch * config.accumulate * team.size
         if together != config.batch:
