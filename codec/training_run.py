@@ -8,6 +8,7 @@ import importlib
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,8 @@ def run(
     recipe: Recipe = recipes.RECIPES[settings.recipe]
     config = dataclasses.replace(recipe.training, **settings.training)
     trackers = team.lead(lambda: Trackers.check(settings.trackers))
+    if config.batch < 1 or config.accumulate < 1:
+        team.lead(partial(_refuse, "--batch and --accumulate must be at least 1"))
 
     def read() -> tuple[Pictures, list[np.ndarray]]:
         pictures = read_share(settings.data, open_shard, config.crop, team.rank, team.size, log)
@@ -138,6 +141,10 @@ def run(
         trackers.close()
 
 
+def _refuse(reason: str) -> None:
+    raise TrainingError(reason)
+
+
 def _make(
     settings: RunSettings,
     recipes: Any,
@@ -172,8 +179,13 @@ def _make(
             return file.read_bytes()
 
     content = team.lead(make)
-    if not box:
+
+    def take() -> Trainable:
+        if box:
+            return box[0]
         with tempfile.TemporaryDirectory(prefix="strata-model-") as scratch:
             (Path(scratch) / TRAINING_FILE).write_bytes(content)
-            box.append(recipes.restore(Path(scratch), *loss))
-    return box[0]
+            taken: Trainable = recipes.restore(Path(scratch), *loss)
+            return taken
+
+    return team.everywhere(take)

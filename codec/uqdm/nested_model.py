@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .. import bands
 from ..bands import BANDS, BLOCK
+from ..errors import StrataError
 from .first import FirstLayout
 from .nested import (
     MAX_LEVELS,
@@ -366,6 +367,10 @@ class NestedObjective(nn.Module):
         self, model: nn.Module, images: Tensor, rng: np.random.Generator
     ) -> tuple[Tensor, dict[str, float]]:
         assert isinstance(model, NestedModel)
+        if len(images.chunk(self.states)) < self.states:
+            raise StrataError(
+                f"--batch {len(images)}: this model wants a multiple of {self.states}"
+            )
         steps = [int(s) for s in rng.choice(model.trained_steps, self.states, replace=False)]
         with torch.autocast("cuda", dtype=torch.bfloat16, enabled=images.is_cuda):
             losses = model(images, steps)
