@@ -25,4 +25,4 @@ class Losses(UserCallback):
         for rank, error in sorted(worker_exceptions.items()):
             first = (str(error).strip().splitlines() or [""])[0]
             print(f"worker {rank} ended: {type(error).__name__}: {first}", flush=True)
-        print("going on from the last checkpoint", flush=True)
+        print("starting again from the last checkpoint, if --restarts allows it", flush=True)

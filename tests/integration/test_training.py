@@ -22,7 +22,7 @@ from tests.pipeline.makers import png, tar_bytes
 
 PATIENCE = 200  # seconds, of which two cores that do nothing else need 30
 STEPS = 40
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
@@ -66,18 +66,19 @@ def test_a_killed_worker_changes_nothing(
     deadline = time.monotonic() + PATIENCE
     while not checkpoints(run) and job.is_alive() and time.monotonic() < deadline:
         time.sleep(0.02)
-    kill(actors(os.getpid(), "RayTrainWorker")[:1])
-    reached = checkpoint_step(checkpoints(run)[0])
-    assert reached is not None
-    assert reached < STEPS
+    victims = actors(os.getpid(), "RayTrainWorker")
+    assert len(victims) == 2
+    kill(victims[:1])
     assert job.is_alive()
     job.join(PATIENCE)
     assert codes == [0]
-    said = ""
-    while "resumed" not in said and time.monotonic() < deadline:  # Ray brings it when it likes
+    said, deadline = "", time.monotonic() + PATIENCE
+    wanted = {"starting again from the last checkpoint", "resumed"}
+    # Ray brings what its processes print when it likes.
+    while not all(words in said for words in wanted) and time.monotonic() < deadline:
         said += capsys.readouterr().out
         time.sleep(0.05)
-    assert "going on from the last checkpoint" in said
+    assert all(words in said for words in wanted)
 
     assert [checkpoint_step(name) for name in checkpoints(run)] == [STEPS, STEPS - 1]
     for name in run.sizes():
