@@ -65,10 +65,14 @@ class TorchTeam(Team):
 
     Args:
         device: where this process trains.
+
+    Attributes:
+        refusal: the error that all processes have raised, if they have.
     """
 
     def __init__(self, device: str = "cpu") -> None:
         self.rank, self.size, self.device = dist.get_rank(), dist.get_world_size(), device
+        self.refusal: StrataError | None = None
 
     def wrap(self, module: nn.Module) -> nn.Module:
         with warnings.catch_warnings():
@@ -86,16 +90,19 @@ class TorchTeam(Team):
         box: list[Any] = [_attempt(work) if self.rank == 0 else None]
         dist.broadcast_object_list(box, src=0, device=torch.device(self.device))
         result, error = box[0]
-        if error is not None:
-            raise error
+        self._raise(error)
         return cast(T, result)
 
     def everywhere(self, work: Callable[[], T]) -> T:
         result, error = _attempt(work)
         for problem in self.gather(error):
-            if problem is not None:
-                raise problem
+            self._raise(problem)
         return cast(T, result)
+
+    def _raise(self, error: StrataError | None) -> None:
+        if error is not None:
+            self.refusal = error
+            raise error
 
     def gather(self, value: T) -> list[T]:
         values: list[Any] = [None] * self.size

@@ -1,6 +1,7 @@
 """Figures of a training for TensorBoard and Weights & Biases, whose packages are optional."""
 
 import importlib
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -92,8 +93,6 @@ class _Wandb:
     """A run of the project that WANDB_PROJECT names, or "strata"."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        import os
-
         import wandb
 
         # The id lies in the folder, so that a run that goes on is the same one there, too.

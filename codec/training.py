@@ -188,9 +188,9 @@ def train(
     optimizer = torch.optim.Adam(trained, lr=config.learning_rate, betas=betas)
     memory = dict(objective.named_buffers()) if isinstance(objective, nn.Module) else {}
     wrapped = team.wrap(loss_of)
-    ema, step, clock = Ema(model, config.ema), 0, _Clock(config, 0.0)
-    if state:
-        path = state["path"]
+    ema, step, seconds = Ema(model, config.ema), 0, 0.0
+
+    def resume(state: Mapping[str, Any]) -> None:
         try:
             model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
@@ -200,10 +200,14 @@ def train(
                     memory[name].copy_(value)
         except (RuntimeError, ValueError, LookupError, TypeError) as error:
             raise InvalidModelError(
-                f"{path} belongs to another configuration: use a new --out"
+                f"{state['path']} belongs to another configuration: use a new --out"
             ) from error
-        step, clock = state["step"], _Clock(config, state["seconds"])
-        log(f"resumed {path} at step {step}, {clock.seconds() / 3600:.2f} h")
+
+    if state:
+        team.everywhere(partial(resume, state))
+        step, seconds = state["step"], state["seconds"]
+        log(f"resumed {state['path']} at step {step}, {seconds / 3600:.2f} h")
+    clock = _Clock(config, seconds)
     del state
     sources = sum(team.gather(Counter(pictures.sources)), Counter())
     first, began = step, time.monotonic()
@@ -248,7 +252,7 @@ def train(
         turn = team.lead(partial(clock.turn, step))
         if turn.stop:
             break
-        if turn.checkpoint or turn.validate:
+        if step > first and (turn.checkpoint or turn.validate):
             team.lead(partial(write, turn))
         rate = learning_rate(config, step, turn.progress)
         for group in optimizer.param_groups:

@@ -8,6 +8,7 @@ import importlib
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ class RunSettings:
         loss: fields of the codec's ObjectiveConfig that were given.
         data, validation: names of shards; validation may be empty.
         trackers: where figures go besides the log; see ``tracking``.
-        counted: crops that a model's tables are counted on, by default COUNTED_CROPS.
+        counted: crops that a model's tables are counted on.
     """
 
     codec: str
@@ -60,7 +61,7 @@ class RunSettings:
     training: Mapping[str, Any] = field(default_factory=dict)
     loss: Mapping[str, Any] = field(default_factory=dict)
     trackers: tuple[str, ...] = ()
-    counted: int | None = None
+    counted: int = field(default_factory=lambda: COUNTED_CROPS)
 
 
 def recipes_of(codec: str) -> Any:
@@ -88,6 +89,8 @@ def run(
     recipe: Recipe = recipes.RECIPES[settings.recipe]
     config = dataclasses.replace(recipe.training, **settings.training)
     trackers = team.lead(lambda: Trackers.check(settings.trackers))
+    if config.batch < 1 or config.accumulate < 1:
+        team.lead(partial(_refuse, "--batch and --accumulate must be at least 1"))
 
     def read() -> tuple[Pictures, list[np.ndarray]]:
         pictures = read_share(settings.data, open_shard, config.crop, team.rank, team.size, log)
@@ -110,8 +113,9 @@ def run(
         "started_from": settings.init,
         "measured_on": len(crops),
     }
-    count = COUNTED_CROPS if settings.counted is None else settings.counted
-    counted = pictures.mixture(count, np.random.default_rng(config.seed)) if team.rank == 0 else []
+    counted: list[np.ndarray] = []
+    if team.rank == 0:
+        counted = pictures.mixture(settings.counted, np.random.default_rng(config.seed))
     if team.rank == 0:
         together = config.batch * config.accumulate * team.size
         if together != config.batch:
@@ -135,6 +139,10 @@ def run(
         )
     finally:
         trackers.close()
+
+
+def _refuse(reason: str) -> None:
+    raise TrainingError(reason)
 
 
 def _make(
@@ -171,8 +179,13 @@ def _make(
             return file.read_bytes()
 
     content = team.lead(make)
-    if not box:
+
+    def take() -> Trainable:
+        if box:
+            return box[0]
         with tempfile.TemporaryDirectory(prefix="strata-model-") as scratch:
             (Path(scratch) / TRAINING_FILE).write_bytes(content)
-            box.append(recipes.restore(Path(scratch), *loss))
-    return box[0]
+            taken: Trainable = recipes.restore(Path(scratch), *loss)
+            return taken
+
+    return team.everywhere(take)

@@ -15,8 +15,10 @@ numpy, Pillow and safetensors. docs/training.md tells more.
 """
 
 import argparse
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -274,6 +276,8 @@ def run_together(options: argparse.Namespace) -> None:
             f"--out {options.out}: a submitted job runs in a temporary copy of the folder, so a "
             "relative path would be lost; give an absolute path or a URL"
         )
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
     try:
         train_together(
             settings_of(options),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .. import bands
 from ..bands import BANDS, BLOCK
+from ..errors import StrataError
 from .first import FirstLayout
 from .nested import (
     MAX_LEVELS,
@@ -129,13 +130,16 @@ class NestedModel(nn.Module):
         earlier = self.earlier[step][checkerboard(grid)]
         return grid + k * earlier * config.unit(level), k
 
-    def forward(self, images: Tensor, steps: list[int]) -> list[dict[str, Tensor]]:
+    def forward(
+        self, images: Tensor, steps: list[int], passes: Sequence[int] = range(len(PASSES))
+    ) -> list[dict[str, Tensor]]:
         """Losses of pictures ``(B, 3, H, W) uint8``, B a multiple of ``len(steps)``.
 
         Each step of the schedule takes its share of the batch. Returned for each step: ``bits`` per
         pixel that the step costs, and where a level has just ended ``mse``, the error of the
         reconstruction in squared Deltas per pixel; ``preview`` is the light network's after level
-        0. A large network that is frozen is left out.
+        0. A large network that is frozen is left out. A pixel network's bits are those of some
+        ``passes``, as if all were like them.
         """
         coefficients = to_bands(images, self.config)
         shares, pixels = coefficients.chunk(len(steps)), images.chunk(len(steps))
@@ -150,8 +154,9 @@ class NestedModel(nn.Module):
             )
             with torch.autocast(images.device.type, enabled=False):  # likelihoods want float32
                 for i, out in zip(chosen, outputs, strict=True):
-                    of_step = self._losses(*grids[i], shares[i], out, pixels[i], steps[i], light)
-                    losses[i] |= of_step
+                    losses[i] |= self._losses(
+                        *grids[i], shares[i], out, pixels[i], steps[i], light, passes
+                    )
         return losses
 
     def _networks(self, step: int) -> list[bool]:
@@ -213,6 +218,7 @@ class NestedModel(nn.Module):
         images: Tensor,
         step: int,
         light: bool,
+        passes: Sequence[int],
     ) -> dict[str, Tensor]:
         config, (level, number) = self.config, self._steps[step]
         preview = light and level > 0
@@ -234,7 +240,7 @@ class NestedModel(nn.Module):
             if self.pixel_network is None:
                 losses["bits"] = self._residual_bits(grid, shift, spread, images)
             else:
-                losses["bits"] = self._pixel_bits(grid, shift, images)
+                losses["bits"] = self._pixel_bits(grid, shift, images, passes)
             return losses
         tilt_grid, width_grid = config.grids(level)
         tilt = _on_grid(out[..., OUTPUTS["tilt"], :] + bias[..., OUTPUTS["tilt"], :], tilt_grid)
@@ -272,14 +278,14 @@ class NestedModel(nn.Module):
         x = bands.inverse(((grid + shift) * self.config.last_delta).permute(0, 3, 1, 2))
         return torch.round(((x + 1) * 128 - 0.5).clamp(0, 255) * PIXEL_UNIT)
 
-    def _pixel_bits(self, grid: Tensor, shift: Tensor, images: Tensor) -> Tensor:
-        """Bits per pixel of the lossless layer, estimated from two of its passes."""
+    def _pixel_bits(
+        self, grid: Tensor, shift: Tensor, images: Tensor, passes: Sequence[int]
+    ) -> Tensor:
+        """Bits per pixel of the lossless layer, if all its passes were like these."""
         assert self.pixel_network is not None
         prediction = self._prediction(grid, shift)
-        residual = images.float() * PIXEL_UNIT - prediction
-        cells = to_cells(prediction), to_cells(residual)
-        chosen = torch.randperm(len(PASSES))[:_PASSES_AT_ONCE].tolist()
-        bits = torch.stack([self.pixel_network(*cells, number).mean() for number in chosen])
+        cells = [to_cells(x) for x in (prediction, images.float() * PIXEL_UNIT - prediction)]
+        bits = torch.stack([self.pixel_network(*cells, number).mean() for number in passes])
         return bits.mean() * (len(PASSES) / len(PLACES))
 
     @torch.no_grad()
@@ -408,9 +414,12 @@ class NestedObjective(nn.Module):
         assert isinstance(model, NestedModel)
         trained = model.trained_steps
         count = min(self.states, len(trained))
+        if len(images.chunk(count)) < count:
+            raise StrataError(f"--batch {len(images)}: this model wants a multiple of {count}")
         steps = [int(s) for s in rng.choice(trained, count, replace=False)]
+        passes = rng.choice(len(PASSES), _PASSES_AT_ONCE, replace=False).tolist()
         with torch.autocast("cuda", dtype=torch.bfloat16, enabled=images.is_cuda):
-            losses = model(images, steps)
+            losses = model(images, steps, passes)
         total = torch.zeros((), device=images.device)
         for step, loss in zip(steps, losses, strict=True):
             for name, value in loss.items():

@@ -5,6 +5,7 @@ whatever its number of workers, with Ray or without.
 """
 
 import contextlib
+import importlib.util
 import os
 import tempfile
 import uuid
@@ -32,6 +33,7 @@ from .folders import is_remote, local_path, open_folder
 # is noticed by Ray, which does not depend on this.
 COLLECTIVE_SECONDS = 4 * 3600
 RESTARTS = 3
+_NEEDED = ("pandas", "pydantic", "requests")  # by Ray Train
 _MARK = ".begun-by"
 # Else torch advises that every parameter had a gradient in the first batch, which is chance.
 _WORKER_ENVIRONMENT = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
@@ -92,15 +94,18 @@ def train_together(
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # which prints everything twice
     os.environ["RAY_TRAIN_V2_ENABLED"] = "1"
-    try:
-        import ray.train  # noqa: F401 - what it needs besides Ray
-    except ImportError as error:
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
         raise cluster.ClusterError(
-            f"--workers needs Ray Train ({error}): pip install -e '.[train]' "
-            "-c infra/constraints.txt"
-        ) from error
+            f"--workers needs Ray Train, and {', '.join(missing)} is not installed: "
+            "pip install -e '.[train]' -c infra/constraints.txt"
+        )
     cluster.connect(address)
+    import ray  # not before there is a connection, see there
+
     shape = cluster.share(workers, device, workers, worker_cpus)
+    if len(ray.nodes()) == 1:  # nobody takes it away and leaves the others
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     if shape.workers < workers:
         log(f"the cluster has room for {shape.workers} of {workers} workers")
     mark = uuid.uuid4().hex
@@ -139,17 +144,17 @@ def _marked(out: str, mark: str) -> Any:
 def _fit(order: Order, shape: WorkerShape, restarts: int) -> str:
     """Train; returns why it could not, or ''."""
     from ray import train
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchConfig
 
-    from .losses import Losses
+    from .controlling import Losses, Trainer
 
     ray_train: Any = train  # whose types are those of its older version
-    trainer_type: Any = TorchTrainer
+    start: Any = Trainer
     resources = {"CPU": shape.cpus}
     if shape.gpus:
         resources["GPU"] = shape.gpus
     with tempfile.TemporaryDirectory(prefix="strata-ray-train-") as folder:
-        trainer = trainer_type(
+        trainer = start(
             partial(work, order),
             torch_config=TorchConfig(timeout_s=COLLECTIVE_SECONDS),
             scaling_config=ray_train.ScalingConfig(
@@ -168,6 +173,8 @@ def _fit(order: Order, shape: WorkerShape, restarts: int) -> str:
         )
         try:
             result = trainer.fit()
+        except SystemExit:  # what Ray Train makes of Ctrl-C
+            raise KeyboardInterrupt from None
         except ray_train.TrainingFailedError as error:
             raise LostWorkersError(
                 f"training ended after {restarts} restarts (--restarts): {error}; the same command "
@@ -204,7 +211,7 @@ def work(order: Order) -> str:
                 init=_unpacked(order, stack),
             )
     except StrataError as error:
-        if error.passing:
+        if error.passing or error is not team.refusal:  # others may still be waiting for this one
             raise
         return str(error)
     return ""

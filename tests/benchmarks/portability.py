@@ -411,8 +411,8 @@ def measure_overhead(
     codec: LayeredCodec, images: Sequence[np.ndarray], note: Callable[[dict[str, Any]], None]
 ) -> None:
     """Bytes by layer and in all, and processor time of protection alone and of the whole."""
-    layers, protected = np.zeros(codec.num_layers), np.zeros(codec.num_layers)
-    total = 0
+    layers, protected = (np.zeros((len(images), codec.num_layers)) for _ in range(2))
+    total = np.zeros(len(images))
     spent = np.zeros((2, 2))
     for done, image in enumerate(images, start=1):
         begin = time.process_time()
@@ -424,17 +424,23 @@ def measure_overhead(
             (decoded,) = codec.decode([stream])
         spent[1] += sum(seconds), time.process_time() - begin
         assert (decoded == image).all()
-        total += stream.nbytes
+        total[done - 1] = stream.nbytes
         for number, data in enumerate(stream.layers):
-            layers[number] += len(data)
+            layers[done - 1, number] = len(data)
             layer = bitstream.unpack_layer(codec.model_id, stream.header, number, data)
-            protected[number] += len(layer.protection)
+            protected[done - 1, number] = len(layer.protection)
+        some = slice(done)
+        share = 100 * protected[some].sum(0) / layers[some].sum(0)
+        most = (100 * protected[some] / layers[some]).max(0)
+        of_streams = 100 * protected[some].sum(1) / total[some]
         note(
             {
                 "pictures": done,
                 "size": f"{image.shape[1]}x{image.shape[0]}",
-                "percent_of_layers": [round(float(p), 3) for p in 100 * protected / layers],
-                "percent_of_stream": round(float(100 * protected.sum() / total), 3),
+                "percent_of_layers": share.round(3).tolist(),
+                "most_of_layers": most.round(3).tolist(),
+                "percent_of_stream": round(float(100 * protected.sum() / total.sum()), 3),
+                "most_of_stream": round(float(of_streams.max()), 3),
                 "percent_of_encoding_time": round(float(100 * spent[0, 0] / spent[0, 1]), 2),
                 "percent_of_decoding_time": round(float(100 * spent[1, 0] / spent[1, 1]), 2),
             }

@@ -116,7 +116,13 @@ def in_a_team(rank: int, folder: Path) -> None:
     dist.init_process_group("gloo", init_method=group, rank=rank, world_size=2)
     team = TorchTeam()
     runs = {}
-    for name, changes in (("plain", {}), ("accumulated", {"accumulate": 2}), ("resumed", {})):
+    for name, changes in (
+        ("plain", {}),
+        ("accumulated", {"accumulate": 2}),
+        ("resumed", {}),
+        ("halves", {"steps": 2}),
+        ("halves", {}),
+    ):
         # The other process's folder is empty, and nothing of it may count.
         out = folder / (name if rank == 0 else f"{name}-other")
         saved, memory, lines = run(out, some_pictures(), team, **changes)
@@ -163,6 +169,14 @@ def test_a_team_steps_as_one_process_with_all_pictures(
     line = json.loads((folder / name / "log.jsonl").read_text().splitlines()[-1])
     assert (line["workers"], line["pictures"]) == (2, {"made": 16})
     assert any("resumed" in text for text in done[1]["lines"]) == (name == "resumed")
+
+
+@pytest.mark.slow
+def test_a_team_that_goes_on_ends_where_it_would_have(folder: Path) -> None:
+    runs = torch.load(folder / "done-0.pt")["runs"]
+    assert any("at step 2" in line for line in runs["halves"]["lines"])
+    for name, value in runs["plain"]["weights"].items():
+        assert torch.equal(runs["halves"]["weights"][name], value)
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
 from codec import InvalidModelError, load_codec, training_run
@@ -102,6 +103,42 @@ def test_bad_data_and_options_are_refused(
     write_nested_model(tmp_path)  # integers, from which no training can go on
     with pytest.raises(InvalidModelError, match="training"):
         recipes.restore(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "word"),
+    [
+        (["--address", "here:6379"], "--workers"),
+        (["--workers", "2", "--device", "cuda:1"], "auto, cpu or cuda"),
+        (["--workers", "0"], "at least 1"),
+        (["--log", "paper"], "tensorboard"),
+        (["--output-options", "{"], "not JSON"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(
+    capsys: pytest.CaptureFixture[str], wrong: list[str], word: str
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        load_job("train").main(["--data", "x", "--out", "x", *wrong])
+    assert caught.value.code == 2
+    assert word in capsys.readouterr().err
+
+
+def test_a_run_in_a_store(
+    train: ModuleType, shard: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """fsspec's memory as the store: a next start finds all that it needs."""
+    out = f"memory://runs/{shard.parent.name}"
+    options = ["--data", str(shard), "--crop", "32", "--out", out, "--codec", "cdc"]
+    for steps in (1, 2, 3):
+        assert train.main([*options, "--steps", str(steps)]) == 0
+    assert "at step 2" in capsys.readouterr().out
+    names = {path.rsplit("/", 1)[-1] for path in MemoryFileSystem().find(out)}
+    model = {"card.json", "log.jsonl", "model.safetensors", "training.safetensors"}
+    assert names == model | {"checkpoint-000000002.pt", "checkpoint-000000003.pt"}
+    assert train.main([*options[:-4], "--init", out, "--out", f"{out}-2", "--steps", "1"]) == 0
+    card = json.loads(MemoryFileSystem().cat_file(f"{out}-2/card.json"))
+    assert card["started_from"] == out
 
 
 def test_training_needs_no_ray(shard: Path) -> None:

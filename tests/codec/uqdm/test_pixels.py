@@ -70,11 +70,10 @@ def test_the_layers_before_it_are_those_of_the_model_it_was_made_of(
         assert np.abs(shown[0].astype(int) - shown[1]).max() <= 1  # the inverse is in floats
 
 
-def test_the_loss_is_the_length_of_the_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loss_is_the_length_of_the_layer() -> None:
     model = recipes.with_pixel_network(nested_model())
     assert model.pixel_network is not None
     torch.nn.init.normal_(model.pixel_network.network.head, std=0.02)
-    monkeypatch.setattr(training, "_PASSES_AT_ONCE", 12)
     images = noise_pictures(1, 64, seed=9)
     step = model.config.num_steps - 1
     with torch.no_grad():
