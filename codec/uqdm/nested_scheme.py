@@ -162,7 +162,8 @@ class NestedScheme:
         small = (BLOCK * (int(rows.max()) + 1), BLOCK * (int(columns.max()) + 1))
         state = self.start([small], [0])
         (choice,) = self.choices(state, 0, 0)
-        mask = torch.from_numpy(pass_mask(self.config, 0, 0))[checkerboard(state.first_grid())]
+        board = checkerboard(state.first_grid()).cpu()
+        mask = torch.from_numpy(pass_mask(self.config, 0, 0))[board]
         bits = torch.zeros(mask.shape, dtype=torch.float64)
         bits[mask] = torch.from_numpy(choice.tables.least_bits()[choice.index])
         times = torch.outer(torch.bincount(rows), torch.bincount(columns))

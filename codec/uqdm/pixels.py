@@ -122,7 +122,7 @@ class PixelModel(nn.Module):
         place, colour = PASSES[number]
         at = PLACES.index(place)
         mean = (out[..., 0] + self.bias[number, 0]) * _MEAN_UNIT
-        spread = (out[..., 1] + self.bias[number, 1]).clamp(SPREAD.low, -SPREAD.low + 2.0)
+        spread = (out[..., 1] + self.bias[number, 1]).clamp(*SPREAD.values()[[0, -1]].tolist())
         scale = torch.exp2(spread)
         # The prediction stays within the range of pixel values, as the decoder's does.
         whole = prediction[..., colour, at] / PIXEL_UNIT
