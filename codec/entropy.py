@@ -156,6 +156,15 @@ class Tables:
         """What the likeliest entry of each table takes, in bits: ``(T,) float64``."""
         return PRECISION - np.log2(np.maximum.reduceat(self.counts, self.start[:-1]))
 
+    def bits(self, symbols: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """Ideal length of each symbol, ``(n,) float64``, escapes' exact values included."""
+        entry, outside = self.entries(symbols, index)
+        bits = PRECISION - np.log2(self.counts[self.start[index] + entry])
+        if outside.any():
+            value = _escaped_value(symbols[outside], index[outside], self)
+            bits[outside] += 5 + np.floor(np.log2(value))
+        return bits
+
     def draw(self, index: np.ndarray, uniform: np.ndarray) -> np.ndarray:
         """Symbols ``(n,) int32`` drawn by integers ``(n,)`` uniform in [0, 2**20).
 
@@ -184,13 +193,7 @@ def _with_escapes(pmfs: np.ndarray) -> np.ndarray:
 
 def cross_entropy(symbols: np.ndarray, index: np.ndarray, tables: Tables) -> float:
     """Ideal length in bits of symbols under their tables, escapes' exact values included."""
-    entry, outside = tables.entries(symbols, index)
-    counts = tables.counts[tables.start[index] + entry]
-    bits = float(PRECISION * len(symbols) - np.log2(counts).sum())
-    if outside.any():
-        value = _escaped_value(symbols[outside], index[outside], tables)
-        bits += float((5 + np.floor(np.log2(value))).sum())
-    return bits
+    return float(tables.bits(symbols, index).sum())
 
 
 def _escaped_value(symbols: np.ndarray, index: np.ndarray, tables: Tables) -> np.ndarray:

@@ -101,12 +101,12 @@ class LargeNetwork:
         tables = self.tables["first" if level == 0 else "refine"]
         return [Choice(x.flatten().to(torch.int32).cpu().numpy(), tables) for x in out]
 
-    def symbols(self, digits: Tensor, grid: Tensor, level: int, number: int) -> Tensor:
-        """What a pass codes ``(B, n)`` of all digits ``(B, h, w, 192)``."""
+    def rest(self, coefficients: Tensor, grid: Tensor, level: int, number: int) -> Tensor:
+        """What a pass's digits stand for, ``(B, n)`` in the level's Deltas, with their signs."""
         this = self._pass(level, number)
         places = places_of(grid, this.colour)
-        k, old = (self._coded(x, this, places) for x in (digits, grid))
-        return (k * orientation(old)).flatten(1)
+        new, old = (self._coded(x, this, places) for x in (coefficients, grid))
+        return ((new - old) / self.config.unit(level) * orientation(old)).flatten(1)
 
     def update(self, grid: Tensor, level: int, number: int, symbols: Sequence[Tensor]) -> None:
         """Take a pass's digits into the grids."""

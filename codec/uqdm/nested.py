@@ -1,9 +1,9 @@
 """Nested quantisation of transform bands: exact, coarse to fine, one network for all levels.
 
 Level l refines every coefficient c by a digit, k = round((c - grid) / Delta_l), grid += k
-Delta_l, with Delta_l = first_delta / 3**l. A coefficient that is still zero ("insignificant") has
-a wider zero bin, which saves more bits than the error costs. ``grid``, an integer multiple of the
-last Delta, is the whole state of both sides; no noise, no dither, no float.
+Delta_l, with Delta_l = first_delta / 3**l, or by the next digit towards zero where that is worth
+more bits than its error costs (``choosing.py``). ``grid``, an integer multiple of the last Delta,
+is the whole state of both sides; no noise, no dither, no float.
 
 A level is sent in passes, each a set of bands on one colour of a checkerboard of blocks, and each
 sees the digits of the passes before it. (level, pass) is a *step* of the schedule; one more step at
@@ -148,6 +148,11 @@ class NestedConfig:
     def max_digit(self, level: int) -> int:
         return self.first_digits if level == 0 else self.digits
 
+    @property
+    def mendable(self) -> float:
+        """The largest error of a digit, in its Delta, that the next level's tables know."""
+        return (self.digits + 0.5) / RATIO
+
     def low_bands(self) -> np.ndarray:
         """``(192,) bool``: the bands that go first."""
         return bands_up_to(self.low_order)
@@ -197,7 +202,11 @@ def to_bands(images: Tensor, config: NestedConfig) -> Tensor:
 
 
 def digits(coefficients: Tensor, grid: Tensor, unit: float | Tensor, dead_zone: float) -> Tensor:
-    """The encoder's choice of digits, float integers. Any choice decodes; this one is good."""
+    """Digits that depend on nothing else, float integers: what training takes for the encoder's.
+
+    A coefficient that is still zero ("insignificant") has a wider zero bin, about as wide as the
+    encoder's choice (``choosing.py``) makes it on average.
+    """
     rest = (coefficients - grid) / unit
     rounding = torch.where(grid == 0, 0.5 - dead_zone, 0.5)
     return torch.sign(rest) * torch.floor(rest.abs() + rounding)

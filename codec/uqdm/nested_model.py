@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .. import bands
 from ..bands import BANDS, BLOCK
 from ..errors import StrataError
+from .choosing import TRADE
 from .first import FirstLayout
 from .nested import (
     MAX_LEVELS,
@@ -56,6 +57,19 @@ class _Round(torch.autograd.Function):
 def _on_grid(x: Tensor, grid: Grid) -> Tensor:
     index: Tensor = _Round.apply((x - grid.low) / grid.step)
     return index.clamp(0, grid.size - 1) * grid.step + grid.low
+
+
+@torch.no_grad()
+def _chosen(rest: Tensor, log_p: Tensor, reach: float) -> Tensor:
+    """The digits of ``choosing.choose`` as entries of their distributions ``(n, 2 A + 1)``."""
+    most = log_p.shape[-1] // 2
+    near = rest.round()
+    lower = near - near.sign()
+    entries = torch.stack([near, lower], -1).clamp_(-most, most).add_(most).long()
+    saved = (log_p.gather(-1, entries).diff(dim=-1) / _LN2).squeeze(-1)
+    error = (rest - lower).abs()
+    worth = (error.square() - (rest - near).square() < TRADE * saved) & (error <= reach)
+    return torch.where(worth, entries[:, 1], entries[:, 0])
 
 
 class NestedModel(nn.Module):
@@ -119,7 +133,10 @@ class NestedModel(nn.Module):
 
     @torch.no_grad()
     def grid_before(self, coefficients: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """State before ``step`` and the digits of its level, ``(B, h, w, 192)`` each."""
+        """State before ``step`` and the digits of its level, ``(B, h, w, 192)`` each.
+
+        As far as can be told without a network: digits depend on the coefficients alone here.
+        """
         config, (level, _) = self.config, self._steps[step]
         grid = torch.zeros_like(coefficients)
         for before in range(level):
@@ -155,7 +172,7 @@ class NestedModel(nn.Module):
             with torch.autocast(images.device.type, enabled=False):  # likelihoods want float32
                 for i, out in zip(chosen, outputs, strict=True):
                     losses[i] |= self._losses(
-                        *grids[i], shares[i], out, pixels[i], steps[i], light, passes
+                        grids[i][0], shares[i], out, pixels[i], steps[i], light, passes
                     )
         return losses
 
@@ -212,7 +229,6 @@ class NestedModel(nn.Module):
     def _losses(
         self,
         grid: Tensor,
-        k: Tensor,
         coefficients: Tensor,
         out: Tensor,
         images: Tensor,
@@ -253,9 +269,9 @@ class NestedModel(nn.Module):
         else:
             sets = significant
         sets = sets[coded].long() + (2 * (level - 1) if level else 0)
-        most = config.max_digit(level)
         log_p = log_pmf(tilt[coded], width[coded], energy[sets], theta[sets])
-        target = (k[coded].clamp(-most, most) + most).long()
+        rest = ((coefficients - grid) / config.unit(level))[coded]
+        target = _chosen(rest, log_p, config.mendable)
         nats = -log_p.gather(-1, target[:, None]).sum()
         losses["bits"] = nats / _LN2 / (images.shape[0] * images.shape[2] * images.shape[3])
         return losses

@@ -17,6 +17,7 @@ from ..modelfiles import check_shapes
 from ..resizing import shrink
 from ..scheme import Choice, LayerSymbols
 from . import pixels
+from .choosing import choose
 from .first import FirstLevel, typical
 from .large import LargeNetwork
 from .nested import (
@@ -26,7 +27,6 @@ from .nested import (
     SHIFT_UNIT,
     NestedConfig,
     checkerboard,
-    level_digits,
     pass_mask,
     pixel_layout,
     predict_pixels,
@@ -124,14 +124,17 @@ class NestedScheme:
         out: list[list[LayerSymbols]] = [[] for _ in images]
         for layer in range(layers):
             choices, symbols = [], []
-            if layer < config.levels:
-                digits = level_digits(coefficients, state.grid, layer, config)
             for number in range(self.passes(layer)):
                 choices.append(self.choices(state, layer, number))
                 if layer < config.levels:
-                    coded = self._large.symbols(digits, state.grid, layer, number)
-                    self._large.update(state.grid, layer, number, list(coded))
-                    symbols.append([x.to(torch.int32).cpu().numpy() for x in coded])
+                    rest = self._large.rest(coefficients, state.grid, layer, number)
+                    symbols.append(
+                        [
+                            choose(x, choice, config.mendable)
+                            for x, choice in zip(rest.cpu().numpy(), choices[-1], strict=True)
+                        ]
+                    )
+                    self.update(state, layer, number, symbols[-1])
                 elif self._pixels is not None:
                     assert state.nearest is not None
                     values = pixels.of_pass(original, number, height, width) - state.nearest
