@@ -22,6 +22,7 @@ from ..bands import BANDS
 from ..entropy import Tables
 from ..modelfiles import check_shapes
 from ..scheme import Choice
+from .areas import pieces
 from .nested import OUTPUTS, SHIFT_UNIT, Features, NestedConfig, checkerboard, places_of
 from .network import IntegerNetwork, NetworkConfig
 
@@ -165,16 +166,10 @@ class FirstLevel:
         if max(height, width) <= TILE and count <= pictures:
             return self._network.trunk(self._features(grid, unit), board, step, places)
         result = torch.empty((count, height, width, channels), device=self.device)
-        for first in range(0, count, pictures):
-            some = slice(first, first + pictures)
-            for y in range(0, height, TILE):
-                for x in range(0, width, TILE):
-                    top, left = max(y - halo, 0), max(x - halo, 0)
-                    rows, columns = slice(top, y + TILE + halo), slice(left, x + TILE + halo)
-                    features = self._features(grid[some, rows, columns], unit)
-                    out = self._network.trunk(features, board[rows, columns], step)
-                    out = out[:, y - top : y - top + TILE, x - left : x - left + TILE]
-                    result[some, y : y + TILE, x : x + TILE] = out
+        for piece in pieces(count, height, width, TILE, halo):
+            features = self._features(grid[piece.pictures, *piece.seen], unit)
+            out = self._network.trunk(features, board[piece.seen], step)
+            result[piece.pictures, *piece.tile] = out[:, *piece.inner]
         return result if places is None else _at(result, places)
 
 

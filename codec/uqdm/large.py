@@ -16,6 +16,7 @@ from torch import Tensor
 from ..bands import BANDS
 from ..entropy import Tables
 from ..scheme import Choice
+from .areas import pieces
 from .nested import (
     OUTPUTS,
     RATIO,
@@ -210,15 +211,11 @@ class LargeNetwork:
         wanted[slice(None) if places is None else places] = True
         result = torch.empty((count, height * width, channels), device=self.device)
         number = torch.arange(height * width, device=self.device).view(height, width)
-        for y in range(0, height, TILE):
-            for x in range(0, width, TILE):
-                top, left = max(y - self.reach, 0), max(x - self.reach, 0)
-                area = (slice(top, y + TILE + self.reach), slice(left, x + TILE + self.reach))
-                inner = torch.zeros_like(number[area], dtype=torch.bool)
-                inner[y - top : y - top + TILE, x - left : x - left + TILE] = True
-                inner &= wanted[number[area]]
-                at, whole = torch.nonzero(inner.flatten()).flatten(), number[area][inner]
-                for first in range(0, count, pictures):
-                    some = slice(first, first + pictures)
-                    result[some, whole] = of(grid[some, area[0], area[1]], board[area], at)
+        for piece in pieces(count, height, width, TILE, self.reach):
+            inner = torch.zeros_like(number[piece.seen], dtype=torch.bool)
+            inner[piece.inner] = True
+            inner &= wanted[number[piece.seen]]
+            at, whole = torch.nonzero(inner.flatten()).flatten(), number[piece.seen][inner]
+            some = piece.pictures
+            result[some, whole] = of(grid[some, *piece.seen], board[piece.seen], at)
         return result if places is None else result.index_select(1, places)

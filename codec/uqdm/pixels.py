@@ -9,7 +9,6 @@ pass should, and how sure that is. It is an integer network as the others are (`
 twelve steps, and decodes alike on every device.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from ..entropy import Tables
 from ..modelfiles import check_shapes
+from .areas import pieces
 from .nested import PIXEL_UNIT, Grid
 from .network import BandNetwork, IntegerNetwork, NetworkConfig
 
@@ -174,31 +174,13 @@ class PixelNetwork:
         halo = self._network.config.halo
         rows = torch.tensor([2 * number, 2 * number + 1], device=self.device)
         count, height, width = base.shape
-        for some, area, inner, tile in _tiles(count, height, width, TILE, halo):
-            rows_, columns = (slice(2 * s.start, 2 * s.stop) for s in area)
-            seen = features(
-                to_cells(prediction[some, :, rows_, columns]),
-                to_cells(residual[some, :, rows_, columns]),
-            )
+        for piece in pieces(count, height, width, TILE, halo):
+            area = (slice(2 * s.start, 2 * s.stop) for s in piece.seen)
+            of = (piece.pictures, slice(None), *area)
+            seen = features(to_cells(prediction[of]), to_cells(residual[of]))
             parity = torch.zeros(seen.shape[1:3], dtype=torch.long, device=self.device)
-            trunk = self._network.trunk(seen, parity, number)[:, inner[0], inner[1]]
-            out[some, tile[0], tile[1]] = self._network.head(trunk, number, rows)
+            trunk = self._network.trunk(seen, parity, number)[:, *piece.inner]
+            out[piece.pictures, *piece.tile] = self._network.head(trunk, number, rows)
         out = out.round_().add_(self._bias[number])
         mean = (base + out[..., 0].clamp(-4080, 4080)).clamp_(0, 255 * PIXEL_UNIT)
         return mean, out[..., 1].clamp(0, SPREAD.size - 1)
-
-
-def _tiles(
-    count: int, height: int, width: int, size: int, halo: int
-) -> Iterator[tuple[slice, tuple[slice, slice], tuple[slice, slice], tuple[slice, slice]]]:
-    """Pictures, the area to look at, where the tile is in it, and where in the whole."""
-    pictures = max(1, size * size // (height * width))
-    for first in range(0, count, pictures):
-        for y in range(0, height, size):
-            for x in range(0, width, size):
-                top, left = max(y - halo, 0), max(x - halo, 0)
-                bottom, right = min(y + size, height), min(x + size, width)
-                area = slice(top, min(bottom + halo, height)), slice(left, min(right + halo, width))
-                inner = slice(y - top, bottom - top), slice(x - left, right - left)
-                tile = slice(y, bottom), slice(x, right)
-                yield slice(first, first + pictures), area, inner, tile
