@@ -15,7 +15,9 @@ check() {
 check ruff check .
 check ruff format --check .
 check mypy
-check pytest --quiet "$@"
+# Two processes, a file of tests at a time: many tests wait for other processes more than they work.
+export OMP_NUM_THREADS=1
+check pytest --quiet --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@"
 if [ ${#failed[@]} -gt 0 ]; then
     printf 'failed: %s\n' "${failed[@]}" >&2
     exit 1

@@ -28,10 +28,16 @@ hypothesis.settings.load_profile("default")
 RUN_ONCE_MORE = ("browser", "integration")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.path.relative_to(TESTS).parts[0] in RUN_ONCE_MORE:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    real = [item.path.relative_to(TESTS).parts[0] in RUN_ONCE_MORE for item in items]
+    for item, often in zip(items, real, strict=True):
+        if often:
             item.add_marker(pytest.mark.flaky(reruns=1))
+    if hasattr(config, "workerinput"):
+        # One of several processes (infra/test.sh), which get a file at a time: those that take
+        # minutes, mostly waiting, come first, and many short ones fill up the end.
+        order = sorted(range(len(items)), key=lambda number: not real[number])
+        items[:] = [items[number] for number in order]
 
 
 @pytest.fixture(scope="session")
