@@ -26,7 +26,7 @@ from .checkpoints import load_checkpoint
 from .errors import InvalidModelError
 from .runs import RunFolder
 from .teams import ALONE, Team
-from .training_data import Log, Pictures
+from .training_data import Log, Pictures, ShardWindow
 
 Objective = Callable[[nn.Module, Tensor, np.random.Generator], tuple[Tensor, dict[str, float]]]
 Save = Callable[[dict[str, Tensor], dict[str, Any]], dict[str, Any]]
@@ -56,6 +56,17 @@ class TrainingConfig:
     )
     crop: int = 128
     small_share: float = 0.25  # of batches made of pictures smaller than a crop
+    shards_at_once: int = field(
+        default=0,
+        metadata={
+            "help": "shards of its share that each worker trains on at a time, for corpora larger "
+            "than memory, which need --validate; 0: all"
+        },
+    )
+    steps_per_shard: int = field(
+        default=200,
+        metadata={"help": "steps after which the next shard takes the place of the oldest"},
+    )
     validate_minutes: float = 10.0
     checkpoint_minutes: float = 3.0
     keep_checkpoints: int = field(default=2, metadata={"help": "how many of the last ones"})
@@ -148,7 +159,7 @@ class _Clock:
 def train(
     model: nn.Module,
     objective: Objective,
-    pictures: Pictures,
+    pictures: Pictures | ShardWindow,
     config: TrainingConfig,
     folder: RunFolder,
     save: Save,
@@ -170,6 +181,8 @@ def train(
             wants mixed precision enters ``torch.autocast`` itself; one with networks of its own is
             an ``nn.Module``, and moved to ``device``; its buffers are what it remembers from step
             to step: they are kept in checkpoints, and averaged over a team.
+        pictures: to train on; those of a ``ShardWindow`` change from time to time, and the card
+            counts those that it began with.
         save: called with the model's state, trained parameters averaged, and the card so far;
             writes the model files and returns validation figures.
         track: called now and then with a step's figures, and with those of each validation.
@@ -177,8 +190,6 @@ def train(
     Raises InvalidModelError where the checkpoint belongs to another configuration, ValueError
     where there is nothing to train on.
     """
-    if not len(pictures):
-        raise ValueError("no training pictures: check --data")
     if config.accumulate < 1 or config.batch < 1:
         raise ValueError("--batch and --accumulate must be at least 1")
     loss_of = _Loss(model, objective).to(device)
@@ -209,7 +220,9 @@ def train(
         log(f"resumed {state['path']} at step {step}, {seconds / 3600:.2f} h")
     clock = _Clock(config, seconds)
     del state
-    sources = sum(team.gather(Counter(pictures.sources)), Counter())
+    if not len(pictures.at(step)):
+        raise ValueError("no training pictures: check --data")
+    sources = sum(team.gather(Counter(pictures.at(step).sources)), Counter())
     first, began = step, time.monotonic()
 
     def checkpoint_now() -> None:
@@ -260,7 +273,7 @@ def train(
         optimizer.zero_grad(set_to_none=True)
         for part in range(config.accumulate):
             rng = np.random.default_rng([config.seed, step, part * team.size + team.rank])
-            batch = pictures.batch(config.batch, config.small_share, rng).to(device)
+            batch = pictures.at(step).batch(config.batch, config.small_share, rng).to(device)
             with nullcontext() if part == config.accumulate - 1 else team.apart(wrapped):
                 loss, figures = wrapped(batch, rng)
                 (loss / config.accumulate).backward()

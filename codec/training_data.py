@@ -3,6 +3,7 @@
 import json
 import tarfile
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import BinaryIO
 
@@ -80,6 +81,21 @@ class Pictures:
         elif min(height, width) >= 16:
             self.small.setdefault((height // 8 * 8, width // 8 * 8), []).append(rgb)
 
+    def extend(self, others: "Pictures") -> None:
+        """Add the pictures of others, which stay as they are."""
+        self.large += others.large
+        for size, group in others.small.items():
+            self.small[size] = self.small.get(size, []) + group
+        for source, count in others.sources.items():
+            self.sources[source] = self.sources.get(source, 0) + count
+
+    def at(self, step: int) -> "Pictures":
+        """The pictures of a step of training: always these. See ``ShardWindow``."""
+        return self
+
+    def close(self) -> None:
+        """Nothing to end. See ``ShardWindow``."""
+
     def take(self, count: int) -> list[np.ndarray]:
         """Remove and return up to ``count`` pictures, half of them large where there are both."""
         small = [x for group in self.small.values() for x in group]
@@ -147,20 +163,86 @@ def read_shards(shards: Iterable[tuple[str, BinaryIO]], crop: int, log: Log = pr
     return pictures
 
 
-def read_share(
-    shards: Sequence[str], open_shard: Open, crop: int, rank: int, size: int, log: Log = print
-) -> Pictures:
-    """The pictures of process ``rank`` out of ``size``, which together have each picture once.
+Share = list[tuple[str, int, int]]  # a shard, and of its pictures the first and every how many
+
+
+def share_of(shards: Sequence[str], rank: int, size: int) -> Share:
+    """What process ``rank`` out of ``size`` reads: together they have each picture once.
 
     Whole shards go round, so that none is fetched twice, as long as there is one for everybody;
     of the rest everybody takes every ``size``-th picture.
     """
-    pictures = Pictures(crop)
     whole = len(shards) // size * size
-    for number, name in enumerate(shards):
-        if number < whole and number % size != rank:
-            continue
+    mine: Share = [(name, 0, 1) for name in shards[rank:whole:size]]
+    return mine + [(name, rank, size) for name in shards[whole:]]
+
+
+def read_share(
+    shards: Sequence[str], open_shard: Open, crop: int, rank: int, size: int, log: Log = print
+) -> Pictures:
+    """The pictures of process ``rank`` out of ``size``, see ``share_of``."""
+    pictures = Pictures(crop)
+    for name, first, every in share_of(shards, rank, size):
         with open_shard(name) as stream:
-            shared = number >= whole
-            pictures.add_tar(name, stream, log, *((rank, size) if shared else ()))
+            pictures.add_tar(name, stream, log, first, every)
     return pictures
+
+
+class ShardWindow:
+    """Some shards of a share at a time, for corpora that are larger than memory.
+
+    The share is gone through in a random order, round and round. Every ``steps`` steps of the
+    training the next shard takes the place of the oldest; it has been read meanwhile. Which
+    shards belong to a step follows from the seed alone, so a run that was interrupted goes on with
+    those that it would have had.
+    """
+
+    def __init__(
+        self,
+        share: Share,
+        open_shard: Open,
+        crop: int,
+        shards: int,
+        steps: int,
+        seed: int,
+        log: Log = print,
+    ) -> None:
+        self._share, self._open, self._crop, self._log = share, open_shard, crop, log
+        self._shards, self._steps = shards, steps
+        self._order = np.random.default_rng(seed).permutation(len(share))
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="shards")
+        self._read: dict[int, Future[Pictures]] = {}
+        self._first, self._now = -1, Pictures(crop)
+
+    def at(self, step: int) -> Pictures:
+        """The pictures of a step. Raises what reading their shards raised."""
+        first = step // self._steps
+        if first != self._first:
+            wanted = range(first, first + self._shards)
+            ahead = range(first, first + self._shards + 1)
+            self._read = {turn: self._read.get(turn) or self._start(turn) for turn in ahead}
+            self._now = Pictures(self._crop)
+            for turn in wanted:
+                self._now.extend(self._read[turn].result())
+            if not len(self._now):
+                names = sorted({self._piece(turn)[0] for turn in wanted})
+                raise StrataError(f"no picture of at least 16x16 in {', '.join(names)}")
+            self._first = first
+        return self._now
+
+    def close(self) -> None:
+        """Read no further."""
+        self._reader.shutdown(wait=False, cancel_futures=True)
+
+    def _start(self, turn: int) -> "Future[Pictures]":
+        return self._reader.submit(self._pictures_of, turn)
+
+    def _piece(self, turn: int) -> tuple[str, int, int]:
+        return self._share[self._order[turn % len(self._share)]]
+
+    def _pictures_of(self, turn: int) -> Pictures:
+        name, first, every = self._piece(turn)
+        pictures = Pictures(self._crop)
+        with self._open(name) as stream:
+            pictures.add_tar(name, stream, self._log, first, every)
+        return pictures

@@ -28,7 +28,7 @@ from .trainable import (
     write_training_file,
 )
 from .training import train
-from .training_data import Log, Open, Pictures, read_share
+from .training_data import Log, Open, Pictures, ShardWindow, read_share, share_of
 
 VALIDATION_PICTURES = 16
 COUNTED_CROPS = 128  # on which a model's tables are counted
@@ -89,11 +89,23 @@ def run(
     recipe: Recipe = recipes.RECIPES[settings.recipe]
     config = dataclasses.replace(recipe.training, **settings.training)
     trackers = team.lead(lambda: Trackers.check(settings.trackers))
-    if config.batch < 1 or config.accumulate < 1:
-        team.lead(partial(_refuse, "--batch and --accumulate must be at least 1"))
+    if min(config.batch, config.accumulate, config.steps_per_shard) < 1:
+        least = "--batch, --accumulate and --steps-per-shard must be at least 1"
+        team.lead(partial(_refuse, least))
 
-    def read() -> tuple[Pictures, list[np.ndarray]]:
-        pictures = read_share(settings.data, open_shard, config.crop, team.rank, team.size, log)
+    if config.shards_at_once and not settings.validation:
+        team.lead(partial(_refuse, "--shards-at-once: name pictures to measure on (--validate)"))
+
+    def read() -> tuple[Pictures | ShardWindow, Pictures, list[np.ndarray]]:
+        """What to train on, the pictures to begin with, those to measure on."""
+        share = share_of(settings.data, team.rank, team.size)
+        source: Pictures | ShardWindow
+        if 0 < config.shards_at_once < len(share):
+            held, steps = config.shards_at_once, config.steps_per_shard
+            source = ShardWindow(share, open_shard, config.crop, held, steps, config.seed, log)
+        else:
+            source = read_share(settings.data, open_shard, config.crop, team.rank, team.size, log)
+        pictures = source.at(0)
         validation = []
         if team.rank == 0 and settings.validation:
             others = read_share(settings.validation, open_shard, 1, 0, 1, log)
@@ -103,9 +115,9 @@ def run(
         if not len(pictures):
             whose = f" for worker {team.rank} of {team.size}" if team.size > 1 else ""
             raise TrainingError(f"--data holds no picture of at least 16x16{whose}")
-        return pictures, centre_crops(validation)
+        return source, pictures, centre_crops(validation)
 
-    pictures, crops = team.everywhere(read)
+    source, pictures, crops = team.everywhere(read)
     start = init or (settings.init and Path(settings.init)) or None
     trainable = _make(settings, recipes, pictures, config.seed, folder, team, start)
     card = {
@@ -128,7 +140,7 @@ def run(
         train(
             trainable.model,
             trainable.objective,
-            pictures,
+            source,
             config,
             folder,
             saver(trainable, folder.path, crops, device, card, counted),
@@ -138,6 +150,7 @@ def run(
             track=trackers,
         )
     finally:
+        source.close()
         trackers.close()
 
 

@@ -1,5 +1,7 @@
 """The training loop: what it trains, what it leaves alone, and where it goes on."""
 
+from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from codec import InvalidModelError
+from codec.images import write_image
 from codec.runs import RunFolder, checkpoint_name
 from codec.training import TrainingConfig, learning_rate, train
-from codec.training_data import Pictures
+from codec.training_data import Pictures, ShardWindow, share_of
 from tests.codec.toy_recipes import ToyModel
+from tests.pipeline.makers import tar_bytes
 
 CONFIG = TrainingConfig(steps=5, learning_rate=0.1, warmup=1, batch=2)
 
@@ -72,6 +76,37 @@ def test_a_run_goes_on_where_it_was(tmp_path: Path) -> None:
     (in_parts,) = run(tmp_path / "parts", ToyModel(), longer)
     (at_once,) = run(tmp_path / "whole", ToyModel(), longer)
     torch.testing.assert_close(in_parts["scale"], at_once["scale"])
+
+
+def test_a_run_on_a_window_of_shards_goes_on_with_the_same_pictures(tmp_path: Path) -> None:
+    contents = {}
+    for number in range(4):
+        picture = write_image(np.full((16, 16, 3), 60 * number, np.uint8), None, "png")
+        contents[f"{number}.tar"] = tar_bytes([("a.png", picture)])
+
+    def objective(
+        model: nn.Module, images: Tensor, rng: np.random.Generator
+    ) -> tuple[Tensor, dict[str, float]]:
+        seen.extend(images[:, 0, 0, 0].tolist())
+        loss = (model.scale - images.float().mean() / 255).square().sum()
+        return loss, {"loss": float(loss.detach())}
+
+    def run_for(steps: int, out: Path) -> Tensor:
+        share = share_of(list(contents), 0, 1)
+        window = ShardWindow(share, lambda name: BytesIO(contents[name]), 16, 2, 3, 0, str)
+        model = ToyModel()
+        config = replace(CONFIG, steps=steps, final_rate=1.0)
+        train(model, objective, window, config, RunFolder(out), lambda *_: {}, log=str)
+        window.close()
+        return model.scale.detach()
+
+    seen: list[int] = []
+    whole, expected = run_for(20, tmp_path / "whole"), list(seen)
+    assert set(expected) == {0, 60, 120, 180}
+    seen.clear()
+    run_for(8, tmp_path / "parts")
+    assert torch.equal(run_for(20, tmp_path / "parts"), whole)
+    assert seen == expected
 
 
 def test_a_checkpoint_may_hold_more_averages_than_are_trained_now(tmp_path: Path) -> None:

@@ -1,14 +1,17 @@
 """Training pictures: crops, flips, and groups of one size."""
 
 import io
+import itertools
 import json
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from codec.training_data import Pictures, read_share
+from codec import StrataError
+from codec.training_data import Pictures, ShardWindow, read_share, share_of
 from tests.codec.models import noise_pictures
 from tests.pipeline.makers import png, write_tar
 
@@ -55,3 +58,84 @@ def test_workers_share_the_pictures(tmp_path: Path, size: int) -> None:
     assert len(sources) == 15
     alone = 3 // size * size
     assert [once[name] for name in shards] == [1] * alone + [size] * (3 - alone)
+
+
+def numbered(folder: Path, shards: int, each: int = 2) -> list[str]:
+    """Shards of grey pictures, whose value is their shard's number."""
+    names = []
+    for number in range(shards):
+        out = io.BytesIO()
+        Image.new("RGB", (20, 20), (number,) * 3).save(out, "png")
+        files = [(f"{i}.png", out.getvalue()) for i in range(each)]
+        names.append(str(write_tar(folder / f"{number}.tar", files)))
+    return names
+
+
+def opened_here(name: str) -> io.BytesIO:
+    return io.BytesIO(Path(name).read_bytes())
+
+
+def values(pictures: Pictures) -> list[int]:
+    return sorted(int(picture[0, 0, 0]) for picture in pictures.large)
+
+
+def test_a_window_goes_through_all_shards_a_few_at_a_time(tmp_path: Path) -> None:
+    shards = numbered(tmp_path, 7)
+    opened: list[int] = []
+
+    def open_shard(name: str) -> io.BytesIO:
+        opened.append(int(Path(name).stem))
+        return io.BytesIO(Path(name).read_bytes())
+
+    def window(seed: int = 0) -> ShardWindow:
+        return ShardWindow(share_of(shards, 0, 1), open_shard, 8, 3, 10, seed, str)
+
+    one = window()
+    seen = []
+    for step in range(140):  # twice round
+        pictures = one.at(step)
+        assert pictures is one.at(step)
+        assert len(pictures) == 6
+        if step % 10 == 0:
+            seen.append(values(pictures))
+            begun = len(opened)
+        assert len(opened) <= step // 10 + 4  # three, and one that is being read meanwhile
+        assert len(opened) >= begun
+    one.close()
+    assert opened[:7] == opened[7:14] != sorted(opened[:7]) == list(range(7))
+    for before, after in itertools.pairwise(seen):
+        assert len(set(before) & set(after)) == 2
+    # A run that goes on amid its steps has what it would have had.
+    resumed = window()
+    assert values(resumed.at(55)) == seen[5]
+    assert values(resumed.at(60)) == seen[6]
+    resumed.close()
+    other = window(seed=1)
+    assert [values(other.at(step)) for step in range(0, 140, 10)] != seen
+    other.close()
+
+
+def test_workers_have_windows_of_their_own_shares(tmp_path: Path) -> None:
+    shards = numbered(tmp_path, 5)
+    found = []
+    for rank in range(2):
+        share = share_of(shards, rank, 2)
+        one = ShardWindow(share, opened_here, 8, 1, 1, 0, str)
+        for step in range(len(share)):
+            found += values(one.at(step))
+        one.close()
+    assert sorted(found) == sorted([0, 1, 2, 3, 4] * 2)
+
+
+def test_a_window_says_which_shards_hold_nothing(tmp_path: Path) -> None:
+    shards = numbered(tmp_path, 3)
+    write_tar(tmp_path / "1.tar", [("a.txt", b"no picture")])
+    one = ShardWindow(share_of(shards, 0, 1), opened_here, 8, 1, 1, 0, str)
+    with pytest.raises(StrataError, match=r"no picture of at least 16x16 in .*1\.tar"):
+        [one.at(step) for step in range(3)]
+    one.close()
+    (tmp_path / "2.tar").unlink()
+    gone = ShardWindow(share_of(shards, 0, 1), opened_here, 8, 2, 1, 0, str)
+    with pytest.raises(FileNotFoundError, match=r"2\.tar"):
+        [gone.at(step) for step in range(3)]
+    gone.close()

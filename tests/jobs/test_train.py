@@ -46,6 +46,29 @@ def command(*arguments: object) -> list[str]:
     return ["--config", "tiny", "--threads", "1", "--batch", "2", *map(str, arguments)]
 
 
+def test_shards_a_few_at_a_time(
+    shard: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(training_run, "COUNTED_CROPS", 8)
+    shards = [tmp_path / f"{number}.tar" for number in range(3)]
+    for copy in shards:
+        copy.write_bytes(shard.read_bytes())
+    few = ["--shards-at-once", 1, "--steps-per-shard", 2, "--steps", 4, "--out", tmp_path / "run"]
+    options = command("--data", *shards, *few)
+    job = load_job("train")
+    assert job.main(options) == 2
+    assert "--shards-at-once: name pictures to measure on" in capsys.readouterr().err
+    assert job.main([*options, "--validate", str(shard)]) == 0
+    read = [line for line in capsys.readouterr().out.splitlines() if line.endswith("12 pictures")]
+    assert len({line for line in read if str(shard) not in line}) >= 2
+    card = json.loads((tmp_path / "run" / "card.json").read_text())
+    assert card["pictures"] == {"noise (CC0)": 12}
+    assert card["training"]["shards_at_once"] == 1
+
+
 @pytest.mark.slow
 def test_train_resume_and_go_on(
     shard: Path,
