@@ -191,10 +191,7 @@ def serve_until_told(given: argparse.Namespace, told: threading.Event) -> int:
     from pipeline.serving.service import Settings
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    shape = cluster.share(given.replicas, given.device, 1 << 20, given.cpus_per_replica)
-    if given.replicas is None and shape.device == "cpu":
-        replicas = min(shape.workers, MOST_CPU_REPLICAS)
-        shape = cluster.share(replicas, given.device, 1 << 20, given.cpus_per_replica)
+    shape = replicas_of(given)
     settings = Settings(url, given.input_options, shape.device, limits_of(given))
     if told.is_set():
         return 0
@@ -215,6 +212,15 @@ def serve_until_told(given: argparse.Namespace, told: threading.Event) -> int:
         return _wait(serve, told)
     finally:
         _end(serve, limits_of(given).deadline)
+
+
+def replicas_of(given: argparse.Namespace) -> cluster.WorkerShape:
+    """How many server processes, and what each owns of the connected cluster."""
+    shape = cluster.share(given.replicas, given.device, 1 << 20, given.cpus_per_replica)
+    if given.replicas is None and shape.device == "cpu":
+        replicas = min(shape.workers, MOST_CPU_REPLICAS)
+        shape = cluster.share(replicas, given.device, 1 << 20, given.cpus_per_replica)
+    return shape
 
 
 def _check_serve(serve: Any, given: argparse.Namespace) -> None:
