@@ -50,7 +50,9 @@ def _matrix(name: str, dtype: torch.dtype, device: torch.device, exact: bool) ->
     values = _MATRICES[name]
     if exact:
         values = np.round(values * (1 << _FRACTION_BITS))
-    return torch.from_numpy(values).to(device=device, dtype=dtype)
+    # Made in inference mode it could not be trained with later.
+    with torch.inference_mode(False):
+        return torch.from_numpy(values).to(device=device, dtype=dtype)
 
 
 def _lap(x: torch.Tensor, matrix: torch.Tensor, dim: int, gain: float = 1.0) -> torch.Tensor:
@@ -176,4 +178,5 @@ def _reduction(scale: int, dtype: torch.dtype, device: torch.device) -> torch.Te
     line = line / mean[:, None, None]
     kernel = np.einsum("yiu,xjv->yxuvij", line, line)
     kernel = kernel.reshape((BLOCK // scale) ** 2, count**2, 2 * reach + 1, 2 * reach + 1)
-    return torch.from_numpy(kernel).to(device=device, dtype=dtype)
+    with torch.inference_mode(False):
+        return torch.from_numpy(kernel).to(device=device, dtype=dtype)

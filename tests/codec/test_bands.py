@@ -66,3 +66,14 @@ def test_the_reduced_inverse_keeps_a_flat_colour(scale: int) -> None:
         chosen = torch.from_numpy(bands.reduced_bands(scale))
         reduced = bands.inverse_reduced(coefficients[:, chosen], scale)
         assert (reduced - flat).abs().max() < 0.01
+
+
+def test_gradients_flow_in_a_process_that_has_decoded() -> None:
+    bands._matrix.cache_clear()
+    x = torch.randn(1, 3, 16, 16)
+    with torch.inference_mode():
+        bands.inverse(bands.forward(x))
+    x.requires_grad_()
+    bands.inverse(bands.forward(x)).square().sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, 2 * x.detach())
