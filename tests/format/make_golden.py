@@ -28,7 +28,8 @@ from pipeline.shards import expand_inputs
 from pipeline.storage import Store
 from pipeline.worker import ShardCompressor, ShardJob
 
-SHOWN = {"uqdm-small": (0, 1, 3, 7), "cdc-small": (0, 1, 4, 8)}  # layers
+SHOWN = {"uqdm-small": (0, 1, 3, 7), "uqdm-exact": (0, 1, 3, 5), "cdc-small": (0, 1, 4, 8)}
+SIZES = {"uqdm-small": (45, 60), "uqdm-exact": (45, 60), "cdc-small": (70, 83)}
 
 
 def picture(height: int, width: int, scale: int = 4) -> np.ndarray:
@@ -39,7 +40,7 @@ def picture(height: int, width: int, scale: int = 4) -> np.ndarray:
 
 
 def write_streams(folder: Path) -> None:
-    for name, size in (("uqdm-small", (45, 60)), ("cdc-small", (70, 83))):
+    for name, size in SIZES.items():
         codec = load_codec(name)
         original = picture(*size, 4 if name.startswith("uqdm") else 3)
         (encoded,) = codec.encode([original])
