@@ -16,5 +16,5 @@ real=cdc-small,quality=0,decoder=diffusion,prefixes=no
 evaluate --data "$px64" --section px64 --model uqdm-small uqdm-exact cdc-small --output "$reports/px64" "$@"
 evaluate --data "$kodak" --section kodak --output "$reports/kodak" --model uqdm-small uqdm-exact cdc-small \
     $real,steps=8,noise_scale=0.8 $real,steps=17,noise_scale=0.8 \
-    $real,steps=17,noise_scale=0.8,seed=1 $real,steps=17,noise_scale=0.5 \
+    $real,steps=17,noise_scale=0.8,seed=1 $real,steps=17,noise_scale=0.5 $real,steps=17,noise_scale=0 \
     --given "mean-scale hyperprior=0.198:29.36,0.461:32.95" "$@"
