@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -91,6 +92,11 @@ def test_a_window_goes_through_all_shards_a_few_at_a_time(tmp_path: Path) -> Non
         return ShardWindow(share_of(shards, 0, 1), open_shard, 8, 3, 10, seed, str)
 
     one = window()
+    one.at(0)
+    deadline = time.monotonic() + 30
+    while len(opened) < 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(opened) == 4  # the next one is read before it is asked for
     seen = []
     for step in range(140):  # twice round
         pictures = one.at(step)
