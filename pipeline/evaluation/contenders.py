@@ -1,11 +1,14 @@
 """What is measured: models with their options, one contender for each quality, and peers."""
 
+import hashlib
 import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from codec import Codec, load_codec
 from codec.errors import UnknownModelError
@@ -139,16 +142,38 @@ def _of_model(
     name = label or " ".join([short, *(f"{key}={value}" for key, value in given.items())])
     contenders = []
     for quality in qualities:
-        spec = {
+        spec: dict[str, Any] = {
             "model_id": codec.model_id,
             "encode": encode | ({} if quality is None else {"quality": quality}),
             "decode": decode,
             "layers": min(layers or codec.num_layers, codec.num_layers),
             "prefixes": PREFIXES[prefixes],
         }
+        spec["encoder"] = _encoder(codec, spec)
         setting = "" if quality is None else f"quality {quality}"
         contenders.append(Contender(name, setting, spec))
     return contenders
+
+
+def _encoder(codec: Codec, spec: Mapping[str, Any]) -> str:
+    """What tells two versions of an encoder apart: the bytes that it makes of one picture.
+
+    A model's id names what decodes. Which of many possible streams the encoder sends may change
+    from one version of the program to the next, and all figures with it.
+    """
+    try:
+        (stream,) = codec.encode([_trial_picture()], layers=spec["layers"], **spec["encode"])
+    except Exception:  # whatever is wrong with it, its workers will say
+        return "none"
+    return hashlib.sha256(stream.header + b"".join(stream.layers)).hexdigest()[:16]
+
+
+def _trial_picture() -> np.ndarray:
+    """``(64, 64, 3) uint8``: slopes, edges and noise, by integers alone, alike everywhere."""
+    y, x = np.mgrid[:64, :64]
+    slopes = np.stack([x * y // 16, x * x // 24 + y, 2 * y + 64 * (x // 20)], -1) % 256
+    noise = np.random.RandomState(0).randint(-8, 9, slopes.shape)  # whose numbers are frozen
+    return (slopes + noise).clip(0, 255).astype(np.uint8)
 
 
 def _value(text: str) -> Any:

@@ -110,6 +110,26 @@ def test_a_changed_shard_is_measured_anew(run: Runner, tmp_path: Path) -> None:
     assert told(tmp_path)["pictures"]["count"] == 2
 
 
+def test_an_encoder_that_has_changed_is_measured_anew(
+    run: Runner, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.codec.toy import ToyScheme
+
+    data = run.tar("a.tar", png_samples((24, 24)))
+    run(data, models=(f"{model},quality=1",), peers=("jpeg",))
+    before = series(tmp_path, "toy")["points"]
+    encode = ToyScheme.encode
+
+    def darker(self: Any, images: Any, *rest: Any, **options: Any) -> Any:
+        return encode(self, [image // 2 for image in images], *rest, **options)
+
+    monkeypatch.setattr(ToyScheme, "encode", darker)
+    run(data, models=(f"{model},quality=1",), peers=("jpeg",))
+    assert [name.startswith("jpeg") for name in run.done] == [False]
+    after = series(tmp_path, "toy")["points"]
+    assert after[-1]["psnr"] < before[-1]["psnr"]
+
+
 def test_pictures_that_fail_are_named_and_left_out_for_everybody(
     run: Runner, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
