@@ -20,7 +20,8 @@ from ..training import TrainingConfig
 from ..training_data import Pictures
 from .counting import count_tables
 from .nested import NestedConfig, to_bands
-from .nested_model import NestedModel, NestedObjective
+from .nested_model import NestedModel
+from .nested_objective import NestedObjective
 from .nested_scheme import NestedScheme
 from .universal import UniversalScheme
 from .universal_model import UniversalConfig, UniversalModel

@@ -12,7 +12,8 @@ from codec.trainable import write_training_file
 from codec.training_data import Pictures
 from codec.uqdm import first, nested, recipes
 from codec.uqdm.codec import UQDMCodec
-from codec.uqdm.nested_model import NestedModel, NestedObjective
+from codec.uqdm.nested_model import NestedModel
+from codec.uqdm.nested_objective import NestedObjective
 from codec.uqdm.nested_scheme import NestedScheme
 from tests.codec.models import nested_model, noise_pictures, write_nested_model
 

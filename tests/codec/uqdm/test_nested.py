@@ -9,7 +9,7 @@ import torch
 from codec import CorruptStreamError, EncodedImage, UnknownModelError, entropy, load_codec
 from codec.uqdm import large, network, recipes
 from codec.uqdm.codec import UQDMCodec
-from codec.uqdm.nested_model import NestedObjective
+from codec.uqdm.nested_objective import NestedObjective
 from codec.uqdm.nested_scheme import NestedScheme
 from codec.uqdm.network import IntegerNetwork
 from tests.codec.models import nested_model, noise_pictures, write_nested_model

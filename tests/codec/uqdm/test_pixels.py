@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from codec import CorruptStreamError, EncodedImage, InvalidModelError, entropy, load_codec, zoo
-from codec.uqdm import nested_model as training
 from codec.uqdm import network, pixels, recipes
 from codec.uqdm.codec import UQDMCodec
+from codec.uqdm.nested_objective import NestedObjective
 from tests.codec.models import nested_model, noise_pictures, write_nested_model
 
 
@@ -78,9 +78,7 @@ def test_the_loss_is_the_length_of_the_layer() -> None:
     step = model.config.num_steps - 1
     with torch.no_grad():
         (losses,) = model(images, [step])
-    tensors = recipes.UQDMTrainable(
-        model, training.NestedObjective(), model.model_config()
-    ).tensors()
+    tensors = recipes.UQDMTrainable(model, NestedObjective(), model.model_config()).tensors()
     scheme = recipes.NestedScheme(model.model_config(), tensors, "cpu")
     (stream,) = scheme.encode(list(images.permute(0, 2, 3, 1).numpy()), [0], 5)
     bits = sum(entropy.cross_entropy(*part) for part in stream[4].parts()) / 64**2
@@ -90,7 +88,7 @@ def test_the_loss_is_the_length_of_the_layer() -> None:
 def test_training_it_alone_leaves_everything_else() -> None:
     model = recipes.with_pixel_network(nested_model())
     model.train_pixels_only()
-    objective = training.NestedObjective()
+    objective = NestedObjective()
     loss, figures = objective(model, noise_pictures(4, 64), np.random.default_rng(0))
     loss.backward()
     assert figures["bpp"] > 0
