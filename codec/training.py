@@ -56,6 +56,12 @@ class TrainingConfig:
     )
     crop: int = 128
     small_share: float = 0.25  # of batches made of pictures smaller than a crop
+    counted_crops: int = field(
+        default=128,
+        metadata={
+            "help": "crops on which a model's tables are counted, whenever its file is written"
+        },
+    )
     shards_at_once: int = field(
         default=0,
         metadata={

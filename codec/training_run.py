@@ -31,7 +31,6 @@ from .training import train
 from .training_data import Log, Open, Pictures, ShardWindow, read_share, share_of
 
 VALIDATION_PICTURES = 16
-COUNTED_CROPS = 128  # on which a model's tables are counted
 
 
 class TrainingError(StrataError):
@@ -50,7 +49,6 @@ class RunSettings:
         loss: fields of the codec's ObjectiveConfig that were given.
         data, validation: names of shards; validation may be empty.
         trackers: where figures go besides the log; see ``tracking``.
-        counted: crops that a model's tables are counted on.
     """
 
     codec: str
@@ -61,7 +59,6 @@ class RunSettings:
     training: Mapping[str, Any] = field(default_factory=dict)
     loss: Mapping[str, Any] = field(default_factory=dict)
     trackers: tuple[str, ...] = ()
-    counted: int = field(default_factory=lambda: COUNTED_CROPS)
 
 
 def recipes_of(codec: str) -> Any:
@@ -89,8 +86,8 @@ def run(
     recipe: Recipe = recipes.RECIPES[settings.recipe]
     config = dataclasses.replace(recipe.training, **settings.training)
     trackers = team.lead(lambda: Trackers.check(settings.trackers))
-    if min(config.batch, config.accumulate, config.steps_per_shard) < 1:
-        least = "--batch, --accumulate and --steps-per-shard must be at least 1"
+    if min(config.batch, config.accumulate, config.steps_per_shard, config.counted_crops) < 1:
+        least = "--batch, --accumulate, --steps-per-shard, --counted-crops must be at least 1"
         team.lead(partial(_refuse, least))
 
     if config.shards_at_once and not settings.validation:
@@ -127,7 +124,7 @@ def run(
     }
     counted: list[np.ndarray] = []
     if team.rank == 0:
-        counted = pictures.mixture(settings.counted, np.random.default_rng(config.seed))
+        counted = pictures.mixture(config.counted_crops, np.random.default_rng(config.seed))
     if team.rank == 0:
         together = config.batch * config.accumulate * team.size
         if together != config.batch:

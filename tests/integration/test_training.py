@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from codec import load_codec, training_run
+from codec import load_codec
 from codec.runs import checkpoint_step, newest_first
 from codec.trainable import TRAINING_FILE
 from pipeline import cluster
@@ -28,7 +28,6 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600
 @pytest.fixture
 def train(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """jobs/train.py in this process and on its Ray."""
-    monkeypatch.setattr(training_run, "COUNTED_CROPS", 4)
     monkeypatch.setattr(cluster, "disconnect", lambda: None)
     return load_job("train")
 
@@ -57,6 +56,7 @@ def test_a_killed_worker_changes_nothing(
 ) -> None:
     recipe = ["--config", "tiny", "--batch", "4", "--crop", "32", "--validate", f"{shards}/0.tar"]
     recipe += ["--warmup", "10", "--learning-rate", "0.001", "--checkpoint-minutes", "0"]
+    recipe += ["--counted-crops", "4"]
     run = Store(f"{s3}/training-runs/{tmp_path.name}-{time.time_ns()}")
     again = [*recipe, "--data", shards, "--out", run.url]
     together = [*again, "--steps", str(STEPS), "--workers", "2", "--device", "cpu"]

@@ -13,7 +13,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
-from codec import InvalidModelError, load_codec, training_run
+from codec import InvalidModelError, load_codec, zoo
 from codec.uqdm import recipes
 from tests.codec import toy, toy_recipes
 from tests.codec.models import noise_pictures, write_nested_model
@@ -43,16 +43,13 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(*arguments: object) -> list[str]:
-    return ["--config", "tiny", "--threads", "1", "--batch", "2", *map(str, arguments)]
+    few = ["--counted-crops", "8"]  # seconds instead of half a minute
+    return ["--config", "tiny", "--threads", "1", "--batch", "2", *few, *map(str, arguments)]
 
 
 def test_shards_a_few_at_a_time(
-    shard: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    shard: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(training_run, "COUNTED_CROPS", 8)
     shards = [tmp_path / f"{number}.tar" for number in range(3)]
     for copy in shards:
         copy.write_bytes(shard.read_bytes())
@@ -71,15 +68,11 @@ def test_shards_a_few_at_a_time(
 
 @pytest.mark.slow
 def test_train_resume_and_go_on(
-    shard: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    shard: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
     options = ["--data", shard, "--validate", shard, "--out", out]
     job = load_job("train")
-    monkeypatch.setattr(training_run, "COUNTED_CROPS", 8)  # for seconds instead of half a minute
     assert job.main(command(*options, "--steps", 6)) == 0
     assert "broken.png left out" in capsys.readouterr().out
     card = json.loads((out / "card.json").read_text())
@@ -92,6 +85,11 @@ def test_train_resume_and_go_on(
     assert "resumed" in capsys.readouterr().out
     card = json.loads((out / "card.json").read_text())
     assert [entry["step"] for entry in card["learning_curve"]] == [6, 9]
+    model = zoo.model_id(out / zoo.MODEL_FILE)
+    assert job.main(command(*options, "--steps", 9, "--counted-crops", 12)) == 0
+    card = json.loads((out / "card.json").read_text())
+    assert (card["steps"], card["training"]["counted_crops"]) == (9, 12)
+    assert zoo.model_id(out / zoo.MODEL_FILE) != model  # other tables of the same weights
     codec = load_codec(out)
     picture = np.zeros((20, 20, 3), np.uint8)
     np.testing.assert_array_equal(codec.decode(codec.encode([picture]))[0], picture)
