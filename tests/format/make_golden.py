@@ -1,9 +1,9 @@
-"""Makes the golden files: run once for a release, whose files are then kept and decode for ever.
+"""Makes golden files: run once for a model that is shipped, to be kept and decoded for ever.
 
-    python tests/format/make_golden.py NEW_FOLDER
+    python tests/format/make_golden.py tests/format/golden/2 uqdm-small
 
-They are files of the shipped models of that release, which must stay where they are (a model's id
-is in every stream): if others are shipped one day, put these beside the golden files.
+``golden/1`` has those of the first models and a dataset, higher numbers those of models shipped
+later. A model that is shipped no more moves to ``golden/models``: its id is in every stream.
 """
 
 import io
@@ -11,6 +11,7 @@ import platform
 import shutil
 import sys
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 from unittest import mock
 
@@ -39,10 +40,10 @@ def picture(height: int, width: int, scale: int = 4) -> np.ndarray:
     return np.rint(means).astype(np.uint8)
 
 
-def write_streams(folder: Path) -> None:
-    for name, size in SIZES.items():
+def write_streams(folder: Path, names: Sequence[str]) -> None:
+    for name in names:
         codec = load_codec(name)
-        original = picture(*size, 4 if name.startswith("uqdm") else 3)
+        original = picture(*SIZES[name], 4 if name.startswith("uqdm") else 3)
         (encoded,) = codec.encode([original])
         (folder / f"{name}.strata").write_bytes(encoded.to_bytes())
         for layers in SHOWN[name]:
@@ -97,7 +98,8 @@ def write_dataset(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    target = Path(sys.argv[1])
+    target, *names = Path(sys.argv[1]), *sys.argv[2:]
     target.mkdir(parents=True)
-    write_streams(target)
-    write_dataset(target / "dataset")
+    write_streams(target, names or [*SIZES])
+    if not names:
+        write_dataset(target / "dataset")

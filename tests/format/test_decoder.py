@@ -11,9 +11,9 @@ from codec.cdc.scheme import CDCScheme
 from tests.codec.models import write_nested_model
 from tests.conftest import ROOT
 from tests.format import decoder
+from tests.format.golden_files import STREAMS, read_golden, title
 from tests.format.make_golden import picture
 
-GOLDEN = Path(__file__).parent / "golden"
 PAGE = (ROOT / "docs" / "format.md").read_text()
 
 
@@ -44,9 +44,12 @@ def check_nested(codec: Codec, encoded: EncodedImage, original: np.ndarray) -> N
         assert np.abs(shown.astype(int) - expected).max() <= 1
 
 
-def test_the_golden_stream_of_uqdm_decodes_to_its_picture(uqdm: Codec) -> None:
-    encoded = EncodedImage.from_bytes((GOLDEN / "uqdm-small.strata").read_bytes())
-    check_nested(uqdm, encoded, picture(45, 60))
+@pytest.mark.parametrize(
+    "file", [file for file in STREAMS if file.stem.startswith("uqdm")], ids=title
+)
+def test_the_golden_streams_of_uqdm_decode_to_their_picture(file: Path) -> None:
+    encoded, codec = read_golden(file)
+    check_nested(codec, encoded, picture(45, 60))
 
 
 @pytest.mark.parametrize(
@@ -71,10 +74,10 @@ def test_a_lossless_layer_of_a_pixel_network_decodes(tmp_path: Path, original: n
 
 
 def test_a_prefix_of_a_uqdm_stream_decodes(uqdm: Codec) -> None:
-    data = (GOLDEN / "uqdm-small.strata").read_bytes()
-    whole, cut = decoder.read_stream(data), EncodedImage.from_bytes(data).truncate(3).to_bytes()
+    (encoded,) = uqdm.encode([picture(24, 40)])
+    whole, cut = (decoder.read_stream(x.to_bytes()) for x in (encoded, encoded.truncate(3)))
     own = decoder.Nested(decoder.Model(uqdm.model_path))
-    for a, b in zip(own.decode(decoder.read_stream(cut)), own.decode(whole), strict=False):
+    for a, b in zip(own.decode(cut), own.decode(whole), strict=False):
         np.testing.assert_array_equal(a, b)
 
 
@@ -97,8 +100,12 @@ def check_cdc(codec: Codec, encoded: EncodedImage, quality: int) -> None:
     assert len(rest) == codec.num_layers - 1
 
 
-def test_the_golden_stream_of_cdc_decodes_to_its_integers(cdc: Codec) -> None:
-    check_cdc(cdc, EncodedImage.from_bytes((GOLDEN / "cdc-small.strata").read_bytes()), 2)
+@pytest.mark.parametrize(
+    "file", [file for file in STREAMS if file.stem.startswith("cdc")], ids=title
+)
+def test_the_golden_streams_of_cdc_decode_to_their_integers(file: Path) -> None:
+    encoded, codec = read_golden(file)
+    check_cdc(codec, encoded, 2)
 
 
 @pytest.mark.parametrize("quality", [0, 4])

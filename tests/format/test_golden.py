@@ -1,4 +1,4 @@
-"""Files of the first release that has a specification decode for ever."""
+"""Files of every release since there is a specification decode for ever."""
 
 import hashlib
 import json
@@ -8,22 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from codec import EncodedImage, load_codec, zoo
+from codec import EncodedImage, zoo
 from codec.images import read_image, unpack_alpha
 from pipeline import open_dataset
 from pipeline.storage import Store
 from pipeline.verification.checks import read_manifest, read_plan
+from tests.format.golden_files import GOLDEN, STREAMS, models, read_golden, title
 from tests.format.make_golden import SHOWN, picture
 
-GOLDEN = Path(__file__).parent / "golden"
 
-
-@pytest.mark.parametrize("name", sorted(SHOWN))
-def test_golden_streams_decode(name: str) -> None:
-    codec = load_codec(name)
-    encoded = EncodedImage.from_bytes((GOLDEN / f"{name}.strata").read_bytes())
-    for layers in SHOWN[name]:
-        expected = read_image((GOLDEN / f"{name}-{layers}.png").read_bytes()).rgb
+@pytest.mark.parametrize("file", STREAMS, ids=title)
+def test_golden_streams_decode(file: Path) -> None:
+    encoded, codec = read_golden(file)
+    for layers in SHOWN[file.stem]:
+        expected = read_image(file.with_name(f"{file.stem}-{layers}.png").read_bytes()).rgb
         (shown,) = codec.decode([encoded], layers=layers)
         if codec.lossless and layers == codec.num_layers:
             np.testing.assert_array_equal(shown, expected)
@@ -34,15 +32,20 @@ def test_golden_streams_decode(name: str) -> None:
             assert difference.mean() < 0.1
 
 
+@pytest.mark.parametrize("name", sorted(SHOWN))
+def test_every_shipped_model_has_golden_files(name: str) -> None:
+    of = {EncodedImage.from_bytes(file.read_bytes()).info.model for file in STREAMS}
+    assert zoo.model_id(zoo.model_file(name))[:8] in of, "make_golden.py makes them"
+
+
 @pytest.fixture
 def dataset(tmp_path: Path) -> Path:
-    """The golden dataset with its model, which is the shipped one, put back."""
+    """The golden dataset with its model put back."""
     folder = tmp_path / "golden"
-    shutil.copytree(GOLDEN / "dataset", folder)
+    shutil.copytree(GOLDEN / "1" / "dataset", folder)
     model_id = json.loads((folder / "dataset.json").read_text())["parameters"]["model_id"]
-    shipped = {zoo.model_id(path): path for path in map(zoo.model_file, zoo.list_models())}
     (folder / "models" / model_id).mkdir(parents=True, exist_ok=True)
-    shutil.copy(shipped[model_id], folder / "models" / model_id / zoo.MODEL_FILE)
+    shutil.copy(models()[model_id], folder / "models" / model_id / zoo.MODEL_FILE)
     return folder
 
 
