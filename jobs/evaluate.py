@@ -147,6 +147,13 @@ def parse(arguments: Sequence[str] | None = None) -> EvaluateOptions:
         help="curves that others measured on the same pictures, as rates and PSNRs",
     )
     parser.add_argument(
+        "--earlier",
+        metavar="FILE",
+        help="the local report.json of an evaluation of the same pictures: its curves are taken "
+        "over, but for those measured now; of peers only those are measured that it lacks or that "
+        "--peers names",
+    )
+    parser.add_argument(
         "--markdown",
         metavar="FILE",
         help="also put tables and plots into this local document, where it has places for them",
@@ -177,6 +184,7 @@ def parse(arguments: Sequence[str] | None = None) -> EvaluateOptions:
         show_bpp=tuple(given.show_bpp),
         lpips=given.lpips,
         given=dict(given.given),
+        earlier=given.earlier,
         markdown=given.markdown,
         section=given.section or PurePath(given.data[0]).name.partition(".")[0],
         command=command(sys.argv[1:] if arguments is None else arguments),

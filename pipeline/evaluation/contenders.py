@@ -63,6 +63,9 @@ class ModelFile:
     codec: str
     path: Path
 
+    def to_json(self) -> dict[str, str]:
+        return {"name": self.name, "codec": self.codec, "model_id": self.model_id}
+
 
 @dataclass(frozen=True)
 class ModelRequest:
@@ -250,17 +253,18 @@ def check_names(contenders: Sequence[Contender]) -> None:
         seen.add(key)
 
 
-def anchor_name(contenders: Sequence[Contender], wanted: str) -> str:
+def anchor_name(contenders: Sequence[Contender], wanted: str, others: Sequence[str] = ()) -> str:
     """The name of the curve that others are held against. Raises OptionError where there is none.
 
     ``wanted`` is a peer's name or a curve's; "" is JPEG where it is measured, else the first model.
+    ``others`` are names of curves that are there beside those of the contenders.
     """
     peers = all_peers()
     title = peers[wanted].title if wanted in peers else wanted
     curves = [one for one in contenders if not one.lossless]
     names = dict.fromkeys(
         name for one in curves for name in (one.group, f"{one.group} {one.setting}".strip())
-    )
+    ) | dict.fromkeys(others)
     if not wanted:
         return peers["jpeg"].title if peers["jpeg"].title in names else next(iter(names), "")
     found = next((name for name in names if name.lower() == title.lower()), None)

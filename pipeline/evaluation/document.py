@@ -30,7 +30,7 @@ _PLACE = re.compile(
 _PLOT = re.compile(r"plot (\w+)(?: ([\d.]+)-([\d.]+))?$")
 _NOT_KEPT = ("nodes", "speed")
 # A document is about the codecs, not about who asked for it when and on which machine.
-_ABOUT = ("command", "pictures", "model", "versions")
+_ABOUT = ("command", "pictures", "model", "earlier", "versions")
 
 
 class DocumentError(StrataError):

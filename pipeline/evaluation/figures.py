@@ -49,7 +49,7 @@ class Figures:
 
     def to_json(self) -> dict[str, Any]:
         out = {"setting": self.setting, "prefix": self.prefix, "exact": self.exact}
-        numbers = {"bpp": 5, "psnr": 4, "psnr_mean": 4, "ms_ssim": 6, "swd": 6, "swd_set": 6}
+        numbers = {"bpp": 5, "psnr": 4, "psnr_mean": 4, "ms_ssim": 8, "swd": 6, "swd_set": 6}
         for name, digits in (numbers | {"lpips": 6}).items():
             value = getattr(self, name)
             if name != "lpips" or value is not None:
@@ -108,7 +108,8 @@ class Speed:
 
 @dataclass
 class Evaluation:
-    """All that was measured. ``problems`` are pictures and tasks without figures, and why."""
+    """All that was measured. ``problems`` are pictures and tasks without figures, and why;
+    ``digest`` tells sets of pictures apart."""
 
     pictures: int = 0
     pixels: int = 0
@@ -116,6 +117,7 @@ class Evaluation:
     filtered: int = 0
     bad: int = 0
     sizes: tuple[str, ...] = ()
+    digest: str = ""
     series: list[Series] = field(default_factory=list)
     speeds: list[Speed] = field(default_factory=list)
     shown: list[dict[str, Any]] = field(default_factory=list)

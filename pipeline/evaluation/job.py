@@ -35,6 +35,7 @@ from .contenders import (
     peer_contenders,
 )
 from .document import Document
+from .earlier import Earlier
 from .evaluator import (
     RECORDS,
     WEIGHTS,
@@ -44,7 +45,7 @@ from .evaluator import (
 )
 from .figures import Evaluation, collect, given_series
 from .page import page
-from .report import report, results
+from .report import pictures, report, results
 
 FORMAT = 1  # of records; a new number where any figure is defined in another way
 TASK_SAMPLES, TASK_BYTES = 32, 2 << 20  # of a task: what a killed worker has to do again
@@ -56,7 +57,9 @@ class EvaluateOptions(RunningOptions):
     """What is measured. See ``jobs/evaluate.py --help`` for the options; ``command`` is printed.
 
     ``peers`` None means all that are installed. ``given`` are curves that somebody else measured:
-    rates and PSNRs by name. ``markdown`` is a document to fill, ``section`` its name for this.
+    rates and PSNRs by name. ``earlier`` is the report.json of an evaluation of the same pictures,
+    whose other curves are taken over, and whose peers are not measured again unless they are named.
+    ``markdown`` is a document to fill, ``section`` its name for this.
     """
 
     data: tuple[str, ...]
@@ -70,6 +73,7 @@ class EvaluateOptions(RunningOptions):
     show_bpp: tuple[float, ...] = (0.15, 0.4, 1.0)
     lpips: str | None = None
     given: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
+    earlier: str | None = None
     markdown: str | None = None
     section: str = ""
     command: str = ""
@@ -108,16 +112,20 @@ def _evaluate(options: EvaluateOptions, stop: Stop, log: EventLog) -> Evaluation
     contenders, models = model_contenders(
         options.models, options.layers, options.input_options, options.scratch
     )
+    earlier = None if options.earlier is None else Earlier.read(Path(options.earlier))
     peers, notes = peer_contenders(options.peers)
+    if earlier is not None and options.peers is None:
+        peers = [one for one in peers if one.group not in earlier.groups]
     contenders += peers
     check_names(contenders)
-    if clash := set(options.given) & {one.group for one in contenders}:
+    measured = {one.group for one in contenders} | (earlier.measured if earlier else set())
+    if clash := set(options.given) & measured:
         raise OptionError(f"--given {min(clash)}: that is measured here; give it another name")
     document = None
     if options.markdown is not None:
         document = Document(Path(options.markdown), options.section)
         document.check()
-    anchor = anchor_name(contenders, options.anchor)
+    anchor = anchor_name(contenders, options.anchor, earlier.curves if earlier else ())
     store = Store(options.output, options.output_options)
     shards = expand_inputs(options.data, options.input_options)
     summary = EvaluationSummary("measured", shards=len(shards), contenders=len(contenders))
@@ -171,8 +179,16 @@ def _evaluate(options: EvaluateOptions, stop: Stop, log: EventLog) -> Evaluation
     if not found.series:
         summary.notes.append("there is no report: no picture was measured by all contenders")
         return summary
+    found.digest = _digest(pieces)
     found.series += [given_series(name, points) for name, points in options.given.items()]
-    told = report(found, models, options.data, options.command, anchor)
+    of_models = [one.to_json() for one in models]
+    sources: list[dict[str, Any]] = []
+    if earlier is not None:
+        earlier.check(pictures(found))
+        kept = earlier.complete(found)
+        sources = earlier.sources(kept)
+        of_models += earlier.models(of_models, kept)
+    told = report(found, of_models, options.data, options.command, anchor, sources)
     for one in lost:
         told["problems"].append({"of": "all", "what": one.shard, "reason": one.reason})
     if summary.stopped:
@@ -215,13 +231,31 @@ def _publish(store: Store, models: Sequence[ModelFile], lpips: str | None) -> st
 
 @dataclass(frozen=True)
 class _Piece:
-    """Samples ``start`` to ``stop`` of a shard: their bytes, and which are shown."""
+    """Samples of a shard from ``start`` on, and which of them are shown."""
 
     shard: Shard
     start: int
-    stop: int
-    nbytes: int
+    samples: tuple[Sample, ...]
     shown: tuple[int, ...]
+
+    @property
+    def stop(self) -> int:
+        return self.start + len(self.samples)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(map(_picture_bytes, self.samples))
+
+
+def _digest(pieces: Sequence[_Piece]) -> str:
+    """Of the pictures' keys and sizes in bytes: the same set has the same, wherever it lies."""
+    lines = sorted(
+        f"{_picture_bytes(sample)} {sample.key}\n"
+        for piece in pieces
+        for sample in piece.samples
+        if not sample.filtered
+    )
+    return hashlib.sha256("".join(lines).encode("utf-8", "replace")).hexdigest()[:16]
 
 
 def _pieces(
@@ -248,7 +282,7 @@ def _pieces(
             size = _picture_bytes(sample)
             full = number - start == TASK_SAMPLES or nbytes + size > TASK_BYTES
             if number > start and full:
-                out.append(_Piece(shard, start, number, nbytes, tuple(shown)))
+                out.append(_Piece(shard, start, tuple(samples[start:number]), tuple(shown)))
                 start, nbytes, shown = number, 0, []
             nbytes += size
             if not sample.filtered:
@@ -259,7 +293,7 @@ def _pieces(
                 samples = samples[: number + 1]
                 break
         if len(samples) > start:
-            out.append(_Piece(shard, start, len(samples), nbytes, tuple(shown)))
+            out.append(_Piece(shard, start, tuple(samples[start:]), tuple(shown)))
     return out
 
 

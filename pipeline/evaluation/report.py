@@ -3,12 +3,11 @@
 import importlib.metadata
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .contenders import ModelFile
 from .figures import Evaluation
 from .peers import all_peers
 from .tables import tables
@@ -17,9 +16,17 @@ _PACKAGES = ("strata-images", "torch", "numpy", "pillow", "ray")
 
 
 def report(
-    found: Evaluation, models: Sequence[ModelFile], data: Sequence[str], command: str, anchor: str
+    found: Evaluation,
+    models: Sequence[Mapping[str, str]],
+    data: Sequence[str],
+    command: str,
+    anchor: str,
+    earlier: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """``report.json``: what was measured, with what, and every figure. Keys stay.
+
+    ``models`` are names, codecs and ids; ``earlier`` says where curves come from that were not
+    measured now, see ``Earlier.sources``.
 
     Rates are bits per pixel, BD-rates percent, speeds megapixels a second; a PSNR of null is exact.
     """
@@ -30,17 +37,9 @@ def report(
         "machine": machine(),
         "nodes": list(found.nodes),
         "versions": versions(),
-        "models": [
-            {"name": one.name, "codec": one.codec, "model_id": one.model_id} for one in models
-        ],
-        "pictures": {
-            "count": found.pictures,
-            "pixels": found.pixels,
-            "sizes": list(found.sizes[:20]),
-            "with_alpha": found.alpha,
-            "bad": found.bad,
-            "filtered": found.filtered,
-        },
+        "models": list(models),
+        "earlier": list(earlier),
+        "pictures": pictures(found),
         "series": [
             {
                 "name": one.name,
@@ -64,6 +63,19 @@ def report(
         ],
         "problems": list(found.problems),
         "notes": notes(found),
+    }
+
+
+def pictures(found: Evaluation) -> dict[str, Any]:
+    """What was measured on."""
+    return {
+        "count": found.pictures,
+        "pixels": found.pixels,
+        "sizes": list(found.sizes[:20]),
+        "with_alpha": found.alpha,
+        "bad": found.bad,
+        "filtered": found.filtered,
+        "digest": found.digest,
     }
 
 
@@ -119,12 +131,14 @@ def about(told: dict[str, Any]) -> list[tuple[str, str]]:
     pictures, computer = told["pictures"], told["machine"]
     sizes = ", ".join(pictures["sizes"][:3]) + (", ..." if len(pictures["sizes"]) > 3 else "")
     count = f"{pictures['count']} of {sizes}, {pictures['pixels'] / 1e6:.1f} megapixels"
+    earlier = (f"{', '.join(one['of'])}: measured {one['made']}" for one in told["earlier"])
     versions_ = ", ".join(f"{name} {of}".strip() for name, of in told["versions"].items())
     rows = [
         ("command", told["command"]),
         ("data", " ".join(told["data"])),
         ("pictures", f"{count}; {pictures['bad']} bad, {pictures['filtered']} filtered"),
         *((f"model {one['name']}", f"{one['codec']}, {one['model_id']}") for one in told["models"]),
+        *(("earlier", words) for words in earlier),
         (
             "machine",
             f"{computer['processor']}, {computer['processors']} processors, {computer['system']}; "
