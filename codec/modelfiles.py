@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from .errors import InvalidModelError
 
-FORMATS = (1, 2)  # of model files; one that says none is of format 1
+FORMATS = (1, 2, 3)  # of model files; one that says none is of format 1
 MAX_MODEL_BYTES = 16 << 30
 MAX_CONFIG_BYTES = 1 << 20
 _LARGEST_NUMBER = 1 << 40
@@ -44,7 +44,7 @@ def parse_config(text: str) -> dict[str, Any]:
         raise ValueError("its configuration is no JSON object")
     version = config.get("format", 1)
     if version not in FORMATS:
-        known = " and ".join(map(str, FORMATS))
+        known = f"{FORMATS[0]} to {FORMATS[-1]}"
         raise ValueError(
             f"it is of format {version!r}, this release reads {known}: update strata-images"
         )

@@ -23,7 +23,15 @@ from ..entropy import Tables
 from ..modelfiles import check_shapes
 from ..scheme import Choice
 from .areas import pieces
-from .nested import OUTPUTS, SHIFT_UNIT, Features, NestedConfig, checkerboard, places_of
+from .nested import (
+    LATTICES,
+    OUTPUTS,
+    SHIFT_UNIT,
+    Features,
+    NestedConfig,
+    colours_of,
+    places_of,
+)
 from .network import IntegerNetwork, NetworkConfig
 
 TILE = 192  # blocks on a side that the network sees at once, halo apart
@@ -39,10 +47,12 @@ class FirstLayout:
 
     bands: np.ndarray
     steps: int
+    colours: int
 
     @classmethod
     def of(cls, config: NestedConfig) -> "FirstLayout":
-        return cls(np.flatnonzero(config.level_bands(0)), len(config.passes[0]) + 1)
+        bands = np.flatnonzero(config.level_bands(0))
+        return cls(bands, len(config.passes[0]) + 1, config.colours)
 
     @property
     def inputs(self) -> int:
@@ -61,6 +71,7 @@ class FirstLayout:
     def network(self, values: dict[str, Any]) -> NetworkConfig:
         """The network's configuration of a model's; the sizes that follow may be left out."""
         sizes = {"steps": self.steps, "inputs": self.inputs, "outputs": self.outputs}
+        sizes["colours"] = self.colours
         if any(values.get(name, size) != size for name, size in sizes.items()):
             raise ValueError(f"first_network must have {sizes}")
         return NetworkConfig.from_dict({**values, **sizes})
@@ -107,29 +118,30 @@ class FirstLevel:
         start = bias[number, : OUTPUTS["width"] + 1, 0][:, bands].flatten()
         low = torch.from_numpy(config.low_bands()).to(self.device)[bands]
         channels, outputs = (torch.from_numpy(x).to(self.device) for x in (rows, both))
-        colour = config.passes[0][number][1]
-        return _Pass(colour, channels, outputs, start, low.to(torch.int32), number)
+        return _Pass(channels, outputs, start, low.to(torch.int32), number)
 
     def choices(self, grid: Tensor, number: int) -> list[Choice]:
         """Tables of a pass's digits, see ``Scheme.choices``."""
         this = self._passes[number]
         count, height, width, _ = grid.shape
-        if number == 0:  # nothing is known: only the checkerboard and the borders tell
-            rows, columns = (typical(n, self.reach).to(self.device) for n in (height, width))
+        places = places_of(grid, self.config, 0, number)
+        if number == 0:  # nothing is known: only the blocks' colours and the borders tell
+            period = len(LATTICES[self.config.colours])
+            sides = (height, width)
+            rows, columns = (typical(n, self.reach, period).to(self.device) for n in sides)
             small = grid.new_zeros((1, int(rows.max()) + 1, int(columns.max()) + 1, grid.shape[-1]))
             index = self._index(self._trunk(small, number), this)
             index = index.index_select(1, rows).index_select(2, columns)
-            places = places_of(grid, this.colour)
             index = index if places is None else _at(index, places)
             index = index.expand(count, *index.shape[1:])
         else:
-            index = self._index(self._trunk(grid, number, places_of(grid, this.colour)), this)
+            index = self._index(self._trunk(grid, number, places), this)
         return [Choice(x.flatten().cpu().numpy(), self.tables) for x in index]
 
     def update(self, grid: Tensor, number: int, symbols: Sequence[Tensor]) -> None:
         """Take a pass's digits into the grids."""
         this = self._passes[number]
-        places = places_of(grid, this.colour)
+        places = places_of(grid, self.config, 0, number)
         if places is None:
             places = torch.arange(grid.shape[1] * grid.shape[2], device=self.device)
         digits = torch.stack(list(symbols)).float() * self.config.unit(0)
@@ -161,7 +173,7 @@ class FirstLevel:
         """
         halo, channels = self._network.config.halo, self._network.config.channels
         count, height, width, _ = grid.shape
-        board, unit = checkerboard(grid), self.config.unit(0)
+        board, unit = colours_of(grid, self.config), self.config.unit(0)
         pictures = max(1, TILE * TILE // (height * width))
         if max(height, width) <= TILE and count <= pictures:
             return self._network.trunk(self._features(grid, unit), board, step, places)
@@ -178,16 +190,17 @@ def _at(values: Tensor, places: Tensor) -> Tensor:
     return values.flatten(1, 2).index_select(1, places)
 
 
-def typical(size: int, reach: int) -> Tensor:
+def typical(size: int, reach: int, period: int) -> Tensor:
     """For each of ``size`` rows one of a small picture at which an empty grid looks the same.
 
-    It is as far from the nearer border, up to the network's reach, and of the same parity.
+    It is as far from the nearer border, up to the network's reach, and of the same colours, which
+    repeat after ``period`` blocks.
     """
-    small = 2 * reach + 2 + size % 2
+    small = 2 * reach + period + (size - 2 * reach) % period
     at = torch.arange(size)
     if size <= small:
         return at
-    inner = reach + (at - reach) % 2
+    inner = reach + (at - reach) % period
     return torch.where(at < reach, at, torch.where(at >= size - reach, at - size + small, inner))
 
 
@@ -195,7 +208,6 @@ def typical(size: int, reach: int) -> Tensor:
 class _Pass:
     """Where a pass's bands are in the grid, their outputs, what is added to those, table sets."""
 
-    colour: int
     channels: Tensor
     rows: Tensor
     start: Tensor

@@ -1,8 +1,8 @@
 """The large network at work: probabilities of all levels' digits, and what is expected of them.
 
 It looks at a grid tile by tile, at each tile with a halo that covers its receptive field, so tiles
-give exactly what the whole gives. A pass has digits of one colour of the checkerboard and of some
-bands; the last block, the head and all that follows are computed for these alone.
+give exactly what the whole gives. A pass has digits of some bands in blocks of some colours; the
+last block, the head and all that follows are computed for these alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ from .nested import (
     SHIFT_UNIT,
     Features,
     NestedConfig,
-    checkerboard,
+    colours_of,
     feature_unit,
     orientation,
     places_of,
@@ -38,7 +38,6 @@ TILE = 96  # blocks on a side that the network sees at once, halo apart: bounds 
 class _Pass:
     """What a pass codes: its bands ``(n,)``, and the head's rows for their tilts and widths."""
 
-    colour: int
     bands: Tensor
     rows: Tensor
     bias: Tensor  # (2, 2, n): of tilts and widths, of insignificant and significant coefficients
@@ -74,7 +73,6 @@ class LargeNetwork:
         step = self.config.step_of(level, number)
         outputs = [OUTPUTS["tilt"], OUTPUTS["width"]]
         return _Pass(
-            self.config.passes[level][number][1],
             chosen,
             self._rows(outputs, chosen),
             self._bias[step, outputs][..., chosen],
@@ -97,7 +95,7 @@ class LargeNetwork:
             return sets.mul_(tilt_grid.size).add_(tilt).mul_(width_grid.size).add_(width)
 
         step = config.step_of(level, number)
-        places = places_of(grid, this.colour)
+        places = places_of(grid, self.config, level, number)
         out = self._evaluate(grid, level, step, this.rows, index, len(this.bands), places)
         tables = self.tables["first" if level == 0 else "refine"]
         return [Choice(x.flatten().to(torch.int32).cpu().numpy(), tables) for x in out]
@@ -105,14 +103,14 @@ class LargeNetwork:
     def rest(self, coefficients: Tensor, grid: Tensor, level: int, number: int) -> Tensor:
         """What a pass's digits stand for, ``(B, n)`` in the level's Deltas, with their signs."""
         this = self._pass(level, number)
-        places = places_of(grid, this.colour)
+        places = places_of(grid, self.config, level, number)
         new, old = (self._coded(x, this, places) for x in (coefficients, grid))
         return ((new - old) / self.config.unit(level) * orientation(old)).flatten(1)
 
     def update(self, grid: Tensor, level: int, number: int, symbols: Sequence[Tensor]) -> None:
         """Take a pass's digits into the grids."""
         this = self._pass(level, number)
-        places = places_of(grid, this.colour)
+        places = places_of(grid, self.config, level, number)
         whole = grid.view(len(grid), -1, BANDS)
         old = self._coded(grid, this, places)
         k = torch.stack(list(symbols)).view(old.shape).float()
@@ -193,7 +191,7 @@ class LargeNetwork:
             places: ``(n,)`` blocks of the ``h * w``, ascending.
         """
         count, height, width, _ = grid.shape
-        unit, board = feature_unit(self.config, level), checkerboard(grid)
+        unit, board = feature_unit(self.config, level), colours_of(grid, self.config)
 
         def of(seen: Tensor, board: Tensor, at: Tensor | None) -> Tensor:
             trunk = self._network.trunk(self._features(seen, unit), board, step, at)

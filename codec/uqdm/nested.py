@@ -5,9 +5,11 @@ Delta_l, with Delta_l = first_delta / 3**l, or by the next digit towards zero wh
 more bits than its error costs (``choosing.py``). ``grid``, an integer multiple of the last Delta,
 is the whole state of both sides; no noise, no dither, no float.
 
-A level is sent in passes, each a set of bands on one colour of a checkerboard of blocks, and each
-sees the digits of the passes before it. (level, pass) is a *step* of the schedule; one more step at
-the end shapes the lossless layer. At every step the network gives for each coefficient
+A level is sent in passes, each a set of bands in blocks of some colours, and each sees the digits
+of the passes before it. Blocks are coloured as a checkerboard, or by lattices that grow denser, so
+that only a sixteenth of the blocks is coded without knowing any neighbour, and not half. (level,
+pass) is a *step* of the schedule; one more step at the end shapes the lossless layer. At every step
+the network gives for each coefficient
 
     tilt, width   indices of the digit's table, p(k) ~ exp(tilt k - width E_k + theta_k): the
                   two-parameter exponential family, which spans every distribution of a trit
@@ -17,6 +19,7 @@ the end shapes the lossless layer. At every step the network gives for each coef
 E_k and theta_k for |k| >= 2 are learnt for each level and significance class.
 """
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -36,6 +39,12 @@ MAX_PASSES = 16  # of a level
 SHIFT_UNIT = 32  # shifts are in 1/32 of the current interval
 PIXEL_UNIT = 16  # the lossless layer's prediction is in 1/16 of a pixel value
 RESIDUAL_RANGE = 8  # residuals beyond +-8 escape
+# The colours of blocks, by their number: a tile that is repeated. Of five, 0 and 1 are a sixteenth
+# of the blocks each, and every further colour has as many as all before it, between them.
+LATTICES = {
+    2: np.array([[0, 1], [1, 0]]),
+    5: np.array([[0, 4, 2, 4], [4, 3, 4, 3], [2, 4, 1, 4], [4, 3, 4, 3]]),
+}
 OUTPUTS = {"tilt": 0, "width": 1, "shift": 2, "spread": 3}  # each BANDS wide
 
 
@@ -51,12 +60,16 @@ class Grid:
         return self.low + self.step * np.arange(self.size)
 
 
+Passes = tuple[tuple[tuple[str, int | tuple[int, ...]], ...], ...]
+
+
 @dataclass(frozen=True)
 class NestedConfig:
     """What the quantiser and its schedule are made of. All of it is stored in the model file.
 
-    ``passes[l]`` lists the passes of level l as (bands, colour): bands "low", "high" or "all",
-    checkerboard colour 0, 1 or 2 for both. ``first_order`` keeps the bands out of level 0 that are
+    ``colours`` are 2 or 5 (``LATTICES``). ``passes[l]`` lists the passes of level l as (bands,
+    colours): bands "low", "high" or "all"; of two colours 0, 1, or 2 for both; of five a tuple.
+    ``first_order`` keeps the bands out of level 0 that are
     hardly ever significant there; the few that are escape at level 1. With ``ahead`` the network
     sees the last level's outcome relative to the Delta that another level would have.
     """
@@ -66,7 +79,8 @@ class NestedConfig:
     dead_zone: float = 0.1
     low_order: tuple[int, int] = (2, 1)  # u + v up to this is "low", for luma and for chroma
     first_order: tuple[int, int] | None = None  # level 0 has bands up to this only; None: all
-    passes: tuple[tuple[tuple[str, int], ...], ...] = (
+    colours: int = 2
+    passes: Passes = (
         (("low", 0), ("low", 1), ("high", 2)),
         *((("low", 0), ("low", 1), ("high", 0), ("high", 1)),) * 3,
         *((("all", 0), ("all", 1)),) * 2,
@@ -89,7 +103,8 @@ class NestedConfig:
                 values[name] = Grid(**values[name])
         if "passes" in values:
             values["passes"] = tuple(
-                tuple((str(b), int(c)) for b, c in level) for level in values["passes"]
+                tuple((str(b), int(c) if type(c) is int else tuple(c)) for b, c in level)
+                for level in values["passes"]
             )
         for name in ("low_order", "first_order", "band_rms"):
             if values.get(name) is not None:
@@ -103,7 +118,13 @@ class NestedConfig:
         if not 1 <= self.levels <= MAX_LEVELS or len(self.passes) != self.levels:
             raise ValueError(f"a model has 1 to {MAX_LEVELS} levels, and passes for each")
         passes = [one for level in self.passes for one in level]
-        kinds = {(bands, colour) for bands in ("low", "high", "all") for colour in (0, 1, 2)}
+        if self.colours not in LATTICES:
+            raise ValueError(f"blocks have {' or '.join(map(str, LATTICES))} colours")
+        known: set[int | tuple[int, ...]] = {0, 1, 2}
+        if self.colours > 2:
+            every = range(self.colours)
+            known = {c for n in every for c in itertools.combinations(every, n + 1)}
+        kinds = {(bands, colours) for bands in ("low", "high", "all") for colours in known}
         if not all(1 <= len(level) <= MAX_PASSES for level in self.passes) or {*passes} - kinds:
             raise ValueError(f"a level has 1 to {MAX_PASSES} passes of low, high or all bands")
         if len(self.band_rms) != BANDS or not min(self.band_rms) > 0:
@@ -117,7 +138,10 @@ class NestedConfig:
             raise ValueError("digits are at most 16")
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        values = asdict(self)
+        if self.colours == 2:  # as model files of formats 1 and 2 have it
+            del values["colours"]
+        return values
 
     @property
     def num_steps(self) -> int:
@@ -131,6 +155,13 @@ class NestedConfig:
     def unit(self, level: int) -> int:
         """Delta of a level in units of the last Delta; of level -1: the prior's interval."""
         return RATIO ** (self.levels - 1 - level)
+
+    def pass_colours(self, level: int, number: int) -> tuple[int, ...]:
+        """The colours of the blocks that a pass has digits of, ascending."""
+        colours = self.passes[level][number][1]
+        if isinstance(colours, tuple):
+            return colours
+        return (0, 1) if colours == 2 else (colours,)
 
     def step_of(self, level: int, number: int = 0) -> int:
         return sum(map(len, self.passes[:level])) + number
@@ -176,19 +207,21 @@ def bands_up_to(order: tuple[int, int]) -> np.ndarray:
     return np.stack([sums <= limit for limit in (order[0], order[1], order[1])]).reshape(-1)
 
 
-def checkerboard(like: Tensor) -> Tensor:
-    """``(h, w) int64`` of 0 and 1, for ``(B, h, w, ...)``."""
-    height, width = like.shape[1:3]
-    device = like.device
-    y = torch.arange(height, device=device)[:, None]
-    return (y + torch.arange(width, device=device)) % 2
+def colours_of(like: Tensor, config: NestedConfig) -> Tensor:
+    """The colour of each block, ``(h, w) int64``, for ``(B, h, w, ...)``."""
+    tile = torch.from_numpy(LATTICES[config.colours]).to(like.device)
+    y, x = (torch.arange(n, device=like.device) % len(tile) for n in like.shape[1:3])
+    return tile[y[:, None], x]
 
 
-def places_of(like: Tensor, colour: int) -> Tensor | None:
-    """Blocks of one colour among the ``h * w``, row by row, ``(n,)``; None: of both, which is 2."""
-    if colour == 2:
+def places_of(like: Tensor, config: NestedConfig, level: int, number: int) -> Tensor | None:
+    """Blocks of a pass among the ``h * w``, row by row, ``(n,)``; None: all of them."""
+    chosen = config.pass_colours(level, number)
+    if len(chosen) == config.colours:
         return None
-    return torch.nonzero(checkerboard(like).flatten() == colour).flatten()
+    mask = torch.zeros(config.colours, dtype=torch.bool, device=like.device)
+    mask[list(chosen)] = True
+    return torch.nonzero(mask[colours_of(like, config).flatten()]).flatten()
 
 
 def to_unit(images: Tensor) -> Tensor:
@@ -340,9 +373,8 @@ def predict_pixels(coefficients: Tensor, config: NestedConfig) -> Tensor:
 
 
 def pass_mask(config: NestedConfig, level: int, number: int) -> np.ndarray:
-    """``(2, 192) bool``: which bands a pass codes, by checkerboard colour."""
-    colour = config.passes[level][number][1]
-    chosen = np.array([colour in (0, 2), colour in (1, 2)])
+    """``(colours, 192) bool``: which bands a pass codes, by the colour of the block."""
+    chosen = np.isin(np.arange(config.colours), config.pass_colours(level, number))
     mask: np.ndarray = chosen[:, None] & config.band_mask(level, number)
     return mask
 

@@ -1,7 +1,6 @@
 """The trainable nested model: network, biases, table parameters; its likelihood; its export."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from .nested import (
     Features,
     Grid,
     NestedConfig,
-    checkerboard,
+    colours_of,
     digit_tables,
     feature_unit,
     level_digits,
@@ -92,7 +91,8 @@ class NestedModel(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        size = {"steps": config.num_steps, "outputs": len(OUTPUTS) * BANDS, **(network or {})}
+        size = {"steps": config.num_steps, "outputs": len(OUTPUTS) * BANDS}
+        size = {**size, "colours": config.colours, **(network or {})}
         self.network = BandNetwork(NetworkConfig.from_dict(size))
         self.layout = FirstLayout.of(config)
         self.first_network: BandNetwork | None = None
@@ -109,7 +109,8 @@ class NestedModel(nn.Module):
         sets = 2 * (config.levels - 1)
         self.energy = nn.Parameter(torch.arange(2.0, rest + 1).repeat(sets, 1))
         self.theta = nn.Parameter(torch.zeros(sets, rest - 1))
-        masks = np.zeros((2, config.num_steps, 2, BANDS), bool)  # coded now / earlier in the level
+        shape = (2, config.num_steps, config.colours, BANDS)
+        masks = np.zeros(shape, bool)  # coded now / earlier in the level
         for level, number in config.steps():
             step = config.step_of(level, number)
             masks[0, step] = pass_mask(config, level, number)
@@ -139,7 +140,7 @@ class NestedModel(nn.Module):
         if level == config.levels:
             return grid, torch.zeros_like(grid)
         k = level_digits(coefficients, grid, level, config)
-        earlier = self.earlier[step][checkerboard(grid)]
+        earlier = self.earlier[step][colours_of(grid, config)]
         return grid + k * earlier * config.unit(level), k
 
     def forward(
@@ -209,7 +210,7 @@ class NestedModel(nn.Module):
         network = self.first_network if light else self.network
         assert network is not None
         step = torch.tensor(steps, device=device).repeat_interleave(len(grids[0]))
-        out = network(seen, checkerboard(grids[0]), step).float()
+        out = network(seen, colours_of(grids[0], config), step).float()
         if light:
             some, out = out, out.new_zeros((*out.shape[:-1], len(OUTPUTS), BANDS))
             parts = self.layout.rows()
@@ -256,7 +257,7 @@ class NestedModel(nn.Module):
         tilt_grid, width_grid = config.grids(level)
         tilt = _on_grid(out[..., OUTPUTS["tilt"], :] + bias[..., OUTPUTS["tilt"], :], tilt_grid)
         width = _on_grid(out[..., OUTPUTS["width"], :] + bias[..., OUTPUTS["width"], :], width_grid)
-        coded = self.coded[step][checkerboard(grid)]
+        coded = self.coded[step][colours_of(grid, config)]
         coded = coded.expand_as(grid)
         energy, theta = self.tails(level == 0)
         if level == 0:
@@ -312,7 +313,7 @@ class NestedModel(nn.Module):
             if level < config.levels:
                 mask = self.coded[step]
                 coded = torch.cat(
-                    [mask[checkerboard(c)].expand_as(c).flatten(0, 2) for c in coefficients]
+                    [mask[colours_of(c, config)].expand_as(c).flatten(0, 2) for c in coefficients]
                 )
             # Where low bands are all over the place, a flat start beats a two-humped one.
             least = 0.05 if level == 0 else -1.5
@@ -333,16 +334,18 @@ class NestedModel(nn.Module):
         """What the model file says beside the tensors."""
         networks: dict[str, Any] = {}
         if self.first_network is not None:
-            networks["first_network"] = asdict(self.first_network.config)
+            networks["first_network"] = self.first_network.config.to_dict()
         if self.pixel_network is not None:
-            networks["pixel_network"] = asdict(self.pixel_network.network.config)
+            networks["pixel_network"] = self.pixel_network.network.config.to_dict()
             networks["format"] = 2
+        if self.config.colours > 2:
+            networks["format"] = 3
         return {
             "codec": "uqdm",
             "quantizer": "nested",
             "domain": "bands",
             "nested": self.config.to_dict(),
-            "network": asdict(self.network.config),
+            "network": self.network.config.to_dict(),
             **networks,
             **extra,
         }

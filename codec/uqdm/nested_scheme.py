@@ -21,12 +21,13 @@ from .choosing import choose
 from .first import FirstLevel, typical
 from .large import LargeNetwork
 from .nested import (
+    LATTICES,
     OUTPUTS,
     PIXEL_UNIT,
     SETS,
     SHIFT_UNIT,
     NestedConfig,
-    checkerboard,
+    colours_of,
     pass_mask,
     pixel_layout,
     predict_pixels,
@@ -59,21 +60,23 @@ class NestedScheme:
         try:
             self.config = NestedConfig.from_dict(config["nested"])
             network = NetworkConfig.from_dict(config["network"])
+            if self.config.colours > 2 and config.get("format", 1) < 3:
+                raise ValueError("blocks of more than two colours need a model file of format 3")
             self.device = torch.device(device)
             self._pixels: PixelNetwork | None = None
             if "pixel_network" in config:
-                if config.get("format") != 2:
-                    raise ValueError("a pixel network needs a model file of format 2")
+                if config.get("format", 1) < 2:
+                    raise ValueError("a pixel network needs a model file of format 2 or 3")
                 own = _named("pixel_network.", tensors)
                 self._pixels = PixelNetwork(config["pixel_network"], own, self.device)
             self.tables = {name: _tables(tensors, name) for name in ("first", "refine", "residual")}
             if self._pixels is not None:
                 self.tables["residual"] = _tables(tensors, "residual", pixels.ROW_LIMIT)
             self._check_tables()
-            sizes = (self.config.num_steps, 2 * BANDS, len(OUTPUTS) * BANDS)
-            if (network.steps, network.inputs, network.outputs) != sizes:
-                raise ValueError(f"its network must have {sizes} steps, inputs and outputs")
-            check_shapes(tensors, [("network.head.scale", sizes[::2], torch.float32)])
+            sizes = (self.config.num_steps, 2 * BANDS, len(OUTPUTS) * BANDS, self.config.colours)
+            if (network.steps, network.inputs, network.outputs, network.colours) != sizes:
+                raise ValueError(f"its network must have {sizes} steps, inputs, outputs, colours")
+            check_shapes(tensors, [("network.head.scale", (sizes[0], sizes[2]), torch.float32)])
             large = IntegerNetwork(network, _named("network.", tensors), self.device)
             rows = self.config.num_steps + ("first_network" in config)
             check_shapes(tensors, [("bias", (rows, len(OUTPUTS), 2, BANDS), torch.int32)])
@@ -161,11 +164,12 @@ class NestedScheme:
     def least_bits(self, height: int, width: int) -> float:
         """See ``Scheme``: those of the first pass, whose tables depend on the size alone."""
         reach = (self._first or self._large).reach
-        rows, columns = (typical(-(-side // BLOCK), reach) for side in (height, width))
+        period = len(LATTICES[self.config.colours])
+        rows, columns = (typical(-(-side // BLOCK), reach, period) for side in (height, width))
         small = (BLOCK * (int(rows.max()) + 1), BLOCK * (int(columns.max()) + 1))
         state = self.start([small], [0])
         (choice,) = self.choices(state, 0, 0)
-        board = checkerboard(state.first_grid()).cpu()
+        board = colours_of(state.first_grid(), self.config).cpu()
         mask = torch.from_numpy(pass_mask(self.config, 0, 0))[board]
         bits = torch.zeros(mask.shape, dtype=torch.float64)
         bits[mask] = torch.from_numpy(choice.tables.least_bits()[choice.index])

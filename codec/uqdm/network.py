@@ -43,6 +43,7 @@ _SIZES = {
     "hidden": (1, 512),
     "blocks": (0, 64),
     "inputs": (1, 1024),
+    "colours": (1, 16),
 }
 
 
@@ -50,7 +51,8 @@ _SIZES = {
 class NetworkConfig:
     """Width of the residual stream, number and inner width of the blocks, steps of the schedule.
 
-    ``inputs`` and ``outputs`` count the numbers in each position.
+    ``inputs`` and ``outputs`` count the numbers in each position, ``colours`` the kinds of
+    positions that have biases of their own.
     """
 
     steps: int
@@ -59,6 +61,7 @@ class NetworkConfig:
     hidden: int = 384
     blocks: int = 6
     inputs: int = 2 * BANDS
+    colours: int = 2
 
     @property
     def halo(self) -> int:
@@ -77,11 +80,17 @@ class NetworkConfig:
             raise ValueError(f"hidden={config.hidden} is too wide for exact float32 sums")
         return config
 
+    def to_dict(self) -> dict[str, int]:
+        values = asdict(self)
+        if self.colours == 2:  # as model files of formats 1 and 2 have it
+            del values["colours"]
+        return values
+
     def tensors(self) -> Iterator[tuple[str, tuple[int, ...], torch.dtype]]:
         """Name, shape and type of every tensor of an exported network."""
         c, hidden, steps = self.channels, self.hidden, self.steps
         yield "stem.weight", (c, self.inputs), torch.int8
-        yield "stem.bias", (steps, 2, c), torch.int32
+        yield "stem.bias", (steps, self.colours, c), torch.int32
         yield "stem.scale", (c,), torch.float32
         for i in range(self.blocks):
             name = f"blocks.{i}."
@@ -161,22 +170,22 @@ class BandNetwork(nn.Module):
         self.config = config
         c = config.channels
         self.stem = nn.Parameter(torch.randn(c, config.inputs) * config.inputs**-0.5)
-        self.stem_bias = nn.Parameter(torch.zeros(config.steps, 2, c))  # by block parity
+        self.stem_bias = nn.Parameter(torch.zeros(config.steps, config.colours, c))
         self.blocks = nn.ModuleList(_Block(config) for _ in range(config.blocks))
         self.head_gain = nn.Parameter(torch.ones(config.steps, c))
         self.head = nn.Parameter(torch.zeros(config.outputs, c))
         nn.init.normal_(self.head, std=1e-3)
 
-    def forward(self, features: Tensor, parity: Tensor, step: Tensor) -> Tensor:
+    def forward(self, features: Tensor, colours: Tensor, step: Tensor) -> Tensor:
         """Float outputs ``(B, h, w, outputs)`` before their own rounding.
 
         Args:
             features: ``(B, h, w, inputs)`` integers in [-127, 127] as floats.
-            parity: ``(h, w)`` int64, 0 or 1: the checkerboard colour of each block.
+            colours: ``(h, w)`` int64, the colour of each block.
             step: ``(B,)`` int64, which step of the schedule each picture is at.
         """
         h = F.linear(features / ACTIVATION, _fake_weight(self.stem)).float()
-        h = _fake(h + self.stem_bias[step][:, parity], RESIDUAL, -_STREAM, _STREAM)
+        h = _fake(h + self.stem_bias[step][:, colours], RESIDUAL, -_STREAM, _STREAM)
         for block in self.blocks:
             h = block(h, step)
         h = _fake(h * self.head_gain[step][:, None, None], ACTIVATION, -_SIGNED, _SIGNED)
@@ -228,7 +237,7 @@ class IntegerNetwork:
 
     @torch.inference_mode()
     def __call__(
-        self, features: Tensor, parity: Tensor, step: int, outputs: list[int] | None = None
+        self, features: Tensor, colours: Tensor, step: int, outputs: list[int] | None = None
     ) -> Tensor:
         """Integer outputs times their float32 factors: ``(B, h, w, 192 len(outputs))``.
 
@@ -236,18 +245,18 @@ class IntegerNetwork:
 
         Args:
             features: ``(B, h, w, inputs) float32`` integers in [-127, 127].
-            parity: ``(h, w)`` int64 checkerboard.
+            colours: ``(h, w)`` int64, those of the blocks.
             step: the step of the schedule.
             outputs: which groups of 192 outputs, in ascending order; all of them by default.
         """
         rows = None
         if outputs is not None:
             rows = torch.cat([torch.arange(BANDS) + BANDS * group for group in outputs])
-        return self.head(self.trunk(features, parity, step), step, rows)
+        return self.head(self.trunk(features, colours, step), step, rows)
 
     @torch.inference_mode()
     def trunk(
-        self, features: Tensor, parity: Tensor, step: int, places: Tensor | None = None
+        self, features: Tensor, colours: Tensor, step: int, places: Tensor | None = None
     ) -> Tensor:
         """All but the last layer: ``(B, h, w, channels)``, which ``head`` takes.
 
@@ -257,7 +266,7 @@ class IntegerNetwork:
         t = self._t
         c = self.config.channels
         h = F.linear(features, t["stem.weight"])
-        h.add_(t["stem.bias"][step][parity]).mul_(t["stem.scale"])
+        h.add_(t["stem.bias"][step][colours]).mul_(t["stem.scale"])
         h.round_().clamp_(-_STREAM, _STREAM)
         for i in range(self.config.blocks):
             name = f"blocks.{i}."

@@ -19,7 +19,7 @@ from ..trainable import Recipe, Trainable, TrainingFile
 from ..training import TrainingConfig
 from ..training_data import Pictures
 from .counting import count_tables
-from .nested import NestedConfig, to_bands
+from .nested import NestedConfig, Passes, to_bands
 from .nested_model import NestedModel
 from .nested_objective import NestedObjective
 from .nested_scheme import NestedScheme
@@ -30,6 +30,16 @@ _STATISTICS = 128  # crops counted to start a nested model from
 
 _FIRST_ORDER = (6, 1)  # level 0's bands: one digit in 2,000 blocks lies beyond
 _FIRST_NETWORK = {"channels": 48, "hidden": 96, "blocks": 2}
+
+# Level 0 has most of its bits where no neighbour is known yet, level 1 still many: see
+# docs/experiments.md. A pass more of a later level would cost more time than it saves bits.
+_EVEN = (0, 1, 2, 3)
+_PASSES: Passes = (
+    (*(("low", (colour,)) for colour in range(5)), ("high", (*_EVEN, 4))),
+    (("low", (0, 1, 2)), ("low", (3,)), ("low", (4,)), ("high", _EVEN), ("high", (4,))),
+    *((("low", _EVEN), ("low", (4,)), ("high", _EVEN), ("high", (4,))),) * 2,
+    *((("all", _EVEN), ("all", (4,))),) * 2,
+)
 
 _PIXEL_NETWORK = {"channels": 48, "hidden": 96, "blocks": 2}
 PIXELS_AFTER = 4  # levels
@@ -79,6 +89,13 @@ class ObjectiveConfig:
             f"of all levels after {PIXELS_AFTER}); everything else stays as --init has it"
         },
     )
+    new_passes: bool = field(
+        default=False,
+        metadata={
+            "help": "give a nested model whose blocks are coloured as a checkerboard the passes of "
+            "today's recipes; what the networks do in passes that it had not is to be learnt"
+        },
+    )
 
 
 class UQDMTrainable(Trainable):
@@ -108,16 +125,16 @@ def build(
 
     Raises InvalidModelError where ``overrides`` ask for a part of a model to be trained.
     """
-    part = ObjectiveConfig(**(overrides or {})).train
-    if part != "all":
-        raise InvalidModelError(f"--train {part} goes on from a model: name one with --init")
+    if ObjectiveConfig(**(overrides or {})) != ObjectiveConfig():
+        raise InvalidModelError("--train and --new-passes go on from a model: name one with --init")
     torch.manual_seed(seed)
     if recipe.model["quantizer"] == "universal":
         return _universal(recipe.model)
     rng = np.random.default_rng(seed)
     crops = [pictures.batch(16, 0.0, rng) for _ in range(_STATISTICS // 16)]
     first = recipe.model.get("first_network")
-    config = NestedConfig(first_order=_FIRST_ORDER if first else None)
+    order = _FIRST_ORDER if first else None
+    config = NestedConfig(first_order=order, colours=5, passes=_PASSES)
     squares = [to_bands(x, config).square().mean((0, 1, 2)) for x in crops]
     rms = torch.stack(squares).mean(0).sqrt() * config.last_delta
     config = dataclasses.replace(config, band_rms=tuple(round(v, 5) for v in rms.tolist()))
@@ -146,12 +163,13 @@ def restore(path: Path, overrides: Mapping[str, Any] | None = None) -> Trainable
 
     Raises InvalidModelError, UnknownModelError.
     """
-    part = ObjectiveConfig(**(overrides or {})).train
+    wanted = ObjectiveConfig(**(overrides or {}))
+    part = wanted.train
     file = TrainingFile.find(path)
     config = file.config
     if config["quantizer"] == "universal":
-        if part != "all":
-            raise InvalidModelError(f"--train {part}: {path} is not a nested model")
+        if wanted != ObjectiveConfig():
+            raise InvalidModelError(f"--train, --new-passes: {path} is not a nested model")
         trainable = _universal(config)
         file.load_into(trainable.model)
         return trainable
@@ -160,6 +178,9 @@ def restore(path: Path, overrides: Mapping[str, Any] | None = None) -> Trainable
         settings, config["network"], config.get("first_network"), config.get("pixel_network")
     )
     file.load_into(model)
+    if wanted.new_passes and model.config.colours == 2:
+        model = with_new_passes(model)
+        config = {**config, **model.model_config()}
     if part == "pixels":
         if model.pixel_network is None:
             model = with_pixel_network(model)
@@ -173,6 +194,48 @@ def restore(path: Path, overrides: Mapping[str, Any] | None = None) -> Trainable
     return UQDMTrainable(model, NestedObjective(), config)
 
 
+def with_new_passes(model: NestedModel) -> NestedModel:
+    """The same model in the passes of today's recipes, each begun as one that it had.
+
+    A pass of blocks of even sum begins as that of the checkerboard's first colour.
+    """
+    torch.manual_seed(0)
+    old = model.config
+    config = dataclasses.replace(old, colours=5, passes=_PASSES[: old.levels])
+    colours = (0, 0, 0, 0, 1)  # of the checkerboard
+
+    def begun_as(level: int, number: int) -> int:
+        which = config.passes[level][number][0]
+        here = {colours[c] for c in config.pass_colours(level, number)}
+        for before, (bands, _) in enumerate(old.passes[level]):
+            if bands == which and here <= {*old.pass_colours(level, before)}:
+                return old.step_of(level, before)
+        raise InvalidModelError("--new-passes: the model has other passes than any recipe had")
+
+    steps = [*(begun_as(*step) for step in config.steps()), old.num_steps - 1]
+    first = [*steps[: len(config.passes[0])], len(old.passes[0])]
+    network = {**model.network.config.to_dict(), "steps": len(steps), "colours": config.colours}
+    light, own = model.first_network, model.pixel_network
+    sizes = {"channels", "hidden", "blocks"}
+    new = NestedModel(
+        config,
+        network,
+        None if light is None else {k: v for k, v in vars(light.config).items() if k in sizes},
+        None if own is None else own.network.config.to_dict(),
+    )
+    weights = model.state_dict()
+    rows = steps if light is None else [*steps, old.num_steps]
+    weights["bias"] = weights["bias"][rows]
+    for prefix, chosen in (("network.", steps), ("first_network.", first)):
+        for name in [name for name in weights if name.startswith(prefix)]:
+            if name.endswith("stem_bias"):
+                weights[name] = weights[name][chosen][:, list(colours)]
+            elif name.endswith(("gain", ".bias")):
+                weights[name] = weights[name][chosen]
+    new.load_state_dict(weights)
+    return new
+
+
 def with_first_network(model: NestedModel) -> NestedModel:
     """The same model with a light network for level 0, which has everything to learn yet."""
     torch.manual_seed(0)
@@ -180,9 +243,9 @@ def with_first_network(model: NestedModel) -> NestedModel:
     own = None if model.pixel_network is None else model.pixel_network.network.config
     new = NestedModel(
         config,
-        dataclasses.asdict(model.network.config),
+        model.network.config.to_dict(),
         _FIRST_NETWORK,
-        None if own is None else dataclasses.asdict(own),
+        None if own is None else own.to_dict(),
     )
     weights = model.state_dict()
     preview = weights["bias"][new.layout.steps - 1]  # previews start from full decodes' shifts
@@ -202,9 +265,9 @@ def with_pixel_network(model: NestedModel, levels: int = PIXELS_AFTER) -> Nested
         passes=old.passes[:levels],
         ahead=old.ahead or levels < old.levels,
     )
-    network = {**dataclasses.asdict(model.network.config), "steps": config.num_steps}
+    network = {**model.network.config.to_dict(), "steps": config.num_steps}
     light = model.first_network
-    first = None if light is None else dataclasses.asdict(light.config)
+    first = None if light is None else light.config.to_dict()
     new = NestedModel(config, network, first, _PIXEL_NETWORK)
     kept = new.state_dict()
     for name, value in model.state_dict().items():

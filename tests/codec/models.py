@@ -34,9 +34,24 @@ def nested_model(seed: int = 0, config: NestedConfig | None = None, **network: i
     return model
 
 
-def write_nested_model(folder: Path, seed: int = 0, pixels: bool = False) -> Path:
-    """Its file. With ``pixels`` the lossless layer has a network, after four of the levels."""
+def with_new_passes(model: NestedModel) -> NestedModel:
+    """In the passes of today's recipes, with biases that tell the colours of blocks apart."""
+    model = recipes.with_new_passes(model)
+    with torch.no_grad():
+        model.network.stem_bias.add_(torch.randn_like(model.network.stem_bias))
+    return model
+
+
+def write_nested_model(
+    folder: Path, seed: int = 0, pixels: bool = False, new_passes: bool = False
+) -> Path:
+    """Its file. With ``pixels`` the lossless layer has a network, after four of the levels.
+
+    With ``new_passes`` blocks have five colours, otherwise those of a checkerboard.
+    """
     model = nested_model(seed)
+    if new_passes:
+        model = with_new_passes(model)
     if pixels:
         model = recipes.with_pixel_network(model)
         assert model.pixel_network is not None

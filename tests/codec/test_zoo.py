@@ -82,8 +82,8 @@ def test_damaged_and_foreign_files_are_refused(model: Path, tmp_path: Path) -> N
 def test_newer_model_files_are_refused_in_words(model: Path, tmp_path: Path) -> None:
     config, tensors = zoo.read_model(model)
     path = tmp_path / zoo.MODEL_FILE
-    zoo.write_model(path, {**config, "format": 3}, tensors)
-    with pytest.raises(InvalidModelError, match="format 3, this release reads 1 and 2"):
+    zoo.write_model(path, {**config, "format": 4}, tensors)
+    with pytest.raises(InvalidModelError, match="format 4, this release reads 1 to 3"):
         load_codec(path)
     zoo.write_model(path, {**config, "format": 1}, tensors)
     load_codec(path)
@@ -127,6 +127,11 @@ def test_tensors_that_no_model_has_are_refused(
         ("nested", {"first_delta": 1e30}),
         ("nested", {"first_delta": float("nan")}),
         ("nested", {"passes": [[["low", 7]]] * 6}),
+        ("nested", {"passes": [[["low", [0]]]] * 6}),
+        ("nested", {"passes": [[["low", [[0]]]]] * 6}),
+        ("nested", {"colours": 5}),
+        ("nested", {"colours": 3}),
+        ("network", {"colours": 5}),
         ("nested", {"band_rms": [0.0] * 192}),
         ("nested", {"band_rms": "no"}),
         ("nested", {"tilt": {"low": 0, "step": 1, "size": 1 << 60}}),

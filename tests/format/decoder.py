@@ -198,7 +198,7 @@ class Model:
         (length,) = struct.unpack_from("<Q", data)
         told = json.loads(data[8 : 8 + length])
         self.config: dict[str, Any] = json.loads(told.pop("__metadata__")["strata"])
-        assert self.config.get("format", 1) <= 2
+        assert self.config.get("format", 1) <= 3
         self.tensors: dict[str, np.ndarray] = {}
         for name, one in told.items():
             begin, end = (8 + length + offset for offset in one["data_offsets"])
@@ -225,12 +225,11 @@ class Network:
         self.blocks = blocks
         self.exact = {n: a.astype(np.float64) for n, a in self.t.items() if n.endswith("weight")}
 
-    def __call__(self, features: np.ndarray, step: int, board: bool = True) -> np.ndarray:
+    def __call__(self, features: np.ndarray, step: int, colours: np.ndarray) -> np.ndarray:
         """``(h, w, outputs) float32`` of integers ``(h, w, inputs)``."""
         t, exact = self.t, self.exact
         height, width, _ = features.shape
-        colour = np.add.outer(np.arange(height), np.arange(width)) % 2 * board
-        h = features @ exact["stem.weight"].T + t["stem.bias"][step][colour]
+        h = features @ exact["stem.weight"].T + t["stem.bias"][step][colours]
         h = np.clip(rne(f32(h) * t["stem.scale"]), -32767, 32767)
         for i in range(self.blocks):
             b = f"blocks.{i}."
@@ -280,12 +279,20 @@ class Nested:
             self.of_first = self._up_to(n["first_order"])
         rms = np.array(n["band_rms"], np.float64)
         self.linear = (40 * self.delta / rms).astype(np.float32)
+        self.five = n.get("colours", 2) == 5
         self.companded = np.rint(12 * np.log2(1 + np.arange(1024))).astype(np.int64)
 
     @staticmethod
     def _up_to(order: list[int]) -> np.ndarray:
         sums = np.add.outer(np.arange(8), np.arange(8))
         return np.concatenate([(sums <= order[c > 0]).ravel() for c in range(3)])
+
+    def colours(self, g: np.ndarray) -> np.ndarray:
+        y, x = np.mgrid[: g.shape[0], : g.shape[1]]
+        if not self.five:
+            return (y + x) % 2
+        even = np.where((y % 4 == 0) & (x % 4 == 0), 0, np.where(y % 4 + x % 4 == 4, 1, 2))
+        return np.where((y + x) % 2 == 1, 4, np.where(y % 2 == 1, 3, even))
 
     def unit(self, level: int) -> int:
         return 3 ** (self.levels - 1 - level)
@@ -321,11 +328,12 @@ class Nested:
         return seen
 
     def _pass(self, reader: LayerReader, g: np.ndarray, level: int, number: int) -> None:
-        kind, colour = self.nested["passes"][level][number]
+        kind, chosen = self.nested["passes"][level][number]
+        if not self.five:
+            chosen = [0, 1] if chosen == 2 else [chosen]
         bands = self.of_first if level == 0 else np.ones(192, bool)
         bands = bands & {"low": self.low, "high": ~self.low, "all": True}[kind]
-        blocks = np.add.outer(np.arange(g.shape[0]), np.arange(g.shape[1])) % 2
-        mask = np.logical_or(colour == 2, blocks == colour)[..., None] & bands
+        mask = np.isin(self.colours(g), chosen)[..., None] & bands
         index = self._numbers(g, level, number)
         tables = self.tables["refine" if level else "first"]
         k = reader.decode(index[mask], tables)
@@ -336,7 +344,8 @@ class Nested:
         tilts, widths = (self.nested[name]["size"] for name in names)
         if level == 0 and self.first is not None:
             bands = np.flatnonzero(self.of_first)
-            out = rne(self.first(self.features(g, 0, bands), number)).astype(np.int64)
+            out = self.first(self.features(g, 0, bands), number, self.colours(g))
+            out = rne(out).astype(np.int64)
             values = []
             for group in (TILT, WIDTH):
                 value = np.zeros(g.shape, np.int64)
@@ -345,7 +354,7 @@ class Nested:
                 values.append(value)
         else:
             step = sum(map(len, self.nested["passes"][:level])) + number
-            out = self.large(self.features(g, level, np.arange(192)), step)
+            out = self.large(self.features(g, level, np.arange(192)), step, self.colours(g))
             values = [self.value(out, g, step, group) for group in (TILT, WIDTH)]
         tilt, width = np.clip(values[0], 0, tilts - 1), np.clip(values[1], 0, widths - 1)
         tilt = np.where(g < 0, tilts - 1 - tilt, tilt)
@@ -356,7 +365,7 @@ class Nested:
 
     def _lossless(self, reader: LayerReader, g: np.ndarray, height: int, width: int) -> np.ndarray:
         step = sum(map(len, self.nested["passes"]))
-        out = self.large(self.features(g, self.levels, np.arange(192)), step)
+        out = self.large(self.features(g, self.levels, np.arange(192)), step, self.colours(g))
         shift = np.clip(self.value(out, g, step, SHIFT), -127, 127)
         spreads = self.nested["spread"]["size"]
         spread = np.clip(self.value(out, 0 * g, step, SPREAD), 0, spreads - 1)
@@ -384,7 +393,8 @@ class Nested:
             coarse = [r[k, y::2, x::2] / 32 for k in range(3) for y, x in places]
             detail = [(p[k, y::2, x::2] - mean[k]) / 4 for k in range(3) for y, x in places]
             seen = np.stack([*fine, *coarse, *detail, *(mean / 16 - 128)], -1)
-            out = rne(self.pixels(np.clip(rne(seen), -127, 127), t, board=False)).astype(np.int64)
+            none = np.zeros(seen.shape[:2], np.int64)
+            out = rne(self.pixels(np.clip(rne(seen), -127, 127), t, none)).astype(np.int64)
             shift = np.clip(out[..., 2 * t] + bias[t, 0], -4080, 4080)
             predicted = np.clip(p[c, i::2, j::2] + shift, 0, 4080)
             spread = np.clip(out[..., 2 * t + 1] + bias[t, 1], 0, 32)
@@ -403,7 +413,7 @@ class Nested:
     def shown(self, g: np.ndarray, layers: int, height: int, width: int) -> np.ndarray:
         """The picture after some levels; a float inverse will do."""
         step = sum(map(len, self.nested["passes"][:layers]))
-        out = self.large(self.features(g, layers, np.arange(192)), step)
+        out = self.large(self.features(g, layers, np.arange(192)), step, self.colours(g))
         shift = np.clip(self.value(out, g, step, SHIFT), -127, 127)
         x = inverse(32 * g + 3 ** (self.levels - layers) * shift) * (self.delta / 32)
         pixels = np.clip(rne((x + 1) * 128 - 0.5), 0, 255)

@@ -66,9 +66,18 @@ def test_a_model_without_a_light_first_layer_decodes(tmp_path: Path) -> None:
     check_nested(codec, codec.encode([original])[0], original)
 
 
+@pytest.mark.parametrize("original", [picture(24, 40), noise(90, 17), noise(1, 1)])
+def test_blocks_of_five_colours_decode(tmp_path: Path, original: np.ndarray) -> None:
+    codec = load_codec(write_nested_model(tmp_path, new_passes=True))
+    check_nested(codec, codec.encode([original])[0], original)
+
+
+@pytest.mark.parametrize("new_passes", [False, True])
 @pytest.mark.parametrize("original", [picture(24, 40), noise(17, 9), noise(1, 1), noise(2, 35)])
-def test_a_lossless_layer_of_a_pixel_network_decodes(tmp_path: Path, original: np.ndarray) -> None:
-    codec = load_codec(write_nested_model(tmp_path, pixels=True))
+def test_a_lossless_layer_of_a_pixel_network_decodes(
+    tmp_path: Path, original: np.ndarray, new_passes: bool
+) -> None:
+    codec = load_codec(write_nested_model(tmp_path, pixels=True, new_passes=new_passes))
     assert codec.num_layers == 5
     check_nested(codec, codec.encode([original])[0], original)
 

@@ -15,14 +15,21 @@ from codec.uqdm.codec import UQDMCodec
 from codec.uqdm.nested_model import NestedModel
 from codec.uqdm.nested_objective import NestedObjective
 from codec.uqdm.nested_scheme import NestedScheme
-from tests.codec.models import nested_model, noise_pictures, write_nested_model
+from tests.codec.models import (
+    nested_model,
+    noise_pictures,
+    with_new_passes,
+    write_nested_model,
+)
 
 DATA = Path(__file__).parent / "data"
 
 
-def with_first(seed: int = 0) -> NestedModel:
+def with_first(new_passes: bool = False) -> NestedModel:
     """``nested_model`` with a light network whose output layer is not zero either."""
-    model = recipes.with_first_network(nested_model(seed))
+    model = recipes.with_first_network(nested_model())
+    if new_passes:
+        model = with_new_passes(model)
     assert model.first_network is not None
     with torch.no_grad():
         model.first_network.head.normal_(std=0.05)
@@ -34,10 +41,15 @@ def with_first(seed: int = 0) -> NestedModel:
     return model
 
 
+@pytest.fixture(scope="module", params=[False, True], ids=["checkerboard", "lattices"])
+def new_passes(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
 @pytest.fixture(scope="module")
-def codec(tmp_path_factory: pytest.TempPathFactory) -> UQDMCodec:
+def codec(tmp_path_factory: pytest.TempPathFactory, new_passes: bool) -> UQDMCodec:
     path = tmp_path_factory.mktemp("model") / zoo.MODEL_FILE
-    model = with_first()
+    model = with_first(new_passes)
     zoo.write_model(path, model.model_config(archive_layers=5), model.export())
     loaded = load_codec(path)
     assert isinstance(loaded, UQDMCodec)
@@ -103,7 +115,7 @@ def test_the_first_pass_is_what_the_whole_grid_gives(codec: UQDMCodec) -> None:
         with torch.inference_mode():
             grid = torch.zeros(1, height, width, len(level.bands))
             (short,) = level.choices(grid, 0)
-            trunk = level._trunk(grid, 0, nested.places_of(grid, level._passes[0].colour))
+            trunk = level._trunk(grid, 0, nested.places_of(grid, scheme.config, 0, 0))
             long = level._index(trunk, level._passes[0]).flatten().numpy()
         np.testing.assert_array_equal(short.index, long)
         assert height == 1 or len(np.unique(short.index)) > 12  # borders differ from the middle
@@ -123,8 +135,10 @@ def test_bands_that_level_0_leaves_out_come_back_exactly(
     np.testing.assert_array_equal(codec.decode(codec.encode([noise]))[0], noise)
 
 
-def test_the_training_loss_is_the_coded_rate(codec: UQDMCodec, pictures: list[np.ndarray]) -> None:
-    model = with_first()
+def test_the_training_loss_is_the_coded_rate(
+    codec: UQDMCodec, pictures: list[np.ndarray], new_passes: bool
+) -> None:
+    model = with_first(new_passes)
     images = torch.from_numpy(pictures[0]).permute(2, 0, 1)[None]
     with torch.no_grad():
         losses = [model(images, [step])[0] for step in range(model.layout.steps + 1)]
@@ -132,8 +146,7 @@ def test_the_training_loss_is_the_coded_rate(codec: UQDMCodec, pictures: list[np
     assert bits == pytest.approx(codec.cross_entropy(pictures[0])[0] / 136**2, rel=0.05)
     assert [sorted(loss) for loss in losses] == [
         ["bits", "mse"],
-        ["bits"],
-        ["bits"],
+        *[["bits"]] * (5 if new_passes else 2),
         ["bits", "mse", "preview"],
         ["bits"],
     ]
@@ -242,9 +255,9 @@ def test_a_new_model_trains_both_and_goes_on(tmp_path: Path) -> None:
         recipes.build(small, _pictures(), overrides={"train": "first"})
     trainable = recipes.build(small, _pictures())
     images = _pictures().batch(8, 0.0, np.random.default_rng(0))
-    trainable.model(images, [0, 3])[1]["preview"].backward()
+    trainable.model(images, [0, 6])[1]["preview"].backward()
     assert trainable.model.first_network.head.grad is not None
-    losses = trainable.model(images, [0, 3])
+    losses = trainable.model(images, [0, 6])
     sum(value for loss in losses for value in loss.values()).backward()
     assert trainable.model.network.head.grad is not None
     path = tmp_path / zoo.MODEL_FILE
