@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -215,8 +215,11 @@ def available_qualities(codec: Codec) -> list[int]:
     return qualities
 
 
-def peer_contenders(names: Sequence[str] | None) -> tuple[list[Contender], list[str]]:
-    """Contenders for peers by name (None: all that are here), and in words what is left out.
+def peer_contenders(
+    names: Sequence[str] | None, known: Collection[str] = ()
+) -> tuple[list[Contender], list[str]]:
+    """Contenders for peers by name (None: all that are here, but for those whose curves are
+    ``known`` already), and in words what is left out.
 
     Raises OptionError for a name that there is not, or a peer asked for whose library is missing.
     """
@@ -227,7 +230,7 @@ def peer_contenders(names: Sequence[str] | None) -> tuple[list[Contender], list[
             f"--peers: there is no {', '.join(unknown)}, but {', '.join(peers)}, none"
         )
     for name, peer in peers.items():
-        if names is not None and name not in names:
+        if peer.title in known if names is None else name not in names:
             continue
         if peer.library:
             settings = [[one.name, dict(one.arguments), one.cut] for one in peer.settings]

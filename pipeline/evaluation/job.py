@@ -113,9 +113,7 @@ def _evaluate(options: EvaluateOptions, stop: Stop, log: EventLog) -> Evaluation
         options.models, options.layers, options.input_options, options.scratch
     )
     earlier = None if options.earlier is None else Earlier.read(Path(options.earlier))
-    peers, notes = peer_contenders(options.peers)
-    if earlier is not None and options.peers is None:
-        peers = [one for one in peers if one.group not in earlier.groups]
+    peers, notes = peer_contenders(options.peers, earlier.groups if earlier else ())
     contenders += peers
     check_names(contenders)
     measured = {one.group for one in contenders} | (earlier.measured if earlier else set())

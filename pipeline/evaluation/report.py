@@ -131,7 +131,7 @@ def about(told: dict[str, Any]) -> list[tuple[str, str]]:
     pictures, computer = told["pictures"], told["machine"]
     sizes = ", ".join(pictures["sizes"][:3]) + (", ..." if len(pictures["sizes"]) > 3 else "")
     count = f"{pictures['count']} of {sizes}, {pictures['pixels'] / 1e6:.1f} megapixels"
-    earlier = (f"{', '.join(one['of'])}: measured {one['made']}" for one in told["earlier"])
+    earlier = (_earlier(one, told["versions"]) for one in told["earlier"])
     versions_ = ", ".join(f"{name} {of}".strip() for name, of in told["versions"].items())
     rows = [
         ("command", told["command"]),
@@ -148,6 +148,14 @@ def about(told: dict[str, Any]) -> list[tuple[str, str]]:
         ("made", told["made"]),
     ]
     return [(name, value) for name, value in rows if value]
+
+
+def _earlier(source: Mapping[str, Any], now: Mapping[str, str]) -> str:
+    """What was taken over, when it was measured, and with which other versions."""
+    versions_ = source["versions"] or {}
+    others = [f"{name} {of}".strip() for name, of in versions_.items() if now.get(name) != of]
+    words = f"{', '.join(source['of'])}: measured {source['made']}"
+    return words + (f" with {', '.join(others)}" if others else "")
 
 
 def results(found: Evaluation, told: dict[str, Any]) -> str:

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from pipeline.evaluation.contenders import peer_contenders
+from pipeline.evaluation.peers import all_peers
 from pipeline.options import OptionError
 from tests.jobs.scripts import load_job
 from tests.pipeline.evaluation.inprocess import Runner, png_samples
@@ -68,6 +70,7 @@ def test_what_is_measured_takes_the_place_of_its_former_curves(
     run: Runner, before: Path, model: str, tmp_path: Path
 ) -> None:
     report = told(before.parent)
+    report["versions"]["old-library"] = "1.2"
     for one in report["series"]:
         one["points"][0]["bpp"] *= 1.5
     report["models"].append({"name": "other", "codec": "uqdm", "model_id": "ab" * 32})
@@ -92,6 +95,7 @@ def test_what_is_measured_takes_the_place_of_its_former_curves(
         assert ratio == pytest.approx(1.5 if anew else 1, abs=1e-3), name
     assert [one["name"] for one in second["models"]] == ["toy", "other"]
     assert second["models"][0]["model_id"] != "cd" * 32
+    assert "with old-library 1.2\n" in (output / "results.md").read_text()
     assert not {"toy", "WebP"} & set(second["earlier"][0]["of"])
 
     # What that one took over still comes from the first.
@@ -117,6 +121,8 @@ def test_peers_that_are_there_are_measured_only_by_name(
     assert not {"jpeg", "jpeg_progressive", "webp_lossless"} & peers
     run(data, peers=("jpeg",), earlier=str(before), output=str(tmp_path / "third"))
     assert [name.split("-")[0] for name in run.done] == ["jpeg"]
+    # Nor is it said of them, where their libraries are missing, that they are left out.
+    assert peer_contenders(None, {peer.title for peer in all_peers().values()}) == ([], [])
 
 
 def test_other_pictures_are_refused(run: Runner, before: Path, tmp_path: Path) -> None:
