@@ -180,16 +180,20 @@ class _Sums(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if func is Tensor.addmm_:
+        wider: Tensor
+        if func is Tensor.addmm_ and _integers(*args):
             total, a, b = args
-            wider = total.long() + a.long() @ b.long() if _integers(total, a, b) else None
+            wider = total.long() + a.long() @ b.long()
+        elif func in (torch.mm, torch._int_mm) and _integers(*args):
+            a, b = (x.double() for x in args)
+            wider = a @ b
         elif func in (F.linear, F.conv2d) and _integers(*args[:2]):
             a, b = (x.double() for x in args[:2])
             wider = func(a, b, *args[2:], **kwargs)
         else:
             return func(*args, **kwargs)
         out = func(*args, **kwargs)
-        if wider is not None:
+        if out.numel():
             self.largest = max(self.largest, float((out - wider).abs().max()))
             self.count += out.numel()
         return out

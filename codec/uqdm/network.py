@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from ..bands import BANDS
 from ..devices import direct_convolutions
 from ..modelfiles import check_shapes
+from .products import Matrix
 
 ACTIVATION = 32.0  # activation units per 1.0: signed range +-3.97, rectified range 0 .. 7.97
 RESIDUAL = 128.0  # units per 1.0 of the residual stream h
@@ -221,6 +222,11 @@ class BandNetwork(nn.Module):
         return {name: value.contiguous() for name, value in out.items()}
 
 
+def _quantize(h: Tensor, gain: Tensor, out: Tensor) -> None:
+    """What the next layer sees of the residual stream."""
+    torch.mul(h, gain, out=out).round_().clamp_(-_SIGNED, _SIGNED)
+
+
 class IntegerNetwork:
     """Exact inference of an exported network. Every tensor holds integers, as float32."""
 
@@ -231,6 +237,11 @@ class IntegerNetwork:
             if tensor.dtype == torch.int8 and len(tensor) and int(tensor.min()) < -127:
                 raise ValueError(f"the model's {name} has weights below -127")
         self._t = {name: value.to(device, torch.float32) for name, value in tensors.items()}
+        self._products = {
+            name: Matrix(self._t.pop(name))
+            for name, tensor in tensors.items()
+            if tensor.dtype == torch.int8 and tensor.dim() == 2
+        }
         worst = max(float(t.abs().max()) for n, t in self._t.items() if n.endswith("bias"))
         if worst + max(config.hidden, config.inputs) * 127 * 127 >= 1 << 24:
             raise ValueError("the model's biases are too large for exact sums")
@@ -264,47 +275,60 @@ class IntegerNetwork:
         is computed for them only.
         """
         t = self._t
-        c = self.config.channels
-        h = F.linear(features, t["stem.weight"])
-        h.add_(t["stem.bias"][step][colours]).mul_(t["stem.scale"])
-        h.round_().clamp_(-_STREAM, _STREAM)
-        for i in range(self.config.blocks):
+        c, blocks = self.config.channels, self.config.blocks
+        of_colours = t["stem.bias"][step]
+        gains = [t[f"blocks.{i}.gain"][step] for i in range(blocks)] + [t["head.gain"][step]]
+        h = features.new_empty(*features.shape[:-1], c)
+        x = torch.empty_like(h)
+        board = colours.expand(features.shape[:-1]).flatten()
+        for seen, colour, of, to in self._strips(features, board, h, x):
+            of.copy_(self._products["stem.weight"](seen))
+            of.add_(of_colours[colour]).mul_(t["stem.scale"]).round_().clamp_(-_STREAM, _STREAM)
+            _quantize(of, gains[0], to)
+        for i in range(blocks):
             name = f"blocks.{i}."
-            x = (h * t[name + "gain"][step]).round_().clamp_(-_SIGNED, _SIGNED)
             with direct_convolutions():
-                x = F.conv2d(
+                y = F.conv2d(
                     x.permute(0, 3, 1, 2),
                     t[name + "depthwise.weight"],
                     padding=KERNEL // 2,
                     groups=c,
                 ).permute(0, 2, 3, 1)
-            if places is not None and i == self.config.blocks - 1:
-                h, x = (y.flatten(1, 2).index_select(1, places) for y in (h, x))
-            self._mix(x.reshape(-1, c), h.view(-1, c), name, step)
-        if places is not None and not self.config.blocks:
-            h = h.flatten(1, 2).index_select(1, places)
-        return (h * t["head.gain"][step]).round_().clamp_(-_SIGNED, _SIGNED)
+            if places is not None and i == blocks - 1:
+                h, y = (z.flatten(1, 2).index_select(1, places) for z in (h, y))
+                x = torch.empty_like(h)
+            for seen, of, to in self._strips(y.contiguous(), h, x):
+                self._mix(seen, of, name, step)
+                _quantize(of, gains[i + 1], to)
+        if places is not None and not blocks:
+            x = x.flatten(1, 2).index_select(1, places)
+        return x
+
+    def _strips(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """Views of some rows of each ``(..., channels)`` at a time; of ``(n,)`` some entries.
+
+        On a CPU a thousand, which stay in its cache from one operation to the next.
+        """
+        rows = [x if x.dim() == 1 else x.view(-1, x.shape[-1]) for x in tensors]
+        count = len(rows[0])
+        if rows[0].device.type == "cpu":
+            count = _CPU_ROWS * torch.get_num_threads()
+        return zip(*(x.split(max(count, 1)) for x in rows), strict=True)
 
     def _mix(self, x: Tensor, h: Tensor, name: str, step: int) -> None:
-        """The part of a block that looks at each place ``(n, channels)`` alone; adds to ``h``.
-
-        On a CPU a thousand at a time, which stay in its cache from one operation to the next.
-        """
+        """The part of a block that looks at each place ``(n, channels)`` alone; adds to ``h``."""
         t = self._t
-        expand, project = t[name + "expand.weight"].t(), t[name + "project.weight"].t()
-        rows = _CPU_ROWS * torch.get_num_threads() if x.device.type == "cpu" else len(x)
-        for seen, of in zip(x.split(rows), h.split(rows), strict=True):
-            y = (seen * t[name + "depthwise.scale"]).round_().clamp_(-_SIGNED, _SIGNED)
-            y = torch.mm(y, expand)
-            y.add_(t[name + "expand.bias"][step]).mul_(t[name + "expand.scale"])
-            y.round_().clamp_(0.0, _RECTIFIED)
-            y = torch.mm(y, project).mul_(t[name + "project.scale"])
-            of.add_(y.round_().clamp_(-_STREAM, _STREAM)).clamp_(-_STREAM, _STREAM)
+        expand, project = (self._products[f"{name}{part}.weight"] for part in ("expand", "project"))
+        y = (x * t[name + "depthwise.scale"]).round_().clamp_(-_SIGNED, _SIGNED)
+        y = expand(y).add_(t[name + "expand.bias"][step]).mul_(t[name + "expand.scale"])
+        y.round_().clamp_(0.0, _RECTIFIED)
+        y = project(y, rectified=True).mul_(t[name + "project.scale"])
+        h.add_(y.round_().clamp_(-_STREAM, _STREAM)).clamp_(-_STREAM, _STREAM)
 
     @torch.inference_mode()
     def head(self, h: Tensor, step: int, rows: Tensor | None = None) -> Tensor:
         """Outputs ``(..., len(rows))``, all by default, of ``trunk``'s ``(..., channels)``."""
-        weight, scale = self._t["head.weight"], self._t["head.scale"][step]
+        matrix, scale = self._products["head.weight"], self._t["head.scale"][step]
         if rows is not None:
-            weight, scale = weight[rows], scale[rows]
-        return F.linear(h, weight).mul_(scale)
+            matrix, scale = matrix.outputs(rows), scale[rows]
+        return matrix(h).mul_(scale)

@@ -14,7 +14,7 @@ thread and two, with mkldnn and without, in both memory layouts, in float32 and 
 differ most from the encoder's and from one another.
 ``noise``: decoded with every parameter of a universal model's prior off by up to its guard. A model
 whose tables are chosen by integers has no such number: its sums of products are added up in
-another order, in pieces, of factors cut to eight bits, which is what devices may do, and all that
+another order, in pieces, of factors cut to bfloat16, which is what devices may do, and all that
 is not integers (transforms, means) is off by up to 1e-5 of itself.
 ``beyond``: noise of several guards, in float32 and in float64: an error, or the very picture.
 ``overhead``: bytes and processor time that protection takes. Calibrate a universal model first.
@@ -103,6 +103,11 @@ class Products(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        if func in (torch.mm, torch._int_mm):
+            rows, matrix = (x.float() for x in args)
+            changed = self.change(F.linear, rows, matrix.t())
+            if changed is not None:
+                return kwargs["out"].copy_(changed) if "out" in kwargs else changed
         if func in (F.linear, F.conv2d, F.conv_transpose2d) and args[0].dtype == torch.float32:
             changed = self.change(func, *args, **kwargs)
             if changed is not None:
@@ -130,12 +135,12 @@ def _each_channel(x: Tensor, weight: Tensor, padding: int) -> Tensor:
     return out
 
 
-def in_layout(memory_format: torch.memory_format) -> Callable[..., Tensor]:
+def in_layout(memory_format: torch.memory_format) -> Callable[..., Tensor | None]:
     """What computes convolutions of pictures that lie in memory like this."""
 
-    def change(func: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def change(func: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor | None:
         if func is F.linear:
-            return func(x, *args, **kwargs)
+            return None
         return func(x.contiguous(memory_format=memory_format), *args, **kwargs)
 
     return change

@@ -7,7 +7,9 @@ One picture at a time, the faster of the rounds. The peak is measured in the sam
 round and after the last: products of float32 matrices of 2048x2048, and 3x3 convolutions of 256
 channels, each the fastest of all times. The network is what multiplies: its operations are counted
 (two for a multiplication with its addition), its seconds are those of its methods, everything
-between the multiplications included. It takes less than three minutes on an idle machine.
+between the multiplications included. UQDM's networks multiply 8-bit integers where the processor is
+quick at that, and can be faster than any convolution of floats: see codec/uqdm/products.py;
+``--floats`` does without. It takes less than three minutes on an idle machine.
 """
 
 import argparse
@@ -32,6 +34,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from codec import Codec, load_codec
+from codec.uqdm import products
 from codec.uqdm.network import IntegerNetwork
 from pipeline.evaluation.document import Document
 from pipeline.evaluation.peers import all_peers
@@ -91,17 +94,26 @@ class Peak:
 
     matrices: float = 0.0
     convolutions: float = 0.0
+    bytes: float = 0.0
 
     @torch.inference_mode()
     def measure(self, times: int = 4) -> None:
         a, b = torch.randn(2, 2048, 2048)
+        m, n = a.to(torch.int8), b.to(torch.int8)
         x = torch.randn(1, 256, 96, 96).contiguous(memory_format=torch.channels_last)
         w = torch.randn(256, 256, 3, 3).contiguous(memory_format=torch.channels_last)
         for _ in range(times):
             self.matrices = max(self.matrices, _rate(2 * 2048**3, lambda: torch.mm(a, b)))
+            if products.bytes_are_faster():
+                self.bytes = max(self.bytes, _rate(2 * 2048**3, lambda: torch._int_mm(m, n)))
             operations = 2 * 9 * 256**2 * 96**2
             rate = _rate(operations, lambda: F.conv2d(x, w, padding=1))
             self.convolutions = max(self.convolutions, rate)
+
+
+def _operations(a: Sequence[int], b: Sequence[int], **_: object) -> int:
+    """Of a product of matrices of these shapes."""
+    return 2 * a[0] * a[1] * b[1]
 
 
 def _rate(operations: float, call: Callable[[], object]) -> float:
@@ -129,7 +141,8 @@ class Case:
 
     def count(self) -> None:
         """Count the operations, which makes it slow."""
-        with FlopCounterMode(display=False) as counter:
+        products_of_bytes = {torch.ops.aten._int_mm: _operations}
+        with FlopCounterMode(display=False, custom_mapping=products_of_bytes) as counter:
             self.call()
         self.operations = float(counter.get_total_flops())
 
@@ -242,11 +255,12 @@ def model_table(rows: Sequence[Row], threads: int, megapixels: float, peak: Peak
     header = ["model", "layers"]
     for verb in ("encode", "decode"):
         header += [f"{verb} Mpx/s", "in the network", "of the peak"]
+    integers = f", {peak.bytes / 1e9:.0f} in those of 8-bit integers" if peak.bytes else ""
     note = (
         f"Measured peak: {peak.convolutions / 1e9:.0f} GFLOP/s in convolutions, "
-        f"{peak.matrices / 1e9:.0f} in products of matrices. In the network: its part of the time. "
-        "Of the peak: the network's operations in that time, against the convolutions'. The last "
-        "column is what decoding takes."
+        f"{peak.matrices / 1e9:.0f} in products of matrices{integers}. In the network: its part of "
+        "the time. Of the peak: the network's operations in that time, against the convolutions'. "
+        "The last column is what decoding takes."
     )
     title = f"{threads} thread" + ("s" if threads > 1 else "")
     return Table(title, (*header, "GFLOP a Mpx"), tuple(cells), note)
@@ -264,10 +278,13 @@ def main() -> None:
     parser.add_argument("--quality", type=int, help="for models with qualities")
     parser.add_argument("--steps", type=int, default=4, help="of the diffusion")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--floats", action="store_true", help="no products of 8-bit integers")
     parser.add_argument(
         "--markdown", type=Path, help="a document with places <!-- speed: 1 thread --> and so on"
     )
     options = parser.parse_args()
+    if options.floats:
+        products.bytes_are_faster = lambda: False
     document = options.markdown and Document(options.markdown, "speed")
     if document:
         document.check()

@@ -1,13 +1,15 @@
 """The nested model: exactness whatever the circumstances, and its likelihood against its bits."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from codec import CorruptStreamError, EncodedImage, UnknownModelError, entropy, load_codec
-from codec.uqdm import large, network, recipes
+from codec.uqdm import large, network, products, recipes
 from codec.uqdm.codec import UQDMCodec
 from codec.uqdm.nested_objective import NestedObjective
 from codec.uqdm.nested_scheme import NestedScheme
@@ -72,27 +74,52 @@ def test_streams_do_not_depend_on_batch_tiles_or_threads(
         torch.set_num_threads(threads)
 
 
-def test_the_network_is_exact_in_any_arithmetic() -> None:
-    """float64 has 29 bits to spare: if float32 agrees with it to the last bit, nothing rounded."""
+@pytest.mark.parametrize("bytes_", [True, False])
+def test_the_network_is_exact_in_any_arithmetic(
+    bytes_: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """float64 has 29 bits to spare: if the network agrees with it to the last bit, nothing rounded.
+
+    Factors, products and roundings of the requantisation are in float32, as they are defined.
+    """
+    monkeypatch.setattr(products, "bytes_are_faster", lambda: bytes_)
     model = nested_model()
     weights, device = model.network.export(), torch.device("cpu")
     network = IntegerNetwork(model.network.config, weights, device)
     generator = torch.Generator().manual_seed(1)
     features = torch.randint(-127, 128, (2, 9, 11, 384), generator=generator).float()
     parity = (torch.arange(9)[:, None] + torch.arange(11)) % 2
-    expected = network(features, parity, 3)
-    assert expected.abs().max() > 1
-    # Sums in float64, products and roundings of the requantisation in float32, as they are defined.
-    t = network._t
-    h = features.double() @ t["stem.weight"].double().T + t["stem.bias"][3][parity].double()
-    assert h.abs().max() < 2**24
-    exact = torch.nn.functional.linear(features, t["stem.weight"]).double()
-    torch.testing.assert_close(
-        exact, features.double() @ t["stem.weight"].double().T, atol=0, rtol=0
-    )
-    shuffled = torch.randperm(384, generator=generator)
-    network._t["stem.weight"] = t["stem.weight"][:, shuffled]
-    assert torch.equal(network(features[..., shuffled], parity, 3), expected)
+    found = network(features, parity, 3)
+    assert found.abs().max() > 1
+    wide = _Wide()
+    with wide:
+        expected = network(features, parity, 3)
+    assert wide.seen == 2 + 3 * model.network.config.blocks
+    assert wide.largest < 2**24
+    assert torch.equal(found, expected)
+
+
+class _Wide(TorchFunctionMode):
+    """Sums of products in float64, in another order, one factor after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen, self.largest = 0, 0.0
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func not in (torch.mm, torch._int_mm, torch.nn.functional.conv2d):
+            return func(*args, **kwargs)
+        self.seen += 1
+        a, b = (x.double() for x in args)
+        if func is torch.nn.functional.conv2d:
+            out = func(a, b, **kwargs)
+        else:
+            out = sum(a[:, i : i + 1] * b[i] for i in reversed(range(len(b))))
+        self.largest = max(self.largest, float(out.abs().max()))
+        return kwargs["out"].copy_(out) if "out" in kwargs else out.float()
 
 
 def test_training_sees_the_network_that_runs() -> None:
