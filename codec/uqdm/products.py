@@ -29,7 +29,7 @@ class Matrix:
     """A matrix ``(outputs, inputs)`` of integers in [-127, 127], to multiply rows with.
 
     Args:
-        weight: any type; at most 1040 inputs, so that sums stay below 2**24.
+        weight: of any type, on the device of the rows; with so few inputs that sums stay below 2**24.
     """
 
     def __init__(self, weight: Tensor) -> None:
@@ -52,7 +52,8 @@ class Matrix:
         """Exact sums ``(..., outputs) float32`` of rows ``(..., inputs) float32``.
 
         Args:
-            rows: integers in [-127, 127], or in [0, 255] where they are ``rectified``.
+            rows: integers in [-127, 127], or in [0, 255] where they are ``rectified``; the latter
+                are used up.
         """
         flat = rows.reshape(-1, rows.shape[-1])
         out = self._from_bytes(flat, rectified)
@@ -64,13 +65,13 @@ class Matrix:
         # Without oneDNN torch multiplies bytes one by one.
         if self._bytes is None or len(rows) < _LEAST or not torch.backends.mkldnn.enabled:
             return None
-        signed = (rows - _SHIFT if rectified else rows).to(torch.int8)
+        signed = (rows.sub_(_SHIFT) if rectified else rows).to(torch.int8).contiguous()
         out = torch.empty(len(rows), self._bytes.shape[1], dtype=torch.int32)
         out[-1, -1] = _UNTOUCHED
         torch._int_mm(signed, self._bytes, out=out)
-        if int(out[-1, -1]) == _UNTOUCHED:
-            return None
         sums = out.float()
+        if float(sums[-1, -1]) == _UNTOUCHED:
+            sums = torch.mm(signed.float(), self._floats)
         return sums.add_(self._shifted) if rectified else sums
 
 

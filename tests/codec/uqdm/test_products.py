@@ -69,7 +69,8 @@ def test_the_way_is_the_one_asked_for(
 def test_a_product_that_is_refused(way: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """As torch's library may, without an error: nothing is written."""
     monkeypatch.setattr(torch, "_int_mm", lambda a, b, out: out)
-    assert (Matrix(torch.ones(16, 30))(torch.ones(16, 30)) == 30).all()
+    for rectified in (False, True):
+        assert (Matrix(torch.ones(16, 30))(torch.ones(16, 30), rectified) == 30).all()
 
 
 def saturating(a: Tensor, b: Tensor) -> Tensor:
