@@ -35,7 +35,7 @@ ACTIVATION = 32.0  # activation units per 1.0: signed range +-3.97, rectified ra
 RESIDUAL = 128.0  # units per 1.0 of the residual stream h
 _SIGNED, _RECTIFIED, _STREAM = 127.0, 255.0, 32767.0
 KERNEL = 5
-_CPU_ROWS = 512  # places that a thread computes at once
+_CPU_NUMBERS = 512 * 384  # inside a block that a thread computes at once
 # Least and most of each size of a network. Sums of channels * 127 * 127 must stay below 2**24.
 _SIZES = {
     "steps": (1, 1024),
@@ -307,12 +307,12 @@ class IntegerNetwork:
     def _strips(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         """Views of some rows of each ``(..., channels)`` at a time; of ``(n,)`` some entries.
 
-        On a CPU a thousand, which stay in its cache from one operation to the next.
+        On a CPU as many as stay in its cache from one operation to the next.
         """
         rows = [x if x.dim() == 1 else x.view(-1, x.shape[-1]) for x in tensors]
         count = len(rows[0])
         if rows[0].device.type == "cpu":
-            count = _CPU_ROWS * torch.get_num_threads()
+            count = _CPU_NUMBERS // self.config.hidden * torch.get_num_threads()
         return zip(*(x.split(max(count, 1)) for x in rows), strict=True)
 
     def _mix(self, x: Tensor, h: Tensor, name: str, step: int) -> None:

@@ -66,7 +66,7 @@ def test_streams_do_not_depend_on_batch_tiles_or_threads(
     try:
         torch.set_num_threads(1 if threads > 1 else 2)
         monkeypatch.setattr(large, "TILE", 5)  # blocks: many tiles, each with its halo
-        monkeypatch.setattr(network, "_CPU_ROWS", 7)
+        monkeypatch.setattr(network, "_CPU_NUMBERS", 7 * 32)
         assert codec.encode(pictures) == expected
         for picture, decoded in zip(pictures, codec.decode(expected), strict=True):
             np.testing.assert_array_equal(decoded, picture)
