@@ -29,7 +29,7 @@ class Matrix:
     """A matrix ``(outputs, inputs)`` of integers in [-127, 127], to multiply rows with.
 
     Args:
-        weight: of any type, on the device of the rows; with so few inputs that sums stay below 2**24.
+        weight: of any type, with so few inputs that sums stay below 2**24.
     """
 
     def __init__(self, weight: Tensor) -> None:
