@@ -35,7 +35,7 @@ ACTIVATION = 32.0  # activation units per 1.0: signed range +-3.97, rectified ra
 RESIDUAL = 128.0  # units per 1.0 of the residual stream h
 _SIGNED, _RECTIFIED, _STREAM = 127.0, 255.0, 32767.0
 KERNEL = 5
-_CPU_NUMBERS = 512 * 384  # inside a block that a thread computes at once
+_CPU_NUMBERS = 1024 * 384  # inside a block that a thread computes at once
 # Least and most of each size of a network. Sums of channels * 127 * 127 must stay below 2**24.
 _SIZES = {
     "steps": (1, 1024),

@@ -42,7 +42,7 @@ def test_streams_do_not_depend_on_batch_tiles_or_threads(
     try:
         torch.set_num_threads(1 if threads > 1 else 2)
         monkeypatch.setattr(pixels, "TILE", 5)  # cells: many tiles, each with its halo
-        monkeypatch.setattr(network, "_CPU_NUMBERS", 7 * 32)
+        monkeypatch.setattr(network, "_CPU_NUMBERS", 7 * 96)
         alone = [codec.encode([picture])[0] for picture in pictures]
         assert alone == together
         decoded = codec.decode(together)
