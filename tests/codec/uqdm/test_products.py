@@ -61,6 +61,7 @@ def test_the_way_is_the_one_asked_for(
     assert (matrix(torch.ones(16, 30), rectified=not signed) == 30).all()
     assert calls == ([(torch.int8, torch.int8)] if way else [])
     matrix(torch.ones(15, 30))
+    matrix.outputs(torch.arange(15))(torch.ones(16, 30))
     with without_mkldnn():
         matrix(torch.ones(16, 30))
     assert len(calls) == way
