@@ -82,6 +82,8 @@ def test_the_network_is_exact_in_any_arithmetic(
 
     Factors, products and roundings of the requantisation are in float32, as they are defined.
     """
+    if bytes_ and not products._bytes_are_right():
+        pytest.skip("this processor's products of bytes saturate")
     monkeypatch.setattr(products, "bytes_are_faster", lambda: bytes_)
     model = nested_model()
     weights, device = model.network.export(), torch.device("cpu")
