@@ -81,6 +81,8 @@ def bytes_are_faster() -> bool:
 
     Takes some milliseconds, once.
     """
+    if not torch.backends.mkldnn.enabled:  # what would be tried is not what is used later
+        return False
     try:
         return _bytes_are_right() and _seconds(_race(torch.int8)) < _seconds(_race(torch.float32))
     except (AttributeError, RuntimeError):  # a torch that has no such products
