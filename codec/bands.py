@@ -68,23 +68,67 @@ def _lap(x: torch.Tensor, matrix: torch.Tensor, dim: int, gain: float = 1.0) -> 
 
 def forward(x: torch.Tensor) -> torch.Tensor:
     """Bands ``(B, 192, H/8, W/8)`` of pictures ``(B, 3, H, W)``, H and W multiples of 8."""
-    block = _matrix("block", x.dtype, x.device, False)
-    lap = _matrix("lap", x.dtype, x.device, False)
-    x = torch.einsum("ac,bchw->bahw", _matrix("colour", x.dtype, x.device, False), x)
-    x = _lap(_lap(x, lap, 2), lap, 3)
-    x = x.unflatten(2, (-1, BLOCK)).unflatten(4, (-1, BLOCK))
-    x = torch.einsum("uy,vx,bchywx->bcuvhw", block, block, x)
-    return x.flatten(1, 3)
+    b, _, height, width = x.shape
+    colour = _matrix("colour", x.dtype, x.device, False)
+    x = _mirrored_pixels(_mirrored_pixels(torch.einsum("ac,bchw->bahw", colour, x), 2), 3)
+    rows, columns = height // BLOCK + 1, width // BLOCK + 1
+    blocks = x.view(b, 3, rows, BLOCK, columns, BLOCK).permute(0, 2, 4, 1, 3, 5)
+    blocks = blocks.reshape(b, rows, columns, BANDS).permute(0, 3, 1, 2)
+    return F.conv2d(blocks, _lapped_kernel(x.dtype, x.device, False), groups=3)
 
 
 def inverse(bands: torch.Tensor) -> torch.Tensor:
     """Pictures ``(B, 3, H, W)`` of bands ``(B, 192, H/8, W/8)``."""
-    block = _matrix("block", bands.dtype, bands.device, False)
-    lap = _matrix("lap", bands.dtype, bands.device, False)
-    x = bands.unflatten(1, (3, BLOCK, BLOCK))
-    x = torch.einsum("uy,vx,bcuvhw->bchywx", block, block, x).flatten(4, 5).flatten(2, 3)
-    x = _lap(_lap(x, lap.T, 2), lap.T, 3)
+    b, _, rows, columns = bands.shape
+    x = _mirrored_blocks(bands.permute(0, 2, 3, 1))
+    x = F.conv2d(x.permute(0, 3, 1, 2), _lapped_kernel(x.dtype, x.device, True), groups=3)
+    x = x.permute(0, 2, 3, 1).unflatten(3, (3, BLOCK, BLOCK)).permute(0, 3, 1, 4, 2, 5)
+    x = x.reshape(b, 3, (rows + 1) * BLOCK, (columns + 1) * BLOCK)
+    half = BLOCK // 2
+    x = x[:, :, half:-half, half:-half]
     return torch.einsum("ac,bahw->bchw", _matrix("colour", x.dtype, x.device, False), x)
+
+
+def _mirrored_pixels(x: torch.Tensor, dim: int) -> torch.Tensor:
+    """Half a block more at both ends: no filter is one across a mirror, as in ``_mirror``."""
+    half, n = BLOCK // 2, x.shape[dim]
+    ends = x.narrow(dim, 0, half).flip(dim), x.narrow(dim, n - half, half).flip(dim)
+    return torch.cat([ends[0], x, ends[1]], dim)
+
+
+def _mirrored_blocks(bands: torch.Tensor) -> torch.Tensor:
+    """Bands ``(B, h, w, 192)`` with the mirror images of the outer blocks around, contiguous."""
+    b, rows, columns, _ = bands.shape
+    out = bands.new_empty(b, rows + 2, columns + 2, BANDS)
+    out[:, 1:-1, 1:-1] = bands
+    odd = torch.arange(BANDS, device=bands.device)
+    down, right = (1 - 2 * (odd // n % 2).to(bands.dtype) for n in (BLOCK, 1))
+    out[:, 0, 1:-1] = bands[:, 0] * down
+    out[:, -1, 1:-1] = bands[:, -1] * down
+    out[:, :, 0] = out[:, :, 1] * right
+    out[:, :, -1] = out[:, :, -2] * right
+    return out
+
+
+@cache
+def _lapped_kernel(dtype: torch.dtype, device: torch.device, inverse: bool) -> torch.Tensor:
+    """``(192, 64, 2, 2)``: one convolution, for each colour, is both filters and both transforms.
+
+    Blocks of pixels lie around the corners of blocks of bands, so that a filter stays inside of
+    one, and a block of bands is that of four blocks of pixels.
+    """
+    filters = np.kron(np.eye(2), _MATRICES["lap"])
+    line = _MATRICES["block"] @ filters[BLOCK // 2 : -BLOCK // 2]  # frequency, two blocks' samples
+    line = line.reshape(BLOCK, 2, BLOCK)
+    if inverse:  # what a block of pixels has of the block of bands before it comes first
+        kernel = np.einsum("uiy,vjx->yxuvij", line[:, ::-1], line[:, ::-1])
+    else:
+        kernel = np.einsum("uiy,vjx->uvyxij", line, line)
+    kernel = np.tile(kernel.reshape(BLOCK**2, BLOCK**2, 2, 2), (3, 1, 1, 1))
+    # Made in inference mode it could not be trained with later.
+    with torch.inference_mode(False):
+        out = torch.from_numpy(kernel).to(device=device, dtype=dtype)
+        return out.contiguous(memory_format=torch.channels_last)
 
 
 def inverse_exact(bands: torch.Tensor) -> torch.Tensor:

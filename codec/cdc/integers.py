@@ -28,6 +28,7 @@ from ..errors import InvalidModelError
 FRACTION = 4096  # activation units per 1.0
 _LIMIT = float(1 << 23)  # activations are clamped to +-2048.0
 _WEIGHT = 32767.0
+_MAX_TABLE = 1 << 20  # thresholds are in 2**-12: scales up to 256
 _MAX_BIAS = float(1 << 50)  # of the accumulators' 2**53; the weights may have the rest
 
 _Tap = tuple[int, int, Tensor]  # rows and columns away, weights (C_in, C_out)
@@ -138,11 +139,31 @@ def scale_thresholds(scales: np.ndarray, *, logarithmic: bool = False) -> np.nda
     return thresholds
 
 
-def scale_index(values: Tensor, thresholds: Tensor) -> Tensor:
-    """How many thresholds ``(S - 1,)`` each integer ``(...) float64`` reaches, int16."""
-    bounds = thresholds.to(values.device, torch.float64)
-    index = torch.bucketize(values.contiguous(), bounds, out_int32=True, right=True)
-    return index.to(torch.int16)
+class ScaleIndex:
+    """How many thresholds each value reaches: a look into a table, where the table is not huge."""
+
+    def __init__(self, thresholds: Tensor) -> None:
+        """``thresholds (S - 1,) int64`` ascend; values will be on their device."""
+        self._thresholds = thresholds.to(torch.float64)
+        self._table = None
+        # Entry n of the table is of the value first + n.
+        self._first, last = (
+            (int(thresholds[0]) - 1, int(thresholds[-1])) if len(thresholds) else (0, 0)
+        )
+        if (span := last - self._first) < _MAX_TABLE:
+            values = torch.arange(span + 1, dtype=torch.float64, device=thresholds.device)
+            self._table = self._search(values + self._first)
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """``(...) int16`` of integers ``(...) float64``."""
+        if self._table is None:
+            return self._search(values)
+        at = (values - self._first).clamp_(0, len(self._table) - 1).to(torch.int32)
+        return self._table.index_select(0, at.flatten()).view(at.shape)
+
+    def _search(self, values: Tensor) -> Tensor:
+        found = torch.bucketize(values.contiguous(), self._thresholds, out_int32=True, right=True)
+        return found.to(torch.int16)
 
 
 class IntegerHyperDecoder:
@@ -206,9 +227,9 @@ class IntegerHyperDecoder:
 
     @torch.no_grad()
     def scale_index(
-        self, z_hat_units: Tensor, thresholds: Tensor, offsets: Tensor | None = None
+        self, z_hat_units: Tensor, index: ScaleIndex, offsets: Tensor | None = None
     ) -> Tensor:
-        """``scale_index`` of the outputs ``(B, M, f h, f w) int16``, never holding all of them.
+        """``index`` of the outputs ``(B, M, f h, f w) int16``, never holding all of them.
 
         Args:
             offsets: integers in 2**-12 units added to the outputs first, ``(B, M) float64``.
@@ -217,7 +238,7 @@ class IntegerHyperDecoder:
         for at, values in self._tiles(z_hat_units):
             if offsets is not None:
                 values = values + offsets[at[0], :, None, None].to(self.device)
-            out[at] = scale_index(values, thresholds)
+            out[at] = index(values)
         return out
 
     def _empty(self, z: Tensor, dtype: torch.dtype) -> Tensor:

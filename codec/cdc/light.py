@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from .. import bands
 from ..errors import InvalidModelError
+from . import pointwise
 from .config import checked_fields
 from .priors import MIN_SCALE, FactorizedPrior, lower_bound
 
@@ -91,8 +92,9 @@ class _Block(nn.Module):
     def forward(self, x: Tensor, quality: Tensor) -> Tensor:
         h = (x * self.gain[quality][:, None, None]).permute(0, 3, 1, 2)
         h = F.conv2d(h, self.depthwise, padding=2, groups=x.shape[-1]).permute(0, 2, 3, 1)
-        h = F.relu(F.linear(h, self.expand) + self.bias[quality][:, None, None])
-        return x + F.linear(h, self.project)
+        h = pointwise.linear(h, self.expand, self.bias[quality], rectified=True)
+        h = pointwise.linear(h, self.project)
+        return h.add_(x) if h.dtype == x.dtype else h + x  # autocast's products have fewer bits
 
 
 class _Blocks(nn.Module):
@@ -120,7 +122,7 @@ def _scatter(x: Tensor) -> Tensor:
 
 
 def _linear(inputs: int, outputs: int, scale: float = 1.0) -> nn.Linear:
-    layer = nn.Linear(inputs, outputs)
+    layer = pointwise.Linear(inputs, outputs)
     nn.init.normal_(layer.weight, std=scale * inputs**-0.5)
     nn.init.zeros_(layer.bias)
     return layer
@@ -202,7 +204,7 @@ class LightCompressor(nn.Module):
         """Latent ``(B, M, H/16, W/16)`` of pictures ``(B, 3, H, W)`` in [-1, 1]."""
         with torch.autocast(x.device.type, enabled=False):  # large numbers with small steps
             b = self._bands(x.float())
-            linear = F.linear(_gather(b), self.basis + _CAUTION * self.analysis_map)
+            linear = pointwise.linear(_gather(b), self.basis + _CAUTION * self.analysis_map)
         h: Tensor = self.analysis_fine(self.stem(b / self.band_scale), quality)
         h = self.analysis_coarse(self.down(_gather(h)), quality)
         y = linear + self.to_latent(h)
@@ -223,7 +225,7 @@ class LightCompressor(nn.Module):
         """The fast head's picture ``(B, 3, H, W)``, unclipped, and features at 1/8 and 1/16."""
         y = y.permute(0, 2, 3, 1) * self.inverse_gain[quality].exp()[:, None, None]
         with torch.autocast(y.device.type, enabled=False):
-            linear = _scatter(F.linear(y, (self.basis + _CAUTION * self.synthesis_map).T))
+            linear = _scatter(pointwise.linear(y, (self.basis + _CAUTION * self.synthesis_map).T))
         coarse = self.synthesis_coarse(self.from_latent(y), quality)
         h = _scatter(self.up(coarse)) + self.bands_in(linear / self.band_scale)
         h = self.synthesis_fine(h, quality)

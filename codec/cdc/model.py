@@ -17,6 +17,7 @@ from ..errors import InvalidModelError
 from .diffusion import Diffusion
 from .light import LightCompressor, LightConfig
 from .networks import PaperCompressor, PaperConfig
+from .pointwise import Pointwise
 from .priors import FactorizedPrior, gaussian_likelihood
 from .unet import UNet, UNetConfig
 
@@ -72,6 +73,18 @@ class CDCModel(nn.Module):
     def hyper_synthesis(self, z: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and scale of the latent, ``(B, M, H/16, W/16)`` each, scale at least 0.1."""
         raise NotImplementedError
+
+    def hyper_mean(self, z: Tensor, quality: Tensor) -> Tensor:
+        """The mean of ``hyper_synthesis`` alone, up to the last bits of floats."""
+        *others, last = self.hyper_decoder
+        assert isinstance(last, nn.Conv2d)
+        for layer in others:
+            z = layer(z)
+        m = self.latents
+        bias = None if last.bias is None else last.bias[:m]
+        mean = F.conv2d(z, last.weight[:m], bias, padding=last.padding)
+        added = torch.stack([self.hyper_bias(int(q))[:m] for q in quality])
+        return mean + added.to(mean.device)[:, :, None, None]
 
     def hyper_bias(self, quality: int) -> Tensor:
         """What is added to the hyper-decoder's output at a quality, ``(2 M,)``."""
@@ -178,9 +191,7 @@ class LightDenoiser(nn.Module):
         first, *others = unet.context_channels
         if first != unet.channels or len(others) != len(features):
             raise InvalidModelError(f"the light U-Net needs {1 + len(features)} contexts")
-        self.project = nn.ModuleList(
-            nn.Conv2d(i, o, 1) for i, o in zip(features, others, strict=True)
-        )
+        self.project = nn.ModuleList(Pointwise(i, o) for i, o in zip(features, others, strict=True))
         self.unet = UNet(unet)
 
     def forward(

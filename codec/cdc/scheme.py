@@ -24,7 +24,7 @@ from ..entropy import Tables
 from ..errors import InvalidModelError
 from ..modelfiles import build
 from ..scheme import Choice, LayerSymbols
-from .integers import FRACTION, IntegerHyperDecoder
+from .integers import FRACTION, IntegerHyperDecoder, ScaleIndex
 from .layers import MAX_RESIDUAL, Progress, Trees
 from .model import LATENT_STRIDE, MULTIPLE, CDCModel, Synthesis, build_model
 from .tiling import TILE_PIXELS, Tile, by_tiles
@@ -107,18 +107,18 @@ class CDCScheme:
         self.quality_table = Tables.from_pmfs([(0, np.full(qualities, 1 / qualities))])
         self._medians = tensors["medians"].to(self.device, torch.float64)
         self._offsets = tensors["scale_offsets"].to(self.device, torch.float64)
-        self._thresholds = tensors["thresholds"].to(self.device)
         self._integers = IntegerHyperDecoder(_under("integers.", tensors), self.device)
         if (
             self._medians.shape != (qualities, channels)
             or self._offsets.shape != (qualities, self.model.latents)
             or len(self.trees) != qualities
             or self._integers.outputs != self.model.latents
-            or self._thresholds.shape != (len(trees.scales) - 1,)
-            or not (self._thresholds.diff() > 0).all()
+            or tensors["thresholds"].shape != (len(trees.scales) - 1,)
+            or not (tensors["thresholds"].diff() > 0).all()
             or not 0 <= self.default_quality < qualities
         ):
             raise ValueError("the coding tensors do not fit the networks")
+        self._scale_index = ScaleIndex(tensors["thresholds"].to(self.device))
 
     # -- encoding ---------------------------------------------------------------------------------
 
@@ -275,7 +275,7 @@ class CDCScheme:
 
     def _choose_scales(self, state: CDCState) -> None:
         offsets = self._offsets[[p.quality for p in state.pictures]]
-        index = self._integers.scale_index(self._hyper_units(state), self._thresholds, offsets)
+        index = self._integers.scale_index(self._hyper_units(state), self._scale_index, offsets)
         for picture, row in zip(state.pictures, index, strict=True):
             trees = self.trees[picture.quality]
             picture.progress = Progress.start(trees, row.flatten().cpu().numpy())
@@ -285,7 +285,7 @@ class CDCScheme:
         qualities = torch.tensor([p.quality for p in state.pictures], device=self.device)
 
         def mean(z: Tensor, _: Tile) -> Tensor:
-            return self.model.hyper_synthesis(z, qualities)[0]
+            return self.model.hyper_mean(z, qualities)
 
         z = (self._hyper_units(state) / FRACTION).float()
         with full_precision(self.device):

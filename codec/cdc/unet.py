@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from ..errors import InvalidModelError
 from .config import MAX_SCALES, checked_fields, is_width
+from .pointwise import Pointwise
 
 _SLOPE = 0.2  # of every leaky ReLU in these networks
 
@@ -115,7 +116,7 @@ class ResidualBlock(nn.Module):
         self.time = nn.Linear(time_width, outputs) if time_width else None
         self.conv_out = nn.Conv2d(outputs, outputs, 3, padding=1)
         self.norm_out = ChannelNorm(outputs)
-        self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+        self.skip = Pointwise(inputs, outputs) if inputs != outputs else nn.Identity()
 
     def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
         """``(B, inputs, H, W)`` to ``(B, outputs, H, W)``, given a time embedding ``(B, w)``."""
@@ -136,8 +137,8 @@ class LinearAttention(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.norm = ChannelNorm(channels)
-        self.qkv = nn.Conv2d(channels, 3 * channels, 1, bias=False)
-        self.out = nn.Conv2d(channels, channels, 1)
+        self.qkv = Pointwise(channels, 3 * channels, bias=False)
+        self.out = Pointwise(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         batch, channels, height, width = x.shape
@@ -203,6 +204,7 @@ class UNet(nn.Module):
         for i, down in enumerate(self.down):
             if i < len(contexts):
                 h = torch.cat([h, contexts[i].to(h.dtype)], dim=1)
+                h = h.contiguous(memory_format=torch.channels_last)
             h = down(h, embedding)
             if i > 0:  # the way up joins the coarsest scale's too, but not the finest's
                 skips.append(h)

@@ -14,6 +14,7 @@ quick at that, and can be faster than any convolution of floats: see codec/uqdm/
 
 import argparse
 import functools
+import math
 import os
 import platform
 import sys
@@ -45,7 +46,7 @@ from tests.benchmarks import pictures
 # One setting of each other codec, of about a bit a pixel where it has the choice.
 PEERS = {"jpeg": "q65", "jpeg2000": "1:20", "webp": "q75", "avif": "q70", "jxl": "d2"}
 PEERS |= {"png": "", "webp_lossless": "", "jpeg2000_lossless": "", "jxl_lossless": ""}
-CDC_NETWORK = ("analysis", "hyper_analysis", "hyper_synthesis", "synthesis", "denoise")
+CDC_NETWORK = ("analysis", "hyper_analysis", "hyper_mean", "synthesis", "denoise")
 
 
 @dataclass
@@ -111,9 +112,14 @@ class Peak:
             self.convolutions = max(self.convolutions, rate)
 
 
-def _operations(a: Sequence[int], b: Sequence[int], **_: object) -> int:
-    """Of a product of matrices of these shapes."""
+def _of_product(a: Sequence[int], b: Sequence[int], **_: object) -> int:
+    """Operations of a product of matrices of these shapes."""
     return 2 * a[0] * a[1] * b[1]
+
+
+def _of_map(x: Sequence[int], weight: Sequence[int], *_: object, **__: object) -> int:
+    """Operations of a linear map ``(outputs, inputs)`` of x's last axis."""
+    return 2 * math.prod(x) * weight[0]
 
 
 def _rate(operations: float, call: Callable[[], object]) -> float:
@@ -141,8 +147,8 @@ class Case:
 
     def count(self) -> None:
         """Count the operations, which makes it slow."""
-        products_of_bytes = {torch.ops.aten._int_mm: _operations}
-        with FlopCounterMode(display=False, custom_mapping=products_of_bytes) as counter:
+        others = {torch.ops.aten._int_mm: _of_product, torch.ops.mkldnn._linear_pointwise: _of_map}
+        with FlopCounterMode(display=False, custom_mapping=others) as counter:
             self.call()
         self.operations = float(counter.get_total_flops())
 

@@ -8,8 +8,8 @@ from torch import nn
 from codec.cdc.integers import (
     FRACTION,
     IntegerHyperDecoder,
+    ScaleIndex,
     export,
-    scale_index,
     scale_thresholds,
 )
 from codec.errors import InvalidModelError
@@ -92,7 +92,7 @@ def test_close_to_the_float_network(decoder):
 def test_the_float_network_chooses_the_same_scales_within_one_step(decoder):
     units = hyper_latent(1, HIDDEN, 8, 12)
     thresholds = torch.from_numpy(scale_thresholds(SCALES))
-    index = decoder.scale_index(units, thresholds)
+    index = decoder.scale_index(units, ScaleIndex(thresholds))
     scale = network()((units / FRACTION).float())[:, LATENTS:].clamp_min(0.1)
     nearest = torch.searchsorted(thresholds / FRACTION, scale.double().contiguous())
     assert (index - nearest).abs().max() <= 1
@@ -116,8 +116,10 @@ def test_tiles_give_what_the_whole_gives(decoder, shape, most):
     assert (tiled(units) == decoder(units)).all()
     thresholds = torch.from_numpy(scale_thresholds(SCALES))
     offsets = torch.arange(3 * LATENTS, dtype=torch.float64).view(3, LATENTS) * 100
-    whole = scale_index(decoder(units) + offsets[:, :, None, None], thresholds)
-    assert (tiled.scale_index(units, thresholds, offsets) == whole).all()
+    values = decoder(units) + offsets[:, :, None, None]
+    whole = np.searchsorted(thresholds.numpy(), values.numpy(), side="right")
+    index = tiled.scale_index(units, ScaleIndex(thresholds), offsets)
+    assert (index.numpy() == whole).all()
 
 
 def test_the_same_on_any_number_of_threads_and_without_mkldnn(decoder):
@@ -166,16 +168,27 @@ def test_forged_hyper_latents_stay_exact(decoder):
 
 def test_thresholds_lie_between_their_scales():
     for logarithmic in (False, True):
-        thresholds = scale_thresholds(SCALES, logarithmic=logarithmic)
+        thresholds = torch.from_numpy(scale_thresholds(SCALES, logarithmic=logarithmic))
         units = FRACTION * (np.log(SCALES) if logarithmic else SCALES)
-        index = scale_index(torch.from_numpy(np.rint(units)), torch.from_numpy(thresholds))
-        assert index.tolist() == list(range(96))
-        at = torch.from_numpy(thresholds.astype(np.float64))
-        assert scale_index(at, torch.from_numpy(thresholds)).tolist() == list(range(1, 96))
-        below = scale_index(at - 1, torch.from_numpy(thresholds))
-        assert below.tolist() == list(range(95))
+        index = ScaleIndex(thresholds)
+        assert index(torch.from_numpy(np.rint(units))).tolist() == list(range(96))
+        at = thresholds.double()
+        assert index(at).tolist() == list(range(1, 96))
+        assert index(at - 1).tolist() == list(range(95))
     with pytest.raises(ValueError, match="close together"):
         scale_thresholds(np.array([1.0, 1.00001, 1.00002]))
+
+
+@pytest.mark.parametrize("thresholds", [[], [-3], [-3, 5, 6], [-3, 5, 1 << 40]])
+def test_the_index_counts_the_thresholds_that_are_reached(thresholds):
+    """By a table or, for the last of these, by a search."""
+    values = torch.tensor(
+        [-(1 << 50), -4, -3, -2, 4, 5, 6, 7, 1 << 40, 1 << 50], dtype=torch.float64
+    )
+    index = ScaleIndex(torch.tensor(thresholds, dtype=torch.int64))(values.view(2, 5))
+    assert index.dtype == torch.int16
+    expected = [sum(t <= v for t in thresholds) for v in values.tolist()]
+    assert index.flatten().tolist() == expected
 
 
 def test_an_untrained_last_layer_can_be_exported():
