@@ -37,6 +37,13 @@ def linear(
     return F.relu(out) if rectified else out
 
 
+def plus(x: Tensor, y: Tensor) -> Tensor:
+    """``x + y``, for an x that nobody else holds: in its memory unless gradients may need that."""
+    if torch.is_grad_enabled() or x.dtype != y.dtype:  # autocast's products have fewer bits
+        return x + y
+    return x.add_(y)
+
+
 def fused(x: Tensor, weight: Tensor) -> bool:
     """Whether ``linear`` of these takes oneDNN's way."""
     return (

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from ..errors import InvalidModelError
 from .config import MAX_SCALES, checked_fields, is_width
-from .pointwise import Pointwise
+from .pointwise import Pointwise, plus
 
 _SLOPE = 0.2  # of every leaky ReLU in these networks
 
@@ -122,9 +122,9 @@ class ResidualBlock(nn.Module):
         """``(B, inputs, H, W)`` to ``(B, outputs, H, W)``, given a time embedding ``(B, w)``."""
         h = F.relu(self.norm_in(self.conv_in(x)), inplace=True)
         if self.time is not None and time is not None:
-            h = h + self.time(F.leaky_relu(time, _SLOPE))[:, :, None, None]
+            h = plus(h, self.time(F.leaky_relu(time, _SLOPE))[:, :, None, None])
         h = F.relu(self.norm_out(self.conv_out(h)), inplace=True)
-        return h + self.skip(x)
+        return plus(h, self.skip(x))
 
 
 class LinearAttention(nn.Module):
@@ -147,7 +147,7 @@ class LinearAttention(nn.Module):
         # The query's scale goes to the summary, which has fewer numbers.
         summary = (key.softmax(dim=1).transpose(1, 2) @ value) * channels**-0.5
         h = (query @ summary).view(batch, height, width, channels)
-        return x + self.out(h.permute(0, 3, 1, 2))
+        return plus(self.out(h.permute(0, 3, 1, 2)), x)
 
 
 class Scale(nn.Module):
