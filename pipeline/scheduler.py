@@ -154,9 +154,13 @@ class _Scheduler:
                 actor.reserved = False
                 if self.alone:
                     self._begin(actor, self.alone.popleft())
+        starting = sum(not actor.calls and actor not in able for actor in self.crew.actors)
         while self.pending:
-            # towards the end, work must not wait behind a busy worker while another is idle
+            # Work must not wait behind a busy worker while another is idle, towards the end, or
+            # while another starts.
             share = -(-len(self.pending) // len(self.crew.actors))
+            if len(self.pending) <= starting:
+                share = 0
             alone = len(self.crew.actors) == 1
             limit = self.policy.in_flight if alone else min(self.policy.in_flight, 1 + share)
             free = [

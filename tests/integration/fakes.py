@@ -121,6 +121,20 @@ class SearchableWorker(FakeWorker):
         return SAMPLES
 
 
+class LateWorker(FakeWorker):
+    """All but the first to start take their time, and each answers with its process."""
+
+    def ready(self) -> str:
+        if not self._is_first():
+            time.sleep(1)
+        return "ready"
+
+    def run(
+        self, name: str, behaviour: str, skip: Mapping[int, str] | None = None
+    ) -> dict[str, Any]:
+        return {**super().run(name, behaviour, skip), "pid": os.getpid()}
+
+
 class SlowOpeningWorker(SearchableWorker):
     """One that must fetch its shard first, which takes a while."""
 

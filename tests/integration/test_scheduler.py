@@ -9,7 +9,7 @@ import pytest
 from pipeline.cluster import ClusterError, WorkerShape
 from pipeline.scheduler import run_tasks
 from pipeline.tasks import Outcome, Policy, Task
-from tests.integration.fakes import FakeWorker, SearchableWorker, SlowOpeningWorker
+from tests.integration.fakes import FakeWorker, LateWorker, SearchableWorker, SlowOpeningWorker
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_session")]
 
@@ -209,6 +209,11 @@ def test_a_worker_whose_start_fails_for_a_while(tmp_path: Path) -> None:
 def test_a_worker_that_leaves_is_replaced(tmp_path: Path) -> None:
     outcomes = run(tmp_path, {"leaves": "exit once", "good": ""}, workers=1)
     assert all(outcome.result is not None for outcome in outcomes.values())
+
+
+def test_the_first_worker_leaves_work_for_those_that_start(tmp_path: Path) -> None:
+    outcomes = run(tmp_path, {"a": "slow", "b": "slow"}, worker=LateWorker)
+    assert len({outcome.result["pid"] for outcome in outcomes.values() if outcome.result}) == 2
 
 
 def test_an_error_that_cannot_be_read_is_no_death(tmp_path: Path) -> None:
