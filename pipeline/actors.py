@@ -107,7 +107,7 @@ class Crew(Generic[C]):
             "num_gpus": shape.gpus,
             "max_restarts": -1,
             "max_task_retries": 0,
-            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(shape.threads)}},
+            "runtime_env": {"env_vars": shape.environment},
         }
         remote: Any = ray.remote(**options)(worker)
         self._new = lambda: remote.remote(settings)

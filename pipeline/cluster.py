@@ -17,6 +17,13 @@ OBJECT_STORE_BYTES = 512 << 20
 # Small pictures give threads little to share: two workers of one thread are up to twice as fast as
 # one worker of two. The limit is what a worker holds: half a gigabyte, more for large pictures.
 BYTES_PER_WORKER = 2 << 30
+# glibc gives a large array's memory back when it is freed, and the next one costs a page fault for
+# each 4 KB: up to a fifth of a CPU's time. With these it keeps up to 256 MB, in one arena.
+KEEP_FREED_MEMORY = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(256 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
+}
 CPUS_PER_GPU = 4  # for GPU machines that nobody has seen yet
 
 
@@ -36,6 +43,11 @@ class WorkerShape:
     @property
     def threads(self) -> int:
         return max(1, int(self.cpus))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables that a worker's process starts with."""
+        return {"OMP_NUM_THREADS": str(self.threads), **KEEP_FREED_MEMORY}
 
 
 def inside_ray_job() -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import FastAPI
 from ray import serve
 
+from ..cluster import KEEP_FREED_MEMORY
 from .app import create_app
 from .limits import Limits
 from .service import PreviewService, Settings
@@ -34,12 +35,16 @@ def deploy(settings: Settings, replicas: int, cpus: float, gpus: float) -> serve
         service = PreviewService.open(settings)
         return create_app(service, SharedFigures(service.figures))
 
-    # num_cpus gives OMP_NUM_THREADS, too
+    actor = {
+        "num_cpus": cpus,  # which gives OMP_NUM_THREADS, too
+        "num_gpus": gpus,
+        "runtime_env": {"env_vars": KEEP_FREED_MEMORY},
+    }
     deployment = serve.deployment(
         name=NAME,
         num_replicas=replicas,
         max_ongoing_requests=_EVERYTHING,
-        ray_actor_options={"num_cpus": cpus, "num_gpus": gpus},
+        ray_actor_options=actor,
         graceful_shutdown_timeout_s=settings.limits.deadline,
         graceful_shutdown_wait_loop_s=0.5,
         logging_config=QUIET,
