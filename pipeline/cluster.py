@@ -18,11 +18,11 @@ OBJECT_STORE_BYTES = 512 << 20
 # one worker of two. The limit is what a worker holds: half a gigabyte, more for large pictures.
 BYTES_PER_WORKER = 2 << 30
 # glibc gives a large array's memory back when it is freed, and the next one costs a page fault for
-# each 4 KB: up to a fifth of a CPU's time. With these it keeps up to 256 MB, in one arena.
+# each 4 KB: up to a fifth of a CPU's time. With these it keeps up to 256 MB.
 KEEP_FREED_MEMORY = {
-    "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(256 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
+    "MALLOC_TOP_PAD_": str(64 << 20),
 }
 CPUS_PER_GPU = 4  # for GPU machines that nobody has seen yet
 

@@ -9,7 +9,8 @@ channels, each the fastest of all times. The network is what multiplies: its ope
 (two for a multiplication with its addition), its seconds are those of its methods, everything
 between the multiplications included. UQDM's networks multiply 8-bit integers where the processor is
 quick at that, and can be faster than any convolution of floats: see codec/uqdm/products.py;
-``--floats`` does without. It takes less than three minutes on an idle machine.
+``--floats`` does without. The process has the environment of a job's worker (pipeline/cluster.py).
+It takes less than three minutes on an idle machine.
 """
 
 import argparse
@@ -37,6 +38,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from codec import Codec, load_codec
 from codec.uqdm import products
 from codec.uqdm.network import IntegerNetwork
+from pipeline.cluster import KEEP_FREED_MEMORY
 from pipeline.evaluation.document import Document
 from pipeline.evaluation.peers import all_peers
 from pipeline.evaluation.report import machine, versions
@@ -272,6 +274,13 @@ def model_table(rows: Sequence[Row], threads: int, megapixels: float, peak: Peak
     return Table(title, (*header, "GFLOP a Mpx"), tuple(cells), note)
 
 
+def become_a_worker() -> None:
+    """Start this process anew in the environment that a job's workers have."""
+    if any(os.environ.get(name) != value for name, value in KEEP_FREED_MEMORY.items()):
+        os.environ.update(KEEP_FREED_MEMORY)
+        os.execv(sys.executable, [sys.executable, *sys.argv])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", nargs="+", default=["uqdm-small", "cdc-small"])
@@ -289,6 +298,7 @@ def main() -> None:
         "--markdown", type=Path, help="a document with places <!-- speed: 1 thread --> and so on"
     )
     options = parser.parse_args()
+    become_a_worker()
     if options.floats:
         products.bytes_are_faster = lambda: False
     document = options.markdown and Document(options.markdown, "speed")
