@@ -9,8 +9,10 @@ data = stream.truncate(2).to_bytes()          # what those two layers cost
 import os
 
 # Read when torch is first imported: threads that wait by spinning make a machine with other work
-# on it fifty times slower, and cost a few per cent less on an idle one.
+# on it fifty times slower. Some microseconds of it are harmless there, and on an idle machine a
+# second thread is of little use without: see docs/experiments.md.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 from pathlib import Path
 

@@ -17,7 +17,8 @@ os.environ.update(
     AWS_DEFAULT_REGION="us-east-1",
     RAY_AUTH_MODE="disabled",  # otherwise ray.init() leaves a token in the home directory
     RAY_USAGE_STATS_ENABLED="0",
-    OMP_WAIT_POLICY="PASSIVE",  # as codec sets it, in case a test imports torch first
+    OMP_WAIT_POLICY="PASSIVE",  # as codec sets these, in case a test imports torch first
+    GOMP_SPINCOUNT="1000",
 )
 # The same examples in every run: a suite that fails now and then teaches nobody anything.
 hypothesis.settings.register_profile("default", derandomize=True, deadline=None, database=None)
