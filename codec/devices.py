@@ -5,7 +5,6 @@ reach a network on whose numbers encoder and decoder must agree.
 """
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -121,13 +120,3 @@ def full_precision(device: torch.device | str) -> Iterator[None]:
     """
     with _full_precision(), torch.autocast(torch.device(device).type, enabled=False):
         yield
-
-
-def seconds(run: Callable[[], object], rounds: int = 3) -> float:
-    """The fastest of some rounds, after one that warms up."""
-    found = []
-    for _ in range(rounds + 1):
-        begun = time.perf_counter()
-        run()
-        found.append(time.perf_counter() - begun)
-    return min(found[1:])

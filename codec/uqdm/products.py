@@ -11,18 +11,18 @@ for matrices of one row or column): then nothing is written to the result, which
 """
 
 import functools
+import time
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
-
-from ..devices import seconds
 
 _LEAST = 16  # rows, inputs and outputs: fewer are quick in float32, too
 _UNTOUCHED = -(2**31)  # no sum is
 _SHIFT = 128  # what is in 0 .. 255 is multiplied as 8-bit integers with a sign
 _SHAPES = ((16, 39, 24), (23, 384, 768), (64, 68, 48), (48, 192, 384))  # rows, inputs, outputs
 _RACE = (512, 192, 384)
+_ROUNDS = 3
 
 
 class Matrix:
@@ -84,7 +84,7 @@ def bytes_are_faster() -> bool:
     if not torch.backends.mkldnn.enabled:  # what would be tried is not what is used later
         return False
     try:
-        return _bytes_are_right() and seconds(_race(torch.int8)) < seconds(_race(torch.float32))
+        return _bytes_are_right() and _seconds(_race(torch.int8)) < _seconds(_race(torch.float32))
     except (AttributeError, RuntimeError):  # a torch that has no such products
         return False
 
@@ -120,3 +120,13 @@ def _race(dtype: torch.dtype) -> Callable[[], Tensor]:
     if dtype == torch.int8:
         return lambda: torch._int_mm(a, b.t())
     return lambda: torch.mm(a, b.t())
+
+
+def _seconds(run: Callable[[], Tensor]) -> float:
+    """The fastest of some rounds, after one that warms up."""
+    found = []
+    for _ in range(_ROUNDS + 1):
+        begun = time.perf_counter()
+        run()
+        found.append(time.perf_counter() - begun)
+    return min(found[1:])

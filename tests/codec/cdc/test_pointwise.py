@@ -13,9 +13,9 @@ from codec.cdc import light, pointwise
 @pytest.fixture
 def anew() -> Iterator[None]:
     """The library is tried again."""
-    pointwise._fused_is_faster.cache_clear()
+    pointwise._fused_is_right.cache_clear()
     yield
-    pointwise._fused_is_faster.cache_clear()
+    pointwise._fused_is_right.cache_clear()
 
 
 @pytest.fixture(params=[True, False])
@@ -26,7 +26,7 @@ def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
             torch.ops.mkldnn._linear_pointwise  # noqa: B018
         except AttributeError:
             pytest.skip("torch without oneDNN")
-    monkeypatch.setattr(pointwise, "_fused_is_faster", lambda: request.param)
+    monkeypatch.setattr(pointwise, "_fused_is_right", lambda: request.param)
 
 
 def numbers(*size: int, seed: int = 0) -> Tensor:
@@ -70,7 +70,7 @@ def test_a_pointwise_convolution_is_one(channels_last: bool, either_way: None) -
 
 
 def test_only_inference_in_float32_on_a_cpu_is_fused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pointwise, "_fused_is_faster", lambda: True)
+    monkeypatch.setattr(pointwise, "_fused_is_right", lambda: True)
     x, weight = numbers(4, 8), numbers(8, 8)
     assert pointwise.fused(x, weight)
     assert not pointwise.fused(x.double(), weight.double())
@@ -96,31 +96,29 @@ def test_gradients_are_those_of_the_ordinary_layers() -> None:
         torch.testing.assert_close(tensor.grad, gradient)
 
 
-@pytest.mark.parametrize("faster", [True, False])
-def test_the_faster_way_is_taken(faster: bool, anew: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    def right(x: Tensor, weight: Tensor, bias: Tensor, rectified: bool) -> Tensor:
-        return F.linear(x, weight, bias).relu()
-
-    rounds = iter([1.0, 2.0] if faster else [2.0, 1.0])
-    monkeypatch.setattr(pointwise, "_fused", right)
-    monkeypatch.setattr(pointwise, "seconds", lambda run: next(rounds))
-    assert pointwise._fused_is_faster() is faster
-
-
 def test_a_library_that_is_wrong_or_missing_is_not_used(
     anew: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rounds = iter([1.0, 2.0])
-    monkeypatch.setattr(pointwise, "seconds", lambda run: next(rounds))
+    def right(x: Tensor, weight: Tensor, bias: Tensor, rectified: bool) -> Tensor:
+        return F.linear(x, weight, bias).relu()
+
+    monkeypatch.setattr(pointwise.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(pointwise, "_fused", right)
+    assert pointwise._fused_is_right()
+    pointwise._fused_is_right.cache_clear()
     monkeypatch.setattr(pointwise, "_fused", lambda x, weight, bias, _: F.linear(x, weight, bias))
-    assert not pointwise._fused_is_faster()  # it has not rectified
+    assert not pointwise._fused_is_right()  # it has not rectified
 
     def missing(*_: object) -> Tensor:
         raise AttributeError("no such function")
 
     monkeypatch.setattr(pointwise, "_fused", missing)
-    pointwise._fused_is_faster.cache_clear()
-    assert not pointwise._fused_is_faster()
+    pointwise._fused_is_right.cache_clear()
+    assert not pointwise._fused_is_right()
+    monkeypatch.setattr(pointwise, "_fused", right)
+    monkeypatch.setattr(pointwise.platform, "machine", lambda: "aarch64")  # never measured
+    pointwise._fused_is_right.cache_clear()
+    assert not pointwise._fused_is_right()
 
 
 def test_a_sum_takes_memory_only_where_nothing_needs_it() -> None:

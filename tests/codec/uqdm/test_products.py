@@ -116,7 +116,7 @@ def test_wrong_products_are_not_used(
     wrong: Callable[[Tensor, Tensor], Tensor], anew: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "_int_mm", wrong)
-    monkeypatch.setattr(products, "seconds", lambda run: float(run().dtype != torch.int32))
+    monkeypatch.setattr(products, "_seconds", lambda run: float(run().dtype != torch.int32))
     assert not products.bytes_are_faster()
 
 
@@ -127,7 +127,7 @@ def test_the_faster_way_is_used(
     def seconds(run: Callable[[], Tensor]) -> float:
         return float((run().dtype == torch.int32) != faster)
 
-    monkeypatch.setattr(products, "seconds", seconds)
+    monkeypatch.setattr(products, "_seconds", seconds)
     assert products.bytes_are_faster() == faster
     products.bytes_are_faster.cache_clear()
     with without_mkldnn():  # torch has other products then, which say nothing of the library's
