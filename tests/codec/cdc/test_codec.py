@@ -11,7 +11,8 @@ from codec.cdc import scheme as scheme_module
 from codec.cdc import tiling
 from codec.cdc.codec import CDCCodec
 from codec.cdc.layers import Progress
-from codec.cdc.model import CDCModel
+from codec.cdc.light import LightCompressor
+from codec.cdc.model import CDCModel, build_model
 from tests.codec.cdc.models import light_config, paper_config, pictures, write_model
 
 SIZES = [(1, 1), (7, 5), (64, 64), (65, 130), (3, 200), (1, 70)]
@@ -46,6 +47,18 @@ def error(a: np.ndarray, b: np.ndarray) -> float:
 
 def largest(a: np.ndarray, b: np.ndarray) -> int:
     return int(np.abs(a.astype(int) - b).max())
+
+
+@pytest.mark.parametrize("kind", ["light", "paper"])
+def test_the_mean_alone_is_that_of_both(kind: str) -> None:
+    model = build_model(CONFIGS[kind])
+    z = torch.randn(3, model.hyper_channels, 2, 3, generator=torch.Generator().manual_seed(0))
+    quality = torch.tensor([0, model.qualities - 1, 0])
+    with torch.no_grad():
+        if isinstance(model.compressor, LightCompressor):
+            model.compressor.hyper_bias.normal_()  # zero before training
+        mean, _ = model.hyper_synthesis(z, quality)
+        torch.testing.assert_close(model.hyper_mean(z, quality), mean, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("size", SIZES)
