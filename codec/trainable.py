@@ -18,10 +18,11 @@ and, where its loss has settings::
 file's own ``config["codec"]``.
 """
 
+import copy
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ class Trainable(ABC):
 
     @abstractmethod
     def tensors(self, counted_on: Sequence[np.ndarray] = ()) -> dict[str, Tensor]:
-        """Content of the model file for the weights as they are.
+        """Content of the model file for the weights as they are, of a model on the CPU.
 
         What is counted rather than learnt is counted on ``counted_on``, ``(H, W, 3) uint8`` each.
         """
@@ -204,12 +205,10 @@ def saver(
         history = [json.loads(line) for line in log.read_text().splitlines()]
 
     def save(weights: dict[str, Tensor], so_far: dict[str, Any]) -> dict[str, Any]:
-        current = {n: p.detach().clone() for n, p in trainable.model.named_parameters()}
-        trainable.model.load_state_dict(weights)
-        try:
-            tensors = trainable.tensors(counted_on)
-        finally:
-            trainable.model.load_state_dict(current, strict=False)
+        # On the CPU, so that the file does not depend on where its model was trained.
+        finished = copy.deepcopy(trainable.model).cpu()
+        finished.load_state_dict(weights)
+        tensors = replace(trainable, model=finished).tensors(counted_on)
         model_path = out / zoo.MODEL_FILE
         zoo.write_model(model_path, trainable.config, tensors)
         write_training_file(out / TRAINING_FILE, trainable, weights)
