@@ -10,7 +10,7 @@ schemes. A codec is a subclass that says which options it has and makes the sche
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -314,7 +314,7 @@ class _Batch:
 
     chosen: list[int]
     headers: list[bytes]
-    streams: list[list[LayerSymbols]]
+    streams: Sequence[Iterable[LayerSymbols]]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ Encoding is one call, ``encode``. Decoding alternates, layer by layer and pass b
     pictures = scheme.reconstruct(state, layers)
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -102,8 +102,12 @@ class Scheme(Protocol):
         layers: int,
         *_: Any,
         **options: Any,
-    ) -> list[list[LayerSymbols]]:
-        """The first ``layers`` layers of each picture ``(H, W, 3) uint8``."""
+    ) -> Sequence[Iterable[LayerSymbols]]:
+        """The first ``layers`` layers of each picture ``(H, W, 3) uint8``.
+
+        What does not need the device may be done as the layers are asked for, which is once and
+        perhaps in another thread.
+        """
         ...
 
     def passes(self, layer: int) -> int:

@@ -10,7 +10,7 @@ coded is r.
 """
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -131,7 +131,7 @@ class CDCScheme:
         *,
         quality: int | None = None,
         tile_pixels: int = TILE_PIXELS,
-    ) -> list[list[LayerSymbols]]:
+    ) -> list[Iterator[LayerSymbols]]:
         height, width = images[0].shape[:2]
         state = self.start([(height, width)] * len(images), stream_ids)
         chosen = self.default_quality if quality is None else quality
@@ -162,7 +162,7 @@ class CDCScheme:
         qualities = torch.full((len(images),), quality, device=self.device)
 
         def analyse(x: Tensor, _: Tile) -> Tensor:
-            x = x.to(self.device).float() / 127.5 - 1
+            x = x.to(self.device, non_blocking=True).float() / 127.5 - 1
             return self.model.analysis(x, qualities)
 
         def hyper_analyse(y: Tensor, _: Tile) -> Tensor:
@@ -178,8 +178,8 @@ class CDCScheme:
 
     def _layers(
         self, picture: PictureState, residuals: np.ndarray, layers: int
-    ) -> list[LayerSymbols]:
-        out = []
+    ) -> Iterator[LayerSymbols]:
+        """One after the other, as they are asked for: nothing here needs the device."""
         for layer in range(layers):
             choices, symbols = [], []
             for number in range(self.passes(layer)):
@@ -193,8 +193,7 @@ class CDCScheme:
                 positions = picture.progress.pending(layer - 1)
                 symbols.append(picture.progress.symbols_for(positions, residuals))
                 picture.progress.advance(positions, symbols[-1])
-            out.append(LayerSymbols(tuple(choices), tuple(symbols)))
-        return out
+            yield LayerSymbols(tuple(choices), tuple(symbols))
 
     @torch.inference_mode()
     def count_residuals(self, images: Sequence[np.ndarray], quality: int) -> np.ndarray:
@@ -269,20 +268,20 @@ class CDCScheme:
 
     def _hyper_units(self, state: CDCState) -> Tensor:
         """z as integers in 2**-12, ``(B, C, h, w) float64``, and nothing but integers."""
-        k = torch.from_numpy(np.stack([p.hyper for p in state.pictures])).to(self.device)
+        k = torch.from_numpy(np.stack([p.hyper for p in state.pictures]))
+        k = k.to(self.device, non_blocking=True)
         chosen = [p.quality for p in state.pictures]
         return k.double() * FRACTION + self._medians[chosen][:, :, None, None]
 
     def _choose_scales(self, state: CDCState) -> None:
         offsets = self._offsets[[p.quality for p in state.pictures]]
         index = self._integers.scale_index(self._hyper_units(state), self._scale_index, offsets)
-        for picture, row in zip(state.pictures, index, strict=True):
-            trees = self.trees[picture.quality]
-            picture.progress = Progress.start(trees, row.flatten().cpu().numpy())
+        for picture, row in zip(state.pictures, index.flatten(1).cpu().numpy(), strict=True):
+            picture.progress = Progress.start(self.trees[picture.quality], row)
 
     def _means(self, state: CDCState, tile_pixels: int) -> Tensor:
         """``(B, M, H/16, W/16) float32``."""
-        qualities = torch.tensor([p.quality for p in state.pictures], device=self.device)
+        qualities = torch.tensor([p.quality for p in state.pictures])  # read one by one
 
         def mean(z: Tensor, _: Tile) -> Tensor:
             return self.model.hyper_mean(z, qualities)
@@ -306,8 +305,8 @@ class CDCScheme:
         y = self._means(state, tile_pixels)
         for latent, picture in zip(y, state.pictures, strict=True):
             if picture.progress is not None:
-                known = torch.from_numpy(picture.progress.expectation()).to(self.device)
-                latent += known.view_as(latent)
+                known = torch.from_numpy(picture.progress.expectation())
+                latent += known.to(self.device, non_blocking=True).view_as(latent)
         qualities = torch.tensor([p.quality for p in state.pictures], device=self.device)
         noise = None
         fast = decoder == "fast" or (decoder is None and self.model.has_fast_head)

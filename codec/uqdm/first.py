@@ -9,7 +9,6 @@ Its outputs for each position are tilt and width of the level's bands, then the 
 its steps are the passes of level 0 and, last, the shift.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..bands import BANDS
-from ..entropy import Tables
 from ..modelfiles import check_shapes
-from ..scheme import Choice
 from .areas import pieces
 from .nested import (
     LATTICES,
@@ -83,7 +80,6 @@ class FirstLevel:
     Args:
         config, network: the model's; ``tensors`` are the exported network's.
         bias: ``(steps + 1, 4, 2, 192)`` of the model; the row beyond the last step is the shift's.
-        tables: those of level 0.
     """
 
     def __init__(
@@ -92,10 +88,9 @@ class FirstLevel:
         network: dict[str, Any],
         tensors: dict[str, Tensor],
         bias: Tensor,
-        tables: Tables,
         device: torch.device,
     ) -> None:
-        self.config, self.tables, self.device = config, tables, device
+        self.config, self.device = config, device
         self.layout = FirstLayout.of(config)
         steps, outputs = self.layout.steps, self.layout.outputs
         check_shapes(tensors, [("head.scale", (steps, outputs), torch.float32)])
@@ -120,31 +115,32 @@ class FirstLevel:
         channels, outputs = (torch.from_numpy(x).to(self.device) for x in (rows, both))
         return _Pass(channels, outputs, start, low.to(torch.int32), number)
 
-    def choices(self, grid: Tensor, number: int) -> list[Choice]:
-        """Tables of a pass's digits, see ``Scheme.choices``."""
+    def index(self, grid: Tensor, number: int) -> Tensor:
+        """Tables of a pass's digits, ``(B, n) int32``."""
         this = self._passes[number]
         count, height, width, _ = grid.shape
         places = places_of(grid, self.config, 0, number)
         if number == 0:  # nothing is known: only the blocks' colours and the borders tell
             period = len(LATTICES[self.config.colours])
             sides = (height, width)
-            rows, columns = (typical(n, self.reach, period).to(self.device) for n in sides)
+            rows, columns = (typical(n, self.reach, period) for n in sides)
             small = grid.new_zeros((1, int(rows.max()) + 1, int(columns.max()) + 1, grid.shape[-1]))
             index = self._index(self._trunk(small, number), this)
-            index = index.index_select(1, rows).index_select(2, columns)
+            for axis, at in enumerate((rows, columns), start=1):
+                index = index.index_select(axis, at.to(self.device, non_blocking=True))
             index = index if places is None else _at(index, places)
             index = index.expand(count, *index.shape[1:])
         else:
             index = self._index(self._trunk(grid, number, places), this)
-        return [Choice(x.flatten().cpu().numpy(), self.tables) for x in index]
+        return index.flatten(1)
 
-    def update(self, grid: Tensor, number: int, symbols: Sequence[Tensor]) -> None:
-        """Take a pass's digits into the grids."""
+    def update(self, grid: Tensor, number: int, symbols: Tensor) -> None:
+        """Take a pass's digits ``(B, n)`` into the grids."""
         this = self._passes[number]
         places = places_of(grid, self.config, 0, number)
         if places is None:
             places = torch.arange(grid.shape[1] * grid.shape[2], device=self.device)
-        digits = torch.stack(list(symbols)).float() * self.config.unit(0)
+        digits = symbols.float() * self.config.unit(0)
         at = (places[:, None] * grid.shape[-1] + this.channels).flatten()
         grid.view(len(grid), -1).scatter_(1, at.expand(len(grid), -1), digits)
 

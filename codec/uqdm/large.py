@@ -14,8 +14,6 @@ import torch
 from torch import Tensor
 
 from ..bands import BANDS
-from ..entropy import Tables
-from ..scheme import Choice
 from .areas import pieces
 from .nested import (
     OUTPUTS,
@@ -44,11 +42,10 @@ class _Pass:
 
 
 class LargeNetwork:
-    """An exported network with the tables that it chooses from, for grids ``(B, h, w, 192)``.
+    """An exported network at work on grids ``(B, h, w, 192)``.
 
     Args:
         bias: ``(steps, 4, 2, 192) float32``, added to the outputs.
-        tables: of level 0, of the other levels and of the lossless layer, by name.
     """
 
     def __init__(
@@ -56,10 +53,9 @@ class LargeNetwork:
         config: NestedConfig,
         network: IntegerNetwork,
         bias: Tensor,
-        tables: dict[str, Tables],
         device: torch.device,
     ) -> None:
-        self.config, self.tables, self.device = config, tables, device
+        self.config, self.device = config, device
         self._network, self._bias = network, bias
         self._features = Features(config, device)
         self._low = torch.from_numpy(config.low_bands()).to(device)
@@ -78,12 +74,12 @@ class LargeNetwork:
             self._bias[step, outputs][..., chosen],
         )
 
-    def choices(self, grid: Tensor, level: int, number: int) -> list[Choice]:
-        """Tables of a pass's digits, see ``Scheme.choices``."""
+    def index(self, grid: Tensor, level: int, number: int) -> Tensor:
+        """Tables of a pass's digits, ``(B, n) int32``."""
         config, this = self.config, self._pass(level, number)
         tilt_grid, width_grid = config.grids(level)
 
-        def index(grid: Tensor, out: Tensor) -> Tensor:
+        def finish(grid: Tensor, out: Tensor) -> Tensor:
             grid = self._of_bands(grid, this)
             start = torch.where((grid != 0).unsqueeze(-2), this.bias[:, 1], this.bias[:, 0])
             out = out.round_().unflatten(-1, (2, -1)).add_(start)
@@ -96,9 +92,8 @@ class LargeNetwork:
 
         step = config.step_of(level, number)
         places = places_of(grid, self.config, level, number)
-        out = self._evaluate(grid, level, step, this.rows, index, len(this.bands), places)
-        tables = self.tables["first" if level == 0 else "refine"]
-        return [Choice(x.flatten().to(torch.int32).cpu().numpy(), tables) for x in out]
+        out = self._evaluate(grid, level, step, this.rows, finish, len(this.bands), places)
+        return out.flatten(1).to(torch.int32)
 
     def rest(self, coefficients: Tensor, grid: Tensor, level: int, number: int) -> Tensor:
         """What a pass's digits stand for, ``(B, n)`` in the level's Deltas, with their signs."""
@@ -107,13 +102,13 @@ class LargeNetwork:
         new, old = (self._coded(x, this, places) for x in (coefficients, grid))
         return ((new - old) / self.config.unit(level) * orientation(old)).flatten(1)
 
-    def update(self, grid: Tensor, level: int, number: int, symbols: Sequence[Tensor]) -> None:
-        """Take a pass's digits into the grids."""
+    def update(self, grid: Tensor, level: int, number: int, symbols: Tensor) -> None:
+        """Take a pass's digits ``(B, n)`` into the grids."""
         this = self._pass(level, number)
         places = places_of(grid, self.config, level, number)
         whole = grid.view(len(grid), -1, BANDS)
         old = self._coded(grid, this, places)
-        k = torch.stack(list(symbols)).view(old.shape).float()
+        k = symbols.view(old.shape).float()
         new = k.mul_(orientation(old)).mul_(self.config.unit(level)).add_(old)
         if places is None:
             places = torch.arange(whole.shape[1], device=self.device)

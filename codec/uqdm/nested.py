@@ -209,7 +209,7 @@ def bands_up_to(order: tuple[int, int]) -> np.ndarray:
 
 def colours_of(like: Tensor, config: NestedConfig) -> Tensor:
     """The colour of each block, ``(h, w) int64``, for ``(B, h, w, ...)``."""
-    tile = torch.from_numpy(LATTICES[config.colours]).to(like.device)
+    tile = torch.from_numpy(LATTICES[config.colours]).to(like.device, non_blocking=True)
     y, x = (torch.arange(n, device=like.device) % len(tile) for n in like.shape[1:3])
     return tile[y[:, None], x]
 
@@ -219,9 +219,16 @@ def places_of(like: Tensor, config: NestedConfig, level: int, number: int) -> Te
     chosen = config.pass_colours(level, number)
     if len(chosen) == config.colours:
         return None
-    mask = torch.zeros(config.colours, dtype=torch.bool, device=like.device)
-    mask[list(chosen)] = True
-    return torch.nonzero(mask[colours_of(like, config).flatten()]).flatten()
+    ours = np.isin(np.arange(config.colours), chosen)
+    mask = torch.from_numpy(ours).to(like.device, non_blocking=True)
+    inside = mask[colours_of(like, config).flatten()]
+    if like.device.type == "cpu":
+        return torch.nonzero(inside).flatten()
+    # How many a GPU finds would have to be waited for; but sorting needs no number.
+    tile = ours[LATTICES[config.colours]]
+    rows, columns = (-(-(n - np.arange(len(tile))) // len(tile)) for n in like.shape[1:3])
+    count = int((tile * np.outer(rows, columns)).sum())
+    return inside.byte().sort(descending=True, stable=True).indices[:count]
 
 
 def to_unit(images: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from ..modelfiles import check_shapes
 from ..resizing import shrink
 from ..scheme import Choice, LayerSymbols
 from . import pixels
-from .choosing import choose
+from .choosing import Prices, choose
 from .first import FirstLevel, typical
 from .large import LargeNetwork
 from .nested import (
@@ -83,7 +84,7 @@ class NestedScheme:
             if int(tensors["bias"].abs().max()) > _MAX_BIAS:
                 raise ValueError("its biases are out of range")
             bias = tensors["bias"].to(self.device, torch.float32)
-            self._large = LargeNetwork(self.config, large, bias, self.tables, self.device)
+            self._large = LargeNetwork(self.config, large, bias, self.device)
             self._first: FirstLevel | None = None
             if "first_network" in config:
                 self._first = FirstLevel(
@@ -91,7 +92,6 @@ class NestedScheme:
                     config["first_network"],
                     _named("first_network.", tensors),
                     bias,
-                    self.tables["first"],
                     self.device,
                 )
         except (KeyError, TypeError, ValueError) as error:
@@ -112,6 +112,16 @@ class NestedScheme:
         for name, count in expected.items():
             if len(self.tables[name]) != count:
                 raise ValueError(f"{len(self.tables[name])} {name} tables, expected {count}")
+        for name in ("first", "refine"):
+            tables = self.tables[name]
+            if len(set(np.diff(tables.start))) > 1 or len(set(tables.first)) > 1:
+                raise ValueError(f"its {name} tables must all cover the same digits")
+
+    @cached_property
+    def _prices(self) -> tuple[Prices, Prices]:
+        """Of the first level's digits, and of all others'; what only an encoder needs."""
+        first, refine = (Prices(self.tables[name], self.device) for name in ("first", "refine"))
+        return first, refine
 
     # -- encoding ---------------------------------------------------------------------------------
 
@@ -119,38 +129,27 @@ class NestedScheme:
     def encode(
         self, images: Sequence[np.ndarray], stream_ids: Sequence[int], layers: int
     ) -> list[list[LayerSymbols]]:
-        config = self.config
         height, width = images[0].shape[:2]
-        original = torch.from_numpy(np.stack(images)).to(self.device).permute(0, 3, 1, 2)
-        coefficients = to_bands(_pad(original), config)
+        original = torch.from_numpy(np.stack(images)).to(self.device, non_blocking=True)
+        original = original.permute(0, 3, 1, 2)
+        coefficients = to_bands(_pad(original), self.config)
         state = self.start([(height, width)] * len(images), stream_ids)
         out: list[list[LayerSymbols]] = [[] for _ in images]
         for layer in range(layers):
-            choices, symbols = [], []
+            parts: list[Tensor] = []
             for number in range(self.passes(layer)):
-                choices.append(self.choices(state, layer, number))
-                if layer < config.levels:
+                index = self._index(state, layer, number)
+                if layer < self.config.levels:
                     rest = self._large.rest(coefficients, state.grid, layer, number)
-                    symbols.append(
-                        [
-                            choose(x, choice, config.mendable)
-                            for x, choice in zip(rest.cpu().numpy(), choices[-1], strict=True)
-                        ]
-                    )
-                    self.update(state, layer, number, symbols[-1])
-                elif self._pixels is not None:
-                    assert state.nearest is not None
-                    values = pixels.of_pass(original, number, height, width) - state.nearest
-                    symbols.append([x.flatten().to(torch.int32).cpu().numpy() for x in values])
-                    self.update(state, layer, number, symbols[-1])
+                    symbols = choose(rest, index, self._prices[layer > 0], self.config.mendable)
                 else:
-                    assert state.prediction is not None
-                    residual = original.double() - self._rounded(state.prediction)[0]
-                    symbols.append([x.flatten().to(torch.int32).cpu().numpy() for x in residual])
+                    symbols = self._residual(original, state, number)
+                self._take(state, layer, number, symbols)
+                parts += [index, symbols]
+            fetched, tables = _fetch(parts), self._tables_of(layer)
             for i, stream in enumerate(out):
-                stream.append(
-                    LayerSymbols(tuple(c[i] for c in choices), tuple(s[i] for s in symbols))
-                )
+                choices = tuple(Choice(index[i], tables) for index in fetched[::2])
+                stream.append(LayerSymbols(choices, tuple(symbols[i] for symbols in fetched[1::2])))
         return out
 
     # -- decoding ---------------------------------------------------------------------------------
@@ -185,43 +184,52 @@ class NestedScheme:
 
     @torch.inference_mode()
     def choices(self, state: NestedState, layer: int, number: int) -> list[Choice]:
-        config = self.config
-        if layer == config.levels:
-            if self._pixels is not None:
-                return self._pixel_choices(state, number)
-            return self._residual_choices(state)
-        if layer == 0 and self._first is not None:
-            return self._first.choices(state.first_grid(), number)
-        return self._large.choices(state.grid, layer, number)
+        tables = self._tables_of(layer)
+        index = self._index(state, layer, number)
+        return [Choice(of_one, tables) for of_one in index.cpu().numpy()]
 
     @torch.inference_mode()
     def update(
         self, state: NestedState, layer: int, number: int, symbols: Sequence[np.ndarray]
     ) -> None:
-        config = self.config
-        values = [torch.from_numpy(s).to(self.device) for s in symbols]
-        if layer == config.levels:
-            base = state.nearest
-            if self._pixels is None:
-                assert state.prediction is not None
-                base = self._rounded(state.prediction)[0]
-            assert base is not None
-            decoded = base + torch.stack(values).view(base.shape)
-            if decoded.numel() and (decoded.min() < 0 or decoded.max() > 255):
-                raise CorruptStreamError(f"layer {layer} leads out of the pixel range", layer)
-            if self._pixels is None:
-                state.pixels = decoded.to(torch.uint8)
-            else:
-                self._take_pixels(state, number, decoded)
-            return
-        if layer == 0 and self._first is not None and state.first is not None:
-            self._first.update(state.first, number, values)
+        values = torch.from_numpy(np.stack(symbols))
+        ends = [float(end) for end in torch.aminmax(values)] if values.numel() else [0.0]
+        values = values.to(self.device, non_blocking=True)
+        if layer < self.config.levels:
+            state.farthest += max(map(abs, ends)) * self.config.unit(layer)
+            if state.farthest > _MAX_GRID:
+                raise CorruptStreamError(f"layer {layer} leads out of the coefficient range", layer)
         else:
-            self._large.update(state.grid, layer, number, values)
-        ends = [float(end) for k in values if len(k) for end in torch.aminmax(k)]
-        state.farthest += max(map(abs, ends), default=0.0) * config.unit(layer)
-        if state.farthest > _MAX_GRID:
-            raise CorruptStreamError(f"layer {layer} leads out of the coefficient range", layer)
+            decoded = self._decoded(state, values)
+            strayed = ((decoded < 0) | (decoded > 255)).any()
+            state.strayed = strayed if state.strayed is None else strayed | state.strayed
+            # Asked once: a device has to be waited for.
+            if number == self.passes(layer) - 1 and bool(state.strayed):
+                raise CorruptStreamError(f"layer {layer} leads out of the pixel range", layer)
+        self._take(state, layer, number, values)
+
+    def _tables_of(self, layer: int) -> Tables:
+        name = "first" if layer == 0 else "refine" if layer < self.config.levels else "residual"
+        return self.tables[name]
+
+    def _index(self, state: NestedState, layer: int, number: int) -> Tensor:
+        """Tables of a pass's symbols, ``(B, n) int32`` on the device."""
+        if layer == self.config.levels:
+            if self._pixels is not None:
+                return self._pixel_index(state, number)
+            return self._residual_index(state)
+        if layer == 0 and self._first is not None:
+            return self._first.index(state.first_grid(), number)
+        return self._large.index(state.grid, layer, number)
+
+    def _take(self, state: NestedState, layer: int, number: int, symbols: Tensor) -> None:
+        """Take a pass's symbols, ``(B, n) int32``, into the state."""
+        if layer == self.config.levels:
+            self._take_pixels(state, number, self._decoded(state, symbols))
+        elif layer == 0 and self._first is not None and state.first is not None:
+            self._first.update(state.first, number, symbols)
+        else:
+            self._large.update(state.grid, layer, number, symbols)
 
     @torch.inference_mode()
     def reconstruct(
@@ -279,18 +287,17 @@ class NestedScheme:
         nearest = torch.floor((prediction + PIXEL_UNIT // 2) / PIXEL_UNIT)
         return nearest, prediction - nearest * PIXEL_UNIT
 
-    def _residual_choices(self, state: NestedState) -> list[Choice]:
+    def _residual_index(self, state: NestedState) -> Tensor:
         config = self.config
         means, spread = self._large.residual(state.grid)
         at = (slice(None), slice(None), slice(state.height), slice(state.width))
         state.prediction = predict_pixels(means, config)[at]
         spread = pixel_layout(spread)[at]
-        fraction = self._rounded(state.prediction)[1] + PIXEL_UNIT // 2
-        index = fraction * config.spread.size + spread
-        tables = self.tables["residual"]
-        return [Choice(x.flatten().to(torch.int32).cpu().numpy(), tables) for x in index]
+        state.nearest, fraction = self._rounded(state.prediction)
+        index = (fraction + PIXEL_UNIT // 2) * config.spread.size + spread
+        return index.flatten(1).to(torch.int32)
 
-    def _pixel_choices(self, state: NestedState, number: int) -> list[Choice]:
+    def _pixel_index(self, state: NestedState, number: int) -> Tensor:
         assert self._pixels is not None
         if number == 0:
             means = self._large.expected(state.grid, self.config.levels)
@@ -302,11 +309,25 @@ class NestedScheme:
         inside = pixels.inside(number, state.height, state.width)
         state.nearest, fraction = self._rounded(mean[inside])
         index = (fraction + PIXEL_UNIT // 2) * pixels.SPREAD.size + spread[inside]
-        tables = self.tables["residual"]
-        return [Choice(x.flatten().to(torch.int32).cpu().numpy(), tables) for x in index]
+        return index.flatten(1).to(torch.int32)
+
+    def _residual(self, original: Tensor, state: NestedState, number: int) -> Tensor:
+        """A pass's pixels ``(B, n) int32``, of all or of some, less those that are expected."""
+        assert state.nearest is not None
+        if self._pixels is not None:
+            original = pixels.of_pass(original, number, state.height, state.width)
+        return (original - state.nearest).flatten(1).to(torch.int32)
+
+    def _decoded(self, state: NestedState, symbols: Tensor) -> Tensor:
+        """The pixels that a pass's symbols give, of the shape of ``state.nearest``."""
+        assert state.nearest is not None
+        return state.nearest + symbols.view(state.nearest.shape)
 
     def _take_pixels(self, state: NestedState, number: int, decoded: Tensor) -> None:
         """A pass's pixels are known from now on, and after the last one the picture."""
+        if self._pixels is None:
+            state.pixels = decoded.to(torch.uint8)
+            return
         assert state.prediction is not None
         assert state.residual is not None
         base = pixels.of_pass(state.prediction, number, state.height, state.width)
@@ -340,6 +361,14 @@ class NestedScheme:
                     )
                     drawn.append(choice.tables.draw(choice.index, uniform))
                 self.update(state, level, number, drawn)
+
+
+def _fetch(tensors: Sequence[Tensor]) -> list[np.ndarray]:
+    """Tensors ``(B, n)`` of one type, of whatever n: from a device at once, and waited for once."""
+    if tensors[0].device.type == "cpu":
+        return [x.numpy() for x in tensors]
+    sizes = [x.shape[1] for x in tensors]
+    return np.split(torch.cat(list(tensors), 1).cpu().numpy(), np.cumsum(sizes)[:-1], 1)
 
 
 def _tables(tensors: Mapping[str, Tensor], name: str, *row_limit: int) -> Tables:

@@ -21,7 +21,9 @@ class NestedState:
         prediction: ``(B, 3, H, W) float64``, in 1/16 of a pixel value; with a pixel network of
             whole blocks and float32.
         residual: pixels less prediction, as far as they are known, else zero; likewise.
-        nearest: integer pixel values that the pass's residuals are relative to, ``(B, h, w)``.
+        nearest: integer pixel values that the pass's residuals are relative to, like the pixels of
+            the pass: ``(B, 3, H, W)``, with a pixel network ``(B, h, w)``.
+        strayed: whether a pixel is out of its range, ``() bool``.
         farthest: no coefficient is farther from zero than this.
     """
 
@@ -33,6 +35,7 @@ class NestedState:
     prediction: Tensor | None = None
     residual: Tensor | None = None
     nearest: Tensor | None = None
+    strayed: Tensor | None = None
     farthest: float = 0.0
     _grid: Tensor | None = None
 

@@ -24,6 +24,9 @@ _MOVES = {_ATEN.copy_.default, _ATEN._to_copy.default}
 _INDEXED = {_ATEN.index.Tensor, _ATEN.index_put.default, _ATEN.index_put_.default}
 # They would be made empty first, and then resized.
 _RESIZING = ("arange", "arange.start", "arange.start_step", "eye", "eye.m", "randperm.generator")
+# What a GPU cannot be told without that the CPU waits until it has come so far.
+_ANSWERS = {_ATEN._local_scalar_dense.default, _ATEN.nonzero.default, _ATEN.equal.default}
+_waited: list[list[int]] = []  # of whoever counts
 _kept: list[Any] = []  # a library's kernels live as long as it does
 
 
@@ -57,6 +60,7 @@ class There(Tensor):
         return self.here.__reduce_ex__(protocol)  # a file is read on the CPU, as it is of a GPU
 
     def tolist(self) -> Any:
+        _count_wait()
         return self.here.tolist()
 
     @classmethod
@@ -80,6 +84,8 @@ def _run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
             raise RuntimeError(f"{function}: a tensor on cpu, and indices or values {NAME}")
     elif there and any(x.dim() for x in tensors if not isinstance(x, There)):
         raise RuntimeError(f"{function}: tensors on cpu and {NAME}")
+    if _waits(function, args, kwargs, tensors, bool(there)):
+        _count_wait()
     stays = bool(there) if wanted is None else torch.device(wanted).type == NAME
     if function is _ATEN.copy_.default:
         stays = isinstance(args[0], There)
@@ -97,6 +103,37 @@ def _run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if any(x.shape != x.here.shape for x in there):
         raise NotImplementedError(f"{function} resizes what torch has noted the size of")
     return tree_map(placed, result)
+
+
+def _count_wait() -> None:
+    for counter in _waited:
+        counter[0] += 1
+
+
+@contextmanager
+def counted_waits() -> Iterator[list[int]]:
+    """How often, within, the CPU would wait for a GPU: the only number of what it yields."""
+    counter = [0]
+    _waited.append(counter)
+    try:
+        yield counter
+    finally:
+        _waited.remove(counter)
+
+
+def _waits(function: Any, args: Any, kwargs: Any, tensors: list[Tensor], there: bool) -> bool:
+    """Whether the CPU waits until a GPU has come so far: as for any copy that may be seen."""
+    if function in _ANSWERS:
+        return there
+    if function in _INDEXED:
+        return there and not all(isinstance(x, There) for x in tensors)
+    target = kwargs.get("device")
+    if function is _ATEN.copy_.default:
+        target, kwargs = args[0].device, {"non_blocking": args[2]} if len(args) > 2 else kwargs
+    if function not in _MOVES or target is None:
+        return False
+    to = torch.device(target).type == NAME
+    return to != isinstance(tensors[-1], There) and not (to and kwargs.get("non_blocking"))
 
 
 def _here(x: Any) -> Any:
@@ -175,8 +212,10 @@ def elsewhere() -> Iterator[str]:
     before = future.get_overwrite_module_params_on_conversion()
     # Otherwise a module's conversion gives ours another type, and leaves the numbers behind.
     future.set_overwrite_module_params_on_conversion(True)
+    # torch has a thread for the gradients of each device that it knew of at the first ones.
+    one_thread = torch.autograd.set_multithreading_enabled(False)
     try:
-        with mock.patch.object(torch, "Generator", _Generator):
+        with one_thread, mock.patch.object(torch, "Generator", _Generator):
             yield NAME
     finally:
         future.set_overwrite_module_params_on_conversion(before)

@@ -88,6 +88,28 @@ def test_shipped_models(name: str, device: str, some: list[np.ndarray]) -> None:
     check(name, device, some, diffusion if "cdc" in name else {"realism": "flow"})
 
 
+@pytest.mark.parametrize("name", zoo.list_models())
+def test_a_gpu_is_seldom_waited_for(name: str, device: str, some: list[np.ndarray]) -> None:
+    """However many pictures there are: while it is, it has nothing to do.
+
+    By an encoder once a layer, or thrice in all; by a decoder once a pass, whose tables are asked
+    of it, or, where all tables are known after the first layer, once.
+    """
+    codec = load_codec(name, device)
+    streams = codec.encode(some[:2])  # what is made at the first use is there now
+    codec.decode(streams)
+    with elsewhere.counted_waits() as waits:
+        codec.encode(some[:2])
+        encoding, waits[0] = waits[0], 0
+        codec.decode(streams)
+    passes = sum(map(codec.scheme.passes, range(codec.num_layers)))  # type: ignore[attr-defined]
+    if codec.lossless:
+        assert encoding == codec.num_layers
+        assert waits[0] == passes + 2
+    else:
+        assert (encoding, waits[0]) == (3, 2)
+
+
 def test_pictures_in_tiles(
     device: str, some: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:

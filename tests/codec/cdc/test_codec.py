@@ -209,8 +209,8 @@ def test_tiles_give_the_same_picture(codec: CDCCodec, monkeypatch: pytest.Monkey
         codec._unpack(state, layer, [whole])
     in_tiles = codec.scheme.reconstruct(state, codec.num_layers, tile_pixels=limit)[0]
     assert largest(shown, in_tiles) <= 1
-    layers = codec.scheme.encode([picture], [0], codec.num_layers, tile_pixels=limit)[0]
-    expected = codec.scheme.encode([picture], [0], codec.num_layers)[0]
+    layers = list(codec.scheme.encode([picture], [0], codec.num_layers, tile_pixels=limit)[0])
+    expected = list(codec.scheme.encode([picture], [0], codec.num_layers)[0])
     different = sum(
         int((a != b).sum()) if a.shape == b.shape else 1000
         for x, y in zip(layers[:1], expected[:1], strict=True)

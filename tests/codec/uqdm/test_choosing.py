@@ -5,9 +5,8 @@ import pytest
 import torch
 
 from codec.entropy import Tables
-from codec.scheme import Choice
 from codec.uqdm import choosing
-from codec.uqdm.choosing import choose
+from codec.uqdm.choosing import Prices, choose
 from codec.uqdm.nested_model import _chosen
 from codec.uqdm.nested_scheme import NestedScheme
 from tests.codec.models import nested_model, noise_pictures
@@ -15,41 +14,60 @@ from tests.codec.models import nested_model, noise_pictures
 REACH = 5 / 6
 
 
-def choice(count: int) -> tuple[Choice, np.ndarray]:
-    """Random tables of digits -2..2 for ``count`` numbers, and those tables' probabilities."""
+def some_tables(count: int) -> tuple[Tables, np.ndarray, np.ndarray]:
+    """Random tables of digits -2..2, which of them codes each of ``count`` numbers, and pmfs."""
     rng = np.random.default_rng(0)
     pmfs = rng.dirichlet([0.3, 1, 4, 1, 0.3], 50)
     tables = Tables.from_matrix(-2, pmfs * (1 - 1e-5))
-    return Choice(rng.integers(0, 50, count).astype(np.int32), tables), pmfs
+    return tables, rng.integers(0, 50, count).astype(np.int32), pmfs
 
 
-def cost(digits: np.ndarray, rest: np.ndarray, chosen: Choice) -> np.ndarray:
-    return (rest - digits) ** 2 + choosing.TRADE * chosen.tables.bits(digits, chosen.index)
+def chosen(rest: np.ndarray, tables: Tables, index: np.ndarray) -> np.ndarray:
+    tensors = torch.from_numpy(rest.astype(np.float32)), torch.from_numpy(index)
+    return choose(*tensors, Prices(tables, "cpu"), REACH).numpy()
+
+
+def test_prices_are_those_of_the_tables() -> None:
+    symbols = np.arange(-60, 60, dtype=np.int32)
+    tables, index, _ = some_tables(len(symbols))
+    prices = Prices(tables, "cpu")
+    found = prices.of(torch.from_numpy(symbols), torch.from_numpy(index))
+    np.testing.assert_allclose(found.numpy(), tables.bits(symbols, index), rtol=1e-6)
+    # Far beyond they no longer grow, and nothing fails.
+    ends = torch.tensor([-(1 << 20), 1 << 20], dtype=torch.int32)
+    far = prices.of(ends, torch.from_numpy(index[:2]))
+    assert (far > found.max() - 8).all()
 
 
 def test_no_digit_is_worse_than_the_nearest_or_the_next_towards_zero() -> None:
-    rest = np.random.default_rng(1).laplace(0, 0.6, 5000)
-    chosen, _ = choice(len(rest))
-    digits = choose(rest, chosen, REACH)
+    rest = np.random.default_rng(1).laplace(0, 0.6, (5, 1000)).astype(np.float32)
+    tables, index, _ = some_tables(rest.size)
+    digits = chosen(rest, tables, index.reshape(rest.shape))
+    assert digits.dtype == np.int32
+    assert digits.shape == rest.shape
+    rest, digits = rest.ravel(), digits.ravel()
+
+    def cost(digits: np.ndarray) -> np.ndarray:
+        return (rest - digits) ** 2 + choosing.TRADE * tables.bits(digits, index)
+
     near = np.rint(rest).astype(np.int32)
     lower = near - np.sign(near)
-    assert digits.dtype == np.int32
     assert ((digits == near) | (digits == lower)).all()
     assert 0.05 < (digits != near).mean() < 0.5
     far = np.abs(rest - lower) > REACH
     assert (digits[far] == near[far]).all()
-    best = np.minimum(cost(near, rest, chosen), cost(lower, rest, chosen))
-    np.testing.assert_allclose(cost(digits, rest, chosen)[~far], best[~far])
+    best = np.minimum(cost(near), cost(lower))
+    np.testing.assert_allclose(cost(digits)[~far], best[~far], rtol=1e-5)
     # An escape costs what its exact value does: 2 needs none, 8 is no dearer than 7.
-    assert choose(np.array([2.6, 7.6]), choice(2)[0], REACH).tolist() == [2, 8]
+    assert chosen(np.array([2.6, 7.6]), tables, index[:2]).tolist() == [2, 8]
 
 
 def test_training_assumes_the_same() -> None:
     rest = np.random.default_rng(2).laplace(0, 0.6, 5000).clip(-2.4, 2.4)
-    chosen, pmfs = choice(len(rest))
-    log_p = torch.from_numpy(np.log(pmfs[chosen.index]))
+    tables, index, pmfs = some_tables(len(rest))
+    log_p = torch.from_numpy(np.log(pmfs[index]))
     entries = _chosen(torch.from_numpy(rest), log_p, REACH)
-    digits = choose(rest, chosen, REACH)
+    digits = chosen(rest, tables, index)
     assert (entries.numpy() - 2 != digits).mean() < 1e-3  # tables are rounded
 
 
@@ -75,6 +93,6 @@ def test_a_stream_is_worth_more(monkeypatch: pytest.MonkeyPatch) -> None:
         error = sum(np.sum((a.astype(float) - b) ** 2) for a, b in pairs)
         return error / delta**2 + trade * bits
 
-    chosen = total()
+    worth = total()
     monkeypatch.setattr(choosing, "TRADE", 0.0)
-    assert chosen < 0.98 * total()
+    assert worth < 0.98 * total()
