@@ -121,7 +121,8 @@ class Codec(ABC):
         """The first half of ``encode``, which needs the device; what it returns does the rest.
 
         The second half (entropy coding) may be called in another thread, while the device does
-        the next pictures. Errors of the pictures may come from either half.
+        the next pictures; if it is a ``coding.Coding``, it can be had of another process. Errors of
+        the pictures may come from either half.
         """
         encoded = self.encode(images, layers=layers, **options)
         return lambda: encoded

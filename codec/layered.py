@@ -10,7 +10,7 @@ schemes. A codec is a subclass that says which options it has and makes the sche
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,10 +21,11 @@ import numpy as np
 
 from . import bitstream, entropy, resizing
 from .base import Codec, EncodedImage
+from .coding import Coding, Quantised
 from .devices import full_precision
 from .errors import CorruptStreamError, UnknownModelError
 from .protection import Restorer
-from .scheme import Choice, LayerSymbols, ProtectedScheme, Scheme
+from .scheme import Choice, ProtectedScheme, Scheme
 
 # A header may claim any size. Above the first of these, layer 0 must be there, and have half of the
 # bits that the likeliest symbols alone would take, less the second, before memory is allocated for
@@ -69,27 +70,22 @@ class LayeredCodec(Codec):
     ) -> list[EncodedImage]:
         """See ``Codec.encode``. Symbols are coded, and let go, as they come off the device."""
         out: dict[int, EncodedImage] = {}
-        for batch in self._quantise(images, layers, options):
-            out |= self._pack_batch(batch)
+        for chosen, pictures in self._quantise(images, layers, options):
+            out |= zip(chosen, Coding(pictures)(), strict=True)
         return [out[i] for i in range(len(images))]
 
     def begin_encode(
         self, images: Sequence[np.ndarray], *, layers: int | None = None, **options: Any
-    ) -> Callable[[], list[EncodedImage]]:
+    ) -> Coding:
         """See ``Codec.begin_encode``. Until the second half is done it holds all symbols."""
-        batches = list(self._quantise(images, layers, options))
-
-        def finish() -> list[EncodedImage]:
-            out: dict[int, EncodedImage] = {}
-            while batches:
-                out |= self._pack_batch(batches.pop())
-            return [out[i] for i in range(len(out))]
-
-        return finish
+        out: dict[int, Quantised] = {}
+        for chosen, pictures in self._quantise(images, layers, options):
+            out |= zip(chosen, pictures, strict=True)
+        return Coding([out[i] for i in range(len(images))])
 
     def _quantise(
         self, images: Sequence[np.ndarray], layers: int | None, options: dict[str, Any]
-    ) -> Iterator["_Batch"]:
+    ) -> Iterator[tuple[list[int], list[Quantised]]]:
         """What the device has to do: the symbols of every picture, some pictures at a time."""
         self.check_options("encode", options)
         layers = self.num_layers if layers is None else layers
@@ -106,15 +102,8 @@ class LayeredCodec(Codec):
             ids = [bitstream.unpack_header(h).stream_id or 0 for h in headers]
             with full_precision(self.device):
                 streams = self.scheme.encode(batch, ids, layers, **options)
-            yield _Batch(chosen, headers, streams)
-
-    def _pack_batch(self, batch: "_Batch") -> dict[int, EncodedImage]:
-        """What the entropy coder has to do; streams by the pictures' positions."""
-        out = {}
-        for i, header, stream in zip(batch.chosen, batch.headers, batch.streams, strict=True):
-            packed = (self._pack(header, n, symbols) for n, symbols in enumerate(stream))
-            out[i] = EncodedImage(header, tuple(packed))
-        return out
+            pairs = zip(headers, streams, strict=True)
+            yield chosen, [Quantised(self.model_id, *pair) for pair in pairs]
 
     def cross_entropy(self, image: np.ndarray, **options: Any) -> list[float]:
         """Ideal length in bits of each layer of a picture under the model's tables."""
@@ -134,15 +123,6 @@ class LayeredCodec(Codec):
         return bitstream.pack_header(
             bitstream.StreamHeader(self.codec, width, height, self.model_id, stream_id, protected)
         )
-
-    def _pack(self, header: bytes, number: int, symbols: LayerSymbols) -> bytes:
-        layer = bitstream.Layer(
-            entropy.encode(symbols.parts()),
-            bitstream.check16(symbols.index_bytes()),
-            bitstream.check16(symbols.symbol_bytes()),
-            symbols.protection,
-        )
-        return bitstream.pack_layer(self.model_id, header, number, layer)
 
     # -- decoding ---------------------------------------------------------------------------------
 
@@ -306,15 +286,6 @@ class LayeredCodec(Codec):
             if not passes:
                 for decoder in decoders:
                     decoder.check_empty()
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Pictures that were quantised together: their positions, headers and symbols by layer."""
-
-    chosen: list[int]
-    headers: list[bytes]
-    streams: Sequence[Iterable[LayerSymbols]]
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,16 @@ Encoding is one call, ``encode``. Decoding alternates, layer by layer and pass b
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Protocol
 
 import numpy as np
 
 from .entropy import Tables
 from .protection import Settle
+
+_PICKLED_APART = 1 << 15  # symbols of a layer
+_NONE = np.empty(0, np.int32)
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,17 @@ class LayerSymbols:
     symbols: tuple[np.ndarray, ...]
     protection: bytes = b""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For codec/coding.py: of a small picture in few arrays, which are pickled sooner."""
+        lengths = [len(symbols) for symbols in self.symbols]
+        few = 0 < len(lengths) and sum(lengths) <= _PICKLED_APART
+        if not few or any(c.offset is not None for c in self.choices):
+            return LayerSymbols, (self.choices, self.symbols, self.protection)
+        tables = [choice.tables for choice in self.choices]
+        index = np.concatenate([_NONE, *(choice.index for choice in self.choices)])
+        symbols = np.concatenate([_NONE, *self.symbols])
+        return _unpickled, (tables, lengths, index, symbols, self.protection)
+
     def parts(self) -> list[tuple[np.ndarray, np.ndarray, Tables]]:
         """``(symbols, index, tables)`` of each pass, as ``entropy.encode`` takes them."""
         return [
@@ -70,6 +85,18 @@ class LayerSymbols:
     def symbol_bytes(self) -> bytes:
         """The bytes behind the layer's check of its symbols."""
         return b"".join(symbols.astype("<i4").tobytes() for symbols in self.symbols)
+
+
+def _unpickled(
+    tables: list[Tables],
+    lengths: list[int],
+    index: np.ndarray,
+    symbols: np.ndarray,
+    protection: bytes,
+) -> LayerSymbols:
+    ends = list(accumulate(lengths))[:-1]
+    choices = map(Choice, np.split(index, ends), tables)
+    return LayerSymbols(tuple(choices), tuple(np.split(symbols, ends)), protection)
 
 
 class Scheme(Protocol):

@@ -3,21 +3,24 @@
     loader threads        device thread         coder threads          caller
     bytes -> pixels  ──►  pixels -> symbols ──► symbols -> bytes  ──►  rows, in the shard's order
 
+Where there is a CPU for it, each coder thread has a process that codes for it (codec/coding.py).
 Each arrow is a bounded queue: whoever is ahead waits, so memory does not depend on the shard. All
 calls of the codec that need the device come from one thread, because torch keeps a pool of
 threads for every thread that calls it.
 """
 
 import hashlib
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import numpy as np
 
-from codec import Codec, EncodedImage
+from codec import Codec, EncodedImage, coding
+from codec.coding import Coding, Helper
 from codec.images import MAX_PIXELS, pack_alpha, read_image
 from codec.memory import is_out_of_memory, release_memory
 from codec.metrics import psnr
@@ -117,6 +120,7 @@ class SampleEncoder:
         self._device = ThreadPoolExecutor(1, "device")
         self._coders = max(1, threads // 2)
         self._coder = ThreadPoolExecutor(self._coders, "coder")
+        self._of_thread = threading.local()
         self._queued: deque[Future[Any]] = deque()  # on the device, or waiting for it
         self._coding: deque[Future[list[EncodedImage]]] = deque()
         self._batch_pixels = BATCH_PIXELS
@@ -302,9 +306,20 @@ class SampleEncoder:
     def _code(self, finish: Callable[[], list[EncodedImage]]) -> list[EncodedImage]:
         """The coder's half of a batch. Runs in a coder's thread."""
         with self._clock.timed("coder", self._coders):
-            streams = finish()
+            streams = finish.by(self._helper()) if self._helped(finish) else finish()
         self._on_coded(len(streams))
         return streams
+
+    def _helped(self, finish: Callable[[], list[EncodedImage]]) -> TypeGuard[Coding]:
+        """Whether another process codes: on a CPU of its own, or it would only stand in the way."""
+        return self.settings.threads > 1 and coding.AVAILABLE and isinstance(finish, Coding)
+
+    def _helper(self) -> Helper:
+        """That of this coder's thread."""
+        if not hasattr(self._of_thread, "helper"):
+            self._of_thread.helper = Helper()
+        helper: Helper = self._of_thread.helper
+        return helper
 
     def _streams(self, batch: _Batch) -> list[EncodedImage | Exception]:
         """A batch's streams; where it failed as a whole, those of its parts and the reasons."""

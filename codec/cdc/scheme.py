@@ -10,7 +10,7 @@ coded is r.
 """
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -23,10 +23,11 @@ from ..devices import full_precision
 from ..entropy import Tables
 from ..errors import InvalidModelError
 from ..modelfiles import build
-from ..scheme import Choice, LayerSymbols
+from ..scheme import Choice
 from .integers import FRACTION, IntegerHyperDecoder, ScaleIndex
 from .layers import MAX_RESIDUAL, Progress, Trees
 from .model import LATENT_STRIDE, MULTIPLE, CDCModel, Synthesis, build_model
+from .symbols import CodingTables, PictureLayers, PictureState
 from .tiling import TILE_PIXELS, Tile, by_tiles
 from .trees import MAX_COUNTED
 
@@ -34,21 +35,6 @@ Decoder = Literal["fast", "diffusion"]
 DECODERS: tuple[Decoder, ...] = ("fast", "diffusion")
 _LARGEST_UNITS = 1 << 40  # of the model's integers in 2**-12; their sums stay exact in float64
 _HYPER_HALO = 256  # pixels around a tile that the hyper-analysis and -synthesis look at
-
-
-@dataclass
-class PictureState:
-    """What is known of one picture.
-
-    Attributes:
-        quality: at which of the model's rates it is coded.
-        hyper: its hyper-latent's integers ``(C, H/64, W/64) int32``.
-        progress: what is known of r, once the hyper-latent is.
-    """
-
-    quality: int
-    hyper: np.ndarray
-    progress: Progress | None = None
 
 
 @dataclass
@@ -104,7 +90,8 @@ class CDCScheme:
         qualities, channels = self.model.qualities, self.model.hyper_channels
         if len(self.hyper_tables) != qualities * channels:
             raise ValueError(f"{len(self.hyper_tables)} tables of the hyper-latent")
-        self.quality_table = Tables.from_pmfs([(0, np.full(qualities, 1 / qualities))])
+        quality = Tables.from_pmfs([(0, np.full(qualities, 1 / qualities))])
+        self.coding_tables = CodingTables(tuple(self.trees), self.hyper_tables, quality)
         self._medians = tensors["medians"].to(self.device, torch.float64)
         self._offsets = tensors["scale_offsets"].to(self.device, torch.float64)
         self._integers = IntegerHyperDecoder(_under("integers.", tensors), self.device)
@@ -131,13 +118,13 @@ class CDCScheme:
         *,
         quality: int | None = None,
         tile_pixels: int = TILE_PIXELS,
-    ) -> list[Iterator[LayerSymbols]]:
+    ) -> list[PictureLayers]:
         height, width = images[0].shape[:2]
         state = self.start([(height, width)] * len(images), stream_ids)
         chosen = self.default_quality if quality is None else quality
         _, residuals = self._quantise(state, images, chosen, tile_pixels)
         return [
-            self._layers(picture, r, layers)
+            PictureLayers(self.coding_tables, picture, r, layers)
             for picture, r in zip(state.pictures, residuals, strict=True)
         ]
 
@@ -176,25 +163,6 @@ class CDCScheme:
         k = (z.double() - medians / FRACTION).round_().clamp_(-MAX_RESIDUAL, MAX_RESIDUAL)
         return k.to(torch.int32).cpu().numpy(), y
 
-    def _layers(
-        self, picture: PictureState, residuals: np.ndarray, layers: int
-    ) -> Iterator[LayerSymbols]:
-        """One after the other, as they are asked for: nothing here needs the device."""
-        for layer in range(layers):
-            choices, symbols = [], []
-            for number in range(self.passes(layer)):
-                choice = self._choice(picture, layer, number)
-                choices.append(choice)
-                if layer == 0:
-                    quality = np.array([picture.quality], np.int32)
-                    symbols.append(picture.hyper.ravel() if number else quality)
-                    continue
-                assert picture.progress is not None
-                positions = picture.progress.pending(layer - 1)
-                symbols.append(picture.progress.symbols_for(positions, residuals))
-                picture.progress.advance(positions, symbols[-1])
-            yield LayerSymbols(tuple(choices), tuple(symbols))
-
     @torch.inference_mode()
     def count_residuals(self, images: Sequence[np.ndarray], quality: int) -> np.ndarray:
         """How often each r occurs at each scale index, as ``build_trees`` takes it.
@@ -213,10 +181,7 @@ class CDCScheme:
     # -- decoding ---------------------------------------------------------------------------------
 
     def passes(self, layer: int) -> int:
-        """Two for layer 0: the quality, then the hyper-latent, whose tables depend on it."""
-        if layer == 0:
-            return 2
-        return max(t.passes(layer - 1) for t in self.trees if layer <= t.num_layers)
+        return self.coding_tables.passes(layer)
 
     def least_bits(self, height: int, width: int) -> float:
         """See ``Scheme``: those of the hyper-latent, at the quality that takes the fewest."""
@@ -233,19 +198,7 @@ class CDCScheme:
         )
 
     def choices(self, state: CDCState, layer: int, number: int) -> list[Choice]:
-        return [self._choice(picture, layer, number) for picture in state.pictures]
-
-    def _choice(self, picture: PictureState, layer: int, number: int) -> Choice:
-        if layer == 0 and number == 0:
-            return Choice(np.zeros(1, np.int32), self.quality_table)
-        if layer == 0:
-            channels, rows, columns = picture.hyper.shape
-            first = picture.quality * channels
-            index = np.repeat(np.arange(first, first + channels), rows * columns)
-            return Choice(index.astype(np.int32), self.hyper_tables)
-        assert picture.progress is not None
-        positions = picture.progress.pending(layer - 1)
-        return Choice(picture.progress.node[positions], self.trees[picture.quality].tables)
+        return [self.coding_tables.choice(picture, layer, number) for picture in state.pictures]
 
     @torch.inference_mode()
     def update(

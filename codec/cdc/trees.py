@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from .. import coding
 from ..entropy import PRECISION, Tables
 
 MAX_LEVELS = 6
@@ -15,6 +16,7 @@ _PRIOR_COUNT = 200.0  # observations that a Gaussian's own probabilities are wor
 _TAU = 6.1094102  # -Phi^-1(5e-10): all but 1e-9 of the mass is within tau sigma of 0
 
 
+@coding.shared
 @dataclass(frozen=True, eq=False)
 class Trees:
     """One ternary tree for each scale index (see layers.py), all nodes in one numbering.

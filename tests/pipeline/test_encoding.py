@@ -1,16 +1,21 @@
 """What a shard's encoder holds in memory, reads, and takes for a broken codec."""
 
+import os
+import signal
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from codec import EncodedImage, load_codec
+from codec.coding import Helper, Quantised
 from codec.images import write_image
 from pipeline import encoding, shards
 from pipeline.encoding import CompressSettings, SampleEncoder
@@ -19,6 +24,7 @@ from pipeline.records import Row
 from pipeline.shards import Sample, ShardFile, expand_inputs, group_samples, open_shard
 from pipeline.stages import StageClock
 from pipeline.tars import Member
+from tests.codec.models import write_nested_model
 from tests.pipeline.makers import ToyCodec, png, samples, write_tar
 
 
@@ -210,3 +216,34 @@ def test_the_device_begins_with_the_first_batch(
     monkeypatch.setattr(encoder, "_load", loading)
     assert [row.index for row in rows_of(encoder, samples(40), tmp_path)] == list(range(40))
     assert not kept_waiting.is_set()
+
+
+def test_a_process_codes_beside_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the worker has a CPU for it; rows are the same, also when it is killed on the way."""
+    codec = load_codec(write_nested_model(tmp_path))
+    files = samples(6)
+
+    def encoder(threads: int) -> SampleEncoder:
+        settings = CompressSettings("out", "f", codec.model_id, 4, False, threads=threads)
+        return SampleEncoder(codec, replace(settings, batch_size=2))
+
+    pids: list[int | None] = []
+    code = Helper.code
+
+    def killed(self: Helper, pictures: Sequence[Quantised]) -> list[EncodedImage]:
+        if len(pids) == 1 and self.pid is not None:
+            os.kill(self.pid, signal.SIGKILL)
+        streams = code(self, pictures)
+        pids.append(self.pid)
+        return streams
+
+    monkeypatch.setattr(Helper, "code", killed)
+    alone = list(rows_of(encoder(1), files, tmp_path))
+    assert not pids
+    together = list(rows_of(encoder(2), files, tmp_path))
+    assert together == alone
+    assert all(row.status == "ok" for row in together)
+    first, second, third = pids
+    assert first is not None
+    assert second is None  # it did not answer: that batch was coded here
+    assert third not in (None, first)
