@@ -3,7 +3,7 @@
     loader threads        device thread         coder threads          caller
     bytes -> pixels  ──►  pixels -> symbols ──► symbols -> bytes  ──►  rows, in the shard's order
 
-Where there is a CPU for it, each coder thread has a process that codes for it (codec/coding.py).
+Beside a GPU each coder thread has a process that codes for it (codec/coding.py).
 Each arrow is a bounded queue: whoever is ahead waits, so memory does not depend on the shard. All
 calls of the codec that need the device come from one thread, because torch keeps a pool of
 threads for every thread that calls it.
@@ -311,8 +311,9 @@ class SampleEncoder:
         return streams
 
     def _helped(self, finish: Callable[[], list[EncodedImage]]) -> TypeGuard[Coding]:
-        """Whether another process codes: on a CPU of its own, or it would only stand in the way."""
-        return self.settings.threads > 1 and coding.AVAILABLE and isinstance(finish, Coding)
+        """Whether another process codes. Where networks run on the CPUs, it would take theirs."""
+        has_time = self.settings.threads > 1 and self.settings.device != "cpu"
+        return has_time and coding.AVAILABLE and isinstance(finish, Coding)
 
     def _helper(self) -> Helper:
         """That of this coder's thread."""

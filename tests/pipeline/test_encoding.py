@@ -219,13 +219,13 @@ def test_the_device_begins_with_the_first_batch(
 
 
 def test_a_process_codes_beside_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the worker has a CPU for it; rows are the same, also when it is killed on the way."""
+    """Not beside a CPU, which has other work. Rows are the same, also when it is killed."""
     codec = load_codec(write_nested_model(tmp_path))
     files = samples(6)
 
-    def encoder(threads: int) -> SampleEncoder:
-        settings = CompressSettings("out", "f", codec.model_id, 4, False, threads=threads)
-        return SampleEncoder(codec, replace(settings, batch_size=2))
+    def encoder(device: str, threads: int) -> SampleEncoder:
+        settings = CompressSettings("out", "f", codec.model_id, 4, False, batch_size=2)
+        return SampleEncoder(codec, replace(settings, threads=threads, device=device))
 
     pids: list[int | None] = []
     code = Helper.code
@@ -238,9 +238,10 @@ def test_a_process_codes_beside_the_device(tmp_path: Path, monkeypatch: pytest.M
         return streams
 
     monkeypatch.setattr(Helper, "code", killed)
-    alone = list(rows_of(encoder(1), files, tmp_path))
+    alone = list(rows_of(encoder("cpu", 2), files, tmp_path))
+    assert list(rows_of(encoder("cuda", 1), files, tmp_path)) == alone
     assert not pids
-    together = list(rows_of(encoder(2), files, tmp_path))
+    together = list(rows_of(encoder("cuda", 2), files, tmp_path))
     assert together == alone
     assert all(row.status == "ok" for row in together)
     first, second, third = pids
