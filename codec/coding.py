@@ -30,6 +30,7 @@ from .scheme import LayerSymbols
 _REQUEST_PIXELS = 1 << 18  # pictures are sent together up to this: a message has its price
 _LARGE = 1 << 16  # bytes of an array that is sent as it lies in memory
 _ALIGN = 64
+_PATIENCE = 3  # processes that end without an answer
 _LENGTH = struct.Struct("<Q")
 AVAILABLE = hasattr(os, "memfd_create")  # else there are no helpers: Linux has it
 _shared: list[type] = [entropy.Tables]
@@ -98,10 +99,12 @@ class Coding:
 class Helper:
     """A process that codes, where ``AVAILABLE``. One request at a time; it ends with this object.
 
-    Whatever happens to it, nothing is lost: what it does not answer is done here.
+    Whatever happens to it, nothing is lost: what it does not answer is done here. If that happens
+    again and again, everything is.
     """
 
     def __init__(self) -> None:
+        self._unanswered = 0  # in a row
         self._process: subprocess.Popen[bytes] | None = None
         self._memory: _Memory | None = None
         self._known: dict[int, Any] = {}  # what it has been sent already, by id
@@ -109,11 +112,15 @@ class Helper:
 
     def code(self, pictures: Sequence[Quantised]) -> list[EncodedImage]:
         """The pictures' streams. Raises what coding them raises."""
+        if self._unanswered == _PATIENCE:
+            return [picture.code() for picture in pictures]
         try:
             answer, error = self._ask(pictures)
         except (OSError, EOFError, pickle.UnpicklingError):
+            self._unanswered += 1
             self.close()
             return [picture.code() for picture in pictures]
+        self._unanswered = 0
         if error is not None:
             raise error
         return [EncodedImage(*stream) for stream in answer]
@@ -136,10 +143,10 @@ class Helper:
         arrays: list[np.ndarray] = []
 
         def beside(buffer: pickle.PickleBuffer) -> bool:
-            array = np.frombuffer(buffer.raw(), np.uint8)
-            if array.nbytes < _LARGE:
+            data = buffer.raw()
+            if data.nbytes < _LARGE:
                 return True
-            arrays.append(array)
+            arrays.append(np.frombuffer(data, np.uint8))
             return False
 
         request = io.BytesIO()

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -55,8 +56,10 @@ def test_the_same_streams(
     assert helper.pid not in (None, os.getpid())
 
 
-def test_large_pictures_between_small_ones(helper: Helper, codec: Codec) -> None:
+@pytest.mark.parametrize("name", ["nested", "cdc-small"])
+def test_large_pictures_between_small_ones(name: str, helper: Helper, codec: Codec) -> None:
     """Shared memory that grows, is used in part, and again."""
+    codec = load_codec(name) if name != "nested" else codec
     rng = np.random.default_rng(0)
     sides = [16, 700, 24, 16, 900, 300]
     pictures = [rng.integers(0, 256, (side, side, 3)).astype(np.uint8) for side in sides]
@@ -72,6 +75,24 @@ def test_a_helper_may_die(helper: Helper, codec: Codec, some: list[np.ndarray]) 
     assert begin(codec, some).by(helper) == expected
     assert begin(codec, some).by(helper) == expected
     assert helper.pid not in (None, first)
+
+
+def test_helpers_that_cannot_live_are_given_up(
+    helper: Helper, codec: Codec, some: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    started: list[int | None] = []
+    start = Helper._start
+
+    def counted(self: Helper) -> None:
+        start(self)
+        started.append(self.pid)
+
+    monkeypatch.setattr(Helper, "_start", counted)
+    expected = codec.encode(some)
+    for _ in range(5):
+        assert begin(codec, some).by(helper) == expected
+    assert len(started) == 3
 
 
 def test_an_interrupt_is_for_others(helper: Helper, codec: Codec, some: list[np.ndarray]) -> None:
