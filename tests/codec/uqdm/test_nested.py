@@ -248,3 +248,34 @@ def test_counted_tables_shorten_what_they_were_counted_on() -> None:
         return sum(entropy.cross_entropy(*part) for part in parts)
 
     assert bits(counted) < 0.97 * bits(plain)
+
+
+@pytest.mark.parametrize("with_pixels", [False, True])
+@pytest.mark.parametrize(
+    ("bad", "by", "range_of"),
+    [(0, 1 << 24, "coefficient"), (2, -(1 << 24), "coefficient"), (-1, 300, "pixel")],
+)
+def test_symbols_that_no_encoder_writes_are_refused(
+    with_pixels: bool, bad: int, by: int, range_of: str, tmp_path: Path
+) -> None:
+    """In the first pass or the last: the error names the layer."""
+    codec = load_codec(write_nested_model(tmp_path, pixels=with_pixels))
+    assert isinstance(codec, UQDMCodec)
+    scheme, pictures = codec.scheme, list(noise_pictures(2, 24).permute(0, 2, 3, 1).numpy())
+    bad %= codec.num_layers
+    streams = scheme.encode(pictures, [0, 0], codec.num_layers)
+
+    def decode(wrong: int) -> None:
+        state = scheme.start([(24, 24)] * 2, [0, 0])
+        for layer in range(codec.num_layers):
+            for number in range(scheme.passes(layer)):
+                scheme.choices(state, layer, number)
+                symbols = [list(stream)[layer].symbols[number].copy() for stream in streams]
+                if (layer, number) == (bad, wrong):
+                    symbols[1][-1] += by
+                scheme.update(state, layer, number, symbols)
+
+    for wrong in (0, scheme.passes(bad) - 1):
+        with pytest.raises(CorruptStreamError, match=f"layer {bad} .* {range_of} range") as caught:
+            decode(wrong)
+        assert caught.value.layer == bad
