@@ -30,8 +30,9 @@ from .nested import (
     to_unit,
 )
 from .network import BandNetwork, NetworkConfig
-from .pixels import PASSES, PLACES, PixelModel, to_cells
+from .pixels import PLACES, to_cells
 from .pixels import tables as pixel_tables
+from .places import PlacesModel
 
 _LN2 = 0.6931471805599453
 
@@ -76,7 +77,7 @@ class NestedModel(nn.Module):
         energy, theta: ``(2 (levels - 1), 1)`` of the other levels, by level and significance.
         first_network: the light network of level 0 (``first.py``), where the model has one; the
             biases have a row more then, for the shift of its previews.
-        pixel_network: that of the lossless layer (``pixels.py``), where the model has one.
+        pixel_network: that of the lossless layer (``places.py``), where the model has one.
     """
 
     coded: Tensor
@@ -98,7 +99,7 @@ class NestedModel(nn.Module):
         self.first_network: BandNetwork | None = None
         if first_network is not None:
             self.first_network = BandNetwork(self.layout.network(first_network))
-        self.pixel_network = None if pixel_network is None else PixelModel(pixel_network)
+        self.pixel_network = None if pixel_network is None else PlacesModel(pixel_network)
         rows = config.num_steps + (first_network is not None)
         self.bias = nn.Parameter(torch.zeros(rows, len(OUTPUTS), 2, BANDS))
         first, rest = config.first_digits, config.digits
@@ -144,7 +145,7 @@ class NestedModel(nn.Module):
         return grid + k * earlier * config.unit(level), k
 
     def forward(
-        self, images: Tensor, steps: list[int], passes: Sequence[int] = range(len(PASSES))
+        self, images: Tensor, steps: list[int], places: Sequence[int] = range(len(PLACES))
     ) -> list[dict[str, Tensor]]:
         """Losses of pictures ``(B, 3, H, W) uint8``, B a multiple of ``len(steps)``.
 
@@ -152,7 +153,7 @@ class NestedModel(nn.Module):
         pixel that the step costs, and where a level has just ended ``mse``, the error of the
         reconstruction in squared Deltas per pixel; ``preview`` is the light network's after level
         0. A large network that is frozen is left out. A pixel network's bits are those of some
-        ``passes``, as if all were like them.
+        ``places``, as if all were like them.
         """
         coefficients = to_bands(images, self.config)
         shares, pixels = coefficients.chunk(len(steps)), images.chunk(len(steps))
@@ -168,7 +169,7 @@ class NestedModel(nn.Module):
             with torch.autocast(images.device.type, enabled=False):  # likelihoods want float32
                 for i, out in zip(chosen, outputs, strict=True):
                     losses[i] |= self._losses(
-                        grids[i][0], shares[i], out, pixels[i], steps[i], light, passes
+                        grids[i][0], shares[i], out, pixels[i], steps[i], light, places
                     )
         return losses
 
@@ -230,7 +231,7 @@ class NestedModel(nn.Module):
         images: Tensor,
         step: int,
         light: bool,
-        passes: Sequence[int],
+        places: Sequence[int],
     ) -> dict[str, Tensor]:
         config, (level, number) = self.config, self._steps[step]
         preview = light and level > 0
@@ -252,7 +253,7 @@ class NestedModel(nn.Module):
             if self.pixel_network is None:
                 losses["bits"] = self._residual_bits(grid, shift, spread, images)
             else:
-                losses["bits"] = self._pixel_bits(grid, shift, images, passes)
+                losses["bits"] = self._pixel_bits(grid, shift, images, places)
             return losses
         tilt_grid, width_grid = config.grids(level)
         tilt = _on_grid(out[..., OUTPUTS["tilt"], :] + bias[..., OUTPUTS["tilt"], :], tilt_grid)
@@ -291,14 +292,14 @@ class NestedModel(nn.Module):
         return torch.round(((x + 1) * 128 - 0.5).clamp(0, 255) * PIXEL_UNIT)
 
     def _pixel_bits(
-        self, grid: Tensor, shift: Tensor, images: Tensor, passes: Sequence[int]
+        self, grid: Tensor, shift: Tensor, images: Tensor, places: Sequence[int]
     ) -> Tensor:
-        """Bits per pixel of the lossless layer, if all its passes were like these."""
+        """Bits per pixel of the lossless layer, if all its places were like these."""
         assert self.pixel_network is not None
         prediction = self._prediction(grid, shift)
         cells = [to_cells(x) for x in (prediction, images.float() * PIXEL_UNIT - prediction)]
-        bits = torch.stack([self.pixel_network(*cells, number).mean() for number in passes])
-        return bits.mean() * (len(PASSES) / len(PLACES))
+        bits = torch.stack([self.pixel_network(*cells, place).sum(-1).mean() for place in places])
+        return bits.mean()
 
     @torch.no_grad()
     def start_from_statistics(self, images: list[Tensor]) -> None:
@@ -336,10 +337,11 @@ class NestedModel(nn.Module):
         if self.first_network is not None:
             networks["first_network"] = self.first_network.config.to_dict()
         if self.pixel_network is not None:
-            networks["pixel_network"] = self.pixel_network.network.config.to_dict()
-            networks["format"] = 2
+            networks["pixel_network"] = self.pixel_network.config.to_dict()
         if self.config.colours > 2:
             networks["format"] = 3
+        if self.pixel_network is not None:
+            networks["format"] = 4
         return {
             "codec": "uqdm",
             "quantizer": "nested",

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from ..errors import StrataError
 from .nested import MAX_LEVELS, MAX_PASSES
 from .nested_model import NestedModel
-from .pixels import PASSES
+from .pixels import PLACES
 
-_PASSES_AT_ONCE = 2  # of the lossless layer, in one step of training
+_PLACES_AT_ONCE = 1  # of the lossless layer, in one step of training
 _LOSSES = ("bits", "mse", "preview")  # that a step of the schedule may have
 
 
@@ -42,9 +42,9 @@ class NestedObjective(nn.Module):
         if len(images.chunk(count)) < count:
             raise StrataError(f"--batch {len(images)}: this model wants a multiple of {count}")
         steps = [int(s) for s in rng.choice(trained, count, replace=False)]
-        passes = rng.choice(len(PASSES), _PASSES_AT_ONCE, replace=False).tolist()
+        places = rng.choice(len(PLACES), _PLACES_AT_ONCE, replace=False).tolist()
         with torch.autocast("cuda", dtype=torch.bfloat16, enabled=images.is_cuda):
-            losses = model(images, steps, passes)
+            losses = model(images, steps, places)
         total = torch.zeros((), device=images.device)
         for step, loss in zip(steps, losses, strict=True):
             for name, value in loss.items():

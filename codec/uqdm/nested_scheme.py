@@ -37,6 +37,7 @@ from .nested import (
 from .nested_state import NestedState
 from .network import IntegerNetwork, NetworkConfig
 from .pixels import PixelNetwork
+from .places import PlacesNetwork, has_heads
 from .scheme import BATCH_PIXELS, Realism
 
 FLOW_LEVELS = 2
@@ -64,12 +65,13 @@ class NestedScheme:
             if self.config.colours > 2 and config.get("format", 1) < 3:
                 raise ValueError("blocks of more than two colours need a model file of format 3")
             self.device = torch.device(device)
-            self._pixels: PixelNetwork | None = None
+            self._pixels: PixelNetwork | PlacesNetwork | None = None
             if "pixel_network" in config:
-                if config.get("format", 1) < 2:
-                    raise ValueError("a pixel network needs a model file of format 2 or 3")
-                own = _named("pixel_network.", tensors)
-                self._pixels = PixelNetwork(config["pixel_network"], own, self.device)
+                values = config["pixel_network"]
+                kind, least = (PlacesNetwork, 4) if has_heads(values) else (PixelNetwork, 2)
+                if config.get("format", 1) < least:
+                    raise ValueError(f"its pixel network needs a model file of format {least}")
+                self._pixels = kind(values, _named("pixel_network.", tensors), self.device)
             self.tables = {name: _tables(tensors, name) for name in ("first", "refine", "residual")}
             if self._pixels is not None:
                 self.tables["residual"] = _tables(tensors, "residual", pixels.ROW_LIMIT)
@@ -305,7 +307,7 @@ class NestedScheme:
             state.residual = torch.zeros_like(state.prediction)
         assert state.prediction is not None
         assert state.residual is not None
-        mean, spread = self._pixels.predict(state.prediction, state.residual, number)
+        mean, spread = self._pixels.predict(state.prediction, state.residual, number, state.look)
         inside = pixels.inside(number, state.height, state.width)
         state.nearest, fraction = self._rounded(mean[inside])
         index = (fraction + PIXEL_UNIT // 2) * pixels.SPREAD.size + spread[inside]

@@ -1,11 +1,12 @@
 """What a nested model's decoder knows of a batch of pictures."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from ..bands import BANDS, BLOCK
+from .places import Look
 
 
 @dataclass
@@ -21,6 +22,7 @@ class NestedState:
         prediction: ``(B, 3, H, W) float64``, in 1/16 of a pixel value; with a pixel network of
             whole blocks and float32.
         residual: pixels less prediction, as far as they are known, else zero; likewise.
+        look: what a pixel network keeps from one pass to the next.
         nearest: integer pixel values that the pass's residuals are relative to, like the pixels of
             the pass: ``(B, 3, H, W)``, with a pixel network ``(B, h, w)``.
         strayed: whether a pixel is out of its range, ``() bool``.
@@ -34,6 +36,7 @@ class NestedState:
     pixels: Tensor | None = None
     prediction: Tensor | None = None
     residual: Tensor | None = None
+    look: Look = field(default_factory=Look)
     nearest: Tensor | None = None
     strayed: Tensor | None = None
     farthest: float = 0.0

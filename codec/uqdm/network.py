@@ -108,20 +108,23 @@ class NetworkConfig:
 
 
 class _FakeQuantize(torch.autograd.Function):
-    """round(x * scale) clamped, divided by scale; the gradient passes where nothing was clamped."""
+    """round(x * scale) clamped, divided by scale; the gradient passes between the bounds."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: float, low: float, high: float) -> Tensor:
-        scaled = x * scale
-        ctx.save_for_backward((scaled >= low) & (scaled <= high))
-        return scaled.round_().clamp_(low, high).div_(scale)
+        ctx.save_for_backward(x)
+        ctx.bounds = low / scale, high / scale
+        return (x * scale).round_().clamp_(low, high).div_(scale)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        return grads[0] * ctx.saved_tensors[0], None, None, None
+        (x,) = ctx.saved_tensors
+        # A kernel of its own: a product with a mask is several times as slow on a CPU.
+        return torch.ops.aten.hardtanh_backward(grads[0], x, *ctx.bounds), None, None, None
 
 
-def _fake(x: Tensor, scale: float, low: float, high: float) -> Tensor:
+def fake_quantize(x: Tensor, scale: float, low: float, high: float) -> Tensor:
+    """Rounded to integers of ``1 / scale`` within bounds, with straight-through gradients."""
     return _FakeQuantize.apply(x, scale, low, high)
 
 
@@ -133,9 +136,16 @@ def _weight_scale(weight: Tensor) -> Tensor:
     )
 
 
-def _fake_weight(weight: Tensor) -> Tensor:
+def fake_weight(weight: Tensor) -> Tensor:
+    """Weights as their integers have them, with straight-through gradients."""
     scale = _weight_scale(weight)
     return weight + ((weight.detach() / scale).round() * scale - weight.detach())
+
+
+def integer_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The int8 weights, and what one unit of each output's is worth, ``(O,) float32``."""
+    scale = _weight_scale(weight)
+    return (weight / scale).round().to(torch.int8), scale.flatten().float()
 
 
 class _Block(nn.Module):
@@ -149,18 +159,19 @@ class _Block(nn.Module):
         self.project = nn.Parameter(torch.randn(c, hidden) * 0.1 * hidden**-0.5)
 
     def forward(self, h: Tensor, step: Tensor) -> Tensor:
-        x = _fake(h * self.gain[step][:, None, None], ACTIVATION, -_SIGNED, _SIGNED)
-        x = F.conv2d(
-            x.permute(0, 3, 1, 2),
-            _fake_weight(self.depthwise),
-            padding=KERNEL // 2,
-            groups=x.shape[-1],
-        ).permute(0, 2, 3, 1)
-        x = _fake(x.float(), ACTIVATION, -_SIGNED, _SIGNED)
-        x = F.linear(x, _fake_weight(self.expand)).float() + self.bias[step][:, None, None]
-        x = _fake(x, ACTIVATION, 0.0, _RECTIFIED)
-        x = F.linear(x, _fake_weight(self.project)).float()
-        return h + _fake(x, RESIDUAL, -_STREAM, _STREAM)
+        x = fake_quantize(h * self.gain[step][:, None, None], ACTIVATION, -_SIGNED, _SIGNED)
+        with torch.autocast("cpu", enabled=False):  # whose kernels for bfloat16 are slower here
+            x = F.conv2d(
+                x.permute(0, 3, 1, 2),
+                fake_weight(self.depthwise),
+                padding=KERNEL // 2,
+                groups=x.shape[-1],
+            ).permute(0, 2, 3, 1)
+        x = fake_quantize(x.float(), ACTIVATION, -_SIGNED, _SIGNED)
+        x = F.linear(x, fake_weight(self.expand)).float() + self.bias[step][:, None, None]
+        x = fake_quantize(x, ACTIVATION, 0.0, _RECTIFIED)
+        x = F.linear(x, fake_weight(self.project)).float()
+        return h + fake_quantize(x, RESIDUAL, -_STREAM, _STREAM)
 
 
 class BandNetwork(nn.Module):
@@ -185,13 +196,20 @@ class BandNetwork(nn.Module):
             colours: ``(h, w)`` int64, the colour of each block.
             step: ``(B,)`` int64, which step of the schedule each picture is at.
         """
-        h = F.linear(features / ACTIVATION, _fake_weight(self.stem)).float()
-        h = _fake(h + self.stem_bias[step][:, colours], RESIDUAL, -_STREAM, _STREAM)
+        return self.outputs(self.trunk(features, colours, step))
+
+    def trunk(self, features: Tensor, colours: Tensor, step: Tensor) -> Tensor:
+        """All but the last layer, ``(B, h, w, channels)``."""
+        h = F.linear(features / ACTIVATION, fake_weight(self.stem)).float()
+        h = fake_quantize(h + self.stem_bias[step][:, colours], RESIDUAL, -_STREAM, _STREAM)
         for block in self.blocks:
             h = block(h, step)
-        h = _fake(h * self.head_gain[step][:, None, None], ACTIVATION, -_SIGNED, _SIGNED)
+        return fake_quantize(h * self.head_gain[step][:, None, None], ACTIVATION, -_SIGNED, _SIGNED)
+
+    def outputs(self, h: Tensor) -> Tensor:
+        """The last layer's outputs of ``trunk``'s."""
         with torch.autocast(h.device.type, enabled=False):  # its output shapes the likelihood
-            return F.linear(h, _fake_weight(self.head))
+            return F.linear(h, fake_weight(self.head))
 
     @torch.no_grad()
     def export(self) -> dict[str, Tensor]:
@@ -200,9 +218,8 @@ class BandNetwork(nn.Module):
 
         def integers(name: str, weight: Tensor) -> Tensor:
             """Store the int8 weight; return what one unit of it is worth, ``(O,) float32``."""
-            scale = _weight_scale(weight)
-            out[name] = (weight / scale).round().to(torch.int8)
-            return scale.flatten().float()
+            out[name], scale = integer_weight(weight)
+            return scale
 
         scale = integers("stem.weight", self.stem) / ACTIVATION
         out["stem.bias"] = (self.stem_bias / scale).round().to(torch.int32)

@@ -1,25 +1,30 @@
-"""The lossless layer, pixel by pixel: a small network that sees the pixels decoded before.
+"""The lossless layer, pixel by pixel: its lattice, and the former kind of its network.
 
 After the last level the picture is known up to noise and fine texture, and those are no longer
 sparse in any transform. What tells most of a pixel then are its neighbours and its other colours.
-So the layer has twelve passes: the four positions of each 2x2 cell, diagonal first, and of each
-position green, red and blue. In every pass the network sees, cell by cell, the picture that the
-levels predict and how far the pixels that are known lie from it; it says how far the pixels of the
-pass should, and how sure that is. It is an integer network as the others are (``network.py``), with
-twelve steps, and decodes alike on every device.
+So the layer has twelve passes: the four places of each 2x2 cell, diagonal first, and of each place
+green, red and blue. A network sees, cell by cell, the picture that the levels predict and how far
+the pixels that are known lie from it; it says how far the pixels of the pass should, and how sure
+that is. It is an integer network as the others are (``network.py``), and decodes alike on every
+device.
+
+``places.py`` has the network that models are trained with. The one here, of models of formats 2 and
+3, looks around anew in every pass; it is kept for what was written with it.
 """
 
+import math
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 
 from ..entropy import Tables
 from ..modelfiles import check_shapes
 from .areas import pieces
 from .nested import PIXEL_UNIT, Grid
-from .network import BandNetwork, IntegerNetwork, NetworkConfig
+from .network import IntegerNetwork, NetworkConfig
 
 PLACES = ((0, 0), (1, 1), (0, 1), (1, 0))  # row and column in a cell, in the order of decoding
 COLOURS = (1, 0, 2)
@@ -29,11 +34,11 @@ SPREAD = Grid(-3.0, 0.25, 33)  # log2 of the residual's scale in pixel values
 RANGE = 40  # residuals beyond escape
 ROW_LIMIT = 128  # its tables are coded in the order of the pixels
 TILE = 192  # cells on a side that the network sees at once, halo apart
-_MEAN_UNIT = 4.0  # pixel values that 1.0 of the network's first output stands for
+MEAN_UNIT = 4.0  # pixel values that 1.0 of the network's first output stands for
 
 
 def network_config(values: dict[str, Any]) -> NetworkConfig:
-    """The network's configuration of a model's; the sizes that follow may be left out."""
+    """The former kind's configuration of a model's; sizes that follow may be left out."""
     sizes = {"steps": len(PASSES), "inputs": INPUTS, "outputs": 2 * len(PASSES)}
     if any(values.get(name, size) != size for name, size in sizes.items()):
         raise ValueError(f"pixel_network must have {sizes}")
@@ -66,6 +71,21 @@ def of_pass(values: Tensor, number: int, height: int, width: int) -> Tensor:
     return values[:, colour, row:height:2, column:width:2]
 
 
+def base_of_pass(cells: Tensor, number: int) -> Tensor:
+    """A view ``(...)`` of cells ``(..., 3, 4)``: a pass's own."""
+    place, colour = PASSES[number]
+    return cells[..., colour, PLACES.index(place)]
+
+
+def logistic_bits(error: Tensor, spread: Tensor) -> Tensor:
+    """Bits of pixels that are ``error`` off their mean, under logistic scales ``2**spread``."""
+    spread = spread.clamp(*SPREAD.values()[[0, -1]].tolist())
+    error, scale = error.abs(), torch.exp2(spread)
+    # sigmoid(u) - sigmoid(l) = sigmoid(u) sigmoid(-l) (1 - exp(l - u)), and has gradients far out.
+    tails = F.logsigmoid((0.5 - error) / scale) + F.logsigmoid((0.5 + error) / scale)
+    return -(tails + torch.log(-torch.expm1(-1 / scale))) / math.log(2)
+
+
 def features(prediction: Tensor, residual: Tensor) -> Tensor:
     """What the network sees, ``(..., 39)`` integers in [-127, 127] as floats; exact.
 
@@ -96,56 +116,6 @@ def tables() -> Tables:
     return Tables.from_matrix(-RANGE, np.stack(pmfs))
 
 
-class PixelModel(nn.Module):
-    """The trainable network, and the likelihood of the pixels of a pass."""
-
-    def __init__(self, values: dict[str, Any]) -> None:
-        super().__init__()
-        self.network = BandNetwork(network_config(values))
-        nn.init.zeros_(self.network.head)
-        self.bias = nn.Parameter(torch.tensor([0.0, 1.5]).repeat(len(PASSES), 1))
-
-    def forward(self, prediction: Tensor, residual: Tensor, number: int) -> Tensor:
-        """Bits of each pixel of a pass, ``(B, h, w)``.
-
-        Args:
-            prediction, residual: cells ``(B, h, w, 3, 4)`` in 1/16 of a pixel value, all known.
-        """
-        seen = features(prediction, residual * known(number, residual.device))
-        parity = torch.zeros(seen.shape[1:3], dtype=torch.long, device=seen.device)
-        step = torch.full((len(seen),), number, device=seen.device)
-        out = self.network(seen, parity, step).float()[..., 2 * number : 2 * number + 2]
-        with torch.autocast(seen.device.type, enabled=False):
-            return self._bits(prediction, residual, out, number)
-
-    def _bits(self, prediction: Tensor, residual: Tensor, out: Tensor, number: int) -> Tensor:
-        place, colour = PASSES[number]
-        at = PLACES.index(place)
-        mean = (out[..., 0] + self.bias[number, 0]) * _MEAN_UNIT
-        spread = (out[..., 1] + self.bias[number, 1]).clamp(*SPREAD.values()[[0, -1]].tolist())
-        scale = torch.exp2(spread)
-        # The prediction stays within the range of pixel values, as the decoder's does.
-        whole = prediction[..., colour, at] / PIXEL_UNIT
-        mean = (whole + mean).clamp(0.0, 255.0) - whole
-        error = (residual[..., colour, at] / PIXEL_UNIT - mean).abs()
-        upper = torch.sigmoid((0.5 - error) / scale)
-        lower = torch.sigmoid((-0.5 - error) / scale)
-        return -torch.log2((upper - lower).clamp_min(1e-7))
-
-    @torch.no_grad()
-    def export(self) -> dict[str, Tensor]:
-        """Tensors of the model file: the integer network's, and ``bias``, ``(12, 2) int32``."""
-        out = self.network.export()
-        # Outputs come in sixteenths of a pixel value and in steps of the grid of spreads.
-        unit = torch.tensor([1 / (PIXEL_UNIT * _MEAN_UNIT), SPREAD.step])
-        low = torch.tensor([0.0, SPREAD.low])
-        scale = out["head.scale"].view(-1, 2) / unit
-        out["head.scale"] = scale.flatten().expand(len(PASSES), -1).contiguous()
-        bias = (self.bias - low) / unit
-        out["bias"] = bias.round().clamp(-(2**20), 2**20).to(torch.int32)
-        return out
-
-
 class PixelNetwork:
     """The exported network at work. ``prediction`` and ``residual`` are pictures ``(B, 3, H, W)``
     of whole blocks, float32 integers in 1/16 of a pixel value, the latter zero where nothing is
@@ -166,8 +136,13 @@ class PixelNetwork:
         self._network = IntegerNetwork(network_config(values), tensors, device)
         self.device = device
 
-    def predict(self, prediction: Tensor, residual: Tensor, number: int) -> tuple[Tensor, Tensor]:
-        """The pass's predicted pixels in 1/16 of a value and spread indices, ``(B, H/2, W/2)``."""
+    def predict(
+        self, prediction: Tensor, residual: Tensor, number: int, look: object
+    ) -> tuple[Tensor, Tensor]:
+        """The pass's predicted pixels in 1/16 of a value and spread indices, ``(B, H/2, W/2)``.
+
+        ``look`` is for networks that keep something from pass to pass.
+        """
         (row, column), colour = PASSES[number]
         base = prediction[:, colour, row::2, column::2]
         out = torch.empty((*base.shape, 2), device=self.device)

@@ -23,6 +23,7 @@ from .nested import NestedConfig, Passes, to_bands
 from .nested_model import NestedModel
 from .nested_objective import NestedObjective
 from .nested_scheme import NestedScheme
+from .places import has_heads
 from .universal import UniversalScheme
 from .universal_model import UniversalConfig, UniversalModel
 
@@ -41,7 +42,7 @@ _PASSES: Passes = (
     *((("all", _EVEN), ("all", (4,))),) * 2,
 )
 
-_PIXEL_NETWORK = {"channels": 48, "hidden": 96, "blocks": 2}
+_PIXEL_NETWORK = {"channels": 64, "hidden": 256, "blocks": 4, "heads": 64}
 PIXELS_AFTER = 4  # levels
 
 _NESTED = {"codec": "uqdm", "quantizer": "nested", "domain": "bands", "archive_layers": 5}
@@ -173,6 +174,11 @@ def restore(path: Path, overrides: Mapping[str, Any] | None = None) -> Trainable
         trainable = _universal(config)
         file.load_into(trainable.model)
         return trainable
+    if not has_heads(config.get("pixel_network", {"heads": 0})):
+        raise InvalidModelError(
+            f"{path}: its lossless layer is of a former kind, which decodes but is trained no "
+            "more; go on from the model that it was made of, with --train pixels"
+        )
     settings = NestedConfig.from_dict(config["nested"])
     model = NestedModel(
         settings, config["network"], config.get("first_network"), config.get("pixel_network")
@@ -221,7 +227,7 @@ def with_new_passes(model: NestedModel) -> NestedModel:
         config,
         network,
         None if light is None else {k: v for k, v in vars(light.config).items() if k in sizes},
-        None if own is None else own.network.config.to_dict(),
+        None if own is None else own.config.to_dict(),
     )
     weights = model.state_dict()
     rows = steps if light is None else [*steps, old.num_steps]
@@ -240,7 +246,7 @@ def with_first_network(model: NestedModel) -> NestedModel:
     """The same model with a light network for level 0, which has everything to learn yet."""
     torch.manual_seed(0)
     config = dataclasses.replace(model.config, first_order=_FIRST_ORDER)
-    own = None if model.pixel_network is None else model.pixel_network.network.config
+    own = None if model.pixel_network is None else model.pixel_network.config
     new = NestedModel(
         config,
         model.network.config.to_dict(),

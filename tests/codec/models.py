@@ -57,6 +57,9 @@ def write_nested_model(
         assert model.pixel_network is not None
         with torch.no_grad():
             model.pixel_network.network.head.normal_(std=0.05)
+            for name, parameter in model.pixel_network.heads.named_parameters():
+                if name.endswith("project"):
+                    parameter.normal_(std=0.2)
     path = folder / zoo.MODEL_FILE
     zoo.write_model(path, model.model_config(archive_layers=5), model.export(), {"test": True})
     return path

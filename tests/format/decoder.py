@@ -198,7 +198,7 @@ class Model:
         (length,) = struct.unpack_from("<Q", data)
         told = json.loads(data[8 : 8 + length])
         self.config: dict[str, Any] = json.loads(told.pop("__metadata__")["strata"])
-        assert self.config.get("format", 1) <= 3
+        assert self.config.get("format", 1) <= 4
         self.tensors: dict[str, np.ndarray] = {}
         for name, one in told.items():
             begin, end = (8 + length + offset for offset in one["data_offsets"])
@@ -227,6 +227,10 @@ class Network:
 
     def __call__(self, features: np.ndarray, step: int, colours: np.ndarray) -> np.ndarray:
         """``(h, w, outputs) float32`` of integers ``(h, w, inputs)``."""
+        return self.outputs(self.trunk(features, step, colours), step)
+
+    def trunk(self, features: np.ndarray, step: int, colours: np.ndarray) -> np.ndarray:
+        """What the last matrix sees, ``(h, w, channels)`` integers."""
         t, exact = self.t, self.exact
         height, width, _ = features.shape
         h = features @ exact["stem.weight"].T + t["stem.bias"][step][colours]
@@ -247,13 +251,23 @@ class Network:
             x = x.astype(np.float64) @ exact[b + "project.weight"].T
             x = np.clip(rne(f32(x) * t[b + "project.scale"]), -32767, 32767)
             h = np.clip(h + x, -32767, 32767)
-        x = np.clip(rne(h * t["head.gain"][step]), -127, 127)
-        return f32(x.astype(np.float64) @ exact["head.weight"].T) * t["head.scale"][step]
+        return np.clip(rne(h * t["head.gain"][step]), -127, 127).astype(np.float64)
+
+    def outputs(self, x: np.ndarray, step: int) -> np.ndarray:
+        return f32(x @ self.exact["head.weight"].T) * self.t["head.scale"][step]
+
+    def corrected(self, number: int, seen: np.ndarray) -> np.ndarray:
+        """What the head of a pass of a pixel network says, ``(h, w, 2)`` integers."""
+        t, exact, b = self.t, self.exact, f"heads.{number}."
+        x = seen @ exact[b + "expand.weight"].T + t[b + "expand.bias"]
+        x = np.clip(rne(f32(x) * t[b + "expand.scale"]), 0, 255).astype(np.float64)
+        return rne(f32(x @ exact[b + "project.weight"].T) * t[b + "project.scale"]).astype(np.int64)
 
 
 # -- UQDM, nested ---------------------------------------------------------------------------------
 
 TILT, WIDTH, SHIFT, SPREAD = range(4)
+SCALES = np.array([1.0, 1.1892071, 1.4142135, 1.6817929], np.float32)
 
 
 class Nested:
@@ -272,6 +286,7 @@ class Nested:
         self.pixels = None
         if "pixel_network" in config:
             self.pixels = Network(model, "pixel_network.", config["pixel_network"]["blocks"])
+            self.heads = "heads" in config["pixel_network"]
             self.tables["residual"] = model.tables("tables.residual", 128)
         self.low = self._up_to(n["low_order"])
         self.of_first = np.ones(192, bool)
@@ -389,26 +404,45 @@ class Nested:
         mean = sum(p[:, i::2, j::2] for i, j in places) / 4
         for t in range(12):
             (i, j), c = places[t // 3], (1, 0, 2)[t % 3]
-            fine = [r[k, y::2, x::2] / 4 for k in range(3) for y, x in places]
-            coarse = [r[k, y::2, x::2] / 32 for k in range(3) for y, x in places]
-            detail = [(p[k, y::2, x::2] - mean[k]) / 4 for k in range(3) for y, x in places]
-            seen = np.stack([*fine, *coarse, *detail, *(mean / 16 - 128)], -1)
-            none = np.zeros(seen.shape[:2], np.int64)
-            out = rne(self.pixels(np.clip(rne(seen), -127, 127), t, none)).astype(np.int64)
-            shift = np.clip(out[..., 2 * t] + bias[t, 0], -4080, 4080)
+            if t % 3 == 0 or not self.heads:
+                seen = self._around(p, r, mean, places)
+                none = np.zeros(seen.shape[:2], np.int64)
+                step = t // 3 if self.heads else t
+                trunk = self.pixels.trunk(seen, step, none)
+                out = rne(self.pixels.outputs(trunk, step)).astype(np.int64)
+                errors: list[np.ndarray] = []
+            own = out[..., 2 * t : 2 * t + 2] + bias[t]
+            if errors:
+                own += self.pixels.corrected(t, np.concatenate([trunk, *errors], -1))
+            shift = np.clip(own[..., 0], -4080, 4080)
             predicted = np.clip(p[c, i::2, j::2] + shift, 0, 4080)
-            spread = np.clip(out[..., 2 * t + 1] + bias[t, 1], 0, 32)
+            spread = np.clip(own[..., 1], 0, 32)
             nearest = (predicted + 8) // 16
             number = (predicted - 16 * nearest + 8) * 33 + spread
-            own = pixels[c, i::2, j::2]
-            rows, columns = own.shape
+            here = pixels[c, i::2, j::2]
+            rows, columns = here.shape
             k = reader.decode(number[:rows, :columns].ravel(), self.tables["residual"])
-            own[:] = nearest[:rows, :columns] + k.reshape(rows, columns)
+            here[:] = nearest[:rows, :columns] + k.reshape(rows, columns)
             base = p[c, i:height:2, j:width:2]
-            r[c, i:height:2, j:width:2] = 16 * own - base
+            r[c, i:height:2, j:width:2] = 16 * here - base
+            if self.heads:
+                e = p[c, i::2, j::2] + r[c, i::2, j::2] - predicted
+                relative = f32(e) * SCALES[(12 - spread) % 4] * f32(2.0 ** ((12 - spread) // 4))
+                errors.append(np.clip(rne(np.stack([e / 4, e / 32, relative], -1)), -127, 127))
         assert pixels.min() >= 0
         assert pixels.max() <= 255
         return pixels.transpose(1, 2, 0).astype(np.uint8)
+
+    @staticmethod
+    def _around(
+        p: np.ndarray, r: np.ndarray, mean: np.ndarray, places: list[tuple[int, int]]
+    ) -> np.ndarray:
+        """What a pixel network sees of each cell."""
+        fine = [r[k, y::2, x::2] / 4 for k in range(3) for y, x in places]
+        coarse = [r[k, y::2, x::2] / 32 for k in range(3) for y, x in places]
+        detail = [(p[k, y::2, x::2] - mean[k]) / 4 for k in range(3) for y, x in places]
+        seen = np.stack([*fine, *coarse, *detail, *(mean / 16 - 128)], -1)
+        return np.clip(rne(seen), -127, 127)
 
     def shown(self, g: np.ndarray, layers: int, height: int, width: int) -> np.ndarray:
         """The picture after some levels; a float inverse will do."""

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from codec import CorruptStreamError, EncodedImage, InvalidModelError, entropy, load_codec, zoo
-from codec.uqdm import network, pixels, recipes
+from codec.trainable import write_training_file
+from codec.uqdm import network, pixels, places, recipes
 from codec.uqdm.codec import UQDMCodec
 from codec.uqdm.nested_objective import NestedObjective
+from codec.uqdm.places import Look, PlacesNetwork
 from tests.codec.models import nested_model, noise_pictures, write_nested_model
 
 
@@ -41,8 +43,9 @@ def test_streams_do_not_depend_on_batch_tiles_or_threads(
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1 if threads > 1 else 2)
-        monkeypatch.setattr(pixels, "TILE", 5)  # cells: many tiles, each with its halo
-        monkeypatch.setattr(network, "_CPU_NUMBERS", 7 * 96)
+        monkeypatch.setattr(places, "TILE", 5)  # cells: many tiles, each with its halo
+        for module in (network, places):
+            monkeypatch.setattr(module, "_CPU_NUMBERS", 50 * 256)
         alone = [codec.encode([picture])[0] for picture in pictures]
         assert alone == together
         decoded = codec.decode(together)
@@ -74,6 +77,9 @@ def test_the_loss_is_the_length_of_the_layer() -> None:
     model = recipes.with_pixel_network(nested_model())
     assert model.pixel_network is not None
     torch.nn.init.normal_(model.pixel_network.network.head, std=0.02)
+    for name, parameter in model.pixel_network.heads.named_parameters():
+        if name.endswith("project"):
+            torch.nn.init.normal_(parameter, std=0.1)
     images = noise_pictures(1, 64, seed=9)
     step = model.config.num_steps - 1
     with torch.no_grad():
@@ -96,6 +102,64 @@ def test_training_it_alone_leaves_everything_else() -> None:
     assert got == {"pixel_network"}
 
 
+def test_a_colour_tells_the_next_one_of_its_error(codec: UQDMCodec) -> None:
+    """Only the head of the same pixel does: nothing else sees a colour before the next place."""
+    own = codec.scheme._pixels
+    assert isinstance(own, PlacesNetwork)
+    base = torch.full((1, 3, 16, 16), 2000.0)
+    off = torch.zeros_like(base)
+    off[0, 1, 4, 6] = 320.0  # the green of one pixel of the first place lies 20 values higher
+    found = []
+    for residual in (torch.zeros_like(base), off):
+        look = Look()
+        first = own.predict(base, torch.zeros_like(base), 0, look)
+        found.append((*first, *own.predict(base, residual, 1, look)))
+    for green, same in zip(*(x[:2] for x in found), strict=True):
+        torch.testing.assert_close(green, same, rtol=0, atol=0)
+    changed = (found[0][2] != found[1][2]) | (found[0][3] != found[1][3])
+    assert changed.nonzero().tolist() == [[0, 2, 3]]
+
+
+def test_bits_have_a_gradient_however_far_a_pixel_is_off() -> None:
+    error = torch.tensor([0.0, 0.3, 4.0, 200.0], dtype=torch.float64, requires_grad=True)
+    spread = torch.tensor([0.0, -1.0, 1.5, -3.0], dtype=torch.float64)
+    bits = pixels.logistic_bits(error, spread)
+    scale = 2.0**spread
+    mass = torch.sigmoid((error + 0.5) / scale) - torch.sigmoid((error - 0.5) / scale)
+    torch.testing.assert_close(bits[:3], -mass.log2()[:3])
+    bits.sum().backward()
+    assert error.grad is not None
+    assert float(error.grad[3]) == pytest.approx(8 / np.log(2))
+
+
+def test_the_scales_are_powers_of_two_to_the_last_bit() -> None:
+    expected = (2.0 ** -pixels.SPREAD.values().astype(np.float64)).astype(np.float32)
+    np.testing.assert_array_equal(places.inverse_scales().numpy(), expected)
+
+
+def test_a_model_of_the_former_kind_is_not_trained_on(tmp_path: Path) -> None:
+    model = recipes.with_pixel_network(nested_model())
+    config = model.model_config()
+    del config["pixel_network"]["heads"]
+    trainable = recipes.UQDMTrainable(model, NestedObjective(), config)
+    write_training_file(tmp_path / "training.safetensors", trainable, model.state_dict())
+    with pytest.raises(InvalidModelError, match="former kind"):
+        recipes.restore(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [("heads", 0, "heads"), ("heads", 513, "heads"), ("steps", 12, "must have")],
+)
+def test_sizes_are_checked(tmp_path: Path, name: str, value: int, message: str) -> None:
+    path = write_nested_model(tmp_path, pixels=True)
+    config, tensors = zoo.read_model(path)
+    config["pixel_network"][name] = value
+    zoo.write_model(path, config, tensors, {})
+    with pytest.raises(InvalidModelError, match=message):
+        load_codec(path)
+
+
 def test_a_damaged_symbol_is_noticed(codec: UQDMCodec, pictures: list[np.ndarray]) -> None:
     (encoded,) = codec.encode(pictures[:1])
     last = bytearray(encoded.layers[4])
@@ -108,10 +172,10 @@ def test_a_damaged_symbol_is_noticed(codec: UQDMCodec, pictures: list[np.ndarray
     )
 
 
-def test_a_file_of_format_1_has_none(tmp_path: Path) -> None:
+def test_a_file_of_a_former_format_has_none(tmp_path: Path) -> None:
     path = write_nested_model(tmp_path, pixels=True)
     config, tensors = zoo.read_model(path)
-    assert config.pop("format") == 2
+    assert config.pop("format") == 4
     zoo.write_model(path, config, tensors, {})
-    with pytest.raises(InvalidModelError, match="format 2"):
+    with pytest.raises(InvalidModelError, match="format 4"):
         load_codec(path)
