@@ -122,17 +122,26 @@ class SearchableWorker(FakeWorker):
 
 
 class LateWorker(FakeWorker):
-    """All but the first to start take their time, and each answers with its process."""
+    """All but the first to start take their time, and no task ends before the second is there.
+
+    Each answers with its process.
+    """
 
     def ready(self) -> str:
         if not self._is_first():
             time.sleep(1)
+            (self.folder / "second-is-there").touch()
         return "ready"
 
     def run(
         self, name: str, behaviour: str, skip: Mapping[int, str] | None = None
     ) -> dict[str, Any]:
-        return {**super().run(name, behaviour, skip), "pid": os.getpid()}
+        result = super().run(name, behaviour, skip)
+        for _ in range(600):  # more than it takes to start a worker
+            if (self.folder / "second-is-there").exists():
+                break
+            time.sleep(0.1)
+        return {**result, "pid": os.getpid()}
 
 
 class SlowOpeningWorker(SearchableWorker):

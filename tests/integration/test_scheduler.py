@@ -212,7 +212,7 @@ def test_a_worker_that_leaves_is_replaced(tmp_path: Path) -> None:
 
 
 def test_the_first_worker_leaves_work_for_those_that_start(tmp_path: Path) -> None:
-    outcomes = run(tmp_path, {"a": "slow", "b": "slow"}, worker=LateWorker)
+    outcomes = run(tmp_path, {"a": "", "b": ""}, worker=LateWorker)
     assert len({outcome.result["pid"] for outcome in outcomes.values() if outcome.result}) == 2
 
 
