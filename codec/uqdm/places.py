@@ -48,7 +48,7 @@ from .products import Matrix
 ERRORS = 3  # numbers that a head sees of each colour before
 _MAX_HEADS = 512  # sums of 255 * 127 stay below 2**24
 _CPU_NUMBERS = 1024 * 384  # inside a head that a thread computes at once
-_BITS = 127.0
+_LARGEST = 127.0  # of what a head sees
 # 2**(j / 4) as float32: what follows multiplies them by powers of two, which is exact everywhere.
 _QUARTERS = (1.0, 1.1892071, 1.4142135, 1.6817929)
 
@@ -114,7 +114,7 @@ def errors_seen(error: Tensor, spread: Tensor, scales: Tensor) -> Tensor:
         scales: ``inverse_scales()``, where the others are.
     """
     parts = [error / 4, error / 32, error * scales[spread]]
-    return torch.stack(parts, -1).round_().clamp_(-_BITS, _BITS)
+    return torch.stack(parts, -1).round_().clamp_(-_LARGEST, _LARGEST)
 
 
 class _Head(nn.Module):
