@@ -240,9 +240,11 @@ class PlacesNetwork:
             own = {name: tensors.pop(name) for name in list(tensors) if name.startswith(prefix)}
             check_shapes(own, config.tensors(number))
             self._heads[number] = _IntegerHead(prefix, own, device)
-        worst = max(int(bias.abs().max()), *(head.worst for head in self._heads.values()))
-        if worst > 1 << 20:
+        if int(bias.abs().max()) > 1 << 20:
             raise ValueError("its biases are out of range")
+        worst = max(head.worst for head in self._heads.values())
+        if worst + max(map(config.inputs, self._heads)) * 127 * 127 >= 1 << 24:
+            raise ValueError("the biases of its heads are too large for exact sums")
         self._bias = bias.to(device, torch.float32)
         self._scales = inverse_scales().to(device)
         self._network = IntegerNetwork(config.network, tensors, device)
@@ -259,6 +261,7 @@ class PlacesNetwork:
         if turn == 0:
             self._look(prediction, residual, place, look)
         assert look.guesses is not None
+        del look.expected[turn:]
         out = look.guesses[..., 2 * turn : 2 * turn + 2] + self._bias[number]
         if turn:
             out += self._correction(residual, number, look)
@@ -284,7 +287,7 @@ class PlacesNetwork:
             own = self._network.trunk(seen, colours, place)[:, *piece.inner]
             trunk[piece.pictures, *piece.tile] = own.to(torch.int8)
             guesses[piece.pictures, *piece.tile] = self._network.head(own, place, rows)
-        look.trunk, look.guesses, look.expected = trunk, guesses.round_(), []
+        look.trunk, look.guesses = trunk, guesses.round_()
 
     def _correction(self, residual: Tensor, number: int, look: Look) -> Tensor:
         """Of the guesses of a pass, ``(B, h, w, 2)`` integers."""
@@ -308,7 +311,7 @@ class _IntegerHead:
         self._expand, self._project = (Matrix(t[f"{p}.weight"]) for p in ("expand", "project"))
         self._bias = t["expand.bias"].float()
         self._scales = t["expand.scale"], t["project.scale"]
-        self.worst = int(tensors[f"{prefix}expand.bias"].abs().max())
+        self.worst = max(abs(int(end)) for end in tensors[f"{prefix}expand.bias"].aminmax())
         self._hidden = len(self._bias)
 
     @torch.inference_mode()
