@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from codec import Codec, load_codec, zoo
+from codec import Codec, devices, load_codec, zoo
 from codec.devices import full_precision, without_mkldnn
 from tests.codec.settings import careless, precisions
 
@@ -150,3 +150,15 @@ def test_many_pictures_without_mkldnn(photo: np.ndarray) -> None:
         assert codec.encode(pictures, layers=2) == streams
         assert len(codec.decode(streams)) == 16
     assert torch.backends.nnpack.set_flags(True) == (True,)  # as it was
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_training_uses_bfloat16_on_a_cpu_where_it_is_quick(
+    quick: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "_bfloat16_is_faster", lambda: quick)
+    expected = torch.bfloat16 if quick else torch.float32
+    with devices.mixed_precision("cpu"):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == expected
+    with torch.autocast("cpu", torch.bfloat16), devices.mixed_precision("meta"):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
