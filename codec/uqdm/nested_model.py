@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .. import bands
 from ..bands import BANDS, BLOCK
+from . import tuning
 from .choosing import TRADE
 from .first import FirstLayout
 from .nested import (
@@ -341,7 +342,7 @@ class NestedModel(nn.Module):
         if self.config.colours > 2:
             networks["format"] = 3
         if self.pixel_network is not None:
-            networks["format"] = 4
+            networks["format"] = 5 if self.pixel_network.config.tuned else 4
         return {
             "codec": "uqdm",
             "quantizer": "nested",
@@ -399,6 +400,10 @@ class NestedModel(nn.Module):
         if self.pixel_network is not None:
             residual = pixel_tables()
             out |= {f"pixel_network.{name}": t for name, t in self.pixel_network.export().items()}
-        for key, array in residual.to_arrays().items():
-            out[f"tables.residual.{key}"] = torch.from_numpy(array)
+        all_tables = {"residual": residual}
+        if self.pixel_network is not None and self.pixel_network.config.tuned:
+            all_tables["tuning"] = tuning.tables()
+        for name, tables in all_tables.items():
+            for key, array in tables.to_arrays().items():
+                out[f"tables.{name}.{key}"] = torch.from_numpy(array)
         return {name: t.cpu().contiguous() for name, t in out.items()}

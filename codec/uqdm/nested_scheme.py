@@ -17,7 +17,7 @@ from ..errors import CorruptStreamError, InvalidModelError
 from ..modelfiles import check_shapes
 from ..resizing import shrink
 from ..scheme import Choice, LayerSymbols
-from . import pixels
+from . import pixels, tuning
 from .choosing import Prices, choose
 from .first import FirstLevel, typical
 from .large import LargeNetwork
@@ -39,6 +39,7 @@ from .network import IntegerNetwork, NetworkConfig
 from .pixels import PixelNetwork
 from .places import PlacesNetwork, has_heads
 from .scheme import BATCH_PIXELS, Realism
+from .tuning import Tuner, Tuning
 
 FLOW_LEVELS = 2
 _MAX_BIAS = 1 << 20
@@ -75,6 +76,12 @@ class NestedScheme:
             self.tables = {name: _tables(tensors, name) for name in ("first", "refine", "residual")}
             if self._pixels is not None:
                 self.tables["residual"] = _tables(tensors, "residual", pixels.ROW_LIMIT)
+            self._tuned = 0  # channels of a network that streams tune
+            if isinstance(self._pixels, PlacesNetwork) and self._pixels.config.tuned:
+                if config.get("format", 1) < 5:
+                    raise ValueError("a pixel network that is tuned needs a model file of format 5")
+                self._tuned = self._pixels.config.network.channels
+                self.tables["tuning"] = _tables(tensors, "tuning")
             self._check_tables()
             sizes = (self.config.num_steps, 2 * BANDS, len(OUTPUTS) * BANDS, self.config.colours)
             if (network.steps, network.inputs, network.outputs, network.colours) != sizes:
@@ -111,6 +118,8 @@ class NestedScheme:
             "refine": SETS * (config.levels - 1) * config.tilt.size * config.width.size,
             "residual": PIXEL_UNIT * (pixels.SPREAD if self._pixels else config.spread).size,
         }
+        if self._tuned:
+            expected["tuning"] = tuning.TABLES
         for name, count in expected.items():
             if len(self.tables[name]) != count:
                 raise ValueError(f"{len(self.tables[name])} {name} tables, expected {count}")
@@ -139,19 +148,26 @@ class NestedScheme:
         out: list[list[LayerSymbols]] = [[] for _ in images]
         for layer in range(layers):
             parts: list[Tensor] = []
-            for number in range(self.passes(layer)):
+            before = self._passes_before(layer)
+            if before:
+                state.tuning = Tuner.of(original, self._tuned, self.tables)
+            for number in range(before, self.passes(layer)):
                 index = self._index(state, layer, number)
                 if layer < self.config.levels:
                     rest = self._large.rest(coefficients, state.grid, layer, number)
                     symbols = choose(rest, index, self._prices[layer > 0], self.config.mendable)
                 else:
-                    symbols = self._residual(original, state, number)
+                    symbols = self._residual(original, state, number - before)
                 self._take(state, layer, number, symbols)
                 parts += [index, symbols]
             fetched, tables = _fetch(parts), self._tables_of(layer)
             for i, stream in enumerate(out):
-                choices = tuple(Choice(index[i], tables) for index in fetched[::2])
-                stream.append(LayerSymbols(choices, tuple(symbols[i] for symbols in fetched[1::2])))
+                choices = [Choice(index[i], tables) for index in fetched[::2]]
+                symbols_of_one = [symbols[i] for symbols in fetched[1::2]]
+                if before:
+                    assert state.tuning is not None
+                    choices[:0], symbols_of_one[:0] = state.tuning.parts(i)
+                stream.append(LayerSymbols(tuple(choices), tuple(symbols_of_one)))
         return out
 
     # -- decoding ---------------------------------------------------------------------------------
@@ -159,7 +175,12 @@ class NestedScheme:
     def passes(self, layer: int) -> int:
         if layer < self.config.levels:
             return len(self.config.passes[layer])
-        return 1 if self._pixels is None else len(pixels.PASSES)
+        of_pixels = 1 if self._pixels is None else len(pixels.PASSES)
+        return self._passes_before(layer) + of_pixels
+
+    def _passes_before(self, layer: int) -> int:
+        """How many of a layer's passes tell nothing of pixels or coefficients."""
+        return tuning.PASSES if layer == self.config.levels and self._tuned else 0
 
     @torch.inference_mode()
     def least_bits(self, height: int, width: int) -> float:
@@ -186,6 +207,12 @@ class NestedScheme:
 
     @torch.inference_mode()
     def choices(self, state: NestedState, layer: int, number: int) -> list[Choice]:
+        if number < self._passes_before(layer):
+            if number == 0:
+                count = len(state.grid)
+                state.tuning = Tuning.none(count, self._tuned, self.tables["tuning"])
+            assert state.tuning is not None
+            return state.tuning.choices(number)
         tables = self._tables_of(layer)
         index = self._index(state, layer, number)
         return [Choice(of_one, tables) for of_one in index.cpu().numpy()]
@@ -194,6 +221,10 @@ class NestedScheme:
     def update(
         self, state: NestedState, layer: int, number: int, symbols: Sequence[np.ndarray]
     ) -> None:
+        if number < self._passes_before(layer):
+            assert state.tuning is not None
+            state.tuning.take(number, symbols, layer)
+            return
         values = torch.from_numpy(np.stack(symbols))
         ends = [float(end) for end in torch.aminmax(values)] if values.numel() else [0.0]
         values = values.to(self.device, non_blocking=True)
@@ -218,7 +249,7 @@ class NestedScheme:
         """Tables of a pass's symbols, ``(B, n) int32`` on the device."""
         if layer == self.config.levels:
             if self._pixels is not None:
-                return self._pixel_index(state, number)
+                return self._pixel_index(state, number - self._passes_before(layer))
             return self._residual_index(state)
         if layer == 0 and self._first is not None:
             return self._first.index(state.first_grid(), number)
@@ -227,6 +258,7 @@ class NestedScheme:
     def _take(self, state: NestedState, layer: int, number: int, symbols: Tensor) -> None:
         """Take a pass's symbols, ``(B, n) int32``, into the state."""
         if layer == self.config.levels:
+            number -= self._passes_before(layer)
             self._take_pixels(state, number, self._decoded(state, symbols))
         elif layer == 0 and self._first is not None and state.first is not None:
             self._first.update(state.first, number, symbols)
@@ -307,7 +339,9 @@ class NestedScheme:
             state.residual = torch.zeros_like(state.prediction)
         assert state.prediction is not None
         assert state.residual is not None
-        mean, spread = self._pixels.predict(state.prediction, state.residual, number, state.look)
+        mean, spread = self._pixels.predict(
+            state.prediction, state.residual, number, state.look, state.tuning
+        )
         inside = pixels.inside(number, state.height, state.width)
         state.nearest, fraction = self._rounded(mean[inside])
         index = (fraction + PIXEL_UNIT // 2) * pixels.SPREAD.size + spread[inside]

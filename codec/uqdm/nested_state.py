@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..bands import BANDS, BLOCK
 from .places import Look
+from .tuning import Tuning
 
 
 @dataclass
@@ -23,6 +24,7 @@ class NestedState:
             whole blocks and float32.
         residual: pixels less prediction, as far as they are known, else zero; likewise.
         look: what a pixel network keeps from one pass to the next.
+        tuning: what a stream tells it about its picture, in models that have that.
         nearest: integer pixel values that the pass's residuals are relative to, like the pixels of
             the pass: ``(B, 3, H, W)``, with a pixel network ``(B, h, w)``.
         strayed: whether a pixel is out of its range, ``() bool``.
@@ -37,6 +39,7 @@ class NestedState:
     prediction: Tensor | None = None
     residual: Tensor | None = None
     look: Look = field(default_factory=Look)
+    tuning: Tuning | None = None
     nearest: Tensor | None = None
     strayed: Tensor | None = None
     farthest: float = 0.0

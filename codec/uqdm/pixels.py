@@ -137,11 +137,16 @@ class PixelNetwork:
         self.device = device
 
     def predict(
-        self, prediction: Tensor, residual: Tensor, number: int, look: object
+        self,
+        prediction: Tensor,
+        residual: Tensor,
+        number: int,
+        look: object,
+        tuning: object = None,
     ) -> tuple[Tensor, Tensor]:
         """The pass's predicted pixels in 1/16 of a value and spread indices, ``(B, H/2, W/2)``.
 
-        ``look`` is for networks that keep something from pass to pass.
+        ``look`` and ``tuning`` are for networks of ``places.py``.
         """
         (row, column), colour = PASSES[number]
         base = prediction[:, colour, row::2, column::2]

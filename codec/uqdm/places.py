@@ -44,8 +44,8 @@ from .pixels import (
     to_cells,
 )
 from .products import Matrix
+from .tuning import ERRORS, Tuning
 
-ERRORS = 3  # numbers that a head sees of each colour before
 _MAX_HEADS = 512  # sums of 255 * 127 stay below 2**24
 _CPU_NUMBERS = 1024 * 384  # inside a head that a thread computes at once
 _LARGEST = 127.0  # of what a head sees
@@ -55,10 +55,14 @@ _QUARTERS = (1.0, 1.1892071, 1.4142135, 1.6817929)
 
 @dataclass(frozen=True)
 class PlacesConfig:
-    """Sizes of the network that looks around, and the inner width of the heads."""
+    """Sizes of the network that looks around, and the inner width of the heads.
+
+    ``tuned`` says that streams have a tuning (``tuning.py``).
+    """
 
     network: NetworkConfig
     heads: int
+    tuned: bool = False
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "PlacesConfig":
@@ -69,11 +73,15 @@ class PlacesConfig:
         sizes = {"steps": len(PLACES), "inputs": INPUTS, "outputs": 2 * len(PASSES), "colours": 1}
         if any(values.get(name, size) != size for name, size in sizes.items()):
             raise ValueError(f"pixel_network must have {sizes}")
-        rest = {name: value for name, value in values.items() if name != "heads"}
-        return cls(NetworkConfig.from_dict({**rest, **sizes}), heads)
+        tuned = values.get("tuned", False)
+        if type(tuned) is not bool:
+            raise ValueError(f"pixel_network's tuned must be true or false, not {tuned!r}")
+        rest = {name: value for name, value in values.items() if name not in ("heads", "tuned")}
+        return cls(NetworkConfig.from_dict({**rest, **sizes}), heads, tuned)
 
     def to_dict(self) -> dict[str, int]:
-        return {**self.network.to_dict(), "heads": self.heads}
+        tuned = {"tuned": True} if self.tuned else {}
+        return {**self.network.to_dict(), "heads": self.heads, **tuned}
 
     def inputs(self, number: int) -> int:
         """How many numbers the head of a pass sees."""
@@ -251,7 +259,12 @@ class PlacesNetwork:
         self.device = device
 
     def predict(
-        self, prediction: Tensor, residual: Tensor, number: int, look: Look
+        self,
+        prediction: Tensor,
+        residual: Tensor,
+        number: int,
+        look: Look,
+        tuning: Tuning | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The pass's predicted pixels in 1/16 of a value and spread indices, ``(B, H/2, W/2)``.
 
@@ -263,10 +276,13 @@ class PlacesNetwork:
         assert look.guesses is not None
         del look.expected[turn:]
         out = look.guesses[..., 2 * turn : 2 * turn + 2] + self._bias[number]
+        seen = self._seen(residual, number, look)
         if turn:
-            out += self._correction(residual, number, look)
+            out += self._heads[number](seen)
         (row, column), colour = PASSES[number]
         base = prediction[:, colour, row::2, column::2]
+        if tuning is not None:
+            tuning.correct(out, base, seen, number)
         mean = (base + out[..., 0].clamp(-4080, 4080)).clamp_(0, 255 * PIXEL_UNIT)
         spread = out[..., 1].clamp(0, SPREAD.size - 1)
         look.expected.append((mean - base, spread.long()))
@@ -289,15 +305,15 @@ class PlacesNetwork:
             guesses[piece.pictures, *piece.tile] = self._network.head(own, place, rows)
         look.trunk, look.guesses = trunk, guesses.round_()
 
-    def _correction(self, residual: Tensor, number: int, look: Look) -> Tensor:
-        """Of the guesses of a pass, ``(B, h, w, 2)`` integers."""
+    def _seen(self, residual: Tensor, number: int, look: Look) -> list[Tensor]:
+        """What a pass's head sees of each cell, parts ``(B, h, w, n) int8``."""
         assert look.trunk is not None
         (row, column), _ = PASSES[number]
         seen = [look.trunk]
         for colour, (expected, spread) in zip(COLOURS, look.expected, strict=False):
             error = residual[:, colour, row::2, column::2] - expected
             seen.append(errors_seen(error, spread, self._scales).to(torch.int8))
-        return self._heads[number](seen)
+        return seen
 
 
 class _IntegerHead:

@@ -42,7 +42,7 @@ _PASSES: Passes = (
     *((("all", _EVEN), ("all", (4,))),) * 2,
 )
 
-_PIXEL_NETWORK = {"channels": 64, "hidden": 256, "blocks": 4, "heads": 64}
+_PIXEL_NETWORK = {"channels": 64, "hidden": 256, "blocks": 6, "heads": 64, "tuned": True}
 PIXELS_AFTER = 4  # levels
 
 _NESTED = {"codec": "uqdm", "quantizer": "nested", "domain": "bands", "archive_layers": 5}
@@ -190,7 +190,10 @@ def restore(path: Path, overrides: Mapping[str, Any] | None = None) -> Trainable
     if part == "pixels":
         if model.pixel_network is None:
             model = with_pixel_network(model)
-            config = {**config, **model.model_config(archive_layers=model.config.levels)}
+        elif not model.pixel_network.config.tuned:
+            own = model.pixel_network.config
+            model.pixel_network.config = dataclasses.replace(own, tuned=True)
+        config = {**config, **model.model_config(archive_layers=model.config.levels)}
         model.train_pixels_only()
     if part == "first":
         if model.first_network is None:

@@ -1,5 +1,6 @@
 """Small models to test with: untrained, but started from statistics like every nested model."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -43,11 +44,16 @@ def with_new_passes(model: NestedModel) -> NestedModel:
 
 
 def write_nested_model(
-    folder: Path, seed: int = 0, pixels: bool = False, new_passes: bool = False
+    folder: Path,
+    seed: int = 0,
+    pixels: bool = False,
+    new_passes: bool = False,
+    tuned: bool = True,
 ) -> Path:
     """Its file. With ``pixels`` the lossless layer has a network, after four of the levels.
 
-    With ``new_passes`` blocks have five colours, otherwise those of a checkerboard.
+    Streams tune it to their pictures if it is ``tuned``. With ``new_passes`` blocks have five
+    colours, otherwise those of a checkerboard.
     """
     model = nested_model(seed)
     if new_passes:
@@ -60,6 +66,8 @@ def write_nested_model(
             for name, parameter in model.pixel_network.heads.named_parameters():
                 if name.endswith("project"):
                     parameter.normal_(std=0.2)
+        own = model.pixel_network.config
+        model.pixel_network.config = dataclasses.replace(own, tuned=tuned)
     path = folder / zoo.MODEL_FILE
     zoo.write_model(path, model.model_config(archive_layers=5), model.export(), {"test": True})
     return path

@@ -198,7 +198,7 @@ class Model:
         (length,) = struct.unpack_from("<Q", data)
         told = json.loads(data[8 : 8 + length])
         self.config: dict[str, Any] = json.loads(told.pop("__metadata__")["strata"])
-        assert self.config.get("format", 1) <= 4
+        assert self.config.get("format", 1) <= 5
         self.tensors: dict[str, np.ndarray] = {}
         for name, one in told.items():
             begin, end = (8 + length + offset for offset in one["data_offsets"])
@@ -287,6 +287,7 @@ class Nested:
         if "pixel_network" in config:
             self.pixels = Network(model, "pixel_network.", config["pixel_network"]["blocks"])
             self.heads = "heads" in config["pixel_network"]
+            self.tuned = config["pixel_network"].get("tuned", False)
             self.tables["residual"] = model.tables("tables.residual", 128)
         self.low = self._up_to(n["low_order"])
         self.of_first = np.ones(192, bool)
@@ -401,6 +402,8 @@ class Nested:
         places = [(0, 0), (1, 1), (0, 1), (1, 0)]
         bias = self.model.tensors["pixel_network.bias"].astype(np.int64)
         r, pixels = np.zeros_like(p), np.zeros((3, height, width), np.int64)
+        if self.tuned:
+            units, shifts, coefficients = self._tuning(reader)
         mean = sum(p[:, i::2, j::2] for i, j in places) / 4
         for t in range(12):
             (i, j), c = places[t // 3], (1, 0, 2)[t % 3]
@@ -414,6 +417,13 @@ class Nested:
             own = out[..., 2 * t : 2 * t + 2] + bias[t]
             if errors:
                 own += self.pixels.corrected(t, np.concatenate([trunk, *errors], -1))
+            if self.tuned:
+                own[..., 1] += shifts[t]
+                y = np.concatenate([trunk, *errors, np.full((*trunk.shape[:2], 1), 4.0)], -1)
+                if len(coefficients[t]):
+                    y = y[..., -len(coefficients[t]) :]
+                    sums = f32(y @ coefficients[t].astype(np.float64))
+                    own[..., 0] += rne(sums * f32(0.5 ** ((units[t] - 1) % 7))).astype(np.int64)
             shift = np.clip(own[..., 0], -4080, 4080)
             predicted = np.clip(p[c, i::2, j::2] + shift, 0, 4080)
             spread = np.clip(own[..., 1], 0, 32)
@@ -432,6 +442,22 @@ class Nested:
         assert pixels.min() >= 0
         assert pixels.max() <= 255
         return pixels.transpose(1, 2, 0).astype(np.uint8)
+
+    def _tuning(self, reader: LayerReader) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+        """Units and shifts, (12,) each, and the coefficients of each pass."""
+        tables = self.model.tables("tables.tuning")
+        first = reader.decode(np.tile([0, 1], 12), tables)
+        units, shifts = first[::2].astype(np.int64), first[1::2].astype(np.int64)
+        assert ((units >= 0) & (units <= 14) & (abs(shifts) <= 12)).all()
+        channels = self.model.config["pixel_network"]["channels"]
+        numbers, ends = [], []
+        for t, unit in enumerate(units):
+            of_trunk = [2] * channels if unit < 8 else []
+            numbers += [*of_trunk, *[3] * (t % 3 * 3), 4] if unit else []
+            ends.append(len(numbers))
+        symbols = reader.decode(np.array(numbers, np.int64), tables)
+        assert (abs(symbols) <= 127).all()
+        return units, shifts, np.split(symbols.astype(np.int64), ends[:-1])
 
     @staticmethod
     def _around(

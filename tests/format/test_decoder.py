@@ -72,14 +72,26 @@ def test_blocks_of_five_colours_decode(tmp_path: Path, original: np.ndarray) -> 
     check_nested(codec, codec.encode([original])[0], original)
 
 
-@pytest.mark.parametrize("new_passes", [False, True])
+@pytest.mark.parametrize("tuned", [False, True])
 @pytest.mark.parametrize("original", [picture(24, 40), noise(17, 9), noise(1, 1), noise(2, 35)])
 def test_a_lossless_layer_of_a_pixel_network_decodes(
-    tmp_path: Path, original: np.ndarray, new_passes: bool
+    tmp_path: Path, original: np.ndarray, tuned: bool
 ) -> None:
-    codec = load_codec(write_nested_model(tmp_path, pixels=True, new_passes=new_passes))
+    codec = load_codec(write_nested_model(tmp_path, pixels=True, new_passes=tuned, tuned=tuned))
     assert codec.num_layers == 5
     check_nested(codec, codec.encode([original])[0], original)
+
+
+def test_a_tuning_with_all_coefficients_decodes(tmp_path: Path) -> None:
+    codec = load_codec(write_nested_model(tmp_path, pixels=True))
+    original = picture(91, 95, scale=2)
+    (encoded,) = codec.encode([original])
+    check_nested(codec, encoded, original)
+    own = decoder.Nested(decoder.Model(codec.model_path))
+    stream = decoder.read_stream(encoded.to_bytes())
+    units, _, coefficients = own._tuning(decoder.LayerReader(stream, own.model.id, 4))
+    assert ((units > 0) & (units < 8)).any()
+    assert max(map(len, coefficients)) > 64
 
 
 def test_a_prefix_of_a_uqdm_stream_decodes(uqdm: Codec) -> None:
