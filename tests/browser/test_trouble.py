@@ -92,10 +92,10 @@ def test_a_busy_server_is_waited_for(page: "Page", fake: FakeServer, complaints:
     fake.fault = fault = busy(3, "4", "/v1/images/")
     page.evaluate("scrollTo(0, 3000)")
     page.get_by_text("The server is busy. Trying again in").wait_for()
+    page.wait_for_selector("#notice", state="hidden")
     page.wait_for_function(
         "() => document.querySelectorAll('.tile[data-layers=\"3\"]').length > 20"
     )
-    assert page.is_hidden("#notice")
     assert page.locator(".fault").count() == 0
     waits = [
         min(two.time - one.time for two in later)
