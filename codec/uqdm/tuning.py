@@ -149,12 +149,10 @@ class Tuning:
             seen: what the pass's head sees, parts ``(B, h, w, n) int8``.
         """
         del base
-        device = out.device
-        shifts = torch.from_numpy(self.shifts[:, number]).to(device, out.dtype)
-        out[..., 1] += shifts[:, None, None]
+        out[..., 1] += _on(out.device, self.shifts[:, number].astype(np.float32))[:, None, None]
         width = sum(part.shape[-1] for part in seen)
         for i in np.flatnonzero(self.units[:, number]).tolist():
-            own = torch.from_numpy(self.coefficients[i, number]).to(device, torch.float32)
+            own = _on(out.device, self.coefficients[i, number].astype(np.float32))
             size = 0.5 ** int(exponents(self.units[i, number]))
             parts = [part[i].flatten(0, -2) for part in seen]
             at = 0
@@ -163,6 +161,11 @@ class Tuning:
                 sums = sums.add_(own[-1] * CONSTANT).mul_(size).round_()
                 out[i].view(-1, 2)[at : at + len(sums), 0] += sums
                 at += len(sums)
+
+
+def _on(device: torch.device, values: np.ndarray) -> Tensor:
+    """On a device that need not be waited for."""
+    return torch.from_numpy(values).to(device, non_blocking=True)
 
 
 def _rows(out: Tensor, width: int) -> int:
@@ -300,20 +303,18 @@ class _Sample:
         variance = _variances()
         weights = np.maximum(np.rint(_WEIGHTS * variance.min() / variance), 1)
         limits = np.rint((6 * 2.0 ** SPREAD.values() + 1) * PIXEL_UNIT)
-        weight, limit = (
-            torch.from_numpy(x).to(self.seen.device)[self.spread()] for x in (weights, limits)
-        )
+        weight, limit = (_on(self.seen.device, x)[self.spread()] for x in (weights, limits))
         error = (self.pixels - self.mean(0.0)).clamp(-limit, limit)
         weighted = (self.seen * weight[..., None]).transpose(1, 2)
-        square, product = weighted @ self.seen, (weighted @ error[..., None])[..., 0]
-        nats = 1 / (_WEIGHTS * variance.min() * PIXEL_UNIT**2)
-        return square.cpu().numpy() * nats, product.cpu().numpy() * nats
+        sums = (weighted @ torch.cat([self.seen, error[..., None]], -1)).cpu().numpy()
+        sums /= _WEIGHTS * variance.min() * PIXEL_UNIT**2
+        return sums[..., :-1], sums[..., -1]
 
     def spreads_and_residuals(self, coefficients: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         """How often each spread, not shifted, meets each residual: ``(B, 33, 81)``."""
         device = self.seen.device
-        linear = self.seen @ torch.from_numpy(coefficients).to(device).double()[..., None]
-        linear = linear[..., 0] * torch.from_numpy(sizes).to(device)[:, None]
+        linear = self.seen @ _on(device, coefficients.astype(np.float64))[..., None]
+        linear = linear[..., 0] * _on(device, sizes)[:, None]
         nearest = torch.floor(self.mean(linear.round()) / PIXEL_UNIT + 0.5)
         residual = (self.pixels / PIXEL_UNIT - nearest).clamp(-RANGE, RANGE).long() + RANGE
         shape = (len(linear), SPREAD.size, 2 * RANGE + 1)
