@@ -302,7 +302,7 @@ class _Sample:
         """
         variance = _variances()
         weights = np.maximum(np.rint(_WEIGHTS * variance.min() / variance), 1)
-        limits = np.rint((6 * 2.0 ** SPREAD.values() + 1) * PIXEL_UNIT)
+        limits = np.rint((3 * 2.0 ** SPREAD.values() + 1) * PIXEL_UNIT)
         weight, limit = (_on(self.seen.device, x)[self.spread()] for x in (weights, limits))
         error = (self.pixels - self.mean(0.0)).clamp(-limit, limit)
         weighted = (self.seen * weight[..., None]).transpose(1, 2)

@@ -119,7 +119,7 @@ def test_the_sums_of_normal_equations_are_exact(codec: UQDMCodec) -> None:
     assert ratio == (127 / tuning.CONSTANT) ** 2
     largest = 127**2 * tuning._WEIGHTS * count
     assert largest < 2**53
-    error = (6 * 2.0 ** pixels.SPREAD.values()[-1] + 1) * 16
+    error = (3 * 2.0 ** pixels.SPREAD.values()[-1] + 1) * 16
     assert 127 * tuning._WEIGHTS * count * error < 2**53
 
 
