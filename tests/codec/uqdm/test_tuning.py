@@ -133,7 +133,7 @@ def test_planted_coefficients_are_found(codec: UQDMCodec) -> None:
     base = torch.full((2, count), 2000.0).double()
     values = (base + (seen @ wanted[..., None])[..., 0] + noise).round()
     out = torch.zeros(2, count, 2).double()
-    out[..., 1] = 8  # a scale of half a pixel value
+    out[..., 1] = 16  # a scale of two pixel values
     sample = tuning._Sample(seen, values, base, out, 1.0)
     tuner = tuning.Tuner.of(torch.zeros(2, 3, 1, 1), 4, codec.scheme.tables)
     kinds = np.full(n, tuning._SEEN)
