@@ -16,7 +16,7 @@ the same on every device, whatever the order of additions.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -149,18 +149,24 @@ class Tuning:
             seen: what the pass's head sees, parts ``(B, h, w, n) int8``.
         """
         del base
-        out[..., 1] += _on(out.device, self.shifts[:, number].astype(np.float32))[:, None, None]
-        width = sum(part.shape[-1] for part in seen)
-        for i in np.flatnonzero(self.units[:, number]).tolist():
-            own = _on(out.device, self.coefficients[i, number].astype(np.float32))
-            size = 0.5 ** int(exponents(self.units[i, number]))
-            parts = [part[i].flatten(0, -2) for part in seen]
-            at = 0
-            for rows in zip(*(part.split(_rows(out, width)) for part in parts), strict=True):
-                sums = torch.mv(torch.cat(rows, -1).float(), own[:width])
-                sums = sums.add_(own[-1] * CONSTANT).mul_(size).round_()
-                out[i].view(-1, 2)[at : at + len(sums), 0] += sums
-                at += len(sums)
+        device, units = out.device, self.units[:, number]
+        out[..., 1] += _on(device, self.shifts[:, number].astype(np.float32))[:, None, None]
+        cells = out[..., 0].flatten(1)
+        for light in (False, True):
+            every = np.flatnonzero((units > 0) & ((units > UNITS) == light))
+            own = self.coefficients[every, number].astype(np.float32)
+            sizes = _on(device, 0.5 ** exponents(units[every]).astype(np.float32))
+            columns = self._columns(number, light)[:-1]
+            linear, constant = _on(device, own[:, columns]), _on(device, own[:, -1] * CONSTANT)
+            parts = [part.flatten(1, 2) for part in seen[light:]]
+            for some, rows in _portions(len(every), cells.shape[1], len(columns), device):
+                chosen = every[some].tolist()
+                sums = constant[some, None].expand(-1, rows.stop - rows.start)
+                if len(columns):
+                    x = torch.cat([part[chosen, rows] for part in parts], -1).float()
+                    sums = (x @ linear[some, :, None])[..., 0] + sums
+                cells[chosen, rows] += (sums * sizes[some, None]).round_()
+        out[..., 0] = cells.view(out.shape[:-1])
 
 
 def _on(device: torch.device, values: np.ndarray) -> Tensor:
@@ -168,11 +174,17 @@ def _on(device: torch.device, values: np.ndarray) -> Tensor:
     return torch.from_numpy(values).to(device, non_blocking=True)
 
 
-def _rows(out: Tensor, width: int) -> int:
-    """How many positions are corrected at once: as many as stay in a processor's cache."""
-    if out.device.type != "cpu":
-        return max(out.shape[1] * out.shape[2], 1)
-    return max((1 << 18) // max(width, 1), 1)
+def _portions(
+    count: int, positions: int, width: int, device: torch.device, numbers: int = 1 << 18
+) -> Iterator[tuple[slice, slice]]:
+    """Pictures and positions to be worked on at once: on a CPU what stays in its cache."""
+    if device.type != "cpu":
+        numbers <<= 7
+    rows = max(min(numbers // max(width, 1), positions), 1)
+    some = max(numbers // max(width * rows, 1), 1)
+    for first in range(0, count, some):
+        for row in range(0, positions, rows):
+            yield slice(first, min(first + some, count)), slice(row, min(row + rows, positions))
 
 
 class Tuner(Tuning):
@@ -200,35 +212,40 @@ class Tuner(Tuning):
         count = own[0].numel()
         if count:
             step = math.ceil((count / _SAMPLES) ** 0.5)
-            at = (slice(None), *(slice(0, size, step) for size in own.shape[1:]))
+            at = tuple(slice(0, size, step) for size in own.shape[1:])
             light = count < _LEAST_SAMPLES
-            parts = [part[at].flatten(1, 2).double() for part in seen[light:]]
-            pixels = own[at].flatten(1).double()
-            constant = torch.full_like(pixels[..., None], CONSTANT)
-            sample = _Sample(
-                torch.cat([*parts, constant], -1),
-                pixels * PIXEL_UNIT,
-                base[at].flatten(1).double(),
-                out[at].flatten(1, 2).double(),
-                count / pixels.shape[1],
-            )
-            self._find(sample, number, light)
+            width = len(self._columns(number, light))
+            of_one = own[0][at].numel()
+            for some, _ in _portions(len(own), 1, width * of_one, out.device, 1 << 21):
+                here = (some, *at)
+                parts = [part[here].flatten(1, 2).double() for part in seen[light:]]
+                pixels = own[here].flatten(1).double()
+                constant = torch.full_like(pixels[..., None], CONSTANT)
+                sample = _Sample(
+                    torch.cat([*parts, constant], -1),
+                    pixels * PIXEL_UNIT,
+                    base[here].flatten(1).double(),
+                    out[here].flatten(1, 2).double(),
+                    count / of_one,
+                )
+                self._find(sample, some, number, light)
         super().correct(out, base, seen, number)
 
-    def _find(self, sample: "_Sample", number: int, light: bool) -> None:
-        """The tuning of a pass."""
+    def _find(self, sample: "_Sample", some: slice, number: int, light: bool) -> None:
+        """The tuning of a pass of some pictures."""
         columns = self._columns(number, light)
         kinds = np.full(len(columns), _ERRORS)
         kinds[columns < self.channels], kinds[-1] = _SEEN, _CONSTANT
         units, chosen = self._coefficients(*sample.normal_equations(), kinds, light, sample.share)
-        self.units[:, number] = units
-        self.coefficients[:, number, columns] = chosen
+        self.units[some, number] = units
+        self.coefficients[some, number, columns] = chosen
         sizes = np.where(units, 0.5 ** exponents(units), 0.0)
         counts = sample.spreads_and_residuals(chosen, sizes).astype(float) * sample.share
         tried = np.arange(-MAX_SHIFT, MAX_SHIFT + 1)
         rows = (np.arange(SPREAD.size) + tried[:, None]).clip(0, SPREAD.size - 1)
         bits = np.einsum("bsr,tsr->bt", counts, self._pixel_prices[rows])
-        self.shifts[:, number] = tried[(bits + self._prices[_SHIFT, tried + _REACH]).argmin(1)]
+        bits += self._prices[_SHIFT, tried + _REACH]
+        self.shifts[some, number] = tried[bits.argmin(1)]
 
     def _coefficients(
         self, square: np.ndarray, product: np.ndarray, kinds: np.ndarray, light: bool, share: float
