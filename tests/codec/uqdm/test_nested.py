@@ -258,7 +258,7 @@ def test_counted_tables_shorten_what_they_were_counted_on() -> None:
 def test_symbols_that_no_encoder_writes_are_refused(
     with_pixels: bool, bad: int, by: int, range_of: str, tmp_path: Path
 ) -> None:
-    """In the first pass or the last: the error names the layer."""
+    """In the first pass of coefficients or pixels, or the last: the error names the layer."""
     codec = load_codec(write_nested_model(tmp_path, pixels=with_pixels))
     assert isinstance(codec, UQDMCodec)
     scheme, pictures = codec.scheme, list(noise_pictures(2, 24).permute(0, 2, 3, 1).numpy())
@@ -275,7 +275,7 @@ def test_symbols_that_no_encoder_writes_are_refused(
                     symbols[1][-1] += by
                 scheme.update(state, layer, number, symbols)
 
-    for wrong in (0, scheme.passes(bad) - 1):
+    for wrong in (scheme._passes_before(bad), scheme.passes(bad) - 1):
         with pytest.raises(CorruptStreamError, match=f"layer {bad} .* {range_of} range") as caught:
             decode(wrong)
         assert caught.value.layer == bad
