@@ -2,7 +2,7 @@
 
 Header (everything little-endian; ``varint`` is LEB128)::
 
-    uint8   version << 4 | codec        version 1 fixes constriction 0.5's ANS coder
+    uint8   version << 4 | codec        versions 1 and 2 fix constriction 0.5's ANS coder
     uint8   flags                       bit 0: layers carry protection bytes; bit 1: stream id
     varint  width, varint height        of the original picture, in pixels
     4 bytes model                       first bytes of the model's sha256
@@ -12,9 +12,10 @@ Layer::
 
     uint32  crc32 of (model id || header || layer number || all that follows)
     varint  length || protection        only with flag bit 0 (see protection.py)
-    uint16  check of the table indices  crc32 >> 16 of what shaped the entropy coder's tables
-    uint16  check of the symbols        crc32 >> 16 of what came out of it
-    bytes   entropy-coded words
+    uint16  check of the table indices  version 1 and flag bit 0: crc32 >> 16 of what shaped the
+                                        entropy coder's tables
+    uint16  check of the symbols        version 1: crc32 >> 16 of what came out of it
+    bytes   entropy-coded words         version 2: begun with crc32 >> 8 of both
 
 A file is ``b"STRA"``, ``varint length || header``, then each layer as ``varint length || layer``.
 
@@ -29,7 +30,8 @@ from dataclasses import dataclass
 from .errors import CorruptStreamError, UnknownModelError, UnsupportedImageError
 
 MAGIC = b"STRA"
-VERSION = 1
+VERSION = 2  # what is written; each of VERSIONS is read
+VERSIONS = (1, 2)
 CODECS = {"uqdm": 0, "cdc": 1}
 MAX_SIDE = 1 << 20
 MAX_PIXELS = 1 << 30  # beyond any camera
@@ -52,15 +54,20 @@ class StreamHeader:
     model: str
     stream_id: int | None = None
     protected: bool = False
+    version: int = VERSION
 
 
 @dataclass(frozen=True)
 class Layer:
-    """The parsed content of one layer."""
+    """The parsed content of one layer.
+
+    Which of the checks a layer has, its header says: both in version 1, that of the table indices
+    in a protected one of version 2. Others are None here.
+    """
 
     payload: bytes
-    index_check: int
-    symbol_check: int
+    index_check: int | None = None
+    symbol_check: int | None = None
     protection: bytes = b""
 
 
@@ -91,10 +98,19 @@ def read_varint(data: bytes, at: int, what: str, layer: int | None = None) -> tu
 
 def check16(*parts: bytes) -> int:
     """16-bit check of the concatenation of ``parts``."""
+    return _crc(parts) >> 16
+
+
+def check24(*parts: bytes) -> int:
+    """24-bit check of the concatenation of ``parts``: as much as an entropy coder begins with."""
+    return _crc(parts) >> 8
+
+
+def _crc(parts: Sequence[bytes]) -> int:
     crc = 0
     for part in parts:
         crc = zlib.crc32(part, crc)
-    return crc >> 16
+    return crc
 
 
 def _possible(width: int, height: int) -> bool:
@@ -109,7 +125,7 @@ def pack_header(header: StreamHeader) -> bytes:
             f"pixels at most {MAX_PIXELS}"
         )
     flags = _PROTECTED * header.protected | _STREAM_ID * (header.stream_id is not None)
-    out = bytes([VERSION << 4 | CODECS[header.codec], flags])
+    out = bytes([header.version << 4 | CODECS[header.codec], flags])
     out += varint(header.width) + varint(header.height) + bytes.fromhex(header.model)[:4]
     if header.stream_id is not None:
         out += struct.pack("<I", header.stream_id)
@@ -122,9 +138,9 @@ def unpack_header(data: bytes) -> StreamHeader:
         kind = "shorter" if len(data) < 8 else "longer"
         raise CorruptStreamError(f"the stream's header is {kind} than any header can be")
     version, codec_number, flags = data[0] >> 4, data[0] & 15, data[1]
-    if version != VERSION:
+    if version not in VERSIONS:
         raise UnknownModelError(
-            f"the stream has format version {version}, this release reads {VERSION}: "
+            f"the stream has format version {version}, this release reads 1 to {VERSION}: "
             "update strata-images, or the bytes are not a Strata stream"
         )
     codec = next((name for name, number in CODECS.items() if number == codec_number), None)
@@ -138,9 +154,16 @@ def unpack_header(data: bytes) -> StreamHeader:
     if len(data) != end:
         raise CorruptStreamError(f"the stream's header has {len(data)} bytes, expected {end}")
     stream_id = struct.unpack_from("<I", data, at + 4)[0] if flags & _STREAM_ID else None
-    return StreamHeader(
-        codec, width, height, data[at : at + 4].hex(), stream_id, bool(flags & _PROTECTED)
-    )
+    protected = bool(flags & _PROTECTED)
+    model = data[at : at + 4].hex()
+    return StreamHeader(codec, width, height, model, stream_id, protected, version)
+
+
+def _stored_checks(header: bytes) -> struct.Struct:
+    """Of the checks of indices and symbols, in this order, those that layers have."""
+    if header[0] >> 4 == 1:
+        return struct.Struct("<HH")
+    return struct.Struct("<H" if header[1] & _PROTECTED else "<")
 
 
 def _layer_crc(model_id: str, header: bytes, number: int, body: bytes) -> int:
@@ -152,14 +175,17 @@ def pack_layer(model_id: str, header: bytes, number: int, layer: Layer) -> bytes
     body = b""
     if header[1] & _PROTECTED:
         body += varint(len(layer.protection)) + layer.protection
-    body += struct.pack("<HH", layer.index_check, layer.symbol_check) + layer.payload
+    checks = [x for x in (layer.index_check, layer.symbol_check) if x is not None]
+    body += _stored_checks(header).pack(*checks) + layer.payload
     return struct.pack("<I", _layer_crc(model_id, header, number, body)) + body
 
 
 def unpack_layer(model_id: str, header: bytes, number: int, data: bytes) -> Layer:
     """Parse one layer, its checksum first. Raises CorruptStreamError with the layer's number."""
-    if not 8 <= len(data) <= MAX_LAYER_BYTES:
-        fault = "is cut short" if len(data) < 8 else "is longer than any layer can be"
+    checks = _stored_checks(header)
+    least = 4 + checks.size
+    if not least <= len(data) <= MAX_LAYER_BYTES:
+        fault = "is cut short" if len(data) < least else "is longer than any layer can be"
         raise CorruptStreamError(f"layer {number} {fault} ({len(data)} bytes)", number)
     body = data[4:]
     if struct.unpack_from("<I", data)[0] != _layer_crc(model_id, header, number, body):
@@ -173,10 +199,10 @@ def unpack_layer(model_id: str, header: bytes, number: int, data: bytes) -> Laye
         length, at = read_varint(body, 0, f"layer {number}", number)
         protection = body[at : at + length]
         at += length
-    if len(body) < at + 4:
+    if len(body) < at + checks.size:
         raise CorruptStreamError(f"layer {number} is malformed", number)
-    index_check, symbol_check = struct.unpack_from("<HH", body, at)
-    return Layer(body[at + 4 :], index_check, symbol_check, protection)
+    index_check, symbol_check = (*checks.unpack_from(body, at), None, None)[:2]
+    return Layer(body[at + checks.size :], index_check, symbol_check, protection)
 
 
 def pack_file(header: bytes, layers: Sequence[bytes]) -> bytes:

@@ -60,11 +60,13 @@ class Quantised:
         return EncodedImage(self.header, tuple(packed))
 
     def _pack(self, number: int, symbols: LayerSymbols) -> bytes:
+        index = symbols.index_bytes()
+        check = bitstream.check24(index, symbols.symbol_bytes())
+        protected = bitstream.unpack_header(self.header).protected
         layer = bitstream.Layer(
-            entropy.encode(symbols.parts()),
-            bitstream.check16(symbols.index_bytes()),
-            bitstream.check16(symbols.symbol_bytes()),
-            symbols.protection,
+            entropy.encode(symbols.parts(), check),
+            index_check=bitstream.check16(index) if protected else None,
+            protection=symbols.protection,
         )
         return bitstream.pack_layer(self.model_id, self.header, number, layer)
 

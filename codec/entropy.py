@@ -25,6 +25,7 @@ _CHUNK = 1 << 23  # numbers of rows handed over at once, which bounds their memo
 _CATEGORICAL = constriction.stream.model.Categorical(perfect=False)
 _LENGTH = constriction.stream.model.Uniform(32)  # of an escaped value's binary digits
 _DIGIT_BITS = 15
+_START_BITS = 24  # those of constriction's probabilities
 
 Part = tuple[np.ndarray, np.ndarray, "Tables"]
 
@@ -221,13 +222,18 @@ def _digits(value: int) -> list[tuple[int, int]]:
     return chunks
 
 
-def encode(parts: Sequence[Part]) -> bytes:
+def encode(parts: Sequence[Part], start: int = 0) -> bytes:
     """Code ``(symbols (n,) int32, table index (n,) int32, tables)`` parts, in decoding order.
+
+    The coder begins with the number ``start``, of up to 24 bits, and a decoder ends with it. It
+    costs next to nothing: a coder that begins with 0 takes up to 24 bits for its first symbol.
 
     Raises ValueError where lengths or indices do not fit: constriction itself would panic or
     silently write what cannot be read.
     """
-    coder = constriction.stream.stack.AnsCoder()
+    if not 0 <= start < 1 << _START_BITS:
+        raise ValueError(f"a coder begins with up to {_START_BITS} bits, not with {start}")
+    coder = constriction.stream.stack.AnsCoder(_words(start))
     for symbols, index, tables in reversed(parts):
         _check(index, tables)
         if symbols.shape != index.shape:
@@ -252,6 +258,11 @@ def encode(parts: Sequence[Part]) -> bytes:
                 coder.encode_reverse(entry[begin[i] : begin[i + 1]], model)
     # The last word is never zero, so its high zero bytes need not be stored.
     return coder.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
+
+
+def _words(start: int) -> np.ndarray:
+    """What a coder holds that has begun with ``start``, and has coded nothing."""
+    return np.array([start] if start else [], np.uint32)
 
 
 def _check(index: np.ndarray, tables: Tables) -> None:
@@ -320,7 +331,6 @@ class Decoder:
             raise CorruptStreamError("an escaped symbol is out of range")
         return symbol
 
-    def finish(self) -> None:
-        """Raise CorruptStreamError if anything is left over."""
-        if not self._coder.is_empty():
-            raise CorruptStreamError("entropy-coded data holds more than its symbols")
+    def ends_with(self, start: int) -> bool:
+        """Whether what is left is the number that the encoder began with."""
+        return np.array_equal(self._coder.get_compressed(), _words(start))

@@ -70,9 +70,10 @@ def one_piece_bytes(
         stream = codec.encode([picture], layers=1, quality=quality)[0]
         residuals, scale_index = latent(codec, picture, quality)
         layer = bitstream.Layer(
-            entropy.encode([(residuals, scale_index, tables)]),
-            bitstream.check16(scale_index.tobytes()),
-            bitstream.check16(residuals.tobytes()),
+            entropy.encode(
+                [(residuals, scale_index, tables)],
+                bitstream.check24(scale_index.tobytes(), residuals.tobytes()),
+            )
         )
         total += stream.nbytes
         total += len(bitstream.pack_layer(codec.model_id, stream.header, 1, layer))

@@ -23,6 +23,7 @@ headers = st.builds(
     model=st.binary(min_size=4, max_size=4).map(bytes.hex),
     stream_id=st.none() | st.integers(0, (1 << 32) - 1),
     protected=st.booleans(),
+    version=st.sampled_from(bitstream.VERSIONS),
 )
 layers = st.builds(
     Layer,
@@ -33,11 +34,21 @@ layers = st.builds(
 )
 
 
+def fitting(header: StreamHeader, layer: Layer) -> Layer:
+    """The layer without what the header says that it has not."""
+    return Layer(
+        layer.payload,
+        layer.index_check if header.version == 1 or header.protected else None,
+        layer.symbol_check if header.version == 1 else None,
+        layer.protection if header.protected else b"",
+    )
+
+
 def stream(header: StreamHeader = HEADER, sizes=(0, 5, 200, 1000)) -> EncodedImage:
     packed = bitstream.pack_header(header)
     protection = b"guard" if header.protected else b""
     contents = [
-        Layer((bytes(range(256)) * 4)[:size], number, 7 * number, protection)
+        fitting(header, Layer((bytes(range(256)) * 4)[:size], number, 7 * number, protection))
         for number, size in enumerate(sizes)
     ]
     return EncodedImage(
@@ -69,26 +80,24 @@ def test_header_round_trip(header):
 
 @given(headers, layers, st.integers(0, bitstream.MAX_LAYERS - 1))
 def test_layer_round_trip(header, layer, number):
-    packed = bitstream.pack_header(header)
+    packed, layer = bitstream.pack_header(header), fitting(header, layer)
     data = bitstream.pack_layer(MODEL, packed, number, layer)
-    expected = (
-        layer if header.protected else Layer(layer.payload, layer.index_check, layer.symbol_check)
-    )
-    assert bitstream.unpack_layer(MODEL, packed, number, data) == expected
+    assert bitstream.unpack_layer(MODEL, packed, number, data) == layer
 
 
 def test_the_overhead_is_small():
     encoded = stream(StreamHeader("uqdm", 64, 64, MODEL[:8]), sizes=(10,))
     assert len(encoded.header) == 8
-    assert len(encoded.layers[0]) == 8 + 10
-    assert encoded.nbytes == 26
-    assert encoded.bpp == 8 * 26 / 64**2
+    assert len(encoded.layers[0]) == 4 + 10
+    assert encoded.nbytes == 22
+    assert encoded.bpp == 8 * 22 / 64**2
 
 
+@pytest.mark.parametrize("version", bitstream.VERSIONS)
 @pytest.mark.parametrize("protected", [False, True])
 @pytest.mark.parametrize("stream_id", [None, 5])
-def test_every_flipped_bit_of_a_file_is_noticed(protected, stream_id):
-    header = StreamHeader("uqdm", 300, 5, MODEL[:8], stream_id, protected)
+def test_every_flipped_bit_of_a_file_is_noticed(version, protected, stream_id):
+    header = StreamHeader("uqdm", 300, 5, MODEL[:8], stream_id, protected, version)
     data = stream(header, sizes=(0, 5, 140)).to_bytes()
     assert len(parse(data)) == 3
     for at in range(len(data)):
@@ -168,8 +177,9 @@ def test_the_largest_sizes_are_written_and_read():
 
 def test_other_versions_and_unknown_fields():
     packed = bitstream.pack_header(HEADER)
-    with pytest.raises(UnknownModelError, match="version 2"):
-        bitstream.unpack_header(bytes([packed[0] + 0x10]) + packed[1:])
+    for version in (0, 3, 15):
+        with pytest.raises(UnknownModelError, match=f"version {version}, .* reads 1 to 2"):
+            bitstream.unpack_header(bytes([packed[0] & 15 | version << 4]) + packed[1:])
     with pytest.raises(CorruptStreamError, match="does not exist"):
         bitstream.unpack_header(bytes([packed[0] | 15]) + packed[1:])
     with pytest.raises(CorruptStreamError, match="does not exist"):
@@ -197,6 +207,19 @@ def test_a_length_that_is_not_there_costs_nothing():
         bitstream.unpack_layer(MODEL, protected, 0, crc + body)
 
 
+@pytest.mark.parametrize("version", bitstream.VERSIONS)
+@pytest.mark.parametrize("protected", [False, True])
+def test_a_layer_without_its_checks_is_cut_short(version, protected):
+    header = StreamHeader("uqdm", 8, 8, MODEL[:8], protected=protected, version=version)
+    packed = bitstream.pack_header(header)
+    data = bitstream.pack_layer(MODEL, packed, 0, fitting(header, Layer(b"", 1, 2)))
+    for length in range(len(data)):
+        body = data[4:length]
+        crc = zlib.crc32(bytes.fromhex(MODEL) + packed + b"\0" + body).to_bytes(4, "little")
+        with pytest.raises(CorruptStreamError, match=r"layer 0 is (cut short|malformed)"):
+            bitstream.unpack_layer(MODEL, packed, 0, (crc + body)[:length])
+
+
 def test_number_of_layers_is_limited():
     header = bitstream.pack_header(HEADER)
     EncodedImage.from_bytes(EncodedImage(header, (b"",) * bitstream.MAX_LAYERS).to_bytes())
@@ -209,11 +232,11 @@ def test_rubbish_is_refused(rubbish, allow_truncated):
     for data in (rubbish, bitstream.MAGIC + rubbish):
         with pytest.raises(StrataError):
             EncodedImage.from_bytes(data, allow_truncated=allow_truncated)
-    for data in (rubbish, b"\x10\0" + rubbish):
+    for data in (rubbish, b"\x10\0" + rubbish, b"\x20\0" + rubbish):
         try:
             bitstream.unpack_header(data)
         except StrataError:
             continue
-        assert data[0] == 0x10  # by chance a header
+        assert data[0] in (0x10, 0x11, 0x20, 0x21)  # by chance a header
     with pytest.raises(CorruptStreamError):
         bitstream.unpack_layer(MODEL, bitstream.pack_header(HEADER), 0, rubbish)

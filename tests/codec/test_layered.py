@@ -8,6 +8,7 @@ import pytest
 
 from codec import CorruptStreamError, EncodedImage, bitstream, entropy, load_codec
 from codec.bitstream import Layer
+from codec.entropy import Tables
 from codec.scheme import Choice
 from tests.codec import toy
 
@@ -30,8 +31,8 @@ def pictures() -> list[np.ndarray]:
 def test_options_reach_the_scheme(codec: toy.ToyCodec, pictures: list[np.ndarray]) -> None:
     poor, good = codec.encode(pictures, quality=0), codec.encode(pictures)
     for picture, a, b in zip(pictures, poor, good, strict=True):
-        assert len(a.layers[1]) == 8 < len(b.layers[1])  # no symbols: the checks alone
-        assert len(a.layers[2]) == len(b.layers[2]) == 8
+        assert len(a.layers[1]) == 4 < len(b.layers[1])  # no symbols: the checksum alone
+        assert len(a.layers[2]) == len(b.layers[2]) == 4
         assert a.layers[0] != b.layers[0]
         decoded_a, decoded_b = codec.decode([a, b])  # together: each is what it is
         assert np.abs(decoded_a.astype(int) - picture).max() <= 32
@@ -122,9 +123,15 @@ def test_forged_symbols_are_a_damaged_layer(
         choices = [codec.scheme._choice(1), codec.scheme._choice(len(plane))]
         symbols = [np.array([quality], np.int32), plane]
         parts = [(s, c.index, c.tables) for s, c in zip(symbols, choices, strict=True)]
-        index = bitstream.check16(*(c.check_bytes() for c in choices))
-        check = bitstream.check16(*(s.astype("<i4").tobytes() for s in symbols))
-        forged = forge(codec, stream, 0, Layer(entropy.encode(parts), index, check))
+        index, coded = (
+            b"".join(part)
+            for part in (
+                (c.check_bytes() for c in choices),
+                (s.astype("<i4").tobytes() for s in symbols),
+            )
+        )
+        check = bitstream.check24(index, coded)
+        forged = forge(codec, stream, 0, Layer(entropy.encode(parts, check)))
         with pytest.raises(CorruptStreamError, match="layer 0") as caught:
             codec.decode([forged])
         assert caught.value.layer == 0
@@ -138,26 +145,33 @@ def test_forged_bytes_are_a_damaged_layer(
 ) -> None:
     stream = codec.encode(pictures[:1])[0]
     whole = parsed(codec, stream, number)
-    forgeries = [
-        Layer(whole.payload + b"\x01\x02\x03\x04\x05", whole.index_check, whole.symbol_check),
-        Layer(whole.payload + bytes(4), whole.index_check, whole.symbol_check),
-        Layer(whole.payload, whole.index_check ^ 1, whole.symbol_check),
-        Layer(whole.payload, whole.index_check, whole.symbol_check ^ 1),
-    ]
+    forgeries = [whole.payload + b"\x01\x02\x03\x04\x05", whole.payload + bytes(4)]
     if whole.payload:
-        forgeries += [
-            Layer(b"", whole.index_check, whole.symbol_check),
-            Layer(whole.payload[:-1], whole.index_check, whole.symbol_check),
-            Layer(bytes(len(whole.payload)), whole.index_check, whole.symbol_check),
-        ]
+        flipped = whole.payload[0] ^ 1
+        forgeries += [b"", whole.payload[:-1], bytes(len(whole.payload))]
+        forgeries.append(bytes([flipped]) + whole.payload[1:])
     rng = np.random.default_rng(number)
-    forgeries += [Layer(rng.bytes(n), whole.index_check, whole.symbol_check) for n in range(1, 90)]
-    for layer in forgeries:
-        forged = forge(codec, stream, number, layer)
+    forgeries += [rng.bytes(n) for n in range(1, 90)]
+    for payload in forgeries:
+        forged = forge(codec, stream, number, Layer(payload))
         with pytest.raises(CorruptStreamError, match=f"layer {number}") as caught:
             codec.decode([forged])
         assert caught.value.layer == number
         assert codec.decode([forged], layers=number)[0].shape == pictures[0].shape
+
+
+def test_other_tables_than_the_encoders_are_noticed(
+    codec: toy.ToyCodec, pictures: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a device does that computes differently, also where the symbols are the same ones."""
+    streams = codec.encode(pictures[:1])
+    monkeypatch.setattr(
+        codec.scheme, "_choice", lambda count: Choice(np.ones(count, np.int32), two)
+    )
+    two = Tables.from_pmfs([(0, np.full(4, 0.25))] * 2)
+    with pytest.raises(CorruptStreamError, match="computes other probabilities") as caught:
+        codec.decode(streams)
+    assert caught.value.layer == 0
 
 
 def test_other_errors_stay_what_they_are(
@@ -181,7 +195,7 @@ def test_a_size_that_the_stream_cannot_hold_is_refused_before_memory_is_taken(
         header = bitstream.pack_header(
             bitstream.StreamHeader(codec.codec, width, height, codec.model_id)
         )
-        layer = bitstream.Layer(b"\1" * 10, 0, 0)
+        layer = bitstream.Layer(b"\1" * 10)
         return EncodedImage(header, (bitstream.pack_layer(codec.model_id, header, 0, layer),))
 
     def start(*_: object) -> None:
@@ -194,11 +208,11 @@ def test_a_size_that_the_stream_cannot_hold_is_refused_before_memory_is_taken(
         assert caught.value.layer is None
     monkeypatch.setattr(codec.scheme, "least_bits", lambda height, width: height * width / 64)
     for decode in (codec.decode, lambda streams: codec.decode_small(streams, max_side=9)):
-        with pytest.raises(CorruptStreamError, match="only 18 bytes") as caught:
+        with pytest.raises(CorruptStreamError, match="only 14 bytes") as caught:
             decode([claim(16_000, 16_000)])
         assert caught.value.layer == 0
     alone = claim(16_000, 16_000).truncate(0)
-    for stream, words in ((alone, "has no layers"), (claim(16_000, 16_000), "only 18 bytes")):
+    for stream, words in ((alone, "has no layers"), (claim(16_000, 16_000), "only 14 bytes")):
         with pytest.raises(CorruptStreamError, match=words) as caught:
             codec.decode([stream], layers=0)
         assert caught.value.layer == 0

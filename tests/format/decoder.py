@@ -159,7 +159,7 @@ class ANS:
 
 
 class LayerReader:
-    """One layer: its crc at the beginning, its checks as passes are decoded."""
+    """One layer: its crc at the beginning, its checks when its passes are decoded."""
 
     def __init__(self, stream: Stream, model_id: bytes, number: int) -> None:
         data = stream.layers[number]
@@ -169,8 +169,11 @@ class LayerReader:
         if stream.protected:
             length, at = varint(data, at)
             self.protection, at = data[at : at + length], at + length
-        self.index_check, self.symbol_check = struct.unpack_from("<HH", data, at)
-        payload = data[at + 4 :]
+        assert stream.version in (1, 2)
+        count = 2 if stream.version == 1 else int(stream.protected)
+        self.checks = struct.unpack_from(f"<{count}H", data, at)
+        self.start_is_check = stream.version > 1
+        payload = data[at + 2 * count :]
         assert not payload or payload[-1]
         self.ans = ANS(payload)
         self.numbers = self.symbols = b""
@@ -182,9 +185,10 @@ class LayerReader:
         return symbols
 
     def finish(self) -> None:
-        assert zlib.crc32(self.numbers) >> 16 == self.index_check
-        assert zlib.crc32(self.symbols) >> 16 == self.symbol_check
-        assert self.ans.state == 0
+        for of, check in zip((self.numbers, self.symbols), self.checks, strict=False):
+            assert zlib.crc32(of) >> 16 == check
+        start = zlib.crc32(self.numbers + self.symbols) >> 8 if self.start_is_check else 0
+        assert self.ans.state == start
         assert not self.ans.words
 
 

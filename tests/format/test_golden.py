@@ -3,12 +3,13 @@
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from codec import EncodedImage, zoo
+from codec import CorruptStreamError, EncodedImage, bitstream, zoo
 from codec.images import read_image, unpack_alpha
 from pipeline import open_dataset
 from pipeline.storage import Store
@@ -30,6 +31,27 @@ def test_golden_streams_decode(file: Path) -> None:
             difference = np.abs(shown.astype(int) - expected)
             assert difference.max() <= 2
             assert difference.mean() < 0.1
+
+
+@pytest.mark.parametrize("name", ["uqdm-small", "cdc-small"])
+def test_the_checks_of_version_1_are_compared(name: str) -> None:
+    encoded, codec = read_golden(GOLDEN / "1" / f"{name}.strata")
+    number = 1
+    layer = bitstream.unpack_layer(codec.model_id, encoded.header, number, encoded.layers[number])
+    assert layer.index_check is not None
+    assert layer.symbol_check is not None
+    for words, changed in {
+        "other probabilities": {"index_check": layer.index_check ^ 1},
+        "other symbols": {"symbol_check": layer.symbol_check ^ 1},
+        "more than its symbols": {"payload": bytes([layer.payload[0] ^ 1]) + layer.payload[1:]},
+    }.items():
+        forged = bitstream.pack_layer(
+            codec.model_id, encoded.header, number, replace(layer, **changed)
+        )
+        stream = EncodedImage(encoded.header, (encoded.layers[0], forged))
+        with pytest.raises(CorruptStreamError, match=words) as caught:
+            codec.decode([stream])
+        assert caught.value.layer == number
 
 
 @pytest.mark.parametrize("name", sorted(SHOWN))

@@ -83,10 +83,7 @@ class ToyCodec(Codec):
         planes = [image >> (6 - 2 * number) & 3 for number in range(layers)]
         packed = [
             pack_layer(
-                self.model_id,
-                header,
-                number,
-                Layer(zlib.compress(plane.tobytes(), self.level), 0, 0),
+                self.model_id, header, number, Layer(zlib.compress(plane.tobytes(), self.level))
             )
             for number, plane in enumerate(planes)
         ]

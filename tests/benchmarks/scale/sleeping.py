@@ -40,7 +40,7 @@ class SleepingCodec(Codec):
 
     def _stream(self, height: int, width: int) -> EncodedImage:
         header = pack_header(StreamHeader("uqdm", width, height, self.model_id[:8]))
-        layer = pack_layer(self.model_id, header, 0, Layer(b"asleep", 0, 0))
+        layer = pack_layer(self.model_id, header, 0, Layer(b"asleep"))
         return EncodedImage(header, (layer,))
 
     def decode(

@@ -329,7 +329,7 @@ def test_forged_layers_never_crash(codec: CDCCodec) -> None:
     for trial in range(60):
         number = trial % codec.num_layers
         payload = rng.integers(1, 256, int(rng.integers(4, 200)), dtype=np.uint8).tobytes()
-        layer = bitstream.Layer(payload, int(rng.integers(1 << 16)), int(rng.integers(1 << 16)))
+        layer = bitstream.Layer(payload)
         packed = bitstream.pack_layer(codec.model_id, stream.header, number, layer)
         layers = (*stream.layers[:number], packed)
         with pytest.raises(CorruptStreamError):
