@@ -17,29 +17,24 @@ from ..errors import CorruptStreamError, InvalidModelError
 from ..modelfiles import check_shapes
 from ..resizing import shrink
 from ..scheme import Choice, LayerSymbols
-from . import pixels, tuning
+from . import pixels
 from .choosing import Prices, choose
 from .first import FirstLevel, typical
 from .large import LargeNetwork
+from .lossless import AtOnce, PixelByPixel, check_count, layer_symbols, load_network
 from .nested import (
     LATTICES,
     OUTPUTS,
-    PIXEL_UNIT,
     SETS,
     SHIFT_UNIT,
     NestedConfig,
     colours_of,
     pass_mask,
-    pixel_layout,
-    predict_pixels,
     to_bands,
 )
 from .nested_state import NestedState
 from .network import IntegerNetwork, NetworkConfig
-from .pixels import PixelNetwork
-from .places import PlacesNetwork, has_heads
 from .scheme import BATCH_PIXELS, Realism
-from .tuning import Tuner, Tuning
 
 FLOW_LEVELS = 2
 _MAX_BIAS = 1 << 20
@@ -66,22 +61,7 @@ class NestedScheme:
             if self.config.colours > 2 and config.get("format", 1) < 3:
                 raise ValueError("blocks of more than two colours need a model file of format 3")
             self.device = torch.device(device)
-            self._pixels: PixelNetwork | PlacesNetwork | None = None
-            if "pixel_network" in config:
-                values = config["pixel_network"]
-                kind, least = (PlacesNetwork, 4) if has_heads(values) else (PixelNetwork, 2)
-                if config.get("format", 1) < least:
-                    raise ValueError(f"its pixel network needs a model file of format {least}")
-                self._pixels = kind(values, _named("pixel_network.", tensors), self.device)
-            self.tables = {name: _tables(tensors, name) for name in ("first", "refine", "residual")}
-            if self._pixels is not None:
-                self.tables["residual"] = _tables(tensors, "residual", pixels.ROW_LIMIT)
-            self._tuned = 0  # channels of a network that streams tune
-            if isinstance(self._pixels, PlacesNetwork) and self._pixels.config.tuned:
-                if config.get("format", 1) < 5:
-                    raise ValueError("a pixel network that is tuned needs a model file of format 5")
-                self._tuned = self._pixels.config.network.channels
-                self.tables["tuning"] = _tables(tensors, "tuning")
+            self.tables = {name: _tables(tensors, name) for name in ("first", "refine")}
             self._check_tables()
             sizes = (self.config.num_steps, 2 * BANDS, len(OUTPUTS) * BANDS, self.config.colours)
             if (network.steps, network.inputs, network.outputs, network.colours) != sizes:
@@ -103,6 +83,7 @@ class NestedScheme:
                     bias,
                     self.device,
                 )
+            self._lossless = self._lossless_layer(config, tensors)
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidModelError(f"not a nested UQDM model: {error}") from error
         self._no_bands = torch.arange(0, device=self.device)
@@ -116,17 +97,23 @@ class NestedScheme:
         expected = {
             "first": 2 * config.first_tilt.size * config.first_width.size,
             "refine": SETS * (config.levels - 1) * config.tilt.size * config.width.size,
-            "residual": PIXEL_UNIT * (pixels.SPREAD if self._pixels else config.spread).size,
         }
-        if self._tuned:
-            expected["tuning"] = tuning.TABLES
         for name, count in expected.items():
-            if len(self.tables[name]) != count:
-                raise ValueError(f"{len(self.tables[name])} {name} tables, expected {count}")
-        for name in ("first", "refine"):
+            check_count(self.tables, name, count)
             tables = self.tables[name]
             if len(set(np.diff(tables.start))) > 1 or len(set(tables.first)) > 1:
                 raise ValueError(f"its {name} tables must all cover the same digits")
+
+    def _lossless_layer(self, config: dict[str, Any], tensors: dict[str, Tensor]) -> AtOnce:
+        """The lossless layer, whose tables join the others."""
+        if "pixel_network" not in config:
+            self.tables["residual"] = _tables(tensors, "residual")
+            return AtOnce(self.config, self._large, self.tables, self.config.spread.size)
+        network = load_network(config, _named("pixel_network.", tensors), self.device)
+        self.tables["residual"] = _tables(tensors, "residual", pixels.ROW_LIMIT)
+        if config["pixel_network"].get("tuned"):
+            self.tables["tuning"] = _tables(tensors, "tuning")
+        return PixelByPixel(self.config, self._large, self.tables, network)
 
     @cached_property
     def _prices(self) -> tuple[Prices, Prices]:
@@ -147,40 +134,32 @@ class NestedScheme:
         state = self.start([(height, width)] * len(images), stream_ids)
         out: list[list[LayerSymbols]] = [[] for _ in images]
         for layer in range(layers):
-            parts: list[Tensor] = []
-            before = self._passes_before(layer)
-            if before:
-                state.tuning = Tuner.of(original, self._tuned, self.tables)
-            for number in range(before, self.passes(layer)):
-                index = self._index(state, layer, number)
-                if layer < self.config.levels:
-                    rest = self._large.rest(coefficients, state.grid, layer, number)
-                    symbols = choose(rest, index, self._prices[layer > 0], self.config.mendable)
-                else:
-                    symbols = self._residual(original, state, number - before)
-                self._take(state, layer, number, symbols)
-                parts += [index, symbols]
-            fetched, tables = _fetch(parts), self._tables_of(layer)
-            for i, stream in enumerate(out):
-                choices = [Choice(index[i], tables) for index in fetched[::2]]
-                symbols_of_one = [symbols[i] for symbols in fetched[1::2]]
-                if before:
-                    assert state.tuning is not None
-                    choices[:0], symbols_of_one[:0] = state.tuning.parts(i)
-                stream.append(LayerSymbols(tuple(choices), tuple(symbols_of_one)))
+            if layer < self.config.levels:
+                coded = self._encode_level(coefficients, state, layer)
+            else:
+                coded = self._lossless.encode(original, state)
+            for stream, symbols in zip(out, coded, strict=True):
+                stream.append(symbols)
         return out
+
+    def _encode_level(
+        self, coefficients: Tensor, state: NestedState, level: int
+    ) -> list[LayerSymbols]:
+        parts: list[Tensor] = []
+        for number in range(self.passes(level)):
+            index = self._index(state, level, number)
+            rest = self._large.rest(coefficients, state.grid, level, number)
+            symbols = choose(rest, index, self._prices[level > 0], self.config.mendable)
+            self._take(state, level, number, symbols)
+            parts += [index, symbols]
+        return layer_symbols(parts, self._tables_of(level))
 
     # -- decoding ---------------------------------------------------------------------------------
 
     def passes(self, layer: int) -> int:
         if layer < self.config.levels:
             return len(self.config.passes[layer])
-        of_pixels = 1 if self._pixels is None else len(pixels.PASSES)
-        return self._passes_before(layer) + of_pixels
-
-    def _passes_before(self, layer: int) -> int:
-        """How many of a layer's passes tell nothing of pixels or coefficients."""
-        return tuning.PASSES if layer == self.config.levels and self._tuned else 0
+        return self._lossless.passes
 
     @torch.inference_mode()
     def least_bits(self, height: int, width: int) -> float:
@@ -207,12 +186,8 @@ class NestedScheme:
 
     @torch.inference_mode()
     def choices(self, state: NestedState, layer: int, number: int) -> list[Choice]:
-        if number < self._passes_before(layer):
-            if number == 0:
-                count = len(state.grid)
-                state.tuning = Tuning.none(count, self._tuned, self.tables["tuning"])
-            assert state.tuning is not None
-            return state.tuning.choices(number)
+        if layer == self.config.levels:
+            return self._lossless.choices(state, number)
         tables = self._tables_of(layer)
         index = self._index(state, layer, number)
         return [Choice(of_one, tables) for of_one in index.cpu().numpy()]
@@ -221,49 +196,32 @@ class NestedScheme:
     def update(
         self, state: NestedState, layer: int, number: int, symbols: Sequence[np.ndarray]
     ) -> None:
-        if number < self._passes_before(layer):
-            assert state.tuning is not None
-            state.tuning.take(number, symbols, layer)
+        if layer == self.config.levels:
+            self._lossless.update(state, number, symbols)
             return
         values = torch.from_numpy(np.stack(symbols))
         ends = [float(end) for end in torch.aminmax(values)] if values.numel() else [0.0]
         values = values.to(self.device, non_blocking=True)
-        if layer < self.config.levels:
-            state.farthest += max(map(abs, ends)) * self.config.unit(layer)
-            if state.farthest > _MAX_GRID:
-                raise CorruptStreamError(f"layer {layer} leads out of the coefficient range", layer)
-        else:
-            decoded = self._decoded(state, values)
-            strayed = ((decoded < 0) | (decoded > 255)).any()
-            state.strayed = strayed if state.strayed is None else strayed | state.strayed
-            # Asked once: a device has to be waited for.
-            if number == self.passes(layer) - 1 and bool(state.strayed):
-                raise CorruptStreamError(f"layer {layer} leads out of the pixel range", layer)
+        state.farthest += max(map(abs, ends)) * self.config.unit(layer)
+        if state.farthest > _MAX_GRID:
+            raise CorruptStreamError(f"layer {layer} leads out of the coefficient range", layer)
         self._take(state, layer, number, values)
 
-    def _tables_of(self, layer: int) -> Tables:
-        name = "first" if layer == 0 else "refine" if layer < self.config.levels else "residual"
-        return self.tables[name]
+    def _tables_of(self, level: int) -> Tables:
+        return self.tables["refine" if level else "first"]
 
-    def _index(self, state: NestedState, layer: int, number: int) -> Tensor:
-        """Tables of a pass's symbols, ``(B, n) int32`` on the device."""
-        if layer == self.config.levels:
-            if self._pixels is not None:
-                return self._pixel_index(state, number - self._passes_before(layer))
-            return self._residual_index(state)
-        if layer == 0 and self._first is not None:
+    def _index(self, state: NestedState, level: int, number: int) -> Tensor:
+        """Tables of a pass's digits, ``(B, n) int32`` on the device."""
+        if level == 0 and self._first is not None:
             return self._first.index(state.first_grid(), number)
-        return self._large.index(state.grid, layer, number)
+        return self._large.index(state.grid, level, number)
 
-    def _take(self, state: NestedState, layer: int, number: int, symbols: Tensor) -> None:
-        """Take a pass's symbols, ``(B, n) int32``, into the state."""
-        if layer == self.config.levels:
-            number -= self._passes_before(layer)
-            self._take_pixels(state, number, self._decoded(state, symbols))
-        elif layer == 0 and self._first is not None and state.first is not None:
-            self._first.update(state.first, number, symbols)
+    def _take(self, state: NestedState, level: int, number: int, digits: Tensor) -> None:
+        """Take a pass's digits, ``(B, n) int32``, into the state."""
+        if level == 0 and self._first is not None and state.first is not None:
+            self._first.update(state.first, number, digits)
         else:
-            self._large.update(state.grid, layer, number, symbols)
+            self._large.update(state.grid, level, number, digits)
 
     @torch.inference_mode()
     def reconstruct(
@@ -313,66 +271,6 @@ class NestedScheme:
         """Coefficients ``(B, n, h, w)`` of pictures in [-1, 1], of conditional means."""
         return (expected * (self.config.last_delta / SHIFT_UNIT)).permute(0, 3, 1, 2)
 
-    # -- the lossless layer -----------------------------------------------------------------------
-
-    @staticmethod
-    def _rounded(prediction: Tensor) -> tuple[Tensor, Tensor]:
-        """Nearest pixel values and what they are off by, in -8 .. 7 sixteenths."""
-        nearest = torch.floor((prediction + PIXEL_UNIT // 2) / PIXEL_UNIT)
-        return nearest, prediction - nearest * PIXEL_UNIT
-
-    def _residual_index(self, state: NestedState) -> Tensor:
-        config = self.config
-        means, spread = self._large.residual(state.grid)
-        at = (slice(None), slice(None), slice(state.height), slice(state.width))
-        state.prediction = predict_pixels(means, config)[at]
-        spread = pixel_layout(spread)[at]
-        state.nearest, fraction = self._rounded(state.prediction)
-        index = (fraction + PIXEL_UNIT // 2) * config.spread.size + spread
-        return index.flatten(1).to(torch.int32)
-
-    def _pixel_index(self, state: NestedState, number: int) -> Tensor:
-        assert self._pixels is not None
-        if number == 0:
-            means = self._large.expected(state.grid, self.config.levels)
-            state.prediction = predict_pixels(means, self.config).float()
-            state.residual = torch.zeros_like(state.prediction)
-        assert state.prediction is not None
-        assert state.residual is not None
-        mean, spread = self._pixels.predict(
-            state.prediction, state.residual, number, state.look, state.tuning
-        )
-        inside = pixels.inside(number, state.height, state.width)
-        state.nearest, fraction = self._rounded(mean[inside])
-        index = (fraction + PIXEL_UNIT // 2) * pixels.SPREAD.size + spread[inside]
-        return index.flatten(1).to(torch.int32)
-
-    def _residual(self, original: Tensor, state: NestedState, number: int) -> Tensor:
-        """A pass's pixels ``(B, n) int32``, of all or of some, less those that are expected."""
-        assert state.nearest is not None
-        if self._pixels is not None:
-            original = pixels.of_pass(original, number, state.height, state.width)
-        return (original - state.nearest).flatten(1).to(torch.int32)
-
-    def _decoded(self, state: NestedState, symbols: Tensor) -> Tensor:
-        """The pixels that a pass's symbols give, of the shape of ``state.nearest``."""
-        assert state.nearest is not None
-        return state.nearest + symbols.view(state.nearest.shape)
-
-    def _take_pixels(self, state: NestedState, number: int, decoded: Tensor) -> None:
-        """A pass's pixels are known from now on, and after the last one the picture."""
-        if self._pixels is None:
-            state.pixels = decoded.to(torch.uint8)
-            return
-        assert state.prediction is not None
-        assert state.residual is not None
-        base = pixels.of_pass(state.prediction, number, state.height, state.width)
-        at = pixels.of_pass(state.residual, number, state.height, state.width)
-        at.copy_(decoded * PIXEL_UNIT - base)
-        if number == len(pixels.PASSES) - 1:
-            whole = (state.prediction + state.residual)[..., : state.height, : state.width]
-            state.pixels = (whole / PIXEL_UNIT).to(torch.uint8)
-
     # -- realism ----------------------------------------------------------------------------------
 
     def sample(self, height: int, width: int, count: int, *, seed: int = 0) -> list[np.ndarray]:
@@ -397,14 +295,6 @@ class NestedScheme:
                     )
                     drawn.append(choice.tables.draw(choice.index, uniform))
                 self.update(state, level, number, drawn)
-
-
-def _fetch(tensors: Sequence[Tensor]) -> list[np.ndarray]:
-    """Tensors ``(B, n)`` of one type, of whatever n: from a device at once, and waited for once."""
-    if tensors[0].device.type == "cpu":
-        return [x.numpy() for x in tensors]
-    sizes = [x.shape[1] for x in tensors]
-    return np.split(torch.cat(list(tensors), 1).cpu().numpy(), np.cumsum(sizes)[:-1], 1)
 
 
 def _tables(tensors: Mapping[str, Tensor], name: str, *row_limit: int) -> Tables:

@@ -11,6 +11,7 @@ from codec import CorruptStreamError, EncodedImage, InvalidModelError, entropy, 
 from codec.trainable import write_training_file
 from codec.uqdm import network, pixels, places, recipes
 from codec.uqdm.codec import UQDMCodec
+from codec.uqdm.lossless import PixelByPixel
 from codec.uqdm.nested_objective import NestedObjective
 from codec.uqdm.places import Look, PlacesNetwork
 from tests.codec.models import nested_model, noise_pictures, write_nested_model
@@ -111,7 +112,9 @@ def test_training_it_alone_leaves_everything_else() -> None:
 
 def test_a_colour_tells_the_next_one_of_its_error(codec: UQDMCodec) -> None:
     """Only the head of the same pixel does: nothing else sees a colour before the next place."""
-    own = codec.scheme._pixels
+    layer = codec.scheme._lossless
+    assert isinstance(layer, PixelByPixel)
+    own = layer.network
     assert isinstance(own, PlacesNetwork)
     base = torch.full((1, 3, 16, 16), 2000.0)
     off = torch.zeros_like(base)
