@@ -2,12 +2,14 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from codec import zoo
+from codec import load_codec, zoo
 from codec.uqdm import recipes
+from codec.uqdm.codec import UQDMCodec
 from codec.uqdm.nested import NestedConfig
 from codec.uqdm.nested_model import NestedModel
 
@@ -71,3 +73,10 @@ def write_nested_model(
     path = folder / zoo.MODEL_FILE
     zoo.write_model(path, model.model_config(archive_layers=5), model.export(), {"test": True})
     return path
+
+
+def nested_codec(folder: Path, **options: Any) -> UQDMCodec:
+    """The codec of ``write_nested_model(folder, **options)``."""
+    codec = load_codec(write_nested_model(folder, **options))
+    assert isinstance(codec, UQDMCodec)
+    return codec

@@ -8,22 +8,20 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from codec import CorruptStreamError, EncodedImage, UnknownModelError, entropy, load_codec
+from codec import CorruptStreamError, EncodedImage, UnknownModelError, entropy
 from codec.uqdm import large, network, products, recipes
 from codec.uqdm.codec import UQDMCodec
 from codec.uqdm.nested_objective import NestedObjective
 from codec.uqdm.nested_scheme import NestedScheme
 from codec.uqdm.network import IntegerNetwork
-from tests.codec.models import nested_model, noise_pictures, write_nested_model
+from tests.codec.models import nested_codec, nested_model, noise_pictures
 
 SIZES = [(1, 1), (7, 5), (8, 8), (65, 130), (3, 200)]
 
 
 @pytest.fixture(scope="module")
 def codec(tmp_path_factory: pytest.TempPathFactory) -> UQDMCodec:
-    loaded = load_codec(write_nested_model(tmp_path_factory.mktemp("model")))
-    assert isinstance(loaded, UQDMCodec)
-    return loaded
+    return nested_codec(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +181,7 @@ def test_damage_is_named_and_earlier_layers_stand(
 def test_another_models_stream_is_refused(
     codec: UQDMCodec, pictures: list[np.ndarray], tmp_path: Path
 ) -> None:
-    other = load_codec(write_nested_model(tmp_path, seed=1))
+    other = nested_codec(tmp_path, seed=1)
     assert other.model_id != codec.model_id
     with pytest.raises(UnknownModelError, match=other.model_id[:8]):
         codec.decode(other.encode(pictures[:1]))
@@ -259,8 +257,7 @@ def test_symbols_that_no_encoder_writes_are_refused(
     with_pixels: bool, bad: int, by: int, range_of: str, tmp_path: Path
 ) -> None:
     """In the first pass of coefficients or pixels, or the last: the error names the layer."""
-    codec = load_codec(write_nested_model(tmp_path, pixels=with_pixels))
-    assert isinstance(codec, UQDMCodec)
+    codec = nested_codec(tmp_path, pixels=with_pixels)
     scheme, pictures = codec.scheme, list(noise_pictures(2, 24).permute(0, 2, 3, 1).numpy())
     bad %= codec.num_layers
     streams = scheme.encode(pictures, [0, 0], codec.num_layers)

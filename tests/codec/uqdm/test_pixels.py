@@ -14,14 +14,12 @@ from codec.uqdm.codec import UQDMCodec
 from codec.uqdm.lossless import PixelByPixel
 from codec.uqdm.nested_objective import NestedObjective
 from codec.uqdm.places import Look, PlacesNetwork
-from tests.codec.models import nested_model, noise_pictures, write_nested_model
+from tests.codec.models import nested_codec, nested_model, noise_pictures, write_nested_model
 
 
 @pytest.fixture(scope="module")
 def codec(tmp_path_factory: pytest.TempPathFactory) -> UQDMCodec:
-    loaded = load_codec(write_nested_model(tmp_path_factory.mktemp("model"), pixels=True))
-    assert isinstance(loaded, UQDMCodec)
-    return loaded
+    return nested_codec(tmp_path_factory.mktemp("model"), pixels=True)
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +59,8 @@ def test_the_layers_before_it_are_those_of_the_model_it_was_made_of(
 ) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    old = load_codec(write_nested_model(tmp_path / "a"))
-    new = load_codec(write_nested_model(tmp_path / "b", pixels=True))
-    assert isinstance(old, UQDMCodec)
-    assert isinstance(new, UQDMCodec)
+    old = nested_codec(tmp_path / "a")
+    new = nested_codec(tmp_path / "b", pixels=True)
     before, after = (c.scheme.encode(pictures, [0] * 3, 4) for c in (old, new))
     for one, other in zip(before, after, strict=True):
         for layer, same in zip(one, other, strict=True):

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from codec import CorruptStreamError, entropy, load_codec
+from codec import CorruptStreamError, entropy
 from codec.scheme import LayerSymbols
 from codec.trainable import write_training_file
 from codec.uqdm import pixels, recipes, tuning
 from codec.uqdm.codec import UQDMCodec
 from codec.uqdm.nested_objective import NestedObjective
 from codec.uqdm.tuning import Tuning
-from tests.codec.models import nested_model, write_nested_model
+from tests.codec.models import nested_codec, nested_model
 from tests.format.make_golden import picture
 
 LAYER = 4
@@ -21,17 +21,13 @@ LAYER = 4
 
 @pytest.fixture(scope="module")
 def codec(tmp_path_factory: pytest.TempPathFactory) -> UQDMCodec:
-    loaded = load_codec(write_nested_model(tmp_path_factory.mktemp("tuned"), pixels=True))
-    assert isinstance(loaded, UQDMCodec)
-    return loaded
+    return nested_codec(tmp_path_factory.mktemp("tuned"), pixels=True)
 
 
 @pytest.fixture(scope="module")
 def untuned(tmp_path_factory: pytest.TempPathFactory) -> UQDMCodec:
     folder = tmp_path_factory.mktemp("untuned")
-    loaded = load_codec(write_nested_model(folder, pixels=True, tuned=False))
-    assert isinstance(loaded, UQDMCodec)
-    return loaded
+    return nested_codec(folder, pixels=True, tuned=False)
 
 
 def last_layer(codec: UQDMCodec, *pictures: np.ndarray) -> list[LayerSymbols]:
