@@ -39,7 +39,7 @@ def main() -> None:
         decoder = entropy.Decoder(data)
         for _, index, tables in parts:
             decoder.decode(index, tables)
-        decoder.finish()
+        assert decoder.ends_with(0)
         seconds = encoded - begin, time.perf_counter() - encoded
         total = [total[0] + count, total[1] + seconds[0], total[2] + seconds[1]]
         rates = " | ".join(f"{count / s / 1e6:.1f}" for s in seconds)

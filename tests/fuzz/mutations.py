@@ -86,7 +86,8 @@ def _another_header(rng: random.Random, stream: EncodedImage, _: EncodedImage) -
         width = rng.choice((*SIZES, width + 1, width - 1 & 0xFFFF, height))
     if rng.random() < 0.5:
         height = rng.choice((*SIZES, height + 1, width))
-    version, codec = (1, bitstream.CODECS[info.codec]) if rng.random() < 0.8 else (2, 7)
+    version = rng.choice((*bitstream.VERSIONS, bitstream.VERSION, bitstream.VERSION, 3))
+    codec = bitstream.CODECS[info.codec] if rng.random() < 0.9 else 7
     flags = rng.choice((0, 1, 2, 3, stream.header[1], stream.header[1], 0x80))
     out = bytes([version << 4 | codec, flags]) + bitstream.varint(width) + bitstream.varint(height)
     out += bytes.fromhex(info.model)
@@ -116,7 +117,7 @@ def _empty(rng: random.Random, stream: EncodedImage, _: EncodedImage) -> Encoded
     if not stream.layers:
         return stream
     number = rng.randrange(len(stream.layers))
-    return with_layer(stream, number, stream.layers[number][: rng.choice((0, 4, 7, 8, 9))])
+    return with_layer(stream, number, stream.layers[number][: rng.choice((0, 3, 4, 5, 9))])
 
 
 def _another_payload(rng: random.Random, stream: EncodedImage, _: EncodedImage) -> EncodedImage:
@@ -125,7 +126,7 @@ def _another_payload(rng: random.Random, stream: EncodedImage, _: EncodedImage) 
     number = rng.randrange(len(stream.layers))
     size = rng.choice((0, 1, 3, 4, 5, 60, 3000))
     payload = rng.choice((rng.randbytes(size), b"\xff" * size, b"\1" * size, bytes(size) + b"\1"))
-    return with_layer(stream, number, stream.layers[number][:8] + payload)
+    return with_layer(stream, number, stream.layers[number][:4] + payload)
 
 
 def _another_length(rng: random.Random, stream: EncodedImage, _: EncodedImage) -> EncodedImage:

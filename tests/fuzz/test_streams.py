@@ -29,7 +29,7 @@ def cdc() -> Target:
 
 
 def test_a_sample_of_the_mutations(nested: Target, cdc: Target) -> None:
-    report = streams.run([nested, cdc], 200, seed=5)
+    report = streams.run([nested, cdc], 200, seed=6)
     # Time and memory are the script's to judge: here others use the machine, too.
     wrong = [one for one in report.failures if " took " not in one]
     assert not wrong
@@ -61,7 +61,7 @@ def test_any_payload_behind_right_checksums(nested: Target, payload: bytes, numb
     sound = nested.sound[0]
     layers = [*sound.layers]
     number %= len(layers)
-    layers[number] = layers[number][:8] + payload
+    layers[number] = layers[number][:4] + payload
     forged = repair(EncodedImage(sound.header, tuple(layers)), sound.info.model)
     for check in (False, True):
         mutant = Mutant(forged.to_bytes(), repaired=True)

@@ -55,7 +55,7 @@ def decoded(trees, index, streams):
         for _ in range(trees.passes(layer)):
             positions = progress.pending(layer)
             progress.advance(positions, decoder.decode(progress.node[positions], trees.tables))
-        decoder.finish()
+        assert decoder.ends_with(0)
     return progress
 
 
