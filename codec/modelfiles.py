@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from .errors import InvalidModelError
 
-FORMATS = (1, 2, 3, 4, 5)  # of model files; one that says none is of format 1
+FORMATS = (1, 2, 3, 4, 5, 6)  # of model files; one that says none is of format 1
 MAX_MODEL_BYTES = 16 << 30
 MAX_CONFIG_BYTES = 1 << 20
 _LARGEST_NUMBER = 1 << 40

@@ -29,7 +29,7 @@ class AtOnce:
 
     Args:
         tables: those of the model, by name.
-        spreads: how many of them the tables of residuals are for.
+        count: how many tables of residuals there must be.
 
     Attributes:
         passes: of the layer.
@@ -39,10 +39,10 @@ class AtOnce:
     passes, before = 1, 0
 
     def __init__(
-        self, config: NestedConfig, large: LargeNetwork, tables: Mapping[str, Tables], spreads: int
+        self, config: NestedConfig, large: LargeNetwork, tables: Mapping[str, Tables], count: int
     ) -> None:
-        check_count(tables, "residual", PIXEL_UNIT * spreads)
-        self._config, self._large, self._tables, self._spreads = config, large, tables, spreads
+        check_count(tables, "residual", count)
+        self._config, self._large, self._tables = config, large, tables
 
     def encode(self, original: Tensor, state: NestedState) -> list[LayerSymbols]:
         """The layer of pictures ``(B, 3, H, W) uint8``, whose levels are in the state."""
@@ -81,8 +81,11 @@ class AtOnce:
         """Tables of a pass's symbols, ``(B, n) int32``; sets ``state.nearest``."""
         means, spread = self._large.residual(state.grid)
         at = (slice(None), slice(None), slice(state.height), slice(state.width))
-        state.prediction = predict_pixels(means, self._config)[at]
-        return self._tables_of(state, state.prediction, pixel_layout(spread)[at])
+        state.prediction = expected = predict_pixels(means, self._config)[at]
+        state.nearest = torch.floor((expected + PIXEL_UNIT // 2) / PIXEL_UNIT)
+        fraction = expected - state.nearest * PIXEL_UNIT  # -8 .. 7
+        index = (fraction + PIXEL_UNIT // 2) * self._config.spread.size + pixel_layout(spread)[at]
+        return index.flatten(1).to(torch.int32)
 
     def _own(self, original: Tensor, number: int) -> Tensor:
         """The pixels of a pass."""
@@ -91,13 +94,6 @@ class AtOnce:
     def _take(self, state: NestedState, number: int, decoded: Tensor) -> None:
         """A pass's pixels are known from now on, and after the last one the picture."""
         state.pixels = decoded.to(torch.uint8)
-
-    def _tables_of(self, state: NestedState, expected: Tensor, spread: Tensor) -> Tensor:
-        """By spread, and by what the nearest pixel values are off by, -8 .. 7 sixteenths."""
-        state.nearest = torch.floor((expected + PIXEL_UNIT // 2) / PIXEL_UNIT)
-        fraction = expected - state.nearest * PIXEL_UNIT
-        index = (fraction + PIXEL_UNIT // 2) * self._spreads + spread
-        return index.flatten(1).to(torch.int32)
 
 
 class PixelByPixel(AtOnce):
@@ -112,11 +108,13 @@ class PixelByPixel(AtOnce):
         tables: Mapping[str, Tables],
         network: PixelNetwork | PlacesNetwork,
     ) -> None:
-        super().__init__(config, large, tables, pixels.SPREAD.size)
+        places = network.config if isinstance(network, PlacesNetwork) else None
+        self._bounded = places is not None and places.bounded
+        super().__init__(config, large, tables, pixels.table_count(self._bounded))
         self.network = network
         self._channels = 0  # of a network that streams tune
-        if isinstance(network, PlacesNetwork) and network.config.tuned:
-            self._channels = network.config.network.channels
+        if places is not None and places.tuned:
+            self._channels = places.network.channels
             check_count(tables, "tuning", tuning.TABLES)
         self.before = tuning.PASSES if self._channels else 0
         self.passes = self.before + self._of_pixels
@@ -160,7 +158,8 @@ class PixelByPixel(AtOnce):
             state.prediction, state.residual, number, state.look, state.tuning
         )
         inside = pixels.inside(number, state.height, state.width)
-        return self._tables_of(state, mean[inside], spread[inside])
+        state.nearest, index = pixels.table_numbers(mean[inside], spread[inside], self._bounded)
+        return index.flatten(1).to(torch.int32)
 
     def _own(self, original: Tensor, number: int) -> Tensor:
         return pixels.of_pass(original, number, *original.shape[2:])
@@ -181,12 +180,14 @@ def load_network(
 ) -> PixelNetwork | PlacesNetwork:
     """The network for pixels of a model file, its format checked. Raises ValueError, KeyError."""
     values, version = config["pixel_network"], config.get("format", 1)
-    kind, least = (PlacesNetwork, 4) if has_heads(values) else (PixelNetwork, 2)
+    network: PixelNetwork | PlacesNetwork
+    if has_heads(values):
+        network = PlacesNetwork(values, tensors, device)
+        least = network.config.format
+    else:
+        network, least = PixelNetwork(values, tensors, device), 2
     if version < least:
         raise ValueError(f"its pixel network needs a model file of format {least}")
-    network = kind(values, tensors, device)
-    if isinstance(network, PlacesNetwork) and network.config.tuned and version < 5:
-        raise ValueError("a pixel network that is tuned needs a model file of format 5")
     return network
 
 

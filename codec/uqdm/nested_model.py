@@ -342,7 +342,7 @@ class NestedModel(nn.Module):
         if self.config.colours > 2:
             networks["format"] = 3
         if self.pixel_network is not None:
-            networks["format"] = 5 if self.pixel_network.config.tuned else 4
+            networks["format"] = self.pixel_network.config.format
         return {
             "codec": "uqdm",
             "quantizer": "nested",
@@ -398,7 +398,7 @@ class NestedModel(nn.Module):
                 out[f"tables.{name}.{key}"] = torch.from_numpy(array)
         residual = residual_tables(config)
         if self.pixel_network is not None:
-            residual = pixel_tables()
+            residual = pixel_tables(self.pixel_network.config.bounded)
             out |= {f"pixel_network.{name}": t for name, t in self.pixel_network.export().items()}
         all_tables = {"residual": residual}
         if self.pixel_network is not None and self.pixel_network.config.tuned:

@@ -25,6 +25,7 @@ from .lossless import AtOnce, PixelByPixel, check_count, layer_symbols, load_net
 from .nested import (
     LATTICES,
     OUTPUTS,
+    PIXEL_UNIT,
     SETS,
     SHIFT_UNIT,
     NestedConfig,
@@ -108,7 +109,8 @@ class NestedScheme:
         """The lossless layer, whose tables join the others."""
         if "pixel_network" not in config:
             self.tables["residual"] = _tables(tensors, "residual")
-            return AtOnce(self.config, self._large, self.tables, self.config.spread.size)
+            count = PIXEL_UNIT * self.config.spread.size
+            return AtOnce(self.config, self._large, self.tables, count)
         network = load_network(config, _named("pixel_network.", tensors), self.device)
         self.tables["residual"] = _tables(tensors, "residual", pixels.ROW_LIMIT)
         if config["pixel_network"].get("tuned"):

@@ -32,6 +32,10 @@ PASSES = [(place, colour) for place in PLACES for colour in COLOURS]
 INPUTS = 3 * 12 + 3
 SPREAD = Grid(-3.0, 0.25, 33)  # log2 of the residual's scale in pixel values
 RANGE = 40  # residuals beyond escape
+ROOM = 8  # values that the last ones before an end of the pixels' range are
+# How many of them have tables of their own, by spread: up to four scales from the end.
+ROOMS = (1, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 4, 4, 5, 6, 7, *(ROOM,) * 17)
+INNER = PIXEL_UNIT * SPREAD.size  # tables of all others
 ROW_LIMIT = 128  # its tables are coded in the order of the pixels
 TILE = 192  # cells on a side that the network sees at once, halo apart
 MEAN_UNIT = 4.0  # pixel values that 1.0 of the network's first output stands for
@@ -77,13 +81,40 @@ def base_of_pass(cells: Tensor, number: int) -> Tensor:
     return cells[..., colour, PLACES.index(place)]
 
 
-def logistic_bits(error: Tensor, spread: Tensor) -> Tensor:
-    """Bits of pixels that are ``error`` off their mean, under logistic scales ``2**spread``."""
+def logistic_bits(error: Tensor, spread: Tensor, mean: Tensor | None = None) -> Tensor:
+    """Bits of pixels that are ``error`` off their mean, under logistic scales ``2**spread``.
+
+    With the ``mean``, of pixels that are known to be in 0 .. 255.
+    """
     spread = spread.clamp(*SPREAD.values()[[0, -1]].tolist())
     error, scale = error.abs(), torch.exp2(spread)
     # sigmoid(u) - sigmoid(l) = sigmoid(u) sigmoid(-l) (1 - exp(l - u)), and has gradients far out.
     tails = F.logsigmoid((0.5 - error) / scale) + F.logsigmoid((0.5 + error) / scale)
-    return -(tails + torch.log(-torch.expm1(-1 / scale))) / math.log(2)
+    nats = tails + torch.log(-torch.expm1(-1 / scale))
+    if mean is not None:
+        inside = torch.sigmoid((255.5 - mean) / scale) - torch.sigmoid((-0.5 - mean) / scale)
+        nats = nats - inside.log()
+    return -nats / math.log(2)
+
+
+def table_numbers(expected: Tensor, spread: Tensor, bounded: bool) -> tuple[Tensor, Tensor]:
+    """The nearest pixel values and the table of each residual, integers as floats.
+
+    Args:
+        expected: in 1/16 of a pixel value, 0 .. 4080.
+        spread: its number in the grid.
+        bounded: whether there are tables for pixels near the ends of their range.
+    """
+    nearest = torch.floor((expected + PIXEL_UNIT // 2) / PIXEL_UNIT)
+    fraction = expected - nearest * PIXEL_UNIT  # -8 .. 7
+    number = (fraction + PIXEL_UNIT // 2) * SPREAD.size + spread
+    if bounded:
+        rooms = torch.tensor(ROOMS, device=spread.device)[spread.long()]
+        above = 255 - nearest
+        for end, room in enumerate((above, nearest)):
+            here = INNER + (end * ROOM + room) * SPREAD.size + spread
+            number = torch.where(room < rooms, here, number)
+    return nearest, number
 
 
 def features(prediction: Tensor, residual: Tensor) -> Tensor:
@@ -100,20 +131,34 @@ def features(prediction: Tensor, residual: Tensor) -> Tensor:
     return torch.cat(parts, -1).round_().clamp_(-127.0, 127.0)
 
 
-def tables() -> Tables:
+def table_count(bounded: bool) -> int:
+    """How many tables of residuals there are."""
+    return INNER + (2 * ROOM * SPREAD.size if bounded else 0)
+
+
+def tables(bounded: bool) -> Tables:
     """Tables number (fraction + 8) * 33 + spread: logistic about the prediction's fraction.
 
-    Of the integer pixel less the rounded prediction. Counting replaces them.
+    Of the integer pixel less the rounded prediction. Counting replaces them. If they are
+    ``bounded``, others follow for the last values below 255, and for the first ones above 0: number
+    (room to the end) * 33 + spread, logistic about a whole number.
     """
     residual = np.arange(-RANGE, RANGE + 1)
-    pmfs = []
-    for fraction in (np.arange(PIXEL_UNIT) - PIXEL_UNIT // 2) / PIXEL_UNIT:
-        for scale in 2.0 ** SPREAD.values():
-            edge = (np.append(residual, RANGE + 1) - 0.5 - fraction) / scale
-            cdf = 0.5 * (1 + np.tanh(edge / 2))
-            pmf = np.maximum(np.diff(cdf), 1e-9)
-            pmfs.append(pmf / max(pmf.sum(), 1.0) * (1 - 2.0**-18))
-    return Tables.from_matrix(-RANGE, np.stack(pmfs))
+    scales = 2.0 ** SPREAD.values()
+
+    def logistic(fraction: float) -> list[np.ndarray]:
+        edges = np.append(residual, RANGE + 1) - 0.5 - fraction
+        cdfs = 0.5 * (1 + np.tanh(edges / scales[:, None] / 2))
+        return [np.maximum(pmf, 1e-9) for pmf in np.diff(cdfs)]
+
+    fractions = (np.arange(PIXEL_UNIT) - PIXEL_UNIT // 2) / PIXEL_UNIT
+    pmfs = [pmf / max(pmf.sum(), 1.0) for fraction in fractions for pmf in logistic(fraction)]
+    if bounded:
+        for sign in (1, -1):
+            for room in range(ROOM):
+                found = [np.where(sign * residual <= room, pmf, 0.0) for pmf in logistic(0.0)]
+                pmfs += [pmf / pmf.sum() for pmf in found]
+    return Tables.from_matrix(-RANGE, np.stack(pmfs) * (1 - 2.0**-18))
 
 
 class PixelNetwork:

@@ -57,12 +57,14 @@ _QUARTERS = (1.0, 1.1892071, 1.4142135, 1.6817929)
 class PlacesConfig:
     """Sizes of the network that looks around, and the inner width of the heads.
 
-    ``tuned`` says that streams have a tuning (``tuning.py``).
+    ``tuned`` says that streams have a tuning (``tuning.py``), ``bounded`` that there are tables for
+    pixels near the ends of their range (``pixels.table_numbers``).
     """
 
     network: NetworkConfig
     heads: int
     tuned: bool = False
+    bounded: bool = False
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "PlacesConfig":
@@ -73,15 +75,22 @@ class PlacesConfig:
         sizes = {"steps": len(PLACES), "inputs": INPUTS, "outputs": 2 * len(PASSES), "colours": 1}
         if any(values.get(name, size) != size for name, size in sizes.items()):
             raise ValueError(f"pixel_network must have {sizes}")
-        tuned = values.get("tuned", False)
-        if type(tuned) is not bool:
-            raise ValueError(f"pixel_network's tuned must be true or false, not {tuned!r}")
-        rest = {name: value for name, value in values.items() if name not in ("heads", "tuned")}
-        return cls(NetworkConfig.from_dict({**rest, **sizes}), heads, tuned)
+        flags = {name: values.get(name, False) for name in ("tuned", "bounded")}
+        for name, flag in flags.items():
+            if type(flag) is not bool:
+                raise ValueError(f"pixel_network's {name} must be true or false, not {flag!r}")
+        rest = {k: value for k, value in values.items() if k not in ("heads", *flags)}
+        return cls(NetworkConfig.from_dict({**rest, **sizes}), heads, **flags)
 
     def to_dict(self) -> dict[str, int]:
-        tuned = {"tuned": True} if self.tuned else {}
-        return {**self.network.to_dict(), "heads": self.heads, **tuned}
+        flags = {"tuned": self.tuned, "bounded": self.bounded}
+        told = {name: True for name, flag in flags.items() if flag}
+        return {**self.network.to_dict(), "heads": self.heads, **told}
+
+    @property
+    def format(self) -> int:
+        """The version of model files that such a network needs."""
+        return 6 if self.bounded else 5 if self.tuned else 4
 
     def inputs(self, number: int) -> int:
         """How many numbers the head of a pass sees."""
@@ -173,15 +182,17 @@ class PlacesModel(nn.Module):
         guesses = self.network.outputs(trunk)
         bits: list[Tensor] = []
         errors: list[Tensor] = []
+        bounded = self.config.bounded
         for number in range(first, first + len(COLOURS)):
             out = guesses[..., 2 * number : 2 * number + 2]
             if errors:
                 out = out + self.heads[str(number)](torch.cat([trunk, *errors], -1))
             base, error = (base_of_pass(x, number) / PIXEL_UNIT for x in (prediction, residual))
             mean = (out[..., 0] + self.bias[number, 0]) * MEAN_UNIT
-            mean = (base + mean).clamp(0.0, 255.0) - base
+            expected = (base + mean).clamp(0.0, 255.0)
+            mean = expected - base
             spread = out[..., 1] + self.bias[number, 1]
-            bits.append(logistic_bits(error - mean, spread))
+            bits.append(logistic_bits(error - mean, spread, expected if bounded else None))
             errors.append(self._seen(error, mean.detach(), spread.detach()))
         return torch.stack(bits, -1)
 

@@ -42,7 +42,14 @@ _PASSES: Passes = (
     *((("all", _EVEN), ("all", (4,))),) * 2,
 )
 
-_PIXEL_NETWORK = {"channels": 64, "hidden": 256, "blocks": 6, "heads": 64, "tuned": True}
+_PIXEL_NETWORK = {
+    "channels": 64,
+    "hidden": 256,
+    "blocks": 6,
+    "heads": 64,
+    "tuned": True,
+    "bounded": True,
+}
 PIXELS_AFTER = 4  # levels
 
 _NESTED = {"codec": "uqdm", "quantizer": "nested", "domain": "bands", "archive_layers": 5}
@@ -190,9 +197,9 @@ def restore(path: Path, overrides: Mapping[str, Any] | None = None) -> Trainable
     if part == "pixels":
         if model.pixel_network is None:
             model = with_pixel_network(model)
-        elif not model.pixel_network.config.tuned:
+        else:
             own = model.pixel_network.config
-            model.pixel_network.config = dataclasses.replace(own, tuned=True)
+            model.pixel_network.config = dataclasses.replace(own, tuned=True, bounded=True)
         config = {**config, **model.model_config(archive_layers=model.config.levels)}
         model.train_pixels_only()
     if part == "first":

@@ -51,11 +51,13 @@ def write_nested_model(
     pixels: bool = False,
     new_passes: bool = False,
     tuned: bool = True,
+    bounded: bool = True,
 ) -> Path:
     """Its file. With ``pixels`` the lossless layer has a network, after four of the levels.
 
-    Streams tune it to their pictures if it is ``tuned``. With ``new_passes`` blocks have five
-    colours, otherwise those of a checkerboard.
+    Streams tune it to their pictures if it is ``tuned``; if it is ``bounded``, it has tables for
+    the ends of the pixels' range. With ``new_passes`` blocks have five colours, otherwise those of
+    a checkerboard.
     """
     model = nested_model(seed)
     if new_passes:
@@ -69,7 +71,7 @@ def write_nested_model(
                 if name.endswith("project"):
                     parameter.normal_(std=0.2)
         own = model.pixel_network.config
-        model.pixel_network.config = dataclasses.replace(own, tuned=tuned)
+        model.pixel_network.config = dataclasses.replace(own, tuned=tuned, bounded=bounded)
     path = folder / zoo.MODEL_FILE
     zoo.write_model(path, model.model_config(archive_layers=5), model.export(), {"test": True})
     return path

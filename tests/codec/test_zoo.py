@@ -82,8 +82,8 @@ def test_damaged_and_foreign_files_are_refused(model: Path, tmp_path: Path) -> N
 def test_newer_model_files_are_refused_in_words(model: Path, tmp_path: Path) -> None:
     config, tensors = zoo.read_model(model)
     path = tmp_path / zoo.MODEL_FILE
-    zoo.write_model(path, {**config, "format": 6}, tensors)
-    with pytest.raises(InvalidModelError, match="format 6, this release reads 1 to 5"):
+    zoo.write_model(path, {**config, "format": 7}, tensors)
+    with pytest.raises(InvalidModelError, match="format 7, this release reads 1 to 6"):
         load_codec(path)
     zoo.write_model(path, {**config, "format": 1}, tensors)
     load_codec(path)

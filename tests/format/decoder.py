@@ -202,7 +202,7 @@ class Model:
         (length,) = struct.unpack_from("<Q", data)
         told = json.loads(data[8 : 8 + length])
         self.config: dict[str, Any] = json.loads(told.pop("__metadata__")["strata"])
-        assert self.config.get("format", 1) <= 5
+        assert self.config.get("format", 1) <= 6
         self.tensors: dict[str, np.ndarray] = {}
         for name, one in told.items():
             begin, end = (8 + length + offset for offset in one["data_offsets"])
@@ -271,6 +271,7 @@ class Network:
 # -- UQDM, nested ---------------------------------------------------------------------------------
 
 TILT, WIDTH, SHIFT, SPREAD = range(4)
+ROOMS = np.array([1] * 5 + [2] * 4 + [3, 3, 4, 4, 5, 6, 7] + [8] * 17)
 SCALES = np.array([1.0, 1.1892071, 1.4142135, 1.6817929], np.float32)
 
 
@@ -292,6 +293,7 @@ class Nested:
             self.pixels = Network(model, "pixel_network.", config["pixel_network"]["blocks"])
             self.heads = "heads" in config["pixel_network"]
             self.tuned = config["pixel_network"].get("tuned", False)
+            self.bounded = config["pixel_network"].get("bounded", False)
             self.tables["residual"] = model.tables("tables.residual", 128)
         self.low = self._up_to(n["low_order"])
         self.of_first = np.ones(192, bool)
@@ -433,6 +435,11 @@ class Nested:
             spread = np.clip(own[..., 1], 0, 32)
             nearest = (predicted + 8) // 16
             number = (predicted - 16 * nearest + 8) * 33 + spread
+            if self.bounded:
+                rooms = ROOMS[spread]
+                number = np.where(nearest < rooms, 528 + (8 + nearest) * 33 + spread, number)
+                above = 255 - nearest
+                number = np.where(above < rooms, 528 + above * 33 + spread, number)
             here = pixels[c, i::2, j::2]
             rows, columns = here.shape
             k = reader.decode(number[:rows, :columns].ravel(), self.tables["residual"])

@@ -77,7 +77,8 @@ def test_blocks_of_five_colours_decode(tmp_path: Path, original: np.ndarray) -> 
 def test_a_lossless_layer_of_a_pixel_network_decodes(
     tmp_path: Path, original: np.ndarray, tuned: bool
 ) -> None:
-    codec = load_codec(write_nested_model(tmp_path, pixels=True, new_passes=tuned, tuned=tuned))
+    options = {"new_passes": tuned, "tuned": tuned, "bounded": tuned}
+    codec = load_codec(write_nested_model(tmp_path, pixels=True, **options))
     assert codec.num_layers == 5
     check_nested(codec, codec.encode([original])[0], original)
 

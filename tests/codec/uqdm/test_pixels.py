@@ -139,6 +139,15 @@ def test_bits_have_a_gradient_however_far_a_pixel_is_off() -> None:
     assert float(error.grad[3]) == pytest.approx(8 / np.log(2))
 
 
+def test_bits_of_all_values_are_those_of_one_pixel() -> None:
+    values = torch.arange(256, dtype=torch.float64)
+    for mean in (0.0, 3.3, 128.0, 254.9, 255.0):
+        for spread in (-3.0, 1.0, 5.0):
+            known = torch.full_like(values, mean)
+            bits = pixels.logistic_bits(values - mean, torch.full_like(values, spread), known)
+            assert float(torch.exp2(-bits).sum()) == pytest.approx(1)
+
+
 def test_the_scales_are_powers_of_two_to_the_last_bit() -> None:
     expected = (2.0 ** -pixels.SPREAD.values().astype(np.float64)).astype(np.float32)
     np.testing.assert_array_equal(places.inverse_scales().numpy(), expected)
@@ -161,6 +170,7 @@ def test_a_model_of_the_former_kind_is_not_trained_on(tmp_path: Path) -> None:
         ("heads", 513, "heads"),
         ("steps", 12, "must have"),
         ("tuned", 1, "tuned"),
+        ("bounded", "yes", "bounded"),
     ],
 )
 def test_sizes_are_checked(tmp_path: Path, name: str, value: int, message: str) -> None:
@@ -193,11 +203,57 @@ def test_a_damaged_symbol_is_noticed(codec: UQDMCodec, pictures: list[np.ndarray
     )
 
 
-@pytest.mark.parametrize("tuned", [False, True])
-def test_a_file_of_a_former_format_has_none(tmp_path: Path, tuned: bool) -> None:
-    path = write_nested_model(tmp_path, pixels=True, tuned=tuned)
+@pytest.mark.parametrize(
+    ("tuned", "bounded", "version"), [(False, False, 4), (True, False, 5), (False, True, 6)]
+)
+def test_a_file_of_a_former_format_has_none(
+    tmp_path: Path, tuned: bool, bounded: bool, version: int
+) -> None:
+    path = write_nested_model(tmp_path, pixels=True, tuned=tuned, bounded=bounded)
     config, tensors = zoo.read_model(path)
-    assert config["format"] == 4 + tuned
-    zoo.write_model(path, {**config, "format": 3 + tuned}, tensors, {})
-    with pytest.raises(InvalidModelError, match=f"format {4 + tuned}"):
+    assert config["format"] == version
+    zoo.write_model(path, {**config, "format": version - 1}, tensors, {})
+    with pytest.raises(InvalidModelError, match=f"format {version}"):
         load_codec(path)
+
+
+def test_no_bits_are_spent_on_values_that_no_pixel_has(tmp_path: Path) -> None:
+    """Of pictures that are nearly white or black, or change between the two."""
+    sizes = {}
+    rng = np.random.default_rng(0)
+    near = rng.integers(0, 4, (3, 40, 40, 3), dtype=np.uint8)
+    near[1] = 255 - near[1]
+    near[2, :, 20:] += 252
+    middle = np.where(near < 128, near + 100, near - 100)
+    for bounded in (False, True):
+        folder = tmp_path / str(bounded)
+        folder.mkdir()
+        codec = nested_codec(folder, pixels=True, tuned=False, bounded=bounded)
+        for name, pictures in (("near", near), ("middle", middle)):
+            streams = codec.scheme.encode(list(pictures), [0] * 3, 5)
+            layers = [list(stream)[4] for stream in streams]
+            sizes[bounded, name] = [
+                sum(entropy.cross_entropy(*part) for part in layer.parts()) for layer in layers
+            ]
+    for far, ends in zip(sizes[False, "near"], sizes[True, "near"], strict=True):
+        assert ends < 0.95 * far
+    assert sizes[True, "middle"] == sizes[False, "middle"]
+
+
+def test_the_tables_of_ends_begin_where_few_values_are_left() -> None:
+    spread = torch.arange(pixels.SPREAD.size).float()
+    scales = 2.0 ** pixels.SPREAD.values()
+    for value in range(256):
+        expected = torch.full_like(spread, 16.0 * value)
+        nearest, number = pixels.table_numbers(expected, spread, True)
+        assert (nearest == value).all()
+        room = min(value, 255 - value)
+        ends = (room < 8) & (room < 4 * scales)
+        np.testing.assert_array_equal(number.numpy() >= pixels.INNER, ends)
+    both = [
+        pixels.table_numbers(torch.full_like(spread, 16.0 * value), spread, True)[1]
+        for value in (*range(8), *range(248, 256))
+    ]
+    ends = torch.cat(both)[torch.cat(both) >= pixels.INNER]
+    assert len(ends.unique()) == len(ends) == 2 * sum(pixels.ROOMS)
+    assert ends.max() < pixels.table_count(True)

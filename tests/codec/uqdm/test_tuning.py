@@ -210,12 +210,13 @@ def test_symbols_come_back(codec: UQDMCodec) -> None:
 def test_a_model_whose_streams_had_none_gets_it_in_training(tmp_path: Path) -> None:
     model = recipes.with_pixel_network(nested_model())
     config = model.model_config()
-    del config["pixel_network"]["tuned"]
+    del config["pixel_network"]["tuned"], config["pixel_network"]["bounded"]
     trainable = recipes.UQDMTrainable(model, NestedObjective(), {**config, "format": 4})
     write_training_file(tmp_path / "training.safetensors", trainable, model.state_dict())
     kept, gone_on = (recipes.restore(tmp_path, part) for part in ({}, {"train": "pixels"}))
     assert kept.config["format"] == 4
     assert "tables.tuning.counts" not in kept.tensors()
-    assert gone_on.config["format"] == 5
+    assert gone_on.config["format"] == 6
     assert gone_on.config["pixel_network"]["tuned"] is True
+    assert gone_on.config["pixel_network"]["bounded"] is True
     assert "tables.tuning.counts" in gone_on.tensors()
