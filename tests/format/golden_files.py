@@ -1,5 +1,9 @@
 """Where the golden files lie, and the models that they need."""
 
+import lzma
+import shutil
+import tempfile
+from functools import cache
 from pathlib import Path
 
 from codec import Codec, EncodedImage, load_codec, zoo
@@ -7,15 +11,23 @@ from codec import Codec, EncodedImage, load_codec, zoo
 GOLDEN = Path(__file__).parent / "golden"
 STREAMS = sorted(GOLDEN.glob("*/*.strata"))
 
+_TEMPORARY = tempfile.TemporaryDirectory()  # goes with the process
+_UNPACKED = Path(_TEMPORARY.name)
+
 
 def title(file: Path) -> str:
     return f"{file.parent.name}/{file.stem}"
 
 
+@cache
 def models() -> dict[str, Path]:
-    """Model files by id: those shipped, and those shipped once."""
-    shipped = map(zoo.model_file, zoo.list_models())
-    return {zoo.model_id(path): path for path in [*shipped, *GOLDEN.glob("models/*.safetensors")]}
+    """Model files by id: those shipped, and those shipped once, which are unpacked."""
+    paths = [zoo.model_file(name) for name in zoo.list_models()]
+    for packed in GOLDEN.glob("models/*.safetensors.xz"):
+        paths.append(_UNPACKED / packed.stem)
+        with lzma.open(packed) as source, paths[-1].open("wb") as target:
+            shutil.copyfileobj(source, target)
+    return {zoo.model_id(path): path for path in paths}
 
 
 def read_golden(file: Path) -> tuple[EncodedImage, Codec]:

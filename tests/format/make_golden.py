@@ -3,7 +3,8 @@
     python tests/format/make_golden.py tests/format/golden/2 uqdm-small
 
 ``golden/1`` has those of the first models and a dataset, higher numbers those of models shipped
-later. A model that is shipped no more moves to ``golden/models``: its id is in every stream.
+later. A model that is shipped no more moves to ``golden/models``, packed: its id is in every
+stream.
 """
 
 import io
