@@ -240,6 +240,22 @@ def test_no_bits_are_spent_on_values_that_no_pixel_has(tmp_path: Path) -> None:
     assert sizes[True, "middle"] == sizes[False, "middle"]
 
 
+def test_the_loss_knows_where_pixels_end() -> None:
+    model = recipes.with_pixel_network(nested_model())
+    assert model.pixel_network is not None
+    own = model.pixel_network.config
+    bright = 255 - torch.from_numpy(np.random.default_rng(0).integers(0, 3, (2, 3, 32, 32)))
+    found = {}
+    for images in (bright.byte(), (bright - 128).byte()):
+        for bounded in (False, True):
+            model.pixel_network.config = dataclasses.replace(own, bounded=bounded)
+            with torch.no_grad():
+                (losses,) = model(images, [model.config.num_steps - 1])
+            found[int(images.max()), bounded] = float(losses["bits"])
+    assert found[255, True] < 0.95 * found[255, False]
+    assert found[127, True] == pytest.approx(found[127, False], rel=1e-3)
+
+
 def test_the_tables_of_ends_begin_where_few_values_are_left() -> None:
     spread = torch.arange(pixels.SPREAD.size).float()
     scales = 2.0 ** pixels.SPREAD.values()
