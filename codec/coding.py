@@ -56,13 +56,13 @@ class Quantised:
     layers: Iterable[LayerSymbols]
 
     def code(self) -> EncodedImage:
-        packed = (self._pack(number, layer) for number, layer in enumerate(self.layers))
+        protected = bitstream.unpack_header(self.header).protected
+        packed = (self._pack(number, layer, protected) for number, layer in enumerate(self.layers))
         return EncodedImage(self.header, tuple(packed))
 
-    def _pack(self, number: int, symbols: LayerSymbols) -> bytes:
+    def _pack(self, number: int, symbols: LayerSymbols, protected: bool) -> bytes:
         index = symbols.index_bytes()
         check = bitstream.check24(index, symbols.symbol_bytes())
-        protected = bitstream.unpack_header(self.header).protected
         layer = bitstream.Layer(
             entropy.encode(symbols.parts(), check),
             index_check=bitstream.check16(index) if protected else None,

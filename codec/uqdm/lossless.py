@@ -81,10 +81,10 @@ class AtOnce:
         """Tables of a pass's symbols, ``(B, n) int32``; sets ``state.nearest``."""
         means, spread = self._large.residual(state.grid)
         at = (slice(None), slice(None), slice(state.height), slice(state.width))
-        state.prediction = expected = predict_pixels(means, self._config)[at]
-        state.nearest = torch.floor((expected + PIXEL_UNIT // 2) / PIXEL_UNIT)
-        fraction = expected - state.nearest * PIXEL_UNIT  # -8 .. 7
-        index = (fraction + PIXEL_UNIT // 2) * self._config.spread.size + pixel_layout(spread)[at]
+        state.prediction = predict_pixels(means, self._config)[at]
+        state.nearest, index = pixels.table_numbers(
+            state.prediction, pixel_layout(spread)[at], self._config.spread.size
+        )
         return index.flatten(1).to(torch.int32)
 
     def _own(self, original: Tensor, number: int) -> Tensor:
@@ -109,9 +109,10 @@ class PixelByPixel(AtOnce):
         network: PixelNetwork | PlacesNetwork,
     ) -> None:
         places = network.config if isinstance(network, PlacesNetwork) else None
-        self._bounded = places is not None and places.bounded
-        super().__init__(config, large, tables, pixels.table_count(self._bounded))
+        bounded = places is not None and places.bounded
+        super().__init__(config, large, tables, pixels.table_count(bounded))
         self.network = network
+        self._rooms = torch.tensor(pixels.ROOMS, device=network.device) if bounded else None
         self._channels = 0  # of a network that streams tune
         if places is not None and places.tuned:
             self._channels = places.network.channels
@@ -158,7 +159,10 @@ class PixelByPixel(AtOnce):
             state.prediction, state.residual, number, state.look, state.tuning
         )
         inside = pixels.inside(number, state.height, state.width)
-        state.nearest, index = pixels.table_numbers(mean[inside], spread[inside], self._bounded)
+        mean, spread = mean[inside], spread[inside]
+        state.nearest, index = pixels.table_numbers(mean, spread, pixels.SPREAD.size)
+        if self._rooms is not None:
+            index = pixels.at_ends(index, state.nearest, spread, self._rooms)
         return index.flatten(1).to(torch.int32)
 
     def _own(self, original: Tensor, number: int) -> Tensor:

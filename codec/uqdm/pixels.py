@@ -32,8 +32,8 @@ PASSES = [(place, colour) for place in PLACES for colour in COLOURS]
 INPUTS = 3 * 12 + 3
 SPREAD = Grid(-3.0, 0.25, 33)  # log2 of the residual's scale in pixel values
 RANGE = 40  # residuals beyond escape
-ROOM = 8  # values that the last ones before an end of the pixels' range are
-# How many of them have tables of their own, by spread: up to four scales from the end.
+ROOM = 8  # values at each end of the pixels' range that may have tables of their own
+# How many of them have, by spread: up to four scales from the end.
 ROOMS = (1, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 4, 4, 5, 6, 7, *(ROOM,) * 17)
 INNER = PIXEL_UNIT * SPREAD.size  # tables of all others
 ROW_LIMIT = 128  # its tables are coded in the order of the pixels
@@ -97,24 +97,29 @@ def logistic_bits(error: Tensor, spread: Tensor, mean: Tensor | None = None) -> 
     return -nats / math.log(2)
 
 
-def table_numbers(expected: Tensor, spread: Tensor, bounded: bool) -> tuple[Tensor, Tensor]:
+def table_numbers(expected: Tensor, spread: Tensor, spreads: int) -> tuple[Tensor, Tensor]:
     """The nearest pixel values and the table of each residual, integers as floats.
 
     Args:
         expected: in 1/16 of a pixel value, 0 .. 4080.
         spread: its number in the grid.
-        bounded: whether there are tables for pixels near the ends of their range.
+        spreads: how many of them there are.
     """
     nearest = torch.floor((expected + PIXEL_UNIT // 2) / PIXEL_UNIT)
     fraction = expected - nearest * PIXEL_UNIT  # -8 .. 7
-    number = (fraction + PIXEL_UNIT // 2) * SPREAD.size + spread
-    if bounded:
-        rooms = torch.tensor(ROOMS, device=spread.device)[spread.long()]
-        above = 255 - nearest
-        for end, room in enumerate((above, nearest)):
-            here = INNER + (end * ROOM + room) * SPREAD.size + spread
-            number = torch.where(room < rooms, here, number)
-    return nearest, number
+    return nearest, (fraction + PIXEL_UNIT // 2) * spreads + spread
+
+
+def at_ends(number: Tensor, nearest: Tensor, spread: Tensor, rooms: Tensor) -> Tensor:
+    """The tables that ``table_numbers`` gives, near the ends of the pixels' range those for them.
+
+    ``rooms`` are ``ROOMS``, where the others are.
+    """
+    least = rooms[spread.long()]
+    for end, room in enumerate((255 - nearest, nearest)):
+        here = INNER + (end * ROOM + room) * SPREAD.size + spread
+        number = torch.where(room < least, here, number)
+    return number
 
 
 def features(prediction: Tensor, residual: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ class PlacesConfig:
     """Sizes of the network that looks around, and the inner width of the heads.
 
     ``tuned`` says that streams have a tuning (``tuning.py``), ``bounded`` that there are tables for
-    pixels near the ends of their range (``pixels.table_numbers``).
+    pixels near the ends of their range (``pixels.at_ends``).
     """
 
     network: NetworkConfig

@@ -258,18 +258,17 @@ def test_the_loss_knows_where_pixels_end() -> None:
 
 def test_the_tables_of_ends_begin_where_few_values_are_left() -> None:
     spread = torch.arange(pixels.SPREAD.size).float()
-    scales = 2.0 ** pixels.SPREAD.values()
+    scales, rooms = 2.0 ** pixels.SPREAD.values(), torch.tensor(pixels.ROOMS)
+    found = []
     for value in range(256):
         expected = torch.full_like(spread, 16.0 * value)
-        nearest, number = pixels.table_numbers(expected, spread, True)
+        nearest, inner = pixels.table_numbers(expected, spread, pixels.SPREAD.size)
         assert (nearest == value).all()
+        number = pixels.at_ends(inner, nearest, spread, rooms)
         room = min(value, 255 - value)
         ends = (room < 8) & (room < 4 * scales)
         np.testing.assert_array_equal(number.numpy() >= pixels.INNER, ends)
-    both = [
-        pixels.table_numbers(torch.full_like(spread, 16.0 * value), spread, True)[1]
-        for value in (*range(8), *range(248, 256))
-    ]
-    ends = torch.cat(both)[torch.cat(both) >= pixels.INNER]
+        found.append(number[number >= pixels.INNER])
+    ends = torch.cat(found)
     assert len(ends.unique()) == len(ends) == 2 * sum(pixels.ROOMS)
     assert ends.max() < pixels.table_count(True)
