@@ -21,7 +21,7 @@ from ..bands import BANDS
 from ..modelfiles import check_shapes
 from .areas import pieces
 from .nested import (
-    LATTICES,
+    LATTICE,
     OUTPUTS,
     SHIFT_UNIT,
     Features,
@@ -44,12 +44,11 @@ class FirstLayout:
 
     bands: np.ndarray
     steps: int
-    colours: int
 
     @classmethod
     def of(cls, config: NestedConfig) -> "FirstLayout":
         bands = np.flatnonzero(config.level_bands(0))
-        return cls(bands, len(config.passes[0]) + 1, config.colours)
+        return cls(bands, len(config.passes[0]) + 1)
 
     @property
     def inputs(self) -> int:
@@ -68,7 +67,6 @@ class FirstLayout:
     def network(self, values: dict[str, Any]) -> NetworkConfig:
         """The network's configuration of a model's; the sizes that follow may be left out."""
         sizes = {"steps": self.steps, "inputs": self.inputs, "outputs": self.outputs}
-        sizes["colours"] = self.colours
         if any(values.get(name, size) != size for name, size in sizes.items()):
             raise ValueError(f"first_network must have {sizes}")
         return NetworkConfig.from_dict({**values, **sizes})
@@ -79,7 +77,7 @@ class FirstLevel:
 
     Args:
         config, network: the model's; ``tensors`` are the exported network's.
-        bias: ``(steps + 1, 4, 2, 192)`` of the model; the row beyond the last step is the shift's.
+        bias: ``(steps, 3, 2, 192)`` of the model's level 0; the last row is the shift's.
     """
 
     def __init__(
@@ -101,7 +99,7 @@ class FirstLevel:
         self._place = torch.full((BANDS,), len(self.bands), device=device)
         self._place[self.bands] = torch.arange(len(self.bands), device=device)
         self._passes = [self._pass(number, bias) for number in range(self.layout.steps - 1)]
-        self._shift_bias = bias[config.num_steps, OUTPUTS["shift"]]
+        self._shift_bias = bias[-1, OUTPUTS["shift"]]
         self.reach = self._network.config.halo
 
     def _pass(self, number: int, bias: Tensor) -> "_Pass":
@@ -113,7 +111,7 @@ class FirstLevel:
         start = bias[number, : OUTPUTS["width"] + 1, 0][:, bands].flatten()
         low = torch.from_numpy(config.low_bands()).to(self.device)[bands]
         channels, outputs = (torch.from_numpy(x).to(self.device) for x in (rows, both))
-        return _Pass(channels, outputs, start, low.to(torch.int32), number)
+        return _Pass(bands, channels, outputs, start, low.to(torch.int32), number)
 
     def index(self, grid: Tensor, number: int) -> Tensor:
         """Tables of a pass's digits, ``(B, n) int32``."""
@@ -121,7 +119,7 @@ class FirstLevel:
         count, height, width, _ = grid.shape
         places = places_of(grid, self.config, 0, number)
         if number == 0:  # nothing is known: only the blocks' colours and the borders tell
-            period = len(LATTICES[self.config.colours])
+            period = len(LATTICE)
             sides = (height, width)
             rows, columns = (typical(n, self.reach, period) for n in sides)
             small = grid.new_zeros((1, int(rows.max()) + 1, int(columns.max()) + 1, grid.shape[-1]))
@@ -143,6 +141,13 @@ class FirstLevel:
         digits = symbols.float() * self.config.unit(0)
         at = (places[:, None] * grid.shape[-1] + this.channels).flatten()
         grid.view(len(grid), -1).scatter_(1, at.expand(len(grid), -1), digits)
+
+    def rest(self, coefficients: Tensor, number: int) -> Tensor:
+        """What a pass's digits stand for, ``(B, n)`` in Deltas, of all bands' coefficients."""
+        this = self._passes[number]
+        places = places_of(coefficients, self.config, 0, number)
+        values = coefficients.flatten(1, 2) if places is None else _at(coefficients, places)
+        return values.index_select(-1, this.bands).flatten(1) / self.config.unit(0)
 
     def expected(self, grid: Tensor, bands: Tensor) -> Tensor:
         """Means of some of the 192 after level 0, ``(B, h, w, n)`` in 1/32 of the last Delta."""
@@ -169,7 +174,7 @@ class FirstLevel:
         """
         halo, channels = self._network.config.halo, self._network.config.channels
         count, height, width, _ = grid.shape
-        board, unit = colours_of(grid, self.config), self.config.unit(0)
+        board, unit = colours_of(grid), self.config.unit(0)
         pictures = max(1, TILE * TILE // (height * width))
         if max(height, width) <= TILE and count <= pictures:
             return self._network.trunk(self._features(grid, unit), board, step, places)
@@ -202,8 +207,9 @@ def typical(size: int, reach: int, period: int) -> Tensor:
 
 @dataclass(frozen=True)
 class _Pass:
-    """Where a pass's bands are in the grid, their outputs, what is added to those, table sets."""
+    """A pass's bands, where in the grid and in the outputs they are, their biases, table sets."""
 
+    bands: Tensor
     channels: Tensor
     rows: Tensor
     start: Tensor

@@ -1,20 +1,20 @@
 """Nested quantisation of transform bands: exact, coarse to fine, one network for all levels.
 
-Level l refines every coefficient c by a digit, k = round((c - grid) / Delta_l), grid += k
-Delta_l, with Delta_l = first_delta / 3**l, or by the next digit towards zero where that is worth
-more bits than its error costs (``choosing.py``). ``grid``, an integer multiple of the last Delta,
-is the whole state of both sides; no noise, no dither, no float.
+A coefficient is the value of a band in a block times the band's weight: eyes see some bands better
+than others, so the steps of those are finer. Level l refines every coefficient c by a digit,
+k = round((c - grid) / Delta_l), grid += k Delta_l, with Delta_l = first_delta / 3**l, or by the
+next digit towards zero where that is worth more bits than its error costs (``choosing.py``).
+``grid``, an integer multiple of the last Delta, is the whole state of both sides; no noise, no
+dither, no float.
 
 A level is sent in passes, each a set of bands in blocks of some colours, and each sees the digits
-of the passes before it. Blocks are coloured as a checkerboard, or by lattices that grow denser, so
-that only a sixteenth of the blocks is coded without knowing any neighbour, and not half. (level,
-pass) is a *step* of the schedule; one more step at the end shapes the lossless layer. At every step
-the network gives for each coefficient
+of the passes before it. Blocks are coloured by lattices that grow denser, so that only a sixteenth
+of the blocks is coded without knowing any neighbour. For each coefficient of a pass the networks
+give
 
     tilt, width   indices of the digit's table, p(k) ~ exp(tilt k - width E_k + theta_k): the
                   two-parameter exponential family, which spans every distribution of a trit
     shift         where in its interval the coefficient is expected (the reconstruction)
-    spread        at the last step: scale index of each pixel's residual
 
 E_k and theta_k for |k| >= 2 are learnt for each level and significance class.
 """
@@ -38,14 +38,14 @@ MAX_LEVELS = 8  # more would lead out of the integers that float32 holds
 MAX_PASSES = 16  # of a level
 SHIFT_UNIT = 32  # shifts are in 1/32 of the current interval
 PIXEL_UNIT = 16  # the lossless layer's prediction is in 1/16 of a pixel value
-RESIDUAL_RANGE = 8  # residuals beyond +-8 escape
-# The colours of blocks, by their number: a tile that is repeated. Of five, 0 and 1 are a sixteenth
-# of the blocks each, and every further colour has as many as all before it, between them.
-LATTICES = {
-    2: np.array([[0, 1], [1, 0]]),
-    5: np.array([[0, 4, 2, 4], [4, 3, 4, 3], [2, 4, 1, 4], [4, 3, 4, 3]]),
-}
-OUTPUTS = {"tilt": 0, "width": 1, "shift": 2, "spread": 3}  # each BANDS wide
+_BAND_UNIT = 64  # and its bands in 1/64
+_LARGEST_BAND = float(1 << 19)
+_FACTOR_BITS = 16
+# The colours of blocks: a tile that is repeated. Colours 0 and 1 are a sixteenth of the blocks
+# each, and every further colour has as many as all before it, between them.
+LATTICE = np.array([[0, 4, 2, 4], [4, 3, 4, 3], [2, 4, 1, 4], [4, 3, 4, 3]])
+COLOURS = 5
+OUTPUTS = {"tilt": 0, "width": 1, "shift": 2}  # each BANDS wide
 
 
 @dataclass(frozen=True)
@@ -60,30 +60,38 @@ class Grid:
         return self.low + self.step * np.arange(self.size)
 
 
-Passes = tuple[tuple[tuple[str, int | tuple[int, ...]], ...], ...]
+Orders = tuple[int, int]  # the largest u + v of bands, for luma and for chroma
+Pass = tuple[str, tuple[int, ...]]  # bands "low", "high" or "all", in blocks of some colours
+_ALL_ORDERS = (2 * BLOCK - 2, 2 * BLOCK - 2)
+_EVEN, _ODD, _EVERY = (0, 1, 2, 3), (4,), (0, 1, 2, 3, 4)
+_HALVES: tuple[Pass, ...] = (("low", _EVEN), ("low", _ODD), ("high", _EVEN), ("high", _ODD))
 
 
 @dataclass(frozen=True)
 class NestedConfig:
     """What the quantiser and its schedule are made of. All of it is stored in the model file.
 
-    ``colours`` are 2 or 5 (``LATTICES``). ``passes[l]`` lists the passes of level l as (bands,
-    colours): bands "low", "high" or "all"; of two colours 0, 1, or 2 for both; of five a tuple.
-    ``first_order`` keeps the bands out of level 0 that are
-    hardly ever significant there; the few that are escape at level 1. With ``ahead`` the network
-    sees the last level's outcome relative to the Delta that another level would have.
+    Attributes:
+        band_weights: what each band is multiplied by before it is quantised.
+        orders: of each level, the bands that have digits in it: those with u + v up to this. Other
+            bands are hardly ever significant there; the few that are escape at a later level.
+        low_order: bands up to this are "low".
+        passes: of each level, its passes.
+        band_rms: the usual size of each band's coefficients, weights included.
     """
 
     levels: int = 6
-    first_delta: float = 4.0
+    first_delta: float = 12.0
     dead_zone: float = 0.1
-    low_order: tuple[int, int] = (2, 1)  # u + v up to this is "low", for luma and for chroma
-    first_order: tuple[int, int] | None = None  # level 0 has bands up to this only; None: all
-    colours: int = 2
-    passes: Passes = (
-        (("low", 0), ("low", 1), ("high", 2)),
-        *((("low", 0), ("low", 1), ("high", 0), ("high", 1)),) * 3,
-        *((("all", 0), ("all", 1)),) * 2,
+    low_order: Orders = (2, 1)
+    orders: tuple[Orders, ...] = ((4, 2), (6, 3), (10, 5), *(_ALL_ORDERS,) * 3)
+    passes: tuple[tuple[Pass, ...], ...] = (
+        (*(("low", (colour,)) for colour in range(5)), ("high", _EVERY)),
+        (("low", (0, 1, 2)), ("low", (3,)), ("low", _ODD), ("high", _EVEN), ("high", _ODD)),
+        (("low", (0, 1, 2)), ("low", (3,)), ("low", _ODD), ("high", _EVEN), ("high", _ODD)),
+        _HALVES,
+        _HALVES,
+        (("all", _EVEN), ("all", _ODD)),
     )
     first_digits: int = 4  # largest digit of level 0 that does not escape
     digits: int = 2  # of the other levels
@@ -91,23 +99,23 @@ class NestedConfig:
     first_width: Grid = Grid(-2.0, 0.25, 57)
     tilt: Grid = Grid(-8.0, 0.25, 65)
     width: Grid = Grid(-5.0, 0.25, 69)
-    spread: Grid = Grid(-3.0, 0.25, 25)  # log2 of the residual's standard deviation in pixels
+    band_weights: tuple[float, ...] = field(default=(1.0,) * BANDS)
     band_rms: tuple[float, ...] = field(default=(1.0,) * BANDS)
-    ahead: bool = False
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "NestedConfig":
         values = dict(values)
-        for name in ("first_tilt", "first_width", "tilt", "width", "spread"):
+        for name in ("first_tilt", "first_width", "tilt", "width"):
             if name in values:
                 values[name] = Grid(**values[name])
         if "passes" in values:
             values["passes"] = tuple(
-                tuple((str(b), int(c) if type(c) is int else tuple(c)) for b, c in level)
-                for level in values["passes"]
+                tuple((str(b), tuple(c)) for b, c in level) for level in values["passes"]
             )
-        for name in ("low_order", "first_order", "band_rms"):
-            if values.get(name) is not None:
+        if "orders" in values:
+            values["orders"] = tuple(tuple(order) for order in values["orders"])
+        for name in ("low_order", "band_weights", "band_rms"):
+            if name in values:
                 values[name] = tuple(values[name])
         config = cls(**values)
         config.check()
@@ -117,19 +125,18 @@ class NestedConfig:
         """Raises ValueError, or TypeError, for what no model has."""
         if not 1 <= self.levels <= MAX_LEVELS or len(self.passes) != self.levels:
             raise ValueError(f"a model has 1 to {MAX_LEVELS} levels, and passes for each")
+        if len(self.orders) != self.levels or self.orders[-1] != _ALL_ORDERS:
+            raise ValueError("each level has an order, and the last one all bands")
         passes = [one for level in self.passes for one in level]
-        if self.colours not in LATTICES:
-            raise ValueError(f"blocks have {' or '.join(map(str, LATTICES))} colours")
-        known: set[int | tuple[int, ...]] = {0, 1, 2}
-        if self.colours > 2:
-            every = range(self.colours)
-            known = {c for n in every for c in itertools.combinations(every, n + 1)}
+        known = {c for n in range(COLOURS) for c in itertools.combinations(_EVERY, n + 1)}
         kinds = {(bands, colours) for bands in ("low", "high", "all") for colours in known}
         if not all(1 <= len(level) <= MAX_PASSES for level in self.passes) or {*passes} - kinds:
             raise ValueError(f"a level has 1 to {MAX_PASSES} passes of low, high or all bands")
-        if len(self.band_rms) != BANDS or not min(self.band_rms) > 0:
-            raise ValueError(f"band_rms are {BANDS} positive numbers")
-        grids = (self.first_tilt, self.first_width, self.tilt, self.width, self.spread)
+        for name in ("band_rms", "band_weights"):
+            values = getattr(self, name)
+            if len(values) != BANDS or not 1e-6 < min(values) <= max(values) < 1e6:
+                raise ValueError(f"{name} are {BANDS} positive numbers")
+        grids = (self.first_tilt, self.first_width, self.tilt, self.width)
         if not all(type(grid.size) is int and 1 <= grid.size <= 1024 for grid in grids):
             raise ValueError("grids have 1 to 1024 values")
         if not 1e-3 <= self.first_delta <= 1e3 or not 0 <= self.dead_zone < 0.5:
@@ -138,15 +145,7 @@ class NestedConfig:
             raise ValueError("digits are at most 16")
 
     def to_dict(self) -> dict[str, Any]:
-        values = asdict(self)
-        if self.colours == 2:  # as model files of formats 1 and 2 have it
-            del values["colours"]
-        return values
-
-    @property
-    def num_steps(self) -> int:
-        """(level, pass) steps, and one for the lossless layer."""
-        return sum(map(len, self.passes)) + 1
+        return asdict(self)
 
     @property
     def last_delta(self) -> float:
@@ -158,19 +157,11 @@ class NestedConfig:
 
     def pass_colours(self, level: int, number: int) -> tuple[int, ...]:
         """The colours of the blocks that a pass has digits of, ascending."""
-        colours = self.passes[level][number][1]
-        if isinstance(colours, tuple):
-            return colours
-        return (0, 1) if colours == 2 else (colours,)
+        return self.passes[level][number][1]
 
-    def step_of(self, level: int, number: int = 0) -> int:
-        return sum(map(len, self.passes[:level])) + number
-
-    def steps(self) -> Iterator[tuple[int, int]]:
-        """(level, pass) of every step but the last."""
-        for level, passes in enumerate(self.passes):
-            for number in range(len(passes)):
-                yield level, number
+    def later_passes(self) -> list[tuple[int, int]]:
+        """(level, pass) of all passes that see digits of their own level, but for level 0's."""
+        return [(n, p) for n in range(1, self.levels) for p in range(1, len(self.passes[n]))]
 
     def grids(self, level: int) -> tuple[Grid, Grid]:
         """Grids of tilt and width at a level."""
@@ -190,9 +181,7 @@ class NestedConfig:
 
     def level_bands(self, level: int) -> np.ndarray:
         """``(192,) bool``: the bands that have digits at a level."""
-        if level or self.first_order is None:
-            return np.ones(BANDS, bool)
-        return bands_up_to(self.first_order)
+        return bands_up_to(self.orders[level])
 
     def band_mask(self, level: int, number: int) -> np.ndarray:
         """``(192,) bool``: the bands that a pass has digits of."""
@@ -201,15 +190,15 @@ class NestedConfig:
         return coded & (low if which == "low" else ~low if which == "high" else True)
 
 
-def bands_up_to(order: tuple[int, int]) -> np.ndarray:
+def bands_up_to(order: Orders) -> np.ndarray:
     """``(192,) bool``: bands with u + v up to ``order``, for luma and for chroma."""
     sums = np.add.outer(np.arange(BLOCK), np.arange(BLOCK))
     return np.stack([sums <= limit for limit in (order[0], order[1], order[1])]).reshape(-1)
 
 
-def colours_of(like: Tensor, config: NestedConfig) -> Tensor:
+def colours_of(like: Tensor) -> Tensor:
     """The colour of each block, ``(h, w) int64``, for ``(B, h, w, ...)``."""
-    tile = torch.from_numpy(LATTICES[config.colours]).to(like.device, non_blocking=True)
+    tile = torch.from_numpy(LATTICE).to(like.device, non_blocking=True)
     y, x = (torch.arange(n, device=like.device) % len(tile) for n in like.shape[1:3])
     return tile[y[:, None], x]
 
@@ -217,15 +206,15 @@ def colours_of(like: Tensor, config: NestedConfig) -> Tensor:
 def places_of(like: Tensor, config: NestedConfig, level: int, number: int) -> Tensor | None:
     """Blocks of a pass among the ``h * w``, row by row, ``(n,)``; None: all of them."""
     chosen = config.pass_colours(level, number)
-    if len(chosen) == config.colours:
+    if len(chosen) == COLOURS:
         return None
-    ours = np.isin(np.arange(config.colours), chosen)
+    ours = np.isin(np.arange(COLOURS), chosen)
     mask = torch.from_numpy(ours).to(like.device, non_blocking=True)
-    inside = mask[colours_of(like, config).flatten()]
+    inside = mask[colours_of(like).flatten()]
     if like.device.type == "cpu":
         return torch.nonzero(inside).flatten()
     # How many a GPU finds would have to be waited for; but sorting needs no number.
-    tile = ours[LATTICES[config.colours]]
+    tile = ours[LATTICE]
     rows, columns = (-(-(n - np.arange(len(tile))) // len(tile)) for n in like.shape[1:3])
     count = int((tile * np.outer(rows, columns)).sum())
     return inside.byte().sort(descending=True, stable=True).indices[:count]
@@ -238,7 +227,19 @@ def to_unit(images: Tensor) -> Tensor:
 
 def to_bands(images: Tensor, config: NestedConfig) -> Tensor:
     """Coefficients ``(B, h, w, 192) float32`` of uint8 pictures, in units of the last Delta."""
-    return bands.forward(to_unit(images)).permute(0, 2, 3, 1).contiguous() / config.last_delta
+    scale = torch.tensor(config.band_weights, device=images.device) / config.last_delta
+    return bands.forward(to_unit(images)).permute(0, 2, 3, 1) * scale
+
+
+def from_bands(coefficients: Tensor, config: NestedConfig, chosen: Tensor | None = None) -> Tensor:
+    """Bands ``(B, n, h, w)`` of pictures in [-1, 1], of coefficients ``(B, h, w, n)``.
+
+    Of all bands, or of the ``chosen`` ones, ``(n,)`` positions.
+    """
+    scale = config.last_delta / torch.tensor(config.band_weights, dtype=torch.float64)
+    scale = scale.float().to(coefficients.device)
+    scale = scale if chosen is None else scale[chosen]
+    return (coefficients * scale).permute(0, 3, 1, 2)
 
 
 def digits(coefficients: Tensor, grid: Tensor, unit: float | Tensor, dead_zone: float) -> Tensor:
@@ -260,7 +261,7 @@ def level_digits(coefficients: Tensor, grid: Tensor, level: int, config: NestedC
 
 
 class Features:
-    """What the network sees of ``grid``: two 8-bit integers for each coefficient.
+    """What the trunk sees of ``grid``: two 8-bit integers for each coefficient.
 
     A companded one, 12 log2(1 + |grid| / Delta) with its sign, from a table; and a linear one,
     40 for the band's rms. Both are exact: a table look-up, a float32 product rounded once.
@@ -351,49 +352,36 @@ def digit_tables(
     return Tables.from_matrix(-most, torch.cat(pmfs).numpy() * (1 - escape))
 
 
-def residual_tables(config: NestedConfig) -> Tables:
-    """Tables of the lossless layer, number (fraction + 8) * spreads + spread index.
-
-    The residual is the integer pixel less the rounded prediction, Gaussian about the prediction's
-    fraction.
-    """
-    residual = np.arange(-RESIDUAL_RANGE, RESIDUAL_RANGE + 1)
-    pmfs = []
-    for fraction in (np.arange(PIXEL_UNIT) - PIXEL_UNIT // 2) / PIXEL_UNIT:
-        for sigma in 2.0 ** config.spread.values():
-            edge = (np.append(residual, residual[-1] + 1) - 0.5 - fraction) / (sigma * math.sqrt(2))
-            cdf = np.array([0.5 * math.erfc(-e) for e in edge])
-            pmfs.append((-RESIDUAL_RANGE, np.maximum(np.diff(cdf), 1e-9)))
-    return Tables.from_pmfs((f, p / max(p.sum(), 1.0) * (1 - 2.0**-18)) for f, p in pmfs)
-
-
 def predict_pixels(coefficients: Tensor, config: NestedConfig) -> Tensor:
     """Integer pixel predictions in 1/16 of a pixel value, ``(B, 3, H, W) float64``, exact.
 
     Args:
         coefficients: ``(B, h, w, 192)`` integers in 1/32 of the last Delta.
+
+    A band's unit becomes 1/64 of a pixel value by an integer factor over 2**16: float64 holds the
+    product, so that it is the same on every device.
     """
-    pixels = bands.inverse_exact(coefficients.double().permute(0, 3, 1, 2))
-    factor = config.last_delta / SHIFT_UNIT * 128.0 * PIXEL_UNIT
-    pixels = torch.round(pixels * factor) + 127.5 * PIXEL_UNIT
+    one = float(1 << _FACTOR_BITS)
+    unit = config.last_delta / SHIFT_UNIT * 128.0 * _BAND_UNIT
+    factors = np.round(one * unit / np.array(config.band_weights))
+    factor = torch.from_numpy(factors).to(coefficients.device)
+    values = torch.round(coefficients.double() * factor / one)
+    values.clamp_(-_LARGEST_BAND, _LARGEST_BAND)  # beyond lie only forged ones
+    pixels = bands.inverse_exact(values.permute(0, 3, 1, 2))
+    pixels = torch.round(pixels * (PIXEL_UNIT / _BAND_UNIT)) + 127.5 * PIXEL_UNIT
     return pixels.clamp_(0.0, 255.0 * PIXEL_UNIT)
 
 
 def pass_mask(config: NestedConfig, level: int, number: int) -> np.ndarray:
     """``(colours, 192) bool``: which bands a pass codes, by the colour of the block."""
-    chosen = np.isin(np.arange(config.colours), config.pass_colours(level, number))
+    chosen = np.isin(np.arange(COLOURS), config.pass_colours(level, number))
     mask: np.ndarray = chosen[:, None] & config.band_mask(level, number)
     return mask
 
 
 def feature_unit(config: NestedConfig, level: int) -> float:
-    """The Delta that the network's companded feature is relative to, in last Deltas."""
-    if level == config.levels and config.ahead:
-        return 1 / RATIO
-    return config.unit(min(level, config.levels - 1))
+    """The Delta that the trunk's companded feature is relative to, in last Deltas.
 
-
-def pixel_layout(values: Tensor) -> Tensor:
-    """``(B, h, w, 192)`` values ordered colour, row, column to ``(B, 3, 8 h, 8 w)``."""
-    x = values.unflatten(-1, (3, BLOCK, BLOCK)).permute(0, 3, 1, 4, 2, 5)
-    return x.flatten(4, 5).flatten(2, 3)
+    That of the level that it is about to give the tables of, after the last one a third of it.
+    """
+    return 1 / RATIO if level == config.levels else config.unit(level)

@@ -1,6 +1,7 @@
-"""The trainable nested model: network, biases, table parameters; its likelihood; its export."""
+"""The trainable nested model: networks, biases, table parameters; its likelihood; its export."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,11 @@ from torch import Tensor, nn
 
 from .. import bands
 from ..bands import BANDS, BLOCK
+from ..devices import mixed_precision
 from . import tuning
 from .choosing import TRADE
 from .first import FirstLayout
+from .large import FINE
 from .nested import (
     OUTPUTS,
     PIXEL_UNIT,
@@ -22,15 +25,14 @@ from .nested import (
     colours_of,
     digit_tables,
     feature_unit,
+    from_bands,
     level_digits,
     log_pmf,
     pass_mask,
-    pixel_layout,
-    residual_tables,
     to_bands,
-    to_unit,
 )
 from .network import BandNetwork, NetworkConfig
+from .passes import PassConfig, PassNetwork, digit_features
 from .pixels import PLACES, to_cells
 from .pixels import tables as pixel_tables
 from .places import PlacesModel
@@ -68,41 +70,60 @@ def _chosen(rest: Tensor, log_p: Tensor, reach: float) -> Tensor:
     return torch.where(worth, entries[:, 1], entries[:, 0])
 
 
+@dataclass
+class _Share:
+    """Pictures of a batch at one level: its state before the level, and the level's digits."""
+
+    level: int
+    images: Tensor
+    coefficients: Tensor
+    grid: Tensor
+    digits: Tensor
+
+    @property
+    def pixels(self) -> int:
+        return self.images.shape[0] * self.images.shape[2] * self.images.shape[3]
+
+
 class NestedModel(nn.Module):
-    """Trained by maximum likelihood of the digits themselves, one random step of the schedule each.
+    """Trained by maximum likelihood of the digits themselves, one random level each.
 
     Attributes:
-        bias: ``(steps, 4, 2, 192)`` for each output, significance class and band; started from
-            counted statistics, so that the untrained model is already a transform codec.
+        network: the trunk, of levels 1 and on, and of what is expected after the last one.
+        pass_network: what the later passes of these levels add.
+        first_network: the light network of level 0 (``first.py``).
+        first_bias: ``(passes of level 0 + 1, 3, 2, 192)`` for each output, significance class and
+            band; the last row is that of previews.
+        bias: ``(levels, 3, 2, 192)`` of levels 1 and on, and of what is expected after the last
+            one. All are started from counted statistics, so that the untrained model is already a
+            transform codec.
         first_energy, first_theta: ``(2, A - 1)`` tails of level 0's tables for high and low bands.
         energy, theta: ``(2 (levels - 1), 1)`` of the other levels, by level and significance.
-        first_network: the light network of level 0 (``first.py``), where the model has one; the
-            biases have a row more then, for the shift of its previews.
         pixel_network: that of the lossless layer (``places.py``), where the model has one.
     """
-
-    coded: Tensor
-    earlier: Tensor
 
     def __init__(
         self,
         config: NestedConfig,
         network: dict[str, Any] | None = None,
+        pass_network: dict[str, Any] | None = None,
         first_network: dict[str, Any] | None = None,
         pixel_network: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.config = config
-        size = {"steps": config.num_steps, "outputs": len(OUTPUTS) * BANDS}
-        size = {**size, "colours": config.colours, **(network or {})}
-        self.network = BandNetwork(NetworkConfig.from_dict(size))
+        size = {"steps": config.levels, "outputs": len(OUTPUTS) * BANDS}
+        self.network = BandNetwork(NetworkConfig.from_dict({**(network or {}), **size}))
+        later = config.later_passes()
+        sizes = {"levels": config.levels - 1, "steps": len(later)}
+        sizes["trunk"] = self.network.config.channels
+        self.pass_network = PassNetwork(PassConfig.from_dict({**(pass_network or {}), **sizes}))
+        self._later = {step: number for number, step in enumerate(later)}
         self.layout = FirstLayout.of(config)
-        self.first_network: BandNetwork | None = None
-        if first_network is not None:
-            self.first_network = BandNetwork(self.layout.network(first_network))
+        self.first_network = BandNetwork(self.layout.network(first_network or {}))
         self.pixel_network = None if pixel_network is None else PlacesModel(pixel_network)
-        rows = config.num_steps + (first_network is not None)
-        self.bias = nn.Parameter(torch.zeros(rows, len(OUTPUTS), 2, BANDS))
+        self.first_bias = nn.Parameter(torch.zeros(self.layout.steps, len(OUTPUTS), 2, BANDS))
+        self.bias = nn.Parameter(torch.zeros(config.levels, len(OUTPUTS), 2, BANDS))
         first, rest = config.first_digits, config.digits
         square = torch.arange(2.0, first + 1) ** 2  # broad low bands: nearly Gaussian
         line = torch.arange(2.0, first + 1)  # sparse high bands: nearly Laplacian
@@ -111,16 +132,6 @@ class NestedModel(nn.Module):
         sets = 2 * (config.levels - 1)
         self.energy = nn.Parameter(torch.arange(2.0, rest + 1).repeat(sets, 1))
         self.theta = nn.Parameter(torch.zeros(sets, rest - 1))
-        shape = (2, config.num_steps, config.colours, BANDS)
-        masks = np.zeros(shape, bool)  # coded now / earlier in the level
-        for level, number in config.steps():
-            step = config.step_of(level, number)
-            masks[0, step] = pass_mask(config, level, number)
-            for before in range(number):
-                masks[1, step] |= pass_mask(config, level, before)
-        self.register_buffer("coded", torch.from_numpy(masks[0]), persistent=False)
-        self.register_buffer("earlier", torch.from_numpy(masks[1]), persistent=False)
-        self._steps = [*config.steps(), (config.levels, 0)]
 
     def tails(self, first: bool) -> tuple[Tensor, Tensor]:
         """Energy and theta by set and magnitude, each ``(sets, A + 1)``."""
@@ -130,166 +141,251 @@ class NestedModel(nn.Module):
         return torch.cat([zero, one, energy], 1), torch.cat([zero, zero, theta], 1)
 
     @torch.no_grad()
-    def grid_before(self, coefficients: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """State before ``step`` and the digits of its level, ``(B, h, w, 192)`` each.
+    def state_before(self, coefficients: Tensor, level: int) -> tuple[Tensor, Tensor]:
+        """The grid before a level and the digits of the level, ``(B, h, w, 192)`` each.
 
         As far as can be told without a network: digits depend on the coefficients alone here.
         """
-        config, (level, _) = self.config, self._steps[step]
+        config = self.config
         grid = torch.zeros_like(coefficients)
         for before in range(level):
             grid += level_digits(coefficients, grid, before, config) * config.unit(before)
         if level == config.levels:
             return grid, torch.zeros_like(grid)
-        k = level_digits(coefficients, grid, level, config)
-        earlier = self.earlier[step][colours_of(grid, config)]
-        return grid + k * earlier * config.unit(level), k
+        return grid, level_digits(coefficients, grid, level, config)
+
+    @torch.no_grad()
+    def encoded_states(
+        self, images: Tensor, levels: int | None = None
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Grid and digits of each level as the encoder makes them, and the grid after the last.
+
+        Of all levels, or of the first ``levels``. Pass by pass, each with the tables that the passes before it lead to, as in
+        ``NestedScheme.encode``.
+        """
+        config = self.config
+        coefficients = to_bands(images, config)
+        grid, states = torch.zeros_like(coefficients), []
+        for level in range(config.levels if levels is None else levels):
+            share = _Share(level, images, coefficients, grid, torch.zeros_like(grid))
+            board, trunk, outputs = colours_of(grid), None, None
+            if level:
+                trunk, outputs = self._trunk_outputs([share])
+            for number in range(len(config.passes[level])):
+                if level == 0:
+                    known = grid + share.digits * config.unit(0)
+                    logits = self._first_outputs(known, [number])[..., :2, :]
+                    logits = logits + self.first_bias[number, :2, 0]
+                else:
+                    assert trunk is not None
+                    assert outputs is not None
+                    logits = self._logits(share, outputs[0])
+                    if number:
+                        logits = logits + self._added([(share, trunk[0], number)], board)[0]
+                mask = torch.from_numpy(pass_mask(config, level, number)).to(grid.device)
+                coded = mask[board].expand_as(grid)
+                log_p, rest = self._distribution(share, logits, coded)
+                most = log_p.shape[-1] // 2
+                near = rest.round()
+                chosen = _chosen(rest, log_p, config.mendable).float() - most
+                share.digits[coded] = torch.where(near.abs() > most, near, chosen)
+            states.append((grid, share.digits))
+            grid = grid + share.digits * config.unit(level)
+        return [*states, (grid, torch.zeros_like(grid))]
 
     def forward(
-        self, images: Tensor, steps: list[int], places: Sequence[int] = range(len(PLACES))
-    ) -> list[dict[str, Tensor]]:
-        """Losses of pictures ``(B, 3, H, W) uint8``, B a multiple of ``len(steps)``.
-
-        Each step of the schedule takes its share of the batch. Returned for each step: ``bits`` per
-        pixel that the step costs, and where a level has just ended ``mse``, the error of the
-        reconstruction in squared Deltas per pixel; ``preview`` is the light network's after level
-        0. A large network that is frozen is left out. A pixel network's bits are those of some
-        ``places``, as if all were like them.
-        """
-        coefficients = to_bands(images, self.config)
-        shares, pixels = coefficients.chunk(len(steps)), images.chunk(len(steps))
-        grids = [self.grid_before(c, s) for c, s in zip(shares, steps, strict=True)]
-        losses: list[dict[str, Tensor]] = [{} for _ in steps]
-        for light in (False, True):
-            chosen = [i for i, s in enumerate(steps) if light in self._networks(s)]
-            if not chosen:
-                continue
-            outputs = self._outputs(
-                [grids[i][0] for i in chosen], [steps[i] for i in chosen], light
-            )
-            with torch.autocast(images.device.type, enabled=False):  # likelihoods want float32
-                for i, out in zip(chosen, outputs, strict=True):
-                    losses[i] |= self._losses(
-                        grids[i][0], shares[i], out, pixels[i], steps[i], light, places
-                    )
-        return losses
-
-    def _networks(self, step: int) -> list[bool]:
-        """Which networks a step trains: the large one (False), the light one (True), or both."""
-        if self.first_network is None or step >= self.layout.steps:
-            return [False]
-        reconstructs = self._steps[step][1] == 0  # which is the large network's after level 0, too
-        return [False, True] if reconstructs and self.network.head.requires_grad else [True]
-
-    def train_first_only(self) -> None:
-        """Freeze all that levels 1 and on are made of."""
-        for name, parameter in self.named_parameters():
-            # Of the biases only level 0's and its previews' rows get a gradient then.
-            kept = name.startswith("first_") or name == "bias"
-            parameter.requires_grad_(kept)
-
-    def train_pixels_only(self) -> None:
-        """Freeze all but the lossless layer's own network."""
-        for name, parameter in self.named_parameters():
-            parameter.requires_grad_(name.startswith("pixel_network."))
-
-    @property
-    def trained_steps(self) -> list[int]:
-        """Steps of the schedule in which there is something to train."""
-        steps = list(range(self.config.num_steps))
-        if self.network.head.requires_grad:
-            return steps
-        return steps[: self.layout.steps] if self.bias.requires_grad else steps[-1:]
-
-    def _outputs(self, grids: list[Tensor], steps: list[int], light: bool) -> Sequence[Tensor]:
-        """A network's outputs ``(B, h, w, 4, 192)`` for some steps' grids, in their order."""
-        config, device = self.config, grids[0].device
-        chosen = self.layout.bands if light else None
-        features = Features(config, device, chosen)
-        unit = [config.unit(0) if light else feature_unit(config, self._steps[s][0]) for s in steps]
-        bands = slice(None) if chosen is None else torch.from_numpy(chosen).to(device)
-        seen = torch.cat([features(g[..., bands], u) for g, u in zip(grids, unit, strict=True)])
-        network = self.first_network if light else self.network
-        assert network is not None
-        step = torch.tensor(steps, device=device).repeat_interleave(len(grids[0]))
-        out = network(seen, colours_of(grids[0], config), step).float()
-        if light:
-            some, out = out, out.new_zeros((*out.shape[:-1], len(OUTPUTS), BANDS))
-            parts = self.layout.rows()
-            for (number, rows), part in zip(
-                parts, some.split([len(rows) for _, rows in parts], -1), strict=True
-            ):
-                out[..., number, torch.from_numpy(rows).to(device)] = part
-        else:
-            out = out.unflatten(-1, (len(OUTPUTS), BANDS))
-        return out.chunk(len(steps))
-
-    def _losses(
         self,
-        grid: Tensor,
-        coefficients: Tensor,
-        out: Tensor,
         images: Tensor,
-        step: int,
-        light: bool,
-        places: Sequence[int],
-    ) -> dict[str, Tensor]:
-        config, (level, number) = self.config, self._steps[step]
-        preview = light and level > 0
-        coder = level == 0 and self.first_network is not None  # whether the light network is
-        significant = grid != 0
-        bias = self.bias[config.num_steps if preview else step]
-        bias = torch.where(significant[..., None, :], bias[:, 1], bias[:, 0])
-        losses = {}
-        if number == 0 and (level or not light):  # a level has just ended: it may be reconstructed
-            shift = out[..., OUTPUTS["shift"], :] + bias[..., OUTPUTS["shift"], :]
-            shift = _on_grid(shift, Grid(-127 / SHIFT_UNIT, 1 / SHIFT_UNIT, 255))
-            unit = config.unit(level - 1)
-            error = (coefficients - grid) / unit - shift
-            losses["preview" if preview else "mse"] = error.square().mean() * (BANDS / BLOCK**2)
-        if light != coder:
-            return losses
-        if level == config.levels:
-            spread = out[..., OUTPUTS["spread"], :] + self.bias[step, OUTPUTS["spread"], 0]
-            if self.pixel_network is None:
-                losses["bits"] = self._residual_bits(grid, shift, spread, images)
-            else:
-                losses["bits"] = self._pixel_bits(grid, shift, images, places)
-            return losses
-        tilt_grid, width_grid = config.grids(level)
-        tilt = _on_grid(out[..., OUTPUTS["tilt"], :] + bias[..., OUTPUTS["tilt"], :], tilt_grid)
-        width = _on_grid(out[..., OUTPUTS["width"], :] + bias[..., OUTPUTS["width"], :], width_grid)
-        coded = self.coded[step][colours_of(grid, config)]
-        coded = coded.expand_as(grid)
-        energy, theta = self.tails(level == 0)
-        if level == 0:
-            sets = torch.from_numpy(config.low_bands()).to(grid.device).expand_as(grid)
-        else:
-            sets = significant
-        sets = sets[coded].long() + (2 * (level - 1) if level else 0)
-        log_p = log_pmf(tilt[coded], width[coded], energy[sets], theta[sets])
-        rest = ((coefficients - grid) / config.unit(level))[coded]
-        target = _chosen(rest, log_p, config.mendable)
-        nats = -log_p.gather(-1, target[:, None]).sum()
-        losses["bits"] = nats / _LN2 / (images.shape[0] * images.shape[2] * images.shape[3])
+        levels: list[int],
+        places: Sequence[int] = range(len(PLACES)),
+        states: Sequence[tuple[Tensor, Tensor]] | None = None,
+    ) -> list[dict[str, Tensor]]:
+        """Losses of pictures ``(B, 3, H, W) uint8``, B a multiple of ``len(levels)``.
+
+        Each level takes its share of the batch; ``config.levels`` is what comes after the last.
+        Returned for each: ``bits`` per pixel that the level costs, and ``mse``, the error of the
+        reconstruction before the level in squared Deltas per pixel. ``preview`` is the light
+        network's, of level 1. After the last level, ``bits`` are those of a pixel network at some
+        ``places``, as if all were like them. A network that is frozen is left out.
+
+        ``states`` are those of ``encoded_states``; None: ``state_before``'s.
+        """
+        config = self.config
+        coefficients = to_bands(images, config)
+        shares = []
+        at = torch.arange(len(images), device=images.device).chunk(len(levels))
+        for level, own in zip(levels, at, strict=True):
+            c = coefficients[own]
+            state = (
+                self.state_before(c, level) if states is None else [x[own] for x in states[level]]
+            )
+            shares.append(_Share(level, images[own], c, *state))
+        losses: list[dict[str, Tensor]] = [{} for _ in levels]
+        for share, loss in zip(shares, losses, strict=True):
+            if share.level <= 1 and self.first_network.head.requires_grad:
+                loss |= self._first_losses(share)
+        later = [i for i, share in enumerate(shares) if share.level]
+        pixels = self.pixel_network is not None and self.pixel_network.bias.requires_grad
+        if later and (self.network.head.requires_grad or pixels):
+            found = self._later_losses([shares[i] for i in later], places)
+            for i, loss in zip(later, found, strict=True):
+                losses[i] |= loss
         return losses
 
-    def _residual_bits(self, grid: Tensor, shift: Tensor, spread: Tensor, images: Tensor) -> Tensor:
-        """Bits per pixel of the lossless layer."""
+    # -- level 0 ----------------------------------------------------------------------------------
+
+    def _first_losses(self, share: _Share) -> dict[str, Tensor]:
+        """Bits of level 0, or at level 1 the error of previews after it."""
+        config, passes = self.config, self.layout.steps - 1
+        board = colours_of(share.grid)
+        if share.level == 1:
+            out = self._first_outputs(share.grid, [passes])
+            shift = self._shift(share, out[..., OUTPUTS["shift"], :], self.first_bias[passes])
+            return {"preview": self._error(share, shift)}
+        masks = torch.from_numpy(np.stack([pass_mask(config, 0, n) for n in range(passes)]))
+        masks = masks.to(board.device)[:, board]
+        known = torch.cumsum(masks, 0) - masks.long()
+        states = torch.cat([share.grid + share.digits * m * config.unit(0) for m in known])
+        outputs = self._first_outputs(states, list(range(passes))).chunk(passes)
+        logits = outputs[0][..., :2, :] + self.first_bias[0, :2, 0]
+        for number in range(1, passes):
+            own = outputs[number][..., :2, :] + self.first_bias[number, :2, 0]
+            logits = torch.where(masks[number].unsqueeze(-2), own, logits)
+        return {"bits": self._bits(share, logits)}
+
+    def _first_outputs(self, grids: Tensor, steps: list[int]) -> Tensor:
+        """The light network's outputs ``(B, h, w, 3, 192)``, 0 for bands that it does not have."""
+        config, device = self.config, grids.device
+        chosen = torch.from_numpy(self.layout.bands).to(device)
+        seen = Features(config, device, self.layout.bands)(grids[..., chosen], config.unit(0))
+        step = torch.tensor(steps, device=device).repeat_interleave(len(grids) // len(steps))
+        with mixed_precision(device):
+            trunk = self.first_network.trunk(seen, colours_of(grids), step)
+        some = self.first_network.outputs(trunk)
+        out = some.new_zeros((*some.shape[:-1], len(OUTPUTS), BANDS))
+        parts = self.layout.rows()
+        for (number, rows), part in zip(
+            parts, some.split([len(rows) for _, rows in parts], -1), strict=True
+        ):
+            out[..., number, torch.from_numpy(rows).to(device)] = part
+        return out
+
+    # -- later levels -----------------------------------------------------------------------------
+
+    def _trunk_outputs(self, shares: Sequence[_Share]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """The trunk and its outputs ``(b, h, w, 3, 192)``, of each share."""
+        config, device = self.config, shares[0].grid.device
+        features = Features(config, device)
+        seen = torch.cat([features(s.grid, feature_unit(config, s.level)) for s in shares])
+        step = torch.tensor([s.level - 1 for s in shares], device=device)
+        with mixed_precision(device):
+            step = step.repeat_interleave(len(shares[0].grid))
+            trunk = self.network.trunk(seen, colours_of(seen), step)
+        outputs = self.network.outputs(trunk).unflatten(-1, (len(OUTPUTS), BANDS))
+        return trunk.chunk(len(shares)), outputs.chunk(len(shares))
+
+    def _later_losses(self, shares: list[_Share], places: Sequence[int]) -> list[dict[str, Tensor]]:
+        config, board = self.config, colours_of(shares[0].grid)
+        trunks, outputs = self._trunk_outputs(shares)
+        losses: list[dict[str, Tensor]] = []
+        for share, out in zip(shares, outputs, strict=True):
+            shift = self._shift(share, out[..., OUTPUTS["shift"], :], self.bias[share.level - 1])
+            losses.append({"mse": self._error(share, shift)})
+            if share.level == config.levels and self.pixel_network is not None:
+                bits = self._pixel_bits(share.grid, shift, share.images, places)
+                losses[-1]["bits"] = bits
+        passes = [
+            (share, trunk, number)
+            for share, trunk in zip(shares, trunks, strict=True)
+            if share.level < config.levels
+            for number in range(1, len(config.passes[share.level]))
+        ]
+        added = iter(self._added(passes, board) if passes else [])
+        for share, out, loss in zip(shares, outputs, losses, strict=True):
+            if share.level == config.levels:
+                continue
+            logits = start = self._logits(share, out)
+            for number in range(1, len(config.passes[share.level])):
+                mask = torch.from_numpy(pass_mask(config, share.level, number)).to(board.device)
+                logits = torch.where(mask[board].unsqueeze(-2), start + next(added), logits)
+            loss["bits"] = self._bits(share, logits)
+        return losses
+
+    def _logits(self, share: _Share, out: Tensor) -> Tensor:
+        """Tilts and widths ``(b, h, w, 2, 192)`` by the trunk's outputs alone."""
+        bias = self.bias[share.level - 1, :2]
+        significant = (share.grid != 0).unsqueeze(-2)
+        return out[..., :2, :] + torch.where(significant, bias[:, 1], bias[:, 0])
+
+    def _added(self, passes: Sequence[tuple[_Share, Tensor, int]], board: Tensor) -> list[Tensor]:
+        """What the pass network adds to tilts and widths ``(b, h, w, 2, 192)``, of each pass.
+
+        Passes are of a share, with what the trunk has seen of it.
+        """
+        seen, device = [], board.device
+        for share, _, number in passes:
+            masks = [pass_mask(self.config, share.level, before) for before in range(number)]
+            known = torch.from_numpy(np.logical_or.reduce(masks)).to(device)
+            seen.append(digit_features(share.digits * known[board]))
+        levels = [share.level - 1 for share, _, _ in passes]
+        steps = [self._later[share.level, number] for share, _, number in passes]
+        level, step = (
+            torch.tensor(n, device=device).repeat_interleave(len(seen[0])) for n in (levels, steps)
+        )
+        with mixed_precision(device):
+            trunks = torch.cat([trunk for _, trunk, _ in passes])
+            out = self.pass_network(trunks, torch.cat(seen), board, level, step)
+        return list(out.unflatten(-1, (2, BANDS)).chunk(len(passes)))
+
+    # -- both -------------------------------------------------------------------------------------
+
+    def _distribution(self, share: _Share, logits: Tensor, coded: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probabilities ``(n, 2 A + 1)`` of the coded digits, and what they stand for ``(n,)``.
+
+        Args:
+            logits: tilts and widths ``(b, h, w, 2, 192)``.
+            coded: which coefficients have digits, ``(b, h, w, 192) bool``.
+        """
+        config, level = self.config, share.level
+        tilt_grid, width_grid = config.grids(level)
+        tilt = _on_grid(logits[..., 0, :][coded], tilt_grid)
+        width = _on_grid(logits[..., 1, :][coded], width_grid)
+        if level:
+            sets = (share.grid != 0)[coded].long() + 2 * (level - 1)
+        else:
+            low = torch.from_numpy(config.low_bands()).to(coded.device)
+            sets = low.expand_as(coded)[coded].long()
+        energy, theta = self.tails(level == 0)
+        log_p = log_pmf(tilt, width, energy[sets], theta[sets])
+        return log_p, ((share.coefficients - share.grid) / config.unit(level))[coded]
+
+    def _bits(self, share: _Share, logits: Tensor) -> Tensor:
+        """Bits per pixel of a level, of each coefficient by the logits of its pass."""
         config = self.config
-        prediction = self._prediction(grid, shift) / PIXEL_UNIT
-        error = (to_unit(images) + 1) * 128 - 0.5 - prediction
-        spread = _on_grid(pixel_layout(spread), config.spread)
-        sigma = torch.exp2(spread)
-        normal = torch.distributions.Normal(0.0, 1.0)
-        mass = normal.cdf((error.abs() + 0.5) / sigma) - normal.cdf((error.abs() - 0.5) / sigma)
-        bits = -torch.log2(mass.clamp_min(1e-7))
-        return bits.sum() / (images.shape[0] * images.shape[2] * images.shape[3])
+        coded = torch.from_numpy(config.level_bands(share.level)).to(logits.device)
+        log_p, rest = self._distribution(share, logits, coded.expand_as(share.grid))
+        target = _chosen(rest, log_p, config.mendable)
+        return -log_p.gather(-1, target[:, None]).sum() / _LN2 / share.pixels
+
+    @staticmethod
+    def _shift(share: _Share, out: Tensor, bias: Tensor) -> Tensor:
+        """Where coefficients are expected before the share's level, in Deltas of the level before.
+
+        Args:
+            bias: ``(3, 2, 192)``.
+        """
+        own = bias[OUTPUTS["shift"]]
+        shift = out + torch.where(share.grid != 0, own[1], own[0])
+        return _on_grid(shift, Grid(-127 / SHIFT_UNIT, 1 / SHIFT_UNIT, 255))
+
+    def _error(self, share: _Share, shift: Tensor) -> Tensor:
+        error = (share.coefficients - share.grid) / self.config.unit(share.level - 1) - shift
+        return error.square().mean() * (BANDS / BLOCK**2)
 
     @torch.no_grad()
     def _prediction(self, grid: Tensor, shift: Tensor) -> Tensor:
         """Predicted pixels ``(B, 3, H, W)``, integers in 1/16 of a pixel value."""
-        x = bands.inverse(((grid + shift) * self.config.last_delta).permute(0, 3, 1, 2))
+        x = bands.inverse(from_bands(grid + shift, self.config))
         return torch.round(((x + 1) * 128 - 0.5).clamp(0, 255) * PIXEL_UNIT)
 
     def _pixel_bits(
@@ -302,108 +398,111 @@ class NestedModel(nn.Module):
         bits = torch.stack([self.pixel_network(*cells, place).sum(-1).mean() for place in places])
         return bits.mean()
 
+    # -- what is trained --------------------------------------------------------------------------
+
+    def train_only(self, part: str) -> None:
+        """Freeze all but "first" (level 0), "levels" or "pixels" (the lossless layer); or nothing."""
+        for name, parameter in self.named_parameters():
+            own = {"first": "first", "pixel": "pixels"}.get(name.split("_")[0], "levels")
+            parameter.requires_grad_(part in ("all", own))
+
+    @property
+    def trained_levels(self) -> list[int]:
+        """Levels in which there is something to train; ``config.levels`` is after the last."""
+        last, first = self.config.levels, self.first_network.head.requires_grad
+        if self.network.head.requires_grad:
+            return list(range(0 if first else 1, last + 1))
+        return [0, 1] if first else [last]
+
     @torch.no_grad()
     def start_from_statistics(self, images: list[Tensor]) -> None:
         """Set the biases from counts on pictures ``(B, 3, H, W) uint8``: the per-band baseline."""
         config = self.config
         coefficients = [to_bands(x, config) for x in images]
-        for step, (level, number) in enumerate(self._steps):
-            unit_before = config.unit(level - 1)
-            parts = [(*self.grid_before(c, step), c) for c in coefficients]
+        for level in range(config.levels + 1):
+            parts = [(*self.state_before(c, level), c) for c in coefficients]
             grid, k, c = (torch.cat([p[i].flatten(0, 2) for p in parts]) for i in range(3))
-            coded = torch.ones_like(grid, dtype=torch.bool)
-            if level < config.levels:
-                mask = self.coded[step]
-                coded = torch.cat(
-                    [mask[colours_of(c, config)].expand_as(c).flatten(0, 2) for c in coefficients]
-                )
             # Where low bands are all over the place, a flat start beats a two-humped one.
             least = 0.05 if level == 0 else -1.5
+            rows = self.bias[level - 1 : level] if level else self.first_bias[:-1]
             for kind in range(2):
                 member = ((grid != 0) == bool(kind)).float()
-                counted = member * coded
-                count = counted.sum(0) + 4.0
-                zero = ((k == 0).float() * counted).sum(0) + 2.0
+                count = member.sum(0) + 4.0
+                zero = ((k == 0).float() * member).sum(0) + 2.0
                 odds = 2 * zero / (count - zero).clamp_min(0.25)
-                self.bias[step, OUTPUTS["width"], kind] = odds.log().clamp(least, 10.0)
-                if number == 0:
-                    mean = ((c - grid) / unit_before * member).sum(0) / (member.sum(0) + 4.0)
-                    self.bias[step, OUTPUTS["shift"], kind] = mean.clamp(-3.9, 3.9)
-        if self.first_network is not None:
-            self.bias[config.num_steps] = self.bias[self.layout.steps - 1]
+                rows[:, OUTPUTS["width"], kind] = odds.log().clamp(least, 10.0)
+                if level:
+                    mean = ((c - grid) / config.unit(level - 1) * member).sum(0)
+                    shift = (mean / (member.sum(0) + 4.0)).clamp(-3.9, 3.9)
+                    rows[:, OUTPUTS["shift"], kind] = shift
+        self.first_bias[-1] = self.bias[0]
+
+    # -- files ------------------------------------------------------------------------------------
 
     def model_config(self, **extra: Any) -> dict[str, Any]:
         """What the model file says beside the tensors."""
-        networks: dict[str, Any] = {}
-        if self.first_network is not None:
-            networks["first_network"] = self.first_network.config.to_dict()
-        if self.pixel_network is not None:
-            networks["pixel_network"] = self.pixel_network.config.to_dict()
-        if self.config.colours > 2:
-            networks["format"] = 3
-        if self.pixel_network is not None:
-            networks["format"] = self.pixel_network.config.format
+        networks = {
+            "network": self.network,
+            "pass_network": self.pass_network,
+            "first_network": self.first_network,
+            "pixel_network": self.pixel_network,
+        }
         return {
             "codec": "uqdm",
             "quantizer": "nested",
             "domain": "bands",
             "nested": self.config.to_dict(),
-            "network": self.network.config.to_dict(),
-            **networks,
+            **{name: x.config.to_dict() for name, x in networks.items() if x is not None},
             **extra,
         }
 
-    def _output_grids(self) -> tuple[Tensor, Tensor]:
-        """Step and low end of every output's grid, ``(steps of the schedule, 4)`` each."""
-        config = self.config
-        step, low = (
-            torch.ones(len(self.bias), len(OUTPUTS)),
-            torch.zeros(len(self.bias), len(OUTPUTS)),
-        )
-        last = (config.levels, 0)
-        for row, (level, _) in enumerate([*self._steps, last][: len(self.bias)]):
-            tilt, width = config.grids(min(level, config.levels - 1))
-            step[row] = torch.tensor([tilt.step, width.step, 1 / SHIFT_UNIT, config.spread.step])
-            low[row] = torch.tensor([tilt.low, width.low, 0.0, config.spread.low])
-        return step, low
+    def _output_grid(self, level: int) -> tuple[Tensor, Tensor]:
+        """Step and low end of the grids of tilt, width and shift at a level, ``(3,)`` each."""
+        tilt, width = self.config.grids(min(level, self.config.levels - 1))
+        step = torch.tensor([tilt.step, width.step, 1 / SHIFT_UNIT])
+        return step, torch.tensor([tilt.low, width.low, 0.0])
 
     @torch.no_grad()
     def export(self) -> dict[str, Tensor]:
         """The integer model: everything ``NestedScheme`` needs, by name."""
-        config = self.config
-        out = {f"network.{name}": t for name, t in self.network.export().items()}
-        step, low = self._output_grids()
-        # Outputs come in grid steps: one product, one rounding, then integer biases.
+        config, levels = self.config, self.config.levels
+        networks = {
+            "network": self.network,
+            "pass_network": self.pass_network,
+            "first_network": self.first_network,
+            "pixel_network": self.pixel_network,
+        }
+        out: dict[str, Tensor] = {}
+        for name, network in networks.items():
+            if network is not None:
+                out |= {f"{name}.{key}": t.cpu() for key, t in network.export().items()}
+        # Outputs come in steps of grids, tilts and widths of later levels in sixteenths: one
+        # product and one rounding each, then integers are added up.
+        step, low = (torch.stack(x) for x in zip(*map(self._output_grid, range(levels + 1))))
+        fine = torch.tensor([FINE, FINE, 1.0])
         scale = out["network.head.scale"].view(1, len(OUTPUTS), BANDS)
-        out["network.head.scale"] = (scale / step[: config.num_steps, :, None]).flatten(1)
-        if self.first_network is not None:
-            out |= {f"first_network.{name}": t for name, t in self.first_network.export().items()}
-            parts = self.layout.rows()
-            rows = [step[: self.layout.steps, [n]].expand(-1, len(bands)) for n, bands in parts]
-            first = out["first_network.head.scale"]
-            out["first_network.head.scale"] = first / torch.cat(rows, 1)
-        bias = (self.bias - low[..., None, None]) / step[..., None, None]
-        out["bias"] = bias.round().clamp(-(2**20), 2**20).to(torch.int32)
-        for name in ("first", "refine"):
-            energy, theta = (t.double().cpu().numpy() for t in self.tails(name == "first"))
-            if (
-                name == "refine"
-            ):  # the sets of just significant and of older coefficients start alike
-                kinds = [
-                    2 * level + kind for level in range(config.levels - 1) for kind in (0, 1, 1)
-                ]
-                energy, theta = energy[kinds], theta[kinds]
-            tables = digit_tables(config, name == "first", energy, theta)
-            for key, array in tables.to_arrays().items():
-                out[f"tables.{name}.{key}"] = torch.from_numpy(array)
-        residual = residual_tables(config)
+        out["network.head.scale"] = (scale * fine[:, None] / step[1:, :, None]).flatten(1)
+        scale = out["pass_network.head.scale"].view(1, 2, BANDS)
+        later = torch.stack([step[level, :2] for level, _ in config.later_passes()])
+        out["pass_network.head.scale"] = (scale * FINE / later[..., None]).flatten(1)
+        rows = [step[0, [n]].expand(len(bands)) for n, bands in self.layout.rows()]
+        scale = out["first_network.head.scale"] / torch.cat(rows)
+        out["first_network.head.scale"] = scale.expand(self.layout.steps, -1)
+        for name, bias, at in (
+            ("first_bias", self.first_bias, slice(1)),
+            ("bias", self.bias, slice(1, None)),
+        ):
+            bias = (bias.cpu() - low[at, :, None, None]) / step[at, :, None, None]
+            out[name] = bias.round().clamp(-(2**20), 2**20).to(torch.int32)
+        energy, theta = (t.double().cpu().numpy() for t in self.tails(True))
+        tables = {"first": digit_tables(config, True, energy, theta)}
+        energy, theta = (t.double().cpu().numpy() for t in self.tails(False))
+        # The sets of just significant and of older coefficients start alike.
+        kinds = [2 * level + kind for level in range(levels - 1) for kind in (0, 1, 1)]
+        tables["refine"] = digit_tables(config, False, energy[kinds], theta[kinds])
         if self.pixel_network is not None:
-            residual = pixel_tables(self.pixel_network.config.bounded)
-            out |= {f"pixel_network.{name}": t for name, t in self.pixel_network.export().items()}
-        all_tables = {"residual": residual}
-        if self.pixel_network is not None and self.pixel_network.config.tuned:
-            all_tables["tuning"] = tuning.tables()
-        for name, tables in all_tables.items():
-            for key, array in tables.to_arrays().items():
+            tables |= {"residual": pixel_tables(), "tuning": tuning.tables()}
+        for name, one in tables.items():
+            for key, array in one.to_arrays().items():
                 out[f"tables.{name}.{key}"] = torch.from_numpy(array)
-        return {name: t.cpu().contiguous() for name, t in out.items()}
+        return {name: t.contiguous() for name, t in out.items()}

@@ -19,22 +19,25 @@ from ..resizing import shrink
 from ..scheme import Choice, LayerSymbols
 from . import pixels
 from .choosing import Prices, choose
-from .first import FirstLevel, typical
-from .large import LargeNetwork
-from .lossless import AtOnce, PixelByPixel, check_count, layer_symbols, load_network
+from .first import FirstLayout, FirstLevel, typical
+from .large import LevelNetworks
+from .lossless import LosslessLayer, check_count, layer_symbols
 from .nested import (
-    LATTICES,
+    COLOURS,
+    LATTICE,
     OUTPUTS,
-    PIXEL_UNIT,
     SETS,
     SHIFT_UNIT,
     NestedConfig,
     colours_of,
+    from_bands,
     pass_mask,
     to_bands,
 )
 from .nested_state import NestedState
 from .network import IntegerNetwork, NetworkConfig
+from .passes import IntegerPasses, PassConfig
+from .places import PlacesNetwork
 from .scheme import BATCH_PIXELS, Realism
 
 FLOW_LEVELS = 2
@@ -58,37 +61,22 @@ class NestedScheme:
     ) -> None:
         try:
             self.config = NestedConfig.from_dict(config["nested"])
-            network = NetworkConfig.from_dict(config["network"])
-            if self.config.colours > 2 and config.get("format", 1) < 3:
-                raise ValueError("blocks of more than two colours need a model file of format 3")
             self.device = torch.device(device)
             self.tables = {name: _tables(tensors, name) for name in ("first", "refine")}
             self._check_tables()
-            sizes = (self.config.num_steps, 2 * BANDS, len(OUTPUTS) * BANDS, self.config.colours)
-            if (network.steps, network.inputs, network.outputs, network.colours) != sizes:
-                raise ValueError(f"its network must have {sizes} steps, inputs, outputs, colours")
-            check_shapes(tensors, [("network.head.scale", (sizes[0], sizes[2]), torch.float32)])
-            large = IntegerNetwork(network, _named("network.", tensors), self.device)
-            rows = self.config.num_steps + ("first_network" in config)
-            check_shapes(tensors, [("bias", (rows, len(OUTPUTS), 2, BANDS), torch.int32)])
-            if int(tensors["bias"].abs().max()) > _MAX_BIAS:
-                raise ValueError("its biases are out of range")
-            bias = tensors["bias"].to(self.device, torch.float32)
-            self._large = LargeNetwork(self.config, large, bias, self.device)
-            self._first: FirstLevel | None = None
-            if "first_network" in config:
-                self._first = FirstLevel(
-                    self.config,
-                    config["first_network"],
-                    _named("first_network.", tensors),
-                    bias,
-                    self.device,
-                )
+            self._levels = self._level_networks(config, tensors)
+            layout = FirstLayout.of(self.config)
+            self._first = FirstLevel(
+                self.config,
+                config["first_network"],
+                _named("first_network.", tensors),
+                self._biases(tensors, "first_bias", layout.steps),
+                self.device,
+            )
             self._lossless = self._lossless_layer(config, tensors)
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidModelError(f"not a nested UQDM model: {error}") from error
-        self._no_bands = torch.arange(0, device=self.device)
-        self.num_layers = self.config.levels + 1
+        self.num_layers = self.config.levels + (self._lossless is not None)
         self.archive_layers = int(config.get("archive_layers", self.config.levels))
         if not 1 <= self.archive_layers <= self.num_layers:
             raise InvalidModelError("not a nested UQDM model: archive_layers is out of range")
@@ -105,17 +93,47 @@ class NestedScheme:
             if len(set(np.diff(tables.start))) > 1 or len(set(tables.first)) > 1:
                 raise ValueError(f"its {name} tables must all cover the same digits")
 
-    def _lossless_layer(self, config: dict[str, Any], tensors: dict[str, Tensor]) -> AtOnce:
-        """The lossless layer, whose tables join the others."""
+    def _biases(self, tensors: Mapping[str, Tensor], name: str, rows: int) -> Tensor:
+        check_shapes({name: tensors[name]}, [(name, (rows, len(OUTPUTS), 2, BANDS), torch.int32)])
+        if int(tensors[name].abs().max()) > _MAX_BIAS:
+            raise ValueError("its biases are out of range")
+        return tensors[name].to(self.device, torch.float32)
+
+    def _level_networks(
+        self, config: dict[str, Any], tensors: Mapping[str, Tensor]
+    ) -> LevelNetworks:
+        network = NetworkConfig.from_dict(config["network"])
+        passes = PassConfig.from_dict(config["pass_network"])
+        levels, later = self.config.levels, len(self.config.later_passes())
+        sizes = (levels, 2 * BANDS, len(OUTPUTS) * BANDS, COLOURS)
+        if (network.steps, network.inputs, network.outputs, network.colours) != sizes:
+            raise ValueError(f"its network must have {sizes} steps, inputs, outputs, colours")
+        if (passes.trunk, passes.levels, passes.steps) != (network.channels, levels - 1, later):
+            raise ValueError("its pass network does not fit its levels, passes and network")
+        own, added = (_named(f"{name}.", tensors) for name in ("network", "pass_network"))
+        for t, steps, outputs in ((own, levels, sizes[2]), (added, later, 2 * BANDS)):
+            check_shapes(
+                {"head.scale": t["head.scale"]}, [("head.scale", (steps, outputs), torch.float32)]
+            )
+        return LevelNetworks(
+            self.config,
+            IntegerNetwork(network, own, self.device),
+            IntegerPasses(passes, added, self.device),
+            self._biases(tensors, "bias", levels),
+            self.device,
+        )
+
+    def _lossless_layer(
+        self, config: dict[str, Any], tensors: Mapping[str, Tensor]
+    ) -> LosslessLayer | None:
+        """The lossless layer, whose tables join the others; None where the model has none."""
         if "pixel_network" not in config:
-            self.tables["residual"] = _tables(tensors, "residual")
-            count = PIXEL_UNIT * self.config.spread.size
-            return AtOnce(self.config, self._large, self.tables, count)
-        network = load_network(config, _named("pixel_network.", tensors), self.device)
+            return None
+        own = _named("pixel_network.", tensors)
+        network = PlacesNetwork(config["pixel_network"], own, self.device)
         self.tables["residual"] = _tables(tensors, "residual", pixels.ROW_LIMIT)
-        if config["pixel_network"].get("tuned"):
-            self.tables["tuning"] = _tables(tensors, "tuning")
-        return PixelByPixel(self.config, self._large, self.tables, network)
+        self.tables["tuning"] = _tables(tensors, "tuning")
+        return LosslessLayer(self.config, self._levels, self.tables, network)
 
     @cached_property
     def _prices(self) -> tuple[Prices, Prices]:
@@ -139,6 +157,7 @@ class NestedScheme:
             if layer < self.config.levels:
                 coded = self._encode_level(coefficients, state, layer)
             else:
+                assert self._lossless is not None
                 coded = self._lossless.encode(original, state)
             for stream, symbols in zip(out, coded, strict=True):
                 stream.append(symbols)
@@ -150,7 +169,10 @@ class NestedScheme:
         parts: list[Tensor] = []
         for number in range(self.passes(level)):
             index = self._index(state, level, number)
-            rest = self._large.rest(coefficients, state.grid, level, number)
+            if level == 0:
+                rest = self._first.rest(coefficients, number)
+            else:
+                rest = self._levels.rest(coefficients, state.grid, level, number)
             symbols = choose(rest, index, self._prices[level > 0], self.config.mendable)
             self._take(state, level, number, symbols)
             parts += [index, symbols]
@@ -161,18 +183,18 @@ class NestedScheme:
     def passes(self, layer: int) -> int:
         if layer < self.config.levels:
             return len(self.config.passes[layer])
+        assert self._lossless is not None
         return self._lossless.passes
 
     @torch.inference_mode()
     def least_bits(self, height: int, width: int) -> float:
         """See ``Scheme``: those of the first pass, whose tables depend on the size alone."""
-        reach = (self._first or self._large).reach
-        period = len(LATTICES[self.config.colours])
+        reach, period = self._first.reach, len(LATTICE)
         rows, columns = (typical(-(-side // BLOCK), reach, period) for side in (height, width))
         small = (BLOCK * (int(rows.max()) + 1), BLOCK * (int(columns.max()) + 1))
         state = self.start([small], [0])
         (choice,) = self.choices(state, 0, 0)
-        board = colours_of(state.first_grid(), self.config).cpu()
+        board = colours_of(state.first_grid()).cpu()
         mask = torch.from_numpy(pass_mask(self.config, 0, 0))[board]
         bits = torch.zeros(mask.shape, dtype=torch.float64)
         bits[mask] = torch.from_numpy(choice.tables.least_bits()[choice.index])
@@ -183,12 +205,12 @@ class NestedScheme:
         if len(set(sizes)) != 1:
             raise ValueError("pictures of one batch must have one size")
         height, width = sizes[0]
-        chosen = self._no_bands if self._first is None else self._first.bands
-        return NestedState.empty(len(sizes), height, width, chosen)
+        return NestedState.empty(len(sizes), height, width, self._first.bands)
 
     @torch.inference_mode()
     def choices(self, state: NestedState, layer: int, number: int) -> list[Choice]:
         if layer == self.config.levels:
+            assert self._lossless is not None
             return self._lossless.choices(state, number)
         tables = self._tables_of(layer)
         index = self._index(state, layer, number)
@@ -199,6 +221,7 @@ class NestedScheme:
         self, state: NestedState, layer: int, number: int, symbols: Sequence[np.ndarray]
     ) -> None:
         if layer == self.config.levels:
+            assert self._lossless is not None
             self._lossless.update(state, number, symbols)
             return
         values = torch.from_numpy(np.stack(symbols))
@@ -214,16 +237,23 @@ class NestedScheme:
 
     def _index(self, state: NestedState, level: int, number: int) -> Tensor:
         """Tables of a pass's digits, ``(B, n) int32`` on the device."""
-        if level == 0 and self._first is not None:
+        if level == 0:
             return self._first.index(state.first_grid(), number)
-        return self._large.index(state.grid, level, number)
+        if number == 0:
+            state.level_look = self._levels.look(state.grid, level)
+        assert state.level_look is not None
+        return self._levels.index(state.grid, state.level_look, number)
 
     def _take(self, state: NestedState, level: int, number: int, digits: Tensor) -> None:
         """Take a pass's digits, ``(B, n) int32``, into the state."""
-        if level == 0 and self._first is not None and state.first is not None:
+        if level == 0:
+            assert state.first is not None
             self._first.update(state.first, number, digits)
-        else:
-            self._large.update(state.grid, level, number, digits)
+            return
+        assert state.level_look is not None
+        self._levels.update(state.grid, state.level_look, number, digits)
+        if number == self.passes(level) - 1:
+            state.level_look = None
 
     @torch.inference_mode()
     def reconstruct(
@@ -239,7 +269,7 @@ class NestedScheme:
             # One key for all: a picture must not depend on what is decoded beside it.
             self._draw(state, ahead, layers, [0] * len(state.grid))
             layers = ahead.stop
-        x = bands.inverse(self._real(self._large.expected(state.grid, layers)))
+        x = bands.inverse(self._real(self._levels.expected(state.grid, layers)))
         return _to_pictures(x, state.height, state.width)
 
     @torch.inference_mode()
@@ -253,25 +283,25 @@ class NestedScheme:
         """``reconstruct`` made smaller, to ``size`` (height, width), of the low bands alone.
 
         Half, a quarter or an eighth of the picture, whichever is still large enough, is resampled.
-        After one layer the expectation is the light network's, where the model has one.
+        After one layer the expectation is the light network's.
         """
         scales = [s for s in bands.SCALES if max(state.height, state.width) >= s * max(size)]
         if not scales or state.pixels is not None or realism != "denoise":
             return [shrink(x, *size) for x in self.reconstruct(state, layers, realism)]
         scale = scales[-1]
         chosen = torch.from_numpy(bands.reduced_bands(scale)).to(self.device)
-        if layers == 1 and self._first is not None:
+        if layers == 1:
             expected = self._first.expected(state.first_grid(), chosen)
         else:
-            expected = self._large.expected(state.grid, layers, chosen)
-        x = bands.inverse_reduced(self._real(expected), scale)
+            expected = self._levels.expected(state.grid, layers, chosen)
+        x = bands.inverse_reduced(self._real(expected, chosen), scale)
         part = state.height / scale, state.width / scale
         pictures = _to_pictures(x, *map(math.ceil, part))
         return [shrink(picture, *size, part) for picture in pictures]
 
-    def _real(self, expected: Tensor) -> Tensor:
-        """Coefficients ``(B, n, h, w)`` of pictures in [-1, 1], of conditional means."""
-        return (expected * (self.config.last_delta / SHIFT_UNIT)).permute(0, 3, 1, 2)
+    def _real(self, expected: Tensor, chosen: Tensor | None = None) -> Tensor:
+        """Bands ``(B, n, h, w)`` of pictures in [-1, 1], of conditional means."""
+        return from_bands(expected / SHIFT_UNIT, self.config, chosen)
 
     # -- realism ----------------------------------------------------------------------------------
 

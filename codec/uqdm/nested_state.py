@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..bands import BANDS, BLOCK
+from .large import Look as LevelLook
 from .places import Look
 from .tuning import Tuning
 
@@ -19,14 +20,14 @@ class NestedState:
             are zero: a sixth of the memory traffic for the first level. None once ``grid`` has
             been asked for, which has them all.
         chosen: their positions among the 192, ``(n,) int64``.
+        level_look: what the networks keep of a level from one pass to the next.
         pixels: ``(B, 3, H, W) uint8`` once the lossless layer is in.
-        prediction: ``(B, 3, H, W) float64``, in 1/16 of a pixel value; with a pixel network of
-            whole blocks and float32.
+        prediction: ``(B, 3, H, W) float32`` of whole blocks, in 1/16 of a pixel value.
         residual: pixels less prediction, as far as they are known, else zero; likewise.
         look: what a pixel network keeps from one pass to the next.
-        tuning: what a stream tells it about its picture, in models that have that.
-        nearest: integer pixel values that the pass's residuals are relative to, like the pixels of
-            the pass: ``(B, 3, H, W)``, with a pixel network ``(B, h, w)``.
+        tuning: what a stream tells it about its picture.
+        nearest: integer pixel values that the pass's residuals are relative to, ``(B, h, w)`` like
+            the pixels of the pass.
         strayed: whether a pixel is out of its range, ``() bool``.
         farthest: no coefficient is farther from zero than this.
     """
@@ -35,6 +36,7 @@ class NestedState:
     width: int
     first: Tensor | None
     chosen: Tensor
+    level_look: LevelLook | None = None
     pixels: Tensor | None = None
     prediction: Tensor | None = None
     residual: Tensor | None = None
@@ -69,6 +71,6 @@ class NestedState:
         return self.grid[..., self.chosen] if self.first is None else self.first
 
     def copy(self) -> "NestedState":
-        """One whose digits may be changed without this one's."""
+        """One whose digits may be changed without this one's; between two levels."""
         first, grid = (None if x is None else x.clone() for x in (self.first, self._grid))
-        return replace(self, first=first, _grid=grid)
+        return replace(self, first=first, _grid=grid, level_look=None)

@@ -18,7 +18,7 @@ The receptive field is bounded (2 N blocks on each side) and zero padding is the
 so a tile with that halo gives exactly what the whole picture gives.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -33,7 +33,7 @@ from .products import Matrix
 
 ACTIVATION = 32.0  # activation units per 1.0: signed range +-3.97, rectified range 0 .. 7.97
 RESIDUAL = 128.0  # units per 1.0 of the residual stream h
-_SIGNED, _RECTIFIED, _STREAM = 127.0, 255.0, 32767.0
+SIGNED, RECTIFIED, STREAM = 127.0, 255.0, 32767.0
 KERNEL = 5
 _CPU_NUMBERS = 1024 * 384  # inside a block that a thread computes at once
 # Least and most of each size of a network. Sums of channels * 127 * 127 must stay below 2**24.
@@ -62,7 +62,7 @@ class NetworkConfig:
     hidden: int = 384
     blocks: int = 6
     inputs: int = 2 * BANDS
-    colours: int = 2
+    colours: int = 5
 
     @property
     def halo(self) -> int:
@@ -82,17 +82,19 @@ class NetworkConfig:
         return config
 
     def to_dict(self) -> dict[str, int]:
-        values = asdict(self)
-        if self.colours == 2:  # as model files of formats 1 and 2 have it
-            del values["colours"]
-        return values
+        return asdict(self)
 
     def tensors(self) -> Iterator[tuple[str, tuple[int, ...], torch.dtype]]:
         """Name, shape and type of every tensor of an exported network."""
-        c, hidden, steps = self.channels, self.hidden, self.steps
+        c, steps = self.channels, self.steps
         yield "stem.weight", (c, self.inputs), torch.int8
         yield "stem.bias", (steps, self.colours, c), torch.int32
         yield "stem.scale", (c,), torch.float32
+        yield from self.block_tensors()
+
+    def block_tensors(self) -> Iterator[tuple[str, tuple[int, ...], torch.dtype]]:
+        """Those of the blocks and the head alone."""
+        c, hidden, steps = self.channels, self.hidden, self.steps
         for i in range(self.blocks):
             name = f"blocks.{i}."
             yield name + "gain", (steps, c), torch.float32
@@ -148,7 +150,9 @@ def integer_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
     return (weight / scale).round().to(torch.int8), scale.flatten().float()
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
+    """h += W2 relu(W1 depthwise5x5(h)), in training."""
+
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         c, hidden = config.channels, config.hidden
@@ -159,7 +163,7 @@ class _Block(nn.Module):
         self.project = nn.Parameter(torch.randn(c, hidden) * 0.1 * hidden**-0.5)
 
     def forward(self, h: Tensor, step: Tensor) -> Tensor:
-        x = fake_quantize(h * self.gain[step][:, None, None], ACTIVATION, -_SIGNED, _SIGNED)
+        x = fake_quantize(h * self.gain[step][:, None, None], ACTIVATION, -SIGNED, SIGNED)
         with torch.autocast("cpu", enabled=False):  # whose kernels for bfloat16 are slower here
             x = F.conv2d(
                 x.permute(0, 3, 1, 2),
@@ -167,11 +171,11 @@ class _Block(nn.Module):
                 padding=KERNEL // 2,
                 groups=x.shape[-1],
             ).permute(0, 2, 3, 1)
-        x = fake_quantize(x.float(), ACTIVATION, -_SIGNED, _SIGNED)
+        x = fake_quantize(x.float(), ACTIVATION, -SIGNED, SIGNED)
         x = F.linear(x, fake_weight(self.expand)).float() + self.bias[step][:, None, None]
-        x = fake_quantize(x, ACTIVATION, 0.0, _RECTIFIED)
+        x = fake_quantize(x, ACTIVATION, 0.0, RECTIFIED)
         x = F.linear(x, fake_weight(self.project)).float()
-        return h + fake_quantize(x, RESIDUAL, -_STREAM, _STREAM)
+        return h + fake_quantize(x, RESIDUAL, -STREAM, STREAM)
 
 
 class BandNetwork(nn.Module):
@@ -183,7 +187,7 @@ class BandNetwork(nn.Module):
         c = config.channels
         self.stem = nn.Parameter(torch.randn(c, config.inputs) * config.inputs**-0.5)
         self.stem_bias = nn.Parameter(torch.zeros(config.steps, config.colours, c))
-        self.blocks = nn.ModuleList(_Block(config) for _ in range(config.blocks))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
         self.head_gain = nn.Parameter(torch.ones(config.steps, c))
         self.head = nn.Parameter(torch.zeros(config.outputs, c))
         nn.init.normal_(self.head, std=1e-3)
@@ -201,10 +205,10 @@ class BandNetwork(nn.Module):
     def trunk(self, features: Tensor, colours: Tensor, step: Tensor) -> Tensor:
         """All but the last layer, ``(B, h, w, channels)``."""
         h = F.linear(features / ACTIVATION, fake_weight(self.stem)).float()
-        h = fake_quantize(h + self.stem_bias[step][:, colours], RESIDUAL, -_STREAM, _STREAM)
+        h = fake_quantize(h + self.stem_bias[step][:, colours], RESIDUAL, -STREAM, STREAM)
         for block in self.blocks:
             h = block(h, step)
-        return fake_quantize(h * self.head_gain[step][:, None, None], ACTIVATION, -_SIGNED, _SIGNED)
+        return fake_quantize(h * self.head_gain[step][:, None, None], ACTIVATION, -SIGNED, SIGNED)
 
     def outputs(self, h: Tensor) -> Tensor:
         """The last layer's outputs of ``trunk``'s."""
@@ -215,113 +219,105 @@ class BandNetwork(nn.Module):
     def export(self) -> dict[str, Tensor]:
         """Integer weights (int8), biases (int32) and float32 requantisation factors."""
         out: dict[str, Tensor] = {}
-
-        def integers(name: str, weight: Tensor) -> Tensor:
-            """Store the int8 weight; return what one unit of it is worth, ``(O,) float32``."""
-            out[name], scale = integer_weight(weight)
-            return scale
-
-        scale = integers("stem.weight", self.stem) / ACTIVATION
+        out["stem.weight"], scale = integer_weight(self.stem)
+        scale = scale / ACTIVATION
         out["stem.bias"] = (self.stem_bias / scale).round().to(torch.int32)
         out["stem.scale"] = scale * RESIDUAL
-        for i, block in enumerate(self.blocks):
-            assert isinstance(block, _Block)
-            name = f"blocks.{i}."
-            out[name + "gain"] = block.gain.float() * (ACTIVATION / RESIDUAL)
-            out[name + "depthwise.scale"] = integers(name + "depthwise.weight", block.depthwise)
-            scale = integers(name + "expand.weight", block.expand)
-            out[name + "expand.bias"] = (block.bias / (scale / ACTIVATION)).round().to(torch.int32)
-            out[name + "expand.scale"] = scale
-            scale = integers(name + "project.weight", block.project)
-            out[name + "project.scale"] = scale * (RESIDUAL / ACTIVATION)
-        out["head.gain"] = self.head_gain.float() * (ACTIVATION / RESIDUAL)
-        out["head.scale"] = integers("head.weight", self.head) / ACTIVATION
+        out |= export_blocks(self)
         return {name: value.contiguous() for name, value in out.items()}
 
 
-def _quantize(h: Tensor, gain: Tensor, out: Tensor) -> None:
-    """What the next layer sees of the residual stream."""
-    torch.mul(h, gain, out=out).round_().clamp_(-_SIGNED, _SIGNED)
+@torch.no_grad()
+def export_blocks(network: nn.Module) -> dict[str, Tensor]:
+    """Tensors of a network's ``blocks``, ``head_gain`` and ``head``."""
+    out: dict[str, Tensor] = {}
+
+    def integers(name: str, weight: Tensor) -> Tensor:
+        """Store the int8 weight; return what one unit of it is worth, ``(O,) float32``."""
+        out[name], scale = integer_weight(weight)
+        return scale
+
+    for i, block in enumerate(network.get_submodule("blocks").children()):
+        assert isinstance(block, Block)
+        name = f"blocks.{i}."
+        out[name + "gain"] = block.gain.float() * (ACTIVATION / RESIDUAL)
+        out[name + "depthwise.scale"] = integers(name + "depthwise.weight", block.depthwise)
+        scale = integers(name + "expand.weight", block.expand)
+        out[name + "expand.bias"] = (block.bias / (scale / ACTIVATION)).round().to(torch.int32)
+        out[name + "expand.scale"] = scale
+        scale = integers(name + "project.weight", block.project)
+        out[name + "project.scale"] = scale * (RESIDUAL / ACTIVATION)
+    out["head.gain"] = network.get_parameter("head_gain").float() * (ACTIVATION / RESIDUAL)
+    out["head.scale"] = integers("head.weight", network.get_parameter("head")) / ACTIVATION
+    return {name: value.contiguous() for name, value in out.items()}
 
 
-class IntegerNetwork:
-    """Exact inference of an exported network. Every tensor holds integers, as float32."""
+def check_weights(tensors: Mapping[str, Tensor], largest_sum: int) -> None:
+    """Raises ValueError where products would not be exact.
 
-    def __init__(self, config: NetworkConfig, tensors: dict[str, Tensor], device: torch.device):
+    Args:
+        largest_sum: of the products alone; biases come on top.
+    """
+    for name, tensor in tensors.items():
+        if tensor.dtype == torch.int8 and len(tensor) and int(tensor.min()) < -127:
+            raise ValueError(f"the model's {name} has weights below -127")
+    worst = max(float(t.abs().max()) for n, t in tensors.items() if n.endswith("bias"))
+    if worst + largest_sum >= 1 << 24:
+        raise ValueError("the model's biases are too large for exact sums")
+
+
+class IntegerBlocks:
+    """Exact inference of an exported network's blocks and head.
+
+    Every tensor holds integers, as float32.
+    """
+
+    def __init__(
+        self, config: NetworkConfig, tensors: dict[str, Tensor], device: torch.device
+    ) -> None:
         self.config = config
-        check_shapes(tensors, config.tensors())
-        for name, tensor in tensors.items():
-            if tensor.dtype == torch.int8 and len(tensor) and int(tensor.min()) < -127:
-                raise ValueError(f"the model's {name} has weights below -127")
+        check_weights(tensors, max(config.hidden, config.inputs) * 127 * 127)
         self._t = {name: value.to(device, torch.float32) for name, value in tensors.items()}
         self._products = {
             name: Matrix(self._t.pop(name))
             for name, tensor in tensors.items()
             if tensor.dtype == torch.int8 and tensor.dim() == 2
         }
-        worst = max(float(t.abs().max()) for n, t in self._t.items() if n.endswith("bias"))
-        if worst + max(config.hidden, config.inputs) * 127 * 127 >= 1 << 24:
-            raise ValueError("the model's biases are too large for exact sums")
 
-    @torch.inference_mode()
-    def __call__(
-        self, features: Tensor, colours: Tensor, step: int, outputs: list[int] | None = None
-    ) -> Tensor:
-        """Integer outputs times their float32 factors: ``(B, h, w, 192 len(outputs))``.
-
-        Every output is one IEEE product of an exact integer, hence the same everywhere.
+    def blocks(self, h: Tensor, x: Tensor, step: int, places: Tensor | None = None) -> Tensor:
+        """What the head sees, ``(B, h, w, channels)``, or of some ``places`` ``(B, n, channels)``.
 
         Args:
-            features: ``(B, h, w, inputs) float32`` integers in [-127, 127].
-            colours: ``(h, w)`` int64, those of the blocks.
-            step: the step of the schedule.
-            outputs: which groups of 192 outputs, in ascending order; all of them by default.
+            h: the residual stream ``(B, h, w, channels)``, which is used up.
+            x: what the first block, or the head, sees of it (``see``); used up likewise.
+            places: ``(n,)`` of the ``h * w``. The last block is computed for them only.
         """
-        rows = None
-        if outputs is not None:
-            rows = torch.cat([torch.arange(BANDS) + BANDS * group for group in outputs])
-        return self.head(self.trunk(features, colours, step), step, rows)
-
-    @torch.inference_mode()
-    def trunk(
-        self, features: Tensor, colours: Tensor, step: int, places: Tensor | None = None
-    ) -> Tensor:
-        """All but the last layer: ``(B, h, w, channels)``, which ``head`` takes.
-
-        Of some ``places`` of the ``h * w`` alone, ``(n,)``: ``(B, n, channels)``. The last block
-        is computed for them only.
-        """
-        t = self._t
-        c, blocks = self.config.channels, self.config.blocks
-        of_colours = t["stem.bias"][step]
-        gains = [t[f"blocks.{i}.gain"][step] for i in range(blocks)] + [t["head.gain"][step]]
-        h = features.new_empty(*features.shape[:-1], c)
-        x = torch.empty_like(h)
-        board = colours.expand(features.shape[:-1]).flatten()
-        for seen, colour, of, to in self._strips(features, board, h, x):
-            of.copy_(self._products["stem.weight"](seen))
-            of.add_(of_colours[colour]).mul_(t["stem.scale"]).round_().clamp_(-_STREAM, _STREAM)
-            _quantize(of, gains[0], to)
-        for i in range(blocks):
+        t, count = self._t, self.config.blocks
+        for i in range(count):
             name = f"blocks.{i}."
             with direct_convolutions():
                 y = F.conv2d(
                     x.permute(0, 3, 1, 2),
                     t[name + "depthwise.weight"],
                     padding=KERNEL // 2,
-                    groups=c,
+                    groups=self.config.channels,
                 ).permute(0, 2, 3, 1)
-            if places is not None and i == blocks - 1:
+            if places is not None and i == count - 1:
                 h, y = (z.flatten(1, 2).index_select(1, places) for z in (h, y))
                 x = torch.empty_like(h)
-            for seen, of, to in self._strips(y.contiguous(), h, x):
+            for seen, of, to in self.strips(y.contiguous(), h, x):
                 self._mix(seen, of, name, step)
-                _quantize(of, gains[i + 1], to)
-        if places is not None and not blocks:
+                self.see(of, to, step, i + 1)
+        if places is not None and not count:
             x = x.flatten(1, 2).index_select(1, places)
         return x
 
-    def _strips(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    def see(self, h: Tensor, out: Tensor, step: int, block: int = 0) -> None:
+        """What a block, or after the last one the head, sees of the residual stream."""
+        name = f"blocks.{block}.gain" if block < self.config.blocks else "head.gain"
+        torch.mul(h, self._t[name][step], out=out).round_().clamp_(-SIGNED, SIGNED)
+
+    def strips(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         """Views of some rows of each ``(..., channels)`` at a time; of ``(n,)`` some entries.
 
         On a CPU as many as stay in its cache from one operation to the next.
@@ -336,16 +332,52 @@ class IntegerNetwork:
         """The part of a block that looks at each place ``(n, channels)`` alone; adds to ``h``."""
         t = self._t
         expand, project = (self._products[f"{name}{part}.weight"] for part in ("expand", "project"))
-        y = (x * t[name + "depthwise.scale"]).round_().clamp_(-_SIGNED, _SIGNED)
+        y = (x * t[name + "depthwise.scale"]).round_().clamp_(-SIGNED, SIGNED)
         y = expand(y).add_(t[name + "expand.bias"][step]).mul_(t[name + "expand.scale"])
-        y.round_().clamp_(0.0, _RECTIFIED)
+        y.round_().clamp_(0.0, RECTIFIED)
         y = project(y, rectified=True).mul_(t[name + "project.scale"])
-        h.add_(y.round_().clamp_(-_STREAM, _STREAM)).clamp_(-_STREAM, _STREAM)
+        h.add_(y.round_().clamp_(-STREAM, STREAM)).clamp_(-STREAM, STREAM)
 
     @torch.inference_mode()
     def head(self, h: Tensor, step: int, rows: Tensor | None = None) -> Tensor:
-        """Outputs ``(..., len(rows))``, all by default, of ``trunk``'s ``(..., channels)``."""
+        """Outputs ``(..., len(rows))``, all by default, of what the head sees.
+
+        Every output is one IEEE product of an exact integer, hence the same everywhere.
+        """
         matrix, scale = self._products["head.weight"], self._t["head.scale"][step]
         if rows is not None:
             matrix, scale = matrix.outputs(rows), scale[rows]
         return matrix(h).mul_(scale)
+
+
+class IntegerNetwork(IntegerBlocks):
+    """Exact inference of an exported ``BandNetwork``."""
+
+    def __init__(
+        self, config: NetworkConfig, tensors: dict[str, Tensor], device: torch.device
+    ) -> None:
+        check_shapes(tensors, config.tensors())
+        super().__init__(config, tensors, device)
+
+    @torch.inference_mode()
+    def trunk(
+        self, features: Tensor, colours: Tensor, step: int, places: Tensor | None = None
+    ) -> Tensor:
+        """All but the last layer: ``(B, h, w, channels)``, which ``head`` takes.
+
+        Args:
+            features: ``(B, h, w, inputs) float32`` integers in [-127, 127].
+            colours: ``(h, w)`` int64, those of the blocks.
+            step: the step of the schedule.
+            places: see ``blocks``.
+        """
+        t = self._t
+        of_colours = t["stem.bias"][step]
+        h = features.new_empty(*features.shape[:-1], self.config.channels)
+        x = torch.empty_like(h)
+        board = colours.expand(features.shape[:-1]).flatten()
+        for seen, colour, of, to in self.strips(features, board, h, x):
+            of.copy_(self._products["stem.weight"](seen))
+            of.add_(of_colours[colour]).mul_(t["stem.scale"]).round_().clamp_(-STREAM, STREAM)
+            self.see(of, to, step)
+        return self.blocks(h, x, step, places)

@@ -55,16 +55,10 @@ _QUARTERS = (1.0, 1.1892071, 1.4142135, 1.6817929)
 
 @dataclass(frozen=True)
 class PlacesConfig:
-    """Sizes of the network that looks around, and the inner width of the heads.
-
-    ``tuned`` says that streams have a tuning (``tuning.py``), ``bounded`` that there are tables for
-    pixels near the ends of their range (``pixels.at_ends``).
-    """
+    """Sizes of the network that looks around, and the inner width of the heads."""
 
     network: NetworkConfig
     heads: int
-    tuned: bool = False
-    bounded: bool = False
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "PlacesConfig":
@@ -75,22 +69,11 @@ class PlacesConfig:
         sizes = {"steps": len(PLACES), "inputs": INPUTS, "outputs": 2 * len(PASSES), "colours": 1}
         if any(values.get(name, size) != size for name, size in sizes.items()):
             raise ValueError(f"pixel_network must have {sizes}")
-        flags = {name: values.get(name, False) for name in ("tuned", "bounded")}
-        for name, flag in flags.items():
-            if type(flag) is not bool:
-                raise ValueError(f"pixel_network's {name} must be true or false, not {flag!r}")
-        rest = {k: value for k, value in values.items() if k not in ("heads", *flags)}
-        return cls(NetworkConfig.from_dict({**rest, **sizes}), heads, **flags)
+        rest = {name: value for name, value in values.items() if name != "heads"}
+        return cls(NetworkConfig.from_dict({**rest, **sizes}), heads)
 
     def to_dict(self) -> dict[str, int]:
-        flags = {"tuned": self.tuned, "bounded": self.bounded}
-        told = {name: True for name, flag in flags.items() if flag}
-        return {**self.network.to_dict(), "heads": self.heads, **told}
-
-    @property
-    def format(self) -> int:
-        """The version of model files that such a network needs."""
-        return 6 if self.bounded else 5 if self.tuned else 4
+        return {**self.network.to_dict(), "heads": self.heads}
 
     def inputs(self, number: int) -> int:
         """How many numbers the head of a pass sees."""
@@ -109,11 +92,6 @@ class PlacesConfig:
 def heads_of_passes() -> list[int]:
     """The passes that have a head: a place's first colour has none before it."""
     return [number for number in range(len(PASSES)) if number % len(COLOURS)]
-
-
-def has_heads(values: dict[str, Any]) -> bool:
-    """Whether a model's ``pixel_network`` is of this kind; else it is of ``pixels.py``'s."""
-    return "heads" in values
 
 
 def inverse_scales() -> Tensor:
@@ -182,7 +160,6 @@ class PlacesModel(nn.Module):
         guesses = self.network.outputs(trunk)
         bits: list[Tensor] = []
         errors: list[Tensor] = []
-        bounded = self.config.bounded
         for number in range(first, first + len(COLOURS)):
             out = guesses[..., 2 * number : 2 * number + 2]
             if errors:
@@ -192,7 +169,7 @@ class PlacesModel(nn.Module):
             expected = (base + mean).clamp(0.0, 255.0)
             mean = expected - base
             spread = out[..., 1] + self.bias[number, 1]
-            bits.append(logistic_bits(error - mean, spread, expected if bounded else None))
+            bits.append(logistic_bits(error - mean, spread, expected))
             errors.append(self._seen(error, mean.detach(), spread.detach()))
         return torch.stack(bits, -1)
 
@@ -242,7 +219,11 @@ class Look:
 
 
 class PlacesNetwork:
-    """The exported network at work, see ``pixels.PixelNetwork``, which has the same calls."""
+    """The exported network at work.
+
+    ``prediction`` and ``residual`` are pictures ``(B, 3, H, W)`` of whole blocks, float32 integers
+    in 1/16 of a pixel value, the latter zero where nothing is known, as outside the picture.
+    """
 
     def __init__(
         self, values: dict[str, Any], tensors: dict[str, Tensor], device: torch.device

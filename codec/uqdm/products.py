@@ -48,6 +48,10 @@ class Matrix:
             some._bytes = self._bytes.t()[chosen].t() if len(chosen) >= _LEAST else None
         return some
 
+    def inputs(self, chosen: Tensor) -> "Matrix":
+        """The matrix of some inputs, ``(n,)``."""
+        return Matrix(self._floats.t()[:, chosen])
+
     def __call__(self, rows: Tensor, rectified: bool = False) -> Tensor:
         """Exact sums ``(..., outputs) float32`` of rows ``(..., inputs) float32``.
 
