@@ -7,7 +7,7 @@ from threading import Lock
 from typing import TypeVar
 
 from codec import Codec, EncodedImage
-from codec.memory import is_out_of_memory, release_memory
+from codec.numerics.memory import is_out_of_memory, release_memory
 
 T = TypeVar("T")
 R = TypeVar("R")

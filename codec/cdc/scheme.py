@@ -18,18 +18,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import dither
-from ..devices import full_precision
-from ..entropy import Tables
 from ..errors import InvalidModelError
-from ..modelfiles import build
+from ..models.checks import build
+from ..numerics.precision import full_precision
 from ..scheme import Choice
-from .integers import FRACTION, IntegerHyperDecoder, ScaleIndex
-from .layers import MAX_RESIDUAL, Progress, Trees
-from .model import LATENT_STRIDE, MULTIPLE, CDCModel, Synthesis, build_model
-from .symbols import CodingTables, PictureLayers, PictureState
-from .tiling import TILE_PIXELS, Tile, by_tiles
-from .trees import MAX_COUNTED
+from ..stream import dither
+from ..stream.entropy import Tables
+from .latents.integer_hyper_decoder import FRACTION, IntegerHyperDecoder, ScaleIndex
+from .latents.symbols import CodingTables, PictureLayers, PictureState
+from .latents.trees import MAX_COUNTED
+from .latents.trit_planes import MAX_RESIDUAL, Progress, Trees
+from .networks.model import LATENT_STRIDE, MULTIPLE, CDCModel, Synthesis, build_model
+from .networks.tiling import TILE_PIXELS, Tile, by_tiles
 
 Decoder = Literal["fast", "diffusion"]
 DECODERS: tuple[Decoder, ...] = ("fast", "diffusion")

@@ -9,10 +9,10 @@ import pytest
 from s3fs import S3FileSystem
 
 from codec.base import EncodedImage
-from codec.images import write_image
-from pipeline import worker
-from pipeline.records import column_bytes
-from pipeline.retrieval.dataset import Dataset
+from codec.images.files import write_image
+from pipeline.compress import worker
+from pipeline.dataset.rows import column_bytes
+from pipeline.reader.dataset import Dataset
 from tests.integration.faults import FaultProxy
 from tests.integration.servers import BUCKET, moto
 from tests.pipeline.makers import ToyCodec, write_tar
