@@ -220,7 +220,7 @@ def _truncated(r: Tensor, scale: Tensor, generator: torch.Generator) -> Tensor:
     """Residuals as a prefix of the layers gives them, roughly; what is cut differs by picture.
 
     The last trits are missing, and one more where the scale is small. Only roughly, because the
-    trees (layers.py) are made after the training.
+    trees (trit_planes.py) are made after the training.
     """
     planes = torch.randint(0, 4, (len(r), 1, 1, 1), generator=generator, device=r.device)
     step = 3.0**planes

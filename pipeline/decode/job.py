@@ -1,8 +1,8 @@
 """The decoding job from the driver's side: plan, run what is missing, summary.
 
-distribution/request.py    options, and what they come to for a dataset: files, keys, layers
-decoder.py                 the worker that makes tars and files
-distribution/truncate.py   ``--format strata``: the same with streams instead of pictures
+request.py     options, and what they come to for a dataset: files, keys, layers
+worker.py      the worker that makes tars and files
+copy_job.py    ``--format strata``: the same with streams instead of pictures
 """
 
 from collections import Counter

@@ -45,7 +45,7 @@ class Selection:
     Args:
         rule: how many layers of each picture.
         columns: further columns to read.
-        condition: a ``--filter`` (``conditions.py``), empty for none.
+        condition: a ``--filter`` (``filter_language.py``), empty for none.
         originals: whether to read the originals of row groups where one is to stand in.
     """
 

@@ -1,7 +1,8 @@
 """Measuring models beside other codecs on tars of pictures, for ``jobs/evaluate.py``.
 
-    contenders.py ─► evaluator.py (workers) ─► records ─► figures.py ─► report.json, .md, .html
-    models, options   peers.py, measuring.py               curves.py     tables, plots, page
+    contenders.py ─► worker.py (workers) ─► records ─► figures.py ─► report.json, .md, .html
+    models, options  bench.py, peers.py                curves.py     tables, plots, page
+                     measuring.py, lpips.py
 
 ``job.py`` is the driver. Definitions of the figures: docs/evaluation.md.
 """

@@ -1,10 +1,11 @@
 """Open a compressed dataset and read it at any number of layers, fetching only those layers.
 
-    Dataset.read, batches      every file by columns, selected by key and filter    reading.py
-    Dataset.fetch, record      places of keys (lookup.py), then just their bytes    fetching.py
-    Dataset.page               pictures in order, some at a time                    paging.py
+    Dataset.read, batches      every file by columns, selected by key and filter    rows.py
+    Dataset.fetch, record      places of keys (lookup.py), then just their bytes    fetch.py
+    Dataset.page               pictures in order, some at a time                    pages.py
 
-``DataFile`` and the footers are in ``datafiles.py``, requests for ranges in ``ranges.py``.
+``DataFile`` and the footers are in ``pipeline.dataset``, requests for ranges in
+``pipeline.stores``.
 """
 
 import json

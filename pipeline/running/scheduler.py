@@ -6,7 +6,7 @@ its shards are tried again is decided here, never by Ray, because only the drive
 An actor has up to ``in_flight`` tasks at once: it fetches one and publishes another while it
 computes a third. When it dies nobody knows which of them was the reason, so each of them becomes a
 **suspect** and goes on alone in an actor, where its crashes count as attempts. A task that used up
-its attempts by crashing is searched for the one sample that does it (``poison.py``), and goes on
+its attempts by crashing is searched for the one sample that does it (``bisection.py``), and goes on
 without that sample.
 """
 

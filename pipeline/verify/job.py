@@ -1,7 +1,7 @@
 """The verifying job from the driver's side: check a dataset, and repair it.
 
     plan, manifest, model ─► footers and records ─► whole files ─► repair ─► manifest ─► garbage
-          checks.py               footers.py        verifier.py        repair.py       garbage.py
+          checks.py               footers.py         worker.py         repair.py       garbage.py
 
 The quick check needs no Ray: whole files are read by workers. What it tells, and under which keys
 as JSON, is in ``report.py``.

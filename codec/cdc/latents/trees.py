@@ -19,7 +19,7 @@ _TAU = 6.1094102  # -Phi^-1(5e-10): all but 1e-9 of the mass is within tau sigma
 @coder_process.shared
 @dataclass(frozen=True, eq=False)
 class Trees:
-    """One ternary tree for each scale index (see layers.py), all nodes in one numbering.
+    """One ternary tree for each scale index (see trit_planes.py), all nodes in one numbering.
 
     Tree s occupies ``root[s] .. root[s + 1] - 1``, breadth first: node j of a tree has the children
     3 j + 1 .. 3 j + 3. Its root is the interval of the 3**levels[s] values around 0, and every node

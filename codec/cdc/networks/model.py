@@ -204,7 +204,7 @@ class LightDenoiser(nn.Module):
 
 
 class LightModel(CDCModel):
-    """The light transform (light.py), and a U-Net that adds to its picture."""
+    """The light transform (light_transform.py), and a U-Net that adds to its picture."""
 
     compressor: LightCompressor
     log_scale = True

@@ -1,8 +1,8 @@
 """The lossless layer of a nested model: pixels, less what the levels and a network expect of them.
 
 Of two kinds. ``AtOnce`` codes all of them in one pass, with what the large network says; a model
-with a network for pixels (``pixels.py``, ``places.py``) has ``PixelByPixel``: twelve passes, before
-which a stream may tune the network to its picture (``tuning.py``).
+with a network for pixels (``pixel_lattice.py``, ``pixel_network.py``) has ``PixelByPixel``: twelve
+passes, before which a stream may tune the network to its picture (``tuning.py``).
 """
 
 from collections.abc import Mapping, Sequence

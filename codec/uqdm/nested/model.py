@@ -76,9 +76,9 @@ class NestedModel(nn.Module):
             counted statistics, so that the untrained model is already a transform codec.
         first_energy, first_theta: ``(2, A - 1)`` tails of level 0's tables for high and low bands.
         energy, theta: ``(2 (levels - 1), 1)`` of the other levels, by level and significance.
-        first_network: the light network of level 0 (``first.py``), where the model has one; the
-            biases have a row more then, for the shift of its previews.
-        pixel_network: that of the lossless layer (``places.py``), where the model has one.
+        first_network: the light network of level 0 (``first_network.py``), where the model has one;
+            the biases have a row more then, for the shift of its previews.
+        pixel_network: that of the lossless layer (``pixel_network.py``), where the model has one.
     """
 
     coded: Tensor

@@ -5,11 +5,11 @@ sparse in any transform. What tells most of a pixel then are its neighbours and 
 So the layer has twelve passes: the four places of each 2x2 cell, diagonal first, and of each place
 green, red and blue. A network sees, cell by cell, the picture that the levels predict and how far
 the pixels that are known lie from it; it says how far the pixels of the pass should, and how sure
-that is. It is an integer network as the others are (``network.py``), and decodes alike on every
-device.
+that is. It is an integer network as the others are (``integer_network.py``), and decodes alike on
+every device.
 
-``places.py`` has the network that models are trained with. The one here, of models of formats 2 and
-3, looks around anew in every pass; it is kept for what was written with it.
+``pixel_network.py`` has the network that models are trained with. The one here, of models of
+formats 2 and 3, looks around anew in every pass; it is kept for what was written with it.
 """
 
 import math
@@ -196,7 +196,7 @@ class PixelNetwork:
     ) -> tuple[Tensor, Tensor]:
         """The pass's predicted pixels in 1/16 of a value and spread indices, ``(B, H/2, W/2)``.
 
-        ``look`` and ``tuning`` are for networks of ``places.py``.
+        ``look`` and ``tuning`` are for networks of ``pixel_network.py``.
         """
         (row, column), colour = PASSES[number]
         base = prediction[:, colour, row::2, column::2]

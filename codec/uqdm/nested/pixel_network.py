@@ -1,11 +1,11 @@
 """The lossless layer's network: one look around for each place, then a colour after the other.
 
 What tells most of a pixel's red is the green of the same pixel, and to take that in needs no second
-look around. So a network looks once at each of the four places of a cell (``pixels.py`` has the
-lattice and the order): it gives a first guess of all three colours, and what it saw is kept. A head
-for red and one for blue, small networks of that pixel alone, correct the guess by how far the
+look around. So a network looks once at each of the four places of a cell (``pixel_lattice.py`` has
+the lattice and the order): it gives a first guess of all three colours, and what it saw is kept. A
+head for red and one for blue, small networks of that pixel alone, correct the guess by how far the
 colours before were from what had been expected of them. All of it in exact integers, as
-``network.py`` has them.
+``integer_network.py`` has them.
 """
 
 from collections.abc import Iterator
@@ -112,7 +112,7 @@ def heads_of_passes() -> list[int]:
 
 
 def has_heads(values: dict[str, Any]) -> bool:
-    """Whether a model's ``pixel_network`` is of this kind; else it is of ``pixels.py``'s."""
+    """Whether a model's ``pixel_network`` is of this kind; else it is of ``pixel_lattice.py``'s."""
     return "heads" in values
 
 

@@ -2,8 +2,8 @@
 
 Level l refines every coefficient c by a digit, k = round((c - grid) / Delta_l), grid += k
 Delta_l, with Delta_l = first_delta / 3**l, or by the next digit towards zero where that is worth
-more bits than its error costs (``choosing.py``). ``grid``, an integer multiple of the last Delta,
-is the whole state of both sides; no noise, no dither, no float.
+more bits than its error costs (``digit_choice.py``). ``grid``, an integer multiple of the last
+Delta, is the whole state of both sides; no noise, no dither, no float.
 
 A level is sent in passes, each a set of bands in blocks of some colours, and each sees the digits
 of the passes before it. Blocks are coloured as a checkerboard, or by lattices that grow denser, so
@@ -245,7 +245,7 @@ def digits(coefficients: Tensor, grid: Tensor, unit: float | Tensor, dead_zone: 
     """Digits that depend on nothing else, float integers: what training takes for the encoder's.
 
     A coefficient that is still zero ("insignificant") has a wider zero bin, about as wide as the
-    encoder's choice (``choosing.py``) makes it on average.
+    encoder's choice (``digit_choice.py``) makes it on average.
     """
     rest = (coefficients - grid) / unit
     rounding = torch.where(grid == 0, 0.5 - dead_zone, 0.5)

@@ -2,10 +2,10 @@
 
 Pictures differ in what their cameras, scanners and converters did to their pixels, and no network
 knows all of that. So before its pixels the layer has a *tuning*: for each of the twelve passes
-(``pixels.py``) a linear correction of the expected pixels, of the numbers that the pass's head sees
-(``places.py``), and how much wider or narrower its distributions are. The encoder finds it by
-weighted least squares; what it costs is compared with what it saves, so that a small picture, or
-one that the network understands, has none.
+(``pixel_lattice.py``) a linear correction of the expected pixels, of the numbers that the pass's
+head sees (``pixel_network.py``), and how much wider or narrower its distributions are. The encoder
+finds it by weighted least squares; what it costs is compared with what it saves, so that a small
+picture, or one that the network understands, has none.
 
 Least squares on the picture itself, sent or found again, is how the strongest linear predictors of
 lossless coding adapt (Meyer and Tischer 1997, "TMW"; Wu, Barthel and Zhang 1998, "Piecewise 2D
