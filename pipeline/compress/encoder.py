@@ -20,23 +20,17 @@ from typing import Any, Literal, TypeGuard
 import numpy as np
 
 from codec import Codec, EncodedImage, coder_process
+from codec.batches import batches_by_size, in_parts, one_by_one_on_error
 from codec.coder_process import Coding, Helper
 from codec.images.files import MAX_PIXELS, pack_alpha, read_image
 from codec.images.metrics import psnr
 from codec.numerics.memory import is_out_of_memory, release_memory
 
 from ..dataset.rows import Row, Status
-from ..pictures import (
-    ahead_within,
-    batches_by_size,
-    check_codec_result,
-    describe,
-    in_parts,
-    layers_worth_storing,
-    one_by_one_on_error,
-)
 from ..running.stages import StageClock
 from ..sources.shards import MAX_FIELD_BYTES, Sample, ShardFile, is_picture
+from ..stores.reasons import describe
+from ..stores.threads import ahead_within
 
 KeepOriginal = Literal["never", "bad", "larger", "always"]
 KEEP_FILTERED_BYTES = 1 << 20  # what a person chose to leave out is kept only where it is small
@@ -420,4 +414,25 @@ class SampleEncoder:
             encoded=stream.truncate(layers),
             psnr=None if quality is None else quality[:layers],
             original=row.original if kept else None,
+        )
+
+
+def layers_worth_storing(encoded: EncodedImage, limit: int, alpha_bytes: int, source: int) -> int:
+    """The most layers, up to ``limit``, whose stream is not larger than the picture's file.
+
+    Never fewer than one: with none there would be no picture.
+    """
+    kept, total = 1, len(encoded.header) + alpha_bytes
+    for number, layer in enumerate(encoded.layers[:limit], start=1):
+        total += len(layer)
+        if total <= source:
+            kept = number
+    return kept
+
+
+def check_codec_result(codec: Codec, encoded: EncodedImage, height: int, width: int) -> None:
+    """A stream that claims another size than its picture would be found out years too late."""
+    if (encoded.height, encoded.width) != (height, width):
+        raise ValueError(
+            f"{codec.name} encoded {width}x{height} as {encoded.width}x{encoded.height}"
         )

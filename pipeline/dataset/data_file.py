@@ -19,11 +19,11 @@ import pyarrow.parquet as pq
 
 from codec.errors import StrataError
 
-from ..pictures import describe
 from ..stores.cache import ByteCache
 from ..stores.filesystems import storage_errors
 from ..stores.passing import may_pass
 from ..stores.ranges import RangeFile, ShortReadError, read_range
+from ..stores.reasons import describe
 from ..stores.store import Store
 from .untrusted import MAX_GROUP_BYTES, check_data_file
 

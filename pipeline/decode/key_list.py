@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..dataset.data_file import within
-from ..pictures import ahead
 from ..reader.dataset import DataFile, Dataset
 from ..running.options import OptionError
 from ..stores.filesystems import open_filesystem, storage_errors
+from ..stores.threads import ahead
 
 FILES_AT_ONCE = 16
 

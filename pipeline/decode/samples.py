@@ -10,7 +10,7 @@ from codec.images.files import read_image, unpack_alpha, write_image
 from codec.images.resizing import fit, shrink
 
 from ..dataset.rows import original_key
-from ..pictures import describe
+from ..stores.reasons import describe
 from .selection import Chosen
 
 # What a commit record adds up: ``layers`` that were decoded, ``streams`` that they are of, bytes of

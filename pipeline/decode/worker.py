@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from codec import Codec, EncodedImage
+from codec.batches import batches_by_size, one_by_one_on_error
 from codec.errors import StrataError
 
 from ..dataset.ledger import Ledger, generation_name, split_generation
@@ -21,12 +22,13 @@ from ..dataset.rows import (
     reason_kind,
     row_bytes,
 )
-from ..pictures import ahead, batches_by_size, describe, one_by_one_on_error
 from ..reader.dataset import DataFile, Dataset, open_dataset
 from ..running.activity import Activity
 from ..running.stages import StageClock
 from ..running.worker_errors import plain_errors
+from ..stores.reasons import describe
 from ..stores.store import Store, scratch_folder
+from ..stores.threads import ahead
 from .layer_rule import LayerRule
 from .samples import COUNTS, Form, Sample, finished
 from .selection import Chosen, Selection, timed

@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image
 
 from codec import Codec
+from codec.batches import one_by_one_on_error
 from codec.images.metrics import PatchLines, bits_per_pixel
 
-from ..pictures import one_by_one_on_error
 from ..running.options import OptionError
 from ..running.stages import StageClock
 from .contenders import Contender

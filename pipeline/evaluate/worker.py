@@ -18,12 +18,13 @@ from codec.images.files import read_image
 
 from ..compress.worker import load_model
 from ..dataset.ledger import Ledger
-from ..pictures import ahead, describe
 from ..running.activity import Activity
 from ..running.stages import StageClock
 from ..running.worker_errors import plain_errors
 from ..sources.shards import Sample, Shard, ShardFile, open_shard
+from ..stores.reasons import describe
 from ..stores.store import Store, scratch_folder
+from ..stores.threads import ahead
 from .bench import Bench, Loaded, Measured, rgb_of
 from .contenders import Contender
 from .measuring import Learned, PatchSet, Point

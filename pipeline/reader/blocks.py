@@ -19,10 +19,10 @@ import pyarrow.parquet as pq
 from ..dataset.data_file import Bounds, DataFile, OpenFile, is_damage, key_bounds, within
 from ..dataset.index import BrokenIndexError
 from ..dataset.untrusted import check_index_format
-from ..pictures import describe
 from ..stores.cache import ByteCache
 from ..stores.filesystems import storage_errors
 from ..stores.ranges import RangeFile, read_range
+from ..stores.reasons import describe
 from ..stores.store import Store
 
 WHOLE_BYTES = 256 << 10  # an index up to this size is read in one request

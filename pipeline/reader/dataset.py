@@ -34,9 +34,9 @@ from ..dataset.data_file import (
 )
 from ..dataset.index import IndexEntry
 from ..dataset.ledger import FORMAT_VERSION, latest_manifest, manifest_name
-from ..pictures import describe
 from ..stores.cache import ByteCache
 from ..stores.passing import may_pass
+from ..stores.reasons import describe
 from ..stores.store import Store, storage_errors
 from ..stores.urls import refuse_secrets
 from . import fetch

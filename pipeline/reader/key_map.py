@@ -27,11 +27,11 @@ from codec.errors import StrataError
 
 from ..dataset.data_file import DataFile, DatasetError
 from ..dataset.index import BrokenIndexError
-from ..pictures import ahead
 from ..stores.cache import ByteCache
 from ..stores.filesystems import storage_errors
 from ..stores.ranges import AT_ONCE, Range, ShortReadError, read_ranges
 from ..stores.store import Store, scratch_folder
+from ..stores.threads import ahead
 from .blocks import IndexBlocks
 
 FOLDER = "keys"

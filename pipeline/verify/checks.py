@@ -27,10 +27,11 @@ from ..dataset.ledger import (
     split_generation,
 )
 from ..dataset.rows import SCHEMA_VERSION
-from ..pictures import ahead, describe
 from ..reader.dataset import PLAN_NAME, DataFile, Dataset, DatasetError
 from ..stores.filesystems import CONNECTIONS
+from ..stores.reasons import describe
 from ..stores.store import StorageError, Store, scratch_folder
+from ..stores.threads import ahead
 
 Kind = Literal["plan", "manifest", "model", "record", "data", "index"]
 LISTED_PROBLEMS = 20

@@ -17,8 +17,8 @@ from ..dataset.index import FOLDER as INDEX
 from ..dataset.index import index_path
 from ..dataset.ledger import COMMITS, Ledger
 from ..dataset.rows import METADATA_KEY, ROWS_PER_GROUP, RecordError, column_bytes, schema
-from ..pictures import describe
 from ..reader.dataset import DataFile, Dataset
+from ..stores.reasons import describe
 from .checks import Damage, data_file, entry_of, read_record
 from .rows import first_line
 

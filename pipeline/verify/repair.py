@@ -29,12 +29,12 @@ from ..dataset.ledger import (
     split_generation,
 )
 from ..dataset.rows import file_sha256, inspect_file, read_metadata
-from ..pictures import describe
 from ..reader.dataset import PLAN_NAME, Dataset
 from ..running.job import RunningOptions, Stop
 from ..running.progress.events import EventLog
 from ..running.progress.summary import Summary
 from ..sources.shards import Shard, expand_inputs
+from ..stores.reasons import describe
 from ..stores.store import Store, scratch_folder
 from .checks import (
     COUNTS,

@@ -17,15 +17,16 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from codec import Codec, EncodedImage
+from codec.batches import batches_by_size, one_by_one_on_error
 
 from ..compress.worker import load_model
 from ..dataset.index_writer import index_facts, index_table, same_index
 from ..dataset.rows import encoded_image, file_sha256, schema, stream_columns
-from ..pictures import batches_by_size, describe, one_by_one_on_error
 from ..reader.dataset import DataFile
 from ..running.activity import Activity
 from ..running.stages import StageClock
 from ..running.worker_errors import plain_errors
+from ..stores.reasons import describe
 from ..stores.store import Store, scratch_folder
 from .checks import LISTED_PROBLEMS
 from .rows import STATUSES, first_line, read_group, reraise_passing, row_problems

@@ -20,11 +20,11 @@ from codec.images.files import write_image
 from pipeline.compress import encoder as encoder_module
 from pipeline.compress.encoder import CompressSettings, SampleEncoder
 from pipeline.dataset.rows import Row
-from pipeline.pictures import ahead_within
 from pipeline.running.stages import StageClock
 from pipeline.sources import shards
 from pipeline.sources.shards import Sample, ShardFile, expand_inputs, group_samples, open_shard
 from pipeline.sources.tar_members import Member
+from pipeline.stores.threads import ahead_within
 from tests.codec.small_models import write_nested_model
 from tests.pipeline.makers import ToyCodec, png, samples, write_tar
 

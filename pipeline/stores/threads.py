@@ -1,13 +1,10 @@
-"""The small arts that the workers need: look ahead in threads, batch by size, choose layers."""
+"""Look ahead in threads: results in order, with a bound on how many wait."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from threading import Lock
 from typing import TypeVar
-
-from codec import Codec, EncodedImage
-from codec.numerics.memory import is_out_of_memory, release_memory
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -105,83 +102,3 @@ def ahead_within(
         for future in waiting:
             future.cancel()
         waiting.clear()  # ``fill`` and ``work`` know each other: only the collector ends them
-
-
-def batches_by_size(
-    sizes: Sequence[tuple[int, int]], batch_size: int, batch_pixels: int
-) -> Iterator[list[int]]:
-    """Positions of ``sizes`` (height, width) in batches of similar ones.
-
-    A batch has at most ``batch_size`` pictures and, unless it is a single one, at most
-    ``batch_pixels`` pixels.
-    """
-    batch: list[int] = []
-    pixels = 0
-    for position in sorted(range(len(sizes)), key=lambda position: sizes[position]):
-        height, width = sizes[position]
-        if batch and (len(batch) == batch_size or pixels + height * width > batch_pixels):
-            yield batch
-            batch, pixels = [], 0
-        batch.append(position)
-        pixels += height * width
-    if batch:
-        yield batch
-
-
-def one_by_one_on_error(
-    function: Callable[[list[T]], Sequence[R]], batch: list[T]
-) -> list[R | Exception]:
-    """``function(batch)``; if it raises, each item alone, with its exception where it fails again.
-
-    One picture that the codec cannot do must not take its neighbours with it. Where memory runs
-    out, the batch is halved instead, and halved again, down to single items.
-    """
-    try:
-        return list(function(batch))
-    except Exception as error:
-        short = is_out_of_memory(error)
-        if len(batch) == 1:
-            return [error.with_traceback(None)]  # its frames would hold the memory
-    return in_parts(function, batch, short)
-
-
-def in_parts(
-    function: Callable[[list[T]], Sequence[R]], batch: list[T], short: bool
-) -> list[R | Exception]:
-    """What to do with a batch that failed: halves if memory was ``short``, else one by one."""
-    if short:
-        release_memory()
-    step = max(1, len(batch) // 2) if short else 1
-    parts = [batch[at : at + step] for at in range(0, len(batch), step)]
-    return [result for part in parts for result in one_by_one_on_error(function, part)]
-
-
-def layers_worth_storing(encoded: EncodedImage, limit: int, alpha_bytes: int, source: int) -> int:
-    """The most layers, up to ``limit``, whose stream is not larger than the picture's file.
-
-    Never fewer than one: with none there would be no picture.
-    """
-    kept, total = 1, len(encoded.header) + alpha_bytes
-    for number, layer in enumerate(encoded.layers[:limit], start=1):
-        total += len(layer)
-        if total <= source:
-            kept = number
-    return kept
-
-
-def describe(error: BaseException) -> str:
-    """An exception as a reason: its general part first, the particulars after a colon."""
-    text = " ".join(str(error).split())[:500]
-    name = type(error).__name__
-    return text if text and name in _SPEAKING else f"{name}: {text}" if text else name
-
-
-_SPEAKING = {"BrokenImageError", "UnsupportedImageError", "ShardError"}
-
-
-def check_codec_result(codec: Codec, encoded: EncodedImage, height: int, width: int) -> None:
-    """A stream that claims another size than its picture would be found out years too late."""
-    if (encoded.height, encoded.width) != (height, width):
-        raise ValueError(
-            f"{codec.name} encoded {width}x{height} as {encoded.width}x{encoded.height}"
-        )
