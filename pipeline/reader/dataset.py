@@ -282,7 +282,7 @@ class Dataset:
         the last. Cursors are text that fits into a URL, and hold for this manifest. Raises
         CursorError for what is none.
         """
-        return page(self, after, limit, search, filter)
+        return page(self.lookup, after, limit, search, filter)
 
     def record(self, key: str, layers: int | None = None, columns: Sequence[str] = ()) -> Record:
         """The first picture with this key.

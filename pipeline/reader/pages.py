@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,9 +22,6 @@ from .blocks import IndexBlocks
 from .lookup import Lookup
 from .rows import columns_of
 
-if TYPE_CHECKING:
-    from .dataset import Dataset
-
 MAX_LIMIT = 1000
 PAGE_SECONDS = 2.0  # after these a page ends with what it has, once it has looked at anything
 _SHOWN = ["layers", "cumulative_bytes", "psnr", "key", "width", "height"]
@@ -33,7 +30,7 @@ _ROW = "__row"  # of the file, beside the columns
 
 
 def page(
-    dataset: "Dataset",
+    lookup: Lookup,
     after: str | None,
     limit: int,
     search: str,
@@ -43,8 +40,8 @@ def page(
     """``Dataset.page``. With ``on_damage`` what is damaged or gone is left out, and told there."""
     if not 1 <= limit <= MAX_LIMIT:
         raise ValueError(f"a page has 1 to {MAX_LIMIT} pictures, not {limit}")
-    named = columns_of(condition, dataset.url)
-    position, row = _parse(dataset, after)
+    named = columns_of(condition, lookup.store.url)
+    position, row = _parse(lookup, after)
     deadline = time.monotonic() + PAGE_SECONDS
     items: list[dict[str, Any]] = []
 
@@ -53,7 +50,7 @@ def page(
             raise error
         on_damage(error)
 
-    groups = _groups(dataset, position, row, search, deadline, damaged)
+    groups = _groups(lookup, position, row, search, deadline, damaged)
     for number, file, opened, group, first in groups:
         if opened is None:  # out of time
             return items, _cursor(number, first)
@@ -61,19 +58,19 @@ def page(
             table = _shown(opened, group, first, named)
             table = _selected(table, row if number == position else 0, search, condition)
             table = table.slice(0, limit - len(items))
-            items += list(_items(dataset.lookup, opened, group, table))
+            items += list(_items(lookup, opened, group, table))
         except DatasetError as error:
             damaged(error)
             continue
         if len(items) == limit:
             following = table.column(_ROW)[-1].as_py() + 1
-            at_end = following == file.rows and number == len(dataset.files) - 1
+            at_end = following == file.rows and number == len(lookup.files) - 1
             return items, None if at_end else _cursor(number, following)
     return items, None
 
 
 def _groups(
-    dataset: "Dataset",
+    lookup: Lookup,
     position: int,
     row: int,
     search: str,
@@ -86,16 +83,16 @@ def _groups(
     is not opened: there the next page goes on. A file without a footer is left to ``damaged``.
     """
     looked = False
-    for start in range(position, len(dataset.files), _AHEAD):
-        files = dataset.files[start : start + _AHEAD]
+    for start in range(position, len(lookup.files), _AHEAD):
+        files = lookup.files[start : start + _AHEAD]
         if looked and time.monotonic() > deadline:
             yield start, files[0], None, 0, 0
             return
-        for number, (file, hits) in enumerate(_hits(dataset.lookup, files, search), start):
+        for number, (file, hits) in enumerate(_hits(lookup, files, search), start):
             if not file.ok or hits == set():
                 looked = looked or bool(search)
                 continue
-            with dataset.open(file) as opened:
+            with OpenFile(lookup.store, file, lookup.cache) as opened:
                 first = 0
                 try:
                     footer = opened.metadata
@@ -196,14 +193,14 @@ def _cursor(position: int, row: int) -> str:
     return base64.urlsafe_b64encode(packed).decode().rstrip("=")
 
 
-def _parse(dataset: "Dataset", cursor: str | None) -> tuple[int, int]:
+def _parse(lookup: Lookup, cursor: str | None) -> tuple[int, int]:
     if cursor is None:
         return 0, 0
     try:
         packed = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
         position, row = json.loads(packed)
-        if 0 <= position < len(dataset.files) and 0 <= row <= dataset.files[position].rows:
+        if 0 <= position < len(lookup.files) and 0 <= row <= lookup.files[position].rows:
             return int(position), int(row)
     except (ValueError, TypeError, RecursionError):
         pass
-    raise CursorError(f"{dataset.url}: {cursor!r:.80} is no cursor of this dataset")
+    raise CursorError(f"{lookup.store.url}: {cursor!r:.80} is no cursor of this dataset")

@@ -185,7 +185,7 @@ class Library:
         is not in a list.
         """
         with self._answering():
-            items, cursor = page(self.dataset, after, limit, search, filter, _left_out)
+            items, cursor = page(self.dataset.lookup, after, limit, search, filter, _left_out)
         shown = [{**item, "psnr": _in_json(item["psnr"])} for item in items]
         return {"items": shown, "next": cursor}
 
