@@ -7,21 +7,19 @@ from typing import Any, Literal
 
 from codec import Codec, load_codec
 from codec.images.files import MAX_PIXELS
-from codec.models.zoo import CARD_FILE, MODEL_FILE, card_file
 
+from ..dataset.layout import DATA, PLAN_NAME, SUFFIX, data_path, generation_name, shard_name
 from ..dataset.ledger import (
     FORMAT_VERSION,
     Ledger,
     NewerManifestError,
     Plan,
     check_inputs,
-    generation_name,
     latest_manifest,
     publish_manifest,
-    shard_name,
 )
+from ..dataset.models import publish_model
 from ..dataset.rows import SCHEMA_VERSION
-from ..reader.dataset import PLAN_NAME
 from ..running.cluster import WorkerShape
 from ..running.job import RunningOptions, Stop, run_job_tasks
 from ..running.options import OptionError, check_codec_options
@@ -85,7 +83,7 @@ def _compress(options: CompressOptions, stop: Stop, log: EventLog) -> Summary:
     with storage_errors(store.url, "cannot be written"):
         plan.check(store)
         number = latest_manifest(store)  # before the records: see publish_manifest
-        done, lost = ledger.completed("data", ".parquet")
+        done, lost = ledger.completed(DATA, SUFFIX)
         check_inputs(shards, done)
         create_only = _prepare_output(store, plan, model)
     names = {shard_name(shard, plan.fingerprint): shard for shard in shards}
@@ -118,7 +116,7 @@ def _compress(options: CompressOptions, stop: Stop, log: EventLog) -> Summary:
             if reread:
                 del done  # not all records twice in memory
                 number = latest_manifest(store)
-                done, _ = ledger.completed("data", ".parquet")
+                done, _ = ledger.completed(DATA, SUFFIX)
             summary.failed_shards = _failed_shards(names, failures, done, summary.stopped)
             if summary.stopped:
                 break
@@ -200,7 +198,7 @@ def run_shards(
 
 
 def _data_path(record: Mapping[str, Any]) -> str:
-    return f"data/{generation_name(record['base'], record['generation'])}.parquet"
+    return data_path(generation_name(record["base"], record["generation"]))
 
 
 def _parameters(options: CompressOptions, model: Codec) -> dict[str, Any]:
@@ -264,11 +262,7 @@ def _layers(options: CompressOptions, model: Codec) -> tuple[int, bool]:
 def _prepare_output(store: Store, plan: Plan, model: Codec) -> bool:
     """Write the plan and the model. Returns whether the store honours create-only writes."""
     create_only = plan.establish(store)
-    folder = f"models/{model.model_id}"
-    store.create_from(f"{folder}/{MODEL_FILE}", model.model_path)
-    card = card_file(model.model_path)
-    if card.is_file():
-        store.create_from(f"{folder}/{CARD_FILE}", card)
+    publish_model(store, model.model_id, model.model_path)
     return create_only
 
 

@@ -23,18 +23,17 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from codec import Codec, load_codec
-from codec.errors import CorruptStreamError, InvalidModelError
-from codec.models.zoo import MODEL_FILE
+from codec.errors import CorruptStreamError
 
-from ..dataset.ledger import Ledger, generation_name, slim
+from ..dataset.layout import generation_name
+from ..dataset.ledger import Ledger, slim
+from ..dataset.models import load_model
 from ..dataset.publisher import Publisher
 from ..dataset.rows import (
     FileFacts,
     Row,
     RowWriter,
     encoded_image,
-    file_sha256,
     inspect_file,
     iter_rows,
     schema,
@@ -306,29 +305,3 @@ def _stored_bytes(row: Row) -> int:
 
 def _source(shard: Shard) -> dict[str, Any]:
     return {"url": shard.url, "size": shard.size, "etag": shard.etag}
-
-
-def load_model(
-    dataset_url: str,
-    model_id: str,
-    device: str,
-    options: Mapping[str, Any] | None = None,
-    scratch: str | None = None,
-) -> Codec:
-    """Load a dataset's own copy of a model. Raises UnknownModelError, InvalidModelError."""
-    store = Store(dataset_url, options)
-    name = f"models/{model_id}/{MODEL_FILE}"
-
-    def load(path: Path) -> Codec:
-        if path.is_file() and (found := file_sha256(path)) != model_id:  # before it is parsed
-            raise InvalidModelError(
-                f"{dataset_url}/{name} is damaged: its content is model {found}"
-            )
-        return load_codec(path, device=device)
-
-    if store.is_local:
-        return load(Path(store.path(name)))
-    with scratch_folder(scratch) as folder:
-        local = folder / MODEL_FILE
-        store.fetch(name, local)
-        return load(local)

@@ -15,7 +15,6 @@ from codec.errors import StrataError
 
 from .data_file import DataFile
 
-FOLDER = "index"
 ROWS_PER_GROUP = 256
 _SPAN = pa.struct([("offset", pa.int64()), ("length", pa.int32()), ("crc32", pa.uint32())])
 SCHEMA = pa.schema(
@@ -33,11 +32,6 @@ SCHEMA = pa.schema(
         ("alpha", _SPAN),
     ]
 )
-
-
-def index_path(name: str) -> str:
-    """Where in a dataset the index of the data file ``name`` is."""
-    return f"{FOLDER}/{name}.parquet"
 
 
 class BrokenIndexError(StrataError):

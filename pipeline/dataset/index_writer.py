@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..stores.store import StorageError, Store
-from .index import ROWS_PER_GROUP, SCHEMA, index_path
+from .index import ROWS_PER_GROUP, SCHEMA
+from .layout import index_path
 from .rows import RecordError, file_sha256, layer_column
 
 Create = Callable[[str, Path], bool]  # publish a local file under a name; False if it is taken

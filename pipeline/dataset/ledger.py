@@ -17,7 +17,6 @@ dataset's shard is ``<name>``, its n-th replacement ``<name>.<n>``, its n-th **g
 
 import hashlib
 import json
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,15 +26,21 @@ from codec.errors import StrataError
 
 from ..sources.shards import Shard
 from ..stores.store import StorageError, Store
+from .layout import (
+    COMMITS,
+    RECORD_SUFFIX,
+    data_path,
+    manifest_name,
+    manifest_number,
+    record_path,
+    split_generation,
+)
 
 FORMAT_VERSION = 1
-COMMITS = "commits"  # of a dataset
 KEPT_PROBLEMS = 5  # of each record, where all records of a dataset are in memory or in a manifest
 MAX_ERROR = 500  # characters of an error in a manifest
 # What readers need of an index to find a key in it.
 _OF_AN_INDEX = ("path", "bytes", "footer_bytes", "footer_crc32", "key_min", "key_max")
-_GENERATION = re.compile(r"(.+)\.([1-9]\d*)")
-_MANIFEST = re.compile(r"manifest-(\d{6})\.json")
 
 
 class PlanMismatchError(StrataError):
@@ -100,24 +105,6 @@ class Plan:
             )
 
 
-def shard_name(shard: Shard, plan_fingerprint: str) -> str:
-    """A deterministic file name for a version of a shard under a plan."""
-    identity = "\n".join([shard.url, str(shard.size), shard.etag, plan_fingerprint])
-    stem = re.sub(r"[^A-Za-z0-9._-]", "_", shard.stem)[:80].lstrip(".") or "shard"
-    return f"{stem}-{hashlib.sha256(identity.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}"
-
-
-def generation_name(name: str, generation: int) -> str:
-    """The name of a shard's n-th replacement; generation 0 is the first file, ``name`` itself."""
-    return f"{name}.{generation}" if generation else name
-
-
-def split_generation(name: str) -> tuple[str, int]:
-    """The inverse of ``generation_name``: a shard's own name never ends in a dot and a number."""
-    match = _GENERATION.fullmatch(name)
-    return (match[1], int(match[2])) if match else (name, 0)
-
-
 def slim(record: Mapping[str, Any]) -> dict[str, Any]:
     """What driver and manifest need of a record. The store keeps all of it."""
     kept = {sys.intern(key): value for key, value in record.items() if key != "column_bytes"}
@@ -174,9 +161,9 @@ class Ledger:
         Raises PlanMismatchError for another plan's record, StorageError for a damaged one.
         """
         names = [
-            file.removesuffix(".json")
+            file.removesuffix(RECORD_SUFFIX)
             for file in sorted(self.store.sizes(self.folder))
-            if file.endswith(".json") and not file.startswith(".")
+            if file.endswith(RECORD_SUFFIX) and not file.startswith(".")
         ]
         contents = self.store.read_many(map(self._path, names))
         return {
@@ -231,7 +218,7 @@ class Ledger:
         return None
 
     def _path(self, name: str) -> str:
-        return f"{self.folder}/{name}.json"
+        return record_path(name, self.folder)
 
     def _split(self, name: str) -> tuple[str, int]:
         return split_generation(name) if self.generations else (name, 0)
@@ -295,7 +282,7 @@ def publish_manifest(
     for record in named:
         record.pop("fingerprint", None)  # the manifest's own
     files = [
-        {**record, "path": f"data/{record['name']}.parquet"}
+        {**record, "path": data_path(record["name"])}
         for record in sorted(named, key=lambda record: (record["source"]["url"], record["name"]))
     ]
     totals = {
@@ -324,11 +311,6 @@ def publish_manifest(
             )
 
 
-def manifest_name(number: int) -> str:
-    return f"manifest-{number:06d}.json"
-
-
 def latest_manifest(store: Store) -> int:
     """The number of the newest manifest, 0 where there is none."""
-    matches = (_MANIFEST.fullmatch(name) for name in store.sizes())
-    return max((int(match[1]) for match in matches if match), default=0)
+    return max(map(manifest_number, store.sizes()), default=0)

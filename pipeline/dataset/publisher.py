@@ -9,6 +9,7 @@ from typing import Any
 from ..running.stages import StageClock
 from ..stores.store import StorageError, Store
 from .index_writer import index_table, publish_index
+from .layout import data_path
 from .ledger import Ledger
 from .rows import FileFacts, inspect_file
 
@@ -34,7 +35,7 @@ class Publisher:
         Returns what its commit record must say of both: of the file that has the name, be it ours
         or an earlier attempt's. Raises StorageError for a damaged file in its place.
         """
-        path = f"data/{name}.parquet"
+        path = data_path(name)
         with self.clock.timed("upload"):
             created = self._create(path, local)
         if not created:

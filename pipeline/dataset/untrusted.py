@@ -11,6 +11,7 @@ from typing import Any
 
 from codec.stream import bitstream
 
+from .layout import INDEX, SUFFIX, data_path
 from .rows import SCHEMA_VERSION
 
 MAX_FOOTER_BYTES = 1 << 28
@@ -42,7 +43,7 @@ def check_data_file(entry: Mapping[str, Any]) -> None:
     name = entry["name"]
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ValueError(f"names a data file {name!r:.80}")
-    if entry["path"] != f"data/{name}.parquet":
+    if entry["path"] != data_path(name):
         raise ValueError(f"says that {name} is at {entry['path']!r:.80}")
     for key in ("rows", "ok", "bad", "filtered"):
         _check_number(f"{name}: {key}", entry.get(key, 0), MAX_ROWS)
@@ -52,7 +53,7 @@ def check_data_file(entry: Mapping[str, Any]) -> None:
     index = entry.get("index")
     if index:
         folder, _, file = str(index["path"]).partition("/")
-        if folder != "index" or not _NAME.fullmatch(file) or not file.endswith(".parquet"):
+        if folder != INDEX or not _NAME.fullmatch(file) or not file.endswith(SUFFIX):
             raise ValueError(f"says that the index of {name} is at {index['path']!r:.80}")
         if not isinstance(index["key_min"], str) or not isinstance(index["key_max"], str):
             raise ValueError(f"says that {name} has keys that are no text")

@@ -5,38 +5,40 @@ one that was compressed: data file, index, record, manifest. Its data files have
 those that they are copies of.
 """
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from codec.errors import InvalidModelError
-from codec.models import zoo
-
+from ..dataset.layout import (
+    DATA,
+    EMPTY_COMMITS,
+    PLAN_NAME,
+    SUFFIX,
+    generation_name,
+    shard_name,
+    shard_stem,
+    split_generation,
+)
 from ..dataset.ledger import (
     Ledger,
     NewerManifestError,
     Plan,
-    generation_name,
     latest_manifest,
     publish_manifest,
-    shard_name,
-    split_generation,
 )
-from ..reader.dataset import PLAN_NAME, DataFile, Dataset
+from ..dataset.models import copy_model
+from ..reader.dataset import DataFile, Dataset
 from ..running.cluster import WorkerShape
 from ..running.job import Stop, run_job_tasks
 from ..running.progress.events import EventLog
 from ..running.progress.summary import Problem, megabytes, ratio
 from ..running.tasks import Outcome, Task
 from ..sources.shards import Shard
-from ..stores.store import Store, scratch_folder, storage_errors
-from .copy_worker import COUNTS, EMPTY, ShardTruncator, TruncateSettings
+from ..stores.store import Store, storage_errors
+from .copy_worker import COUNTS, ShardTruncator, TruncateSettings
 from .request import DecodeOptions, DecodeSummary, Request, begin_summary
 
 Records = dict[str, dict[str, Any]]  # by a data file's name without its generation
-_HASH = re.compile(r"-[0-9a-f]{12}$")
 
 
 def truncate(options: DecodeOptions, request: Request, stop: Stop, log: EventLog) -> DecodeSummary:
@@ -54,7 +56,7 @@ def truncate(options: DecodeOptions, request: Request, stop: Stop, log: EventLog
             summary.notes.append(
                 f"warning: {store.url} ignores create-only writes: run one job at a time on it"
             )
-        copy_model(dataset, store, options.scratch)
+        copy_model(dataset.model_id, dataset.store, store, options.scratch)
     summary.notes += [f"warning: {name} was damaged or lost and is done again" for name in lost]
     missing = {
         name: given
@@ -114,40 +116,17 @@ def truncated_parameters(options: DecodeOptions, request: Request) -> dict[str, 
     }
 
 
-def copy_model(dataset: Dataset, store: Store, scratch: str | None) -> None:
-    """Give the output its own copy of the model. Raises InvalidModelError for a damaged one."""
-    folder = f"models/{dataset.model_id}"
-    present, theirs = store.sizes(folder), dataset.store.sizes(folder)
-    if zoo.MODEL_FILE not in theirs:
-        raise InvalidModelError(
-            f"{dataset.url}/{folder}/{zoo.MODEL_FILE} is gone: verify_dataset.py --repair puts a "
-            "shipped one there"
-        )
-    for name in (zoo.MODEL_FILE, zoo.CARD_FILE):
-        if name in present or name not in theirs:
-            continue
-        with scratch_folder(scratch) as place:
-            local = Path(place) / name
-            dataset.store.fetch(f"{folder}/{name}", local)
-            if name == zoo.MODEL_FILE and zoo.model_id(local) != dataset.model_id:
-                raise InvalidModelError(
-                    f"{dataset.url}/{folder}/{name} is damaged: verify_dataset.py --repair "
-                    "replaces it"
-                )
-            store.create_from(f"{folder}/{name}", local)
-
-
 def _name(dataset: Dataset, file: DataFile, plan: Plan) -> str:
     """What the copy of a data file is called, whichever generation that is."""
     base, _ = split_generation(file.name)
-    identity = Shard(f"{dataset.url}/data/{_HASH.sub('', base)}", 0, base)
+    identity = Shard(f"{dataset.url}/{DATA}/{shard_stem(base)}", 0, base)
     return shard_name(identity, plan.fingerprint)
 
 
 def _completed(store: Store, plan: Plan) -> tuple[Records, list[str]]:
     """The newest records, those of files without any row among them, and what was lost."""
-    done, lost = Ledger(store, plan.fingerprint).completed("data", ".parquet")
-    empty = Ledger(store, plan.fingerprint, EMPTY, generations=True).records()
+    done, lost = Ledger(store, plan.fingerprint).completed(DATA, SUFFIX)
+    empty = Ledger(store, plan.fingerprint, EMPTY_COMMITS, generations=True).records()
     for record in empty.values():
         known = done.get(record["base"])
         if known is None or known["generation"] < record["generation"]:

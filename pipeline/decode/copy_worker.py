@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..dataset.layout import EMPTY_COMMITS
 from ..dataset.ledger import Ledger, slim
 from ..dataset.publisher import Publisher
 from ..dataset.rows import RowWriter, inspect_file, schema
@@ -20,8 +21,6 @@ from ..stores.store import Store, scratch_folder
 from .layer_rule import LayerRule, cut
 from .selection import Selection, timed
 
-# Records of data files of which no row was asked for: they make no data file.
-EMPTY = ".strata/commits"
 # What records say beside a data file's own facts: pictures, their layers, and the bytes of their
 # streams before they were cut.
 COUNTS = ("streams", "layers", "whole_bytes")
@@ -83,7 +82,7 @@ class ShardTruncator:
         """Copy a data file, or what has one of the ``keys`` in it, as the data file ``name``.
 
         Returns its commit record; the one of another job with ``found``. Where no row is asked
-        for there is a record in ``EMPTY`` and no file. Raises StrataError, RuntimeError.
+        for there is a record in ``EMPTY_COMMITS`` and no file. Raises StrataError, RuntimeError.
         """
         ledger = Ledger(self.store, self.settings.fingerprint)
         standing = ledger.read(name)
@@ -125,7 +124,9 @@ class ShardTruncator:
                 "node": platform.node(),
             }
             if not counts["rows"]:
-                ledger = Ledger(self.store, self.settings.fingerprint, EMPTY, generations=True)
+                ledger = Ledger(
+                    self.store, self.settings.fingerprint, EMPTY_COMMITS, generations=True
+                )
             return slim(ledger.commit(name, record))
 
     def _copy(

@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..dataset.ledger import Ledger, Plan, split_generation
+from ..dataset.layout import split_generation
+from ..dataset.ledger import Ledger, Plan
 from ..reader.dataset import DataFile
 from ..running.cluster import WorkerShape
 from ..running.job import Stop, run_job_tasks
@@ -21,11 +22,10 @@ from ..stores.urls import refuse_secrets
 from .copy_job import truncate
 from .request import DecodeOptions, DecodeSummary, Request, begin_summary, resolve
 from .samples import COUNTS
-from .worker import COMMITS, DecodeSettings, ShardDecoder, remove_decoded
+from .targets import DECODE_COMMITS, DECODE_PLAN
+from .worker import DecodeSettings, ShardDecoder, remove_decoded
 
-__all__ = ["PLAN_NAME", "DecodeOptions", "decode"]
-
-PLAN_NAME = ".strata/decode.json"
+__all__ = ["DecodeOptions", "decode"]
 
 
 def decode(options: DecodeOptions, stop: Stop = lambda: "") -> Summary:
@@ -45,9 +45,9 @@ def decode(options: DecodeOptions, stop: Stop = lambda: "") -> Summary:
 
 
 def _decode(options: DecodeOptions, request: Request, stop: Stop, log: EventLog) -> DecodeSummary:
-    plan = Plan(PLAN_NAME, _parameters(options, request))
+    plan = Plan(DECODE_PLAN, _parameters(options, request))
     store = Store(options.output, options.output_options)
-    ledger = Ledger(store, plan.fingerprint, COMMITS)
+    ledger = Ledger(store, plan.fingerprint, DECODE_COMMITS)
     summary = begin_summary("decoded", request, options)
     files = [file for file, _ in request.files]
     with storage_errors(store.url, "cannot be written"):

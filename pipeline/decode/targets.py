@@ -9,6 +9,9 @@ from pathlib import Path
 from ..dataset.ledger import Ledger
 from ..stores.store import StorageError, Store
 
+# In the folder of what was decoded: the plan, and the records of what is done.
+DECODE_PLAN = ".strata/decode.json"
+DECODE_COMMITS = ".strata/commits"
 MAX_NAME_BYTES = 240  # file systems take 255; the store's temporary names need a few
 
 

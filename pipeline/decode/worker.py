@@ -14,7 +14,8 @@ from codec import Codec, EncodedImage
 from codec.batches import batches_by_size, one_by_one_on_error
 from codec.errors import StrataError
 
-from ..dataset.ledger import Ledger, generation_name, split_generation
+from ..dataset.layout import generation_name, record_path, split_generation
+from ..dataset.ledger import Ledger
 from ..dataset.rows import (
     MAX_LISTED_PROBLEMS,
     MAX_REASONS,
@@ -32,11 +33,10 @@ from ..stores.threads import ahead
 from .layer_rule import LayerRule
 from .samples import COUNTS, Form, Sample, finished
 from .selection import Chosen, Selection, timed
-from .targets import FileTarget, TarTarget, UnwritableNameError, publish_tar
+from .targets import DECODE_COMMITS, FileTarget, TarTarget, UnwritableNameError, publish_tar
 
 T = TypeVar("T")
 
-COMMITS = ".strata/commits"
 # Rows held at once with their decoded pictures. A row that is larger makes a window alone.
 WINDOW_BYTES = 3 << 25
 WINDOW_ROWS = 256
@@ -137,7 +137,7 @@ class ShardDecoder:
         self._failing = 0
         started, clock = time.monotonic(), StageClock(self.activity.clock)
         settings, store = self.settings, self.store
-        ledger = Ledger(store, settings.fingerprint, COMMITS)
+        ledger = Ledger(store, settings.fingerprint, DECODE_COMMITS)
         base, generation = split_generation(file.name)
         as_tar = settings.format == "webdataset"
         with (
@@ -268,7 +268,7 @@ class ShardDecoder:
 
 def remove_decoded(store: Store, name: str) -> None:
     """Remove the tar of one data file; first its record, which promises it."""
-    store.remove(f"{COMMITS}/{name}.json")
+    store.remove(record_path(name, DECODE_COMMITS))
     store.remove(f"{name}.tar")
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from codec.errors import InvalidModelError
-from codec.models.zoo import MODEL_FILE
 
+from ..dataset.layout import model_path
 from ..dataset.ledger import fingerprint
 from ..running.cluster import WorkerShape
 from ..running.job import RunningOptions, Stop, run_job_tasks
@@ -211,7 +211,7 @@ def _evaluate(options: EvaluateOptions, stop: Stop, log: EventLog) -> Evaluation
 def _publish(store: Store, models: Sequence[ModelFile], lpips: str | None) -> str | None:
     """Put models and weights where every worker finds them. Returns the weights' name."""
     for model in models:
-        store.create_from(f"models/{model.model_id}/{MODEL_FILE}", model.path)
+        store.create_from(model_path(model.model_id), model.path)
     if lpips is None:
         return None
     path = Path(lpips)

@@ -16,8 +16,8 @@ from codec import Codec
 from codec.errors import StrataError
 from codec.images.files import read_image
 
-from ..compress.worker import load_model
 from ..dataset.ledger import Ledger
+from ..dataset.models import load_model
 from ..running.activity import Activity
 from ..running.stages import StageClock
 from ..running.worker_errors import plain_errors

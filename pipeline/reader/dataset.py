@@ -33,7 +33,9 @@ from ..dataset.data_file import (
     within,
 )
 from ..dataset.index import IndexEntry
-from ..dataset.ledger import FORMAT_VERSION, latest_manifest, manifest_name
+from ..dataset.layout import PLAN_NAME, manifest_name
+from ..dataset.ledger import FORMAT_VERSION, latest_manifest
+from ..dataset.models import load_model
 from ..stores.cache import ByteCache
 from ..stores.passing import may_pass
 from ..stores.reasons import describe
@@ -45,7 +47,6 @@ from .pages import page
 from .rows import batches, columns_of, rows_at
 
 __all__ = [
-    "PLAN_NAME",
     "CursorError",
     "DamagedDataError",
     "DataFile",
@@ -58,7 +59,6 @@ __all__ = [
     "open_dataset",
 ]
 
-PLAN_NAME = "dataset.json"
 CACHE_BYTES = 128 << 20  # of footers and indexes, kept by a Dataset
 SEARCHED_FILES = 20  # for the reason why a key is no picture
 # What Dataset.metadata tells of a picture unless it is asked for something else.
@@ -121,8 +121,6 @@ class Dataset:
         On its way from another machine it lies in ``scratch``, by default the system's folder for
         temporary files.
         """
-        from ..compress.worker import load_model
-
         if device not in self._codecs:
             options = self.store.options
             codec = load_model(self.url, self.model_id, device, options, scratch)

@@ -25,6 +25,7 @@ import numpy as np
 
 from codec.errors import StrataError
 
+from ..dataset import layout
 from ..dataset.data_file import DataFile, DatasetError
 from ..dataset.index import BrokenIndexError
 from ..stores.cache import ByteCache
@@ -34,7 +35,6 @@ from ..stores.store import Store, scratch_folder
 from ..stores.threads import ahead
 from .blocks import IndexBlocks
 
-FOLDER = "keys"
 _MAGIC = b"STRATAK1"
 _HEAD = struct.Struct("<8sIQI")
 _ENTRY = np.dtype([("hash", "<u8"), ("file", "<u4")])
@@ -52,7 +52,7 @@ class BrokenMapError(StrataError):
 def key_map_path(files: Sequence[DataFile]) -> str:
     """Where in a dataset the map of these files is."""
     told = [[file.name, file.index and file.index["footer_crc32"]] for file in _numbered(files)]
-    return f"{FOLDER}/{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32]}.bin"
+    return layout.key_map_path(hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32])
 
 
 def _numbered(files: Sequence[DataFile]) -> list[DataFile]:

@@ -1,42 +1,46 @@
-"""What a dataset consists of besides its data files: plan, manifest, model and records.
+"""What a dataset consists of besides its data files: plan, manifest and records.
 
 Whatever is wrong becomes a ``Damage``. What a store does not answer is no damage: that raises.
 """
 
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
-from codec.models import zoo
-
-from ..dataset.index import FOLDER as INDEX
-from ..dataset.ledger import (
+from ..dataset.layout import (
     COMMITS,
+    DATA,
+    FOLDERS,
+    PLAN_NAME,
+    RECORD_SUFFIX,
+    SHARD_NAME,
+    SUFFIX,
+    data_path,
+    manifest_name,
+    record_path,
+    split_generation,
+)
+from ..dataset.ledger import (
     FORMAT_VERSION,
     Ledger,
     PlanMismatchError,
     fingerprint,
     latest_manifest,
-    manifest_name,
     slim,
-    split_generation,
 )
 from ..dataset.rows import SCHEMA_VERSION
-from ..reader.dataset import PLAN_NAME, DataFile, Dataset, DatasetError
+from ..reader.dataset import DataFile, Dataset, DatasetError
 from ..stores.filesystems import CONNECTIONS
 from ..stores.reasons import describe
-from ..stores.store import StorageError, Store, scratch_folder
+from ..stores.store import StorageError, Store
 from ..stores.threads import ahead
 
 Kind = Literal["plan", "manifest", "model", "record", "data", "index"]
 LISTED_PROBLEMS = 20
 COUNTS = ("rows", "ok", "bad", "filtered", "bytes", "pixels", "picture_bytes")  # of a manifest
-_NAME = re.compile(r".+-[0-9a-f]{12}(?:\.[1-9]\d*)?")  # as commit.shard_name makes them
 _PARQUET_END = 8  # behind the footer: its length and the magic number
 
 
@@ -145,17 +149,17 @@ def manifest_of_records(
     names = _record_names(store)
     for record, problem in read_records(ledger, names):
         if isinstance(record, str):
-            damage.append(Damage("record", f"{COMMITS}/{record}.json", [problem]))
+            damage.append(Damage("record", record_path(record), [problem]))
             continue
         known = newest.get(record["base"])
         if known is None or known["generation"] <= record["generation"]:
             newest[record["base"]] = entry_of(record)
     recorded = frozenset(names)
-    for name in _names(store, "data", ".parquet"):
+    for name in _names(store, DATA, SUFFIX):
         base, generation = split_generation(name)
         known = newest.get(base)
         if name not in recorded and (known is None or known["generation"] < generation):
-            damage.append(Damage("record", f"{COMMITS}/{name}.json", ["is gone"]))
+            damage.append(Damage("record", record_path(name), ["is gone"]))
     files = sorted(newest.values(), key=lambda entry: (entry["source"]["url"], entry["name"]))
     totals = {key: sum(entry[key] for entry in files) for key in COUNTS}
     return {"files": files, "totals": totals, "failed": failed}, damage
@@ -164,7 +168,7 @@ def manifest_of_records(
 def entry_of(record: Mapping[str, Any]) -> dict[str, Any]:
     """What a manifest says of a record's file."""
     kept = {key: value for key, value in slim(record).items() if key != "fingerprint"}
-    return {**kept, "path": f"data/{record['name']}.parquet"}
+    return {**kept, "path": data_path(record["name"])}
 
 
 def data_file(record: Mapping[str, Any]) -> DataFile:
@@ -187,31 +191,8 @@ def _check_entry(entry: Mapping[str, Any]) -> None:
             raise TypeError("an index has no path or keys")
     if entry["ok"] + entry["bad"] + entry["filtered"] != entry["rows"]:
         raise ValueError(f"the rows of {entry['name']} do not add up")
-    if entry.get("path", path := f"data/{entry['name']}.parquet") != path:
+    if entry.get("path", path := data_path(entry["name"])) != path:
         raise ValueError(f"{entry['name']} lies at {entry['path']}")
-
-
-# -- model ----------------------------------------------------------------------------------------
-
-
-def check_model(store: Store, model_id: str) -> tuple[str, int]:
-    """What is wrong with the dataset's copy of its model, "" if nothing; and the bytes read."""
-    path = f"models/{model_id}/{zoo.MODEL_FILE}"
-    try:
-        if store.is_local:
-            return _check_hash(Path(store.path(path)), model_id)
-        with scratch_folder(None) as folder:
-            local = folder / zoo.MODEL_FILE
-            store.fetch(path, local)
-            return _check_hash(local, model_id)
-    except (FileNotFoundError, NotADirectoryError):
-        return "is gone", 0
-
-
-def _check_hash(local: Path, model_id: str) -> tuple[str, int]:
-    found = zoo.model_id(local)
-    problem = "" if found == model_id else f"its content is another: its sha256 is {found}"
-    return problem, local.stat().st_size
 
 
 # -- records --------------------------------------------------------------------------------------
@@ -252,7 +233,7 @@ def unlisted_records(dataset: Dataset) -> tuple[list[str], list[Damage]]:
     newer, damage = [], []
     for record, problem in read_records(Ledger(dataset.store, dataset.fingerprint), others):
         if isinstance(record, str):
-            damage.append(Damage("record", f"{COMMITS}/{record}.json", [problem]))
+            damage.append(Damage("record", record_path(record), [problem]))
         elif record["generation"] > listed.get(record["base"], -1):
             newer.append(record["name"])
     return newer, damage
@@ -262,10 +243,10 @@ def foreign_files(dataset: Dataset) -> list[str]:
     """Paths in the folders of data and records that Strata does not name like that."""
     return [
         f"{folder}/{file}"
-        for folder, suffix in (("data", ".parquet"), (INDEX, ".parquet"), (COMMITS, ".json"))
+        for folder, suffix in FOLDERS
         for file in sorted(dataset.store.sizes(folder))
         if not file.startswith(".")
-        and not (file.endswith(suffix) and _NAME.fullmatch(file.removesuffix(suffix)))
+        and not (file.endswith(suffix) and SHARD_NAME.fullmatch(file.removesuffix(suffix)))
     ]
 
 
@@ -275,9 +256,9 @@ def _is_listed(name: str, listed: Mapping[str, int]) -> bool:
 
 
 def _record_names(store: Store) -> list[str]:
-    return _names(store, COMMITS, ".json")
+    return _names(store, COMMITS, RECORD_SUFFIX)
 
 
 def _names(store: Store, folder: str, suffix: str) -> list[str]:
     files = (file.removesuffix(suffix) for file in store.sizes(folder) if file.endswith(suffix))
-    return sorted(filter(_NAME.fullmatch, files))
+    return sorted(filter(SHARD_NAME.fullmatch, files))

@@ -13,9 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..dataset.index import FOLDER as INDEX
-from ..dataset.index import index_path
-from ..dataset.ledger import COMMITS, Ledger
+from ..dataset.layout import DATA, INDEX, SUFFIX, index_path, record_path
+from ..dataset.ledger import Ledger
 from ..dataset.rows import METADATA_KEY, ROWS_PER_GROUP, RecordError, column_bytes, schema
 from ..reader.dataset import DataFile, Dataset
 from ..stores.reasons import describe
@@ -48,7 +47,7 @@ class FileChecker:
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
         self.ledger = Ledger(dataset.store, dataset.fingerprint)
-        self.sizes = dataset.store.sizes("data")
+        self.sizes = dataset.store.sizes(DATA)
         self.index_sizes = dataset.store.sizes(INDEX)
         self._schema = schema(dataset.num_layers)
 
@@ -63,7 +62,7 @@ class FileChecker:
         damage = []
         if missing:
             damage.append(_record_damage(file, missing))
-        size = self.sizes.get(f"{name}.parquet")
+        size = self.sizes.get(f"{name}{SUFFIX}")
         if size is None:
             return Checked(file, (_data_damage(file, ["is gone"]), *damage))
         claims = [file.record] if record is None else [file.record, record]
@@ -93,7 +92,7 @@ class FileChecker:
                 damage.append(_record_damage(file, text))
                 disputed = True
         if file.index is not None:
-            found_bytes = self.index_sizes.get(f"{name}.parquet")
+            found_bytes = self.index_sizes.get(f"{name}{SUFFIX}")
             if found_bytes is None:
                 damage.append(index_damage(file, "is gone"))
             elif found_bytes != file.index["bytes"]:
@@ -189,7 +188,7 @@ def _data_damage(file: DataFile, problems: list[str]) -> Damage:
 
 
 def _record_damage(file: DataFile, problem: str) -> Damage:
-    path = f"{COMMITS}/{file.name}.json"
+    path = record_path(file.name)
     return Damage("record", path, [problem], file.record["source"]["url"], file)
 
 

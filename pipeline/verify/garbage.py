@@ -14,26 +14,30 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from ..dataset.data_file import DataFile
-from ..dataset.index import FOLDER as INDEX
-from ..dataset.ledger import (
+from ..dataset.layout import (
     COMMITS,
+    DATA,
+    INDEX,
+    KEY_MAP_NAME,
+    KEYS,
+    MODELS,
+    PLAN_NAME,
+    RECORD_SUFFIX,
+    SHARD_NAME,
+    SUFFIX,
+    WRITTEN,
     generation_name,
-    latest_manifest,
     manifest_name,
+    record_path,
     split_generation,
 )
-from ..reader.dataset import PLAN_NAME, DatasetError
-from ..reader.key_map import FOLDER as KEYS
+from ..dataset.ledger import latest_manifest
+from ..reader.dataset import DatasetError
 from ..reader.key_map import key_map_path
 from ..stores.filesystems import S3_PROTOCOLS, storage_errors
 from ..stores.store import Store
 
-DATA = "data"
-SUFFIX = ".parquet"  # of data files and of their indexes
-_OURS = re.compile(r"(.+-[0-9a-f]{12}(?:\.[1-9]\d*)?)\.parquet")  # as commit.shard_name makes them
 _PART = re.compile(r"\.[0-9a-f]{32}\.part")  # as Store makes them beside what they become
-_MAP = re.compile(r"[0-9a-f]{32}\.bin")  # as keymap.key_map_path makes them
-_UPLOADED = re.compile(r"(data|index|keys|commits|models/[^/]+)/[^/]+|[^/]+\.json")
 
 
 @dataclass(frozen=True)
@@ -95,8 +99,9 @@ def _unrecorded(store: Store) -> Iterator[Garbage]:
     listed = set(_listed(store)[0].values())
     for folder, sizes in published:
         for file, size in sizes.items():
-            match = _OURS.fullmatch(file)
-            if match and f"{match[1]}.json" not in recorded and match[1] not in listed:
+            name = file.removesuffix(SUFFIX)
+            ours = name != file and SHARD_NAME.fullmatch(name)
+            if ours and f"{name}{RECORD_SUFFIX}" not in recorded and name not in listed:
                 path = f"{folder}/{file}"
                 yield Garbage(path, size, _NO_RECORD, store.modified(path))
 
@@ -113,9 +118,9 @@ def _superseded(store: Store) -> Iterator[Garbage]:
     for base, newest in listed.items():
         for generation in range(split_generation(newest)[1]):
             name = generation_name(base, generation)
-            record, data = f"{name}.json", f"{name}{SUFFIX}"
+            record, data = f"{name}{RECORD_SUFFIX}", f"{name}{SUFFIX}"
             if record in recorded:
-                yield Garbage(f"{COMMITS}/{record}", recorded[record], _SUPERSEDED, since)
+                yield Garbage(record_path(name), recorded[record], _SUPERSEDED, since)
                 for folder, sizes in published:
                     if data in sizes:  # without a record, it is counted as such
                         yield Garbage(f"{folder}/{data}", sizes[data], _SUPERSEDED, since)
@@ -131,7 +136,7 @@ def _stale_maps(store: Store) -> Iterator[Garbage]:
     since = store.modified(manifest_name(number))
     for file, size in sizes.items():
         path = f"{KEYS}/{file}"
-        if _MAP.fullmatch(file) and path != current:
+        if KEY_MAP_NAME.fullmatch(file) and path != current:
             yield Garbage(path, size, _SUPERSEDED, max(since, store.modified(path)))
 
 
@@ -149,7 +154,7 @@ def _parts(store: Store) -> Iterator[Garbage]:
     """Temporaries of local writes that were killed."""
     if not store.is_local:
         return
-    models = store.fs.glob(store.path("models/*/"))
+    models = store.fs.glob(store.path(f"{MODELS}/*/"))
     folders = [path.rstrip("/").removeprefix(store.root).lstrip("/") for path in models]
     for folder in ("", DATA, INDEX, KEYS, COMMITS, *folders):
         for file, size in store.sizes(folder).items():
@@ -169,7 +174,7 @@ def _uploads(store: Store) -> Iterator[Garbage]:
         page = store.fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix, **markers)
         for upload in page.get("Uploads", []):
             path = upload["Key"].removeprefix(prefix)
-            if _UPLOADED.fullmatch(path):
+            if WRITTEN.fullmatch(path):
                 size = _uploaded_bytes(store, bucket, upload)
                 when = upload["Initiated"].timestamp()
                 yield Garbage(path, size, _UPLOAD, when, upload["UploadId"])
@@ -205,7 +210,7 @@ def _abort(store: Store, item: Garbage) -> None:
 
 
 def _record_of(path: str) -> str:
-    return f"{COMMITS}/{path.rsplit('/', 1)[-1].removesuffix(SUFFIX)}.json"
+    return record_path(path.rsplit("/", 1)[-1].removesuffix(SUFFIX))
 
 
 def _is_s3(store: Store) -> bool:

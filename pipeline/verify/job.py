@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from codec.models.zoo import MODEL_FILE
-
-from ..dataset.ledger import latest_manifest, manifest_name
-from ..reader.dataset import PLAN_NAME, DataFile, Dataset, DatasetError
+from ..dataset.layout import PLAN_NAME, RECORD_SUFFIX, SUFFIX, manifest_name, model_path
+from ..dataset.ledger import latest_manifest
+from ..dataset.models import check_model
+from ..reader.dataset import DataFile, Dataset, DatasetError
 from ..running.cluster import WorkerShape
 from ..running.job import RunningOptions, Stop, run_job_tasks
 from ..running.progress.events import EventLog, job_log
@@ -28,7 +28,6 @@ from ..stores.urls import refuse_secrets
 from .checks import (
     COUNTS,
     Damage,
-    check_model,
     foreign_files,
     in_threads,
     manifest_of_records,
@@ -167,7 +166,7 @@ class _Verification:
         self.report.bytes_read += nbytes
         if not problem:
             return
-        damage = Damage("model", f"models/{dataset.model_id}/{MODEL_FILE}", [problem])
+        damage = Damage("model", model_path(dataset.model_id), [problem])
         self.report.damaged.append(damage)
         if self.options.repair:  # now, because decoding needs it
             repair_model(self.store, damage, dataset.model_id)
@@ -349,7 +348,7 @@ def _is_index_of(damage: Damage, file: DataFile) -> bool:
 def _name(damage: Damage) -> str:
     """The name of the data file that a damaged file or record is, or belongs to."""
     name = damage.path.rsplit("/", 1)[-1]
-    return name.removesuffix(".json").removesuffix(".parquet")
+    return name.removesuffix(RECORD_SUFFIX).removesuffix(SUFFIX)
 
 
 def _once(damaged: list[Damage]) -> list[Damage]:

@@ -18,18 +18,27 @@ from codec.models import zoo
 from ..compress.job import CompressOptions, run_shards
 from ..compress.worker import ShardJob
 from ..dataset.index_writer import index_table, publish_index
-from ..dataset.ledger import (
+from ..dataset.layout import (
     COMMITS,
+    DATA,
+    PLAN_NAME,
+    RECORD_SUFFIX,
+    SUFFIX,
+    data_path,
+    record_path,
+    shard_name,
+    split_generation,
+)
+from ..dataset.ledger import (
     Ledger,
     NewerManifestError,
     Plan,
     latest_manifest,
     publish_manifest,
-    shard_name,
-    split_generation,
 )
+from ..dataset.models import publish_model
 from ..dataset.rows import file_sha256, inspect_file, read_metadata
-from ..reader.dataset import PLAN_NAME, Dataset
+from ..reader.dataset import Dataset
 from ..running.job import RunningOptions, Stop
 from ..running.progress.events import EventLog
 from ..running.progress.summary import Summary
@@ -62,11 +71,8 @@ def repair_model(store: Store, damage: Damage, model_id: str) -> None:
             f"no shipped model has this id: put the model file whose sha256 is {model_id} there"
         )
         return
-    card = zoo.card_file(shipped[model_id])
     store.remove(damage.path)
-    store.create_from(damage.path, shipped[model_id])
-    if card.is_file():
-        store.create_from(f"models/{model_id}/{zoo.CARD_FILE}", card)
+    publish_model(store, model_id, shipped[model_id])
     damage.repaired = True
 
 
@@ -93,8 +99,8 @@ class Repair:
         return _each(damaged, scratch, stop, self._record, "its data file could not be read")
 
     def _record(self, damage: Damage, folder: Path) -> list[Damage]:
-        name = damage.path.removeprefix(f"{COMMITS}/").removesuffix(".json")
-        path = f"data/{name}.parquet"
+        name = damage.path.removeprefix(f"{COMMITS}/").removesuffix(RECORD_SUFFIX)
+        path = data_path(name)
         if damage.file is None and not self.store.exists(path):
             self.store.remove(damage.path)  # it is in the way of the job that would do it again
             damage.repaired = True
@@ -159,7 +165,7 @@ class Repair:
         index = publish_index(self.store, file.name, table, folder)
         record = self.ledger.read(file.name)
         if record is not None and record.get("index") != index:
-            self.store.remove(f"{COMMITS}/{file.name}.json")
+            self.store.remove(record_path(file.name))
             record = self.ledger.commit(file.name, {**record, "index": index})
         entry = entry_of(record or {**file.record, "index": index})
         if entry != file.record:
@@ -240,7 +246,7 @@ class Repair:
         """The highest generation that a shard ever had, as far as there are traces of it."""
         highest: dict[str, int] = {}
         names = [file.name for file in self.dataset.files]
-        for folder, suffix in (("data", ".parquet"), (COMMITS, ".json")):
+        for folder, suffix in ((DATA, SUFFIX), (COMMITS, RECORD_SUFFIX)):
             names += [file.removesuffix(suffix) for file in self.store.sizes(folder)]
         for base, generation in map(split_generation, names):
             highest[base] = max(generation, highest.get(base, 0))

@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 from codec import Codec, EncodedImage
 from codec.batches import batches_by_size, one_by_one_on_error
 
-from ..compress.worker import load_model
 from ..dataset.index_writer import index_facts, index_table, same_index
+from ..dataset.models import load_model
 from ..dataset.rows import encoded_image, file_sha256, schema, stream_columns
 from ..reader.dataset import DataFile
 from ..running.activity import Activity

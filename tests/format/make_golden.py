@@ -25,8 +25,8 @@ from codec.images.files import write_image
 from pipeline.compress.encoder import CompressSettings
 from pipeline.compress.job import CompressOptions, _parameters
 from pipeline.compress.worker import ShardCompressor, ShardJob
-from pipeline.dataset.ledger import Ledger, Plan, publish_manifest, shard_name
-from pipeline.reader.dataset import PLAN_NAME
+from pipeline.dataset.layout import PLAN_NAME, shard_name
+from pipeline.dataset.ledger import Ledger, Plan, publish_manifest
 from pipeline.sources.shards import expand_inputs
 from pipeline.stores.store import Store
 

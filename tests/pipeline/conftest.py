@@ -8,12 +8,13 @@ import pytest
 
 from codec.images.files import MAX_PIXELS
 from pipeline.compress import job as compress_job
-from pipeline.compress import worker
 from pipeline.compress.encoder import CompressSettings
 from pipeline.compress.worker import ShardCompressor, ShardJob
+from pipeline.dataset import layout, models
 from pipeline.dataset import ledger as ledger_module
+from pipeline.dataset.layout import PLAN_NAME
 from pipeline.dataset.ledger import Ledger, Plan
-from pipeline.reader.dataset import PLAN_NAME, Dataset, open_dataset
+from pipeline.reader.dataset import Dataset, open_dataset
 from pipeline.running import cluster
 from pipeline.running import job as running_job
 from pipeline.running.cluster import WorkerShape
@@ -31,7 +32,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ToyCodec:
     path = tmp_path / "toy.safetensors"
     path.write_bytes(b"the toy model")
     codec = ToyCodec(path)
-    monkeypatch.setattr(worker, "load_codec", lambda *_, **__: codec)
+    monkeypatch.setattr(models, "load_codec", lambda *_, **__: codec)
     monkeypatch.setattr(compress_job, "load_codec", lambda *_, **__: codec)
     return codec
 
@@ -57,7 +58,7 @@ def make_dataset(toy: ToyCodec, tmp_path: Path) -> Make:
             )
         )
         for shard in expand_inputs(inputs):
-            compressor.run(ShardJob(ledger_module.shard_name(shard, plan.fingerprint), shard))
+            compressor.run(ShardJob(layout.shard_name(shard, plan.fingerprint), shard))
         done, _ = Ledger(store, plan.fingerprint).completed("data", ".parquet")
         ledger_module.publish_manifest(store, plan, done)
         return open_dataset(url)

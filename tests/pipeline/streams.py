@@ -10,9 +10,10 @@ import numpy as np
 from codec import EncodedImage
 from codec.stream.bitstream import StreamHeader, pack_header
 from pipeline.dataset.index_writer import index_table, publish_index
+from pipeline.dataset.layout import PLAN_NAME
 from pipeline.dataset.ledger import FORMAT_VERSION, Ledger, Plan, publish_manifest
 from pipeline.dataset.rows import Row, RowWriter, inspect_file
-from pipeline.reader.dataset import PLAN_NAME, Dataset, open_dataset
+from pipeline.reader.dataset import Dataset, open_dataset
 from pipeline.stores.store import Store
 
 MODEL = "0" * 64

@@ -8,9 +8,11 @@ from codec.images.files import MAX_PIXELS
 from codec.models.zoo import MODEL_FILE
 from pipeline.compress.encoder import CompressSettings
 from pipeline.compress.worker import ShardCompressor, ShardJob
+from pipeline.dataset import layout
 from pipeline.dataset import ledger as ledger_module
+from pipeline.dataset.layout import PLAN_NAME
 from pipeline.dataset.ledger import Ledger, Plan
-from pipeline.reader.dataset import PLAN_NAME, Dataset, open_dataset
+from pipeline.reader.dataset import Dataset, open_dataset
 from pipeline.sources.shards import expand_inputs
 from pipeline.stores.store import Store
 
@@ -41,7 +43,7 @@ def write_dataset(
         )
     )
     for shard in expand_inputs(list(inputs), options):
-        compressor.run(ShardJob(ledger_module.shard_name(shard, plan.fingerprint), shard))
+        compressor.run(ShardJob(layout.shard_name(shard, plan.fingerprint), shard))
     done, _ = Ledger(store, plan.fingerprint).completed("data", ".parquet")
     ledger_module.publish_manifest(store, plan, done)
     return open_dataset(url, options)

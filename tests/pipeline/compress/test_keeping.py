@@ -13,7 +13,8 @@ from codec.images.metrics import psnr
 from pipeline.compress import encoder as encoder_module
 from pipeline.compress.encoder import CompressSettings
 from pipeline.compress.worker import ShardCompressor, ShardJob
-from pipeline.dataset.ledger import Ledger, generation_name, shard_name
+from pipeline.dataset.layout import generation_name, shard_name
+from pipeline.dataset.ledger import Ledger
 from pipeline.dataset.rows import iter_rows, schema
 from pipeline.decode.job import DecodeOptions, decode
 from pipeline.reader.dataset import Dataset

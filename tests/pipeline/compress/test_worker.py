@@ -19,7 +19,9 @@ from pipeline.compress import encoder as encoder_module
 from pipeline.compress import worker
 from pipeline.compress.encoder import CompressSettings
 from pipeline.compress.worker import ShardCompressor, ShardJob
-from pipeline.dataset.ledger import Ledger, shard_name
+from pipeline.dataset import models
+from pipeline.dataset.layout import shard_name
+from pipeline.dataset.ledger import Ledger
 from pipeline.dataset.rows import iter_rows, schema
 from pipeline.reader.dataset import Dataset
 from pipeline.running.stages import StageClock
@@ -328,7 +330,7 @@ def test_errors_reach_the_driver_whatever_they_are(
         assert str(arrived).startswith(f"{type(error).__name__}: ")
         assert arrived.__cause__ is arrived.__context__ is None
         assert caught.value.__context__ is None  # its frames would keep pictures in memory
-    monkeypatch.setattr(worker, "load_codec", fail)
+    monkeypatch.setattr(models, "load_codec", fail)
     with pytest.raises(RuntimeError, match="no luck"):
         ShardCompressor(compressor.settings).ready()
 

@@ -9,16 +9,15 @@ from typing import Any
 
 import pytest
 
+from pipeline.dataset import layout
 from pipeline.dataset import ledger as ledger_module
+from pipeline.dataset.layout import generation_name, shard_name, split_generation
 from pipeline.dataset.ledger import (
     Ledger,
     NewerManifestError,
     Plan,
     PlanMismatchError,
     check_inputs,
-    generation_name,
-    shard_name,
-    split_generation,
 )
 from pipeline.sources.shards import Shard
 from pipeline.stores import store as store_module
@@ -152,9 +151,7 @@ def test_manifests_are_numbered_and_not_repeated(store: Store) -> None:
     assert ledger_module.publish_manifest(store, plan, {"x": record()}) == 1
     assert ledger_module.publish_manifest(store, plan, {"x": record()}) == 1
     assert ledger_module.publish_manifest(store, plan, {"x": record(), "y": record()}) == 2
-    newest = json.loads(
-        store.read(ledger_module.manifest_name(ledger_module.latest_manifest(store)))
-    )
+    newest = json.loads(store.read(layout.manifest_name(ledger_module.latest_manifest(store))))
     assert [file["path"] for file in newest["files"]] == ["data/x.parquet", "data/y.parquet"]
     assert newest["totals"]["ok"] == 2
 
@@ -170,7 +167,7 @@ def test_manifests_of_large_datasets_stay_small(store: Store) -> None:
     assert ledger_module.publish_manifest(store, plan, {"x": wide}) == 1
     assert ledger_module.publish_manifest(store, plan, ledger.records()) == 2  # base and generation
     assert ledger_module.publish_manifest(store, plan, ledger.records()) == 2
-    assert store.info(ledger_module.manifest_name(2))["size"] < 1000
+    assert store.info(layout.manifest_name(2))["size"] < 1000
 
 
 def test_single_records(store: Store) -> None:
@@ -215,7 +212,7 @@ def test_the_newest_intact_generation_counts(store: Store) -> None:
     check_inputs([SHARD], ledger.records())
     plan = Plan("dataset.json", {"a": 1})
     ledger_module.publish_manifest(store, plan, done)
-    files = json.loads(store.read(ledger_module.manifest_name(1)))["files"]
+    files = json.loads(store.read(layout.manifest_name(1)))["files"]
     assert [file["path"] for file in files] == ["data/a.10.parquet", "data/b.parquet"]
 
 

@@ -15,11 +15,12 @@ import pytest
 from codec import UnknownModelError
 from codec.errors import InvalidModelError, StrataError
 from pipeline import open_dataset
-from pipeline.compress.worker import load_model
 from pipeline.dataset.data_file import DatasetError
 from pipeline.dataset.index import SCHEMA
 from pipeline.dataset.index_writer import index_facts, write_index
-from pipeline.reader.dataset import PLAN_NAME, Dataset
+from pipeline.dataset.layout import PLAN_NAME
+from pipeline.dataset.models import load_model
+from pipeline.reader.dataset import Dataset
 from tests.pipeline.streams import rows, write_dataset
 
 KEYS = ["a", "b", "c"]

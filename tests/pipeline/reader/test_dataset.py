@@ -12,9 +12,10 @@ import pytest
 
 import pipeline
 from pipeline import DamagedDataError, DatasetError, StrataImages, UnknownKeyError
-from pipeline.dataset.ledger import Ledger, Plan, manifest_name, publish_manifest
+from pipeline.dataset.layout import PLAN_NAME, manifest_name
+from pipeline.dataset.ledger import Ledger, Plan, publish_manifest
 from pipeline.dataset.rows import column_bytes, stream_columns
-from pipeline.reader.dataset import PLAN_NAME, Dataset
+from pipeline.reader.dataset import Dataset
 from tests.pipeline.conftest import Make
 from tests.pipeline.counting import CountingFileSystem
 from tests.pipeline.makers import ToyCodec, picture, png, samples, write_tar

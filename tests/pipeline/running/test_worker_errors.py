@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.compress import worker
+from pipeline.dataset import models
 from pipeline.decode import selection
 from pipeline.decode.layer_rule import LayerRule
 from pipeline.decode.worker import DecodeSettings, ShardDecoder
@@ -56,7 +56,7 @@ def ask(
 
         monkeypatch.setattr(selection, "to_rows", fail)
         monkeypatch.setattr(verify_worker, "file_sha256", fail)
-        monkeypatch.setattr(worker, "load_codec", fail)
+        monkeypatch.setattr(models, "load_codec", fail)
         return {"ready": make().ready, "run": lambda: ready.run(file)}
 
     return meet

@@ -8,9 +8,11 @@ from codec import load_codec
 from codec.images.files import MAX_PIXELS
 from pipeline.compress.encoder import CompressSettings
 from pipeline.compress.worker import ShardCompressor, ShardJob
+from pipeline.dataset import layout
 from pipeline.dataset import ledger as ledger_module
+from pipeline.dataset.layout import PLAN_NAME
 from pipeline.dataset.ledger import Ledger, Plan
-from pipeline.reader.dataset import PLAN_NAME, Dataset, open_dataset
+from pipeline.reader.dataset import Dataset, open_dataset
 from pipeline.sources.shards import expand_inputs
 from pipeline.stores.store import Store
 
@@ -32,7 +34,7 @@ def write_dataset(
         )
     )
     for shard in expand_inputs([str(path) for path in inputs]):
-        compressor.run(ShardJob(ledger_module.shard_name(shard, plan.fingerprint), shard))
+        compressor.run(ShardJob(layout.shard_name(shard, plan.fingerprint), shard))
     done, _ = Ledger(store, plan.fingerprint).completed("data", ".parquet")
     ledger_module.publish_manifest(store, plan, done)
     return open_dataset(url)

@@ -15,7 +15,7 @@ import pytest
 import pipeline
 from jobs import compress_dataset, decode_dataset, verify_dataset
 from pipeline.compress.job import compress
-from pipeline.dataset.ledger import shard_name
+from pipeline.dataset.layout import shard_name
 from pipeline.decode.job import decode
 from pipeline.running.command_line import run_job
 from pipeline.sources.shards import Shard, expand_inputs, open_shard

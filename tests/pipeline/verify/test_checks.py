@@ -10,7 +10,7 @@ import pytest
 
 from codec.models import zoo
 from pipeline import DatasetError
-from pipeline.dataset.ledger import manifest_name
+from pipeline.dataset.layout import manifest_name
 from pipeline.stores.store import Store
 from pipeline.verify.job import VerifyOptions, verify
 from tests.pipeline.makers import ToyCodec

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from pipeline import DatasetError, open_dataset
+from pipeline.dataset.layout import PLAN_NAME
 from pipeline.dataset.ledger import Ledger, Plan, publish_manifest
-from pipeline.reader.dataset import PLAN_NAME, Dataset
+from pipeline.reader.dataset import Dataset
 from pipeline.stores.store import Store
 from pipeline.verify.garbage import Garbage, find_garbage, remove_garbage
 from tests.pipeline.conftest import Make

@@ -10,8 +10,8 @@ import pytest
 
 from pipeline.compress import worker
 from pipeline.dataset.index_writer import write_index
-from pipeline.dataset.ledger import Ledger, Plan, manifest_name, publish_manifest
-from pipeline.reader.dataset import PLAN_NAME
+from pipeline.dataset.layout import PLAN_NAME, manifest_name
+from pipeline.dataset.ledger import Ledger, Plan, publish_manifest
 from tests.pipeline.verify.archives import (
     FULL,
     PICTURES,

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.dataset.ledger import Ledger, Plan, manifest_name, publish_manifest, split_generation
-from pipeline.reader.dataset import PLAN_NAME
+from pipeline.dataset.layout import PLAN_NAME, manifest_name, split_generation
+from pipeline.dataset.ledger import Ledger, Plan, publish_manifest
 from pipeline.stores.store import Store
 from pipeline.verify import repair
 from pipeline.verify import worker as verify_worker

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from pipeline.dataset.ledger import manifest_name
+from pipeline.dataset.layout import manifest_name
 from pipeline.verify.checks import Damage
 from pipeline.verify.job import VerifyOptions, verify
 from tests.pipeline.makers import samples, write_tar
