@@ -26,17 +26,17 @@ from .errors import (
 )
 
 
-# The zoo is imported at its first use: ``python -m codec.zoo`` must not find it loaded.
+# The zoo is imported at its first use: ``python -m codec.models.zoo`` must not find it loaded.
 def load_codec(name_or_path: str | Path, device: str = "cpu") -> Codec:
-    """Load a model by shipped name, directory or file; see ``codec.zoo.load_codec``."""
-    from . import zoo
+    """Load a model by shipped name, directory or file; see ``codec.models.zoo.load_codec``."""
+    from .models import zoo
 
     return zoo.load_codec(name_or_path, device)
 
 
 def list_models() -> list[str]:
     """Names of the shipped models."""
-    from . import zoo
+    from .models import zoo
 
     return zoo.list_models()
 

@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from . import bitstream, resizing
+from .images import resizing
+from .stream import bitstream
 
 Purpose = Literal["encode", "decode"]
 

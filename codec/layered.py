@@ -19,13 +19,14 @@ from typing import Any, cast
 
 import numpy as np
 
-from . import bitstream, entropy, resizing
 from .base import Codec, EncodedImage
-from .coding import Coding, Quantised
-from .devices import full_precision
+from .coder_process import Coding, Quantised
 from .errors import CorruptStreamError, UnknownModelError
-from .protection import Restorer
+from .images import resizing
+from .numerics.precision import full_precision
 from .scheme import Choice, ProtectedScheme, Scheme
+from .stream import bitstream, entropy
+from .stream.protection import Restorer
 
 # A header may claim any size. Above the first of these, layer 0 must be there, and have half of the
 # bits that the likeliest symbols alone would take, less the second, before memory is allocated for

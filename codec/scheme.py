@@ -21,8 +21,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .entropy import Tables
-from .protection import Settle
+from .stream.entropy import Tables
+from .stream.protection import Settle
 
 _PICKLED_APART = 1 << 15  # symbols of a layer
 _NONE = np.empty(0, np.int32)
@@ -61,7 +61,7 @@ class LayerSymbols:
     protection: bytes = b""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """For codec/coding.py: of a small picture in few arrays, which are pickled sooner."""
+        """For coder_process.py: of a small picture in few arrays, which are pickled sooner."""
         lengths = [len(symbols) for symbols in self.symbols]
         few = 0 < len(lengths) and sum(lengths) <= _PICKLED_APART
         if not few or any(c.offset is not None for c in self.choices):

@@ -25,9 +25,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from codec import load_codec  # noqa: E402
-from codec.images import read_image, write_image  # noqa: E402
-from codec.metrics import bits_per_pixel, mse, psnr_of_mean_mse  # noqa: E402
-from codec.zoo import DEFAULT_MODELS  # noqa: E402
+from codec.images.files import read_image, write_image  # noqa: E402
+from codec.images.metrics import bits_per_pixel, mse, psnr_of_mean_mse  # noqa: E402
+from codec.models.zoo import DEFAULT_MODELS  # noqa: E402
 from pipeline import open_dataset  # noqa: E402
 
 FOLDER = Path("quickstart")

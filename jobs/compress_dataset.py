@@ -15,8 +15,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from codec.zoo import DEFAULT_MODELS
-from pipeline.command import (
+from codec.models.zoo import DEFAULT_MODELS
+from pipeline.compress.job import CompressOptions, compress
+from pipeline.running.command_line import (
     add_running_options,
     given_options,
     output_url,
@@ -25,7 +26,6 @@ from pipeline.command import (
     running_options,
     stop_reason,
 )
-from pipeline.compress import CompressOptions, compress
 
 
 def fraction(text: str) -> float:

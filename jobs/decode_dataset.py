@@ -20,7 +20,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.command import (
+from pipeline.decode.job import DecodeOptions, decode
+from pipeline.running.command_line import (
     add_running_options,
     given_options,
     output_url,
@@ -29,7 +30,6 @@ from pipeline.command import (
     running_options,
     stop_reason,
 )
-from pipeline.decode import DecodeOptions, decode
 
 DECODING = ("image_format", "quality", "max_side", "max_pixels")
 CODEC_OPTIONS = ("realism", "decoder", "steps", "noise_scale", "seed", "tile_pixels")

@@ -28,7 +28,8 @@ from pathlib import Path, PurePath
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.command import (
+from pipeline.evaluate import EvaluateOptions, evaluate
+from pipeline.running.command_line import (
     add_running_options,
     output_url,
     positive,
@@ -36,7 +37,6 @@ from pipeline.command import (
     running_options,
     stop_reason,
 )
-from pipeline.evaluation import EvaluateOptions, evaluate
 
 SECRET = ("--input-options", "--output-options")
 

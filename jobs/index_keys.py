@@ -18,9 +18,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from codec.errors import StrataError
-from pipeline.command import storage_options
-from pipeline.retrieval.dataset import open_dataset
-from pipeline.retrieval.keymap import publish_key_map
+from pipeline.reader.dataset import open_dataset
+from pipeline.reader.key_map import publish_key_map
+from pipeline.running.command_line import storage_options
 
 
 def main(arguments: list[str] | None = None) -> int:

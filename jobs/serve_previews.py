@@ -27,9 +27,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from codec.errors import StrataError
-from pipeline import cluster
-from pipeline.command import positive, seconds, storage_options
-from pipeline.retrieval.dataset import open_dataset
+from pipeline.reader.dataset import open_dataset
+from pipeline.running import cluster
+from pipeline.running.command_line import positive, seconds, storage_options
 from pipeline.serving.limits import SLOWER, Limits
 
 NAME = "previews"  # of the application on Serve

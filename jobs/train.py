@@ -27,15 +27,15 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from codec import zoo  # before torch, whose threads it sets
 from codec.errors import StrataError
-from codec.flags import add_flags, given_flags
-from codec.runs import RunFolder
-from codec.tracking import PACKAGES
-from codec.trainable import TRAINING_FILE, TrainingFile
-from codec.training import TrainingConfig
-from codec.training_data import Open
-from codec.training_run import VALIDATION_PICTURES, RunSettings, recipes_of, run
+from codec.models import zoo  # before torch, whose threads it sets
+from codec.training.data import Open
+from codec.training.flags import add_flags, given_flags
+from codec.training.loop import TrainingConfig
+from codec.training.recipe import TRAINING_FILE, TrainingFile
+from codec.training.run import VALIDATION_PICTURES, RunSettings, recipes_of, run
+from codec.training.run_folder import RunFolder
+from codec.training.tracking import PACKAGES
 
 import torch  # isort: skip
 
@@ -160,7 +160,8 @@ def _positive(text: str) -> int:
 
 
 def _storage_options(text: str) -> dict[str, Any]:
-    from pipeline.command import storage_options  # which a machine for training may not have
+    # A machine for training may lack what this imports.
+    from pipeline.running.command_line import storage_options
 
     return storage_options(text)
 
@@ -191,7 +192,7 @@ _fetched: list[tempfile.TemporaryDirectory[str]] = []  # models for as long as t
 
 
 def _fetch_model(url: str, options: Mapping[str, Any]) -> Path:
-    from pipeline.storage import Store, storage_errors
+    from pipeline.stores.store import Store, storage_errors
 
     _fetched.append(tempfile.TemporaryDirectory(prefix="strata-model-"))
     folder = Path(_fetched[-1].name)
@@ -264,7 +265,7 @@ def run_here(options: argparse.Namespace) -> None:
 
 def run_together(options: argparse.Namespace) -> None:
     """On the workers of a Ray cluster."""
-    from pipeline import cluster
+    from pipeline.running import cluster
     from pipeline.training.together import train_together
 
     if (

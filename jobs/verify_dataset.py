@@ -25,7 +25,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.command import (
+from pipeline.running.command_line import (
     add_running_options,
     log_path,
     run_job,
@@ -34,8 +34,8 @@ from pipeline.command import (
     stop_reason,
     storage_options,
 )
-from pipeline.verification.report import VerifyReport
-from pipeline.verification.verify import Subset, VerifyOptions, verify
+from pipeline.verify.job import Subset, VerifyOptions, verify
+from pipeline.verify.report import VerifyReport
 
 
 def subset(text: str) -> Subset:
@@ -107,7 +107,7 @@ def parse(arguments: list[str] | None = None) -> tuple[VerifyOptions, str | None
         "--json",
         type=json_path,
         metavar="FILE",
-        help="write the report as JSON, - to standard output (pipeline/verification/report.py "
+        help="write the report as JSON, - to standard output (pipeline/verify/report.py "
         "names the keys)",
     )
     add_running_options(parser)

@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .retrieval.dataset import (
+from .reader.dataset import (
     CursorError,
     DamagedDataError,
     Dataset,
@@ -15,7 +15,7 @@ from .retrieval.dataset import (
 
 if TYPE_CHECKING:
     from .loading import KeptOriginal, StrataImages, decode_batches
-    from .ray_data import RayDecoder, ray_dataset
+    from .loading.ray_data import RayDecoder, ray_dataset
 
 __all__ = [
     "CursorError",
@@ -34,10 +34,10 @@ __all__ = [
 
 _IMPORTED_LATER = {
     "KeptOriginal": "loading",
-    "RayDecoder": "ray_data",
+    "RayDecoder": "loading.ray_data",
     "StrataImages": "loading",
     "decode_batches": "loading",
-    "ray_dataset": "ray_data",
+    "ray_dataset": "loading.ray_data",
 }
 
 

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checkpoints import load_checkpoint
 from ..errors import InvalidModelError
-from . import export
-from .diffusion import Diffusion, Schedule
-from .model import build_model
-from .networks import PaperCompressor, PaperConfig
-from .unet import UNet, UNetConfig
+from ..models.safe_pickle import load_checkpoint
+from .latents import export
+from .networks.diffusion import Diffusion, Schedule
+from .networks.model import build_model
+from .networks.paper_transform import PaperCompressor, PaperConfig
+from .networks.unet import UNet, UNetConfig
 
 _CHECKPOINT, _SETTINGS = "checkpoint.pt", "config.json"
 _AVERAGE, _LPIPS = "ema_model.", "loss_fn_vgg."

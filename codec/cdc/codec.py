@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ..base import Purpose
 from ..layered import LayeredCodec
+from .networks.tiling import MIN_TILE_PIXELS
 from .scheme import DECODERS, CDCScheme
-from .tiling import MIN_TILE_PIXELS
 
 MAX_NOISE_SCALE = 10.0
 

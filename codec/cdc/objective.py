@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .light import LEVELS
-from .model import MULTIPLE, CDCModel, LightModel, Synthesis
-from .networks import rounded
+from .networks.light_transform import LEVELS
+from .networks.model import MULTIPLE, CDCModel, LightModel, Synthesis
+from .networks.paper_transform import rounded
 from .perceptual import LPIPS, ms_ssim_loss
 
 _PERCEPTUAL_UNIT = 0.08  # of 1 - MS-SSIM in squared error: both are of like size at usual rates
@@ -90,7 +90,7 @@ class ObjectiveConfig:
 
 
 class CDCObjective(nn.Module):
-    """Loss and figures of a model and pictures (see ``codec.training.Objective``)."""
+    """Loss and figures of a model and pictures (see ``codec.training.loop.Objective``)."""
 
     def __init__(self, config: ObjectiveConfig) -> None:
         super().__init__()
@@ -220,7 +220,7 @@ def _truncated(r: Tensor, scale: Tensor, generator: torch.Generator) -> Tensor:
     """Residuals as a prefix of the layers gives them, roughly; what is cut differs by picture.
 
     The last trits are missing, and one more where the scale is small. Only roughly, because the
-    trees (layers.py) are made after the training.
+    trees (trit_planes.py) are made after the training.
     """
     planes = torch.randint(0, 4, (len(r), 1, 1, 1), generator=generator, device=r.device)
     step = 3.0**planes

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import InvalidModelError
-from ..metrics import C1, C2, LUMA, MS_SSIM_WEIGHTS, PEAK, SIGMA, WINDOW
-from .priors import lower_bound
+from ..images.metrics import C1, C2, LUMA, MS_SSIM_WEIGHTS, PEAK, SIGMA, WINDOW
+from .latents.priors import lower_bound
 
 # A power's slope is infinite at 0: similarities below this have the gradient of one that is this.
 _STEEPEST = 0.01
@@ -45,8 +45,9 @@ def ms_ssim_loss(x: Tensor, y: Tensor) -> Tensor:
     """1 - MS-SSIM (Wang, Simoncelli & Bovik 2003) of pictures' lumas: ``(B,)``, 0 to 1.
 
     Pictures are ``(B, 3, H, W)`` in [-1, 1], of any floating-point type; the result is at least
-    float32, also under autocast. Windows, scales and their weights are ``codec.metrics.ms_ssim``'s,
-    whose values these are: five scales from 161 pixels at the shorter side, else those that fit.
+    float32, also under autocast. Windows, scales and their weights are those of
+    ``codec.images.metrics.ms_ssim``, whose values these are: five scales from 161 pixels at the
+    shorter side, else those that fit.
 
     Where structures are so unlike that a scale's mean similarity is below 0.01, the gradient is
     the one at 0.01. So it stays finite, and also draws up a negative similarity, whose value

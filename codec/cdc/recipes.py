@@ -15,17 +15,17 @@ import torch
 from torch import Tensor
 
 from ..base import Codec
-from ..trainable import Recipe, Trainable, TrainingFile, figures
-from ..training import TrainingConfig
-from ..training_data import Pictures
-from . import export
-from .diffusion import Diffusion
-from .light import LEVELS, LightConfig
-from .model import CDCModel, LightModel, build_model
-from .networks import PaperConfig
+from ..training.data import Pictures
+from ..training.loop import TrainingConfig
+from ..training.recipe import Recipe, Trainable, TrainingFile, figures
+from .latents import export
+from .networks.diffusion import Diffusion
+from .networks.light_transform import LEVELS, LightConfig
+from .networks.model import CDCModel, LightModel, build_model
+from .networks.paper_transform import PaperConfig
+from .networks.unet import UNetConfig
 from .objective import CDCObjective, ObjectiveConfig
 from .scheme import CDCScheme
-from .unet import UNetConfig
 
 __all__ = ["DEFAULT_RECIPE", "RECIPES", "ObjectiveConfig", "build", "restore"]
 

@@ -1,12 +1,12 @@
 """Runs a CDC model: pictures to integers and back (see codec/scheme.py).
 
 Layer 0 holds the quality and the hyper-latent z, layers 1, 2, ... the latent y: r = round(y - mean)
-trit by trit, in the order that the trees in the model file say (layers.py). A prefix decodes to the
-conditional mean of what is missing.
+trit by trit, in the order that the trees in the model file say (latents/trit_planes.py). A prefix
+decodes to the conditional mean of what is missing.
 
 Only the scale index of y must be the same for encoder and decoder, and it is computed in exact
-integers (integers.py). The mean is a float that shifts pixels and nothing else, because what is
-coded is r.
+integers (latents/integer_hyper_decoder.py). The mean is a float that shifts pixels and nothing
+else, because what is coded is r.
 """
 
 import zlib
@@ -18,18 +18,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import dither
-from ..devices import full_precision
-from ..entropy import Tables
 from ..errors import InvalidModelError
-from ..modelfiles import build
+from ..models.checks import build
+from ..numerics.precision import full_precision
 from ..scheme import Choice
-from .integers import FRACTION, IntegerHyperDecoder, ScaleIndex
-from .layers import MAX_RESIDUAL, Progress, Trees
-from .model import LATENT_STRIDE, MULTIPLE, CDCModel, Synthesis, build_model
-from .symbols import CodingTables, PictureLayers, PictureState
-from .tiling import TILE_PIXELS, Tile, by_tiles
-from .trees import MAX_COUNTED
+from ..stream import dither
+from ..stream.entropy import Tables
+from .latents.integer_hyper_decoder import FRACTION, IntegerHyperDecoder, ScaleIndex
+from .latents.symbols import CodingTables, PictureLayers, PictureState
+from .latents.trees import MAX_COUNTED
+from .latents.trit_planes import MAX_RESIDUAL, Progress, Trees
+from .networks.model import LATENT_STRIDE, MULTIPLE, CDCModel, Synthesis, build_model
+from .networks.tiling import TILE_PIXELS, Tile, by_tiles
 
 Decoder = Literal["fast", "diffusion"]
 DECODERS: tuple[Decoder, ...] = ("fast", "diffusion")

@@ -12,12 +12,12 @@ import numpy as np
 from torch import Tensor
 
 from ..base import Purpose
-from ..devices import full_precision
 from ..errors import InvalidModelError
 from ..layered import LayeredCodec
-from .nested_scheme import NestedScheme
+from ..numerics.precision import full_precision
+from .nested.scheme import NestedScheme
+from .paper.scheme import UniversalScheme
 from .scheme import REALISMS, UQDMScheme
-from .universal import UniversalScheme
 
 SCHEMES: dict[tuple[str, str], Callable[..., UQDMScheme]] = {
     ("nested", "bands"): NestedScheme,

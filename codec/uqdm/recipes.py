@@ -13,19 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .. import calibration
-from ..bands import BANDS, BLOCK
 from ..errors import InvalidModelError
-from ..trainable import Recipe, Trainable, TrainingFile
-from ..training import TrainingConfig
-from ..training_data import Pictures
-from .counting import count_tables
-from .nested import NestedConfig, to_bands
-from .nested_model import NestedModel
-from .nested_objective import NestedObjective
-from .nested_scheme import NestedScheme
-from .universal import UniversalScheme
-from .universal_model import UniversalConfig, UniversalModel
+from ..numerics.lapped_transform import BANDS, BLOCK
+from ..training.data import Pictures
+from ..training.loop import TrainingConfig
+from ..training.recipe import Recipe, Trainable, TrainingFile
+from .nested.model import NestedModel
+from .nested.objective import NestedObjective
+from .nested.schedule import NestedConfig, to_bands
+from .nested.scheme import NestedScheme
+from .nested.table_counts import count_tables
+from .paper import calibration
+from .paper.model import UniversalConfig, UniversalModel
+from .paper.scheme import UniversalScheme
 
 _STATISTICS = 128  # crops counted to start a nested model from
 

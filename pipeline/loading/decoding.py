@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from codec import Codec, CorruptStreamError, EncodedImage
+from codec.batches import one_by_one_on_error
 from codec.errors import BrokenImageError, UnsupportedImageError
-from codec.images import read_image
-from codec.resizing import fit, shrink
+from codec.images.files import read_image
+from codec.images.resizing import fit, shrink
 
-from ..pictures import describe, one_by_one_on_error
-from ..records import RecordError, encoded_image
-from ..retrieval.datafiles import DamagedDataError
+from ..dataset.data_file import DamagedDataError
+from ..dataset.rows import RecordError, encoded_image
+from ..stores.reasons import describe
 from .rows import ORIGINAL
 
 Sample = dict[str, Any]

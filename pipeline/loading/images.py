@@ -11,7 +11,7 @@ import torch
 from torch import distributed
 from torch.utils.data import IterableDataset, get_worker_info
 
-from ..retrieval.dataset import Dataset, open_dataset
+from ..reader.dataset import Dataset, open_dataset
 from .decoding import Decoder, ErrorPolicy, Errors, Transform
 from .iteration import Iteration
 from .order import Epoch, Reader, refs

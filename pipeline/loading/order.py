@@ -16,8 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
-from ..retrieval.datafiles import DataFile
-from ..retrieval.dataset import Dataset
+from ..dataset.data_file import DataFile
+from ..reader.dataset import Dataset
 
 T = TypeVar("T")
 

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..records import layer_column, stream_columns
-from ..retrieval.datafiles import OpenFile
+from ..dataset.data_file import OpenFile
+from ..dataset.rows import layer_column, stream_columns
 
 ROW = "__row_of_the_group"
 ORIGINAL = "original"

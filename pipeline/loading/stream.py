@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow.compute as pc
 
-from ..filesystems import storage_errors
-from ..retrieval.datafiles import DamagedDataError
-from ..retrieval.dataset import Dataset
-from ..retrieval.reading import columns_of
+from ..dataset.data_file import DamagedDataError
+from ..reader.dataset import Dataset
+from ..reader.rows import columns_of
+from ..stores.filesystems import storage_errors
 from .decoding import Sample, to_samples
 from .order import Ref, Unit
 from .rows import ROW, read_pictures

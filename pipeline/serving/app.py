@@ -21,7 +21,7 @@ from fastapi.staticfiles import StaticFiles
 
 from codec.errors import StrataError
 
-from ..retrieval.datafiles import CursorError
+from ..dataset.data_file import CursorError
 from .answers import Answer, CannotShow, NotThere
 from .figures import Source
 from .library import ORIGINALS, Wish

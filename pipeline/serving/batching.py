@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from codec import EncodedImage
+from codec.batches import one_by_one_on_error
 
-from ..pictures import one_by_one_on_error
 from .limits import Limits
 
 MANY_KINDS = 1000  # sizes that clients may ask for

@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import FastAPI
 from ray import serve
 
-from ..cluster import KEEP_FREED_MEMORY
+from ..running.cluster import KEEP_FREED_MEMORY
 from .app import create_app
 from .limits import Limits
 from .service import PreviewService, Settings

@@ -10,12 +10,12 @@ from typing import Any
 
 from codec import Codec, EncodedImage
 
-from ..faults import may_pass
-from ..filesystems import storage_errors
-from ..retrieval.datafiles import DamagedDataError, DatasetError
-from ..retrieval.dataset import Dataset
-from ..retrieval.index import IndexEntry
-from ..retrieval.paging import page
+from ..dataset.data_file import DamagedDataError, DatasetError
+from ..dataset.index import IndexEntry
+from ..reader.dataset import Dataset
+from ..reader.pages import page
+from ..stores.filesystems import storage_errors
+from ..stores.passing import may_pass
 from .answers import CannotShow, NotThere
 from .rendering import RELEASE, Format, etag
 
@@ -185,7 +185,7 @@ class Library:
         is not in a list.
         """
         with self._answering():
-            items, cursor = page(self.dataset, after, limit, search, filter, _left_out)
+            items, cursor = page(self.dataset.lookup, after, limit, search, filter, _left_out)
         shown = [{**item, "psnr": _in_json(item["psnr"])} for item in items]
         return {"items": shown, "next": cursor}
 

@@ -10,8 +10,8 @@ import PIL
 import torch
 from PIL import Image
 
-from codec import resizing
-from codec.images import MAX_JPEG_SIDE, MAX_WEBP_SIDE, read_image, unpack_alpha, write_image
+from codec.images import resizing
+from codec.images.files import MAX_JPEG_SIDE, MAX_WEBP_SIDE, read_image, unpack_alpha, write_image
 
 from .answers import CannotShow
 

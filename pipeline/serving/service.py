@@ -22,8 +22,8 @@ import numpy as np
 from codec import Codec, CorruptStreamError, EncodedImage
 from codec.errors import BrokenImageError, UnsupportedImageError
 
-from ..retrieval.cache import ByteCache
-from ..retrieval.dataset import Dataset, open_dataset
+from ..reader.dataset import Dataset, open_dataset
+from ..stores.cache import ByteCache
 from .answers import Answer
 from .batching import Batcher
 from .figures import Figures

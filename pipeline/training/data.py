@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
-from ..filesystems import open_filesystem, storage_errors
-from ..shards import expand_inputs
+from ..sources.shards import expand_inputs
+from ..stores.filesystems import open_filesystem, storage_errors
 
 
 def list_shards(urls: Sequence[str], options: Mapping[str, Any] | None = None) -> tuple[str, ...]:

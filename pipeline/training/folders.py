@@ -5,11 +5,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from codec.runs import RunFolder, checkpoint_name, checkpoint_step, newest_first, outdated
-from codec.zoo import CARD_FILE
+from codec.models.zoo import CARD_FILE
+from codec.training.run_folder import (
+    RunFolder,
+    checkpoint_name,
+    checkpoint_step,
+    newest_first,
+    outdated,
+)
 
-from ..filesystems import storage_errors
-from ..storage import Store, scratch_folder
+from ..stores.filesystems import storage_errors
+from ..stores.store import Store, scratch_folder
 
 
 class RemoteFolder(RunFolder):

@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from codec.errors import StrataError
-from codec.runs import RunFolder
-from codec.teams import TorchTeam
-from codec.trainable import TRAINING_FILE, TrainingFile
-from codec.training_run import RunSettings, run
-from codec.zoo import MODEL_FILE
+from codec.models.zoo import MODEL_FILE
+from codec.training.distributed import TorchTeam
+from codec.training.recipe import TRAINING_FILE, TrainingFile
+from codec.training.run import RunSettings, run
+from codec.training.run_folder import RunFolder
 
-from .. import cluster
-from ..cluster import WorkerShape
-from ..filesystems import StorageError
+from ..running import cluster
+from ..running.cluster import WorkerShape
+from ..stores.filesystems import StorageError
 from .data import open_shard
 from .folders import is_remote, local_path, open_folder
 
@@ -88,7 +88,7 @@ def train_together(
             them or its machine was lost; -1 for as often as it takes.
         init: where the model of ``settings.init`` lies on this machine.
 
-    Raises StrataError: ClusterError, LostWorkersError, and those of ``codec.training_run.run``.
+    Raises StrataError: ClusterError, LostWorkersError, and those of ``codec.training.run.run``.
     """
     # Workers stay in the driver's folder, so that relative paths mean what they mean elsewhere.
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")

@@ -27,7 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
-from codec import Codec, EncodedImage, load_codec, zoo
+from codec import Codec, EncodedImage, load_codec
+from codec.models import zoo
 from tests.benchmarks import pictures
 
 

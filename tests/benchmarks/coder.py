@@ -13,8 +13,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
-from codec import entropy, load_codec, zoo
-from codec.training_data import read_shards
+from codec import load_codec
+from codec.models import zoo
+from codec.stream import entropy
+from codec.training.data import read_shards
 from codec.uqdm.codec import UQDMCodec
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from pipeline.distribution.layers import LayerRule
-from pipeline.distribution.truncator import ShardTruncator, TruncateSettings
+from pipeline.decode.copy_worker import ShardTruncator, TruncateSettings
+from pipeline.decode.layer_rule import LayerRule
 from tests.pipeline.counting import CountingFileSystem
 from tests.pipeline.streams import rows, write_dataset
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The second half of encoding, symbols to bytes: here, in threads, in helpers (codec/coding.py).
+"""The second half of encoding, symbols to bytes: here, in threads, in coder processes.
 
     python tests/benchmarks/helpers.py --data kodak.tar
 
@@ -21,7 +21,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from codec import Codec, load_codec
-from codec.coding import Coding, Helper
+from codec.coder_process import Coding, Helper
 from tests.benchmarks import pictures
 from tests.benchmarks.throughput import become_a_worker
 

@@ -22,12 +22,13 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from codec import Codec, EncodedImage  # noqa: E402
-from codec.images import read_image  # noqa: E402
-from codec.zoo import DEFAULT_MODELS  # noqa: E402
-from pipeline import Dataset, cluster, open_dataset  # noqa: E402
-from pipeline.compress import CompressOptions, compress  # noqa: E402
-from pipeline.records import column_bytes, stream_columns  # noqa: E402
-from pipeline.shards import expand_inputs, open_shard  # noqa: E402
+from codec.images.files import read_image  # noqa: E402
+from codec.models.zoo import DEFAULT_MODELS  # noqa: E402
+from pipeline import Dataset, open_dataset  # noqa: E402
+from pipeline.compress.job import CompressOptions, compress  # noqa: E402
+from pipeline.dataset.rows import column_bytes, stream_columns  # noqa: E402
+from pipeline.running import cluster  # noqa: E402
+from pipeline.sources.shards import expand_inputs, open_shard  # noqa: E402
 from tests.pipeline.counting import CountingFileSystem  # noqa: E402
 from tests.pipeline.makers import write_tar  # noqa: E402
 

@@ -3,9 +3,9 @@
 
     python tests/benchmarks/layer_orders.py --model cdc-model --data kodak.tar --counted-on clic.tar
 
-The model's layers are assigned anew in each order (``codec.cdc.layers.assign_layers``), by how
-often each scale occurs in the pictures of --counted-on; its networks and, without --recount, its
-probabilities stay as they are. Printed are, for each quality and order:
+The model's layers are assigned anew in each order (``assign_layers`` of ``codec.cdc.latents``), by
+how often each scale occurs in the pictures of --counted-on; its networks and, without --recount,
+its probabilities stay as they are. Printed are, for each quality and order:
 
 - overhead: how much longer the whole stream is than one that holds the latent in one piece, coded
   with one table for each scale, with the same probabilities, header, hyper-latent and checksums;
@@ -28,11 +28,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
-from codec import Codec, bitstream, entropy, load_codec, metrics, zoo
+from codec import Codec, load_codec
 from codec.cdc.codec import CDCCodec
-from codec.cdc.layers import FRACTIONS, Order, Trees, assign_layers, build_trees
-from codec.entropy import Tables
-from pipeline.evaluation.contenders import available_qualities
+from codec.cdc.latents.trit_planes import FRACTIONS, Order, Trees, assign_layers, build_trees
+from codec.images import metrics
+from codec.models import zoo
+from codec.stream import bitstream, entropy
+from codec.stream.entropy import Tables
+from pipeline.evaluate.contenders import available_qualities
 from tests.benchmarks.pictures import from_tar
 
 ORDERS: tuple[Order, ...] = get_args(Order)

@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 from torch.utils.data import DataLoader  # noqa: E402
 
 from codec import load_codec  # noqa: E402
-from codec.images import write_image  # noqa: E402
+from codec.images.files import write_image  # noqa: E402
 from pipeline import StrataImages, open_dataset  # noqa: E402
 from tests.benchmarks.scale.corpus import crops  # noqa: E402
 from tests.pipeline.makers import write_tar  # noqa: E402

@@ -17,8 +17,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from codec import load_codec
-from codec.entropy import PRECISION
-from codec.uqdm.nested_scheme import NestedScheme
+from codec.stream.entropy import PRECISION
+from codec.uqdm.nested.scheme import NestedScheme
 from tests.benchmarks import pictures
 
 

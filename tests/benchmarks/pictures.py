@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from codec.training_data import read_shards
+from codec.training.data import read_shards
 
 
 def from_tar(path: Path, first: int | None = None) -> list[np.ndarray]:

@@ -20,10 +20,10 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from codec import Codec, load_codec  # noqa: E402
-from codec.zoo import DEFAULT_MODELS  # noqa: E402
-from pipeline.compress import CompressOptions, compress  # noqa: E402
-from pipeline.encoding import BATCH_PIXELS  # noqa: E402
-from pipeline.pictures import batches_by_size  # noqa: E402
+from codec.batches import batches_by_size  # noqa: E402
+from codec.models.zoo import DEFAULT_MODELS  # noqa: E402
+from pipeline.compress.encoder import BATCH_PIXELS  # noqa: E402
+from pipeline.compress.job import CompressOptions, compress  # noqa: E402
 from tests.benchmarks.scale.corpus import crops, write_shards  # noqa: E402
 from tests.benchmarks.scale.watching import events, load, ray_with, say, watching  # noqa: E402
 

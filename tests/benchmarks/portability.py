@@ -47,12 +47,13 @@ from torch.overrides import TorchFunctionMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from codec import CorruptStreamError, EncodedImage, bitstream, load_codec, protection
-from codec.calibration import squares
-from codec.devices import without_mkldnn
+from codec import CorruptStreamError, EncodedImage, load_codec
 from codec.layered import LayeredCodec
-from codec.uqdm.tiles import Execution
-from codec.uqdm.universal import UniversalScheme
+from codec.numerics.precision import without_mkldnn
+from codec.stream import bitstream, protection
+from codec.uqdm.paper.calibration import squares
+from codec.uqdm.paper.scheme import UniversalScheme
+from codec.uqdm.paper.windows import Execution
 from tests.benchmarks import pictures
 
 CHUNK = 64

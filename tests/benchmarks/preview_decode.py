@@ -27,14 +27,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
-from codec import EncodedImage, bands, entropy, load_codec, resizing
-from codec.uqdm import nested_scheme, network
+from codec import EncodedImage, load_codec
+from codec.images import resizing
+from codec.numerics import lapped_transform
+from codec.stream import entropy
+from codec.uqdm.nested import integer_network
+from codec.uqdm.nested import scheme as nested_scheme
 from tests.benchmarks import pictures
 
 PARTS = {
     "entropy": [(entropy.Decoder, "decode")],
-    "network": [(network.IntegerNetwork, "trunk"), (network.IntegerNetwork, "head")],
-    "transform": [(bands, "inverse"), (bands, "inverse_reduced")],
+    "network": [
+        (integer_network.IntegerNetwork, "trunk"),
+        (integer_network.IntegerNetwork, "head"),
+    ],
+    "transform": [(lapped_transform, "inverse"), (lapped_transform, "inverse_reduced")],
     "resize": [(nested_scheme, "shrink"), (resizing, "shrink")],
 }
 

@@ -36,9 +36,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from codec.images import write_image
-from pipeline.retrieval.dataset import Dataset, open_dataset
-from tests.codec.models import noise_pictures
+from codec.images.files import write_image
+from pipeline.reader.dataset import Dataset, open_dataset
+from tests.codec.small_models import noise_pictures
 from tests.integration.conftest import free_port
 from tests.integration.processes import descendants
 from tests.pipeline.makers import write_tar

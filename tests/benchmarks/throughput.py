@@ -8,9 +8,9 @@ round and after the last: products of float32 matrices of 2048x2048, and 3x3 con
 channels, each the fastest of all times. The network is what multiplies: its operations are counted
 (two for a multiplication with its addition), its seconds are those of its methods, everything
 between the multiplications included. UQDM's networks multiply 8-bit integers where the processor is
-quick at that, and can be faster than any convolution of floats: see codec/uqdm/products.py;
-``--floats`` does without. The process has the environment of a job's worker (pipeline/cluster.py).
-It takes less than three minutes on an idle machine.
+quick at that, and can be faster than any convolution of floats: see
+codec/numerics/int8_products.py; ``--floats`` does without. The process has the environment of a
+job's worker (pipeline/running/cluster.py). It takes less than three minutes on an idle machine.
 """
 
 import argparse
@@ -36,13 +36,13 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from codec import Codec, load_codec
-from codec.uqdm import products
-from codec.uqdm.network import IntegerNetwork
-from pipeline.cluster import KEEP_FREED_MEMORY
-from pipeline.evaluation.document import Document
-from pipeline.evaluation.peers import all_peers
-from pipeline.evaluation.report import machine, versions
-from pipeline.evaluation.tables import Table
+from codec.numerics import int8_products
+from codec.uqdm.nested.integer_network import IntegerNetwork
+from pipeline.evaluate.document import Document
+from pipeline.evaluate.peers import all_peers
+from pipeline.evaluate.report import machine, versions
+from pipeline.evaluate.tables import Table
+from pipeline.running.cluster import KEEP_FREED_MEMORY
 from tests.benchmarks import pictures
 
 # One setting of each other codec, of about a bit a pixel where it has the choice.
@@ -107,7 +107,7 @@ class Peak:
         w = torch.randn(256, 256, 3, 3).contiguous(memory_format=torch.channels_last)
         for _ in range(times):
             self.matrices = max(self.matrices, _rate(2 * 2048**3, lambda: torch.mm(a, b)))
-            if products.bytes_are_faster():
+            if int8_products.bytes_are_faster():
                 self.bytes = max(self.bytes, _rate(2 * 2048**3, lambda: torch._int_mm(m, n)))
             operations = 2 * 9 * 256**2 * 96**2
             rate = _rate(operations, lambda: F.conv2d(x, w, padding=1))
@@ -300,7 +300,7 @@ def main() -> None:
     options = parser.parse_args()
     become_a_worker()
     if options.floats:
-        products.bytes_are_faster = lambda: False
+        int8_products.bytes_are_faster = lambda: False
     document = options.markdown and Document(options.markdown, "speed")
     if document:
         document.check()

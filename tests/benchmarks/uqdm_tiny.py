@@ -23,8 +23,9 @@ from PIL import Image
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from codec import entropy, zoo  # noqa: E402
-from codec.uqdm import authors  # noqa: E402
+from codec.models import zoo  # noqa: E402
+from codec.stream import entropy  # noqa: E402
+from codec.uqdm.paper import authors  # noqa: E402
 
 AUTHORS_SECONDS = {"encode": 70.0, "decode": 89.0}  # per 64x64 picture, two cores
 

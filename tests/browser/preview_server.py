@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import uvicorn
 
 from codec import Codec
-from pipeline.retrieval.dataset import Dataset
+from pipeline.reader.dataset import Dataset
 from pipeline.serving.app import create_app
 from pipeline.serving.limits import Limits
 from pipeline.serving.service import PreviewService

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
-from pipeline.retrieval.dataset import open_dataset
+from pipeline.reader.dataset import open_dataset
 from pipeline.serving.limits import Limits
 from tests.browser.conftest import DESKTOP, PHONE
 from tests.browser.preview_server import previews

@@ -12,17 +12,19 @@ import numpy as np
 import pytest
 import torch
 
-from codec import calibration, load_codec, zoo
-from codec.images import write_image
-from codec.runs import RunFolder
-from codec.training_run import RunSettings, run
-from codec.uqdm import first, large, pixels, places, tuning
+from codec import load_codec
+from codec.images.files import write_image
+from codec.models import zoo
+from codec.training.run import RunSettings, run
+from codec.training.run_folder import RunFolder
 from codec.uqdm.codec import UQDMCodec
-from codec.uqdm.universal import UniversalScheme
+from codec.uqdm.nested import first_network, level_network, pixel_lattice, pixel_network, tuning
+from codec.uqdm.paper import calibration
+from codec.uqdm.paper.scheme import UniversalScheme
 from tests.codec import elsewhere
 from tests.codec.cdc.models import paper_config, write_model
-from tests.codec.uqdm.test_universal import small_model
-from tests.codec.uqdm.test_universal_portability import disturb
+from tests.codec.uqdm.paper.test_portability import disturb
+from tests.codec.uqdm.paper.test_scheme import small_model
 from tests.pipeline.makers import tar_bytes
 
 pytestmark = pytest.mark.skipif(
@@ -106,7 +108,7 @@ def test_a_gpu_is_seldom_waited_for(name: str, device: str, some: list[np.ndarra
     passes = sum(map(codec.scheme.passes, range(codec.num_layers)))  # type: ignore[attr-defined]
     if codec.lossless:
         tuned = codec.config.get("pixel_network", {}).get("tuned", False)
-        assert encoding == codec.num_layers + 2 * len(pixels.PASSES) * tuned
+        assert encoding == codec.num_layers + 2 * len(pixel_lattice.PASSES) * tuned
         assert waits[0] == passes + 2 - tuning.PASSES * tuned
     else:
         assert (encoding, waits[0]) == (3, 2)
@@ -115,7 +117,12 @@ def test_a_gpu_is_seldom_waited_for(name: str, device: str, some: list[np.ndarra
 def test_pictures_in_tiles(
     device: str, some: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module, size in ((first, 3), (large, 3), (pixels, 12), (places, 12)):
+    for module, size in (
+        (first_network, 3),
+        (level_network, 3),
+        (pixel_lattice, 12),
+        (pixel_network, 12),
+    ):
         monkeypatch.setattr(module, "TILE", size)
     here, there = load_codec("uqdm-exact"), load_codec("uqdm-exact", device)
     assert there.encode(some[:1]) == here.encode(some[:1])

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from codec import CorruptStreamError, EncodedImage, bitstream, entropy, load_codec
-from codec.bitstream import Layer
-from codec.entropy import Tables
+from codec import CorruptStreamError, EncodedImage, load_codec
 from codec.scheme import Choice
+from codec.stream import bitstream, entropy
+from codec.stream.bitstream import Layer
+from codec.stream.entropy import Tables
 from tests.codec import toy
 
 

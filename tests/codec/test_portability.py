@@ -6,13 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from codec import calibration, load_codec, zoo
+from codec import load_codec
 from codec.layered import LayeredCodec
-from codec.uqdm.universal import UniversalScheme
+from codec.models import zoo
+from codec.uqdm.paper import calibration
+from codec.uqdm.paper.scheme import UniversalScheme
 from tests.benchmarks import portability
 from tests.codec.cdc import models as cdc_models
-from tests.codec.models import write_nested_model
-from tests.codec.uqdm.test_universal import small_model
+from tests.codec.small_models import write_nested_model
+from tests.codec.uqdm.paper.test_scheme import small_model
 
 
 def write_universal_model(folder: Path) -> Path:

@@ -15,11 +15,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from codec import zoo
 from codec.base import Purpose
-from codec.entropy import Tables
 from codec.layered import LayeredCodec
+from codec.models import zoo
 from codec.scheme import Choice, LayerSymbols
+from codec.stream.entropy import Tables
 
 QUALITIES = 2
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from codec.base import Codec
-from codec.trainable import Recipe, Trainable, TrainingFile, figures
-from codec.training import TrainingConfig
-from codec.training_data import Pictures
+from codec.training.data import Pictures
+from codec.training.loop import TrainingConfig
+from codec.training.recipe import Recipe, Trainable, TrainingFile, figures
 
 
 @dataclass(frozen=True)

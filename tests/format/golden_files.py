@@ -6,7 +6,8 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from codec import Codec, EncodedImage, load_codec, zoo
+from codec import Codec, EncodedImage, load_codec
+from codec.models import zoo
 
 GOLDEN = Path(__file__).parent / "golden"
 STREAMS = sorted(GOLDEN.glob("*/*.strata"))

@@ -21,14 +21,14 @@ import numpy as np
 from skimage import data
 
 from codec import load_codec
-from codec.images import write_image
-from pipeline.commit import Ledger, Plan, publish_manifest, shard_name
-from pipeline.compress import CompressOptions, _parameters
-from pipeline.encoding import CompressSettings
-from pipeline.retrieval.dataset import PLAN_NAME
-from pipeline.shards import expand_inputs
-from pipeline.storage import Store
-from pipeline.worker import ShardCompressor, ShardJob
+from codec.images.files import write_image
+from pipeline.compress.encoder import CompressSettings
+from pipeline.compress.job import CompressOptions, _parameters
+from pipeline.compress.worker import ShardCompressor, ShardJob
+from pipeline.dataset.layout import PLAN_NAME, shard_name
+from pipeline.dataset.ledger import Ledger, Plan, publish_manifest
+from pipeline.sources.shards import expand_inputs
+from pipeline.stores.store import Store
 
 SHOWN = {"uqdm-small": (0, 1, 3, 7), "uqdm-exact": (0, 1, 3, 5), "cdc-small": (0, 1, 4, 8)}
 SIZES = {"uqdm-small": (45, 60), "uqdm-exact": (45, 60), "cdc-small": (70, 83)}

@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from codec import Codec, EncodedImage, bands, bitstream, dither, load_codec
+from codec import Codec, EncodedImage, load_codec
 from codec.cdc.scheme import CDCScheme
-from tests.codec.models import write_nested_model
+from codec.numerics import lapped_transform
+from codec.stream import bitstream, dither
+from tests.codec.small_models import write_nested_model
 from tests.conftest import ROOT
 from tests.format import decoder
 from tests.format.golden_files import STREAMS, read_golden, title
@@ -151,7 +153,7 @@ def test_the_dither_is_what_the_page_says() -> None:
 def test_the_page_has_the_numbers_of_the_code() -> None:
     assert decoder.MATRICES.strip() in PAGE
     for name, own in (("colour", decoder.M), ("block", decoder.K), ("lap", decoder.Q)):
-        np.testing.assert_array_equal(np.rint(bands._MATRICES[name] * 2**14), own)
+        np.testing.assert_array_equal(np.rint(lapped_transform._MATRICES[name] * 2**14), own)
     limits = dict(re.findall(r"^\| (\w+) \| ([^|]+) \|", PAGE, re.MULTILINE))
     assert bitstream.MAX_SIDE == 2**20
     assert limits["side"] == "2^20"

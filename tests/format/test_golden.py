@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from codec import CorruptStreamError, EncodedImage, bitstream, zoo
-from codec.images import read_image, unpack_alpha
+from codec import CorruptStreamError, EncodedImage
+from codec.images.files import read_image, unpack_alpha
+from codec.models import zoo
+from codec.stream import bitstream
 from pipeline import open_dataset
-from pipeline.storage import Store
-from pipeline.verification.checks import read_manifest, read_plan
+from pipeline.stores.store import Store
+from pipeline.verify.checks import read_manifest, read_plan
 from tests.format.golden_files import GOLDEN, STREAMS, models, read_golden, title
 from tests.format.make_golden import SHOWN, picture
 

@@ -15,7 +15,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from codec import EncodedImage, load_codec
-from tests.codec.models import noise_pictures
+from tests.codec.small_models import noise_pictures
 
 SEEDS = Path(__file__).parent / "seeds"
 

@@ -5,7 +5,8 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from codec import EncodedImage, bitstream
+from codec import EncodedImage
+from codec.stream import bitstream
 
 SIZES = (0, 1, 2, 7, 8, 9, 63, 64, 65, 200, 256, 257, 1000, 4096, 60_000, 1 << 20, 1 << 40)
 BYTES = (0, 1, 0x7F, 0x80, 0xFF)

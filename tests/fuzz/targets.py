@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from codec import Codec, EncodedImage, load_codec, zoo
-from codec.uqdm.nested import NestedConfig
+from codec import Codec, EncodedImage, load_codec
+from codec.models import zoo
+from codec.uqdm.nested.schedule import NestedConfig
 from tests.codec.cdc.models import light_config, write_model
-from tests.codec.models import nested_model, noise_pictures
-from tests.codec.uqdm.test_first import with_first
-from tests.codec.uqdm.test_universal import small_codec, small_model
+from tests.codec.small_models import nested_model, noise_pictures
+from tests.codec.uqdm.nested.test_first_network import with_first
+from tests.codec.uqdm.paper.test_scheme import small_codec, small_model
 from tests.fuzz import mutations
 
 

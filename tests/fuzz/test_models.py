@@ -10,9 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codec import CorruptStreamError, InvalidModelError, load_codec, zoo
-from codec.modelfiles import check_tensors
-from tests.codec.uqdm.test_universal import small_model
+from codec import CorruptStreamError, InvalidModelError, load_codec
+from codec.models import zoo
+from codec.models.checks import check_tensors
+from tests.codec.uqdm.paper.test_scheme import small_model
 from tests.fuzz.test_streams import OLD_MODEL
 
 Model = tuple[dict[str, Any], dict[str, torch.Tensor]]

@@ -8,14 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codec import CorruptStreamError, EncodedImage, UnknownModelError, bitstream, load_codec
+from codec import CorruptStreamError, EncodedImage, UnknownModelError, load_codec
+from codec.stream import bitstream
 from tests.conftest import ROOT
 from tests.fuzz import streams
 from tests.fuzz.mutations import Mutant, mutate, repair
 from tests.fuzz.targets import Target, protected
 
 SEEDS = Path(__file__).parent / "seeds"
-OLD_MODEL = ROOT / "tests" / "codec" / "uqdm" / "data" / "before_first.safetensors"
+OLD_MODEL = ROOT / "tests" / "codec" / "uqdm" / "nested" / "data" / "before_first.safetensors"
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import cluster
+from pipeline.running import cluster
 from tests.integration.servers import S3Server, moto, swift, why_no_swift
 
 RunHere = Callable[..., tuple[int, str, str]]

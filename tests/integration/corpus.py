@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 import pipeline
-from codec.images import read_image
-from pipeline.compress import CompressOptions
-from pipeline.garbage import find_garbage, remove_garbage
-from pipeline.storage import Store
-from pipeline.tasks import Policy
+from codec.images.files import read_image
+from pipeline.compress.job import CompressOptions
+from pipeline.running.tasks import Policy
+from pipeline.stores.store import Store
+from pipeline.verify.garbage import find_garbage, remove_garbage
 from tests.integration.servers import BUCKET, S3Server
 from tests.pipeline.makers import png, samples, tar_bytes
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from codec.errors import StrataError
-from pipeline.stages import Turn
+from pipeline.running.stages import Turn
 
 SAMPLES = 13
 

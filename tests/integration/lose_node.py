@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 import ray
 from ray.cluster_utils import Cluster
 
-from pipeline import actors
-from pipeline.compress import compress
+from pipeline.compress.job import compress
+from pipeline.running import actors
 from tests.integration.corpus import Corpus
 from tests.integration.faults import FaultProxy
 from tests.integration.servers import S3Server

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 import pipeline
-from codec.images import read_image
-from pipeline.compress import CompressOptions, compress
-from pipeline.decode import DecodeOptions, decode
-from pipeline.storage import Store
-from pipeline.verification.verify import Subset, VerifyOptions, verify
+from codec.images.files import read_image
+from pipeline.compress.job import CompressOptions, compress
+from pipeline.decode.job import DecodeOptions, decode
+from pipeline.stores.store import Store
+from pipeline.verify.job import Subset, VerifyOptions, verify
 from tests.integration.conftest import RunHere
 from tests.integration.faults import FaultProxy
 from tests.integration.processes import marked

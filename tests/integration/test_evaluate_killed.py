@@ -12,7 +12,7 @@ import pytest
 from tests.integration.conftest import RunHere
 from tests.integration.processes import kill, marked
 from tests.jobs.scripts import JOBS
-from tests.pipeline.evaluation.inprocess import png_samples
+from tests.pipeline.evaluate.inprocess import png_samples
 from tests.pipeline.makers import write_tar
 
 pytestmark = pytest.mark.integration
@@ -21,14 +21,14 @@ PATIENCE = 240  # seconds for what takes six
 # The job is asked all the time whether to stop: it is killed there, once something was recorded.
 DIES = """
 import os, pathlib, runpy, signal, sys
-from pipeline import command
+from pipeline.running import command_line
 
 def stop_reason():
     if any(pathlib.Path("report/records").glob("*.json")):
         os.kill(os.getpid(), signal.SIGKILL)
     return ""
 
-command.stop_reason = stop_reason
+command_line.stop_reason = stop_reason
 del sys.argv[0]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """

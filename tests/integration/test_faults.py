@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.compress import compress
-from pipeline.progress.summary import Summary
-from pipeline.shards import Shard, ShardError, open_shard
+from pipeline.compress.job import compress
+from pipeline.running.progress.summary import Summary
+from pipeline.sources.shards import Shard, ShardError, open_shard
 from tests.integration.corpus import DEADLINE, SHARDS, Contents, Corpus
 from tests.integration.faults import FaultProxy
 from tests.integration.processes import actors, kill

@@ -12,11 +12,11 @@ import webdataset
 
 import pipeline
 from codec.errors import StrataError
-from codec.images import read_image, write_image
-from codec.zoo import DEFAULT_MODELS
-from pipeline.compress import CompressOptions, compress
-from pipeline.decode import DecodeOptions, decode
-from pipeline.progress.summary import Summary
+from codec.images.files import read_image, write_image
+from codec.models.zoo import DEFAULT_MODELS
+from pipeline.compress.job import CompressOptions, compress
+from pipeline.decode.job import DecodeOptions, decode
+from pipeline.running.progress.summary import Summary
 from tests.pipeline.makers import samples, tar_bytes, write_tar
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_session")]

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from codec.errors import StrataError
-from pipeline.retrieval.dataset import open_dataset
-from pipeline.shards import expand_inputs
-from pipeline.storage import Store
+from pipeline.reader.dataset import open_dataset
+from pipeline.sources.shards import expand_inputs
+from pipeline.stores.store import Store
 from tests.integration.conftest import free_port
 from tests.integration.faults import FaultProxy
 from tests.integration.servers import S3Server

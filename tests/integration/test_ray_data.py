@@ -9,9 +9,10 @@ import pytest
 
 import pipeline
 from codec import load_codec
-from pipeline import DatasetError, RayDecoder, ray_dataset, records
-from pipeline.ray_data import StrataDatasource
-from pipeline.records import column_bytes, stream_columns
+from pipeline import DatasetError, RayDecoder, ray_dataset
+from pipeline.dataset import rows as dataset_rows
+from pipeline.dataset.rows import column_bytes, stream_columns
+from pipeline.loading.ray_data import StrataDatasource
 from tests.integration.faults import FaultProxy
 from tests.integration.servers import BUCKET, S3Server
 from tests.pipeline.makers import png, tar_bytes
@@ -117,7 +118,7 @@ def test_tasks_for_files_and_for_parts_of_them(
 ) -> None:
     source = StrataDatasource(dataset, 1)
     assert len(source.get_read_tasks(8)) == 2  # each file has one row group
-    monkeypatch.setattr(records, "ROWS_PER_GROUP", 2)
+    monkeypatch.setattr(dataset_rows, "ROWS_PER_GROUP", 2)
     few, many = source.get_read_tasks(1), source.get_read_tasks(5)
     assert (len(few), len(many)) == (2, 6)
     for tasks in (few, many):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import DatasetError, open_dataset
-from pipeline.retrieval.dataset import Dataset
+from pipeline.reader.dataset import Dataset
 from tests.integration.faults import FaultProxy
 from tests.integration.servers import S3Server
 from tests.pipeline.streams import rows, write_dataset

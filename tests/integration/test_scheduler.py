@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.cluster import ClusterError, WorkerShape
-from pipeline.scheduler import run_tasks
-from pipeline.tasks import Outcome, Policy, Task
+from pipeline.running.cluster import ClusterError, WorkerShape
+from pipeline.running.scheduler import run_tasks
+from pipeline.running.tasks import Outcome, Policy, Task
 from tests.integration.fakes import FakeWorker, LateWorker, SearchableWorker, SlowOpeningWorker
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_session")]
@@ -124,7 +124,7 @@ def test_a_sample_that_hangs_is_found_too(tmp_path: Path) -> None:
 
 def test_a_search_allows_for_slow_opening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A shard that takes long to fetch does so for every probe, however few samples it tries."""
-    monkeypatch.setattr("pipeline.scheduler.PROBE_SECONDS", 0.5)
+    monkeypatch.setattr("pipeline.running.scheduler.PROBE_SECONDS", 0.5)
     outcomes = run(
         tmp_path, {"bad": "poison 12"}, SlowOpeningWorker, attempts=1, deadline=10, workers=1
     )

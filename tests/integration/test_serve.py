@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from codec.images import read_image
-from pipeline.retrieval.dataset import Dataset
+from codec.images.files import read_image
+from pipeline.reader.dataset import Dataset
 from tests.integration.conftest import RunHere, free_port
 from tests.integration.processes import descendants
 from tests.integration.servers import S3Server

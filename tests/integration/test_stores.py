@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 import pipeline
-from codec.images import read_image
-from pipeline.compress import CompressOptions, compress
-from pipeline.decode import DecodeOptions, decode
-from pipeline.filesystems import StorageError
-from pipeline.shards import expand_inputs
-from pipeline.storage import Store
+from codec.images.files import read_image
+from pipeline.compress.job import CompressOptions, compress
+from pipeline.decode.job import DecodeOptions, decode
+from pipeline.sources.shards import expand_inputs
+from pipeline.stores.filesystems import StorageError
+from pipeline.stores.store import Store
 from tests.integration.faults import FaultProxy
 from tests.integration.server_process import PAGE
 from tests.integration.servers import BUCKET, S3Server

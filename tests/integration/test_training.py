@@ -12,10 +12,10 @@ import pytest
 from safetensors.torch import load_file
 
 from codec import load_codec
-from codec.runs import checkpoint_step, newest_first
-from codec.trainable import TRAINING_FILE
-from pipeline import cluster
-from pipeline.storage import Store
+from codec.training.recipe import TRAINING_FILE
+from codec.training.run_folder import checkpoint_step, newest_first
+from pipeline.running import cluster
+from pipeline.stores.store import Store
 from tests.integration.processes import actors, kill
 from tests.jobs.scripts import load_job
 from tests.pipeline.makers import png, tar_bytes
@@ -90,7 +90,8 @@ def test_a_killed_worker_changes_nothing(
     np.testing.assert_array_equal(codec.decode(codec.encode([picture]))[0], picture)
 
     # One process alone that takes two batches for a step ends near: what it remembers of its
-    # losses' sizes, and the order of additions, differ. tests/codec/test_teams.py is exact.
+    # losses' sizes, and the order of additions, differ. What is exact is in
+    # tests/codec/training/test_distributed.py.
     alone = [*recipe, "--data", f"{shards}/0.tar", "--accumulate", "2", "--out"]
     for steps in (1, STEPS):
         assert train.main([*alone, str(tmp_path / str(steps)), "--steps", str(steps)]) == 0

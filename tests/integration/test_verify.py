@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 import pipeline
-from pipeline.compress import CompressOptions, compress
-from pipeline.storage import Store
-from pipeline.verification.verify import Subset, VerifyOptions, verify
+from pipeline.compress.job import CompressOptions, compress
+from pipeline.stores.store import Store
+from pipeline.verify.job import Subset, VerifyOptions, verify
 from tests.integration.conftest import RunHere
 from tests.integration.servers import ROOT, S3Server
 from tests.pipeline.makers import samples, tar_bytes, write_tar

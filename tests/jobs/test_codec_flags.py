@@ -2,7 +2,7 @@
 
 import pytest
 
-from codec import zoo
+from codec.models import zoo
 from tests.jobs.scripts import load_job
 
 COMPRESS = ["--input", "a.tar", "--output", "out"]

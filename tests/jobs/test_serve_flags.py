@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 
-from pipeline.cluster import divide
+from pipeline.running.cluster import divide
 from tests.jobs.scripts import load_job
 
 

@@ -13,10 +13,11 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
-from codec import InvalidModelError, load_codec, zoo
+from codec import InvalidModelError, load_codec
+from codec.models import zoo
 from codec.uqdm import recipes
 from tests.codec import toy, toy_recipes
-from tests.codec.models import noise_pictures, write_nested_model
+from tests.codec.small_models import noise_pictures, write_nested_model
 from tests.jobs.scripts import load_job
 
 ROOT = Path(__file__).parents[2]

@@ -6,16 +6,21 @@ from typing import Any
 
 import pytest
 
-from codec.images import MAX_PIXELS
-from pipeline import cluster, commit, compress, running, worker
-from pipeline.cluster import WorkerShape
-from pipeline.commit import Ledger, Plan
-from pipeline.encoding import CompressSettings
-from pipeline.retrieval.dataset import PLAN_NAME, Dataset, open_dataset
-from pipeline.shards import expand_inputs
-from pipeline.storage import Store
-from pipeline.tasks import Outcome, Task
-from pipeline.worker import ShardCompressor, ShardJob
+from codec.images.files import MAX_PIXELS
+from pipeline.compress import job as compress_job
+from pipeline.compress.encoder import CompressSettings
+from pipeline.compress.worker import ShardCompressor, ShardJob
+from pipeline.dataset import layout, models
+from pipeline.dataset import ledger as ledger_module
+from pipeline.dataset.layout import PLAN_NAME
+from pipeline.dataset.ledger import Ledger, Plan
+from pipeline.reader.dataset import Dataset, open_dataset
+from pipeline.running import cluster
+from pipeline.running import job as running_job
+from pipeline.running.cluster import WorkerShape
+from pipeline.running.tasks import Outcome, Task
+from pipeline.sources.shards import expand_inputs
+from pipeline.stores.store import Store
 from tests.pipeline.makers import ToyCodec
 
 Make = Callable[..., Dataset]
@@ -27,8 +32,8 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ToyCodec:
     path = tmp_path / "toy.safetensors"
     path.write_bytes(b"the toy model")
     codec = ToyCodec(path)
-    monkeypatch.setattr(worker, "load_codec", lambda *_, **__: codec)
-    monkeypatch.setattr(compress, "load_codec", lambda *_, **__: codec)
+    monkeypatch.setattr(models, "load_codec", lambda *_, **__: codec)
+    monkeypatch.setattr(compress_job, "load_codec", lambda *_, **__: codec)
     return codec
 
 
@@ -53,9 +58,9 @@ def make_dataset(toy: ToyCodec, tmp_path: Path) -> Make:
             )
         )
         for shard in expand_inputs(inputs):
-            compressor.run(ShardJob(commit.shard_name(shard, plan.fingerprint), shard))
+            compressor.run(ShardJob(layout.shard_name(shard, plan.fingerprint), shard))
         done, _ = Ledger(store, plan.fingerprint).completed("data", ".parquet")
-        commit.publish_manifest(store, plan, done)
+        ledger_module.publish_manifest(store, plan, done)
         return open_dataset(url)
 
     return make
@@ -76,4 +81,4 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(cluster, "connect", lambda address: None)
     monkeypatch.setattr(cluster, "share", lambda *_: WorkerShape(1, 1.0, 0.0, "cpu"))
-    monkeypatch.setattr(running, "run_tasks", run_tasks)
+    monkeypatch.setattr(running_job, "run_tasks", run_tasks)

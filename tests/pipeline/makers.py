@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from codec.base import Codec, EncodedImage
-from codec.bitstream import Layer, StreamHeader, pack_header, pack_layer, unpack_layer
 from codec.errors import CorruptStreamError
-from codec.images import write_image
+from codec.images.files import write_image
+from codec.stream.bitstream import Layer, StreamHeader, pack_header, pack_layer, unpack_layer
 
 
 def picture(seed: int = 0, height: int = 24, width: int = 32) -> np.ndarray:

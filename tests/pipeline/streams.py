@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from codec import EncodedImage
-from codec.bitstream import StreamHeader, pack_header
-from pipeline.commit import FORMAT_VERSION, Ledger, Plan, publish_manifest
-from pipeline.records import Row, RowWriter, inspect_file
-from pipeline.retrieval.dataset import PLAN_NAME, Dataset, open_dataset
-from pipeline.retrieval.indexing import index_table, publish_index
-from pipeline.storage import Store
+from codec.stream.bitstream import StreamHeader, pack_header
+from pipeline.dataset.index_writer import index_table, publish_index
+from pipeline.dataset.layout import PLAN_NAME
+from pipeline.dataset.ledger import FORMAT_VERSION, Ledger, Plan, publish_manifest
+from pipeline.dataset.rows import Row, RowWriter, inspect_file
+from pipeline.reader.dataset import Dataset, open_dataset
+from pipeline.stores.store import Store
 
 MODEL = "0" * 64
 SIZES = (300, 900, 2500, 7000, 30000)  # bytes of the layers of a picture of 768x512, about

@@ -9,10 +9,10 @@ import pytest
 from s3fs import S3FileSystem
 
 from codec.base import EncodedImage
-from codec.images import write_image
-from pipeline import worker
-from pipeline.records import column_bytes
-from pipeline.retrieval.dataset import Dataset
+from codec.images.files import write_image
+from pipeline.dataset import models
+from pipeline.dataset.rows import column_bytes
+from pipeline.reader.dataset import Dataset
 from tests.integration.faults import FaultProxy
 from tests.integration.servers import BUCKET, moto
 from tests.pipeline.makers import ToyCodec, write_tar
@@ -86,7 +86,7 @@ def _write(folder: Path, patch: pytest.MonkeyPatch) -> Dataset:
     model = folder / "model"
     model.write_bytes(b"a model that repeats itself")
     codec = RepeatingCodec(model)
-    patch.setattr(worker, "load_codec", lambda *_, **__: codec)
+    patch.setattr(models, "load_codec", lambda *_, **__: codec)
     pictures = [write_image(picture_of(number), None, "png") for number in range(PICTURES)]
     for shard in range(SHARDS):
         files = []

@@ -4,15 +4,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from codec import Codec
-from codec.images import MAX_PIXELS
-from codec.zoo import MODEL_FILE
-from pipeline import commit
-from pipeline.commit import Ledger, Plan
-from pipeline.encoding import CompressSettings
-from pipeline.retrieval.dataset import PLAN_NAME, Dataset, open_dataset
-from pipeline.shards import expand_inputs
-from pipeline.storage import Store
-from pipeline.worker import ShardCompressor, ShardJob
+from codec.images.files import MAX_PIXELS
+from codec.models.zoo import MODEL_FILE
+from pipeline.compress.encoder import CompressSettings
+from pipeline.compress.worker import ShardCompressor, ShardJob
+from pipeline.dataset import layout
+from pipeline.dataset import ledger as ledger_module
+from pipeline.dataset.layout import PLAN_NAME
+from pipeline.dataset.ledger import Ledger, Plan
+from pipeline.reader.dataset import Dataset, open_dataset
+from pipeline.sources.shards import expand_inputs
+from pipeline.stores.store import Store
 
 
 def write_dataset(
@@ -26,7 +28,7 @@ def write_dataset(
     """Compress tars with a codec's model; ``options`` are the storage options of both sides."""
     chosen: dict[str, Any] = {"layers": layers, "fit": False, **settings}
     about = {"model_id": codec.model_id, "codec": codec.codec, "max_pixels": MAX_PIXELS}
-    plan = Plan(PLAN_NAME, {"format": commit.FORMAT_VERSION, **about, **chosen})
+    plan = Plan(PLAN_NAME, {"format": ledger_module.FORMAT_VERSION, **about, **chosen})
     store = Store(url, options)
     plan.establish(store)
     store.create_from(f"models/{codec.model_id}/{MODEL_FILE}", codec.model_path)
@@ -41,7 +43,7 @@ def write_dataset(
         )
     )
     for shard in expand_inputs(list(inputs), options):
-        compressor.run(ShardJob(commit.shard_name(shard, plan.fingerprint), shard))
+        compressor.run(ShardJob(layout.shard_name(shard, plan.fingerprint), shard))
     done, _ = Ledger(store, plan.fingerprint).completed("data", ".parquet")
-    commit.publish_manifest(store, plan, done)
+    ledger_module.publish_manifest(store, plan, done)
     return open_dataset(url, options)

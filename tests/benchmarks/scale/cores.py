@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from pipeline.compress import CompressOptions
+from pipeline.compress.job import CompressOptions
 
 from .corpus import write_shards
 from .watching import ray_with, say

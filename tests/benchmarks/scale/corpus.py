@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from codec.images import write_image
+from codec.images.files import write_image
 
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket")  # all bundled: nothing is downloaded
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.compress import CompressOptions, compress
+from pipeline.compress.job import CompressOptions, compress
 
 from .corpus import repeat_shard, write_shards
 from .sleeping import MODEL as SLEEPING_MODEL

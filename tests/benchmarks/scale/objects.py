@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.compress import CompressOptions, compress
-from pipeline.tasks import Policy
+from pipeline.compress.job import CompressOptions, compress
+from pipeline.running.tasks import Policy
 from tests.integration.faults import Exchange, FaultProxy
 from tests.integration.servers import S3Server, moto
 

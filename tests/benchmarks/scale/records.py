@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.commit import Ledger, Plan, publish_manifest, to_json
-from pipeline.encoding import CompressSettings
-from pipeline.shards import expand_inputs
-from pipeline.storage import Store
-from pipeline.worker import ShardCompressor, ShardJob
+from pipeline.compress.encoder import CompressSettings
+from pipeline.compress.worker import ShardCompressor, ShardJob
+from pipeline.dataset.ledger import Ledger, Plan, publish_manifest, to_json
+from pipeline.sources.shards import expand_inputs
+from pipeline.stores.store import Store
 from tests.integration.servers import moto
 
 from .corpus import write_shard
@@ -45,7 +45,7 @@ def measure() -> dict[str, Any]:
 def _real_record(folder: Path) -> dict[str, Any]:
     """The commit record of five hundred pictures, as a worker writes it."""
     from codec import load_codec
-    from codec.zoo import MODEL_FILE
+    from codec.models.zoo import MODEL_FILE
 
     (shard,) = expand_inputs([str(write_shard(folder / "one.tar", 500, 64))])
     codec = load_codec(MODEL)

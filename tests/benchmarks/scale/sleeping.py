@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-import pipeline.compress
+import pipeline.compress.job
 from codec import Codec, EncodedImage
-from codec.bitstream import Layer, StreamHeader, pack_header, pack_layer
-from pipeline.encoding import SampleEncoder
-from pipeline.worker import ShardCompressor
+from codec.stream.bitstream import Layer, StreamHeader, pack_header, pack_layer
+from pipeline.compress.encoder import SampleEncoder
+from pipeline.compress.worker import ShardCompressor
 
 MODEL = "uqdm-small"  # whose name the streams carry
 VARIABLE = "STRATA_BENCHMARK_SLEEP"  # seconds; how the driver tells its workers
@@ -64,9 +64,9 @@ def sleeping_workers(seconds: float) -> Iterator[None]:
     Ray must be started inside: its processes inherit the seconds, and import the worker from here.
     """
     os.environ[VARIABLE] = str(seconds)
-    real = pipeline.compress.ShardCompressor
-    pipeline.compress.ShardCompressor = SleepingCompressor  # type: ignore[misc]
+    real = pipeline.compress.job.ShardCompressor
+    pipeline.compress.job.ShardCompressor = SleepingCompressor  # type: ignore[misc]
     try:
         yield
     finally:
-        pipeline.compress.ShardCompressor = real  # type: ignore[misc]
+        pipeline.compress.job.ShardCompressor = real  # type: ignore[misc]

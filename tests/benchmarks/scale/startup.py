@@ -30,11 +30,11 @@ sys.path[:0] = [{root!r}, {root!r} + "/jobs"]
 import torch
 print("PART import_torch", time.perf_counter() - start, flush=True)
 begun = time.perf_counter()
-import compress_dataset, pipeline.cluster, pipeline.compress
+import compress_dataset, pipeline.running.cluster, pipeline.compress.job
 print("PART import_the_rest", time.perf_counter() - begun, flush=True)
-timed(pipeline.compress, "load_codec")
-timed(pipeline.cluster, "connect")
-pipeline.compress.compress(compress_dataset.parse(sys.argv[1:]))
+timed(pipeline.compress.job, "load_codec")
+timed(pipeline.running.cluster, "connect")
+pipeline.compress.job.compress(compress_dataset.parse(sys.argv[1:]))
 """
 # What a worker's process does before it is ready, in a process of its own.
 _WORKER = """
@@ -43,7 +43,7 @@ start = time.perf_counter()
 import ray._private.workers.default_worker
 print("PART worker_import_ray", time.perf_counter() - start, flush=True)
 begun = time.perf_counter()
-import pipeline.worker
+import pipeline.compress.worker
 print("PART worker_import_pipeline", time.perf_counter() - begun, flush=True)
 begun = time.perf_counter()
 from codec import load_codec

@@ -94,7 +94,7 @@ def ray_with(cpus: int) -> Iterator[None]:
     """A private Ray that believes in ``cpus`` processors, whatever the machine has."""
     import ray
 
-    from pipeline.cluster import OBJECT_STORE_BYTES
+    from pipeline.running.cluster import OBJECT_STORE_BYTES
 
     os.environ["RAY_AUTH_MODE"] = "disabled"
     # Ray's default is 15: beside other programs workers would lose against a codec in this process.

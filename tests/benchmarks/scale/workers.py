@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from pipeline.compress import CompressOptions, compress
+from pipeline.compress.job import CompressOptions, compress
 
 from .corpus import repeat_shard
 from .sleeping import MODEL, sleeping_workers

@@ -6,14 +6,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from codec import load_codec, zoo
-from codec.cdc import export
+from codec import load_codec
 from codec.cdc.codec import CDCCodec
-from codec.cdc.light import LEVELS, LightConfig
-from codec.cdc.model import CDCModel, LightDenoiser, LightModel, build_model
-from codec.cdc.networks import PaperConfig
-from codec.cdc.unet import UNetConfig
-from tests.codec.models import noise_pictures
+from codec.cdc.latents import export
+from codec.cdc.networks.light_transform import LEVELS, LightConfig
+from codec.cdc.networks.model import CDCModel, LightDenoiser, LightModel, build_model
+from codec.cdc.networks.paper_transform import PaperConfig
+from codec.cdc.networks.unet import UNetConfig
+from codec.models import zoo
+from tests.codec.small_models import noise_pictures
 
 RATES = (0.004, 0.064)
 

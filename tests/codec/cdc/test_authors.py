@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from codec import EncodedImage, load_codec, zoo
+from codec import EncodedImage, load_codec
 from codec.cdc import authors
-from codec.cdc.diffusion import Diffusion
-from codec.cdc.networks import PaperCompressor, PaperConfig, rounded
-from codec.cdc.priors import gaussian_likelihood
-from codec.cdc.unet import UNet, UNetConfig
+from codec.cdc.latents.priors import gaussian_likelihood
+from codec.cdc.networks.diffusion import Diffusion
+from codec.cdc.networks.paper_transform import PaperCompressor, PaperConfig, rounded
+from codec.cdc.networks.unet import UNet, UNetConfig
 from codec.errors import InvalidModelError
+from codec.models import zoo
 
 SMALL = PaperConfig(
     dim=4, dim_mults=(1, 2), hyper_dims_mults=(2, 3), context_dim_mults=(1, 2), context_channels=5

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from codec import CorruptStreamError, EncodedImage, InvalidModelError, load_codec, zoo
+from codec import CorruptStreamError, EncodedImage, InvalidModelError, load_codec
 from codec.cdc import scheme as scheme_module
-from codec.cdc import tiling
 from codec.cdc.codec import CDCCodec
-from codec.cdc.layers import Progress
-from codec.cdc.light import LightCompressor
-from codec.cdc.model import CDCModel, build_model
+from codec.cdc.latents.trit_planes import Progress
+from codec.cdc.networks import tiling
+from codec.cdc.networks.light_transform import LightCompressor
+from codec.cdc.networks.model import CDCModel, build_model
+from codec.models import zoo
 from tests.codec.cdc.models import light_config, paper_config, pictures, write_model
 
 SIZES = [(1, 1), (7, 5), (64, 64), (65, 130), (3, 200), (1, 70)]
@@ -321,7 +322,7 @@ def test_a_file_cut_anywhere_shows_its_whole_layers_or_says_so(codec: CDCCodec) 
 
 def test_forged_layers_never_crash(codec: CDCCodec) -> None:
     """Random bytes behind valid checksums: what a hostile writer would send."""
-    from codec import bitstream
+    from codec.stream import bitstream
 
     picture = pictures(1, 64)[0]
     stream = codec.encode([picture])[0]

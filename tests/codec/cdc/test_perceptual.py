@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from codec import metrics
 from codec.cdc.perceptual import LPIPS, ms_ssim_loss
 from codec.errors import InvalidModelError
+from codec.images import metrics
 
 
 def as_tensor(*images):

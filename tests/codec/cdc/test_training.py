@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from codec import InvalidModelError, load_codec, zoo
-from codec.cdc import export, objective, recipes
+from codec import InvalidModelError, load_codec
+from codec.cdc import objective, recipes
 from codec.cdc.codec import CDCCodec
-from codec.cdc.model import CDCModel
+from codec.cdc.latents import export
+from codec.cdc.networks.model import CDCModel
 from codec.cdc.objective import CDCObjective, ObjectiveConfig
-from codec.runs import RunFolder
-from codec.trainable import Recipe, saver
-from codec.training import TrainingConfig, train
-from codec.training_data import Pictures
+from codec.models import zoo
+from codec.training.data import Pictures
+from codec.training.loop import TrainingConfig, train
+from codec.training.recipe import Recipe, saver
+from codec.training.run_folder import RunFolder
 from tests.codec.cdc.models import light_config, model_of, paper_config, pictures
 
 FAST = TrainingConfig(
@@ -225,7 +227,7 @@ def test_impossible_settings_are_named(settings: dict[str, Any], message: str) -
 
 @pytest.mark.parametrize("name", recipes.RECIPES)
 def test_every_recipe_makes_a_model(name: str) -> None:
-    from codec.cdc.model import build_model
+    from codec.cdc.networks.model import build_model
 
     with torch.device("meta"):
         model = build_model(json.loads(json.dumps(dict(recipes.RECIPES[name].model))))

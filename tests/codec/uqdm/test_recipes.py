@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from codec.training_data import Pictures
+from codec.training.data import Pictures
 from codec.uqdm import recipes
-from tests.codec.models import noise_pictures
+from tests.codec.small_models import noise_pictures
 
 
 def test_the_likelihood_improves() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.retrieval.dataset import Dataset
+from pipeline.reader.dataset import Dataset
 from tests.pipeline.conftest import Make
 from tests.pipeline.loading.pictures import SIZES
 from tests.pipeline.makers import png, write_tar

@@ -8,8 +8,8 @@ import pytest
 
 import pipeline
 from pipeline import DamagedDataError, StrataImages
-from pipeline.filesystems import StorageError
-from pipeline.retrieval.dataset import Dataset
+from pipeline.reader.dataset import Dataset
+from pipeline.stores.filesystems import StorageError
 from tests.pipeline.loading.pictures import flat, keys_of
 
 
@@ -41,7 +41,7 @@ def test_what_is_not_damage_is_never_skipped(
         raise ConnectionError("nobody answers")
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.retrieval.datafiles.RangeFile.read", offline)
+        patch.setattr("pipeline.dataset.data_file.RangeFile.read", offline)
         with pytest.raises(StorageError, match="nobody answers"):
             list(StrataImages(dataset.url, 1, errors="skip"))
     (Path(dataset.url) / dataset.files[1].path).unlink()

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from pipeline import StrataImages
 from pipeline.loading import order
 from pipeline.loading.order import Epoch, Reader
-from pipeline.retrieval.dataset import Dataset
+from pipeline.reader.dataset import Dataset
 from tests.pipeline.loading.pictures import flat, keys_of
 
 

@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader
 
 import pipeline
 from codec import EncodedImage
-from codec.images import write_image
+from codec.images.files import write_image
 from pipeline import KeptOriginal, StrataImages, decode_batches
-from pipeline.retrieval.dataset import Dataset
+from pipeline.reader.dataset import Dataset
 from tests.pipeline.conftest import Make
 from tests.pipeline.loading.pictures import SIZES, expected, flat, keys_of
 from tests.pipeline.makers import ToyCodec, picture, png, write_tar

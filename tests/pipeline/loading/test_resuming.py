@@ -14,7 +14,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 import pipeline
 from pipeline import StrataImages
 from pipeline.loading import order
-from pipeline.retrieval.dataset import Dataset
+from pipeline.reader.dataset import Dataset
 from tests.pipeline.conftest import Make
 from tests.pipeline.loading.pictures import keys_of
 from tests.pipeline.makers import png, write_tar

@@ -11,8 +11,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from codec import EncodedImage
-from codec.images import write_image
-from pipeline.retrieval.dataset import Dataset
+from codec.images.files import write_image
+from pipeline.reader.dataset import Dataset
 from pipeline.serving.app import create_app
 from pipeline.serving.batching import Batcher
 from pipeline.serving.limits import Limits

@@ -5,14 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from codec import load_codec
-from codec.images import MAX_PIXELS
-from pipeline import commit
-from pipeline.commit import Ledger, Plan
-from pipeline.encoding import CompressSettings
-from pipeline.retrieval.dataset import PLAN_NAME, Dataset, open_dataset
-from pipeline.shards import expand_inputs
-from pipeline.storage import Store
-from pipeline.worker import ShardCompressor, ShardJob
+from codec.images.files import MAX_PIXELS
+from pipeline.compress.encoder import CompressSettings
+from pipeline.compress.worker import ShardCompressor, ShardJob
+from pipeline.dataset import layout
+from pipeline.dataset import ledger as ledger_module
+from pipeline.dataset.layout import PLAN_NAME
+from pipeline.dataset.ledger import Ledger, Plan
+from pipeline.reader.dataset import Dataset, open_dataset
+from pipeline.sources.shards import expand_inputs
+from pipeline.stores.store import Store
 
 
 def write_dataset(
@@ -32,7 +34,7 @@ def write_dataset(
         )
     )
     for shard in expand_inputs([str(path) for path in inputs]):
-        compressor.run(ShardJob(commit.shard_name(shard, plan.fingerprint), shard))
+        compressor.run(ShardJob(layout.shard_name(shard, plan.fingerprint), shard))
     done, _ = Ledger(store, plan.fingerprint).completed("data", ".parquet")
-    commit.publish_manifest(store, plan, done)
+    ledger_module.publish_manifest(store, plan, done)
     return open_dataset(url)

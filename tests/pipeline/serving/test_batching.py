@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import generate_latest
 
 from codec import EncodedImage
-from pipeline.retrieval.dataset import Dataset
+from pipeline.reader.dataset import Dataset
 from pipeline.serving import library
 from pipeline.serving.answers import Answer
 from pipeline.serving.batching import LONGEST_BATCH, Batcher

@@ -15,10 +15,10 @@ from fastapi.testclient import TestClient
 from ray.exceptions import RayActorError
 
 from codec import CorruptStreamError, EncodedImage
-from pipeline.filesystems import StorageError
-from pipeline.retrieval.dataset import Dataset, open_dataset
+from pipeline.reader.dataset import Dataset, open_dataset
 from pipeline.serving import replicas
 from pipeline.serving.figures import Figures
+from pipeline.stores.filesystems import StorageError
 from tests.pipeline.makers import ToyCodec
 from tests.pipeline.serving.conftest import Client, Slow, url
 from tests.pipeline.serving.test_pictures import shown

@@ -8,8 +8,8 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from codec.images import read_image
-from pipeline.retrieval.dataset import Dataset
+from codec.images.files import read_image
+from pipeline.reader.dataset import Dataset
 from tests.pipeline.conftest import Make
 from tests.pipeline.makers import ToyCodec, picture, png, write_tar
 from tests.pipeline.serving.conftest import Client, alpha_plane, url

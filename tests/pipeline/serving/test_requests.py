@@ -12,7 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from codec import EncodedImage
-from pipeline.retrieval.dataset import Dataset
+from pipeline.reader.dataset import Dataset
 from pipeline.serving.service import PreviewService, Settings
 from tests.pipeline.makers import ToyCodec, picture
 from tests.pipeline.serving.conftest import HOSTILE, url

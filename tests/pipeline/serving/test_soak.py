@@ -5,7 +5,7 @@ import random
 import tracemalloc
 from pathlib import Path
 
-from pipeline.retrieval.dataset import Dataset
+from pipeline.reader.dataset import Dataset
 from tests.pipeline.serving.conftest import Client, url
 
 REQUESTS = 150  # in each part; what leaks, leaks in every request

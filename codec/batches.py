@@ -1,0 +1,58 @@
+"""Pictures in batches: of similar sizes, and smaller ones where a batch fails."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+from .numerics.memory import is_out_of_memory, release_memory
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def batches_by_size(
+    sizes: Sequence[tuple[int, int]], batch_size: int, batch_pixels: int
+) -> Iterator[list[int]]:
+    """Positions of ``sizes`` (height, width) in batches of similar ones.
+
+    A batch has at most ``batch_size`` pictures and, unless it is a single one, at most
+    ``batch_pixels`` pixels.
+    """
+    batch: list[int] = []
+    pixels = 0
+    for position in sorted(range(len(sizes)), key=lambda position: sizes[position]):
+        height, width = sizes[position]
+        if batch and (len(batch) == batch_size or pixels + height * width > batch_pixels):
+            yield batch
+            batch, pixels = [], 0
+        batch.append(position)
+        pixels += height * width
+    if batch:
+        yield batch
+
+
+def one_by_one_on_error(
+    function: Callable[[list[T]], Sequence[R]], batch: list[T]
+) -> list[R | Exception]:
+    """``function(batch)``; if it raises, each item alone, with its exception where it fails again.
+
+    One picture that the codec cannot do must not take its neighbours with it. Where memory runs
+    out, the batch is halved instead, and halved again, down to single items.
+    """
+    try:
+        return list(function(batch))
+    except Exception as error:
+        short = is_out_of_memory(error)
+        if len(batch) == 1:
+            return [error.with_traceback(None)]  # its frames would hold the memory
+    return in_parts(function, batch, short)
+
+
+def in_parts(
+    function: Callable[[list[T]], Sequence[R]], batch: list[T], short: bool
+) -> list[R | Exception]:
+    """What to do with a batch that failed: halves if memory was ``short``, else one by one."""
+    if short:
+        release_memory()
+    step = max(1, len(batch) // 2) if short else 1
+    parts = [batch[at : at + step] for at in range(0, len(batch), step)]
+    return [result for part in parts for result in one_by_one_on_error(function, part)]

@@ -1,0 +1,1 @@
+"""Latents of CDC: their distributions, and their integers layer by layer."""

@@ -1,0 +1,1 @@
+"""Networks of CDC: transforms, and the diffusion that decodes."""

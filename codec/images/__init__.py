@@ -1,0 +1,1 @@
+"""Picture files, smaller copies of pictures, and distances between them."""

@@ -1,0 +1,406 @@
+"""File bytes <-> uint8 RGB(A) arrays: whatever cameras and web pages hold, or a reason why not.
+
+Nothing is converted silently: what was changed on the way in stands in ``Picture.notes``, and what
+8-bit RGB(A) cannot hold (more bits, more frames, other colour models) is refused in words.
+"""
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import AvifImagePlugin, ExifTags, Image, ImageCms, ImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from ..errors import BrokenImageError, CorruptStreamError, UnsupportedImageError
+
+MAX_PIXELS = 1 << 27  # 134 megapixels: 400 MB of RGB, which a small worker can still hold
+MAX_WEBP_SIDE, MAX_JPEG_SIDE = 16_383, 65_500
+SAME_COLOUR = 2  # levels of 255: two writings of sRGB differ by that much through rounding alone
+
+# The decoders are called directly, not through Image.open: that one consults a process-wide pixel
+# limit and a list of fifty formats, several of which run other programs or were never fuzzed.
+_DECODERS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
+    "jpeg": JpegImageFile,
+    "png": PngImageFile,
+    "webp": WebPImageFile,
+    "gif": GifImageFile,
+    "bmp": BmpImageFile,
+    "tiff": TiffImageFile,
+    "ppm": PpmImageFile,
+    "jpeg2000": Jpeg2KImageFile,
+}
+if AvifImagePlugin.SUPPORTED:
+    _DECODERS["avif"] = AvifImagePlugin.AvifImageFile
+_WRITERS = {"png": "PNG", "webp": "WEBP", "jpg": "JPEG"}
+
+# How an array is turned upright, by EXIF orientation (EXIF 2.32, tag 0x0112).
+_UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: a.swapaxes(0, 1)[:, ::-1],
+    7: lambda a: a.swapaxes(0, 1)[::-1, ::-1],
+    8: lambda a: a.swapaxes(0, 1)[::-1],
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A decoded picture, upright, in sRGB.
+
+    Attributes:
+        rgb: ``(H, W, 3) uint8``.
+        alpha: ``(H, W) uint8``, not premultiplied, or None where the file has no transparency.
+        format: of the file: ``jpeg``, ``png``, ``webp``, ``gif``, ``bmp``, ``tiff``, ``ppm``,
+            ``jpeg2000`` or ``avif``.
+        notes: what was converted or ignored, in words; empty when the pixels are the file's own.
+    """
+
+    rgb: np.ndarray
+    alpha: np.ndarray | None
+    format: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def width(self) -> int:
+        return int(self.rgb.shape[1])
+
+    @property
+    def height(self) -> int:
+        return int(self.rgb.shape[0])
+
+
+def read_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Decode the bytes of an image file. Safe to call from several threads.
+
+    ``max_pixels`` is compared with the size in the file's header, before anything is decoded.
+    Raises BrokenImageError when the bytes are not a whole picture, and UnsupportedImageError when
+    they may be, but one that 8-bit RGB(A) or the limits do not allow. Never any other exception.
+    """
+    if not data:
+        raise BrokenImageError("the image file is empty (0 bytes)")
+    format = _sniff(data)
+    try:
+        return _decode(data, format, max_pixels)
+    except (UnsupportedImageError, BrokenImageError):
+        raise
+    except (MemoryError, Image.DecompressionBombError) as error:
+        raise UnsupportedImageError(f"the {format} picture is too large: {error}") from error
+    except Exception as error:  # decoders raise anything at all on damaged files
+        reason = str(error) or type(error).__name__
+        if "-bit layers" in reason or "unknown pixel mode" in reason:  # Pillow, of JPEG and TIFF
+            raise UnsupportedImageError(
+                f"the {format} file holds samples that are not supported: {reason}"
+            ) from error
+        raise BrokenImageError(f"the {format} file cannot be decoded: {reason}") from error
+
+
+def _sniff(data: bytes) -> str:
+    """The format that the first bytes claim, among those allowed."""
+    if data[:3] == b"\xff\xd8\xff":
+        format = "jpeg"
+    elif data[:8] == b"\x89PNG\r\n\x1a\n":
+        format = "png"
+    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        format = "webp"
+    elif data[:6] in (b"GIF87a", b"GIF89a"):
+        format = "gif"
+    elif data[:2] == b"BM":
+        format = "bmp"
+    elif data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        format = "tiff"
+    elif data[:1] == b"P" and data[1:2] in b"123456fF" and data[2:3].isspace():
+        format = "ppm"
+    elif data[:4] == b"\xff\x4f\xff\x51" or data[:12] == b"\0\0\0\x0cjP  \r\n\x87\n":
+        format = "jpeg2000"
+    elif data[4:8] == b"ftyp" and b"avi" in data[8:32]:
+        format = "avif"
+    else:
+        format = "unknown"
+    if format not in _DECODERS:
+        known = ", ".join(_DECODERS)
+        raise UnsupportedImageError(
+            f"not an image in a supported format ({known}); it begins with {data[:12]!r}"
+        )
+    return format
+
+
+def _decode(data: bytes, format: str, max_pixels: int) -> Picture:
+    if format == "png":
+        _check_png(data)
+    image = _DECODERS[format](io.BytesIO(data))
+    width, height = image.size
+    if width <= 0 or height <= 0:
+        raise BrokenImageError(f"the {format} file claims an impossible size, {width}x{height}")
+    if width * height > max_pixels:
+        raise UnsupportedImageError(
+            f"{width}x{height} is {width * height} pixels, more than the limit of {max_pixels}"
+        )
+    _refuse_deep(image, data, format)
+    if (frames := getattr(image, "n_frames", 1)) != 1:
+        raise UnsupportedImageError(
+            f"the {format} file has {frames} frames or pages; keeping one would lose the others"
+        )
+    notes: list[str] = []
+    orientation = _orientation(image, format, notes)
+    image.load()
+    if image.size not in ((width, height), (height, width)):
+        raise BrokenImageError(f"the {format} file has another size than its header claims")
+    if "mp" in image.info:
+        notes.append("JPEG with several pictures (MPO): only the main one is kept")
+    alpha, colour = _split_alpha(image, notes)
+    rgb = _to_srgb(colour, image.info.get("icc_profile"), notes)
+    if orientation in _UPRIGHT:
+        notes.append(f"EXIF orientation {orientation} applied")
+        if format != "tiff":  # Pillow turns TIFF files, and only those, while loading
+            rgb = _UPRIGHT[orientation](rgb)
+            alpha = None if alpha is None else _UPRIGHT[orientation](alpha)
+    rgb = np.ascontiguousarray(rgb)
+    alpha = None if alpha is None else np.ascontiguousarray(alpha)
+    return Picture(rgb, alpha, format, tuple(notes))
+
+
+def _check_png(data: bytes) -> None:
+    """Check the chunks that pixels depend on: Pillow reads past wrong checksums and lost ends."""
+    if data[12:16] != b"IHDR" or len(data) < 33:
+        raise BrokenImageError("the png file does not begin with a whole IHDR chunk")
+    if data[24] == 16:
+        raise UnsupportedImageError("16 bits a channel; only 8 are supported")
+    at = 8
+    while at + 12 <= len(data):
+        (length,), kind = struct.unpack_from(">I", data, at), data[at + 4 : at + 8]
+        end = at + 12 + length
+        if end > len(data):
+            break
+        crc = zlib.crc32(memoryview(data)[at + 4 : end - 4])
+        if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT") and data[end - 4 : end] != crc.to_bytes(4):
+            raise BrokenImageError(f"the png file is damaged: wrong checksum of its {kind!r} chunk")
+        if kind == b"IEND":
+            return
+        if kind == b"IHDR" and at != 8:
+            raise BrokenImageError("the png file is damaged: it has two IHDR chunks")
+        at = end
+    raise BrokenImageError("the png file is cut short: it has no IEND chunk")
+
+
+def _refuse_deep(image: ImageFile.ImageFile, data: bytes, format: str) -> None:
+    """Refuse more than 8 bits a channel, which Pillow often cuts to 8 without a word."""
+    bits = 8
+    if format == "tiff" and isinstance(image, TiffImageFile):
+        bits = max(image.tag_v2.get(258, (1,)))  # BitsPerSample
+        if 3 in image.tag_v2.get(339, ()):  # SampleFormat
+            raise UnsupportedImageError("floating-point samples; only 8-bit ones are supported")
+    elif format == "ppm":
+        args = image.tile[0].args
+        if isinstance(args, tuple) and isinstance(args[1], int):
+            bits = args[1].bit_length()  # maxval
+    elif format == "jpeg2000":
+        bits = _jpeg2000_bits(data, image.size)
+    elif format == "avif":
+        at = data.find(b"av1C")  # AV1-ISOBMFF 2.3.3: flags in the third byte of the box
+        bits = 10 if at >= 0 and data[at + 6 : at + 7] and data[at + 6] & 0x40 else 8
+    if image.mode == "F":
+        raise UnsupportedImageError("floating-point samples; only 8-bit ones are supported")
+    if bits > 8 or image.mode.startswith("I"):
+        size = f"{bits} bits" if bits > 8 else "more than 8 bits"
+        raise UnsupportedImageError(f"{size} a channel; only 8 are supported")
+    if image.mode not in ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "YCbCr", "CMYK"):
+        raise UnsupportedImageError(f"the colour model {image.mode} is not supported")
+
+
+def _jpeg2000_bits(data: bytes, size: tuple[int, int]) -> int:
+    """Bits of the deepest component, from the codestream's SIZ marker (ISO 15444-1 A.5.1).
+
+    A cut codestream is refused here, because OpenJPEG decodes what is left of it.
+    """
+    start = data.find(b"\xff\x4f\xff\x51")
+    if start < 0 or len(data) < start + 42:
+        raise BrokenImageError("the jpeg2000 file has no codestream")
+    x1, y1, x0, y0 = struct.unpack_from(">4I", data, start + 8)
+    if (x1 - x0, y1 - y0) != size:
+        raise BrokenImageError("the jpeg2000 file's headers disagree about its size")
+    if data.find(b"\xff\xd9", start) < 0:  # no packet can hold these two bytes
+        raise BrokenImageError("the jpeg2000 file is cut short: its codestream has no end")
+    components = int.from_bytes(data[start + 40 : start + 42])
+    depths = data[start + 42 : start + 42 + 3 * components : 3]
+    return max(((depth & 0x7F) + 1 for depth in depths), default=8)
+
+
+def _orientation(image: ImageFile.ImageFile, format: str, notes: list[str]) -> int:
+    """EXIF orientation 1-8; a broken EXIF block must not cost the picture."""
+    if format == "png":
+        image.load()  # a PNG's EXIF may follow its pixels
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception as error:  # Pillow's parser raises half a dozen kinds
+        notes.append(f"broken EXIF block ignored ({type(error).__name__})")
+        return 1
+
+
+def _split_alpha(
+    image: ImageFile.ImageFile, notes: list[str]
+) -> tuple[np.ndarray | None, Image.Image]:
+    """Alpha ``(H, W) uint8`` or None, and the colours as mode L, RGB or CMYK."""
+    mode, colour = image.mode, image
+    if mode not in ("L", "RGB"):
+        notes.append(f"converted from {_MODE_WORDS.get(mode, mode)}")
+    if not image.has_transparency_data:
+        if mode == "1":
+            return None, image.convert("L")
+        return None, image if mode in ("L", "RGB", "CMYK") else image.convert("RGB")
+    if "transparency" in image.info and mode in ("1", "L", "RGB"):
+        notes.append("transparent colour (tRNS) became an alpha channel")
+    with_alpha = colour.convert("LA" if mode in ("1", "L", "LA", "La") else "RGBA")
+    alpha = np.asarray(with_alpha.getchannel("A"))
+    return alpha, with_alpha.convert("L" if with_alpha.mode == "LA" else "RGB")
+
+
+_MODE_WORDS = {
+    "1": "1 bit",
+    "LA": "grey with alpha",
+    "La": "grey with premultiplied alpha",
+    "P": "a palette",
+    "PA": "a palette with alpha",
+    "RGBA": "RGB with alpha",
+    "RGBa": "RGB with premultiplied alpha",
+}
+
+
+def _to_srgb(colour: Image.Image, icc: bytes | None, notes: list[str]) -> np.ndarray:
+    """Colours of mode L, RGB or CMYK to ``(H, W, 3) uint8`` sRGB, by the file's profile if any."""
+    if icc:
+        try:
+            converted = _through_profile(colour, icc, notes)
+        except Exception as error:  # lcms and its wrapper raise several kinds
+            notes.append(f"broken ICC profile ignored ({error})")
+        else:
+            if converted is not None:
+                return np.asarray(converted)
+    if colour.mode == "CMYK":
+        notes.append("CMYK converted without a usable profile")
+    return np.asarray(colour if colour.mode == "RGB" else colour.convert("RGB"))
+
+
+def _through_profile(colour: Image.Image, icc: bytes, notes: list[str]) -> np.ndarray | None:
+    """Convert by an ICC profile; None where the profile is sRGB and the pixels stay untouched."""
+    profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
+    space = str(profile.profile.xcolor_space).strip()
+    name = (profile.profile.profile_description or space).strip()
+    if space == "RGB" and colour.mode == "L":
+        colour = colour.convert("RGB")
+    mode = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}.get(space)
+    if mode != colour.mode:
+        notes.append(f"ICC profile '{name}' ignored: it is for {space}, not for {colour.mode}")
+        return None
+    transform = ImageCms.buildTransform(
+        profile,
+        ImageCms.createProfile("sRGB"),
+        mode,
+        "RGB",
+        ImageCms.Intent.RELATIVE_COLORIMETRIC,
+        ImageCms.Flags.BLACKPOINTCOMPENSATION,
+    )
+    if mode != "CMYK":
+        probe = _probe(mode)
+        same = np.asarray(probe.convert("RGB"), np.int16)
+        moved = np.asarray(ImageCms.applyTransform(probe, transform), np.int16)
+        if np.abs(moved - same).max() <= SAME_COLOUR:
+            return None
+    rgb = np.asarray(ImageCms.applyTransform(colour, transform))
+    if mode == "L":  # a grey picture stays grey, whatever the white point rounds to
+        rgb = np.repeat(rgb[..., 1:2], 3, axis=2)
+    notes.append(f"converted to sRGB from ICC profile '{name}'")
+    return rgb
+
+
+def _probe(mode: str) -> Image.Image:
+    """A picture of colours from all over the cube (or of all greys), to see what a profile does."""
+    if mode == "L":
+        return Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+    levels = np.linspace(0, 255, 9).round().astype(np.uint8)
+    cube = np.stack(np.meshgrid(levels, levels, levels), axis=-1)
+    return Image.fromarray(cube.reshape(9, 81, 3))
+
+
+def write_image(
+    rgb: np.ndarray, alpha: np.ndarray | None = None, format: str = "png", *, quality: int = 95
+) -> bytes:
+    """Encode ``(H, W, 3) uint8`` and optionally alpha ``(H, W) uint8`` as an image file.
+
+    ``png`` and ``webp`` are lossless, hidden colours under transparent pixels included; ``jpg`` is
+    4:4:4 at ``quality`` (1-100). Raises UnsupportedImageError where the format cannot hold the
+    picture (transparency in jpg, sides beyond the format's limit), ValueError for wrong arguments.
+    """
+    if format not in _WRITERS:
+        raise ValueError(f"unknown image format {format!r}: choose one of {', '.join(_WRITERS)}")
+    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or 0 in rgb.shape:
+        raise ValueError(f"expected an (H, W, 3) uint8 picture, got {rgb.shape} {rgb.dtype}")
+    if alpha is not None and (alpha.dtype != np.uint8 or alpha.shape != rgb.shape[:2]):
+        raise ValueError(f"expected alpha {rgb.shape[:2]} uint8, got {alpha.shape} {alpha.dtype}")
+    if format == "jpg" and alpha is not None:
+        if alpha.min() < 255:
+            raise UnsupportedImageError("jpg cannot hold transparency: choose png or webp")
+        alpha = None
+    limit = {"webp": MAX_WEBP_SIDE, "jpg": MAX_JPEG_SIDE}.get(format)
+    if limit and max(rgb.shape) > limit:
+        size = f"{rgb.shape[1]}x{rgb.shape[0]}"
+        raise UnsupportedImageError(f"{format} cannot hold {size}: its sides end at {limit}")
+    pixels = rgb if alpha is None else np.dstack([rgb, alpha])
+    # Efforts chosen on photographs: the defaults take 2.6 (png) and 10 times (webp) as long, for
+    # files that are no smaller (png) or 6 % smaller (webp). WebP's "quality" is effort here.
+    options = {
+        "png": {"compress_level": 3},
+        "webp": {"lossless": True, "exact": True, "quality": 25, "method": 0},
+        "jpg": {"quality": quality, "subsampling": 0, "optimize": True},
+    }[format]
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, _WRITERS[format], **options)
+    return out.getvalue()
+
+
+def pack_alpha(alpha: np.ndarray) -> bytes:
+    """Alpha ``(H, W) uint8`` losslessly to few bytes: 14 for a constant plane of any size.
+
+    Layout: ``uint32 crc32`` of the rest, then ``C``, value, ``uint32 width, height`` for a constant
+    plane, or ``I`` and a lossless WebP or PNG, whichever is smaller.
+    """
+    if alpha.dtype != np.uint8 or alpha.ndim != 2 or 0 in alpha.shape:
+        raise ValueError(f"expected (H, W) uint8 alpha, got {alpha.shape} {alpha.dtype}")
+    height, width = alpha.shape
+    if alpha.min() == alpha.max():
+        body = struct.pack("<cBII", b"C", int(alpha[0, 0]), width, height)
+    else:
+        files = [io.BytesIO()]
+        Image.fromarray(alpha).save(files[0], "PNG", optimize=True)
+        if max(alpha.shape) <= MAX_WEBP_SIDE:
+            files.append(io.BytesIO())
+            Image.fromarray(alpha).save(files[1], "WEBP", lossless=True, quality=80)
+        body = b"I" + min((file.getvalue() for file in files), key=len)
+    return struct.pack("<I", zlib.crc32(body)) + body
+
+
+def unpack_alpha(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Read ``pack_alpha`` back to ``(H, W) uint8``. Raises CorruptStreamError when damaged."""
+    body = data[4:]
+    if len(data) < 5 or struct.unpack_from("<I", data)[0] != zlib.crc32(body):
+        raise CorruptStreamError("the alpha channel is damaged: its checksum does not match")
+    try:
+        if body[:1] == b"C":
+            _, value, width, height = struct.unpack("<cBII", body)
+            if not 0 < width * height <= max_pixels:
+                raise CorruptStreamError(f"the alpha channel claims {width}x{height} pixels")
+            return np.full((height, width), value, np.uint8)
+        return read_image(body[1:], max_pixels=max_pixels).rgb[..., 0].copy()
+    except (struct.error, BrokenImageError, UnsupportedImageError) as error:
+        raise CorruptStreamError(f"the alpha channel cannot be read: {error}") from error

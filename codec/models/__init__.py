@@ -1,0 +1,1 @@
+"""Model files: where they are, how they are named, checked, saved and loaded."""

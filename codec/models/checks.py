@@ -1,0 +1,126 @@
+"""What a model file must be before anything is computed with it, or allocated for it.
+
+A model may come from anywhere. Its configuration says how large its networks are, and nothing is
+made of that size until the tensors in the file, whose bytes are there, have just these shapes.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ..errors import InvalidModelError
+
+FORMATS = (1, 2, 3, 4, 5, 6)  # of model files; one that says none is of format 1
+MAX_MODEL_BYTES = 16 << 30
+MAX_CONFIG_BYTES = 1 << 20
+_LARGEST_NUMBER = 1 << 40
+_LONGEST_LIST = 4096
+_DEEPEST = 8
+_DTYPES = frozenset(
+    {torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64}
+    | {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+)
+_FACTORIES = (torch.empty, torch.zeros, torch.ones, torch.full, torch.randn, torch.eye)
+_SPARE = 1 << 20
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def parse_config(text: str) -> dict[str, Any]:
+    """The configuration in a model file. Raises ValueError saying what is wrong with it."""
+    if len(text) > MAX_CONFIG_BYTES:
+        raise ValueError(f"its configuration is longer than {MAX_CONFIG_BYTES} bytes")
+    try:
+        config = json.loads(text)
+        _check_value(config, _DEEPEST)
+    except RecursionError:
+        raise ValueError("its configuration is nested too deeply") from None
+    if not isinstance(config, dict):
+        raise ValueError("its configuration is no JSON object")
+    version = config.get("format", 1)
+    if version not in FORMATS:
+        known = f"{FORMATS[0]} to {FORMATS[-1]}"
+        raise ValueError(
+            f"it is of format {version!r}, this release reads {known}: update strata-images"
+        )
+    return config
+
+
+def _check_value(value: Any, depth: int) -> None:
+    if depth == 0:
+        raise ValueError("its configuration is nested too deeply")
+    if isinstance(value, dict | list):
+        if len(value) > _LONGEST_LIST:
+            raise ValueError(f"its configuration has a list of {len(value)} entries")
+        for one in value.values() if isinstance(value, dict) else value:
+            _check_value(one, depth - 1)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("its configuration has a number that is not finite")
+    elif isinstance(value, int | float) and abs(value) > _LARGEST_NUMBER:
+        raise ValueError(f"its configuration has the number {value:g}")
+
+
+def check_tensors(tensors: Mapping[str, Tensor]) -> None:
+    """Raises ValueError for types that no model has, and for numbers that are not finite."""
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _DTYPES:
+            raise ValueError(f"its tensor {name} is of type {tensor.dtype}")
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ValueError(f"its tensor {name} has numbers that are not finite")
+
+
+def check_shapes(
+    tensors: Mapping[str, Tensor],
+    expected: Iterable[tuple[str, tuple[int, ...], torch.dtype | None]],
+) -> None:
+    """Raises InvalidModelError unless each (name, shape, type or None for any float) is there."""
+    for name, shape, dtype in expected:
+        if name not in tensors:
+            raise InvalidModelError(f"the model lacks its tensor {name}")
+        tensor = tensors[name]
+        kind = tensor.is_floating_point() if dtype is None else tensor.dtype == dtype
+        if tuple(tensor.shape) != tuple(shape) or not kind:
+            raise InvalidModelError(
+                f"the model's tensor {name} is {tuple(tensor.shape)} {tensor.dtype}, not "
+                f"{tuple(shape)} {dtype or 'float'}"
+            )
+
+
+class _Budget(TorchFunctionMode):
+    """Refuses to make tensors once more numbers were asked for than there may be."""
+
+    def __init__(self, numbers: int) -> None:
+        super().__init__()
+        self.left = numbers
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func in _FACTORIES:
+            sizes = args[0] if args and not isinstance(args[0], int) else args
+            self.left -= math.prod(n for n in sizes if isinstance(n, int))
+            if self.left < 0:
+                raise InvalidModelError("the configuration is of a larger model than the file's")
+        return func(*args, **(kwargs or {}))
+
+
+def build(make: Callable[[], Module], tensors: Mapping[str, Tensor]) -> Module:
+    """A module whose parameters and buffers are all among ``tensors``; these are not loaded yet.
+
+    Raises InvalidModelError for tensors that are missing or of another shape, and while it is made
+    if it would become several times as large as they are.
+    """
+    with _Budget(_SPARE + 4 * sum(tensor.numel() for tensor in tensors.values())):
+        module = make()
+    state = module.state_dict()
+    check_shapes(tensors, ((name, tuple(value.shape), None) for name, value in state.items()))
+    return module

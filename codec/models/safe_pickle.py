@@ -1,0 +1,43 @@
+"""Pickled checkpoints, ours of a training and other people's, read without running any code."""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import InvalidModelError
+
+# Numbers that such files hold beside the weights, as numpy's scalars: nobody needs them.
+_INERT = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype")
+
+
+class _Ignored:
+    """Stands for a pickled numpy scalar: takes whatever it is given, does and keeps nothing."""
+
+    def __init__(self, *args: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> Mapping[str, Any]:
+    """The dictionary in a file of ``torch.save``. Raises InvalidModelError saying what is wrong."""
+    stand_ins: list[Any] = [(_Ignored, name) for name in _INERT]
+    try:
+        with torch.serialization.safe_globals(stand_ins):
+            checkpoint = torch.load(path, map_location=device, weights_only=True)
+    except OSError as error:
+        raise InvalidModelError(f"{path} cannot be read: {error.strerror}") from error
+    except pickle.UnpicklingError as error:
+        raise InvalidModelError(
+            f"{path} is not a plain checkpoint: it is damaged, or a pickle that wants to run code, "
+            "which is refused"
+        ) from error
+    except Exception as error:  # a damaged zip or pickle fails in torch in many ways
+        raise InvalidModelError(f"{path} cannot be read as a checkpoint: {error}") from error
+    if not isinstance(checkpoint, dict):
+        raise InvalidModelError(f"{path} is not a checkpoint: it holds no dictionary")
+    return checkpoint

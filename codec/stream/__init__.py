@@ -1,0 +1,1 @@
+"""The stream format: its parts, entropy coding, and the protection of choices."""

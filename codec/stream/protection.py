@@ -1,0 +1,166 @@
+"""Protection bytes: how a decoder on another device finds the encoder's grid indices.
+
+A float network gives other last bits on another device, and a number that lies close to a boundary
+of the grid is rounded to the other side of it. How far numbers can differ is measured when a model
+is calibrated (calibration.py); some times that is its *guard*. A number closer than its guard to a
+boundary is *doubtful*: only those can come out differently, by one step, which flips the lowest bit
+of the index. So the encoder sends parity equations (parity.py) over the lowest bits of all indices,
+and a decoder finds out which of its doubtful ones to move to the other side.
+
+Encoder and decoder do not have the same doubtful numbers, but nearly equally many, because noise
+moves as many towards a boundary as away from it: the encoder sends an equation for each of its own,
+some for the fluctuation, and ``parity.SPARE``.
+
+Bytes of a layer, for each row of numbers that is settled, in turn::
+
+    varint blocks                 number i is bit i // blocks of block i % blocks
+    for each block:
+        uint8  count              equations / 8
+        bytes  count              their sums modulo 2, equation e in bit e % 8 of byte e // 8
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import CorruptStreamError
+from . import bitstream, parity
+
+_DOUBTFUL = 352  # in a block, aimed at: as many as fit with ``_needed`` into MAX_EQUATIONS
+_DEVIATIONS = 3.0  # numbers of doubtful ones differ by sqrt(n / 2) at most: 4 standard deviations
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """Numbers that were put on a grid, and what they would be on the other side of a boundary.
+
+    Attributes:
+        index: of the grid, ``(n,) int64``.
+        other: one more or one less, beyond the nearest boundary, ``(n,) int64``.
+        distance: to that boundary, as a multiple of the guard, ``(n,) float64``.
+    """
+
+    index: np.ndarray
+    other: np.ndarray
+    distance: np.ndarray
+
+    @property
+    def doubtful(self) -> np.ndarray:
+        """Positions ``(m,)`` of what another device may round the other way, ascending."""
+        return np.flatnonzero(self.distance <= 1)
+
+
+Settle = Callable[[Rounded], np.ndarray]
+"""What decides on the indices ``(n,) int64`` that both sides use."""
+
+
+def as_computed(rounded: Rounded) -> np.ndarray:
+    """The indices of this device, right or wrong."""
+    return rounded.index
+
+
+class Protector:
+    """The encoder's side: takes its own indices, and writes down what a decoder needs.
+
+    Attributes:
+        data: the protection bytes so far.
+    """
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def __call__(self, rounded: Rounded) -> np.ndarray:
+        counts = _block_counts(rounded)
+        sizes = [_needed(int(count)) for count in counts]
+        bits = _blocks(rounded.index & 1 != 0, len(counts))
+        words = parity.sums(bits, 8 * max(sizes)).astype("<u8")
+        out = bytearray(bitstream.varint(len(counts)))
+        for size, row in zip(sizes, words, strict=True):
+            out.append(size)
+            out += row.tobytes()[:size]
+        self.data += bytes(out)
+        return rounded.index
+
+
+class Restorer:
+    """The decoder's side: moves doubtful numbers to where the encoder's equations say.
+
+    Attributes:
+        failed: whether equations were met that no choice of doubtful numbers explains: this device
+            computes something else than the encoder's did.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._at = data, 0
+        self.failed = False
+
+    def __call__(self, rounded: Rounded) -> np.ndarray:
+        """Raises CorruptStreamError where the bytes cannot be an encoder's for these numbers."""
+        received = self._read(len(rounded.index))
+        blocks = len(received)
+        bits = _blocks(rounded.index & 1 != 0, blocks)
+        words = parity.sums(bits, 8 * max(map(len, received))).astype("<u8")
+        doubtful = rounded.doubtful  # in the order of blocks, and in each the nearest first
+        doubtful = doubtful[np.lexsort((rounded.distance[doubtful], doubtful % blocks))]
+        begin = np.searchsorted(doubtful % blocks, np.arange(blocks + 1))
+        index = rounded.index.copy()
+        for block, (theirs, row) in enumerate(zip(received, words, strict=True)):
+            ours = row.tobytes()[: len(theirs)]
+            if ours == theirs:
+                continue
+            listed = doubtful[begin[block] : begin[block + 1]] // blocks
+            difference = int.from_bytes(ours, "little") ^ int.from_bytes(theirs, "little")
+            wrong = parity.wrong_places(listed, difference, 8 * len(theirs))
+            if wrong is None:
+                self.failed = True
+                continue
+            places = np.array(wrong) * blocks + block
+            index[places] = rounded.other[places]
+        return index
+
+    def finish(self) -> None:
+        """Raises CorruptStreamError if anything is left over."""
+        if self._at != len(self._data):
+            raise CorruptStreamError("more protection bytes than grid indices need")
+
+    def _read(self, count: int) -> list[bytes]:
+        """The sums of each block of ``count`` numbers."""
+        blocks, self._at = bitstream.read_varint(self._data, self._at, "the protection")
+        if not 1 <= blocks <= count or -(-count // blocks) > parity.MAX_LENGTH:
+            raise CorruptStreamError(f"{count} grid indices cannot be in {blocks} blocks")
+        out = []
+        for _ in range(blocks):
+            size = self._data[self._at] if self._at < len(self._data) else 0
+            found = self._data[self._at + 1 : self._at + 1 + size]
+            if not 1 <= size <= parity.MAX_EQUATIONS // 8 or len(found) < size:
+                raise CorruptStreamError("the protection ends early or is malformed")
+            out.append(found)
+            self._at += 1 + size
+        return out
+
+
+def _block_counts(rounded: Rounded) -> np.ndarray:
+    """Number of doubtful ones in each block, of as few blocks as can be."""
+    doubtful, total = rounded.doubtful, len(rounded.index)
+    blocks = max(-(-total // parity.MAX_LENGTH), -(-len(doubtful) // _DOUBTFUL), 1)
+    while True:
+        counts = np.bincount(doubtful % blocks, minlength=blocks)
+        if _needed(int(counts.max())) <= parity.MAX_EQUATIONS // 8:
+            return counts
+        blocks = min(blocks + 1 + blocks // 8, total)
+
+
+def _needed(doubtful: int) -> int:
+    """Bytes of sums for a block with so many doubtful numbers."""
+    equations = doubtful + math.ceil(_DEVIATIONS * math.sqrt(doubtful)) + parity.SPARE
+    return -(-equations // 8)
+
+
+def _blocks(bits: np.ndarray, blocks: int) -> np.ndarray:
+    """Bits ``(n,)`` by place and block, ``(length, blocks)``; what is missing is 0."""
+    length = -(-len(bits) // blocks)
+    out = np.zeros(length * blocks, bool)
+    out[: len(bits)] = bits
+    return out.reshape(length, blocks)

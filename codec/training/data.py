@@ -1,0 +1,248 @@
+"""Training pictures: read from tar shards into memory, given out as random crops."""
+
+import json
+import tarfile
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..errors import StrataError
+from ..images.files import read_image
+
+Log = Callable[[str], None]
+Open = Callable[[str], AbstractContextManager[BinaryIO]]
+
+
+class Pictures:
+    """Training pictures in memory, by size: those that hold a crop, and smaller ones.
+
+    Attributes:
+        sources: how many pictures came from which source and licence, for the model's card.
+    """
+
+    def __init__(self, crop: int) -> None:
+        self.crop = crop
+        self.large: list[np.ndarray] = []
+        self.small: dict[tuple[int, int], list[np.ndarray]] = {}
+        self.sources: dict[str, int] = {}
+
+    def add_tar(
+        self,
+        name: str,
+        stream: BinaryIO,
+        log: Log = print,
+        first: int = 0,
+        every: int = 1,
+    ) -> None:
+        """Read one WebDataset shard; pictures that cannot be read are named and left out.
+
+        Of its pictures in their order, those of other numbers than ``first + n * every`` are
+        somebody else's.
+        """
+        found, number, labels, others = 0, 0, {}, set()
+        with tarfile.open(fileobj=stream, mode="r|*") as tar:
+            for member in tar:
+                handle = tar.extractfile(member) if member.isfile() else None
+                if handle is None:
+                    continue
+                data, extension = handle.read(), member.name.rsplit(".", 1)[-1].lower()
+                if extension == "json":
+                    try:
+                        label = json.loads(data)
+                        source = f"{label.get('source', '?')} ({label.get('license', '?')})"
+                    except (ValueError, AttributeError):
+                        source = "?"
+                    labels[_key(member.name)] = source
+                elif extension in ("jpg", "jpeg", "png", "webp", "ppm", "bmp", "tif", "tiff"):
+                    number += 1
+                    if (number - 1) % every != first:
+                        others.add(_key(member.name))
+                        continue
+                    try:
+                        self.add(read_image(data).rgb)
+                        found += 1
+                    except StrataError as error:  # one bad picture must not end a long run
+                        log(f"{name}: {member.name} left out: {error}")
+        mine = [source for key, source in labels.items() if key not in others]
+        for source in mine if labels else ["?"] * found:
+            self.sources[source] = self.sources.get(source, 0) + 1
+        log(f"{name}: {found} pictures")
+
+    def add(self, rgb: np.ndarray) -> None:
+        height, width = rgb.shape[:2]
+        if min(height, width) >= self.crop:
+            self.large.append(rgb)
+        elif min(height, width) >= 16:
+            self.small.setdefault((height // 8 * 8, width // 8 * 8), []).append(rgb)
+
+    def extend(self, others: "Pictures") -> None:
+        """Add the pictures of others, which stay as they are."""
+        self.large += others.large
+        for size, group in others.small.items():
+            self.small[size] = self.small.get(size, []) + group
+        for source, count in others.sources.items():
+            self.sources[source] = self.sources.get(source, 0) + count
+
+    def at(self, step: int) -> "Pictures":
+        """The pictures of a step of training: always these. See ``ShardWindow``."""
+        return self
+
+    def close(self) -> None:
+        """Nothing to end. See ``ShardWindow``."""
+
+    def take(self, count: int) -> list[np.ndarray]:
+        """Remove and return up to ``count`` pictures, half of them large where there are both."""
+        small = [x for group in self.small.values() for x in group]
+        few = min(len(small), max(count // 2, count - len(self.large)))
+        taken = self.large[: count - few] + small[:few]
+        self.large = self.large[count - few :]
+        self.small = {}
+        for picture in small[few:]:
+            self.add(picture)
+        return taken
+
+    def __len__(self) -> int:
+        return len(self.large) + sum(map(len, self.small.values()))
+
+    def mixture(self, crops: int, rng: np.random.Generator) -> list[np.ndarray]:
+        """``crops`` crops, and half as many pixels in small pictures where there are any."""
+        batches = [self.batch(crops, 0.0, rng)]
+        if self.small and self.large:
+            batches.append(self.batch(-(-crops // 2), 1.0, rng))
+        return [x.permute(1, 2, 0).contiguous().numpy() for batch in batches for x in batch]
+
+    def batch(self, count: int, small_share: float, rng: np.random.Generator) -> Tensor:
+        """``(n, 3, h, w) uint8``: ``count`` crops, or as many pixels in small pictures."""
+        if self.small and (not self.large or rng.random() < small_share):
+            sizes = list(self.small)
+            weight = np.array([len(self.small[s]) for s in sizes], float)
+            height, width = sizes[rng.choice(len(sizes), p=weight / weight.sum())]
+            count = max(count * self.crop**2 // (height * width) // 4 * 4, 4)
+            chosen = [x[:height, :width] for x in _choose(self.small[height, width], count, rng)]
+        else:
+            chosen = [_crop(x, self.crop, rng) for x in _choose(self.large, count, rng)]
+        flipped = [x[:, ::-1] if rng.random() < 0.5 else x for x in chosen]
+        return torch.from_numpy(np.stack(flipped)).permute(0, 3, 1, 2).contiguous()
+
+
+def _key(name: str) -> str:
+    """WebDataset's: up to the first dot of the base name."""
+    folder, slash, base = name.rpartition("/")
+    return folder + slash + base.split(".", 1)[0]
+
+
+def _choose(pictures: list[np.ndarray], count: int, rng: np.random.Generator) -> list[np.ndarray]:
+    return [pictures[i] for i in rng.integers(len(pictures), size=count)]
+
+
+def _crop(picture: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """A random crop, half of the time of the picture reduced by up to 2.5: JPEG's own traces
+    vanish, and detail comes in at every scale."""
+    height, width = picture.shape[:2]
+    take = size
+    if rng.random() < 0.5:
+        take = int(size * rng.uniform(1.0, min(2.5, min(height, width) / size)))
+    y, x = rng.integers(height - take + 1), rng.integers(width - take + 1)
+    piece = picture[y : y + take, x : x + take]
+    if take == size:
+        return piece
+    return np.asarray(Image.fromarray(piece).resize((size, size), Image.Resampling.LANCZOS))
+
+
+def read_shards(shards: Iterable[tuple[str, BinaryIO]], crop: int, log: Log = print) -> Pictures:
+    """Pictures of ``(name, open tar)`` shards."""
+    pictures = Pictures(crop)
+    for name, stream in shards:
+        pictures.add_tar(name, stream, log)
+    return pictures
+
+
+Share = list[tuple[str, int, int]]  # a shard, and of its pictures the first and every how many
+
+
+def share_of(shards: Sequence[str], rank: int, size: int) -> Share:
+    """What process ``rank`` out of ``size`` reads: together they have each picture once.
+
+    Whole shards go round, so that none is fetched twice, as long as there is one for everybody;
+    of the rest everybody takes every ``size``-th picture.
+    """
+    whole = len(shards) // size * size
+    mine: Share = [(name, 0, 1) for name in shards[rank:whole:size]]
+    return mine + [(name, rank, size) for name in shards[whole:]]
+
+
+def read_share(
+    shards: Sequence[str], open_shard: Open, crop: int, rank: int, size: int, log: Log = print
+) -> Pictures:
+    """The pictures of process ``rank`` out of ``size``, see ``share_of``."""
+    pictures = Pictures(crop)
+    for name, first, every in share_of(shards, rank, size):
+        with open_shard(name) as stream:
+            pictures.add_tar(name, stream, log, first, every)
+    return pictures
+
+
+class ShardWindow:
+    """Some shards of a share at a time, for corpora that are larger than memory.
+
+    The share is gone through in a random order, round and round. Every ``steps`` steps of the
+    training the next shard takes the place of the oldest; it has been read meanwhile. Which
+    shards belong to a step follows from the seed alone, so a run that was interrupted goes on with
+    those that it would have had.
+    """
+
+    def __init__(
+        self,
+        share: Share,
+        open_shard: Open,
+        crop: int,
+        shards: int,
+        steps: int,
+        seed: int,
+        log: Log = print,
+    ) -> None:
+        self._share, self._open, self._crop, self._log = share, open_shard, crop, log
+        self._shards, self._steps = shards, steps
+        self._order = np.random.default_rng(seed).permutation(len(share))
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="shards")
+        self._read: dict[int, Future[Pictures]] = {}
+        self._first, self._now = -1, Pictures(crop)
+
+    def at(self, step: int) -> Pictures:
+        """The pictures of a step. Raises what reading their shards raised."""
+        first = step // self._steps
+        if first != self._first:
+            wanted = range(first, first + self._shards)
+            ahead = range(first, first + self._shards + 1)
+            self._read = {turn: self._read.get(turn) or self._start(turn) for turn in ahead}
+            self._now = Pictures(self._crop)
+            for turn in wanted:
+                self._now.extend(self._read[turn].result())
+            if not len(self._now):
+                names = sorted({self._piece(turn)[0] for turn in wanted})
+                raise StrataError(f"no picture of at least 16x16 in {', '.join(names)}")
+            self._first = first
+        return self._now
+
+    def close(self) -> None:
+        """Read no further."""
+        self._reader.shutdown(wait=False, cancel_futures=True)
+
+    def _start(self, turn: int) -> "Future[Pictures]":
+        return self._reader.submit(self._pictures_of, turn)
+
+    def _piece(self, turn: int) -> tuple[str, int, int]:
+        return self._share[self._order[turn % len(self._share)]]
+
+    def _pictures_of(self, turn: int) -> Pictures:
+        name, first, every = self._piece(turn)
+        pictures = Pictures(self._crop)
+        with self._open(name) as stream:
+            pictures.add_tar(name, stream, self._log, first, every)
+        return pictures

@@ -1,0 +1,306 @@
+"""The training loop of every codec: plain torch, no Ray. Adam, EMA, resume, one process or a team.
+
+A run's folder holds ``checkpoint-STEP.pt`` (to resume), ``model.safetensors`` (to encode and
+decode), ``training.safetensors`` (float weights, to go on from with ``--init``), ``card.json``
+(data, steps, hours, figures) and ``log.jsonl``. Every file is written whole and then renamed.
+
+All randomness of a step comes from the seed, the step, and which of its parts a batch is, so
+nothing of it has to be kept: a run that goes on draws what it would have drawn.
+"""
+
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import InvalidModelError
+from ..models.safe_pickle import load_checkpoint
+from .data import Log, Pictures, ShardWindow
+from .distributed import ALONE, Team
+from .run_folder import RunFolder
+
+Objective = Callable[[nn.Module, Tensor, np.random.Generator], tuple[Tensor, dict[str, float]]]
+Save = Callable[[dict[str, Tensor], dict[str, Any]], dict[str, Any]]
+Track = Callable[[int, Mapping[str, Any]], None]
+
+LOG_EVERY = 100  # steps
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How long and how fast to train. ``hours`` or ``steps``, whichever ends first."""
+
+    steps: int = 100_000
+    hours: float = 1e9
+    learning_rate: float = 1.5e-3
+    final_rate: float = 0.02  # of learning_rate, reached by a cosine
+    warmup: int = 200
+    beta1: float = 0.9
+    beta2: float = 0.98
+    ema: float = 0.999
+    gradient_clip: float = 1.0
+    batch: int = field(
+        default=8, metadata={"help": "pictures at once, in each worker where there are several"}
+    )
+    accumulate: int = field(
+        default=1, metadata={"help": "batches whose gradients are averaged for one step"}
+    )
+    crop: int = 128
+    small_share: float = 0.25  # of batches made of pictures smaller than a crop
+    counted_crops: int = field(
+        default=128,
+        metadata={
+            "help": "crops on which a model's tables are counted, whenever its file is written"
+        },
+    )
+    shards_at_once: int = field(
+        default=0,
+        metadata={
+            "help": "shards of its share that each worker trains on at a time, for corpora larger "
+            "than memory, which need --validate; 0: all"
+        },
+    )
+    steps_per_shard: int = field(
+        default=200,
+        metadata={"help": "steps after which the next shard takes the place of the oldest"},
+    )
+    validate_minutes: float = 10.0
+    checkpoint_minutes: float = 3.0
+    keep_checkpoints: int = field(default=2, metadata={"help": "how many of the last ones"})
+    seed: int = 0
+
+
+class Ema:
+    """Moving average of the parameters that are trained, with a short memory at first."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.values = {n: p.detach().clone() for n, p in _trained(module).items()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for name, parameter in _trained(module).items():
+            self.values[name].lerp_(parameter, 1 - decay)
+
+    def restore(self, values: dict[str, Tensor]) -> None:
+        """Go on from a checkpoint's averages. Raises ValueError where one is missing."""
+        missing = self.values.keys() - values.keys()
+        if missing:
+            raise ValueError(f"no averages of {', '.join(sorted(missing))}")
+        self.values = {n: values[n].to(mine.device) for n, mine in self.values.items()}
+
+    def weights(self, module: nn.Module) -> dict[str, Tensor]:
+        """The module's state, averaged where it is trained: frozen parameters and buffers too."""
+        return {**module.state_dict(), **self.values}
+
+
+def _trained(module: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+
+def learning_rate(config: TrainingConfig, step: int, progress: float) -> float:
+    """Linear warm-up, then a cosine to ``final_rate`` over the run's ``progress`` in [0, 1]."""
+    cosine = 0.5 + 0.5 * math.cos(math.pi * min(progress, 1.0))
+    scale = config.final_rate + (1 - config.final_rate) * cosine
+    return config.learning_rate * scale * min(1.0, (step + 1) / config.warmup)
+
+
+class _Loss(nn.Module):
+    """Model and objective as one module whose call gives the loss, as ``Team.wrap`` wants it."""
+
+    def __init__(self, model: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.model, self.objective = model, objective
+
+    def forward(self, images: Tensor, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+        return self.objective(self.model, images, rng)
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """What the first process decides before each step, by its clock."""
+
+    progress: float
+    stop: bool
+    checkpoint: bool
+    validate: bool
+
+
+class _Clock:
+    """Time trained, also before this start, and what is due."""
+
+    def __init__(self, config: TrainingConfig, seconds: float) -> None:
+        self.config, self._begin = config, time.time() - seconds
+        self._checkpoint, self._validation = seconds, seconds
+
+    def seconds(self) -> float:
+        return time.time() - self._begin
+
+    def turn(self, step: int) -> _Turn:
+        config, now = self.config, self.seconds()
+        hours = now / 3600 / config.hours
+        return _Turn(
+            progress=max(step / config.steps, hours),
+            stop=step >= config.steps or hours >= 1,
+            checkpoint=now > self._checkpoint + 60 * config.checkpoint_minutes,
+            validate=now > self._validation + 60 * config.validate_minutes,
+        )
+
+    def done(self, turn: _Turn) -> None:
+        if turn.validate:
+            self._validation = self.seconds()
+        self._checkpoint = self.seconds()
+
+
+def train(
+    model: nn.Module,
+    objective: Objective,
+    pictures: Pictures | ShardWindow,
+    config: TrainingConfig,
+    folder: RunFolder,
+    save: Save,
+    *,
+    device: str = "cpu",
+    log: Log = print,
+    team: Team = ALONE,
+    track: Track = lambda step, figures: None,
+) -> None:
+    """Train ``model`` until ``config`` says to stop; resume where ``folder`` has a checkpoint.
+
+    Parameters that do not require a gradient stay as they are and are not averaged. In a team,
+    every process calls this with the same model and configuration, and pictures of its own; a step
+    is that of all their batches together. Only the first one reads and writes files.
+
+    Args:
+        objective: loss and figures to log, of a model, pictures ``(B, 3, H, W) uint8`` on
+            ``device``, and randomness that is the same for a given step of a given seed. One that
+            wants mixed precision enters ``torch.autocast`` itself; one with networks of its own is
+            an ``nn.Module``, and moved to ``device``; its buffers are what it remembers from step
+            to step: they are kept in checkpoints, and averaged over a team.
+        pictures: to train on; those of a ``ShardWindow`` change from time to time, and the card
+            counts those that it began with.
+        save: called with the model's state, trained parameters averaged, and the card so far;
+            writes the model files and returns validation figures.
+        track: called now and then with a step's figures, and with those of each validation.
+
+    Raises InvalidModelError where the checkpoint belongs to another configuration, ValueError
+    where there is nothing to train on.
+    """
+    if config.accumulate < 1 or config.batch < 1:
+        raise ValueError("--batch and --accumulate must be at least 1")
+    loss_of = _Loss(model, objective).to(device)
+    state = team.lead(lambda: _read_checkpoint(folder))
+    trained = list(_trained(model).values())
+    betas = (config.beta1, config.beta2)
+    optimizer = torch.optim.Adam(trained, lr=config.learning_rate, betas=betas)
+    memory = dict(objective.named_buffers()) if isinstance(objective, nn.Module) else {}
+    wrapped = team.wrap(loss_of)
+    ema, step, seconds = Ema(model, config.ema), 0, 0.0
+
+    def resume(state: Mapping[str, Any]) -> None:
+        try:
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            ema.restore(state["ema"])
+            for name, value in state.get("objective", {}).items():
+                if name in memory:
+                    memory[name].copy_(value)
+        except (RuntimeError, ValueError, LookupError, TypeError) as error:
+            raise InvalidModelError(
+                f"{state['path']} belongs to another configuration: use a new --out"
+            ) from error
+
+    if state:
+        team.everywhere(partial(resume, state))
+        step, seconds = state["step"], state["seconds"]
+        log(f"resumed {state['path']} at step {step}, {seconds / 3600:.2f} h")
+    clock = _Clock(config, seconds)
+    del state
+    if not len(pictures.at(step)):
+        raise ValueError("no training pictures: check --data")
+    sources = sum(team.gather(Counter(pictures.at(step).sources)), Counter())
+    first, began = step, time.monotonic()
+
+    def checkpoint_now() -> None:
+        state = {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "ema": ema.values,
+            "objective": memory,
+            "step": step,
+            "seconds": clock.seconds(),
+        }
+        folder.add_checkpoint(step, lambda path: torch.save(state, path), config.keep_checkpoints)
+
+    def measure() -> None:
+        hours = round(clock.seconds() / 3600, 3)
+        card = {
+            "steps": step,
+            "hours": hours,
+            "device": torch.cuda.get_device_name() if "cuda" in device else "CPU",
+            "threads": torch.get_num_threads(),
+            "workers": team.size,
+            "pictures": dict(sorted(sources.items())),
+            "training": asdict(config),
+        }
+        figures = save(ema.weights(model), card)
+        with (folder.path / "log.jsonl").open("a") as lines:
+            lines.write(json.dumps({"step": step, "hours": hours, **figures}) + "\n")
+        log(f"step {step} {clock.seconds() / 60:.1f} min {json.dumps(figures)}")
+        track(step, {"validation": figures})
+        folder.publish()
+
+    def write(turn: _Turn) -> None:
+        checkpoint_now()  # before a measurement, too: going on never measures a step again
+        if turn.validate:
+            measure()
+        clock.done(turn)
+
+    smooth: dict[str, float] = {}
+    while True:
+        turn = team.lead(partial(clock.turn, step))
+        if turn.stop:
+            break
+        if step > first and (turn.checkpoint or turn.validate):
+            team.lead(partial(write, turn))
+        rate = learning_rate(config, step, turn.progress)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad(set_to_none=True)
+        for part in range(config.accumulate):
+            rng = np.random.default_rng([config.seed, step, part * team.size + team.rank])
+            batch = pictures.at(step).batch(config.batch, config.small_share, rng).to(device)
+            with nullcontext() if part == config.accumulate - 1 else team.apart(wrapped):
+                loss, figures = wrapped(batch, rng)
+                (loss / config.accumulate).backward()
+        norm = nn.utils.clip_grad_norm_(trained, config.gradient_clip)
+        if torch.isfinite(norm):  # a rare overflow must not poison the weights
+            optimizer.step()
+            ema.update(model, step)
+        team.average(list(memory.values()))
+        step += 1
+        for name, value in figures.items():
+            smooth[name] = 0.98 * smooth.get(name, value) + 0.02 * value
+        if step % LOG_EVERY == 0 and team.rank == 0:
+            speed = (step - first) / max(time.monotonic() - began, 1e-9)
+            shown = " ".join(f"{n} {v:.3f}" for n, v in smooth.items())
+            log(f"step {step} {clock.seconds() / 60:.1f} min {speed:.2f} steps/s {shown}")
+            more = {"learning_rate": rate, "gradient_norm": float(norm), "steps_per_second": speed}
+            track(step, {**smooth, **more})
+    team.lead(partial(write, _Turn(1.0, stop=True, checkpoint=True, validate=True)))
+
+
+def _read_checkpoint(folder: RunFolder) -> dict[str, Any] | None:
+    """On the CPU, whatever it was trained on: loading it moves it where it belongs."""
+    newest = folder.newest()
+    return None if newest is None else {**load_checkpoint(newest), "path": newest}

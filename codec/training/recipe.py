@@ -1,0 +1,241 @@
+"""What the recipes of every codec share: a model in training, its files and its figures.
+
+``jobs/train.py --codec NAME`` trains what the module ``codec.NAME.recipes`` offers::
+
+    RECIPES: dict[str, Recipe]              --config chooses one
+    DEFAULT_RECIPE: str                     its name where --config is not given
+    build(recipe, pictures, seed)           a new model                         -> Trainable
+    restore(path)                           one that goes on from a run's       -> Trainable
+                                            folder or from a shipped model
+and, where its loss has settings::
+
+    ObjectiveConfig                         a frozen dataclass; its fields become flags (flags.py)
+    build(recipe, pictures, seed, overrides)
+    restore(path, overrides)                overrides: the fields that were given, by name
+
+``restore`` reads ``TrainingFile.find(path)``, makes the model of its ``config``, the loss of its
+``objective`` under ``overrides``, and calls ``load_into``. With --init the module is that of the
+file's own ``config["codec"]``.
+"""
+
+import copy
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ..base import Codec
+from ..errors import InvalidModelError
+from ..images import metrics
+from ..models import zoo
+from .loop import Objective, Save, TrainingConfig
+from .run_folder import save_atomically
+
+TRAINING_FILE = "training.safetensors"
+_CONFIG, _OBJECTIVE = "strata-training", "strata-objective"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to make and train a model.
+
+    Attributes:
+        model: a model file's configuration without what is counted on the data.
+        training: how long and how fast.
+        about: one line for --help.
+        objective: settings of the loss in which the recipe differs from ``ObjectiveConfig()``.
+    """
+
+    model: Mapping[str, Any]
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    about: str = ""
+    objective: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Trainable(ABC):
+    """A model with its loss and the configuration its file will carry.
+
+    Attributes:
+        objective_config: settings of the loss that ``restore`` should find again, as JSON has
+            them. They go into the training file and the card, so no local paths among them.
+    """
+
+    model: nn.Module
+    objective: Objective
+    config: dict[str, Any]
+    objective_config: Mapping[str, Any] = field(default_factory=dict)
+
+    @abstractmethod
+    def tensors(self, counted_on: Sequence[np.ndarray] = ()) -> dict[str, Tensor]:
+        """Content of the model file for the weights as they are, of a model on the CPU.
+
+        What is counted rather than learnt is counted on ``counted_on``, ``(H, W, 3) uint8`` each.
+        """
+
+    def measure(self, codec: Codec, pictures: Sequence[np.ndarray]) -> dict[str, Any]:
+        """Figures of the finished model file, loaded as ``codec``, for the card and the log."""
+        return figures(codec, pictures)
+
+
+@dataclass(frozen=True)
+class TrainingFile:
+    """Float weights to go on from, beside the model file that runs.
+
+    Attributes:
+        config: the model file's configuration.
+        objective: the loss's settings, ``Trainable.objective_config``.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    objective: dict[str, Any]
+
+    @classmethod
+    def find(cls, path: Path) -> "TrainingFile":
+        """That of a run's folder, or of a shipped model's name.
+
+        A model file whose networks are floats (``"weights": "float"`` in its configuration) is its
+        own training file. Raises InvalidModelError where there is none, UnknownModelError where
+        there is no model.
+        """
+        file = path / TRAINING_FILE
+        if not file.is_file():
+            file = zoo.model_file(path).with_suffix(".training.safetensors")
+        if not file.is_file():
+            model = zoo.model_file(path)
+            config, _ = zoo.read_model(model)
+            if config.get("weights") == "float":
+                return cls(model, config, {})
+            raise InvalidModelError(f"{path} has no {TRAINING_FILE}: training cannot go on from it")
+        try:
+            with safe_open(file, framework="pt") as opened:
+                metadata = opened.metadata() or {}
+            config = json.loads(metadata.get(_CONFIG, "null"))
+            objective = json.loads(metadata.get(_OBJECTIVE, "{}"))
+        except (SafetensorError, ValueError) as error:
+            raise InvalidModelError(f"{file} is damaged: {error}") from error
+        if not isinstance(config, dict) or "codec" not in config:
+            raise InvalidModelError(f"{file} is not a Strata training file")
+        return cls(file, config, objective)
+
+    @property
+    def codec(self) -> str:
+        """The codec family whose recipes it belongs to."""
+        return str(self.config["codec"])
+
+    def load_into(self, model: nn.Module) -> None:
+        """Set a model's parameters and persistent buffers. Raises InvalidModelError."""
+        values = {n: v.float() if v.is_floating_point() else v for n, v in self._read().items()}
+        try:
+            model.load_state_dict(values, strict=False)
+        except RuntimeError as error:
+            raise InvalidModelError(
+                f"{self.path} does not fit its own configuration: {error}"
+            ) from error
+        missing = model.state_dict().keys() - values.keys()
+        if missing:
+            raise InvalidModelError(f"{self.path} lacks {', '.join(sorted(missing))}")
+
+    def _read(self) -> dict[str, Tensor]:
+        weights: dict[str, Tensor] = load_file(self.path)
+        return weights
+
+
+def write_training_file(path: Path, trainable: Trainable, weights: Mapping[str, Tensor]) -> None:
+    """Parameters in half precision, buffers as they are: those are counted, and few."""
+    learnt = {name for name, _ in trainable.model.named_parameters()}
+    stored = {
+        name: (value.detach().half() if name in learnt else value.detach()).cpu().contiguous()
+        for name, value in weights.items()
+    }
+    metadata = {_CONFIG: json.dumps(trainable.config, sort_keys=True)}
+    if trainable.objective_config:
+        metadata[_OBJECTIVE] = json.dumps(dict(trainable.objective_config), sort_keys=True)
+
+    def write(partial: Path) -> None:
+        save_file(stored, partial, metadata)
+        partial.chmod(0o644)  # safetensors writes for the owner alone
+
+    save_atomically(path, write)
+
+
+def figures(
+    codec: Codec,
+    pictures: Sequence[np.ndarray],
+    encode_options: Mapping[str, Any] | None = None,
+    decode_options: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Real bytes and PSNR of every prefix of layers: ``bpp`` (bits per pixel), ``psnr`` (dB).
+
+    Both are of all pictures together: total bits over total pixels, PSNR of the mean squared error
+    over pixels; the PSNR of a prefix that makes all of them exact is None.
+    """
+    pixels = sum(x.shape[0] * x.shape[1] for x in pictures)
+    streams = codec.encode(pictures, **(encode_options or {}))
+    prefixes = codec.decode_progressively(streams, **(decode_options or {}))
+    bpp: list[float] = []
+    psnr: list[float | None] = []
+    for layers, decoded in enumerate(prefixes, start=1):
+        bpp.append(round(8 * sum(s.truncate(layers).nbytes for s in streams) / pixels, 4))
+        errors = [metrics.mse(a, b) * a.size for a, b in zip(pictures, decoded, strict=True)]
+        error = sum(errors) / (3 * pixels)
+        psnr.append(round(float(10 * np.log10(255**2 / error)), 3) if error else None)
+    return {"bpp": bpp, "psnr": psnr}
+
+
+def saver(
+    trainable: Trainable,
+    out: Path,
+    validation: Sequence[np.ndarray],
+    device: str,
+    card: Mapping[str, Any],
+    counted_on: Sequence[np.ndarray] = (),
+) -> Save:
+    """What ``train`` calls to write the model files and measure them on ``validation``."""
+    history: list[dict[str, Any]] = []
+    log = out / "log.jsonl"
+    if log.exists():
+        history = [json.loads(line) for line in log.read_text().splitlines()]
+
+    def save(weights: dict[str, Tensor], so_far: dict[str, Any]) -> dict[str, Any]:
+        # On the CPU, so that the file does not depend on where its model was trained.
+        finished = copy.deepcopy(trainable.model).cpu()
+        finished.load_state_dict(weights)
+        tensors = replace(trainable, model=finished).tensors(counted_on)
+        model_path = out / zoo.MODEL_FILE
+        zoo.write_model(model_path, trainable.config, tensors)
+        write_training_file(out / TRAINING_FILE, trainable, weights)
+        measured = {}
+        if validation:
+            measured = trainable.measure(zoo.load_codec(model_path, device), validation)
+        history.append({"step": so_far["steps"], "hours": so_far["hours"], **measured})
+        objective = {"objective": dict(trainable.objective_config)}
+        whole = {
+            **card,
+            **(objective if trainable.objective_config else {}),
+            **so_far,
+            "validation": measured,
+            "learning_curve": history,
+        }
+        text = json.dumps(whole, indent=1, ensure_ascii=False) + "\n"
+        save_atomically(out / zoo.CARD_FILE, lambda path: path.write_text(text))
+        return measured
+
+    return save
+
+
+def centre_crops(pictures: Sequence[np.ndarray], side: int = 256) -> list[np.ndarray]:
+    """The middle of each picture, at most ``side`` on a side: enough to follow a training."""
+    out = []
+    for picture in pictures:
+        y, x = (max(n - side, 0) // 2 for n in picture.shape[:2])
+        out.append(np.ascontiguousarray(picture[y : y + side, x : x + side]))
+    return out

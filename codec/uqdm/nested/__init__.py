@@ -1,0 +1,1 @@
+"""The nested quantiser: coefficients level by level, and a lossless last layer."""

@@ -1,0 +1,209 @@
+"""The networks of levels 1 and on at work: probabilities of digits, and what is expected of them.
+
+Before a level's first digit the trunk looks at the whole grid, once. Its outputs are the first
+pass's tables; for each later pass the pass network adds what the level's own digits tell. Networks
+look tile by tile, at each tile with a halo that covers their receptive field, so tiles give exactly
+what the whole gives. A pass has digits of some bands in blocks of some colours; the last block, the
+head and all that follows are computed for these alone.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...numerics.int8_products import Matrix
+from ...numerics.lapped_transform import BANDS
+from .integer_network import IntegerNetwork
+from .pass_network import IntegerPasses, digit_features
+from .schedule import (
+    OUTPUTS,
+    RATIO,
+    SHIFT_UNIT,
+    Features,
+    NestedConfig,
+    colours_of,
+    feature_unit,
+    orientation,
+    places_of,
+    table_set,
+)
+from .tiles import Piece, in_tiles
+
+TILE = 96  # blocks on a side that a network sees at once, halo apart: bounds its memory
+FINE = 16  # outputs of both networks are added in sixteenths of a grid's step
+
+
+@dataclass
+class Look:
+    """What a batch keeps of a level from one of its passes to the next.
+
+    Attributes:
+        trunk: what the head of the trunk sees, ``(B, h, w, channels) int8``.
+        joined: what the pass network sees of it, ``(B, h, w, channels) float32``.
+        told: sums of what it sees of the level's digits so far, likewise.
+    """
+
+    level: int
+    trunk: Tensor
+    joined: Tensor
+    told: Tensor
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """What a pass codes: its bands ``(n,)``, and the heads' rows for their tilts and widths.
+
+    Attributes:
+        bias: ``(2, 2, n)``, of tilts and widths, of insignificant and significant coefficients.
+        step: of the pass network; None for the first pass.
+        tell: what the pass's digits add to ``Look.told``; None for the last pass.
+    """
+
+    bands: Tensor
+    rows: Tensor
+    bias: Tensor
+    step: int | None
+    tell: Matrix | None
+
+
+class LevelNetworks:
+    """Exported networks at work on grids ``(B, h, w, 192)``.
+
+    Args:
+        bias: ``(levels, 3, 2, 192) float32``, added to the outputs, from level 1 on.
+    """
+
+    def __init__(
+        self,
+        config: NestedConfig,
+        network: IntegerNetwork,
+        passes: IntegerPasses,
+        bias: Tensor,
+        device: torch.device,
+    ) -> None:
+        self.config, self.device = config, device
+        self._network, self._passes, self._bias = network, passes, bias
+        self._features = Features(config, device)
+        self._low = torch.from_numpy(config.low_bands()).to(device)
+        self._all = torch.arange(BANDS, device=device)
+        self._steps = {step: number for number, step in enumerate(config.later_passes())}
+        self._pass = cache(self._make_pass)
+
+    def _make_pass(self, level: int, number: int) -> _Pass:
+        bands = torch.from_numpy(np.flatnonzero(self.config.band_mask(level, number)))
+        bands = bands.to(self.device)
+        outputs = [OUTPUTS["tilt"], OUTPUTS["width"]]
+        last = number == len(self.config.passes[level]) - 1
+        return _Pass(
+            bands,
+            torch.cat([bands + BANDS * output for output in outputs]),
+            self._bias[level - 1, outputs][..., bands],
+            self._steps.get((level, number)),
+            None if last else self._passes.of_bands(bands),
+        )
+
+    def look(self, grid: Tensor, level: int) -> Look:
+        """The trunk's look at grids before a level, which nothing is known of yet."""
+        trunk = self._trunk(grid, level)
+        joined = self._passes.join(trunk.float(), level - 1)
+        return Look(level, trunk, joined, torch.zeros_like(joined))
+
+    def index(self, grid: Tensor, look: Look, number: int) -> Tensor:
+        """Tables of a pass's digits, ``(B, n) int32``."""
+        config, level, this = self.config, look.level, self._pass(look.level, number)
+        tilt_grid, width_grid = config.grids(level)
+        places = places_of(grid, config, level, number)
+        trunk, seen = (_at(x, places) for x in (look.trunk, grid))
+        out = self._network.head(trunk.float(), level - 1, this.rows).round_()
+        if this.step is not None:
+            out += self._added(look, this.step, this.rows, places)
+        grid = self._of_bands(seen, this)
+        start = torch.where((grid != 0).unsqueeze(-2), this.bias[:, 1], this.bias[:, 0])
+        out = (out / FINE).round_().unflatten(-1, (2, -1)).add_(start)
+        tilt, width = out.unbind(-2)
+        tilt.clamp_(0, tilt_grid.size - 1)
+        tilt = torch.where(grid < 0, tilt_grid.size - 1 - tilt, tilt)
+        width.clamp_(0, width_grid.size - 1)
+        sets = table_set(grid, config, level, self._low[this.bands])
+        index = sets.mul_(tilt_grid.size).add_(tilt).mul_(width_grid.size).add_(width)
+        return index.flatten(1).to(torch.int32)
+
+    def rest(self, coefficients: Tensor, grid: Tensor, level: int, number: int) -> Tensor:
+        """What a pass's digits stand for, ``(B, n)`` in the level's Deltas, with their signs."""
+        this = self._pass(level, number)
+        places = places_of(grid, self.config, level, number)
+        new, old = (self._of_bands(_at(x, places), this) for x in (coefficients, grid))
+        return ((new - old) / self.config.unit(level) * orientation(old)).flatten(1)
+
+    def update(self, grid: Tensor, look: Look, number: int, symbols: Tensor) -> None:
+        """Take a pass's digits ``(B, n)`` into the grids, and into the look at the level."""
+        level, this = look.level, self._pass(look.level, number)
+        places = places_of(grid, self.config, level, number)
+        whole = grid.view(len(grid), -1, BANDS)
+        old = self._of_bands(_at(grid, places), this)
+        k = symbols.view(old.shape).float().mul_(orientation(old))
+        if places is None:
+            places = torch.arange(whole.shape[1], device=self.device)
+        if this.tell is not None:
+            told = look.told.view(len(grid), whole.shape[1], -1)
+            told.index_add_(1, places, this.tell(digit_features(k)))
+        new = k.mul_(self.config.unit(level)).add_(old)
+        if len(this.bands) == BANDS:
+            whole[:, places] = new
+        else:
+            whole[:, places[:, None], this.bands] = new
+
+    def expected(self, grid: Tensor, level: int, chosen: Tensor | None = None) -> Tensor:
+        """Conditional means after ``level`` levels, ``(B, h, w, n)`` in 1/32 of the last Delta.
+
+        Of all bands, or of the ``chosen`` ones, ``(n,)`` positions.
+        """
+        bands, row = self._all if chosen is None else chosen, level - 1
+        seen = grid if chosen is None else grid.index_select(-1, bands)
+        if level == 0:  # grey
+            return torch.zeros_like(seen)
+        trunk = self._trunk(grid, level).float()
+        out = self._network.head(trunk, row, bands + BANDS * OUTPUTS["shift"])
+        bias = self._bias[row, OUTPUTS["shift"]][:, bands]
+        shift = out.round_() + torch.where(seen != 0, bias[1], bias[0])
+        unit = RATIO ** (self.config.levels - level)
+        return seen * SHIFT_UNIT + shift.clamp_(-127, 127) * unit
+
+    def _trunk(self, grid: Tensor, level: int) -> Tensor:
+        """``(B, h, w, channels) int8``."""
+        unit, board = feature_unit(self.config, level), colours_of(grid)
+
+        def of(piece: Piece, at: Tensor | None) -> Tensor:
+            features = self._features(grid[piece.pictures, *piece.seen], unit)
+            x = self._network.trunk(features, board[piece.seen], level - 1, at)
+            return x.to(torch.int8).view(len(x), -1, x.shape[-1])
+
+        halo = self._network.config.halo
+        return in_tiles(grid.shape[:3], TILE, halo, of).unflatten(1, grid.shape[1:3])
+
+    def _added(self, look: Look, step: int, rows: Tensor, places: Tensor | None) -> Tensor:
+        """What the pass network adds to the trunk's outputs, ``(B, n, rows)`` integers."""
+        board = colours_of(look.joined)
+
+        def of(piece: Piece, at: Tensor | None) -> Tensor:
+            joined, told = (x[piece.pictures, *piece.seen] for x in (look.joined, look.told))
+            x = self._passes.look(
+                joined.contiguous(), told.contiguous(), board[piece.seen], step, at
+            )
+            return self._passes.head(x, step, rows).round_().view(len(x), -1, len(rows))
+
+        halo = self._passes.config.halo
+        return in_tiles(look.joined.shape[:3], TILE, halo, of, places)
+
+    @staticmethod
+    def _of_bands(values: Tensor, this: _Pass) -> Tensor:
+        return values if len(this.bands) == BANDS else values.index_select(-1, this.bands)
+
+
+def _at(values: Tensor, places: Tensor | None) -> Tensor:
+    """``(B, n, c)`` of values ``(B, h, w, c)``: of some places, or of all."""
+    values = values.flatten(1, 2)
+    return values if places is None else values.index_select(1, places)

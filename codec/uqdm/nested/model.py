@@ -1,0 +1,507 @@
+"""The trainable nested model: networks, biases, table parameters; its likelihood; its export."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...numerics import lapped_transform as bands
+from ...numerics.lapped_transform import BANDS, BLOCK
+from ...numerics.precision import mixed_precision
+from . import tuning
+from .digit_choice import TRADE
+from .first_network import FirstLayout
+from .integer_network import BandNetwork, NetworkConfig
+from .level_network import FINE
+from .pass_network import PassConfig, PassNetwork, digit_features
+from .pixel_lattice import PLACES, to_cells
+from .pixel_lattice import tables as pixel_tables
+from .pixel_network import PlacesModel
+from .schedule import (
+    OUTPUTS,
+    PIXEL_UNIT,
+    SHIFT_UNIT,
+    Features,
+    Grid,
+    NestedConfig,
+    colours_of,
+    digit_tables,
+    feature_unit,
+    from_bands,
+    level_digits,
+    log_pmf,
+    pass_mask,
+    to_bands,
+)
+
+_LN2 = 0.6931471805599453
+
+
+class _Round(torch.autograd.Function):
+    """Rounding whose gradient is one."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.round()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return grads[0]
+
+
+def _on_grid(x: Tensor, grid: Grid) -> Tensor:
+    index: Tensor = _Round.apply((x - grid.low) / grid.step)
+    return index.clamp(0, grid.size - 1) * grid.step + grid.low
+
+
+@torch.no_grad()
+def _chosen(rest: Tensor, log_p: Tensor, reach: float) -> Tensor:
+    """The digits of ``digit_choice.choose`` as entries of their distributions ``(n, 2 A + 1)``."""
+    most = log_p.shape[-1] // 2
+    near = rest.round()
+    lower = near - near.sign()
+    entries = torch.stack([near, lower], -1).clamp_(-most, most).add_(most).long()
+    saved = (log_p.gather(-1, entries).diff(dim=-1) / _LN2).squeeze(-1)
+    error = (rest - lower).abs()
+    worth = (error.square() - (rest - near).square() < TRADE * saved) & (error <= reach)
+    return torch.where(worth, entries[:, 1], entries[:, 0])
+
+
+@dataclass
+class _Share:
+    """Pictures of a batch at one level: its state before the level, and the level's digits."""
+
+    level: int
+    images: Tensor
+    coefficients: Tensor
+    grid: Tensor
+    digits: Tensor
+
+    @property
+    def pixels(self) -> int:
+        return self.images.shape[0] * self.images.shape[2] * self.images.shape[3]
+
+
+class NestedModel(nn.Module):
+    """Trained by maximum likelihood of the digits themselves, one random level each.
+
+    Attributes:
+        network: the trunk, of levels 1 and on, and of what is expected after the last one.
+        pass_network: what the later passes of these levels add.
+        first_network: the light network of level 0 (``first_network.py``).
+        first_bias: ``(passes of level 0 + 1, 3, 2, 192)`` for each output, significance class and
+            band; the last row is that of previews.
+        bias: ``(levels, 3, 2, 192)`` of levels 1 and on, and of what is expected after the last
+            one. All are started from counted statistics, so that the untrained model is already a
+            transform codec.
+        first_energy, first_theta: ``(2, A - 1)`` tails of level 0's tables for high and low bands.
+        energy, theta: ``(2 (levels - 1), 1)`` of the other levels, by level and significance.
+        pixel_network: that of the lossless layer (``pixel_network.py``), where the model has one.
+    """
+
+    def __init__(
+        self,
+        config: NestedConfig,
+        network: dict[str, Any] | None = None,
+        pass_network: dict[str, Any] | None = None,
+        first_network: dict[str, Any] | None = None,
+        pixel_network: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        size = {"steps": config.levels, "outputs": len(OUTPUTS) * BANDS}
+        self.network = BandNetwork(NetworkConfig.from_dict({**(network or {}), **size}))
+        later = config.later_passes()
+        sizes = {"levels": config.levels - 1, "steps": len(later)}
+        sizes["trunk"] = self.network.config.channels
+        self.pass_network = PassNetwork(PassConfig.from_dict({**(pass_network or {}), **sizes}))
+        self._later = {step: number for number, step in enumerate(later)}
+        self.layout = FirstLayout.of(config)
+        self.first_network = BandNetwork(self.layout.network(first_network or {}))
+        self.pixel_network = None if pixel_network is None else PlacesModel(pixel_network)
+        self.first_bias = nn.Parameter(torch.zeros(self.layout.steps, len(OUTPUTS), 2, BANDS))
+        self.bias = nn.Parameter(torch.zeros(config.levels, len(OUTPUTS), 2, BANDS))
+        first, rest = config.first_digits, config.digits
+        square = torch.arange(2.0, first + 1) ** 2  # broad low bands: nearly Gaussian
+        line = torch.arange(2.0, first + 1)  # sparse high bands: nearly Laplacian
+        self.first_energy = nn.Parameter(torch.stack([line, square]))
+        self.first_theta = nn.Parameter(torch.zeros(2, first - 1))
+        sets = 2 * (config.levels - 1)
+        self.energy = nn.Parameter(torch.arange(2.0, rest + 1).repeat(sets, 1))
+        self.theta = nn.Parameter(torch.zeros(sets, rest - 1))
+
+    def tails(self, first: bool) -> tuple[Tensor, Tensor]:
+        """Energy and theta by set and magnitude, each ``(sets, A + 1)``."""
+        energy = self.first_energy if first else self.energy
+        theta = self.first_theta if first else self.theta
+        zero, one = torch.zeros_like(energy[:, :1]), torch.ones_like(energy[:, :1])
+        return torch.cat([zero, one, energy], 1), torch.cat([zero, zero, theta], 1)
+
+    @torch.no_grad()
+    def state_before(self, coefficients: Tensor, level: int) -> tuple[Tensor, Tensor]:
+        """The grid before a level and the digits of the level, ``(B, h, w, 192)`` each.
+
+        As far as can be told without a network: digits depend on the coefficients alone here.
+        """
+        config = self.config
+        grid = torch.zeros_like(coefficients)
+        for before in range(level):
+            grid += level_digits(coefficients, grid, before, config) * config.unit(before)
+        if level == config.levels:
+            return grid, torch.zeros_like(grid)
+        return grid, level_digits(coefficients, grid, level, config)
+
+    @torch.no_grad()
+    def encoded_states(
+        self, images: Tensor, levels: int | None = None
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Grid and digits of each level as the encoder makes them, and the grid after the last.
+
+        Of all levels, or of the first ``levels``. Pass by pass, each with the tables that the
+        passes before it lead to, as in ``NestedScheme.encode``.
+        """
+        config = self.config
+        coefficients = to_bands(images, config)
+        grid, states = torch.zeros_like(coefficients), []
+        for level in range(config.levels if levels is None else levels):
+            share = _Share(level, images, coefficients, grid, torch.zeros_like(grid))
+            board, trunk, outputs = colours_of(grid), None, None
+            if level:
+                trunk, outputs = self._trunk_outputs([share])
+            for number in range(len(config.passes[level])):
+                if level == 0:
+                    known = grid + share.digits * config.unit(0)
+                    logits = self._first_outputs(known, [number])[..., :2, :]
+                    logits = logits + self.first_bias[number, :2, 0]
+                else:
+                    assert trunk is not None
+                    assert outputs is not None
+                    logits = self._logits(share, outputs[0])
+                    if number:
+                        logits = logits + self._added([(share, trunk[0], number)], board)[0]
+                mask = torch.from_numpy(pass_mask(config, level, number)).to(grid.device)
+                coded = mask[board].expand_as(grid)
+                log_p, rest = self._distribution(share, logits, coded)
+                most = log_p.shape[-1] // 2
+                near = rest.round()
+                chosen = _chosen(rest, log_p, config.mendable).float() - most
+                share.digits[coded] = torch.where(near.abs() > most, near, chosen)
+            states.append((grid, share.digits))
+            grid = grid + share.digits * config.unit(level)
+        return [*states, (grid, torch.zeros_like(grid))]
+
+    def forward(
+        self,
+        images: Tensor,
+        levels: list[int],
+        places: Sequence[int] = range(len(PLACES)),
+        states: Sequence[tuple[Tensor, Tensor]] | None = None,
+    ) -> list[dict[str, Tensor]]:
+        """Losses of pictures ``(B, 3, H, W) uint8``, B a multiple of ``len(levels)``.
+
+        Each level takes its share of the batch; ``config.levels`` is what comes after the last.
+        Returned for each: ``bits`` per pixel that the level costs, and ``mse``, the error of the
+        reconstruction before the level in squared Deltas per pixel. ``preview`` is the light
+        network's, of level 1. After the last level, ``bits`` are those of a pixel network at some
+        ``places``, as if all were like them. A network that is frozen is left out.
+
+        ``states`` are those of ``encoded_states``; None: ``state_before``'s.
+        """
+        config = self.config
+        coefficients = to_bands(images, config)
+        shares = []
+        at = torch.arange(len(images), device=images.device).chunk(len(levels))
+        for level, own in zip(levels, at, strict=True):
+            c = coefficients[own]
+            state = (
+                self.state_before(c, level) if states is None else [x[own] for x in states[level]]
+            )
+            shares.append(_Share(level, images[own], c, *state))
+        losses: list[dict[str, Tensor]] = [{} for _ in levels]
+        for share, loss in zip(shares, losses, strict=True):
+            if share.level <= 1 and self.first_network.head.requires_grad:
+                loss |= self._first_losses(share)
+        later = [i for i, share in enumerate(shares) if share.level]
+        pixels = self.pixel_network is not None and self.pixel_network.bias.requires_grad
+        if later and (self.network.head.requires_grad or pixels):
+            found = self._later_losses([shares[i] for i in later], places)
+            for i, loss in zip(later, found, strict=True):
+                losses[i] |= loss
+        return losses
+
+    # -- level 0 ----------------------------------------------------------------------------------
+
+    def _first_losses(self, share: _Share) -> dict[str, Tensor]:
+        """Bits of level 0, or at level 1 the error of previews after it."""
+        config, passes = self.config, self.layout.steps - 1
+        board = colours_of(share.grid)
+        if share.level == 1:
+            out = self._first_outputs(share.grid, [passes])
+            shift = self._shift(share, out[..., OUTPUTS["shift"], :], self.first_bias[passes])
+            return {"preview": self._error(share, shift)}
+        masks = torch.from_numpy(np.stack([pass_mask(config, 0, n) for n in range(passes)]))
+        masks = masks.to(board.device)[:, board]
+        known = torch.cumsum(masks, 0) - masks.long()
+        states = torch.cat([share.grid + share.digits * m * config.unit(0) for m in known])
+        outputs = self._first_outputs(states, list(range(passes))).chunk(passes)
+        logits = outputs[0][..., :2, :] + self.first_bias[0, :2, 0]
+        for number in range(1, passes):
+            own = outputs[number][..., :2, :] + self.first_bias[number, :2, 0]
+            logits = torch.where(masks[number].unsqueeze(-2), own, logits)
+        return {"bits": self._bits(share, logits)}
+
+    def _first_outputs(self, grids: Tensor, steps: list[int]) -> Tensor:
+        """The light network's outputs ``(B, h, w, 3, 192)``, 0 for bands that it does not have."""
+        config, device = self.config, grids.device
+        chosen = torch.from_numpy(self.layout.bands).to(device)
+        seen = Features(config, device, self.layout.bands)(grids[..., chosen], config.unit(0))
+        step = torch.tensor(steps, device=device).repeat_interleave(len(grids) // len(steps))
+        with mixed_precision(device):
+            trunk = self.first_network.trunk(seen, colours_of(grids), step)
+        some = self.first_network.outputs(trunk)
+        out = some.new_zeros((*some.shape[:-1], len(OUTPUTS), BANDS))
+        parts = self.layout.rows()
+        for (number, rows), part in zip(
+            parts, some.split([len(rows) for _, rows in parts], -1), strict=True
+        ):
+            out[..., number, torch.from_numpy(rows).to(device)] = part
+        return out
+
+    # -- later levels -----------------------------------------------------------------------------
+
+    def _trunk_outputs(self, shares: Sequence[_Share]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """The trunk and its outputs ``(b, h, w, 3, 192)``, of each share."""
+        config, device = self.config, shares[0].grid.device
+        features = Features(config, device)
+        seen = torch.cat([features(s.grid, feature_unit(config, s.level)) for s in shares])
+        step = torch.tensor([s.level - 1 for s in shares], device=device)
+        with mixed_precision(device):
+            step = step.repeat_interleave(len(shares[0].grid))
+            trunk = self.network.trunk(seen, colours_of(seen), step)
+        outputs = self.network.outputs(trunk).unflatten(-1, (len(OUTPUTS), BANDS))
+        return trunk.chunk(len(shares)), outputs.chunk(len(shares))
+
+    def _later_losses(self, shares: list[_Share], places: Sequence[int]) -> list[dict[str, Tensor]]:
+        config, board = self.config, colours_of(shares[0].grid)
+        trunks, outputs = self._trunk_outputs(shares)
+        losses: list[dict[str, Tensor]] = []
+        for share, out in zip(shares, outputs, strict=True):
+            shift = self._shift(share, out[..., OUTPUTS["shift"], :], self.bias[share.level - 1])
+            losses.append({"mse": self._error(share, shift)})
+            if share.level == config.levels and self.pixel_network is not None:
+                bits = self._pixel_bits(share.grid, shift, share.images, places)
+                losses[-1]["bits"] = bits
+        passes = [
+            (share, trunk, number)
+            for share, trunk in zip(shares, trunks, strict=True)
+            if share.level < config.levels
+            for number in range(1, len(config.passes[share.level]))
+        ]
+        added = iter(self._added(passes, board) if passes else [])
+        for share, out, loss in zip(shares, outputs, losses, strict=True):
+            if share.level == config.levels:
+                continue
+            logits = start = self._logits(share, out)
+            for number in range(1, len(config.passes[share.level])):
+                mask = torch.from_numpy(pass_mask(config, share.level, number)).to(board.device)
+                logits = torch.where(mask[board].unsqueeze(-2), start + next(added), logits)
+            loss["bits"] = self._bits(share, logits)
+        return losses
+
+    def _logits(self, share: _Share, out: Tensor) -> Tensor:
+        """Tilts and widths ``(b, h, w, 2, 192)`` by the trunk's outputs alone."""
+        bias = self.bias[share.level - 1, :2]
+        significant = (share.grid != 0).unsqueeze(-2)
+        return out[..., :2, :] + torch.where(significant, bias[:, 1], bias[:, 0])
+
+    def _added(self, passes: Sequence[tuple[_Share, Tensor, int]], board: Tensor) -> list[Tensor]:
+        """What the pass network adds to tilts and widths ``(b, h, w, 2, 192)``, of each pass.
+
+        Passes are of a share, with what the trunk has seen of it.
+        """
+        seen, device = [], board.device
+        for share, _, number in passes:
+            masks = [pass_mask(self.config, share.level, before) for before in range(number)]
+            known = torch.from_numpy(np.logical_or.reduce(masks)).to(device)
+            seen.append(digit_features(share.digits * known[board]))
+        levels = [share.level - 1 for share, _, _ in passes]
+        steps = [self._later[share.level, number] for share, _, number in passes]
+        level, step = (
+            torch.tensor(n, device=device).repeat_interleave(len(seen[0])) for n in (levels, steps)
+        )
+        with mixed_precision(device):
+            trunks = torch.cat([trunk for _, trunk, _ in passes])
+            out = self.pass_network(trunks, torch.cat(seen), board, level, step)
+        return list(out.unflatten(-1, (2, BANDS)).chunk(len(passes)))
+
+    # -- both -------------------------------------------------------------------------------------
+
+    def _distribution(self, share: _Share, logits: Tensor, coded: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probabilities ``(n, 2 A + 1)`` of the coded digits, and what they stand for ``(n,)``.
+
+        Args:
+            logits: tilts and widths ``(b, h, w, 2, 192)``.
+            coded: which coefficients have digits, ``(b, h, w, 192) bool``.
+        """
+        config, level = self.config, share.level
+        tilt_grid, width_grid = config.grids(level)
+        tilt = _on_grid(logits[..., 0, :][coded], tilt_grid)
+        width = _on_grid(logits[..., 1, :][coded], width_grid)
+        if level:
+            sets = (share.grid != 0)[coded].long() + 2 * (level - 1)
+        else:
+            low = torch.from_numpy(config.low_bands()).to(coded.device)
+            sets = low.expand_as(coded)[coded].long()
+        energy, theta = self.tails(level == 0)
+        log_p = log_pmf(tilt, width, energy[sets], theta[sets])
+        return log_p, ((share.coefficients - share.grid) / config.unit(level))[coded]
+
+    def _bits(self, share: _Share, logits: Tensor) -> Tensor:
+        """Bits per pixel of a level, of each coefficient by the logits of its pass."""
+        config = self.config
+        coded = torch.from_numpy(config.level_bands(share.level)).to(logits.device)
+        log_p, rest = self._distribution(share, logits, coded.expand_as(share.grid))
+        target = _chosen(rest, log_p, config.mendable)
+        return -log_p.gather(-1, target[:, None]).sum() / _LN2 / share.pixels
+
+    @staticmethod
+    def _shift(share: _Share, out: Tensor, bias: Tensor) -> Tensor:
+        """Where coefficients are expected before the share's level, in Deltas of the level before.
+
+        Args:
+            bias: ``(3, 2, 192)``.
+        """
+        own = bias[OUTPUTS["shift"]]
+        shift = out + torch.where(share.grid != 0, own[1], own[0])
+        return _on_grid(shift, Grid(-127 / SHIFT_UNIT, 1 / SHIFT_UNIT, 255))
+
+    def _error(self, share: _Share, shift: Tensor) -> Tensor:
+        error = (share.coefficients - share.grid) / self.config.unit(share.level - 1) - shift
+        return error.square().mean() * (BANDS / BLOCK**2)
+
+    @torch.no_grad()
+    def _prediction(self, grid: Tensor, shift: Tensor) -> Tensor:
+        """Predicted pixels ``(B, 3, H, W)``, integers in 1/16 of a pixel value."""
+        x = bands.inverse(from_bands(grid + shift, self.config))
+        return torch.round(((x + 1) * 128 - 0.5).clamp(0, 255) * PIXEL_UNIT)
+
+    def _pixel_bits(
+        self, grid: Tensor, shift: Tensor, images: Tensor, places: Sequence[int]
+    ) -> Tensor:
+        """Bits per pixel of the lossless layer, if all its places were like these."""
+        assert self.pixel_network is not None
+        prediction = self._prediction(grid, shift)
+        cells = [to_cells(x) for x in (prediction, images.float() * PIXEL_UNIT - prediction)]
+        bits = torch.stack([self.pixel_network(*cells, place).sum(-1).mean() for place in places])
+        return bits.mean()
+
+    # -- what is trained --------------------------------------------------------------------------
+
+    def train_only(self, part: str) -> None:
+        """Freeze all but "first" (level 0), "levels", or "pixels" (the lossless layer)."""
+        for name, parameter in self.named_parameters():
+            own = {"first": "first", "pixel": "pixels"}.get(name.split("_")[0], "levels")
+            parameter.requires_grad_(part in ("all", own))
+
+    @property
+    def trained_levels(self) -> list[int]:
+        """Levels in which there is something to train; ``config.levels`` is after the last."""
+        last, first = self.config.levels, self.first_network.head.requires_grad
+        if self.network.head.requires_grad:
+            return list(range(0 if first else 1, last + 1))
+        return [0, 1] if first else [last]
+
+    @torch.no_grad()
+    def start_from_statistics(self, images: list[Tensor]) -> None:
+        """Set the biases from counts on pictures ``(B, 3, H, W) uint8``: the per-band baseline."""
+        config = self.config
+        coefficients = [to_bands(x, config) for x in images]
+        for level in range(config.levels + 1):
+            parts = [(*self.state_before(c, level), c) for c in coefficients]
+            grid, k, c = (torch.cat([p[i].flatten(0, 2) for p in parts]) for i in range(3))
+            # Where low bands are all over the place, a flat start beats a two-humped one.
+            least = 0.05 if level == 0 else -1.5
+            rows = self.bias[level - 1 : level] if level else self.first_bias[:-1]
+            for kind in range(2):
+                member = ((grid != 0) == bool(kind)).float()
+                count = member.sum(0) + 4.0
+                zero = ((k == 0).float() * member).sum(0) + 2.0
+                odds = 2 * zero / (count - zero).clamp_min(0.25)
+                rows[:, OUTPUTS["width"], kind] = odds.log().clamp(least, 10.0)
+                if level:
+                    mean = ((c - grid) / config.unit(level - 1) * member).sum(0)
+                    shift = (mean / (member.sum(0) + 4.0)).clamp(-3.9, 3.9)
+                    rows[:, OUTPUTS["shift"], kind] = shift
+        self.first_bias[-1] = self.bias[0]
+
+    # -- files ------------------------------------------------------------------------------------
+
+    def model_config(self, **extra: Any) -> dict[str, Any]:
+        """What the model file says beside the tensors."""
+        networks = {
+            "network": self.network,
+            "pass_network": self.pass_network,
+            "first_network": self.first_network,
+            "pixel_network": self.pixel_network,
+        }
+        return {
+            "codec": "uqdm",
+            "quantizer": "nested",
+            "domain": "bands",
+            "nested": self.config.to_dict(),
+            **{name: x.config.to_dict() for name, x in networks.items() if x is not None},
+            **extra,
+        }
+
+    def _output_grid(self, level: int) -> tuple[Tensor, Tensor]:
+        """Step and low end of the grids of tilt, width and shift at a level, ``(3,)`` each."""
+        tilt, width = self.config.grids(min(level, self.config.levels - 1))
+        step = torch.tensor([tilt.step, width.step, 1 / SHIFT_UNIT])
+        return step, torch.tensor([tilt.low, width.low, 0.0])
+
+    @torch.no_grad()
+    def export(self) -> dict[str, Tensor]:
+        """The integer model: everything ``NestedScheme`` needs, by name."""
+        config, levels = self.config, self.config.levels
+        networks = {
+            "network": self.network,
+            "pass_network": self.pass_network,
+            "first_network": self.first_network,
+            "pixel_network": self.pixel_network,
+        }
+        out: dict[str, Tensor] = {}
+        for name, network in networks.items():
+            if network is not None:
+                out |= {f"{name}.{key}": t.cpu() for key, t in network.export().items()}
+        # Outputs come in steps of grids, tilts and widths of later levels in sixteenths: one
+        # product and one rounding each, then integers are added up.
+        grids = [self._output_grid(level) for level in range(levels + 1)]
+        step, low = (torch.stack(x) for x in zip(*grids, strict=True))
+        fine = torch.tensor([FINE, FINE, 1.0])
+        scale = out["network.head.scale"].view(1, len(OUTPUTS), BANDS)
+        out["network.head.scale"] = (scale * fine[:, None] / step[1:, :, None]).flatten(1)
+        scale = out["pass_network.head.scale"].view(1, 2, BANDS)
+        later = torch.stack([step[level, :2] for level, _ in config.later_passes()])
+        out["pass_network.head.scale"] = (scale * FINE / later[..., None]).flatten(1)
+        rows = [step[0, [n]].expand(len(bands)) for n, bands in self.layout.rows()]
+        scale = out["first_network.head.scale"] / torch.cat(rows)
+        out["first_network.head.scale"] = scale.expand(self.layout.steps, -1)
+        for name, at in (("first_bias", slice(1)), ("bias", slice(1, None))):
+            bias = self.get_parameter(name).cpu() - low[at, :, None, None]
+            bias = (bias / step[at, :, None, None]).round().clamp(-(2**20), 2**20)
+            out[name] = bias.to(torch.int32)
+        energy, theta = (t.double().cpu().numpy() for t in self.tails(True))
+        tables = {"first": digit_tables(config, True, energy, theta)}
+        energy, theta = (t.double().cpu().numpy() for t in self.tails(False))
+        # The sets of just significant and of older coefficients start alike.
+        kinds = [2 * level + kind for level in range(levels - 1) for kind in (0, 1, 1)]
+        tables["refine"] = digit_tables(config, False, energy[kinds], theta[kinds])
+        if self.pixel_network is not None:
+            tables |= {"residual": pixel_tables(), "tuning": tuning.tables()}
+        for name, one in tables.items():
+            for key, array in one.to_arrays().items():
+                out[f"tables.{name}.{key}"] = torch.from_numpy(array)
+        return {name: t.contiguous() for name, t in out.items()}

@@ -1,0 +1,385 @@
+"""Nested quantisation of transform bands: exact, coarse to fine, one network for all levels.
+
+A coefficient is the value of a band in a block times the band's weight: eyes see some bands better
+than others, so the steps of those are finer. Level l refines every coefficient c by a digit,
+k = round((c - grid) / Delta_l), grid += k Delta_l, with Delta_l = first_delta / 3**l, or by the
+next digit towards zero where that is worth more bits than its error costs (``digit_choice.py``).
+``grid``, an integer multiple of the last Delta, is the whole state of both sides; no noise, no
+dither, no float.
+
+A level is sent in passes, each a set of bands in blocks of some colours, and each sees the digits
+of the passes before it. Blocks are coloured by lattices that grow denser, so that only a sixteenth
+of the blocks is coded without knowing any neighbour. For each coefficient of a pass the networks
+give
+
+    tilt, width   indices of the digit's table, p(k) ~ exp(tilt k - width E_k + theta_k): the
+                  two-parameter exponential family, which spans every distribution of a trit
+    shift         where in its interval the coefficient is expected (the reconstruction)
+
+E_k and theta_k for |k| >= 2 are learnt for each level and significance class.
+"""
+
+import itertools
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...numerics import lapped_transform as bands
+from ...numerics.lapped_transform import BANDS, BLOCK
+from ...stream.entropy import Tables
+
+RATIO = 3
+MAX_LEVELS = 8  # more would lead out of the integers that float32 holds
+MAX_PASSES = 16  # of a level
+SHIFT_UNIT = 32  # shifts are in 1/32 of the current interval
+PIXEL_UNIT = 16  # the lossless layer's prediction is in 1/16 of a pixel value
+_BAND_UNIT = 64  # and its bands in 1/64
+_LARGEST_BAND = float(1 << 19)
+_FACTOR_BITS = 16
+# The colours of blocks: a tile that is repeated. Colours 0 and 1 are a sixteenth of the blocks
+# each, and every further colour has as many as all before it, between them.
+LATTICE = np.array([[0, 4, 2, 4], [4, 3, 4, 3], [2, 4, 1, 4], [4, 3, 4, 3]])
+COLOURS = 5
+OUTPUTS = {"tilt": 0, "width": 1, "shift": 2}  # each BANDS wide
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A uniform grid: index i stands for ``low + i * step``; ``size`` values."""
+
+    low: float
+    step: float
+    size: int
+
+    def values(self) -> np.ndarray:
+        return self.low + self.step * np.arange(self.size)
+
+
+Orders = tuple[int, int]  # the largest u + v of bands, for luma and for chroma
+Pass = tuple[str, tuple[int, ...]]  # bands "low", "high" or "all", in blocks of some colours
+_ALL_ORDERS = (2 * BLOCK - 2, 2 * BLOCK - 2)
+_EVEN, _ODD, _EVERY = (0, 1, 2, 3), (4,), (0, 1, 2, 3, 4)
+_HALVES: tuple[Pass, ...] = (("low", _EVEN), ("low", _ODD), ("high", _EVEN), ("high", _ODD))
+
+
+@dataclass(frozen=True)
+class NestedConfig:
+    """What the quantiser and its schedule are made of. All of it is stored in the model file.
+
+    Attributes:
+        band_weights: what each band is multiplied by before it is quantised.
+        orders: of each level, the bands that have digits in it: those with u + v up to this. Other
+            bands are hardly ever significant there; the few that are escape at a later level.
+        low_order: bands up to this are "low".
+        passes: of each level, its passes.
+        band_rms: the usual size of each band's coefficients, weights included.
+    """
+
+    levels: int = 6
+    first_delta: float = 12.0
+    dead_zone: float = 0.1
+    low_order: Orders = (2, 1)
+    orders: tuple[Orders, ...] = ((4, 2), (6, 3), (10, 5), *(_ALL_ORDERS,) * 3)
+    passes: tuple[tuple[Pass, ...], ...] = (
+        (*(("low", (colour,)) for colour in range(5)), ("high", _EVERY)),
+        (("low", (0, 1, 2)), ("low", (3,)), ("low", _ODD), ("high", _EVEN), ("high", _ODD)),
+        (("low", (0, 1, 2)), ("low", (3,)), ("low", _ODD), ("high", _EVEN), ("high", _ODD)),
+        _HALVES,
+        _HALVES,
+        (("all", _EVEN), ("all", _ODD)),
+    )
+    first_digits: int = 4  # largest digit of level 0 that does not escape
+    digits: int = 2  # of the other levels
+    first_tilt: Grid = Grid(-20.0, 0.5, 81)
+    first_width: Grid = Grid(-2.0, 0.25, 57)
+    tilt: Grid = Grid(-8.0, 0.25, 65)
+    width: Grid = Grid(-5.0, 0.25, 69)
+    band_weights: tuple[float, ...] = field(default=(1.0,) * BANDS)
+    band_rms: tuple[float, ...] = field(default=(1.0,) * BANDS)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "NestedConfig":
+        values = dict(values)
+        for name in ("first_tilt", "first_width", "tilt", "width"):
+            if name in values:
+                values[name] = Grid(**values[name])
+        if "passes" in values:
+            values["passes"] = tuple(
+                tuple((str(b), tuple(c)) for b, c in level) for level in values["passes"]
+            )
+        if "orders" in values:
+            values["orders"] = tuple(tuple(order) for order in values["orders"])
+        for name in ("low_order", "band_weights", "band_rms"):
+            if name in values:
+                values[name] = tuple(values[name])
+        config = cls(**values)
+        config.check()
+        return config
+
+    def check(self) -> None:
+        """Raises ValueError, or TypeError, for what no model has."""
+        if not 1 <= self.levels <= MAX_LEVELS or len(self.passes) != self.levels:
+            raise ValueError(f"a model has 1 to {MAX_LEVELS} levels, and passes for each")
+        if len(self.orders) != self.levels or self.orders[-1] != _ALL_ORDERS:
+            raise ValueError("each level has an order, and the last one all bands")
+        passes = [one for level in self.passes for one in level]
+        known = {c for n in range(COLOURS) for c in itertools.combinations(_EVERY, n + 1)}
+        kinds = {(bands, colours) for bands in ("low", "high", "all") for colours in known}
+        if not all(1 <= len(level) <= MAX_PASSES for level in self.passes) or {*passes} - kinds:
+            raise ValueError(f"a level has 1 to {MAX_PASSES} passes of low, high or all bands")
+        for name in ("band_rms", "band_weights"):
+            values = getattr(self, name)
+            if len(values) != BANDS or not 1e-6 < min(values) <= max(values) < 1e6:
+                raise ValueError(f"{name} are {BANDS} positive numbers")
+        grids = (self.first_tilt, self.first_width, self.tilt, self.width)
+        if not all(type(grid.size) is int and 1 <= grid.size <= 1024 for grid in grids):
+            raise ValueError("grids have 1 to 1024 values")
+        if not 1e-3 <= self.first_delta <= 1e3 or not 0 <= self.dead_zone < 0.5:
+            raise ValueError("first_delta or dead_zone is out of range")
+        if not (1 <= self.first_digits <= 16 and 1 <= self.digits <= 16):
+            raise ValueError("digits are at most 16")
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @property
+    def last_delta(self) -> float:
+        return self.first_delta / RATIO ** (self.levels - 1)
+
+    def unit(self, level: int) -> int:
+        """Delta of a level in units of the last Delta; of level -1: the prior's interval."""
+        return RATIO ** (self.levels - 1 - level)
+
+    def pass_colours(self, level: int, number: int) -> tuple[int, ...]:
+        """The colours of the blocks that a pass has digits of, ascending."""
+        return self.passes[level][number][1]
+
+    def later_passes(self) -> list[tuple[int, int]]:
+        """(level, pass) of all passes that see digits of their own level, but for level 0's."""
+        return [(n, p) for n in range(1, self.levels) for p in range(1, len(self.passes[n]))]
+
+    def grids(self, level: int) -> tuple[Grid, Grid]:
+        """Grids of tilt and width at a level."""
+        return (self.first_tilt, self.first_width) if level == 0 else (self.tilt, self.width)
+
+    def max_digit(self, level: int) -> int:
+        return self.first_digits if level == 0 else self.digits
+
+    @property
+    def mendable(self) -> float:
+        """The largest error of a digit, in its Delta, that the next level's tables know."""
+        return (self.digits + 0.5) / RATIO
+
+    def low_bands(self) -> np.ndarray:
+        """``(192,) bool``: the bands that go first."""
+        return bands_up_to(self.low_order)
+
+    def level_bands(self, level: int) -> np.ndarray:
+        """``(192,) bool``: the bands that have digits at a level."""
+        return bands_up_to(self.orders[level])
+
+    def band_mask(self, level: int, number: int) -> np.ndarray:
+        """``(192,) bool``: the bands that a pass has digits of."""
+        low, coded = self.low_bands(), self.level_bands(level)
+        which = self.passes[level][number][0]
+        return coded & (low if which == "low" else ~low if which == "high" else True)
+
+
+def bands_up_to(order: Orders) -> np.ndarray:
+    """``(192,) bool``: bands with u + v up to ``order``, for luma and for chroma."""
+    sums = np.add.outer(np.arange(BLOCK), np.arange(BLOCK))
+    return np.stack([sums <= limit for limit in (order[0], order[1], order[1])]).reshape(-1)
+
+
+def colours_of(like: Tensor) -> Tensor:
+    """The colour of each block, ``(h, w) int64``, for ``(B, h, w, ...)``."""
+    tile = torch.from_numpy(LATTICE).to(like.device, non_blocking=True)
+    y, x = (torch.arange(n, device=like.device) % len(tile) for n in like.shape[1:3])
+    return tile[y[:, None], x]
+
+
+def places_of(like: Tensor, config: NestedConfig, level: int, number: int) -> Tensor | None:
+    """Blocks of a pass among the ``h * w``, row by row, ``(n,)``; None: all of them."""
+    chosen = config.pass_colours(level, number)
+    if len(chosen) == COLOURS:
+        return None
+    ours = np.isin(np.arange(COLOURS), chosen)
+    mask = torch.from_numpy(ours).to(like.device, non_blocking=True)
+    inside = mask[colours_of(like).flatten()]
+    if like.device.type == "cpu":
+        return torch.nonzero(inside).flatten()
+    # How many a GPU finds would have to be waited for; but sorting needs no number.
+    tile = ours[LATTICE]
+    rows, columns = (-(-(n - np.arange(len(tile))) // len(tile)) for n in like.shape[1:3])
+    count = int((tile * np.outer(rows, columns)).sum())
+    return inside.byte().sort(descending=True, stable=True).indices[:count]
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """uint8 pictures ``(B, 3, H, W)`` to float32 in (-1, 1): x = 2 (raw + .5) / 256 - 1."""
+    return (images.float() + 0.5) / 128.0 - 1.0
+
+
+def to_bands(images: Tensor, config: NestedConfig) -> Tensor:
+    """Coefficients ``(B, h, w, 192) float32`` of uint8 pictures, in units of the last Delta."""
+    scale = torch.tensor(config.band_weights, device=images.device) / config.last_delta
+    return bands.forward(to_unit(images)).permute(0, 2, 3, 1) * scale
+
+
+def from_bands(coefficients: Tensor, config: NestedConfig, chosen: Tensor | None = None) -> Tensor:
+    """Bands ``(B, n, h, w)`` of pictures in [-1, 1], of coefficients ``(B, h, w, n)``.
+
+    Of all bands, or of the ``chosen`` ones, ``(n,)`` positions.
+    """
+    scale = config.last_delta / torch.tensor(config.band_weights, dtype=torch.float64)
+    scale = scale.float().to(coefficients.device)
+    scale = scale if chosen is None else scale[chosen]
+    return (coefficients * scale).permute(0, 3, 1, 2)
+
+
+def digits(coefficients: Tensor, grid: Tensor, unit: float | Tensor, dead_zone: float) -> Tensor:
+    """Digits that depend on nothing else, float integers: what training takes for the encoder's.
+
+    A coefficient that is still zero ("insignificant") has a wider zero bin, about as wide as the
+    encoder's choice (``digit_choice.py``) makes it on average.
+    """
+    rest = (coefficients - grid) / unit
+    rounding = torch.where(grid == 0, 0.5 - dead_zone, 0.5)
+    return torch.sign(rest) * torch.floor(rest.abs() + rounding)
+
+
+def level_digits(coefficients: Tensor, grid: Tensor, level: int, config: NestedConfig) -> Tensor:
+    """``digits`` of all bands at a level: zero where a band has none."""
+    k = digits(coefficients, grid, config.unit(level), config.dead_zone)
+    coded = config.level_bands(level)
+    return k if coded.all() else k * torch.from_numpy(coded).to(k.device)
+
+
+class Features:
+    """What the trunk sees of ``grid``: two 8-bit integers for each coefficient.
+
+    A companded one, 12 log2(1 + |grid| / Delta) with its sign, from a table; and a linear one,
+    40 for the band's rms. Both are exact: a table look-up, a float32 product rounded once.
+    ``chosen``, ``(n,)`` positions of bands, is for a network that sees only some.
+    """
+
+    def __init__(
+        self,
+        config: NestedConfig,
+        device: torch.device | str = "cpu",
+        chosen: np.ndarray | None = None,
+    ) -> None:
+        magnitude = np.arange(1024)
+        table = np.minimum(np.round(12 * np.log2(1 + magnitude)), 127)
+        self._table = torch.tensor(table, dtype=torch.float32, device=device)
+        linear = 40.0 * config.last_delta / np.array(config.band_rms)
+        if chosen is not None:
+            linear = linear[chosen]
+        self._linear = torch.tensor(linear, dtype=torch.float32, device=device)
+
+    def __call__(self, grid: Tensor, unit: float | Tensor) -> Tensor:
+        """``(..., n)`` grid in last Deltas, and the level's unit, to ``(..., 2 n)``."""
+        # Exact: grid is a multiple of the unit, or the unit a third, which rounding makes exact.
+        scaled = (grid / unit).round_()
+        index = scaled.abs_().clamp_(max=1023.0).to(torch.int32)
+        size = self._table.index_select(0, index.flatten()).view_as(grid)
+        companded = size * torch.sign(grid)
+        linear = (grid * self._linear).round_().clamp_(-127.0, 127.0)
+        return torch.cat([companded, linear], -1)
+
+
+def log_pmf(tilt: Tensor, width: Tensor, energy: Tensor, theta: Tensor) -> Tensor:
+    """Log-probabilities in nats ``(..., 2 A + 1)`` of digits -A..A.
+
+    ``energy`` and ``theta`` are ``(..., A + 1)``, by magnitude.
+    """
+    most = energy.shape[-1] - 1
+    k = torch.arange(-most, most + 1, device=tilt.device)
+    magnitude = k.abs()
+    logits = tilt[..., None] * k - width[..., None] * energy[..., magnitude]
+    return torch.log_softmax(logits + theta[..., magnitude], -1)
+
+
+SETS = 3  # of tables at each level but the first: insignificant, just significant, older
+
+
+def table_set(grid: Tensor, config: NestedConfig, level: int, low: Tensor) -> Tensor:
+    """Which set of tables codes each coefficient's digit, float integers like ``grid``.
+
+    Level 0 has two sets, high and low bands (``low``, ``(192,) bool``). A coefficient that became
+    significant in the level before lies between its dead zone and half a step beyond, so its next
+    digit is distributed otherwise than later ones. Tables of significant coefficients are for
+    positive ones: a negative one's digit and tilt change their signs.
+    """
+    if level == 0:
+        return low.expand_as(grid).float()
+    size = grid.abs()
+    kind = (size > 0).float() + (size > config.unit(level - 1)).float()
+    return kind + SETS * (level - 1)
+
+
+def orientation(grid: Tensor) -> Tensor:
+    """-1 where a coefficient is negative, else 1: by this its digits are multiplied when coded."""
+    return torch.where(grid < 0, -1.0, 1.0)
+
+
+def digit_tables(
+    config: NestedConfig, first: bool, energy: np.ndarray, theta: np.ndarray
+) -> Tables:
+    """Tables of level 0 (``first``: sets are high and low bands) or of all other levels.
+
+    Args:
+        energy, theta: ``(sets, A + 1)``, by set and magnitude.
+
+    Table (set, tilt index, width index) is number (set * tilts + tilt) * widths + width.
+    """
+    tilt, width = config.grids(0 if first else 1)
+    t, w = torch.from_numpy(tilt.values()), torch.from_numpy(width.values())
+    pmfs = [
+        log_pmf(t[:, None].expand(-1, len(w)), w[None].expand(len(t), -1), e, th)
+        .exp()
+        .flatten(0, 1)
+        for e, th in zip(torch.from_numpy(energy), torch.from_numpy(theta), strict=True)
+    ]
+    most = energy.shape[-1] - 1
+    # An escape must stay possible: the encoder may choose any digit.
+    escape = 2.0**-18
+    return Tables.from_matrix(-most, torch.cat(pmfs).numpy() * (1 - escape))
+
+
+def predict_pixels(coefficients: Tensor, config: NestedConfig) -> Tensor:
+    """Integer pixel predictions in 1/16 of a pixel value, ``(B, 3, H, W) float64``, exact.
+
+    Args:
+        coefficients: ``(B, h, w, 192)`` integers in 1/32 of the last Delta.
+
+    A band's unit becomes 1/64 of a pixel value by an integer factor over 2**16: float64 holds the
+    product, so that it is the same on every device.
+    """
+    one = float(1 << _FACTOR_BITS)
+    unit = config.last_delta / SHIFT_UNIT * 128.0 * _BAND_UNIT
+    factors = np.round(one * unit / np.array(config.band_weights))
+    factor = torch.from_numpy(factors).to(coefficients.device)
+    values = torch.round(coefficients.double() * factor / one)
+    values.clamp_(-_LARGEST_BAND, _LARGEST_BAND)  # beyond lie only forged ones
+    pixels = bands.inverse_exact(values.permute(0, 3, 1, 2))
+    pixels = torch.round(pixels * (PIXEL_UNIT / _BAND_UNIT)) + 127.5 * PIXEL_UNIT
+    return pixels.clamp_(0.0, 255.0 * PIXEL_UNIT)
+
+
+def pass_mask(config: NestedConfig, level: int, number: int) -> np.ndarray:
+    """``(colours, 192) bool``: which bands a pass codes, by the colour of the block."""
+    chosen = np.isin(np.arange(COLOURS), config.pass_colours(level, number))
+    mask: np.ndarray = chosen[:, None] & config.band_mask(level, number)
+    return mask
+
+
+def feature_unit(config: NestedConfig, level: int) -> float:
+    """The Delta that the trunk's companded feature is relative to, in last Deltas.
+
+    That of the level that it is about to give the tables of, after the last one a third of it.
+    """
+    return 1 / RATIO if level == config.levels else config.unit(level)

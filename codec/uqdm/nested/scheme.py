@@ -1,0 +1,354 @@
+"""Runs an exported nested model: pictures to digits and back, pass by pass, exactly."""
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...errors import CorruptStreamError, InvalidModelError
+from ...images.resizing import shrink
+from ...models.checks import check_shapes
+from ...numerics import lapped_transform as bands
+from ...numerics.lapped_transform import BANDS, BLOCK
+from ...scheme import Choice, LayerSymbols
+from ...stream.entropy import PRECISION, Tables
+from ..scheme import BATCH_PIXELS, Realism
+from . import pixel_lattice as pixels
+from .digit_choice import Prices, choose
+from .first_network import FirstLayout, FirstLevel, typical
+from .integer_network import IntegerNetwork, NetworkConfig
+from .level_network import LevelNetworks
+from .lossless import LosslessLayer, check_count, layer_symbols
+from .pass_network import IntegerPasses, PassConfig
+from .pixel_network import PlacesNetwork
+from .schedule import (
+    COLOURS,
+    LATTICE,
+    OUTPUTS,
+    SETS,
+    SHIFT_UNIT,
+    NestedConfig,
+    colours_of,
+    from_bands,
+    pass_mask,
+    to_bands,
+)
+from .state import NestedState
+
+FLOW_LEVELS = 2
+_MAX_BIAS = 1 << 20
+_MAX_GRID = float(1 << 20)  # no encoder comes near; keeps forged digits within exact floats
+
+
+class NestedScheme:
+    """The nested quantiser with its network (see ``Scheme``).
+
+    All pictures of one call have the same size. Every number that shapes a table is an integer
+    computed exactly, so any batch, tile size, thread count and device gives the same stream.
+    """
+
+    uses_stream_id = False
+    protected = False  # exact integers choose the tables
+    batch_pixels = BATCH_PIXELS
+
+    def __init__(
+        self, config: dict[str, Any], tensors: dict[str, Tensor], device: str | torch.device
+    ) -> None:
+        try:
+            self.config = NestedConfig.from_dict(config["nested"])
+            self.device = torch.device(device)
+            self.tables = {name: _tables(tensors, name) for name in ("first", "refine")}
+            self._check_tables()
+            self._levels = self._level_networks(config, tensors)
+            layout = FirstLayout.of(self.config)
+            self._first = FirstLevel(
+                self.config,
+                config["first_network"],
+                _named("first_network.", tensors),
+                self._biases(tensors, "first_bias", layout.steps),
+                self.device,
+            )
+            self._lossless = self._lossless_layer(config, tensors)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidModelError(f"not a nested UQDM model: {error}") from error
+        self.num_layers = self.config.levels + (self._lossless is not None)
+        self.archive_layers = int(config.get("archive_layers", self.config.levels))
+        if not 1 <= self.archive_layers <= self.num_layers:
+            raise InvalidModelError("not a nested UQDM model: archive_layers is out of range")
+
+    def _check_tables(self) -> None:
+        config = self.config
+        expected = {
+            "first": 2 * config.first_tilt.size * config.first_width.size,
+            "refine": SETS * (config.levels - 1) * config.tilt.size * config.width.size,
+        }
+        for name, count in expected.items():
+            check_count(self.tables, name, count)
+            tables = self.tables[name]
+            if len(set(np.diff(tables.start))) > 1 or len(set(tables.first)) > 1:
+                raise ValueError(f"its {name} tables must all cover the same digits")
+
+    def _biases(self, tensors: Mapping[str, Tensor], name: str, rows: int) -> Tensor:
+        check_shapes({name: tensors[name]}, [(name, (rows, len(OUTPUTS), 2, BANDS), torch.int32)])
+        if int(tensors[name].abs().max()) > _MAX_BIAS:
+            raise ValueError("its biases are out of range")
+        return tensors[name].to(self.device, torch.float32)
+
+    def _level_networks(
+        self, config: dict[str, Any], tensors: Mapping[str, Tensor]
+    ) -> LevelNetworks:
+        network = NetworkConfig.from_dict(config["network"])
+        passes = PassConfig.from_dict(config["pass_network"])
+        levels, later = self.config.levels, len(self.config.later_passes())
+        sizes = (levels, 2 * BANDS, len(OUTPUTS) * BANDS, COLOURS)
+        if (network.steps, network.inputs, network.outputs, network.colours) != sizes:
+            raise ValueError(f"its network must have {sizes} steps, inputs, outputs, colours")
+        if (passes.trunk, passes.levels, passes.steps) != (network.channels, levels - 1, later):
+            raise ValueError("its pass network does not fit its levels, passes and network")
+        own, added = (_named(f"{name}.", tensors) for name in ("network", "pass_network"))
+        for t, steps, outputs in ((own, levels, sizes[2]), (added, later, 2 * BANDS)):
+            check_shapes(
+                {"head.scale": t["head.scale"]}, [("head.scale", (steps, outputs), torch.float32)]
+            )
+        return LevelNetworks(
+            self.config,
+            IntegerNetwork(network, own, self.device),
+            IntegerPasses(passes, added, self.device),
+            self._biases(tensors, "bias", levels),
+            self.device,
+        )
+
+    def _lossless_layer(
+        self, config: dict[str, Any], tensors: Mapping[str, Tensor]
+    ) -> LosslessLayer | None:
+        """The lossless layer, whose tables join the others; None where the model has none."""
+        if "pixel_network" not in config:
+            return None
+        own = _named("pixel_network.", tensors)
+        network = PlacesNetwork(config["pixel_network"], own, self.device)
+        self.tables["residual"] = _tables(tensors, "residual", pixels.ROW_LIMIT)
+        self.tables["tuning"] = _tables(tensors, "tuning")
+        return LosslessLayer(self.config, self._levels, self.tables, network)
+
+    @cached_property
+    def _prices(self) -> tuple[Prices, Prices]:
+        """Of the first level's digits, and of all others'; what only an encoder needs."""
+        first, refine = (Prices(self.tables[name], self.device) for name in ("first", "refine"))
+        return first, refine
+
+    # -- encoding ---------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def encode(
+        self, images: Sequence[np.ndarray], stream_ids: Sequence[int], layers: int
+    ) -> list[list[LayerSymbols]]:
+        height, width = images[0].shape[:2]
+        original = torch.from_numpy(np.stack(images)).to(self.device, non_blocking=True)
+        original = original.permute(0, 3, 1, 2)
+        coefficients = to_bands(_pad(original), self.config)
+        state = self.start([(height, width)] * len(images), stream_ids)
+        out: list[list[LayerSymbols]] = [[] for _ in images]
+        for layer in range(layers):
+            if layer < self.config.levels:
+                coded = self._encode_level(coefficients, state, layer)
+            else:
+                assert self._lossless is not None
+                coded = self._lossless.encode(original, state)
+            for stream, symbols in zip(out, coded, strict=True):
+                stream.append(symbols)
+        return out
+
+    def _encode_level(
+        self, coefficients: Tensor, state: NestedState, level: int
+    ) -> list[LayerSymbols]:
+        parts: list[Tensor] = []
+        for number in range(self.passes(level)):
+            index = self._index(state, level, number)
+            if level == 0:
+                rest = self._first.rest(coefficients, number)
+            else:
+                rest = self._levels.rest(coefficients, state.grid, level, number)
+            symbols = choose(rest, index, self._prices[level > 0], self.config.mendable)
+            self._take(state, level, number, symbols)
+            parts += [index, symbols]
+        return layer_symbols(parts, self._tables_of(level))
+
+    # -- decoding ---------------------------------------------------------------------------------
+
+    def passes(self, layer: int) -> int:
+        if layer < self.config.levels:
+            return len(self.config.passes[layer])
+        assert self._lossless is not None
+        return self._lossless.passes
+
+    @torch.inference_mode()
+    def least_bits(self, height: int, width: int) -> float:
+        """See ``Scheme``: those of the first pass, whose tables depend on the size alone."""
+        reach, period = self._first.reach, len(LATTICE)
+        rows, columns = (typical(-(-side // BLOCK), reach, period) for side in (height, width))
+        small = (BLOCK * (int(rows.max()) + 1), BLOCK * (int(columns.max()) + 1))
+        state = self.start([small], [0])
+        (choice,) = self.choices(state, 0, 0)
+        board = colours_of(state.first_grid()).cpu()
+        mask = torch.from_numpy(pass_mask(self.config, 0, 0))[board]
+        bits = torch.zeros(mask.shape, dtype=torch.float64)
+        bits[mask] = torch.from_numpy(choice.tables.least_bits()[choice.index])
+        times = torch.outer(torch.bincount(rows), torch.bincount(columns))
+        return float((bits.sum(-1) * times).sum())
+
+    def start(self, sizes: Sequence[tuple[int, int]], stream_ids: Sequence[int]) -> NestedState:
+        if len(set(sizes)) != 1:
+            raise ValueError("pictures of one batch must have one size")
+        height, width = sizes[0]
+        return NestedState.empty(len(sizes), height, width, self._first.bands)
+
+    @torch.inference_mode()
+    def choices(self, state: NestedState, layer: int, number: int) -> list[Choice]:
+        if layer == self.config.levels:
+            assert self._lossless is not None
+            return self._lossless.choices(state, number)
+        tables = self._tables_of(layer)
+        index = self._index(state, layer, number)
+        return [Choice(of_one, tables) for of_one in index.cpu().numpy()]
+
+    @torch.inference_mode()
+    def update(
+        self, state: NestedState, layer: int, number: int, symbols: Sequence[np.ndarray]
+    ) -> None:
+        if layer == self.config.levels:
+            assert self._lossless is not None
+            self._lossless.update(state, number, symbols)
+            return
+        values = torch.from_numpy(np.stack(symbols))
+        ends = [float(end) for end in torch.aminmax(values)] if values.numel() else [0.0]
+        values = values.to(self.device, non_blocking=True)
+        state.farthest += max(map(abs, ends)) * self.config.unit(layer)
+        if state.farthest > _MAX_GRID:
+            raise CorruptStreamError(f"layer {layer} leads out of the coefficient range", layer)
+        self._take(state, layer, number, values)
+
+    def _tables_of(self, level: int) -> Tables:
+        return self.tables["refine" if level else "first"]
+
+    def _index(self, state: NestedState, level: int, number: int) -> Tensor:
+        """Tables of a pass's digits, ``(B, n) int32`` on the device."""
+        if level == 0:
+            return self._first.index(state.first_grid(), number)
+        if number == 0:
+            state.level_look = self._levels.look(state.grid, level)
+        assert state.level_look is not None
+        return self._levels.index(state.grid, state.level_look, number)
+
+    def _take(self, state: NestedState, level: int, number: int, digits: Tensor) -> None:
+        """Take a pass's digits, ``(B, n) int32``, into the state."""
+        if level == 0:
+            assert state.first is not None
+            self._first.update(state.first, number, digits)
+            return
+        assert state.level_look is not None
+        self._levels.update(state.grid, state.level_look, number, digits)
+        if number == self.passes(level) - 1:
+            state.level_look = None
+
+    @torch.inference_mode()
+    def reconstruct(
+        self, state: NestedState, layers: int, realism: Realism = "denoise"
+    ) -> list[np.ndarray]:
+        if state.pixels is not None:
+            return list(state.pixels.permute(0, 2, 3, 1).cpu().numpy())
+        if realism == "flow":
+            # As the paper's flow, this gives up PSNR for detail that the picture might have: the
+            # next levels are drawn from the model. Finer ones than these are hardly visible.
+            state = state.copy()
+            ahead = range(layers, min(layers + FLOW_LEVELS, self.config.levels))
+            # One key for all: a picture must not depend on what is decoded beside it.
+            self._draw(state, ahead, layers, [0] * len(state.grid))
+            layers = ahead.stop
+        x = bands.inverse(self._real(self._levels.expected(state.grid, layers)))
+        return _to_pictures(x, state.height, state.width)
+
+    @torch.inference_mode()
+    def reconstruct_small(
+        self,
+        state: NestedState,
+        layers: int,
+        size: tuple[int, int],
+        realism: Realism = "denoise",
+    ) -> list[np.ndarray]:
+        """``reconstruct`` made smaller, to ``size`` (height, width), of the low bands alone.
+
+        Half, a quarter or an eighth of the picture, whichever is still large enough, is resampled.
+        After one layer the expectation is the light network's.
+        """
+        scales = [s for s in bands.SCALES if max(state.height, state.width) >= s * max(size)]
+        if not scales or state.pixels is not None or realism != "denoise":
+            return [shrink(x, *size) for x in self.reconstruct(state, layers, realism)]
+        scale = scales[-1]
+        chosen = torch.from_numpy(bands.reduced_bands(scale)).to(self.device)
+        if layers == 1:
+            expected = self._first.expected(state.first_grid(), chosen)
+        else:
+            expected = self._levels.expected(state.grid, layers, chosen)
+        x = bands.inverse_reduced(self._real(expected, chosen), scale)
+        part = state.height / scale, state.width / scale
+        pictures = _to_pictures(x, *map(math.ceil, part))
+        return [shrink(picture, *size, part) for picture in pictures]
+
+    def _real(self, expected: Tensor, chosen: Tensor | None = None) -> Tensor:
+        """Bands ``(B, n, h, w)`` of pictures in [-1, 1], of conditional means."""
+        return from_bands(expected / SHIFT_UNIT, self.config, chosen)
+
+    # -- realism ----------------------------------------------------------------------------------
+
+    def sample(self, height: int, width: int, count: int, *, seed: int = 0) -> list[np.ndarray]:
+        """Unconditional samples: every digit drawn from the model, coarse to fine."""
+        state = self.start([(height, width)] * count, [0] * count)
+        levels = self.config.levels
+        self._draw(state, range(levels), seed, range(count))
+        return self.reconstruct(state, levels)
+
+    def _draw(self, state: NestedState, levels: range, seed: int, keys: Sequence[int]) -> None:
+        """Draw the digits of some levels from the model, with counter-based randomness.
+
+        ``keys`` tell the pictures apart: those of one key and one content come out the same.
+        """
+        for level in levels:
+            for number in range(self.passes(level)):
+                drawn = []
+                for key, choice in zip(keys, self.choices(state, level, number), strict=True):
+                    random = np.random.Philox(key=[seed, level << 40 | number << 32 | key])
+                    uniform = np.random.Generator(random).integers(
+                        0, 1 << PRECISION, len(choice.index), dtype=np.int32
+                    )
+                    drawn.append(choice.tables.draw(choice.index, uniform))
+                self.update(state, level, number, drawn)
+
+
+def _tables(tensors: Mapping[str, Tensor], name: str, *row_limit: int) -> Tables:
+    arrays = {k: tensors[f"tables.{name}.{k}"].numpy() for k in ("counts", "start", "first")}
+    return Tables.from_arrays(arrays, *row_limit)
+
+
+def _to_pictures(x: Tensor, height: int, width: int) -> list[np.ndarray]:
+    """The top left of ``(B, 3, H, W)`` in [-1, 1] as ``(height, width, 3) uint8`` each."""
+    pixels = ((x + 1) * 128 - 0.5).round_().clamp_(0, 255).to(torch.uint8)
+    return list(pixels[:, :, :height, :width].permute(0, 2, 3, 1).contiguous().cpu().numpy())
+
+
+def _named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with ``prefix``, without it."""
+    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+
+
+def _pad(pixels: Tensor) -> Tensor:
+    """Repeat the last row and column up to whole blocks."""
+    height, width = pixels.shape[-2:]
+    padding = (0, -width % BLOCK, 0, -height % BLOCK)
+    if not any(padding):
+        return pixels
+    return F.pad(pixels.float(), padding, mode="replicate").to(torch.uint8)

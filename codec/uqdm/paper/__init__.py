@@ -1,0 +1,1 @@
+"""The authors' universal quantisation with diffusion, as the paper has it."""

@@ -1,0 +1,146 @@
+"""The U-Net over pictures of any size, in windows of the size it was trained at.
+
+Windows lie side by side; the last of a row or column is shifted inwards, so that nothing outside
+the picture is needed. Latents belong to the picture, not to a window, so where two windows overlap
+they see the same latents; the output of the later one is taken. A picture smaller than a window is
+mirrored, its noise as well: what fills the window is known exactly and owes nothing to the network.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ...numerics.precision import direct_convolutions, full_precision, without_mkldnn
+from .unet import TILE, UNet
+
+_threads_lock = threading.Lock()
+
+_Place = tuple[int, int, int]  # latent, top, left
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How the network is run: what should not matter, and in the last bits does.
+
+    Attributes:
+        dtype: torch.float32 or torch.float64.
+        batch: windows that are evaluated together.
+        threads: torch's, within an evaluation; None shares windows out among the threads there
+            are, each of which evaluates on its own.
+        mkldnn: whether that library's kernels may be used (on CPUs).
+        channels_last: memory layout of activations and weights.
+        fused_attention: whether attention may be computed without holding its weights.
+    """
+
+    dtype: torch.dtype = torch.float32
+    batch: int = 1
+    threads: int | None = None
+    mkldnn: bool = True
+    channels_last: bool = False
+    fused_attention: bool = True
+
+
+# Measured, batches of several windows are no faster on CPUs.
+USUAL = Execution()
+PRECISE = Execution(torch.float64)
+
+
+def windows(height: int, width: int) -> list[tuple[int, int]]:
+    """Top left corners of the windows that cover a picture of at least TILE x TILE."""
+    rows, columns = (
+        [min(at, size - TILE) for at in range(0, size, TILE)] for size in (height, width)
+    )
+    return [(top, left) for top in rows for left in columns]
+
+
+def predict(
+    network: UNet,
+    latents: Sequence[np.ndarray],
+    time: float,
+    device: torch.device,
+    execution: Execution = USUAL,
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Noise and scale factor, ``(3, H, W) float64``, of latents ``(3, H, W) float64``.
+
+    ``network`` must have the execution's dtype and layout. Its input is float32 in every case:
+    float64 makes the same function more precise.
+    """
+    padded = [_mirrored(z) for z in latents]
+    places = [(i, top, left) for i, z in enumerate(padded) for top, left in windows(*z.shape[1:])]
+    batches = [places[at : at + execution.batch] for at in range(0, len(places), execution.batch)]
+    layout = torch.channels_last if execution.channels_last else torch.contiguous_format
+    seconds = torch.full((1,), time, device=device).to(execution.dtype)
+
+    def evaluate(batch: Sequence[_Place]) -> np.ndarray:
+        cut = [padded[i][:, top : top + TILE, left : left + TILE] for i, top, left in batch]
+        window = torch.from_numpy(np.stack(cut).astype(np.float32)).to(device, execution.dtype)
+        with full_precision(device), direct_convolutions(), torch.inference_mode():
+            noise, factor = network(
+                window.contiguous(memory_format=layout), seconds.expand(len(batch))
+            )
+            return torch.stack([noise, factor], 1).double().cpu().numpy()
+
+    outputs = [np.empty((2, *z.shape)) for z in padded]
+    with _kernels(execution):
+        for batch, found in zip(batches, _map(evaluate, batches, device, execution), strict=True):
+            for (i, top, left), output in zip(batch, found, strict=True):
+                outputs[i][:, :, top : top + TILE, left : left + TILE] = output
+    return [
+        (noise[:, : z.shape[1], : z.shape[2]], factor[:, : z.shape[1], : z.shape[2]])
+        for (noise, factor), z in zip(outputs, latents, strict=True)
+    ]
+
+
+def _mirrored(latent: np.ndarray) -> np.ndarray:
+    """CHW, mirrored at the lower and right edge to at least TILE x TILE."""
+    _, height, width = latent.shape
+    missing = ((0, 0), (0, max(TILE - height, 0)), (0, max(TILE - width, 0)))
+    return np.pad(latent, missing, mode="symmetric")
+
+
+@contextmanager
+def _kernels(execution: Execution) -> Iterator[None]:
+    with ExitStack() as stack:
+        if not execution.mkldnn:
+            stack.enter_context(without_mkldnn())
+        if not execution.fused_attention:
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        yield
+
+
+def _map(
+    function: Callable[[Sequence[_Place]], np.ndarray],
+    batches: Sequence[Sequence[_Place]],
+    device: torch.device,
+    execution: Execution,
+) -> Iterator[np.ndarray]:
+    """``map`` in as many threads as torch may use, each of which runs torch on itself alone.
+
+    Or one by one, with ``execution.threads`` of torch's.
+    """
+    if device.type != "cpu":
+        yield from map(function, batches)
+        return
+    with _threads_lock:  # the number of threads is the whole process's
+        threads = torch.get_num_threads()
+        torch.set_num_threads(execution.threads or 1)
+        try:
+            if execution.threads or min(threads, len(batches)) <= 1:
+                yield from map(function, batches)
+            else:
+                with ThreadPoolExecutor(threads) as pool:  # new threads take the number just set
+                    yield from pool.map(function, batches)
+        finally:
+            torch.set_num_threads(threads)
+
+
+def to_tensor(array: np.ndarray) -> Tensor:
+    """A contiguous tensor of a numpy array, as model files take it."""
+    return torch.from_numpy(np.ascontiguousarray(array))

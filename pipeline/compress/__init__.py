@@ -1,0 +1,1 @@
+"""Compressing: tar shards in, data files of a dataset out."""

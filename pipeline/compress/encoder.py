@@ -1,0 +1,438 @@
+"""Samples of a shard -> rows of its data file: read, decode, encode, all at the same time.
+
+    loader threads        device thread         coder threads          caller
+    bytes -> pixels  ──►  pixels -> symbols ──► symbols -> bytes  ──►  rows, in the shard's order
+
+Beside a GPU each coder thread has a process that codes for it (codec/coder_process.py).
+Each arrow is a bounded queue: whoever is ahead waits, so memory does not depend on the shard. All
+calls of the codec that need the device come from one thread, because torch keeps a pool of
+threads for every thread that calls it.
+"""
+
+import hashlib
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeGuard
+
+import numpy as np
+
+from codec import Codec, EncodedImage, coder_process
+from codec.batches import batches_by_size, in_parts, one_by_one_on_error
+from codec.coder_process import Coding, Helper
+from codec.images.files import MAX_PIXELS, pack_alpha, read_image
+from codec.images.metrics import psnr
+from codec.numerics.memory import is_out_of_memory, release_memory
+
+from ..dataset.rows import Row, Status
+from ..running.stages import StageClock
+from ..sources.shards import MAX_FIELD_BYTES, Sample, ShardFile, is_picture
+from ..stores.reasons import describe
+from ..stores.threads import ahead_within
+
+KeepOriginal = Literal["never", "bad", "larger", "always"]
+KEEP_FILTERED_BYTES = 1 << 20  # what a person chose to leave out is kept only where it is small
+# Beside an original that is kept, a stream only serves previews: an eighth of the bytes is enough.
+PREVIEW_SHARE = 8
+# Samples held with their decoded pictures, three times: read ahead, on the device, in the coder.
+# A sample that is larger makes a window alone, and what is read ahead may be more by one sample per
+# loader thread, because nobody knows how large a picture is before it is decoded.
+WINDOW_BYTES = 3 << 25
+WINDOW_ROWS = 256
+BATCH_PIXELS = 1 << 22
+SYSTEMATIC = 8  # so many failures and no success before: the codec is broken, not the pictures
+
+
+@dataclass(frozen=True)
+class CompressSettings:
+    """What every compressing worker is told. ``output`` is the dataset's URL.
+
+    ``layers`` is the number of layer columns; with ``fit`` each picture stores the most of them
+    that are not larger than its file, otherwise all. ``codec_options`` go to ``Codec.encode``.
+    ``min_psnr`` (dB) is a floor for what ``keep_original`` calls larger. ``input_options`` and
+    ``output_options`` are fsspec's storage options; they may hold secrets.
+    """
+
+    output: str
+    fingerprint: str
+    model_id: str
+    layers: int
+    fit: bool
+    codec_options: dict[str, Any] = field(default_factory=dict)
+    min_side: int = 0
+    max_pixels: int = MAX_PIXELS
+    keep_original: KeepOriginal = "bad"
+    min_psnr: float | None = None
+    batch_size: int = 32
+    device: str = "cpu"
+    threads: int = 1
+    scratch: str | None = None
+    input_options: dict[str, Any] = field(default_factory=dict, repr=False)
+    output_options: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A sample on its way: its row so far, and the picture if there is one to encode.
+
+    Until it is decided whether to keep it, ``row.original`` is the picture's file.
+    """
+
+    row: Row
+    rgb: np.ndarray | None = None
+
+    @property
+    def cost(self) -> int:
+        """Bytes in memory: the picture, its file, and the sample's other fields."""
+        contents = (self.row.original, self.row.alpha, *(data for _, data in self.row.fields))
+        pixels = 0 if self.rgb is None else self.rgb.nbytes
+        return pixels + sum(len(data) for data in contents if data is not None)
+
+
+@dataclass
+class _Batch:
+    """Pictures on the device together: their positions in the window, and what comes of them.
+
+    ``coding`` gives the future of their streams; or, where the device could not do the batch as a
+    whole, whether memory was short.
+    """
+
+    positions: list[int]
+    images: list[np.ndarray]
+    coding: Future[Future[list[EncodedImage]] | bool]
+
+
+class SampleEncoder:
+    """One device and the threads around it. One shard at a time: ``rows`` is not reentrant."""
+
+    def __init__(self, codec: Codec, settings: CompressSettings) -> None:
+        self.codec, self.settings = codec, settings
+        threads = max(1, settings.threads)
+        self._loaders = ThreadPoolExecutor(threads, "load")
+        self._device = ThreadPoolExecutor(1, "device")
+        self._coders = max(1, threads // 2)
+        self._coder = ThreadPoolExecutor(self._coders, "coder")
+        self._of_thread = threading.local()
+        self._queued: deque[Future[Any]] = deque()  # on the device, or waiting for it
+        self._coding: deque[Future[list[EncodedImage]]] = deque()
+        self._batch_pixels = BATCH_PIXELS
+        self._clock = StageClock()
+        self._encoded = self._failed = 0  # pictures of this shard
+        self._on_coded: Callable[[int], None] = lambda count: None
+
+    @property
+    def batch_pixels(self) -> int:
+        """Most pixels given to the device at once; halved whenever its memory runs out."""
+        return min(self._batch_pixels, BATCH_PIXELS)
+
+    def on_device(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call ``function`` in the device's thread and return its result."""
+        return self._device.submit(function, *arguments).result()
+
+    def rows(
+        self,
+        file: ShardFile,
+        samples: Iterable[tuple[int, Sample]],
+        clock: StageClock,
+        on_rows: Callable[[list[Row]], None],
+        on_coded: Callable[[int], None] = lambda count: None,
+        *,
+        skip: Mapping[int, str] | None = None,
+        strict: bool = True,
+    ) -> Iterator[Row]:
+        """One row for each of the numbered ``samples``, in their order.
+
+        ``skip`` gives, by number, the reasons why samples must not be touched (they are bad).
+        ``on_coded`` hears how many pictures have been coded, in any thread and long before their
+        rows are complete; ``on_rows`` hears of the rows. With ``strict`` a codec that fails on
+        each of the first pictures, and they are many, raises RuntimeError instead of giving
+        nothing but bad rows.
+        """
+        self._clock, self._on_coded = clock, on_coded
+        self._encoded = self._failed = 0
+        waiting: deque[tuple[list[_Loaded], list[_Batch]]] = deque()
+        for window in self._windows(file, samples, skip or {}):
+            waiting.append((window, self._begin(window)))
+            if len(waiting) > 1:
+                yield from self._finish(*waiting.popleft(), on_rows, strict)
+        while waiting:
+            yield from self._finish(*waiting.popleft(), on_rows, strict)
+
+    # -- bytes to pixels --------------------------------------------------------------------------
+
+    def _windows(
+        self, file: ShardFile, samples: Iterable[tuple[int, Sample]], skip: Mapping[int, str]
+    ) -> Iterator[list[_Loaded]]:
+        """Samples loaded in threads, in groups that memory can hold."""
+        threads = max(1, self.settings.threads)
+
+        def load(numbered: tuple[int, Sample]) -> _Loaded:
+            with self._clock.timed("decode", threads):
+                return self._load(file, *numbered, skip.get(numbered[0]))
+
+        window: list[_Loaded] = []
+        total = 0
+        most = min(self.settings.batch_size, WINDOW_ROWS)  # at first: the device waits for it
+        limits = {"budget": WINDOW_BYTES, "count": WINDOW_ROWS, "threads": threads}
+        for loaded in ahead_within(self._loaders, load, samples, lambda one: one.cost, **limits):
+            if window and (len(window) == most or total + loaded.cost > WINDOW_BYTES):
+                yield window
+                window, total = [], 0
+                most = min(2 * most, WINDOW_ROWS)
+            window.append(loaded)
+            total += loaded.cost
+        if window:
+            yield window
+
+    def _load(self, file: ShardFile, index: int, sample: Sample, skip: str | None) -> _Loaded:
+        """Read a sample's fields and decode its picture, or say why it has none."""
+        if sample.problem or sample.filtered:
+            status: Status = "bad" if sample.problem else "filtered"
+            kept = tuple(
+                (name, file.read(m) if self._keeps_field(name, m.size, status) else None)
+                if not m.problem
+                else (name, None)
+                for name, m in sample.fields
+            )
+            return _Loaded(Row(sample.key, index, status, sample.problem or sample.filtered, kept))
+        image_field = sample.image_field
+        data = {name: file.read(member) for name, member in sample.fields}
+        if image_field is None:
+            names = ", ".join(name or "(none)" for name in data)
+            reason = f"no picture among its fields: {names}"
+            return _Loaded(Row(sample.key, index, "bad", reason, tuple(data.items())))
+        source = data[image_field]
+        row = Row(
+            sample.key,
+            index,
+            fields=tuple((n, None if n == image_field else content) for n, content in data.items()),
+            original=source,
+            source_field=image_field,
+            source_bytes=len(source),
+            source_sha256=hashlib.sha256(source).digest(),
+        )
+        if skip is not None:
+            return _Loaded(self._without_picture(row, "bad", skip))
+        try:
+            picture = read_image(source, max_pixels=self.settings.max_pixels)
+        except Exception as error:
+            return _Loaded(self._without_picture(row, "bad", describe(error)))
+        row = replace(row, source_format=picture.format, notes="; ".join(picture.notes))
+        height, width = picture.rgb.shape[:2]
+        if min(height, width) < self.settings.min_side:
+            reason = f"smaller than --min-side {self.settings.min_side}: {width}x{height}"
+            return _Loaded(self._without_picture(row, "filtered", reason))
+        alpha = None if picture.alpha is None else pack_alpha(picture.alpha)
+        rgb = np.ascontiguousarray(picture.rgb)
+        digest = hashlib.sha256(rgb.data).digest()
+        return _Loaded(replace(row, alpha=alpha, image_sha256=digest), rgb)
+
+    def _keeps_field(self, name: str, size: int, status: Status) -> bool:
+        """Whether a field of ``size`` bytes of a sample that gives no picture is kept."""
+        if size > MAX_FIELD_BYTES:  # perhaps the very reason why the sample is bad
+            return False
+        keep = self.settings.keep_original
+        if keep == "always" or (keep != "never" and status == "bad"):
+            return True
+        return size <= KEEP_FILTERED_BYTES and not (keep == "never" and is_picture(name))
+
+    def _without_picture(self, row: Row, status: Status, reason: str) -> Row:
+        source = row.original or b""
+        kept = self._keeps_field(row.source_field or "", len(source), status)
+        original = source if kept else None
+        return replace(row, status=status, reason=reason, original=original, alpha=None)
+
+    # -- pixels to streams ------------------------------------------------------------------------
+
+    def _begin(self, window: list[_Loaded]) -> list[_Batch]:
+        """Let the device do all pictures of a window, in batches of similar size."""
+        pictures = [position for position, loaded in enumerate(window) if loaded.rgb is not None]
+        sizes = [window[position].rgb.shape[:2] for position in pictures]  # type: ignore[union-attr]
+        batches = []
+        for batch in batches_by_size(sizes, self.settings.batch_size, self.batch_pixels):
+            for part in self._fitting(batch, sizes):
+                positions = [pictures[number] for number in part]
+                images = [window[position].rgb for position in positions]
+                batches.append(self._begin_batch(positions, images))  # type: ignore[arg-type]
+        return batches
+
+    def _fitting(self, batch: list[int], sizes: list[tuple[int, int]]) -> Iterator[list[int]]:
+        """The batch in as many parts as the device's memory asks for since it was made."""
+        chosen = [sizes[number] for number in batch]
+        for part in batches_by_size(chosen, len(batch), self.batch_pixels):
+            yield [batch[number] for number in part]
+
+    def _begin_batch(self, positions: list[int], images: list[np.ndarray]) -> _Batch:
+        while len(self._queued) > 1:  # one on the device, and one that it need not wait for
+            wait([self._queued.popleft()])
+        coding = self._device.submit(self._begin_coding, images)
+        self._queued.append(coding)
+        return _Batch(positions, images, coding)
+
+    def _begin_coding(self, images: list[np.ndarray]) -> Future[list[EncodedImage]] | bool:
+        """The device's half of a batch, whose other half is left to the coder."""
+        finish = self._quantise(images)
+        if isinstance(finish, bool):
+            return finish
+        while len(self._coding) > self._coders:  # the device waits for the coder here
+            wait([self._coding.popleft()])
+        streams = self._coder.submit(self._code, finish)
+        self._coding.append(streams)
+        return streams
+
+    def _quantise(self, images: list[np.ndarray]) -> Callable[[], list[EncodedImage]] | bool:
+        """What the coder has to finish. Where the device fails: whether memory was short."""
+        settings = self.settings
+        try:
+            with self._clock.timed("device"):
+                return self.codec.begin_encode(
+                    images, layers=settings.layers, **settings.codec_options
+                )
+        except Exception as error:
+            short = is_out_of_memory(error)
+        if short:  # outside the handler, whose traceback holds what is to be released
+            release_memory()
+            self._batch_pixels = max(1, sum(image[..., 0].size for image in images) // 2)
+        return short
+
+    def _code(self, finish: Callable[[], list[EncodedImage]]) -> list[EncodedImage]:
+        """The coder's half of a batch. Runs in a coder's thread."""
+        with self._clock.timed("coder", self._coders):
+            streams = finish.by(self._helper()) if self._helped(finish) else finish()
+        self._on_coded(len(streams))
+        return streams
+
+    def _helped(self, finish: Callable[[], list[EncodedImage]]) -> TypeGuard[Coding]:
+        """Whether another process codes. Where networks run on the CPUs, it would take theirs."""
+        has_time = self.settings.threads > 1 and self.settings.device != "cpu"
+        return has_time and coder_process.AVAILABLE and isinstance(finish, Coding)
+
+    def _helper(self) -> Helper:
+        """That of this coder's thread."""
+        if not hasattr(self._of_thread, "helper"):
+            self._of_thread.helper = Helper()
+        helper: Helper = self._of_thread.helper
+        return helper
+
+    def _streams(self, batch: _Batch) -> list[EncodedImage | Exception]:
+        """A batch's streams; where it failed as a whole, those of its parts and the reasons."""
+        coding = batch.coding.result()
+        if not isinstance(coding, bool) and coding.exception() is None:
+            streams = coding.result()
+            try:
+                self._check(batch.images, streams)
+                return list(streams)
+            except ValueError:
+                pass
+        return list(self.on_device(in_parts, self._encode, batch.images, coding is True))
+
+    def _encode(self, images: list[np.ndarray]) -> list[EncodedImage]:
+        settings = self.settings
+        with self._clock.timed("device"):
+            streams = self.codec.encode(images, layers=settings.layers, **settings.codec_options)
+        self._check(images, streams)
+        return streams
+
+    def _check(self, images: list[np.ndarray], streams: list[EncodedImage]) -> None:
+        for image, stream in zip(images, streams, strict=True):
+            check_codec_result(self.codec, stream, *image.shape[:2])
+
+    # -- streams to rows --------------------------------------------------------------------------
+
+    def _finish(
+        self,
+        window: list[_Loaded],
+        batches: list[_Batch],
+        on_rows: Callable[[list[Row]], None],
+        strict: bool,
+    ) -> list[Row]:
+        rows = [loaded.row for loaded in window]
+        on_rows([loaded.row for loaded in window if loaded.rgb is None])
+        failures: list[Exception] = []
+        for batch in batches:
+            streams = self._streams(batch)
+            qualities = self._qualities(batch.images, streams)
+            for position, stream, quality in zip(batch.positions, streams, qualities, strict=True):
+                rows[position] = self._row(rows[position], stream, quality)
+                failures += [one for one in (stream, quality) if isinstance(one, Exception)]
+            on_rows([rows[position] for position in batch.positions])
+        self._failed += len(failures)
+        self._encoded += sum(len(batch.positions) for batch in batches) - len(failures)
+        if strict and failures and self._failed >= SYSTEMATIC and not self._encoded:
+            raise RuntimeError(f"no picture could be encoded: {describe(failures[0])}")
+        return rows
+
+    def _qualities(
+        self, images: list[np.ndarray], streams: list[EncodedImage | Exception]
+    ) -> list[tuple[float, ...] | Exception | None]:
+        """PSNR in dB of each picture after each of its layers; None where nobody asked for it."""
+        if self.settings.min_psnr is None:
+            return [None] * len(images)
+        numbers = [n for n, stream in enumerate(streams) if isinstance(stream, EncodedImage)]
+        pairs = [(images[n], streams[n]) for n in numbers]
+        found = self.on_device(one_by_one_on_error, self._measure, pairs) if pairs else []
+        qualities = dict(zip(numbers, found, strict=True))
+        return [qualities.get(n) for n in range(len(images))]
+
+    def _measure(self, pairs: list[tuple[np.ndarray, EncodedImage]]) -> list[tuple[float, ...]]:
+        curves: list[list[float]] = [[] for _ in pairs]
+        with self._clock.timed("device"):
+            for pictures in self.codec.decode_progressively([stream for _, stream in pairs]):
+                for (image, stream), curve, picture in zip(pairs, curves, pictures, strict=True):
+                    if len(curve) < stream.num_layers:
+                        curve.append(psnr(image, picture))
+        return [tuple(curve) for curve in curves]
+
+    def _row(
+        self,
+        row: Row,
+        stream: EncodedImage | Exception,
+        quality: tuple[float, ...] | Exception | None,
+    ) -> Row:
+        """The row with its stream, or with the reason why the codec could not make one."""
+        settings = self.settings
+        if isinstance(stream, Exception):
+            return self._without_picture(row, "bad", f"the codec failed: {describe(stream)}")
+        if isinstance(quality, Exception):
+            reason = f"the codec cannot read its own stream: {describe(quality)}"
+            return self._without_picture(row, "bad", reason)
+        alpha, source = len(row.alpha or b""), row.source_bytes or 0
+        layers = settings.layers
+        if settings.fit:
+            layers = layers_worth_storing(stream, layers, alpha, source)
+        kept = settings.keep_original == "always"
+        if settings.keep_original == "larger":
+            larger = stream.truncate(layers).nbytes + alpha > source
+            poor = quality is not None and quality[layers - 1] < (settings.min_psnr or 0)
+            if larger or poor:
+                kept = True
+                layers = layers_worth_storing(stream, layers, alpha, source // PREVIEW_SHARE)
+        return replace(
+            row,
+            encoded=stream.truncate(layers),
+            psnr=None if quality is None else quality[:layers],
+            original=row.original if kept else None,
+        )
+
+
+def layers_worth_storing(encoded: EncodedImage, limit: int, alpha_bytes: int, source: int) -> int:
+    """The most layers, up to ``limit``, whose stream is not larger than the picture's file.
+
+    Never fewer than one: with none there would be no picture.
+    """
+    kept, total = 1, len(encoded.header) + alpha_bytes
+    for number, layer in enumerate(encoded.layers[:limit], start=1):
+        total += len(layer)
+        if total <= source:
+            kept = number
+    return kept
+
+
+def check_codec_result(codec: Codec, encoded: EncodedImage, height: int, width: int) -> None:
+    """A stream that claims another size than its picture would be found out years too late."""
+    if (encoded.height, encoded.width) != (height, width):
+        raise ValueError(
+            f"{codec.name} encoded {width}x{height} as {encoded.width}x{encoded.height}"
+        )

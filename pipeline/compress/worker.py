@@ -1,0 +1,307 @@
+"""The compressing worker: one shard in, one Parquet file out, published and recorded.
+
+It is a plain class, so it can be tested and used without Ray; the scheduler makes it an actor. Its
+arguments and results are small (URLs and counts): picture bytes never enter the object store.
+
+``run`` may be called from several threads at once. Its three stages have a lock each, so that one
+shard is fetched and another published while a third is encoded, and never more of each::
+
+    run(a):  fetch ─► encode ─► publish
+    run(b):           fetch  ─► encode  ─► publish
+    run(c):                     fetch   ─► encode ...
+"""
+
+import platform
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from codec.errors import CorruptStreamError
+
+from ..dataset.layout import generation_name
+from ..dataset.ledger import Ledger, slim
+from ..dataset.models import load_model
+from ..dataset.publisher import Publisher
+from ..dataset.rows import (
+    FileFacts,
+    Row,
+    RowWriter,
+    encoded_image,
+    inspect_file,
+    iter_rows,
+    schema,
+    stream_columns,
+)
+from ..running.activity import Activity
+from ..running.stages import StageClock, Turn
+from ..running.worker_errors import plain_errors
+from ..sources.shards import Shard, ShardError, ShardFile, open_shard
+from ..stores.store import Store, scratch_folder
+from .encoder import CompressSettings, SampleEncoder
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """What is to be done with a shard.
+
+    ``generation`` counts the files that a shard has had. With ``previous`` (the path of a data
+    file of an earlier generation) only the samples that are bad there are encoded again.
+    """
+
+    name: str
+    shard: Shard
+    generation: int = 0
+    previous: str | None = None
+
+
+class ShardCompressor:
+    """Owns one device: ``ready`` loads the model, ``run`` does a shard; ``progress`` is polled."""
+
+    def __init__(self, settings: CompressSettings) -> None:
+        self.settings = settings
+        self._fetching, self._encoding, self._publishing = Turn(), Turn(), Turn()
+        self.activity = Activity()
+
+    @cached_property
+    def encoder(self) -> SampleEncoder:
+        """The dataset's own copy of the model, loaded once, and the threads around it."""
+        settings = self.settings
+        codec = load_model(
+            settings.output,
+            settings.model_id,
+            settings.device,
+            settings.output_options,
+            settings.scratch,
+        )
+        return SampleEncoder(codec, settings)
+
+    @cached_property
+    def store(self) -> Store:
+        return Store(self.settings.output, self.settings.output_options)
+
+    @plain_errors
+    def ready(self) -> str:
+        """Load the model; returns its id. Raises UnknownModelError, InvalidModelError."""
+        return self.encoder.codec.model_id
+
+    def progress(self) -> dict[str, Any]:
+        """What the worker is doing: shards under way, busy seconds by stage, traffic, memory."""
+        return self.activity.report()
+
+    @plain_errors
+    def run(self, job: ShardJob, skip: Mapping[int, str] | None = None) -> dict[str, Any]:
+        """Compress a shard into its data file and return the commit record.
+
+        ``skip`` gives, by number, the samples that must not be touched and why: they become bad
+        rows. If another job has recorded the shard meanwhile, its record is returned, with
+        ``found``. Raises ShardError for a damaged shard, StorageError for a damaged file in its
+        place; a RuntimeError may pass with another attempt.
+        """
+        self.ready()
+        name = generation_name(job.name, job.generation)
+        ledger = Ledger(self.store, self.settings.fingerprint)
+        standing = ledger.read(name)
+        if standing is not None:
+            return {**slim(standing), "found": True}
+        started, clock = time.monotonic(), StageClock(self.activity.clock)
+        with self._place(job.name) as scratch, ExitStack() as fetched:
+            file, previous = self._fetch(job, scratch, fetched, clock)
+            with self._stage(self._encoding, job.name, "encode"):
+                local = scratch / f"{name}.parquet"
+                self._encode(job, file, previous, local, clock, skip or {})
+            samples = len(file.samples)
+            fetched.close()  # the tar's bytes are not needed for publishing
+            with self._stage(self._publishing, job.name, "upload"):
+                with clock.timed("check"):
+                    facts = self._inspect(local)
+                    improved = previous is None or facts.ok > self._inspect(previous).ok
+                if facts.rows != samples:
+                    raise RuntimeError(f"{job.shard.url}: {samples} samples gave {facts.rows} rows")
+                if not improved:
+                    before = ledger.read(Path(job.previous or "").stem) or {}
+                    return {**slim(before), "unchanged": True}
+                self._decode_one(local)
+                publisher = Publisher(
+                    self.store,
+                    ledger,
+                    self.settings.layers,
+                    clock,
+                    lambda count: self.activity.transferred(written=count),
+                )
+                record = {
+                    **publisher.publish(name, local, facts, scratch),
+                    "source": _source(job.shard),
+                    "model_id": self.settings.model_id,
+                    "seconds": round(time.monotonic() - started, 3),
+                    "stage_seconds": clock.seconds(),
+                    "node": platform.node(),
+                }
+                return slim(ledger.commit(name, record))
+
+    @plain_errors
+    def probe(
+        self, job: ShardJob, start: int, stop: int, skip: Mapping[int, str] | None = None
+    ) -> int:
+        """Do everything with the samples ``start`` to ``stop`` but write nothing.
+
+        Returns the number of samples in the shard. If the worker dies of it, one of these samples
+        is the reason: that is how the driver finds it.
+        """
+        self.ready()
+        clock = StageClock(self.activity.clock)
+        with self._place(job.name) as scratch, ExitStack() as fetched:
+            file, _ = self._fetch(job, scratch, fetched, clock, with_previous=False)
+            numbered = list(enumerate(file.samples))[start:stop]
+            with self._stage(self._encoding, job.name, "encode"):
+                rows = self.encoder.rows(
+                    file, numbered, clock, *self._counting(job.name), skip=skip, strict=False
+                )
+                for _ in rows:
+                    pass
+            return len(file.samples)
+
+    def _fetch(
+        self,
+        job: ShardJob,
+        scratch: Path,
+        fetched: ExitStack,
+        clock: StageClock,
+        *,
+        with_previous: bool = True,
+    ) -> tuple[ShardFile, Path | None]:
+        """Hold the shard, and the data file it had before if that is needed, as local files."""
+        with self._stage(self._fetching, job.name, "download"), clock.timed("download"):
+            opened = open_shard(job.shard, scratch, self.settings.input_options)
+            file = fetched.enter_context(opened)
+            previous = None
+            if job.previous is not None and with_previous:
+                previous = scratch / "previous.parquet"
+                self.store.fetch(job.previous, previous)
+        self.activity.transferred(read=job.shard.size)
+        self.activity.show(job.name, of=len(file.samples))
+        return file, previous
+
+    def _encode(
+        self,
+        job: ShardJob,
+        file: ShardFile,
+        previous: Path | None,
+        local: Path,
+        clock: StageClock,
+        skip: Mapping[int, str],
+    ) -> None:
+        """Write every sample of the shard as a row of ``local``."""
+        metadata = {
+            "fingerprint": self.settings.fingerprint,
+            "model_id": self.settings.model_id,
+            "source": _source(job.shard),
+        }
+        writer = RowWriter(local, self.settings.layers, metadata)
+        count = self._counting(job.name)
+        numbered = enumerate(file.samples)
+        if previous is None:
+            for row in self.encoder.rows(file, numbered, clock, *count, skip=skip):
+                writer.append(row)
+        else:
+            old = pq.ParquetFile(previous, page_checksum_verification=True)
+            if old.metadata.num_rows != len(file.samples):
+                raise ShardError(
+                    f"{job.shard.url}: has {len(file.samples)} samples, and had "
+                    f"{old.metadata.num_rows} when it was compressed"
+                )
+            states = old.read(columns=["status"]).column("status").to_pylist()
+            again = [(n, sample) for n, sample in numbered if states[n] == "bad"]
+            self.activity.show(job.name, of=len(again))
+            rows = self.encoder.rows(file, again, clock, *count, skip=skip, strict=False)
+            for columns in iter_rows(old, schema(self.settings.layers).names):
+                if columns["status"] == "bad":
+                    writer.append(next(rows))
+                else:
+                    writer.copy(columns)
+        writer.close()
+
+    def _inspect(self, local: Path) -> FileFacts:
+        return inspect_file(local, self.settings.layers)
+
+    def _decode_one(self, local: Path) -> None:
+        """Decode the smallest of the first pictures from the finished file itself."""
+        file = pq.ParquetFile(local, page_checksum_verification=True)
+        columns = stream_columns(self.settings.layers)
+        groups = range(min(1, file.num_row_groups))
+        rows = [row for row in iter_rows(file, columns, groups) if row["header"] is not None]
+        if not rows:
+            return
+        row = min(rows, key=lambda row: row["width"] * row["height"])
+        stream = encoded_image(row, self.settings.layers, local.name)
+        (picture,) = self.encoder.on_device(self.encoder.codec.decode, [stream])
+        if picture.shape != (row["height"], row["width"], 3):
+            raise CorruptStreamError(f"{local.name}: {row['key']} decodes to {picture.shape}")
+
+    # -- what the driver sees ---------------------------------------------------------------------
+
+    @contextmanager
+    def _place(self, name: str) -> Iterator[Path]:
+        """A local folder for a shard, which the driver sees as long."""
+        sizes = {"picture_bytes": 0, "stream_bytes": 0}
+        shown = self.activity.shard(name, stage="wait", **sizes)
+        with shown, scratch_folder(self.settings.scratch) as scratch:
+            yield scratch
+
+    @contextmanager
+    def _stage(self, turn: Turn, name: str, stage: str) -> Iterator[None]:
+        """Hold the one place that there is for a stage."""
+        with turn:
+            self.activity.show(name, stage=stage)
+            try:
+                yield
+            finally:
+                self.activity.show(name, stage="wait")
+
+    def _counting(self, name: str) -> tuple[Callable[[list[Row]], None], Callable[[int], None]]:
+        """What adds finished rows, and before them coded pictures, to what the driver sees.
+
+        A picture counts as soon as it is coded; the other samples when their rows are there.
+        """
+        lock = threading.Lock()
+        announced = shown = finished = 0
+
+        def count(*, coded: int = 0, rows: int = 0) -> None:
+            nonlocal announced, shown, finished
+            with lock:
+                announced += coded
+                finished += rows
+                more = max(announced, finished) - shown
+                shown += more
+            self.activity.add(name, samples=more)
+
+        def on_rows(rows: list[Row]) -> None:
+            if not rows:
+                return
+            encoded = [row for row in rows if row.encoded is not None]
+            count(coded=len(rows) - len(encoded), rows=len(rows))
+            self.activity.show(name, key=rows[-1].key)
+            self.activity.add(
+                name,
+                bad=sum(row.status == "bad" for row in rows),
+                picture_bytes=sum(row.source_bytes or 0 for row in encoded),
+                stream_bytes=sum(map(_stored_bytes, encoded)),
+            )
+
+        return on_rows, lambda coded: count(coded=coded)
+
+
+def _stored_bytes(row: Row) -> int:
+    """What stands for the picture's file in the dataset."""
+    stream = row.encoded.nbytes if row.encoded is not None else 0
+    return stream + len(row.alpha or b"") + len(row.original or b"")
+
+
+def _source(shard: Shard) -> dict[str, Any]:
+    return {"url": shard.url, "size": shard.size, "etag": shard.etag}

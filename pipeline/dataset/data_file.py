@@ -1,0 +1,234 @@
+"""One data file of a dataset: what the manifest says of it, and reading it by columns.
+
+Reading goes past fsspec's file objects, whose read-ahead fetches eighty times too much when two of
+six layers are wanted. Each row group is one request (Parquet's ``pre_buffer``), because the columns
+of the first layers lie side by side.
+"""
+
+import io
+import zlib
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from codec.errors import StrataError
+
+from ..stores.cache import ByteCache
+from ..stores.filesystems import storage_errors
+from ..stores.passing import may_pass
+from ..stores.ranges import RangeFile, ShortReadError, read_range
+from ..stores.reasons import describe
+from ..stores.store import Store
+from .untrusted import MAX_GROUP_BYTES, check_data_file
+
+T = TypeVar("T")
+
+_END = 8  # bytes behind Parquet's footer: its length and the magic number
+_MEND = "verify_dataset.py --repair makes it anew"
+_PARSED = 8  # a footer in memory takes some times its size in the file
+Bounds = tuple[str, str]  # the lowest and the highest key
+
+
+class DatasetError(StrataError):
+    """A URL holds no readable dataset, or not the key or layer that was asked for."""
+
+
+class UnknownKeyError(DatasetError):
+    """A dataset has no picture with this key."""
+
+
+class CursorError(DatasetError):
+    """A cursor that ``Dataset.page`` did not give."""
+
+
+class DamagedDataError(DatasetError):
+    """What a data file holds is not what was written there.
+
+    The message names dataset, file, key and layer as far as they are known; ``key`` and ``layer``
+    (its number, None for what is needed at every layer) are attributes.
+    """
+
+    def __init__(self, message: str, key: str | None = None, layer: int | None = None) -> None:
+        super().__init__(message)
+        self.key, self.layer = key, layer
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One data file as the manifest lists it; ``name`` ends in its generation (``x``, ``x.1``).
+
+    ``record`` is its commit record, as far as manifests have it (``commit.slim``).
+    """
+
+    name: str
+    path: str
+    bytes: int
+    footer_bytes: int
+    rows: int
+    ok: int
+    record: dict[str, Any] = field(repr=False, compare=False)
+
+    @classmethod
+    def of(cls, entry: dict[str, Any]) -> "DataFile":
+        """From an entry of the manifest. Raises ValueError or LookupError for what is none."""
+        check_data_file(entry)
+        told = {key: entry[key] for key in ("name", "path", "bytes", "footer_bytes", "rows", "ok")}
+        return cls(**told, record=entry)
+
+    @property
+    def index(self) -> dict[str, Any] | None:
+        """What the record says of the file's index; older files have none."""
+        return self.record.get("index")
+
+    @property
+    def key_bounds(self) -> Bounds | None:
+        """The lowest and the highest key of its pictures, where they are known."""
+        return (self.index["key_min"], self.index["key_max"]) if self.index else None
+
+
+class OpenFile:
+    """A data file with its footer read. Costs one request of exactly the footer's size.
+
+    With a ``cache`` the footer is kept there.
+    """
+
+    def __init__(self, store: Store, file: DataFile, cache: ByteCache | None = None) -> None:
+        self.file = file
+        self._store = store
+        self._cache = cache
+
+    @property
+    def url(self) -> str:
+        return f"{self._store.url}/{self.file.path}"
+
+    @cached_property
+    def metadata(self) -> pq.FileMetaData:
+        """The footer. Raises DatasetError where it is gone or damaged."""
+        return self.cached(("footer",), self._footer, lambda _: _PARSED * self.file.footer_bytes)
+
+    def cached(
+        self, name: tuple[Hashable, ...], load: Callable[[], T], nbytes: Callable[[T], int]
+    ) -> T:
+        """What the cache keeps of this file under a name, otherwise what ``load`` gives."""
+        if self._cache is None:
+            return load()
+        return self._cache.load((self.file.path, *name), load, nbytes)
+
+    def _footer(self) -> pq.FileMetaData:
+        file = self.file
+        start, length = file.bytes - file.footer_bytes, file.footer_bytes
+        with self._reading("its footer"):
+            try:
+                tail = read_range(self._store, file.path, start, length)
+            except ShortReadError:
+                tail = b""
+        if int.from_bytes(tail[-_END:-4], "little") + _END != len(tail):
+            raise DamagedDataError(
+                f"{self.url}: its footer is not where the manifest says: the file is damaged or "
+                f"was replaced: {_MEND}"
+            )
+        if zlib.crc32(tail) != file.record.get("footer_crc32", zlib.crc32(tail)):
+            raise DamagedDataError(f"{self.url}: its footer is damaged: {_MEND}")
+        with self._reading("its footer"):
+            return pq.read_metadata(io.BytesIO(tail))
+
+    @cached_property
+    def parquet(self) -> pq.ParquetFile:
+        return pq.ParquetFile(
+            pa.PythonFile(RangeFile(self._store, self.file.path, self.file.bytes), mode="r"),
+            metadata=self.metadata,
+            pre_buffer=True,
+            page_checksum_verification=True,
+        )
+
+    def read(self, group: int, columns: Sequence[str]) -> pa.Table:
+        """Columns of a row group.
+
+        Raises DatasetError where the file is gone, DamagedDataError where it is damaged,
+        StorageError where the store does not give it.
+        """
+        with self._reading(f"row group {group}"):
+            told = self.metadata.row_group(group)
+            chunks = (told.column(number) for number in range(told.num_columns))
+            if sum(max(one.total_uncompressed_size, 0) for one in chunks) > MAX_GROUP_BYTES:
+                raise ValueError(f"it claims to hold more than {MAX_GROUP_BYTES} bytes")
+            return self.parquet.read_row_group(group, columns=list(columns))
+
+    def rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """All rows, one row group in memory at a time. Raises what ``read`` raises."""
+        for group in range(self.metadata.num_row_groups):
+            yield from self.read(group, columns).to_pylist()
+
+    def first_row(self, group: int) -> int:
+        """The number, in the file, of a row group's first row. Raises IndexError for no group."""
+        rows = [self.metadata.row_group(number).num_rows for number in range(group + 1)]
+        return sum(rows[:-1])
+
+    def key_bounds(self) -> list[Bounds | None]:
+        """Of each row group; None where the file does not say."""
+        return [key_bounds(self.metadata, group) for group in range(self.metadata.num_row_groups)]
+
+    @contextmanager
+    def _reading(self, part: str) -> Iterator[None]:
+        """Have what goes wrong name this file, whether it is gone, damaged or cannot be read."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise DatasetError(
+                f"{self.url}: the manifest lists this file, but it is gone: open the dataset "
+                f"again; if it stays gone, {_MEND}"
+            ) from error
+        except Exception as error:  # stores have exceptions of many kinds
+            if is_damage(error):
+                raise DamagedDataError(
+                    f"{self.url}: {part} is damaged: {describe(error)}: {_MEND}"
+                ) from error
+            with storage_errors(self.url, "cannot be read"):
+                raise
+
+    def __enter__(self) -> "OpenFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if "parquet" in self.__dict__:
+            self.parquet.close(force=True)
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether Parquet's reader complains of the bytes that it was given.
+
+    Its OSErrors have no number. Those of file systems have one, or are of a class of their own.
+    """
+    if isinstance(error, MemoryError) or may_pass(error):
+        return False
+    if isinstance(error, ShortReadError | ValueError | pa.ArrowException):
+        return True
+    return type(error) is OSError and error.errno is None
+
+
+def key_bounds(metadata: pq.FileMetaData, group: int) -> Bounds | None:
+    """The lowest and the highest key of a row group, by its statistics."""
+    columns = metadata.row_group(group)
+    for number in range(metadata.num_columns):
+        column = columns.column(number)
+        if column.path_in_schema == "key":
+            statistics = column.statistics
+            if statistics is not None and statistics.has_min_max:
+                return str(statistics.min), str(statistics.max)
+    return None
+
+
+def within(keys: Sequence[str], bounds: Bounds | None) -> Sequence[str]:
+    """Those of the sorted ``keys`` that the bounds allow.
+
+    Parquet orders strings by their UTF-8 bytes, which is Python's order too.
+    """
+    if bounds is None:
+        return keys
+    return keys[bisect_left(keys, bounds[0]) : bisect_right(keys, bounds[1])]

@@ -1,0 +1,80 @@
+"""The index of a data file: where each picture's layers lie, by key.
+
+Layer columns are neither compressed nor dictionary-coded, so a layer's bytes lie verbatim in the
+data file: one ranged GET of just these bytes is a preview. ``index/<name>.parquet`` has a row for
+each picture of ``data/<name>.parquet``, sorted by key, in row groups of some hundred rows with
+statistics of the key. It is published before the commit record that names it; a dataset without
+index, or with a damaged one, is read by row groups.
+"""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from codec.errors import StrataError
+
+from .data_file import DataFile
+
+ROWS_PER_GROUP = 256
+_SPAN = pa.struct([("offset", pa.int64()), ("length", pa.int32()), ("crc32", pa.uint32())])
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("row", pa.int32()),  # in the data file
+        ("row_group", pa.int32()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("header", pa.binary()),
+        ("offsets", pa.list_(pa.int64())),  # in the data file, of each layer that is stored
+        ("lengths", pa.list_(pa.int32())),
+        ("crc32s", pa.list_(pa.uint32())),
+        ("original", _SPAN),  # null where there is none
+        ("alpha", _SPAN),
+    ]
+)
+
+
+class BrokenIndexError(StrataError):
+    """An index is gone or is not as it was written; the message names it."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """Bytes of a data file, and their checksum."""
+
+    offset: int
+    length: int
+    crc32: int
+
+
+@dataclass(frozen=True)
+class IndexEntry:
+    """Where a picture lies: its ``row`` in ``file`` (and its row group), and its layers there.
+
+    ``lengths`` are the bytes of each stored layer. ``offsets`` and ``crc32s`` are empty where the
+    file has no index: its layers are read by row groups. ``original`` and ``alpha`` say where
+    these lie, None where there are none, or no index.
+    """
+
+    file: DataFile
+    row: int
+    row_group: int
+    key: str
+    width: int
+    height: int
+    header: bytes
+    offsets: tuple[int, ...]
+    lengths: tuple[int, ...]
+    crc32s: tuple[int, ...]
+    original: Span | None = None
+    alpha: Span | None = None
+
+    @property
+    def indexed(self) -> bool:
+        """Whether offsets are known."""
+        return len(self.offsets) == len(self.lengths)
+
+    @property
+    def num_layers(self) -> int:
+        """Layers that are stored."""
+        return len(self.lengths)

@@ -1,0 +1,215 @@
+"""Making the index of a data file: find where its values lie, and publish that beside it."""
+
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ..stores.store import StorageError, Store
+from .index import ROWS_PER_GROUP, SCHEMA
+from .layout import index_path
+from .rows import RecordError, file_sha256, layer_column
+
+Create = Callable[[str, Path], bool]  # publish a local file under a name; False if it is taken
+
+_LENGTH = 4  # bytes before each value of a PLAIN column of binaries
+_KEY_BOUND = 64  # characters of a key in a manifest
+_LAST = "\U0010ffff"
+
+
+@dataclass(frozen=True)
+class IndexFacts:
+    """What a commit record says of an index; ``key_min`` and ``key_max`` bound all of its keys."""
+
+    path: str
+    rows: int
+    bytes: int
+    sha256: str
+    footer_bytes: int
+    footer_crc32: int
+    key_min: str
+    key_max: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def publish_index(
+    store: Store, name: str, table: pa.Table, scratch: Path, create: Create | None = None
+) -> dict[str, Any]:
+    """Publish ``table`` as the index of the data file ``name``.
+
+    Returns what the commit record says of it. One that is there already stays if it says the same;
+    otherwise it belongs to a file that was removed, or is damaged, and makes room. ``create`` takes
+    the place of ``store.create_from``. Raises a passing StorageError when another job writes the
+    same index just now.
+    """
+    create = create or store.create_from
+    path, local = index_path(name), scratch / f"{name}.index"
+    write_index(table, local)
+    if create(path, local):
+        return index_facts(path, local, table)
+    standing = scratch / f"{name}.index.standing"
+    store.fetch(path, standing)
+    if same_index(standing, table):
+        return index_facts(path, standing, table)
+    store.remove(path)
+    if not create(path, local):
+        raise StorageError(
+            f"{store.url}/{path}: another job is writing it: run the job again", passing=True
+        )
+    return index_facts(path, local, table)
+
+
+def write_index(table: pa.Table, path: Path) -> None:
+    pq.write_table(
+        table,
+        path,
+        row_group_size=ROWS_PER_GROUP,
+        compression="ZSTD",
+        use_dictionary=False,
+        write_statistics=["key"],
+        write_page_checksum=True,
+    )
+
+
+def same_index(path: Path, table: pa.Table) -> bool:
+    """Whether a file is an index that says this."""
+    try:
+        return bool(pq.read_table(path, page_checksum_verification=True).equals(table))
+    except (OSError, ValueError, pa.ArrowException):
+        return False
+
+
+def index_facts(path: str, local: Path, table: pa.Table) -> dict[str, Any]:
+    """What a commit record says of an index: its path, a local copy of it, and what it holds."""
+    footer_bytes = pq.read_metadata(local).serialized_size + 8
+    with open(local, "rb") as file:
+        file.seek(-footer_bytes, 2)
+        footer = file.read()
+    keys = table.column("key")
+    return IndexFacts(
+        path=path,
+        rows=table.num_rows,
+        bytes=local.stat().st_size,
+        sha256=file_sha256(local),
+        footer_bytes=footer_bytes,
+        footer_crc32=zlib.crc32(footer),
+        key_min=keys[0].as_py()[:_KEY_BOUND] if table.num_rows else "",
+        key_max=_upper_bound(keys[-1].as_py()) if table.num_rows else "",
+    ).to_json()
+
+
+def _upper_bound(key: str) -> str:
+    """The key, or something short that no key with this beginning is above."""
+    if len(key) <= _KEY_BOUND or key[_KEY_BOUND] == _LAST:
+        return key
+    return key[:_KEY_BOUND] + _LAST
+
+
+# -- places of values -----------------------------------------------------------------------------
+
+
+def index_table(path: Path, layers: int) -> pa.Table:
+    """The index of a local data file. Raises RecordError where a value is not found in it."""
+    file = pq.ParquetFile(path, page_checksum_verification=True)
+    first = 0
+    tables = [SCHEMA.empty_table()]
+    with open(path, "rb") as raw:
+        for group in range(file.num_row_groups):
+            tables.append(_of_group(file, raw, group, first, layers, path.name))
+            first += file.metadata.row_group(group).num_rows
+    table = pa.concat_tables(tables)
+    order = pc.sort_indices(table, sort_keys=[("key", "ascending"), ("row", "ascending")])
+    return table.take(order).combine_chunks()
+
+
+def _of_group(
+    file: pq.ParquetFile, raw: BinaryIO, group: int, first: int, layers: int, name: str
+) -> pa.Table:
+    """The rows of the index for the pictures of one row group, in the order of the data file."""
+    verbatim = ["original", "alpha", *map(layer_column, range(layers))]
+    columns = ["key", "width", "height", "header"]
+    table = file.read_row_group(group, columns=[*columns, *verbatim])
+    pictures = np.flatnonzero(table.column("header").is_valid().to_numpy())
+    spans = {}
+    for column in verbatim:
+        values = table.column(column)
+        if values.null_count == len(values):
+            spans[column] = np.full((3, len(values)), -1, np.int64)
+        else:
+            start, chunk = _chunk(file.metadata.row_group(group), raw, column)
+            try:
+                spans[column] = _spans(chunk, start, values.to_pylist())
+            except LookupError as error:
+                key = table.column("key")[error.args[0]].as_py()
+                raise RecordError(
+                    f"{name}: {column} of {key!r} does not lie in the file as it was written"
+                ) from None
+    shape = (len(pictures), layers, 3)
+    stacked = [spans[layer_column(number)].T[pictures] for number in range(layers)]
+    places = np.stack(stacked, axis=1) if layers else np.empty(shape, np.int64)
+    stored = places[:, :, 0] >= 0
+    bounds = pa.array(np.concatenate([[0], stored.sum(axis=1).cumsum()]), pa.int32())
+    count = len(pictures)
+    return pa.Table.from_arrays(
+        [
+            table.column("key").combine_chunks().take(pa.array(pictures)),
+            pa.array(first + pictures, pa.int32()),
+            pa.array(np.full(count, group), pa.int32()),
+            *(table.column(one).combine_chunks().take(pa.array(pictures)) for one in columns[1:]),
+            *(
+                pa.ListArray.from_arrays(bounds, pa.array(places[:, :, part][stored], kind))
+                for part, kind in enumerate((pa.int64(), pa.int32(), pa.uint32()))
+            ),
+            *(_side_spans(spans[one].T[pictures]) for one in ("original", "alpha")),
+        ],
+        schema=SCHEMA,
+    )
+
+
+def _side_spans(places: np.ndarray) -> pa.Array:
+    kinds = [SCHEMA.field("original").type.field(number) for number in range(3)]
+    parts = [pa.array(places[:, n], kind.type, safe=False) for n, kind in enumerate(kinds)]
+    return pa.StructArray.from_arrays(parts, fields=kinds, mask=pa.array(places[:, 0] < 0))
+
+
+def _chunk(group: pq.RowGroupMetaData, raw: BinaryIO, column: str) -> tuple[int, bytes]:
+    """The bytes of a column in a row group, and where they begin in the file."""
+    chunks = map(group.column, range(group.num_columns))
+    chunk = next(chunk for chunk in chunks if chunk.path_in_schema == column)
+    raw.seek(chunk.data_page_offset)
+    return chunk.data_page_offset, raw.read(chunk.total_compressed_size)
+
+
+def _spans(chunk: bytes, start: int, values: Sequence[bytes | None]) -> np.ndarray:
+    """Offset in the file, length and CRC of each value, -1 for nulls: ``(3, rows) int64``.
+
+    Values follow one another, each after its length, with a header here and there: where a page
+    begins. What is found has the bytes of the value, so whoever reads there gets just these. Raises
+    LookupError with the number of a value that is not there.
+    """
+    return np.array(list(_places(chunk, start, values)), np.int64).reshape(-1, 3).T
+
+
+def _places(
+    chunk: bytes, start: int, values: Sequence[bytes | None]
+) -> Iterator[tuple[int, int, int]]:
+    position = 0
+    for number, value in enumerate(values):
+        if value is None:
+            yield -1, -1, -1
+            continue
+        written = len(value).to_bytes(_LENGTH, "little") + value
+        if not chunk.startswith(written, position):
+            position = chunk.find(written, position)
+            if position < 0:
+                raise LookupError(number)
+        yield start + position + _LENGTH, len(value), zlib.crc32(value)
+        position += len(written)

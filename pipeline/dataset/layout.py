@@ -1,0 +1,111 @@
+"""Every path and name inside a dataset.
+
+    dataset.json             the plan: parameters and their fingerprint
+    models/<model_id>/       the model file and its card
+    data/<name>.parquet      one file per shard
+    index/<name>.parquet     of each data file: where every layer of every picture lies
+    keys/<digest>.bin        the map of keys to data files
+    commits/<name>.json      the record of each data file
+    .strata/commits/         of a copy: records of data files that have no row in it
+    manifest-<number>.json   what readers trust; the highest number wins
+
+The first file of a shard has the shard's name, its n-th replacement ``<name>.<n>``: its n-th
+**generation**. Paths are relative to the dataset's URL.
+"""
+
+import hashlib
+import re
+
+from codec.models.zoo import CARD_FILE, MODEL_FILE
+
+from ..sources.shards import Shard
+
+PLAN_NAME = "dataset.json"
+MODELS = "models"
+DATA = "data"
+INDEX = "index"
+KEYS = "keys"
+COMMITS = "commits"
+EMPTY_COMMITS = ".strata/commits"
+SUFFIX = ".parquet"  # of data files and of their indexes
+RECORD_SUFFIX = ".json"
+FOLDERS = (
+    (DATA, SUFFIX),
+    (INDEX, SUFFIX),
+    (COMMITS, RECORD_SUFFIX),
+)  # what each shard has a file in
+SHARD_NAME = re.compile(r".+-[0-9a-f]{12}(?:\.[1-9]\d*)?")  # what shard_name gives, any generation
+KEY_MAP_NAME = re.compile(r"[0-9a-f]{32}\.bin")
+WRITTEN = re.compile(r"(data|index|keys|commits|models/[^/]+)/[^/]+|[^/]+\.json")  # any path above
+_HASH = re.compile(r"-[0-9a-f]{12}$")
+_GENERATION = re.compile(r"(.+)\.([1-9]\d*)")
+_MANIFEST = re.compile(r"manifest-(\d{6})\.json")
+
+
+def shard_name(shard: Shard, plan_fingerprint: str) -> str:
+    """A deterministic file name for a version of a shard under a plan."""
+    identity = "\n".join([shard.url, str(shard.size), shard.etag, plan_fingerprint])
+    stem = re.sub(r"[^A-Za-z0-9._-]", "_", shard.stem)[:80].lstrip(".") or "shard"
+    return f"{stem}-{hashlib.sha256(identity.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}"
+
+
+def shard_stem(name: str) -> str:
+    """What ``shard_name`` took of the shard's own name; ``name`` without its generation."""
+    return _HASH.sub("", name)
+
+
+def generation_name(name: str, generation: int) -> str:
+    """The name of a shard's n-th replacement; generation 0 is the first file, ``name`` itself."""
+    return f"{name}.{generation}" if generation else name
+
+
+def split_generation(name: str) -> tuple[str, int]:
+    """The inverse of ``generation_name``: a shard's own name never ends in a dot and a number."""
+    match = _GENERATION.fullmatch(name)
+    return (match[1], int(match[2])) if match else (name, 0)
+
+
+def data_path(name: str) -> str:
+    """The data file ``name``."""
+    return f"{DATA}/{name}{SUFFIX}"
+
+
+def index_path(name: str) -> str:
+    """The index of the data file ``name``."""
+    return f"{INDEX}/{name}{SUFFIX}"
+
+
+def record_path(name: str, folder: str = COMMITS) -> str:
+    """The commit record of the data file ``name``."""
+    return f"{folder}/{name}{RECORD_SUFFIX}"
+
+
+def key_map_path(digest: str) -> str:
+    """The map of keys whose data files have this digest; see ``reader/key_map.py``."""
+    return f"{KEYS}/{digest}.bin"
+
+
+def model_folder(model_id: str) -> str:
+    """The folder of a model."""
+    return f"{MODELS}/{model_id}"
+
+
+def model_path(model_id: str) -> str:
+    """A model's file."""
+    return f"{model_folder(model_id)}/{MODEL_FILE}"
+
+
+def card_path(model_id: str) -> str:
+    """A model's card."""
+    return f"{model_folder(model_id)}/{CARD_FILE}"
+
+
+def manifest_name(number: int) -> str:
+    """The n-th manifest."""
+    return f"manifest-{number:06d}.json"
+
+
+def manifest_number(name: str) -> int:
+    """The inverse of ``manifest_name``; 0 for a name that is no manifest's."""
+    match = _MANIFEST.fullmatch(name)
+    return int(match[1]) if match else 0

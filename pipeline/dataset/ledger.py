@@ -1,0 +1,316 @@
+"""What makes a job restartable: a plan that is fixed, files that are published once, a record last.
+
+A dataset (and the folder of a decode job) holds::
+
+    <plan>.json          written first: the parameters and their fingerprint
+    data/...             published whole, create-only; unknown to readers until recorded
+    index/...            of a dataset: beside each data file where its values lie, as unknown
+    commits/<name>.json  written last for each shard: done means that this record exists, that it
+                         has the plan's fingerprint and that its file has the recorded size
+    manifest-<n>.json    written by the driver: what readers trust, the highest number wins
+
+The first writer of a name wins, because encoding a shard twice need not give the same bytes.
+
+Nothing is overwritten, so what replaces a shard's file has a name of its own: the first file of a
+dataset's shard is ``<name>``, its n-th replacement ``<name>.<n>``, its n-th **generation**.
+"""
+
+import hashlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from codec.errors import StrataError
+
+from ..sources.shards import Shard
+from ..stores.store import StorageError, Store
+from .layout import (
+    COMMITS,
+    RECORD_SUFFIX,
+    data_path,
+    manifest_name,
+    manifest_number,
+    record_path,
+    split_generation,
+)
+
+FORMAT_VERSION = 1
+KEPT_PROBLEMS = 5  # of each record, where all records of a dataset are in memory or in a manifest
+MAX_ERROR = 500  # characters of an error in a manifest
+# What readers need of an index to find a key in it.
+_OF_AN_INDEX = ("path", "bytes", "footer_bytes", "footer_crc32", "key_min", "key_max")
+
+
+class PlanMismatchError(StrataError):
+    """The output belongs to a job with other parameters or other inputs; the message says which."""
+
+
+class NewerManifestError(StorageError):
+    """Somebody published a manifest since the records for this one were read: read them again."""
+
+    passing = True
+
+
+def to_json(value: Any, compact: bool = False) -> bytes:
+    style: dict[str, Any] = {"separators": (",", ":")} if compact else {"indent": 1}
+    return json.dumps(value, sort_keys=True, ensure_ascii=True, **style).encode() + b"\n"
+
+
+def fingerprint(parameters: Mapping[str, Any]) -> str:
+    """Names a set of parameters: everything that the bytes of the output depend on."""
+    return hashlib.sha256(to_json(dict(parameters))).hexdigest()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The parameters of a job, under the name they are stored by (``dataset.json``)."""
+
+    name: str
+    parameters: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.parameters)
+
+    def establish(self, store: Store) -> bool:
+        """Write the plan, or find the same one there. Returns whether the store is create-only.
+
+        Raises PlanMismatchError with the parameters that differ, OSError if nothing can be written.
+        """
+        written = {"parameters": self.parameters, "fingerprint": self.fingerprint}
+        if not store.create(self.name, to_json(written)):
+            self.check(store)
+        return store.refuses_overwriting(self.name)
+
+    def check(self, store: Store) -> None:
+        """Compare with the plan in the store, if there is one. Raises PlanMismatchError."""
+        try:
+            present = json.loads(store.read(self.name))
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except ValueError as error:
+            raise PlanMismatchError(f"{store.url}/{self.name} is not a plan: {error}") from error
+        theirs = present.get("parameters", {})
+        differences = [
+            f"{name} is {theirs.get(name)!r} there and {self.parameters.get(name)!r} here"
+            for name in sorted({*theirs, *self.parameters})
+            if theirs.get(name) != self.parameters.get(name)
+        ]
+        if differences or present.get("fingerprint") != self.fingerprint:
+            raise PlanMismatchError(
+                f"{store.url} was begun with other parameters: {'; '.join(differences)}. "
+                "Choose another output, or the same parameters to resume."
+            )
+
+
+def slim(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What driver and manifest need of a record. The store keeps all of it."""
+    kept = {sys.intern(key): value for key, value in record.items() if key != "column_bytes"}
+    if kept.get("index"):
+        kept["index"] = {name: kept["index"][name] for name in _OF_AN_INDEX}
+    if "problems" in kept:
+        kept["problems"] = [list(problem) for problem in kept["problems"][:KEPT_PROBLEMS]]
+    return kept
+
+
+class Ledger:
+    """The commit records of one job's folder.
+
+    In a dataset (the default ``folder``) names end in their generation. Elsewhere every name is
+    its own, whatever it ends in, unless ``generations`` says otherwise.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        plan_fingerprint: str,
+        folder: str = COMMITS,
+        generations: bool | None = None,
+    ) -> None:
+        self.store = store
+        self.fingerprint = plan_fingerprint
+        self.folder = folder
+        self.generations = folder == COMMITS if generations is None else generations
+
+    def commit(self, name: str, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Record a published shard; returns the record that stands, ours or an earlier one."""
+        complete = self._named(name, {**record, "fingerprint": self.fingerprint})
+        if self.store.create(self._path(name), to_json(complete)):
+            return complete
+        return self._parse(name, self.store.read(self._path(name)))
+
+    def exists(self, name: str) -> bool:
+        """Whether there is a record of this name, of whichever plan."""
+        return self.store.exists(self._path(name))
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        """One record with all its detail, None where there is none.
+
+        Raises PlanMismatchError for another plan's record, StorageError for a damaged one.
+        """
+        try:
+            return self._parse(name, self.store.read(self._path(name)))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def records(self) -> dict[str, dict[str, Any]]:
+        """All records of this plan by name, each with only what ``slim`` keeps.
+
+        Raises PlanMismatchError for another plan's record, StorageError for a damaged one.
+        """
+        names = [
+            file.removesuffix(RECORD_SUFFIX)
+            for file in sorted(self.store.sizes(self.folder))
+            if file.endswith(RECORD_SUFFIX) and not file.startswith(".")
+        ]
+        contents = self.store.read_many(map(self._path, names))
+        return {
+            name: slim(self._parse(name, data))
+            for name, (_, data) in zip(names, contents, strict=True)
+        }
+
+    def completed(
+        self,
+        data_folder: str,
+        suffix: str,
+        records: Mapping[str, dict[str, Any]] | None = None,
+    ) -> tuple[dict[str, dict[str, Any]], list[str]]:
+        """What is done: of each shard the newest generation whose file has the recorded size.
+
+        Returns these records by the shard's name (without generation), and the names of shards
+        that have records but no such file. Records without their file are taken back (and a file
+        of another size with them), so that a lost shard will be done again. ``records`` are what
+        ``records()`` said, where that has been read already.
+        """
+        records = self.records() if records is None else records
+        sizes = self.store.sizes(data_folder)  # after the records: a file is there before its own
+        done: dict[str, tuple[int, dict[str, Any]]] = {}
+        known = set()
+        for name, record in records.items():
+            base, generation = self._split(name)
+            known.add(base)
+            standing: dict[str, Any] | None = record
+            if sizes.get(f"{name}{suffix}") != record["bytes"]:
+                standing = self._look_again(name, f"{data_folder}/{name}{suffix}".lstrip("/"))
+            if standing and (base not in done or done[base][0] < generation):
+                done[base] = generation, standing
+        return {base: record for base, (_, record) in done.items()}, sorted(known - done.keys())
+
+    def _look_again(self, name: str, path: str) -> dict[str, Any] | None:
+        """The record of a file, if it has the recorded size now; else both are taken back.
+
+        Record and file may be newer than what was read of them: another job that found them
+        damaged has perhaps done the shard again. What it has not recorded yet is left alone.
+        """
+        record = self.read(name)  # before the file's size: a file is there before its record
+        if record is None:
+            return None
+        try:
+            size = self.store.info(path)["size"]
+        except (FileNotFoundError, NotADirectoryError):
+            size = None
+        if size == record["bytes"]:
+            return slim(record)
+        self.store.remove(self._path(name))
+        self.store.remove(path)
+        return None
+
+    def _path(self, name: str) -> str:
+        return record_path(name, self.folder)
+
+    def _split(self, name: str) -> tuple[str, int]:
+        return split_generation(name) if self.generations else (name, 0)
+
+    def _named(self, name: str, record: Mapping[str, Any]) -> dict[str, Any]:
+        named = {**record, "name": name}
+        if self.generations:
+            named["base"], named["generation"] = split_generation(name)
+        return named
+
+    def _parse(self, name: str, data: bytes) -> dict[str, Any]:
+        url = f"{self.store.url}/{self._path(name)}"
+        try:
+            record = self._named(name, json.loads(data))
+            matches = record["fingerprint"] == self.fingerprint
+        except (ValueError, TypeError, KeyError) as error:
+            raise StorageError(
+                f"{url} is not a commit record; remove it, and its shard is done again"
+            ) from error
+        if not matches:
+            raise PlanMismatchError(
+                f"{url} was written by a job with other parameters: choose another output"
+            )
+        record["fingerprint"] = self.fingerprint  # one string for all of them
+        return record
+
+
+def check_inputs(shards: Sequence[Shard], records: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse an input that was compressed before and has changed since: it would be there twice.
+
+    Raises PlanMismatchError naming the shards.
+    """
+    versions = {record["source"]["url"]: record["source"] for record in records.values()}
+    changed = [
+        f"{shard.url} ({versions[shard.url]['size']} bytes then, {shard.size} now)"
+        for shard in shards
+        if shard.url in versions
+        and (versions[shard.url]["size"], versions[shard.url]["etag"]) != (shard.size, shard.etag)
+    ]
+    if changed:
+        raise PlanMismatchError(
+            "inputs have changed since they were compressed: " + "; ".join(changed[:10])
+        )
+
+
+def publish_manifest(
+    store: Store,
+    plan: Plan,
+    records: Mapping[str, Mapping[str, Any]],
+    failed: Sequence[Mapping[str, Any]] = (),
+    after: int | None = None,
+) -> int:
+    """Write the next manifest, unless the newest says the same already. Returns its number.
+
+    ``records`` are one for each shard; ``failed`` are inputs (``url``, ``error``) that the last
+    run could not compress. ``after`` is what ``latest_manifest`` said before the records were
+    read: a manifest that came later may list files that these records lack, so it is not
+    superseded. Raises NewerManifestError instead.
+    """
+    named = [{"name": name, **slim(record)} for name, record in records.items()]
+    for record in named:
+        record.pop("fingerprint", None)  # the manifest's own
+    files = [
+        {**record, "path": data_path(record["name"])}
+        for record in sorted(named, key=lambda record: (record["source"]["url"], record["name"]))
+    ]
+    totals = {
+        key: sum(file[key] for file in files)
+        for key in ("rows", "ok", "bad", "filtered", "bytes", "pixels", "picture_bytes")
+    }
+    problems = [{"url": one["url"], "error": str(one["error"])[:MAX_ERROR]} for one in failed]
+    manifest = {
+        "format": FORMAT_VERSION,
+        "fingerprint": plan.fingerprint,
+        "totals": totals,
+        "files": files,
+        "failed": sorted(problems, key=lambda one: one["url"]),
+    }
+    packed = to_json(manifest, compact=True)
+    while True:
+        number = latest_manifest(store) if after is None else after
+        if number and store.read(manifest_name(number)) == packed:
+            return number
+        if store.create(manifest_name(number + 1), packed):
+            return number + 1
+        if after is not None:
+            raise NewerManifestError(
+                f"{store.url}/{manifest_name(number + 1)} was published by another job meanwhile: "
+                "run the job again"
+            )
+
+
+def latest_manifest(store: Store) -> int:
+    """The number of the newest manifest, 0 where there is none."""
+    return max(map(manifest_number, store.sizes()), default=0)

@@ -1,0 +1,99 @@
+"""What a dataset says of itself, held against what any dataset can say, before it is believed.
+
+A plan, a manifest and an index come from a store that anybody may have written to. Names in them
+become paths, numbers become requests and memory: nothing here is used before it was looked at.
+Everything raises ValueError saying what is wrong; callers say where.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from codec.stream import bitstream
+
+from .layout import INDEX, SUFFIX, data_path
+from .rows import SCHEMA_VERSION
+
+MAX_FOOTER_BYTES = 1 << 28
+MAX_INDEX_BYTES = 1 << 32
+MAX_FILE_BYTES = 1 << 50
+MAX_ROWS = (1 << 31) - 1  # of a data file: an index has them as int32
+# Of a row group, as its footer says it: a writer ends one at 16 MiB, but a row may be larger.
+MAX_GROUP_BYTES = 1 << 32
+INDEX_FORMAT = 1  # of index files; one that says none is of format 1
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
+_MODEL_ID = re.compile(r"[0-9a-f]{64}")
+
+
+def check_plan(parameters: Mapping[str, Any]) -> None:
+    schema = parameters.get("schema", SCHEMA_VERSION)
+    if schema != SCHEMA_VERSION:
+        raise ValueError(f"has schema {schema!r}, this release reads {SCHEMA_VERSION}")
+    _check_number("layers", parameters["layers"], bitstream.MAX_LAYERS)
+    if "max_pixels" in parameters:
+        _check_number("max_pixels", parameters["max_pixels"], 1 << 62)
+    if not isinstance(parameters["model_id"], str) or not _MODEL_ID.fullmatch(
+        parameters["model_id"]
+    ):
+        raise ValueError("names a model that is no sha256")
+
+
+def check_data_file(entry: Mapping[str, Any]) -> None:
+    """An entry of a manifest's files."""
+    name = entry["name"]
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError(f"names a data file {name!r:.80}")
+    if entry["path"] != data_path(name):
+        raise ValueError(f"says that {name} is at {entry['path']!r:.80}")
+    for key in ("rows", "ok", "bad", "filtered"):
+        _check_number(f"{name}: {key}", entry.get(key, 0), MAX_ROWS)
+    if entry["ok"] > entry["rows"]:
+        raise ValueError(f"says that {name} has more pictures than rows")
+    _check_file(name, entry, MAX_FILE_BYTES)
+    index = entry.get("index")
+    if index:
+        folder, _, file = str(index["path"]).partition("/")
+        if folder != INDEX or not _NAME.fullmatch(file) or not file.endswith(SUFFIX):
+            raise ValueError(f"says that the index of {name} is at {index['path']!r:.80}")
+        if not isinstance(index["key_min"], str) or not isinstance(index["key_max"], str):
+            raise ValueError(f"says that {name} has keys that are no text")
+        _check_file(f"the index of {name}", index, MAX_INDEX_BYTES)
+
+
+def check_index_row(
+    row: Mapping[str, Any], file_bytes: int, file_rows: int, spans: Sequence[Mapping[str, Any]]
+) -> None:
+    """A row of an index: its places must be in the data file. ``spans`` are those beside layers."""
+    if not 0 <= row["row_group"] <= row["row"] < file_rows:
+        raise ValueError(f"names row {row['row']} of {file_rows}")
+    places = [row[name] for name in ("offsets", "lengths", "crc32s")]
+    if len({len(place) for place in places}) != 1 or len(places[0]) > bitstream.MAX_LAYERS:
+        raise ValueError("does not tell offset, length and checksum of each layer")
+    ranges = [*zip(*places[:2], strict=True), *((one["offset"], one["length"]) for one in spans)]
+    for offset, length in ranges:
+        if not (offset >= 0 and length >= 0 and offset + length <= file_bytes):
+            raise ValueError(f"names {length} bytes at {offset} of a file of {file_bytes}")
+    header = bitstream.unpack_header(row["header"])
+    if (header.width, header.height) != (row["width"], row["height"]):
+        raise ValueError("says another size than its header")
+
+
+def check_index_format(metadata: Mapping[bytes, bytes] | None) -> None:
+    """The key-value metadata of an index file."""
+    version = (metadata or {}).get(b"strata_index", b"%d" % INDEX_FORMAT)
+    if version != b"%d" % INDEX_FORMAT:
+        found = version.decode(errors="replace")
+        raise ValueError(f"has format {found}, this release reads {INDEX_FORMAT}")
+
+
+def _check_file(name: str, entry: Mapping[str, Any], most: int) -> None:
+    _check_number(f"{name}: bytes", entry["bytes"], most)
+    _check_number(f"{name}: footer_bytes", entry["footer_bytes"], MAX_FOOTER_BYTES)
+    if not 8 < entry["footer_bytes"] <= entry["bytes"]:
+        raise ValueError(f"says that {name} has a footer of {entry['footer_bytes']} bytes")
+    _check_number(f"{name}: footer_crc32", entry.get("footer_crc32", 0), (1 << 32) - 1)
+
+
+def _check_number(name: str, value: Any, most: int) -> None:
+    if type(value) is not int or not 0 <= value <= most:
+        raise ValueError(f"says {name} {value!r:.80}, which is no number from 0 to {most}")

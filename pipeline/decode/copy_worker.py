@@ -1,0 +1,174 @@
+"""The worker of ``--format strata``: a data file in, the same with its streams cut short out."""
+
+import platform
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ..dataset.layout import EMPTY_COMMITS
+from ..dataset.ledger import Ledger, slim
+from ..dataset.publisher import Publisher
+from ..dataset.rows import RowWriter, inspect_file, schema
+from ..reader.dataset import DataFile, Dataset, open_dataset
+from ..running.activity import Activity
+from ..running.stages import StageClock
+from ..running.worker_errors import plain_errors
+from ..stores.store import Store, scratch_folder
+from .layer_rule import LayerRule, cut
+from .selection import Selection, timed
+
+# What records say beside a data file's own facts: pictures, their layers, and the bytes of their
+# streams before they were cut.
+COUNTS = ("streams", "layers", "whole_bytes")
+
+
+@dataclass(frozen=True)
+class TruncateSettings:
+    """What every worker is told. ``dataset`` and ``output`` are URLs.
+
+    ``layers`` is the number of layer columns of the output, ``condition`` a ``--filter``.
+    ``input_options`` (the dataset's) and ``output_options`` are fsspec's storage options; they may
+    hold secrets.
+    """
+
+    dataset: str
+    output: str
+    fingerprint: str
+    rule: LayerRule
+    layers: int
+    keep_original: bool
+    condition: str = ""
+    scratch: str | None = None
+    input_options: dict[str, Any] = field(default_factory=dict, repr=False)
+    output_options: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
+class ShardTruncator:
+    """Copies one data file at a time, a row group of it in memory."""
+
+    def __init__(self, settings: TruncateSettings) -> None:
+        self.settings = settings
+        self.activity = Activity()
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        return open_dataset(self.settings.dataset, self.settings.input_options)
+
+    @cached_property
+    def store(self) -> Store:
+        return Store(self.settings.output, self.settings.output_options)
+
+    @cached_property
+    def selection(self) -> Selection:
+        settings = self.settings
+        columns = [name for name in schema(0).names if name != "original" or settings.keep_original]
+        return Selection(self.dataset, settings.rule, columns, settings.condition, originals=False)
+
+    @plain_errors
+    def ready(self) -> str:
+        """Open the dataset; returns its model's id. Raises DatasetError."""
+        return self.dataset.model_id
+
+    def progress(self) -> dict[str, Any]:
+        """What the worker is doing: files under way, busy seconds by stage, traffic, memory."""
+        return self.activity.report()
+
+    @plain_errors
+    def run(self, name: str, file: DataFile, keys: Sequence[str] | None = None) -> dict[str, Any]:
+        """Copy a data file, or what has one of the ``keys`` in it, as the data file ``name``.
+
+        Returns its commit record; the one of another job with ``found``. Where no row is asked
+        for there is a record in ``EMPTY_COMMITS`` and no file. Raises StrataError, RuntimeError.
+        """
+        ledger = Ledger(self.store, self.settings.fingerprint)
+        standing = ledger.read(name)
+        if standing is not None:
+            return {**slim(standing), "found": True}
+        started, clock = time.monotonic(), StageClock(self.activity.clock)
+        shown = self.activity.shard(name, of=file.rows)
+        with shown, scratch_folder(self.settings.scratch) as scratch:
+            local = scratch / f"{name}.parquet"
+            counts = self._copy(name, file, keys, local, clock)
+            everything = keys is None and not self.settings.condition
+            if everything and counts["rows"] != file.rows:
+                raise RuntimeError(f"{file.path}: {file.rows} rows gave {counts['rows']}")
+            facts: dict[str, Any] = {}
+            if counts["rows"]:
+                self.activity.show(name, stage="upload")
+                with clock.timed("check"):
+                    inspected = inspect_file(local, self.settings.layers)
+                if inspected.rows != counts["rows"]:
+                    raise RuntimeError(f"{file.path}: {counts['rows']} rows gave {inspected.rows}")
+                publisher = Publisher(
+                    self.store,
+                    ledger,
+                    self.settings.layers,
+                    clock,
+                    lambda count: self.activity.transferred(written=count),
+                )
+                facts = publisher.publish(name, local, inspected, scratch)
+            record = {
+                **dict.fromkeys(("ok", "bad", "filtered", "rows", "bytes"), 0),
+                "problems": [],
+                **facts,
+                **{count: counts[count] for count in COUNTS},
+                "source": source_of(self.dataset, file),
+                "origin": file.record["source"],
+                "model_id": self.dataset.model_id,
+                "seconds": round(time.monotonic() - started, 3),
+                "stage_seconds": clock.seconds(),
+                "node": platform.node(),
+            }
+            if not counts["rows"]:
+                ledger = Ledger(
+                    self.store, self.settings.fingerprint, EMPTY_COMMITS, generations=True
+                )
+            return slim(ledger.commit(name, record))
+
+    def _copy(
+        self,
+        name: str,
+        file: DataFile,
+        keys: Sequence[str] | None,
+        local: Path,
+        clock: StageClock,
+    ) -> Counter[str]:
+        """Write the rows that are asked for to ``local``; counts them."""
+        settings, counts = self.settings, Counter[str]()
+        metadata = {
+            "fingerprint": settings.fingerprint,
+            "model_id": self.dataset.model_id,
+            "source": source_of(self.dataset, file),
+        }
+        writer = RowWriter(local, settings.layers, metadata)
+        self.activity.show(name, stage="copy")
+        with self.dataset.open(file) as opened:
+            rows = self.selection.rows(
+                opened, keys, lambda count: self.activity.transferred(read=count)
+            )
+            for chosen in timed(rows, clock):
+                with clock.timed("copy"):
+                    row = cut(chosen.row, chosen.take.layers, settings.layers)
+                    writer.copy(row | {"index": counts["rows"]})  # its place in this file
+                counts["rows"] += 1
+                if chosen.is_picture:
+                    counts["streams"] += 1
+                    counts["layers"] += row["layers"]
+                    counts["whole_bytes"] += chosen.row["cumulative_bytes"][-1]
+                self.activity.add(name, samples=1, bad=row["status"] == "bad")
+        with clock.timed("copy"):
+            writer.close()
+        return counts
+
+
+def source_of(dataset: Dataset, file: DataFile) -> dict[str, Any]:
+    """What a truncated data file was made of: a file of another dataset, not a tar."""
+    return {
+        "url": f"{dataset.url}/{file.path}",
+        "size": file.bytes,
+        "etag": file.record["sha256"],
+    }

@@ -1,0 +1,170 @@
+"""The decoding job from the driver's side: plan, run what is missing, summary.
+
+request.py     options, and what they come to for a dataset: files, keys, layers
+worker.py      the worker that makes tars and files
+copy_job.py    ``--format strata``: the same with streams instead of pictures
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..dataset.layout import split_generation
+from ..dataset.ledger import Ledger, Plan
+from ..reader.dataset import DataFile
+from ..running.cluster import WorkerShape
+from ..running.job import Stop, run_job_tasks
+from ..running.progress.events import EventLog, job_log
+from ..running.progress.summary import Problem, Summary, megabytes
+from ..running.tasks import Outcome, Task
+from ..stores.store import Store, storage_errors
+from ..stores.urls import refuse_secrets
+from .copy_job import truncate
+from .request import DecodeOptions, DecodeSummary, Request, begin_summary, resolve
+from .samples import COUNTS
+from .targets import DECODE_COMMITS, DECODE_PLAN
+from .worker import DecodeSettings, ShardDecoder, remove_decoded
+
+__all__ = ["DecodeOptions", "decode"]
+
+
+def decode(options: DecodeOptions, stop: Stop = lambda: "") -> Summary:
+    """Hand out a dataset, or a part of it, as tars, as files or as a truncated dataset.
+
+    Does only what is missing. ``stop`` is asked now and then whether to finish what is under way
+    and end; it returns why. Raises StrataError for what must be put right before anything can be
+    done; bad samples and shards are in the summary instead.
+    """
+    refuse_secrets(options.dataset, options.output, *([options.keys] if options.keys else []))
+    with job_log(options.log, "decode", options) as log:
+        request = resolve(options)
+        run = truncate if options.format == "strata" else _decode
+        summary = run(options, request, stop, log)
+        log.finish(summary)
+        return summary
+
+
+def _decode(options: DecodeOptions, request: Request, stop: Stop, log: EventLog) -> DecodeSummary:
+    plan = Plan(DECODE_PLAN, _parameters(options, request))
+    store = Store(options.output, options.output_options)
+    ledger = Ledger(store, plan.fingerprint, DECODE_COMMITS)
+    summary = begin_summary("decoded", request, options)
+    files = [file for file, _ in request.files]
+    with storage_errors(store.url, "cannot be written"):
+        if not plan.establish(store):
+            summary.notes.append(f"warning: {store.url} ignores create-only writes")
+        done = ledger.records()
+        if options.format == "webdataset":
+            empty = {name: record for name, record in done.items() if not record["bytes"]}
+            with_tar = {name: done[name] for name in done.keys() - empty.keys()}
+            done, lost = ledger.completed("", ".tar", with_tar)
+            done |= empty
+            summary.notes += [f"warning: {name}.tar was lost and is written again" for name in lost]
+        _remove_superseded(store, files, done)
+    missing = [(file, keys) for file, keys in request.files if file.name not in done]
+    summary.resumed = len(files) - len(missing)
+    for outcome in _run(options, request, plan, missing, summary, stop, log):
+        if outcome.result is not None:
+            done[outcome.task.name] = outcome.result
+        else:
+            problem = f"{outcome.error} (attempts: {outcome.attempts})"
+            summary.failed_shards.append(Problem(outcome.task.name, "", problem))
+    totals: Counter[str] = Counter()
+    for file in files:
+        if file.name in done:
+            totals.update({name: done[file.name].get(name, 0) for name in COUNTS})
+            summary.add_record(done[file.name], file.record["source"]["url"])
+    _note_sizes(summary, totals, options.image_format)
+    return summary
+
+
+def _parameters(options: DecodeOptions, request: Request) -> dict[str, Any]:
+    """Everything that the output depends on."""
+    dataset, rule = request.dataset, request.rule
+    limits = {"max_side": options.max_side, "max_pixels": options.max_pixels}
+    return {
+        "dataset": dataset.url,
+        "dataset_fingerprint": dataset.fingerprint,
+        "layers": None,
+        **rule.to_json(),
+        "format": options.format,
+        "image_format": options.image_format,
+        "codec_options": options.codec_options,
+        "quality": options.quality if options.image_format == "jpg" else None,
+        **request.parameters,
+        **{name: limit for name, limit in limits.items() if limit is not None},
+    }
+
+
+def _remove_superseded(
+    store: Store, files: Sequence[DataFile], done: Mapping[str, dict[str, Any]]
+) -> None:
+    """Remove tars of older generations that a worker which died left beside the new one."""
+    newest = dict(split_generation(file.name) for file in files if file.name in done)
+    tars = {name.removesuffix(".tar") for name in store.sizes() if name.endswith(".tar")}
+    for name in sorted({*tars, *done}):
+        base, generation = split_generation(name)
+        if generation < newest.get(base, 0):
+            remove_decoded(store, name)
+
+
+def _run(
+    options: DecodeOptions,
+    request: Request,
+    plan: Plan,
+    missing: Sequence[tuple[DataFile, tuple[str, ...] | None]],
+    summary: Summary,
+    stop: Stop,
+    log: EventLog,
+) -> Sequence[Outcome]:
+    """Decode what is missing, on as many workers as there are; adds this run to the summary."""
+    assert options.format != "strata"
+    form = options.format
+
+    def settings(shape: WorkerShape) -> DecodeSettings:
+        return DecodeSettings(
+            dataset=request.dataset.url,
+            output=Store(options.output, options.output_options).url,
+            fingerprint=plan.fingerprint,
+            rule=request.rule,
+            format=form,
+            image_format=options.image_format,
+            quality=options.quality,
+            condition=request.condition,
+            max_side=options.max_side,
+            max_pixels=options.max_pixels,
+            codec_options=options.codec_options,
+            batch_size=options.batch_size,
+            device=shape.device,
+            threads=shape.threads,
+            scratch=options.scratch,
+            input_options=options.input_options,
+            output_options=options.output_options,
+        )
+
+    return run_job_tasks(
+        "decoding",
+        ShardDecoder,
+        settings,
+        {Task(file.name, (file, keys)): file.bytes for file, keys in missing},
+        options,
+        summary,
+        log,
+        stop,
+        in_flight=1,  # see ShardDecoder
+        max_bad_fraction=options.max_bad_fraction,
+    )
+
+
+def _note_sizes(summary: Summary, totals: Mapping[str, int], image_format: str) -> None:
+    """What was read for the pictures and written of them, over earlier runs too."""
+    if not totals["decoded_bytes"]:
+        return
+    kept = summary.ok - totals["streams"]
+    originals = f", {kept:,} from their originals" if kept else ""
+    streams = totals["streams"]
+    layers = f"{totals['layers'] / streams:.2f} layers on average" if streams else "no streams"
+    summary.notes.append(
+        f"pictures: {megabytes(totals['layer_bytes'])} of streams ({layers}{originals}) -> "
+        f"{megabytes(totals['decoded_bytes'])} of {image_format}"
+    )

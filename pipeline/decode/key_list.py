@@ -1,0 +1,87 @@
+"""``--keys``: a list of keys, and which data files have them."""
+
+import hashlib
+import sys
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from ..dataset.data_file import within
+from ..reader.dataset import DataFile, Dataset
+from ..running.options import OptionError
+from ..stores.filesystems import open_filesystem, storage_errors
+from ..stores.threads import ahead
+
+FILES_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class KeyList:
+    """Keys as datasets show them, sorted and each of them once."""
+
+    keys: tuple[str, ...]
+
+    @property
+    def sha256(self) -> str:
+        """Names the keys, in whichever order they were given."""
+        return hashlib.sha256("\n".join(self.keys).encode()).hexdigest()
+
+
+def read_keys(url: str, options: Mapping[str, Any] | None = None) -> KeyList:
+    """The keys in a file, one a line; ``-`` is standard input. Empty lines are no keys.
+
+    ``url`` is a path or any fsspec URL. Raises StorageError, OptionError where there is no key.
+    """
+    if url == "-":
+        data = sys.stdin.buffer.read()
+    else:
+        fs, path = open_filesystem(url, options)
+        with storage_errors(url, "the keys cannot be read"):
+            data = bytes(fs.cat_file(path))
+    lines = data.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").split(b"\n")
+    # A dataset shows what is not UTF-8 in a key like this (records.Row.columns).
+    keys = {line.decode("utf-8", "backslashreplace") for line in lines if line}
+    if not keys:
+        raise OptionError(f"--keys {url}: there is no key in it")
+    return KeyList(tuple(sorted(keys)))
+
+
+def find_keys(
+    dataset: Dataset, keys: KeyList
+) -> tuple[list[tuple[DataFile, tuple[str, ...]]], list[str]]:
+    """The data files that have any of these keys, with those they have; and unknown keys.
+
+    Reads the keys of the row groups that may have any, whatever became of their samples.
+    """
+    wanted = set(keys.keys)
+
+    def find(file: DataFile) -> tuple[DataFile, tuple[str, ...]]:
+        # what the manifest says of the keys, it says of pictures: other samples have keys too
+        if file.ok == file.rows and not within(keys.keys, file.key_bounds):
+            return file, ()
+        found: set[str] = set()
+        with dataset.open(file) as opened:
+            for group, bounds in enumerate(opened.key_bounds()):
+                if within(keys.keys, bounds):
+                    column = opened.read(group, ["key"]).column("key")
+                    found.update(wanted.intersection(column.to_pylist()))
+        return file, tuple(sorted(found))
+
+    seen = [False] * len(keys.keys)
+    chosen = []
+    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+        for file, found in ahead(pool, find, dataset.files, lambda: 2 * FILES_AT_ONCE):
+            if found:
+                chosen.append((file, found))
+            for key in found:
+                seen[bisect_left(keys.keys, key)] = True
+    unknown = [key for key, known in zip(keys.keys, seen, strict=True) if not known]
+    return chosen, unknown
+
+
+def listed(keys: Sequence[str], most: int = 5) -> str:
+    """Some keys for a message."""
+    more = f", and {len(keys) - most:,} more" if len(keys) > most else ""
+    return ", ".join(map(repr, keys[:most])) + more

@@ -1,0 +1,114 @@
+"""How many layers of each picture are handed out, by what the dataset's metadata says of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any, NamedTuple
+
+from ..dataset.rows import layer_column, stream_columns
+from ..reader.dataset import Dataset
+from ..running.options import OptionError
+
+_SIZES = ("status", "layers", "source_bytes", "cumulative_bytes", "width", "height")
+
+
+class Choice(NamedTuple):
+    """What to take of a row: its first ``layers`` layers, or its original, if that is kept."""
+
+    layers: int
+    original: bool = False
+
+
+@dataclass(frozen=True)
+class LayerRule:
+    """One of four ways to choose a number of layers, of ``stored`` layer columns.
+
+    ``layers``: the same of every picture. ``target_bpp`` (bits per pixel) or ``max_bytes``: the
+    most whose header and layers are not larger, and never less than one. ``min_psnr`` (dB): the
+    fewest that reach it, else all. Where a picture has fewer layers than that and its original is
+    kept, the original is taken, if it is not larger than ``target_bpp`` or ``max_bytes`` allow.
+    """
+
+    stored: int
+    layers: int | None = None
+    target_bpp: float | None = None
+    max_bytes: int | None = None
+    min_psnr: float | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that must be read before one knows which layers are needed."""
+        if self.layers is not None:
+            return ()
+        return _SIZES if self.min_psnr is None else (*_SIZES, "psnr")
+
+    @property
+    def most(self) -> int:
+        """No picture needs more layers than this."""
+        return self.stored if self.layers is None else self.layers
+
+    def choose(self, row: Mapping[str, Any]) -> Choice:
+        """What to take of a row that is ok; needs ``columns`` and ``layers``."""
+        if self.layers is not None:
+            return Choice(self.layers, row["layers"] < self.layers)
+        if self.min_psnr is not None:
+            reached = (n for n, one in enumerate(row["psnr"] or (), 1) if one >= self.min_psnr)
+            layers = next(reached, None)
+            return Choice(row["layers"], True) if layers is None else Choice(layers)
+        limit = float(self.max_bytes or 0)
+        if self.target_bpp is not None:
+            limit = self.target_bpp * row["width"] * row["height"] / 8
+        fitting = len(list(takewhile(lambda size: size <= limit, row["cumulative_bytes"])))
+        short = fitting == row["layers"] < self.stored
+        return Choice(max(1, fitting), short and row["source_bytes"] <= limit)
+
+    def to_json(self) -> dict[str, Any]:
+        """For plans: what was asked for."""
+        names = ("layers", "target_bpp", "max_bytes", "min_psnr")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+def layer_rule(
+    dataset: Dataset,
+    layers: int | None = None,
+    target_bpp: float | None = None,
+    max_bytes: int | None = None,
+    min_psnr: float | None = None,
+) -> LayerRule:
+    """The rule for a dataset; all layers where nothing is given.
+
+    Raises OptionError for more than one of them, and for what the dataset cannot fulfil.
+    """
+    given = {
+        "--layers": layers,
+        "--target-bpp": target_bpp,
+        "--max-bytes": max_bytes,
+        "--min-psnr": min_psnr,
+    }
+    chosen = [name for name, value in given.items() if value is not None]
+    if len(chosen) > 1:
+        raise OptionError(f"{' and '.join(chosen)}: choose one of them")
+    stored = dataset.num_layers
+    if layers is not None and not 1 <= layers <= stored:
+        raise OptionError(f"--layers {layers}: {dataset.url} stores {stored} layers")
+    if min_psnr is not None and dataset.parameters.get("min_psnr") is None:
+        raise OptionError(
+            f"--min-psnr {min_psnr:g}: {dataset.url} does not store what its layers reach, because "
+            "it was compressed without --min-psnr; choose --layers, --target-bpp or --max-bytes"
+        )
+    if not chosen:
+        layers = stored
+    return LayerRule(stored, layers, target_bpp, max_bytes, min_psnr)
+
+
+def cut(row: Mapping[str, Any], layers: int, columns: int) -> dict[str, Any]:
+    """A row with only its first ``layers`` layers, for a file with ``columns`` layer columns."""
+    names = [*(name for name in row if not name.startswith("layer_")), *stream_columns(columns)]
+    whole = {name: row.get(name) for name in names}
+    for number in range(layers, columns):
+        whole[layer_column(number)] = None
+    return whole | {
+        "layers": min(row["layers"], layers),
+        "cumulative_bytes": row["cumulative_bytes"] and row["cumulative_bytes"][:layers],
+        "psnr": row["psnr"] and row["psnr"][:layers],
+    }

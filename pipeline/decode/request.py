@@ -1,0 +1,142 @@
+"""What a decoding job is asked for: its options, and what they come to for a dataset."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ..reader.dataset import DataFile, Dataset, open_dataset
+from ..running.job import RunningOptions
+from ..running.options import OptionError, check_codec_options
+from ..running.progress.summary import LOGGED, Summary, plural
+from ..stores.store import Store, storage_errors
+from .filter_language import parse_condition
+from .key_list import find_keys, listed, read_keys
+from .layer_rule import LayerRule, layer_rule
+
+
+@dataclass(frozen=True)
+class DecodeOptions(RunningOptions):
+    """What the person asked for; see the job's --help.
+
+    Of ``layers``, ``target_bpp`` (bits per pixel), ``max_bytes`` and ``min_psnr`` (dB) at most one
+    is given; without them all layers are meant. ``keys`` is a file's URL or ``-``, ``max_side`` in
+    pixels; pictures above ``max_pixels`` are bad. ``codec_options`` are those that were given of
+    the codec's own options for decoding.
+    ``image_format`` and ``quality`` mean nothing where nothing is decoded (``strata``).
+    """
+
+    dataset: str
+    output: str
+    layers: int | None = None
+    format: Literal["webdataset", "files", "strata"] = "webdataset"
+    image_format: str = "png"
+    codec_options: dict[str, Any] = field(default_factory=dict)
+    quality: int = 95
+    target_bpp: float | None = None
+    max_bytes: int | None = None
+    min_psnr: float | None = None
+    keys: str | None = None
+    ignore_missing: bool = False
+    filter: str | None = None
+    max_side: int | None = None
+    max_pixels: int | None = None
+    keep_original: bool = False
+    max_bad_fraction: float = 0.5
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the options come to: data files, in them keys (None: all rows), a condition, a rule.
+
+    ``parameters`` are what a plan must say of this; ``unknown`` are keys that the dataset does
+    not have.
+    """
+
+    dataset: Dataset
+    files: list[tuple[DataFile, tuple[str, ...] | None]]
+    rule: LayerRule
+    condition: str
+    parameters: dict[str, Any]
+    unknown: list[str]
+
+
+@dataclass
+class DecodeSummary(Summary):
+    """Also keys that the dataset does not have, the first hundred of ``missing``.
+
+    Where rows are ``copied``, those that are bad in the dataset are so in its copy: nothing has
+    failed.
+    """
+
+    copied: bool = False
+    missing: int = 0
+    missing_keys: list[str] = field(default_factory=list)
+    ignore_missing: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        failed = self.failed_shards or self.stopped or (self.bad and not self.copied)
+        return 1 if failed or (self.missing and not self.ignore_missing) else 0
+
+
+def resolve(options: DecodeOptions) -> Request:
+    """Hold the options against each other and the dataset, and find the keys in it.
+
+    Raises OptionError, DatasetError, StorageError.
+    """
+    _check(options)
+    condition = parse_condition(options.filter).text if options.filter is not None else ""
+    dataset = open_dataset(options.dataset, options.input_options)
+    if Store(options.output, options.output_options).url == dataset.url:
+        raise OptionError(f"{options.output} is the dataset itself: choose another output")
+    rule = layer_rule(
+        dataset, options.layers, options.target_bpp, options.max_bytes, options.min_psnr
+    )
+    if options.codec_options:
+        check_codec_options(dataset.codec(), "decode", options.codec_options, dataset.url)
+    # Absent where not given, so that what was begun before there were subsets can be gone on with.
+    parameters: dict[str, Any] = {"filter": condition} if condition else {}
+    files: list[tuple[DataFile, tuple[str, ...] | None]] = [(one, None) for one in dataset.files]
+    unknown: list[str] = []
+    if options.keys is not None:
+        keys = read_keys(options.keys, options.input_options)
+        parameters["keys_sha256"] = keys.sha256
+        with storage_errors(dataset.url, "its keys cannot be read"):
+            chosen, unknown = find_keys(dataset, keys)
+        files = [*chosen]
+    return Request(dataset, files, rule, condition, parameters, unknown)
+
+
+def _check(options: DecodeOptions) -> None:
+    if options.format == "strata":
+        limits = {"--max-side": options.max_side, "--max-pixels": options.max_pixels}
+        decoding = {**limits, **options.codec_options}
+        given = [
+            name if name.startswith("--") else "--" + name.replace("_", "-")
+            for name, value in decoding.items()
+            if value is not None
+        ]
+        if given:
+            raise OptionError(f"{', '.join(given)}: --format strata decodes nothing")
+    elif options.keep_original:
+        raise OptionError("--keep-original: only --format strata keeps files of pictures")
+    for name, limit in (("--max-side", options.max_side), ("--max-pixels", options.max_pixels)):
+        if limit is not None and limit < 1:
+            raise OptionError(f"{name} {limit}: must be at least 1")
+
+
+def begin_summary(verb: str, request: Request, options: DecodeOptions) -> DecodeSummary:
+    """A summary that knows of the keys that are not there."""
+    unknown: Sequence[str] = request.unknown
+    summary = DecodeSummary(
+        verb,
+        shards=len(request.files),
+        missing=len(unknown),
+        missing_keys=list(unknown[:LOGGED]),
+        ignore_missing=options.ignore_missing,
+    )
+    if unknown:
+        summary.notes.append(
+            f"{plural(len(unknown), 'key')} of {options.keys} not in the dataset: {listed(unknown)}"
+        )
+    return summary

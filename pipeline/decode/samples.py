@@ -1,0 +1,97 @@
+"""A decoded row as the sample it came from: its fields, with the picture in a format of choice."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from codec.images.files import read_image, unpack_alpha, write_image
+from codec.images.resizing import fit, shrink
+
+from ..dataset.rows import original_key
+from ..stores.reasons import describe
+from .selection import Chosen
+
+# What a commit record adds up: ``layers`` that were decoded, ``streams`` that they are of, bytes of
+# them (or of originals in their place), and of the pictures that were written.
+COUNTS = ("streams", "layers", "layer_bytes", "decoded_bytes")
+
+
+class Form(NamedTuple):
+    """How pictures are written: format, quality of jpg, longest side (pixels); and what is refused.
+
+    ``max_pixels`` is the most that an original or an alpha channel may have.
+    """
+
+    image_format: str
+    quality: int
+    max_side: int | None
+    max_pixels: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What became of a row: the fields to write, or why there are none; and ``COUNTS``."""
+
+    key: str
+    fields: list[tuple[str, bytes]] | None = None
+    status: str = "ok"
+    reason: str = ""
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+def finished(chosen: Chosen, result: np.ndarray | Exception | None, form: Form) -> Sample:
+    """The fields as the tar had them, with the decoded picture, or the exception in its place.
+
+    Without a ``result``, the original is the picture.
+    """
+    row, key = chosen.row, original_key(chosen.row)
+    if not chosen.is_picture:
+        return Sample(key, None, row["status"], row["reason"])
+    if isinstance(result, Exception):
+        return Sample(key, None, "bad", describe(result))
+    try:
+        rgb, counts = _pixels(chosen, result, form)
+        alpha = None
+        if row["alpha"] is not None:
+            alpha = unpack_alpha(row["alpha"], max_pixels=form.max_pixels)
+            if form.max_side is not None:
+                alpha = shrink(alpha, rgb.shape[0], rgb.shape[1])
+        picture = write_image(rgb, alpha, form.image_format, quality=form.quality)
+    except Exception as error:
+        return Sample(key, None, "bad", describe(error))
+    taken = {field["name"] for field in row["fields"]}
+    name = image_field_name(row["source_field"], form.image_format, taken)
+    fields = [
+        (name, picture) if field["data"] is None else (field["name"], field["data"])
+        for field in row["fields"]
+    ]
+    return Sample(key, fields, counts={**counts, "decoded_bytes": len(picture)})
+
+
+def _pixels(
+    chosen: Chosen, result: np.ndarray | None, form: Form
+) -> tuple[np.ndarray, dict[str, int]]:
+    """The picture, ``(H, W, 3) uint8``, and what was read for it."""
+    row = chosen.row
+    if result is not None:
+        layers = min(chosen.take.layers, row["layers"])
+        nbytes = row["cumulative_bytes"][layers - 1]
+        return result, {"streams": 1, "layers": layers, "layer_bytes": nbytes}
+    if chosen.original is None:
+        raise ValueError("there is neither a stream nor an original")
+    rgb = read_image(chosen.original, max_pixels=form.max_pixels).rgb
+    if form.max_side is not None:
+        height, width = fit(rgb.shape[0], rgb.shape[1], form.max_side)
+        rgb = shrink(rgb, height, width)
+    return rgb, {"layer_bytes": len(chosen.original)}
+
+
+def image_field_name(field: str, image_format: str, taken: set[str]) -> str:
+    """The picture's field with its new extension: ``jpg`` -> ``png``, ``a.jpg`` -> ``a.png``."""
+    base, dot, _ = field.rpartition(".")
+    name = f"{base}{dot}{image_format}"
+    while name != field and name in taken:  # the sample has such a side field
+        name = f"decoded.{name}"
+    return name

@@ -1,0 +1,187 @@
+"""Rows of a data file: those that are asked for, with as many layers as any of them needs."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ..dataset.data_file import OpenFile, within
+from ..dataset.rows import STREAM_COLUMNS, stream_columns
+from ..reader.dataset import Dataset
+from ..reader.fetch import SIDE_COLUMNS
+from ..reader.rows import columns_of
+from ..running.stages import StageClock
+from . import sparse
+from .filter_language import parse_condition
+from .layer_rule import Choice, LayerRule
+
+OnRead = Callable[[int], None]  # hears of bytes
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A row, and what to take of it (nothing of one that is no picture)."""
+
+    row: Mapping[str, Any]
+    take: Choice
+
+    @property
+    def is_picture(self) -> bool:
+        return bool(self.row["status"] == "ok")
+
+    @property
+    def original(self) -> bytes | None:
+        """The picture's own file, where that stands in for layers that are not there."""
+        return self.row.get("original") if self.take.original else None
+
+
+class Selection:
+    """What to read of a dataset's files.
+
+    Args:
+        rule: how many layers of each picture.
+        columns: further columns to read.
+        condition: a ``--filter`` (``filter_language.py``), empty for none.
+        originals: whether to read the originals of row groups where one is to stand in.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        rule: LayerRule,
+        columns: Sequence[str],
+        condition: str = "",
+        *,
+        originals: bool = True,
+    ) -> None:
+        self.rule = rule
+        self._originals = originals
+        self._lookup = dataset.lookup
+        self._columns = list(dict.fromkeys([*columns, "status", "layers", *rule.columns]))
+        self._condition = parse_condition(condition).expression if condition else None
+        self._named = columns_of(self._condition, dataset.url)
+
+    def rows(
+        self, opened: OpenFile, keys: Sequence[str] | None = None, on_read: OnRead = lambda _: None
+    ) -> Iterator[Chosen]:
+        """The rows, in the file's order, one row group in memory at a time.
+
+        ``keys`` restricts to those that have one of them. Of a row group where that is not known
+        without it, the columns that say so are read first, and nothing else where no row is asked
+        for. ``on_read`` hears how many bytes were read. Raises DamagedDataError.
+        """
+        on_read(opened.file.footer_bytes)
+        for group, bounds in enumerate(opened.key_bounds()):
+            if keys is None or within(keys, bounds):
+                rows = self._of_group(opened, group, keys, on_read)
+                while rows:
+                    yield rows.popleft()  # which is then no longer held here
+
+    def _of_group(
+        self, opened: OpenFile, group: int, keys: Sequence[str] | None, on_read: OnRead
+    ) -> deque[Chosen]:
+        places, layers = None, self.rule.most
+        kept = [*self._columns]
+        selecting = [*self._named, *(["key"] if keys is not None else []), *self.rule.columns]
+        if selecting:
+            names = list(dict.fromkeys(selecting))
+            small = _read(opened, group, names, on_read)
+            places = self._places(small, keys)
+            if not len(places):
+                return deque()
+            if self.rule.columns:
+                layers, with_original = self._needs(small.take(places))
+                kept += ["original"] if with_original and self._originals else []
+        if places is not None and sparse.are_few(
+            opened, group, len(places), [*kept, *stream_columns(layers)]
+        ):
+            few = self._few(opened, group, places, kept, on_read)
+            if few is not None:
+                return few
+        table = _read(opened, group, [*dict.fromkeys([*kept, *stream_columns(layers)])], on_read)
+        if places is not None and len(places) < len(table):
+            table = table.take(places)
+        rows = to_rows(table)
+        del table
+        takes = [self._take(row) for row in rows]
+        wanted = self._originals and any(take.original for take in takes)
+        if wanted and "original" not in kept:
+            originals = _read(opened, group, ["original"], on_read)
+            originals = originals if places is None else originals.take(places)
+            rows = [row | one for row, one in zip(rows, to_rows(originals), strict=True)]
+        return deque(map(Chosen, rows, takes))
+
+    def _few(
+        self, opened: OpenFile, group: int, places: pa.Array, columns: list[str], on_read: OnRead
+    ) -> deque[Chosen] | None:
+        """The same with only the streams of these rows read, if the index has them."""
+        side = [name for name in SIDE_COLUMNS if name in columns]
+        names = [name for name in dict.fromkeys([*columns, *STREAM_COLUMNS]) if name not in side]
+        rows = to_rows(_read(opened, group, names, on_read).take(places))
+        takes = [self._take(row) for row in rows]
+        if self._originals and "original" not in side and any(take.original for take in takes):
+            side.append("original")
+        found = sparse.with_streams(
+            self._lookup, opened, group, places.to_pylist(), rows, takes, side
+        )
+        if found is None:
+            return None
+        complete, nbytes = found
+        on_read(nbytes)
+        return deque(map(Chosen, complete, takes))
+
+    def _places(self, small: pa.Table, keys: Sequence[str] | None) -> pa.Array:
+        """Numbers, in the row group, of the rows that are asked for."""
+        numbers = pa.array(range(len(small)), pa.int32())
+        small = small.append_column(_NUMBER, numbers)
+        if keys is not None:
+            wanted = pa.array(keys, pa.string())
+            small = small.filter(pc.is_in(small.column("key"), value_set=wanted))
+        if self._condition is not None:
+            small = small.filter(self._condition)
+        return small.column(_NUMBER).combine_chunks()
+
+    def _needs(self, small: pa.Table) -> tuple[int, bool]:
+        """The most layers that any of these rows needs, and whether any wants its original."""
+        takes = [self._take(row) for row in small.to_pylist()]
+        layers = max((take.layers for take in takes), default=0)
+        return layers, any(take.original for take in takes)
+
+    def _take(self, row: Mapping[str, Any]) -> Choice:
+        return self.rule.choose(row) if row["status"] == "ok" else Choice(0)
+
+
+_NUMBER = "__row_of_the_group"
+
+
+def timed(rows: Iterator[Chosen], clock: StageClock) -> Iterator[Chosen]:
+    """The rows; the time that getting them takes is that of downloading."""
+    while True:
+        with clock.timed("download"):
+            row = next(rows, None)
+        if row is None:
+            return
+        yield row
+
+
+def to_rows(table: pa.Table) -> list[dict[str, Any]]:
+    return list(table.to_pylist())
+
+
+def _read(opened: OpenFile, group: int, columns: list[str], on_read: OnRead) -> pa.Table:
+    on_read(_stored_bytes(opened.metadata.row_group(group), columns))
+    return opened.read(group, columns)
+
+
+def _stored_bytes(group: pq.RowGroupMetaData, columns: list[str]) -> int:
+    """What reading these columns of a row group fetches."""
+    leaves = map(group.column, range(group.num_columns))
+    return sum(
+        leaf.total_compressed_size
+        for leaf in leaves
+        if leaf.path_in_schema.split(".")[0] in columns
+    )

@@ -1,0 +1,303 @@
+"""The decoding worker: one data file in, one tar or folder of files out."""
+
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from codec import Codec, EncodedImage
+from codec.batches import batches_by_size, one_by_one_on_error
+from codec.errors import StrataError
+
+from ..dataset.layout import generation_name, record_path, split_generation
+from ..dataset.ledger import Ledger
+from ..dataset.rows import (
+    MAX_LISTED_PROBLEMS,
+    MAX_REASONS,
+    encoded_image,
+    reason_kind,
+    row_bytes,
+)
+from ..reader.dataset import DataFile, Dataset, open_dataset
+from ..running.activity import Activity
+from ..running.stages import StageClock
+from ..running.worker_errors import plain_errors
+from ..stores.reasons import describe
+from ..stores.store import Store, scratch_folder
+from ..stores.threads import ahead
+from .layer_rule import LayerRule
+from .samples import COUNTS, Form, Sample, finished
+from .selection import Chosen, Selection, timed
+from .targets import DECODE_COMMITS, FileTarget, TarTarget, UnwritableNameError, publish_tar
+
+T = TypeVar("T")
+
+# Rows held at once with their decoded pictures. A row that is larger makes a window alone.
+WINDOW_BYTES = 3 << 25
+WINDOW_ROWS = 256
+BATCH_PIXELS = 1 << 22
+SYSTEMATIC = 8  # so many failures and no success between: the device is broken, not the pictures
+_COLUMNS = (
+    *("fields", "alpha", "key_bytes", "status", "reason", "source_field"),
+    *("layers", "cumulative_bytes"),
+)
+
+
+@dataclass(frozen=True)
+class DecodeSettings:
+    """What every decoding worker is told. ``dataset`` and ``output`` are URLs.
+
+    ``condition`` is a ``--filter``, ``max_side`` the longest that a picture may be (pixels), what
+    claims more than ``max_pixels`` is bad.
+    ``codec_options`` go to ``Codec.decode``: they say nothing of shards, batches or places, since
+    a picture must come out the same wherever it is decoded. ``input_options`` (the dataset's) and
+    ``output_options`` are fsspec's storage options; they may hold secrets.
+    """
+
+    dataset: str
+    output: str
+    fingerprint: str
+    rule: LayerRule
+    format: Literal["webdataset", "files"]
+    image_format: str
+    quality: int
+    condition: str = ""
+    max_side: int | None = None
+    max_pixels: int | None = None
+    codec_options: dict[str, Any] = field(default_factory=dict)
+    batch_size: int = 32
+    device: str = "cpu"
+    threads: int = 1
+    scratch: str | None = None
+    input_options: dict[str, Any] = field(default_factory=dict, repr=False)
+    output_options: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
+class ShardDecoder:
+    """Owns one device. ``ready`` loads the dataset's model, ``run`` decodes a data file.
+
+    One file at a time, in windows: rows are read until they and their pictures make WINDOW_BYTES,
+    their pictures are decoded, then written one by one, and only then the next are read. Beside a
+    window only the rest of the row group is in memory that its last row came from.
+    """
+
+    def __init__(self, settings: DecodeSettings) -> None:
+        self.settings = settings
+        self.activity = Activity()
+        self._failing = 0  # pictures since the last that could be decoded
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        return open_dataset(self.settings.dataset, self.settings.input_options)
+
+    @cached_property
+    def store(self) -> Store:
+        return Store(self.settings.output, self.settings.output_options)
+
+    @cached_property
+    def codec(self) -> Codec:
+        """The dataset's own copy of the model."""
+        codec = self.dataset.codec(self.settings.device, self.settings.scratch)
+        codec.max_pixels = self.settings.max_pixels or codec.max_pixels
+        return codec
+
+    @plain_errors
+    def ready(self) -> str:
+        """Load the model; returns its id. Raises DatasetError, UnknownModelError."""
+        return self.codec.model_id
+
+    def progress(self) -> dict[str, Any]:
+        """What the worker is doing: files under way, busy seconds by stage, traffic, memory."""
+        return self.activity.report()
+
+    @cached_property
+    def form(self) -> Form:
+        settings = self.settings
+        limit = settings.max_pixels or self.dataset.parameters["max_pixels"]
+        return Form(settings.image_format, settings.quality, settings.max_side, limit)
+
+    @cached_property
+    def selection(self) -> Selection:
+        return Selection(self.dataset, self.settings.rule, _COLUMNS, self.settings.condition)
+
+    @plain_errors
+    def run(self, file: DataFile, keys: Sequence[str] | None = None) -> dict[str, Any]:
+        """Decode one data file, or what has one of the ``keys`` in it; returns its commit record.
+
+        What older generations of the file were decoded to is removed, so that no picture is there
+        twice. Where no row is asked for, there is a record but no tar. Raises RuntimeError, also
+        where the device seems to fail and not the pictures, and StrataError as it says.
+        """
+        self.ready()
+        self._failing = 0
+        started, clock = time.monotonic(), StageClock(self.activity.clock)
+        settings, store = self.settings, self.store
+        ledger = Ledger(store, settings.fingerprint, DECODE_COMMITS)
+        base, generation = split_generation(file.name)
+        as_tar = settings.format == "webdataset"
+        with (
+            self.activity.shard(file.name, of=file.rows),
+            scratch_folder(settings.scratch) as folder,
+        ):
+            local = folder / "out.tar"
+            statuses, totals, reasons = Counter[str](), Counter[str](), Counter[str]()
+            problems: list[tuple[str, str, str]] = []
+            target: TarTarget | FileTarget
+            target = TarTarget(local) if as_tar else FileTarget(store, base)
+            for sample in self._samples(file, keys, clock):
+                status, reason = sample.status, sample.reason
+                if sample.fields is not None:
+                    try:
+                        # Files go straight into the store, a tar is sent when it is whole.
+                        with clock.timed("write" if as_tar else "upload"):
+                            target.write(sample.key, sample.fields)
+                        totals.update(sample.counts)
+                    except UnwritableNameError as error:
+                        status, reason = "bad", describe(error)
+                statuses[status] += 1
+                self.activity.add(file.name, bad=status == "bad")
+                if not as_tar:
+                    written = sum(len(data) for _, data in sample.fields or [])
+                    self.activity.transferred(written=written)
+                if status != "ok":
+                    reasons[reason_kind(reason)] += 1
+                    if len(problems) < MAX_LISTED_PROBLEMS:
+                        problems.append((_printable(sample.key), status, reason))
+            target.close()
+            rows = statuses.total()
+            if keys is None and not settings.condition and rows != file.rows:
+                raise RuntimeError(f"{file.path}: {file.rows} rows gave {dict(statuses)}")
+            size = 0
+            if as_tar and rows:
+                self.activity.show(file.name, stage="upload")
+                with clock.timed("upload"):
+                    publish_tar(store, ledger, file.name, local, folder)
+                size = local.stat().st_size
+                self.activity.transferred(written=size)
+        record = {
+            **{status: statuses[status] for status in ("ok", "bad", "filtered")},
+            **{name: totals[name] for name in COUNTS},
+            "rows": rows,
+            "bytes": size,
+            "reasons": dict(reasons.most_common(MAX_REASONS)),
+            "problems": problems,
+            "seconds": round(time.monotonic() - started, 3),
+            "stage_seconds": clock.seconds(),
+        }
+        record = ledger.commit(file.name, record)
+        for older in range(generation):
+            remove_decoded(store, generation_name(base, older))
+        return record
+
+    def _samples(
+        self, file: DataFile, keys: Sequence[str] | None, clock: StageClock
+    ) -> Iterator[Sample]:
+        """What becomes of the rows of ``file`` that are asked for, in its order."""
+        threads = self.settings.threads
+
+        def finish(pair: tuple[Chosen, np.ndarray | Exception | None]) -> Sample:
+            with clock.timed("write", threads):
+                return finished(*pair, self.form)
+
+        with self.dataset.open(file) as opened, ThreadPoolExecutor(threads) as pool:
+            rows = self.selection.rows(
+                opened, keys, lambda count: self.activity.transferred(read=count)
+            )
+            for window in _windows(timed(rows, clock)):
+                self.activity.show(file.name, stage="decode")
+                results = self._decode_window(window, file, clock)
+                window.clear()  # nobody else holds its rows now
+                yield from ahead(pool, finish, _taken(results), lambda: 2 * threads)
+
+    def _decode_window(
+        self, window: list[Chosen], file: DataFile, clock: StageClock
+    ) -> deque[tuple[Chosen, np.ndarray | Exception | None]]:
+        """Each row with its decoded picture, the exception that prevented it, or None.
+
+        None is what rows without a picture have, and those whose original stands in. Streams of
+        as many layers are decoded together.
+        """
+        results: list[np.ndarray | Exception | None] = [None] * len(window)
+        streams: dict[int, EncodedImage] = {}
+        alike: dict[int, list[int]] = defaultdict(list)
+        for position, chosen in enumerate(window):
+            if chosen.is_picture and chosen.original is None:
+                try:
+                    stream = encoded_image(chosen.row, chosen.take.layers, file.name)
+                    _ = stream.info
+                except Exception as error:
+                    results[position] = error
+                else:
+                    streams[position] = stream
+                    alike[stream.num_layers].append(position)
+        self.activity.add(file.name, samples=len(window) - len(streams))
+        for _, positions in sorted(alike.items()):
+            sizes = [(streams[one].height, streams[one].width) for one in positions]
+            for batch in batches_by_size(sizes, self.settings.batch_size, BATCH_PIXELS):
+                numbers = [positions[number] for number in batch]
+                self.activity.show(file.name, key=window[numbers[0]].row["key"])
+                with clock.timed("device"):
+                    some = [streams[number] for number in numbers]
+                    decoded = one_by_one_on_error(self._decode_batch, some)
+                for number, result in zip(numbers, decoded, strict=True):
+                    results[number] = result
+                    self._watch(result)
+                self.activity.add(file.name, samples=len(batch))
+        return deque(zip(window, results, strict=True))
+
+    def _watch(self, result: np.ndarray | Exception) -> None:
+        """Raise RuntimeError where it is not these pictures that fail: they are not to be lost."""
+        if not isinstance(result, Exception):
+            self._failing = 0
+        elif not isinstance(result, StrataError):  # which is said of a stream
+            self._failing += 1
+            if self._failing == SYSTEMATIC:
+                raise RuntimeError(f"no picture could be decoded: {describe(result)}")
+
+    def _decode_batch(self, streams: list[EncodedImage]) -> list[np.ndarray]:
+        side, options = self.settings.max_side, self.settings.codec_options
+        if side is None:
+            return self.codec.decode(streams, **options)
+        return self.codec.decode_small(streams, max_side=side, **options)
+
+
+def remove_decoded(store: Store, name: str) -> None:
+    """Remove the tar of one data file; first its record, which promises it."""
+    store.remove(record_path(name, DECODE_COMMITS))
+    store.remove(f"{name}.tar")
+
+
+def _windows(rows: Iterable[Chosen]) -> Iterator[list[Chosen]]:
+    """Rows in groups that memory can hold, with their pictures decoded."""
+    window: list[Chosen] = []
+    total = 0
+    for chosen in rows:
+        cost = _cost(chosen.row)
+        if window and (len(window) == WINDOW_ROWS or total + cost > WINDOW_BYTES):
+            yield window
+            window, total = [], 0
+        window.append(chosen)
+        total += cost
+    if window:
+        yield window
+
+
+def _cost(row: Mapping[str, Any]) -> int:
+    """Bytes in memory: what was read of the row, its picture, and its alpha channel."""
+    channels = 3 if row["alpha"] is None else 4
+    return row_bytes(row) + channels * (row["width"] or 0) * (row["height"] or 0)
+
+
+def _taken(items: deque[T]) -> Iterator[T]:
+    """The items one by one, each of which is then no longer held here."""
+    while items:
+        yield items.popleft()
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -1,0 +1,276 @@
+"""What is measured: models with their options, one contender for each quality, and peers."""
+
+import hashlib
+import itertools
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from codec import Codec, load_codec
+from codec.errors import UnknownModelError
+
+from ..reader.dataset import DatasetError, open_dataset
+from ..running.options import OptionError
+from ..stores.urls import refuse_secrets
+from .peers import all_peers
+
+PREFIXES = {"yes": True, "no": False}
+_OPTION = re.compile(r"[a-z_]+=")
+_FORM = (
+    "a model is given as NAME[,OPTION=VALUE]...: quality=all or quality=0+2, prefixes=no, "
+    "label=..., or what its codec takes for decoding"
+)
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One model at one quality, or one peer with all its settings.
+
+    Attributes:
+        group: what tables call it. Contenders of one group are the settings of one curve.
+        setting: name of the quality; of a peer "", since its settings have names of their own.
+        spec: all that the files and pictures depend on, but for the pictures: the record of a task
+            is found again by it.
+    """
+
+    group: str
+    setting: str
+    spec: Mapping[str, Any] = field(hash=False)
+
+    @property
+    def is_model(self) -> bool:
+        return "model_id" in self.spec
+
+    @property
+    def lossless(self) -> bool:
+        """Whether a peer's files are exact. Of models, their own pictures tell."""
+        return not self.is_model and all_peers()[self.spec["peer"]].lossless
+
+    def to_json(self) -> dict[str, Any]:
+        return {"group": self.group, "setting": self.setting, "spec": dict(self.spec)}
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A model that is to be measured: its id, file, and short name."""
+
+    model_id: str
+    name: str
+    codec: str
+    path: Path
+
+    def to_json(self) -> dict[str, str]:
+        return {"name": self.name, "codec": self.codec, "model_id": self.model_id}
+
+
+@dataclass(frozen=True)
+class ModelRequest:
+    """A ``--model`` argument: where the model is, and what was given with it."""
+
+    source: str
+    options: Mapping[str, str] = field(hash=False)
+
+    @classmethod
+    def parse(cls, text: str) -> "ModelRequest":
+        """Raises OptionError where the text is not of the form."""
+        source, *pairs = text.split(",")
+        if not source or not all(_OPTION.match(pair) for pair in pairs):
+            raise OptionError(f"--model {text}: {_FORM}")
+        options = dict(pair.split("=", 1) for pair in pairs)
+        if len(options) < len(pairs):
+            raise OptionError(f"--model {text}: an option is given twice")
+        return cls(source, options)
+
+
+def model_contenders(
+    texts: Sequence[str],
+    layers: int | None,
+    storage_options: Mapping[str, Any] | None = None,
+    scratch: str | None = None,
+) -> tuple[list[Contender], list[ModelFile]]:
+    """Contenders of the ``--model`` arguments, and the models they need.
+
+    Raises OptionError for options that a model does not take, UnknownModelError and others where a
+    model cannot be had.
+    """
+    contenders: list[Contender] = []
+    models: dict[str, ModelFile] = {}
+    for text in texts:
+        request = ModelRequest.parse(text)
+        codec, name = _load(request.source, storage_options, scratch)
+        models[codec.model_id] = ModelFile(codec.model_id, name, codec.codec, codec.model_path)
+        contenders += _of_model(text, request, codec, name, layers)
+    return contenders, list(models.values())
+
+
+def _load(source: str, options: Mapping[str, Any] | None, scratch: str | None) -> tuple[Codec, str]:
+    """The model, and its short name: a dataset's model has the dataset's."""
+    refuse_secrets(source)
+    try:
+        codec = load_codec(source)
+        return codec, codec.name
+    except UnknownModelError as error:
+        try:
+            codec = open_dataset(source, options).codec("cpu", scratch)
+            return codec, source.rstrip("/").rpartition("/")[2]
+        except DatasetError:
+            raise UnknownModelError(f"{error}, or a dataset's URL") from error
+
+
+def _of_model(
+    text: str, request: ModelRequest, codec: Codec, short: str, layers: int | None
+) -> list[Contender]:
+    given = dict(request.options)
+    qualities = _qualities(text, codec, given.pop("quality", "all"))
+    label = given.pop("label", "")
+    prefixes = given.pop("prefixes", "yes")
+    if prefixes not in PREFIXES:
+        raise OptionError(f"--model {text}: prefixes must be yes or no, not {prefixes}")
+    options = {name: _value(value) for name, value in given.items()}
+    encode = {name: value for name, value in options.items() if name in codec.encode_options}
+    decode = {
+        name: value
+        for name, value in options.items()
+        if name in codec.decode_options or name not in codec.encode_options
+    }
+    try:
+        codec.check_options("decode", decode)
+        codec.check_options("encode", encode)
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"--model {text}: {error}") from error
+    name = label or " ".join([short, *(f"{key}={value}" for key, value in given.items())])
+    contenders = []
+    for quality in qualities:
+        spec: dict[str, Any] = {
+            "model_id": codec.model_id,
+            "encode": encode | ({} if quality is None else {"quality": quality}),
+            "decode": decode,
+            "layers": min(layers or codec.num_layers, codec.num_layers),
+            "prefixes": PREFIXES[prefixes],
+        }
+        spec["encoder"] = _encoder(codec, spec)
+        setting = "" if quality is None else f"quality {quality}"
+        contenders.append(Contender(name, setting, spec))
+    return contenders
+
+
+def _encoder(codec: Codec, spec: Mapping[str, Any]) -> str:
+    """What tells two versions of an encoder apart: the bytes that it makes of one picture.
+
+    A model's id names what decodes. Which of many possible streams the encoder sends may change
+    from one version of the program to the next, and all figures with it.
+    """
+    try:
+        (stream,) = codec.encode([_trial_picture()], layers=spec["layers"], **spec["encode"])
+    except Exception:  # whatever is wrong with it, its workers will say
+        return "none"
+    return hashlib.sha256(stream.header + b"".join(stream.layers)).hexdigest()[:16]
+
+
+def _trial_picture() -> np.ndarray:
+    """``(64, 64, 3) uint8``: slopes, edges and noise, by integers alone, alike everywhere."""
+    y, x = np.mgrid[:64, :64]
+    slopes = np.stack([x * y // 16, x * x // 24 + y, 2 * y + 64 * (x // 20)], -1) % 256
+    noise = np.random.RandomState(0).randint(-8, 9, slopes.shape)  # whose numbers are frozen
+    return (slopes + noise).clip(0, 255).astype(np.uint8)
+
+
+def _value(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _qualities(text: str, codec: Codec, wanted: str) -> list[int | None]:
+    """The qualities to measure; [None] for a codec without any. Raises OptionError."""
+    if wanted == "all":
+        if "quality" not in codec.encode_options:
+            return [None]
+        return [*available_qualities(codec)]
+    try:
+        chosen = [int(part) for part in wanted.split("+")]
+        for quality in chosen:
+            codec.check_options("encode", {"quality": quality})
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"--model {text}: quality={wanted}: {error}") from error
+    return [*dict.fromkeys(chosen)]
+
+
+def available_qualities(codec: Codec) -> list[int]:
+    """All qualities of a model that has several."""
+    qualities = []
+    for quality in itertools.count():
+        try:
+            codec.check_options("encode", {"quality": quality})
+        except ValueError:
+            break
+        qualities.append(quality)
+    return qualities
+
+
+def peer_contenders(
+    names: Sequence[str] | None, known: Collection[str] = ()
+) -> tuple[list[Contender], list[str]]:
+    """Contenders for peers by name (None: all that are here, but for those whose curves are
+    ``known`` already), and in words what is left out.
+
+    Raises OptionError for a name that there is not, or a peer asked for whose library is missing.
+    """
+    peers = all_peers()
+    contenders, notes = [], []
+    if names is not None and (unknown := [name for name in names if name not in peers]):
+        raise OptionError(
+            f"--peers: there is no {', '.join(unknown)}, but {', '.join(peers)}, none"
+        )
+    for name, peer in peers.items():
+        if peer.title in known if names is None else name not in names:
+            continue
+        if peer.library:
+            settings = [[one.name, dict(one.arguments), one.cut] for one in peer.settings]
+            spec = {"peer": name, "library": peer.library, "settings": settings}
+            contenders.append(Contender(peer.title, "", spec))
+        elif names is None:
+            notes.append(f"{peer.title} was left out: {peer.missing}")
+        else:
+            raise OptionError(f"--peers {name}: {peer.missing}")
+    return contenders, notes
+
+
+def check_names(contenders: Sequence[Contender]) -> None:
+    """Raise OptionError where two contenders would be one curve of the tables."""
+    seen: set[tuple[str, str]] = set()
+    peers = {one.group for one in contenders if not one.is_model}
+    for contender in contenders:
+        key = (contender.group, contender.setting)
+        if key in seen or (contender.is_model and contender.group in peers):
+            raise OptionError(
+                f"--model: {contender.group} is there twice; tell them apart with label=..."
+            )
+        seen.add(key)
+
+
+def anchor_name(contenders: Sequence[Contender], wanted: str, others: Sequence[str] = ()) -> str:
+    """The name of the curve that others are held against. Raises OptionError where there is none.
+
+    ``wanted`` is a peer's name or a curve's; "" is JPEG where it is measured, else the first model.
+    ``others`` are names of curves that are there beside those of the contenders.
+    """
+    peers = all_peers()
+    title = peers[wanted].title if wanted in peers else wanted
+    curves = [one for one in contenders if not one.lossless]
+    names = dict.fromkeys(
+        name for one in curves for name in (one.group, f"{one.group} {one.setting}".strip())
+    ) | dict.fromkeys(others)
+    if not wanted:
+        return peers["jpeg"].title if peers["jpeg"].title in names else next(iter(names), "")
+    found = next((name for name in names if name.lower() == title.lower()), None)
+    if found is None:
+        raise OptionError(f"--anchor {wanted}: it is not measured here; choose {', '.join(names)}")
+    return found

@@ -1,0 +1,308 @@
+"""The evaluating worker: some pictures of a shard and one contender in, one record out."""
+
+import platform
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from codec import Codec
+from codec.errors import StrataError
+from codec.images.files import read_image
+
+from ..dataset.ledger import Ledger
+from ..dataset.models import load_model
+from ..running.activity import Activity
+from ..running.stages import StageClock
+from ..running.worker_errors import plain_errors
+from ..sources.shards import Sample, Shard, ShardFile, open_shard
+from ..stores.reasons import describe
+from ..stores.store import Store, scratch_folder
+from ..stores.threads import ahead
+from .bench import Bench, Loaded, Measured, rgb_of
+from .contenders import Contender
+from .measuring import Learned, PatchSet, Point
+
+RECORDS, WEIGHTS = "records", "weights"
+BATCH_PIXELS = 1 << 22
+KEPT_MODELS = 3
+MAX_PIXELS = 1 << 25  # of a picture: the figures take some sixty bytes for each, beside the model
+NO_PICTURE = "there is no picture in the sample"
+
+
+@dataclass(frozen=True)
+class EvaluationTask:
+    """Samples ``start`` to ``stop`` of a shard, and a contender. ``shown`` go into the report."""
+
+    name: str
+    shard: Shard
+    start: int
+    stop: int
+    contender: Contender
+    shown: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """What every worker is told. ``shown_bpp`` are the rates at which pictures are shown.
+
+    ``lpips`` names a file of weights in the output. The storage options may hold secrets.
+    """
+
+    output: str
+    fingerprint: str
+    shown_bpp: tuple[float, ...] = ()
+    lpips: str | None = None
+    batch_size: int = 32
+    device: str = "cpu"
+    threads: int = 1
+    scratch: str | None = None
+    input_options: dict[str, Any] = field(default_factory=dict, repr=False)
+    output_options: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
+class Evaluator:
+    """Owns one device. ``run`` measures a task and records it; ``ready`` has nothing to load."""
+
+    def __init__(self, settings: EvaluateSettings) -> None:
+        self.settings = settings
+        self.activity = Activity()
+        self._codecs: OrderedDict[str, Codec] = OrderedDict()
+        self._held: tuple[Shard, ShardFile] | None = None
+        self._holding = ExitStack()
+
+    @cached_property
+    def store(self) -> Store:
+        return Store(self.settings.output, self.settings.output_options)
+
+    @cached_property
+    def learned(self) -> Learned | None:
+        """LPIPS, where its weights were given."""
+        if self.settings.lpips is None:
+            return None
+        from .lpips import load_lpips
+
+        with scratch_folder(self.settings.scratch) as folder:
+            local = folder / self.settings.lpips
+            self.store.fetch(f"{WEIGHTS}/{self.settings.lpips}", local)
+            return load_lpips(local, self.settings.device)
+
+    @plain_errors
+    def ready(self) -> str:
+        """Models are loaded when they are needed. Raises StorageError, InvalidModelError."""
+        _ = self.learned
+        return "ready"
+
+    def progress(self) -> dict[str, Any]:
+        """What the worker is doing: see ``Activity.report``."""
+        return self.activity.report()
+
+    @plain_errors
+    def run(self, task: EvaluationTask, skip: Mapping[int, str] | None = None) -> dict[str, Any]:
+        """Measure a task, record it, and return the record's counts.
+
+        ``skip`` gives, by position among the task's samples, those that must not be touched, and
+        why. Raises ShardError for a damaged shard; RuntimeError where a model can do none of
+        several pictures, because then it is not the pictures that are at fault.
+        """
+        ledger = Ledger(self.store, self.settings.fingerprint, RECORDS)
+        standing = ledger.read(task.name)
+        if standing is not None:
+            return {**_counts(standing), "found": True}
+        started, clock = time.monotonic(), StageClock(self.activity.clock)
+        with self.activity.shard(task.name, of=task.stop - task.start):
+            record = self._measure(task, range(task.stop - task.start), skip or {}, clock)
+        record |= {
+            "task": _identity(task),
+            "seconds": round(time.monotonic() - started, 3),
+            "stage_seconds": clock.seconds(),
+            "node": platform.node(),
+            "device": self.settings.device,
+        }
+        return _counts(ledger.commit(task.name, record))
+
+    @plain_errors
+    def probe(
+        self, task: EvaluationTask, start: int, stop: int, skip: Mapping[int, str] | None = None
+    ) -> int:
+        """Measure some samples of a task and record nothing, to find the one that kills a worker.
+
+        Returns how many samples the task has.
+        """
+        with self.activity.shard(task.name, of=stop - start):
+            numbers = range(task.stop - task.start)[start:stop]
+            self._measure(task, numbers, skip or {}, StageClock(self.activity.clock), strict=False)
+        return task.stop - task.start
+
+    def _measure(
+        self,
+        task: EvaluationTask,
+        numbers: Iterable[int],
+        skip: Mapping[int, str],
+        clock: StageClock,
+        *,
+        strict: bool = True,
+    ) -> dict[str, Any]:
+        pictures: list[dict[str, Any]] = []
+        failed: list[tuple[int, str, str]] = []
+        filtered: list[tuple[int, str, str]] = []
+        shown: list[dict[str, Any]] = []
+        sets: dict[Point, PatchSet] = {}
+        originals = PatchSet()
+        foreign: Exception | None = None
+        with ThreadPoolExecutor(self.settings.threads) as pool:
+            bench = Bench(
+                task.contender,
+                self._codec,
+                clock,
+                pool,
+                self.settings.threads,
+                task.shown,
+                self.settings.shown_bpp,
+                self.learned,
+            )
+            for window in self._windows(task, numbers, skip, clock, pool):
+                found = [one for one in window if one.rgb is not None]
+                results = bench.measure(found)
+                by_index = dict(zip((one.index for one in found), results, strict=True))
+                for one in window:
+                    result = by_index.get(one.index)
+                    if one.filtered:
+                        filtered.append((one.index, one.key, one.filtered))
+                    elif result is None:
+                        failed.append((one.index, one.key, one.problem))
+                    elif isinstance(result, Exception):
+                        failed.append((one.index, one.key, describe(result)))
+                        foreign = foreign if isinstance(result, StrataError) else result
+                    else:
+                        pictures.append(_row(one, result))
+                        shown += [
+                            {"key": one.key, "index": one.index, **s} for s in result.shown.values()
+                        ]
+                        assert result.original is not None
+                        originals.add(result.original)
+                        for point, lines in result.lines.items():
+                            sets.setdefault(point, PatchSet()).add(lines)
+                    bad = not one.filtered and not isinstance(result, Measured)
+                    self.activity.add(task.name, samples=1, bad=bad)
+        if strict and task.contender.is_model and foreign and not pictures and len(failed) > 1:
+            raise RuntimeError(f"no picture could be measured: {describe(foreign)}")
+        return {
+            "contender": task.contender.to_json(),
+            "ok": len(pictures),
+            "bad": len(failed),
+            "filtered": len(filtered),
+            "rows": len(pictures) + len(failed) + len(filtered),
+            "pictures": pictures,
+            "failed": failed,
+            "left_out": filtered,
+            "shown": shown,
+            "sets": {point.key: one.pack() for point, one in sets.items()},
+            "originals": originals.pack(),
+        }
+
+    # -- pictures ---------------------------------------------------------------------------------
+
+    def _windows(
+        self,
+        task: EvaluationTask,
+        numbers: Iterable[int],
+        skip: Mapping[int, str],
+        clock: StageClock,
+        pool: ThreadPoolExecutor,
+    ) -> Iterator[list[Loaded]]:
+        """The task's samples, some at a time: as many as memory can hold with their decodings."""
+        with clock.timed("download"):
+            file = self._open(task.shard)
+        samples = file.samples[task.start : task.stop]
+
+        def load(number: int) -> Loaded:
+            with clock.timed("decode", self.settings.threads):
+                return _load(file, task.start + number, samples[number], skip.get(number))
+
+        window: list[Loaded] = []
+        pixels = 0
+        for one in ahead(pool, load, numbers, lambda: self.settings.threads):
+            more = 0 if one.rgb is None else one.rgb.shape[0] * one.rgb.shape[1]
+            if window and (pixels + more > BATCH_PIXELS or len(window) == self.settings.batch_size):
+                yield window
+                window, pixels = [], 0
+            window.append(one)
+            pixels += more
+        if window:
+            yield window
+
+    def _open(self, shard: Shard) -> ShardFile:
+        """The shard as a local file, held until another one is asked for."""
+        if self._held is None or self._held[0] != shard:
+            self._held = None
+            self._holding.close()  # which may say that it has changed meanwhile
+            scratch = self._holding.enter_context(scratch_folder(self.settings.scratch))
+            opened = open_shard(shard, scratch, self.settings.input_options)
+            self._held = shard, self._holding.enter_context(opened)
+            self.activity.transferred(read=shard.size)
+        return self._held[1]
+
+    def _codec(self, model_id: str) -> Codec:
+        if model_id not in self._codecs:
+            settings = self.settings
+            while len(self._codecs) >= KEPT_MODELS:
+                self._codecs.popitem(last=False)
+            self._codecs[model_id] = load_model(
+                settings.output,
+                model_id,
+                settings.device,
+                settings.output_options,
+                settings.scratch,
+            )
+        self._codecs.move_to_end(model_id)
+        return self._codecs[model_id]
+
+
+def _load(file: ShardFile, index: int, sample: Sample, skip: str | None) -> Loaded:
+    key = sample.key.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    if sample.filtered:
+        return Loaded(index, key, filtered=sample.filtered)
+    problem = sample.problem or skip
+    name = sample.image_field
+    if problem or name is None:
+        return Loaded(index, key, problem=problem or NO_PICTURE)
+    try:
+        picture = read_image(file.read(dict(sample.fields)[name]), max_pixels=MAX_PIXELS)
+    except StrataError as error:
+        return Loaded(index, key, problem=describe(error))
+    return Loaded(index, key, np.ascontiguousarray(picture.rgb), picture.alpha is not None)
+
+
+def _row(one: Loaded, result: Measured) -> dict[str, Any]:
+    image = rgb_of(one)
+    return {
+        "key": one.key,
+        "index": one.index,
+        "width": image.shape[1],
+        "height": image.shape[0],
+        "alpha": one.alpha,
+        "points": {point.key: like.to_json() for point, like in result.points.items()},
+        "encode_s": result.encode_s,
+        "decode_s": result.decode_s,
+    }
+
+
+def _identity(task: EvaluationTask) -> dict[str, Any]:
+    return {"shard": task.shard.url, "start": task.start, "stop": task.stop}
+
+
+def _counts(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What the driver needs now: the figures are in the store."""
+    reasons: dict[str, int] = {}
+    for _, _, reason in record["failed"]:
+        short = reason.split(":", 1)[0]
+        reasons[short] = reasons.get(short, 0) + 1
+    names = ("ok", "bad", "filtered", "rows", "seconds", "stage_seconds")
+    return {name: record[name] for name in names} | {"reasons": reasons}

@@ -1,0 +1,207 @@
+"""Rows with their keys, in blocks that are kept: what looking up a key reads.
+
+A block is an Arrow table of some hundred rows, bounded by a lowest and a highest key. Of a data
+file with an index, blocks are the row groups of that: sorted by key, with the place of every layer.
+Of one without, they are its own row groups: their keys and sizes, but no places.
+"""
+
+import io
+import zlib
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..dataset.data_file import Bounds, DataFile, OpenFile, is_damage, key_bounds, within
+from ..dataset.index import BrokenIndexError
+from ..dataset.untrusted import check_index_format
+from ..stores.cache import ByteCache
+from ..stores.filesystems import storage_errors
+from ..stores.ranges import RangeFile, read_range
+from ..stores.reasons import describe
+from ..stores.store import Store
+
+WHOLE_BYTES = 256 << 10  # an index up to this size is read in one request
+_PARSED = 8  # a footer in memory takes some times its size in the file
+_OF_A_GROUP = ["cumulative_bytes", "key", "width", "height", "header"]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows in the columns of the index, as far as they are known, sorted by key."""
+
+    table: pa.Table
+    keys: list[str] = field(repr=False)
+
+    @classmethod
+    def of(cls, table: pa.Table) -> "Block":
+        if table.column("key").null_count:  # nobody can ask for these
+            table = table.filter(table.column("key").is_valid())
+        return cls(table, table.column("key").to_pylist())
+
+    @property
+    def nbytes(self) -> int:
+        """About what it takes in memory."""
+        return int(self.table.nbytes) + sum(64 + len(key) for key in self.keys)
+
+    def rows(self, keys: Sequence[str]) -> list[dict[str, Any]]:
+        """The rows with these keys, of each key the first."""
+        places = [bisect_left(self.keys, key) for key in keys]
+        found = [
+            place
+            for key, place in zip(keys, places, strict=True)
+            if place < len(self.keys) and self.keys[place] == key
+        ]
+        return self.table.take(pa.array(found, pa.int64())).to_pylist() if found else []
+
+
+class Blocks:
+    """The rows of one data file as blocks, which are kept in ``cache`` under ``path``."""
+
+    def __init__(self, cache: ByteCache, path: str) -> None:
+        self.cache, self.path = cache, path
+
+    def bounds(self) -> Sequence[Bounds | None]:
+        """The lowest and the highest key of each block."""
+        kept = self.cache.get((self.path, "bounds"))
+        return self._bounds() if kept is None else kept
+
+    def get(self, numbers: Sequence[int]) -> list[Block]:
+        kept = {number: self.cache.get((self.path, "block", number)) for number in numbers}
+        missing = [number for number, block in kept.items() if block is None]
+        kept.update(zip(missing, self._read(missing), strict=True))
+        return [kept[number] for number in numbers]
+
+    def ready(self, keys: Sequence[str]) -> bool:
+        """Whether the sorted ``keys`` can be looked up without a request."""
+        bounds = self.cache.get((self.path, "bounds"))
+        return bounds is not None and all(
+            self.cache.get((self.path, "block", number)) is not None
+            for number, one in enumerate(bounds)
+            if within(keys, one)
+        )
+
+    def search(self, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """The rows with any of the sorted ``keys``."""
+        wanted = {
+            number: chosen
+            for number, bounds in enumerate(self.bounds())
+            if (chosen := within(keys, bounds))
+        }
+        for block, chosen in zip(self.get(list(wanted)), wanted.values(), strict=True):
+            yield from block.rows(chosen)
+
+    def _keep_bounds(self, bounds: Sequence[Bounds | None]) -> Sequence[Bounds | None]:
+        size = sum(200 + sum(map(len, one or ())) for one in bounds)
+        return self.cache.put((self.path, "bounds"), bounds, size)
+
+    def _keep(self, number: int, block: Block) -> Block:
+        return self.cache.put((self.path, "block", number), block, block.nbytes)
+
+    def _bounds(self) -> Sequence[Bounds | None]:
+        raise NotImplementedError
+
+    def _read(self, numbers: Sequence[int]) -> Iterator[Block]:
+        """These blocks, which are not kept yet."""
+        raise NotImplementedError
+
+
+class IndexBlocks(Blocks):
+    """The row groups of an index.
+
+    A small one costs one request, a large one two for the first key: its footer, and the row group
+    that the key must be in. Raises BrokenIndexError for one that is gone or damaged.
+    """
+
+    def __init__(self, store: Store, file: DataFile, cache: ByteCache) -> None:
+        assert file.index is not None
+        super().__init__(cache, str(file.index["path"]))
+        self._store, self._told, self._pictures = store, file.index, file.ok
+
+    def _bounds(self) -> Sequence[Bounds | None]:
+        footer = self._footer()
+        bounds = [key_bounds(footer, group) for group in range(footer.num_row_groups)]
+        return self._keep_bounds(bounds)
+
+    def _footer(self) -> pq.FileMetaData:
+        kept = self.cache.get((self.path, "footer"))
+        if kept is not None:
+            return kept
+        size, footer = int(self._told["bytes"]), int(self._told["footer_bytes"])
+        length = size if size <= WHOLE_BYTES else footer
+        with self._broken():
+            data = read_range(self._store, self.path, size - length, length)
+            if zlib.crc32(data[-footer:]) != self._told["footer_crc32"]:
+                raise BrokenIndexError(f"{self.path} is damaged: its footer is")
+            metadata = pq.read_metadata(io.BytesIO(data[-footer:]))
+            check_index_format(metadata.metadata)
+            if metadata.num_rows != self._pictures:
+                raise BrokenIndexError(f"{self.path} is that of another file")
+            if length == size:
+                file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+                for number in range(metadata.num_row_groups):
+                    self._keep(number, Block.of(file.read_row_group(number)))
+        return self.cache.put((self.path, "footer"), metadata, _PARSED * footer)
+
+    def _read(self, numbers: Sequence[int]) -> Iterator[Block]:
+        """Neighbours come in one request."""
+        if not numbers:
+            return
+        footer = self._footer()
+        file = pq.ParquetFile(
+            pa.PythonFile(RangeFile(self._store, self.path, self._told["bytes"]), mode="r"),
+            metadata=footer,
+            pre_buffer=True,
+            page_checksum_verification=True,
+        )
+        with self._broken():
+            table = file.read_row_groups(list(numbers))
+        start = 0
+        for number in numbers:
+            rows = footer.row_group(number).num_rows
+            # a copy: a slice would keep all of them in memory
+            one = table.take(pa.array(range(start, start + rows)))
+            yield self._keep(number, Block.of(one))
+            start += rows
+
+    @contextmanager
+    def _broken(self) -> Iterator[None]:
+        """Turn what damaged bytes and lost files raise into BrokenIndexError."""
+        try:
+            yield
+        except BrokenIndexError:
+            raise
+        except FileNotFoundError as error:
+            raise BrokenIndexError(f"{self.path} is gone") from error
+        except Exception as error:  # stores have exceptions of many kinds
+            if is_damage(error):
+                raise BrokenIndexError(f"{self.path} is damaged: {describe(error)}") from error
+            with storage_errors(f"{self._store.url}/{self.path}", "cannot be read"):
+                raise
+
+
+class GroupBlocks(Blocks):
+    """The row groups of a data file itself, in the small columns that a lookup needs."""
+
+    def __init__(self, store: Store, file: DataFile, cache: ByteCache) -> None:
+        super().__init__(cache, file.path)
+        self._store, self._file = store, file
+
+    def _bounds(self) -> Sequence[Bounds | None]:
+        return self._keep_bounds(OpenFile(self._store, self._file, self.cache).key_bounds())
+
+    def _read(self, numbers: Sequence[int]) -> Iterator[Block]:
+        with OpenFile(self._store, self._file, self.cache) as opened:
+            for number in numbers:
+                table = opened.read(number, _OF_A_GROUP)
+                first = opened.first_row(number)
+                rows = pa.array(range(first, first + table.num_rows), pa.int32())
+                groups = pa.array([number] * table.num_rows, pa.int32())
+                table = table.append_column("row", rows).append_column("row_group", groups)
+                table = table.filter(table.column("header").is_valid())
+                table = table.sort_by([("key", "ascending"), ("row", "ascending")])
+                yield self._keep(number, Block.of(table))

@@ -1,0 +1,431 @@
+"""Open a compressed dataset and read it at any number of layers, fetching only those layers.
+
+    Dataset.read, batches      every file by columns, selected by key and filter    rows.py
+    Dataset.fetch, record      places of keys (lookup.py), then just their bytes    fetch.py
+    Dataset.page               pictures in order, some at a time                    pages.py
+
+``DataFile`` and the footers are in ``pipeline.dataset``, requests for ranges in
+``pipeline.stores``.
+"""
+
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from codec import Codec, EncodedImage
+from codec.images.files import read_image
+
+from ..dataset import rows, untrusted
+from ..dataset.data_file import (
+    CursorError,
+    DamagedDataError,
+    DataFile,
+    DatasetError,
+    OpenFile,
+    UnknownKeyError,
+    within,
+)
+from ..dataset.index import IndexEntry
+from ..dataset.layout import PLAN_NAME, manifest_name
+from ..dataset.ledger import FORMAT_VERSION, latest_manifest
+from ..dataset.models import load_model
+from ..stores.cache import ByteCache
+from ..stores.passing import may_pass
+from ..stores.reasons import describe
+from ..stores.store import Store, storage_errors
+from ..stores.urls import refuse_secrets
+from . import fetch
+from .lookup import Lookup
+from .pages import page
+from .rows import batches, columns_of, rows_at
+
+__all__ = [
+    "CursorError",
+    "DamagedDataError",
+    "DataFile",
+    "Dataset",
+    "DatasetError",
+    "IndexEntry",
+    "OpenFile",
+    "Record",
+    "UnknownKeyError",
+    "open_dataset",
+]
+
+CACHE_BYTES = 128 << 20  # of footers and indexes, kept by a Dataset
+SEARCHED_FILES = 20  # for the reason why a key is no picture
+# What Dataset.metadata tells of a picture unless it is asked for something else.
+METADATA = (
+    *("status", "reason", "source_field", "source_format", "source_bytes", "source_sha256"),
+    *("image_sha256", "notes", "index", "layers", "cumulative_bytes", "psnr"),
+)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One picture of a dataset: its stream cut to the layers read, and the columns asked for."""
+
+    key: str
+    width: int
+    height: int
+    encoded: EncodedImage
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+class Dataset:
+    """A compressed dataset; see ``open_dataset``. Rows that are bad or filtered are not yielded.
+
+    ``number`` is that of the manifest.
+    """
+
+    def __init__(
+        self, store: Store, plan: dict[str, Any], manifest: dict[str, Any], number: int = 0
+    ) -> None:
+        self.store, self.manifest = store, number
+        self.parameters: dict[str, Any] = plan["parameters"]
+        self.fingerprint: str = plan["fingerprint"]
+        self.files = [DataFile.of(entry) for entry in manifest["files"]]
+        self.totals: dict[str, int] = manifest["totals"]
+        # inputs (``url``, ``error``) that the last run of the job could not compress
+        self.failed: list[dict[str, str]] = manifest.get("failed", [])
+        self.lookup = Lookup(store, self.files, ByteCache(CACHE_BYTES))
+        self._codecs: dict[str, Codec] = {}
+
+    @property
+    def url(self) -> str:
+        return self.store.url
+
+    @property
+    def num_layers(self) -> int:
+        """Layer columns; a picture may have fewer layers of its own."""
+        return int(self.parameters["layers"])
+
+    @property
+    def model_id(self) -> str:
+        return str(self.parameters["model_id"])
+
+    def __len__(self) -> int:
+        """The number of pictures (ok rows)."""
+        return sum(file.ok for file in self.files)
+
+    def codec(self, device: str = "cpu", scratch: str | None = None) -> Codec:
+        """The model the dataset was written with, from the dataset's own copy.
+
+        On its way from another machine it lies in ``scratch``, by default the system's folder for
+        temporary files.
+        """
+        if device not in self._codecs:
+            options = self.store.options
+            codec = load_model(self.url, self.model_id, device, options, scratch)
+            codec.max_pixels = max(codec.max_pixels, self.parameters.get("max_pixels", 0))
+            self._codecs[device] = codec
+        return self._codecs[device]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For other processes, which load the model themselves."""
+        return self.__dict__ | {"_codecs": {}}
+
+    def keys(self) -> Iterator[str]:
+        """The keys of all pictures, in the order of the shards."""
+        for file in self.files:
+            with self.open(file) as opened:
+                for row in opened.rows(["key", "header"]):
+                    if row["header"] is not None:
+                        yield row["key"]
+
+    def problems(self) -> Iterator[tuple[str, str, str, str]]:
+        """(shard URL, key, status, reason) of every sample that is not a picture here."""
+        return self._problems(self.files)
+
+    def _problems(self, files: Iterable[DataFile]) -> Iterator[tuple[str, str, str, str]]:
+        for file in files:
+            if file.ok == file.rows:
+                continue
+            with self.open(file) as opened:
+                for row in opened.rows(["status", "reason", "key"]):
+                    if row["status"] != "ok":
+                        url = file.record["source"]["url"]
+                        yield url, row["key"], row["status"], row["reason"]
+
+    def batches(
+        self,
+        layers: int | None = None,
+        columns: Sequence[str] = (),
+        keys: Collection[str] | None = None,
+        filter: pc.Expression | None = None,
+    ) -> Iterator[pa.RecordBatch]:
+        """Pictures as Arrow batches, one for each row group that has any: at most 256, 16 MiB.
+
+        ``columns``, then ``key``, ``width``, ``height``, ``header``, ``layer_00`` ... of the first
+        ``layers`` layers (default: all; null where a picture stores fewer). ``keys`` and ``filter``
+        (an expression over the columns of metadata, such as
+        ``pyarrow.compute.field("width") >= 512``) restrict to some pictures, in the order of the
+        dataset; of row groups without any, only the columns that this takes are read. Raises
+        DatasetError for layers and columns that the dataset does not have and for a filter that
+        cannot be applied, DamagedDataError for a damaged file.
+        """
+        self._check_columns(columns)
+        wanted = [*columns, *rows.stream_columns(self._layers(layers))]
+        named = columns_of(filter, self.url)
+        chosen = None if keys is None else sorted(set(keys))
+        for file in self._files_with(chosen):
+            with self.open(file) as opened:
+                yield from batches(opened, wanted, chosen, filter, named)
+
+    def read(
+        self,
+        layers: int | None = None,
+        keys: Collection[str] | None = None,
+        columns: Sequence[str] = (),
+        filter: pc.Expression | None = None,
+    ) -> Iterator[Record]:
+        """Pictures with their first ``layers`` layers (default: all that are stored).
+
+        ``keys`` and ``filter`` restrict to some pictures, in the order of the dataset, as
+        ``batches`` says; for few keys ``fetch`` reads less. ``columns`` names further columns for
+        ``Record.extra`` (``fields``, ``alpha``, ...). A picture that stores fewer layers comes with
+        those it has. Raises what ``batches`` raises.
+        """
+        count = self._layers(layers)
+        for batch in self.batches(layers, columns, keys, filter):
+            for row in batch.to_pylist():
+                encoded = rows.encoded_image(row, count, self.url)
+                extra = {name: row[name] for name in columns}
+                yield Record(row["key"], row["width"], row["height"], encoded, extra)
+
+    # -- by key -----------------------------------------------------------------------------------
+
+    def locate(self, key: str) -> IndexEntry | None:
+        """Where the picture ``key`` lies, None if there is none; the first, if there are several.
+
+        Costs the part of the index that may hold the key, once: it is kept.
+        """
+        return self.lookup.find([key]).get(key)
+
+    def fetch(
+        self,
+        keys: Iterable[str],
+        layers: int | None = None,
+        *,
+        missing: Literal["error", "skip"] = "error",
+        columns: Sequence[str] = (),
+    ) -> Iterator[Record]:
+        """The pictures with these keys, in the order of ``keys``, with their first ``layers``.
+
+        Their places are looked up, and just their bytes read: many at once, neighbours in one
+        request, each layer held against its checksum. Of files without an index, the row groups
+        are read. ``columns`` may be ``alpha`` and ``original``. At most a thousand pictures and
+        64 MiB of what is asked for are in memory (or one picture). Raises UnknownKeyError for a key
+        that is not there unless ``missing`` is ``"skip"``, DamagedDataError for damaged bytes.
+        """
+        count = self._layers(layers)
+        if not {*columns} <= {*fetch.SIDE_COLUMNS}:
+            raise ValueError(f"columns to fetch are {fetch.SIDE_COLUMNS}, not {columns}")
+        left = iter(keys)
+        while portion := list(islice(left, fetch.FETCHED_KEYS)):
+            found = self.lookup.find(portion)
+            if missing == "error":
+                for key in portion:
+                    if key not in found:
+                        raise self._unknown(key)
+            entries = [found[key] for key in portion if key in found]
+            for some in fetch.portions(entries, count, columns):
+                for one in fetch.fetch(self.lookup, some, count, columns):
+                    entry = one.entry
+                    yield Record(entry.key, entry.width, entry.height, one.encoded, one.extra)
+
+    def metadata(self, key: str, columns: Sequence[str] = METADATA) -> dict[str, Any]:
+        """What the dataset says of a picture: ``key``, ``width``, ``height`` and ``columns``.
+
+        Reads these columns of one row group. Raises UnknownKeyError for a key that is not there,
+        DatasetError for a column that is not.
+        """
+        self._check_columns(columns)
+        entry = self._entry(key)
+        kept = ("key", "width", "height")
+        names = list(dict.fromkeys([*kept, *columns]))
+        row = self._row(entry, names)
+        if row is None or row["key"] != key:
+            row = self._row(self.lookup.in_row_groups(entry), names) or {}
+            self.lookup.ignore(entry.file, f"the index of {entry.file.path} leads elsewhere")
+        return {name: row[name] for name in names}
+
+    def original(self, key: str) -> bytes | None:
+        """The picture's own file, if it is kept. Raises UnknownKeyError, DamagedDataError."""
+        (one,) = fetch.fetch(self.lookup, [self._entry(key)], 0, ["original"])
+        found: bytes | None = one.extra["original"]
+        return found
+
+    def page(
+        self,
+        after: str | None = None,
+        limit: int = 100,
+        *,
+        search: str = "",
+        filter: pc.Expression | None = None,
+    ) -> tuple[list[dict[str, Any]], str | None]:
+        """Some pictures in the order of the dataset, and the cursor to go on with (None: the end).
+
+        A picture is a dictionary of ``key``, ``width``, ``height``, ``layers`` (stored),
+        ``cumulative_bytes`` and ``psnr`` (lists by layer, or None) and ``has_original``. ``search``
+        is a part of the key in any case, ``filter`` as in ``batches``. A page takes bounded time
+        whatever is searched for: it may hold fewer pictures than ``limit``, or none, and yet not be
+        the last. Cursors are text that fits into a URL, and hold for this manifest. Raises
+        CursorError for what is none.
+        """
+        return page(self.lookup, after, limit, search, filter)
+
+    def record(self, key: str, layers: int | None = None, columns: Sequence[str] = ()) -> Record:
+        """The first picture with this key.
+
+        Raises UnknownKeyError if there is none; with the reason if it is a bad or filtered sample
+        and that is quickly found.
+        """
+        count = self._layers(layers)
+        entry = self.locate(key)
+        if entry is None:
+            raise self._unknown(key, self._problem(key))
+        (one,) = fetch.fetch(self.lookup, [entry], count)
+        extra = self.metadata(key, columns) if columns else {}
+        extra = {name: extra[name] for name in columns}
+        return Record(entry.key, entry.width, entry.height, one.encoded, extra)
+
+    def image(
+        self, key: str, layers: int | None = None, *, device: str = "cpu", **options: Any
+    ) -> np.ndarray:
+        """The picture ``key`` decoded from its first ``layers`` layers, ``(H, W, 3) uint8``.
+
+        Where it has fewer layers because its file was kept instead, the file is what is decoded.
+        ``options`` go to ``Codec.decode`` (``realism="flow"``, ``decoder="fast"``, ``seed=1``,
+        ...). Raises UnknownKeyError for an unknown key, CorruptStreamError or DamagedDataError for
+        a damaged stream, TypeError or ValueError for options that the dataset's codec does not
+        have.
+        """
+        codec = self.codec(device)
+        codec.check_options("decode", options)  # before anything is read
+        record = self.record(key, layers)
+        if record.encoded.num_layers < self._layers(layers):
+            original = self.original(key)
+            if original is not None:
+                return read_image(original, max_pixels=self.parameters["max_pixels"]).rgb
+        return codec.decode([record.encoded], **options)[0]
+
+    def open(self, file: DataFile) -> "OpenFile":
+        """One data file, ready for projection; use it with ``with``. Its footer is kept."""
+        return OpenFile(self.store, file, self.lookup.cache)
+
+    def _files_with(self, keys: Sequence[str] | None) -> Iterator[DataFile]:
+        """The files that may have any of the sorted ``keys``; None means all of them."""
+        for file in self.files:
+            if file.ok and (keys is None or within(keys, file.key_bounds)):
+                yield file
+
+    def _row(self, entry: IndexEntry, columns: Sequence[str]) -> dict[str, Any] | None:
+        """The row at a place, None where there is no such place."""
+        with self.open(entry.file) as opened, suppress(IndexError):
+            ((_, row),) = rows_at(opened, columns, {entry.row_group: [entry.row]})
+            return row
+        return None
+
+    def _entry(self, key: str) -> IndexEntry:
+        entry = self.locate(key)
+        if entry is None:
+            raise self._unknown(key)
+        return entry
+
+    def _unknown(self, key: str, problem: str = "") -> UnknownKeyError:
+        return UnknownKeyError(
+            f"{self.url}: {problem or f'there is no picture with the key {key!r}'}"
+        )
+
+    def _problem(self, key: str) -> str:
+        """What is wrong with a sample: by the manifest, which has the first, or in a few files."""
+        further = []
+        for file in self.files:
+            listed = file.record.get("problems", ())
+            for found, status, reason in listed:
+                if found == key:
+                    return f"{key!r} of {file.record['source']['url']} is {status}: {reason}"
+            if file.rows - file.ok > len(listed):
+                further.append(file)
+        for url, found, status, reason in self._problems(further[:SEARCHED_FILES]):
+            if found == key:
+                return f"{key!r} of {url} is {status}: {reason}"
+        return ""
+
+    def _check_columns(self, columns: Iterable[str]) -> None:
+        there = rows.schema(self.num_layers).names
+        for name in columns:
+            if name not in there:
+                raise DatasetError(
+                    f"{self.url}: there is no column {name!r}; there are {', '.join(there)}"
+                )
+
+    def _layers(self, layers: int | None) -> int:
+        if layers is None:
+            return self.num_layers
+        if not 0 <= layers <= self.num_layers:
+            raise DatasetError(
+                f"{self.url} stores {self.num_layers} layers: layers={layers} cannot be read"
+            )
+        return layers
+
+
+def open_dataset(
+    url: str, options: Mapping[str, Any] | None = None, *, manifest: int | None = None
+) -> Dataset:
+    """Open the dataset at ``url`` (a path or any fsspec URL) as its newest manifest has it.
+
+    ``options`` are fsspec's storage options, such as ``{"anon": True}`` for a public bucket. With
+    the number of a ``manifest`` (``Dataset.manifest``) the dataset is as it was then. Raises
+    DatasetError where there is none, or one of a newer format.
+    """
+    refuse_secrets(url)
+    try:
+        store = Store(url, options)
+        plan = json.loads(store.read(PLAN_NAME))
+        version = plan["parameters"].get("format")
+        number = latest_manifest(store)
+    except (LookupError, TypeError, AttributeError) as error:
+        raise DatasetError(f"{url}: {PLAN_NAME} is not the plan of a dataset") from error
+    except FileNotFoundError as error:
+        raise DatasetError(f"{url}: there is no dataset here ({PLAN_NAME} is missing)") from error
+    except Exception as error:  # stores have exceptions of many kinds
+        message = f"{url}: cannot be opened as a dataset: {error}"
+        raise DatasetError(message, passing=may_pass(error)) from error
+    if version != FORMAT_VERSION:
+        raise DatasetError(f"{url}: has format {version!r}, this release reads {FORMAT_VERSION}")
+    try:
+        untrusted.check_plan(plan["parameters"])
+    except (ValueError, TypeError, LookupError) as error:
+        why = str(error) if type(error) is ValueError else f"is damaged ({describe(error)})"
+        raise DatasetError(f"{url}: {PLAN_NAME} {why}") from error
+    if not number:
+        raise DatasetError(
+            f"{url}: the job that writes this dataset has not finished; run it again to resume"
+        )
+    number = number if manifest is None else manifest
+    name = manifest_name(number)
+    with storage_errors(store.url, "cannot be opened as a dataset"):
+        try:
+            raw = store.read(name)
+        except FileNotFoundError as error:
+            raise DatasetError(f"{url}: there is no {name}") from error
+    try:
+        told = json.loads(raw)
+        version = told["format"]
+        if version == FORMAT_VERSION:
+            return Dataset(store, plan, told, number)
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        raise DatasetError(
+            f"{url}: {name} is damaged ({describe(error)}); verify_dataset.py --repair makes it "
+            "anew"
+        ) from error
+    raise DatasetError(f"{url}: {name} has format {version!r}, this release reads {FORMAT_VERSION}")

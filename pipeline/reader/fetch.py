@@ -1,0 +1,164 @@
+"""Pictures by their places: ranged requests for just their bytes, checked one by one."""
+
+import zlib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from codec import EncodedImage
+
+from ..dataset.data_file import DamagedDataError, OpenFile
+from ..dataset.index import IndexEntry, Span
+from ..dataset.rows import encoded_image, stream_columns
+from ..stores.filesystems import storage_errors
+from ..stores.ranges import Range, ShortReadError, read_ranges
+from .lookup import Lookup
+from .rows import rows_at
+
+FETCHED_BYTES = 64 << 20  # of layers and columns, held at once
+FETCHED_KEYS = 1000
+GROUPS_AT_ONCE = 8  # row groups read where there is no index: up to 16 MiB each
+SIDE_COLUMNS = ("alpha", "original")  # whose places an index knows
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A picture's stream, and the values of the columns that were asked for beside it."""
+
+    entry: IndexEntry
+    encoded: EncodedImage
+    extra: dict[str, Any]
+
+
+def portions(
+    entries: Sequence[IndexEntry], layers: int, columns: Sequence[str] = ()
+) -> Iterator[Sequence[IndexEntry]]:
+    """The entries in pieces that may be in memory at once."""
+    start = nbytes = 0
+    for number, entry in enumerate(entries):
+        beside = (getattr(entry, name) for name in columns)
+        size = sum(entry.lengths[:layers]) + sum(span.length for span in beside if span)
+        if number > start and nbytes + size > FETCHED_BYTES:
+            yield entries[start:number]
+            start, nbytes = number, 0
+        nbytes += size
+    if start < len(entries):
+        yield entries[start:]
+
+
+def fetch(
+    lookup: Lookup, entries: Sequence[IndexEntry], layers: int, columns: Sequence[str] = ()
+) -> list[Fetched]:
+    """The first ``layers`` layers of each picture, and of ``columns`` any of ``SIDE_COLUMNS``.
+
+    Raises DamagedDataError for what does not have its checksum, DatasetError for a file that is
+    gone, StorageError for a store that does not answer.
+    """
+    parts = [
+        (number, name, span)
+        for number, entry in enumerate(entries)
+        for name, span in _parts(entry, layers, columns)
+    ]
+    ranges = [
+        Range(entries[number].file.path, span.offset, span.length) for number, _, span in parts
+    ]
+    values: list[dict[int | str, bytes]] = [{} for _ in entries]
+    suspects: dict[int, int | str] = {}  # the first part of each that is not what it should be
+    for (number, name, span), data in zip(parts, read_ranges(lookup.store, ranges), strict=True):
+        if isinstance(data, bytes) and zlib.crc32(data) == span.crc32:
+            values[number][name] = data
+        elif isinstance(data, bytes | ShortReadError | FileNotFoundError):
+            suspects.setdefault(number, name)
+        else:
+            url = f"{lookup.store.url}/{entries[number].file.path}"
+            with storage_errors(url, f"{entries[number].key!r} cannot be read"):
+                raise data
+    left = [n for n, entry in enumerate(entries) if n in suspects or not entry.indexed]
+    others = _fetch_by_groups(lookup, {n: entries[n] for n in left}, layers, columns, suspects)
+    return [
+        others[number] if number in others else _assembled(entry, values[number], columns)
+        for number, entry in enumerate(entries)
+    ]
+
+
+def _parts(
+    entry: IndexEntry, layers: int, columns: Sequence[str]
+) -> Iterator[tuple[int | str, Span]]:
+    """What is to be read of a picture with an index: its layers by number, columns by name."""
+    if not entry.indexed:
+        return
+    places = zip(entry.offsets, entry.lengths, entry.crc32s, strict=True)
+    for number, place in enumerate(islice(places, layers)):
+        yield number, Span(*place)
+    for name in columns:
+        span = getattr(entry, name)
+        if span is not None:
+            yield name, span
+
+
+def _assembled(
+    entry: IndexEntry, values: Mapping[int | str, bytes], columns: Sequence[str]
+) -> Fetched:
+    layers = tuple(value for name, value in values.items() if isinstance(name, int))
+    extra = {name: values.get(name) for name in columns}
+    return Fetched(entry, EncodedImage(entry.header, layers), extra)
+
+
+def _fetch_by_groups(
+    lookup: Lookup,
+    entries: Mapping[int, IndexEntry],
+    layers: int,
+    columns: Sequence[str],
+    suspects: Mapping[int, int | str],
+) -> dict[int, Fetched]:
+    """The same without the index, whose places are not known or lead to something else."""
+    if not entries:
+        return {}
+    placed = {n: _placed(lookup, entry, suspects.get(n)) for n, entry in entries.items()}
+    units = defaultdict(list)
+    for number, entry in placed.items():
+        units[entry.file.name, entry.row_group].append(number)
+    names = [*columns, *stream_columns(layers)]
+
+    def read(numbers: Sequence[int]) -> list[tuple[int, Fetched]]:
+        first = placed[numbers[0]]
+        rows = [placed[number].row for number in numbers]
+        with OpenFile(lookup.store, first.file, lookup.cache) as opened:
+            try:
+                found = dict(rows_at(opened, names, {first.row_group: rows}))
+            except DamagedDataError as error:
+                number = next((number for number in numbers if number in suspects), numbers[0])
+                raise _damaged(error, placed[number].key, suspects.get(number)) from error
+        fetched = []
+        for number in numbers:
+            entry, row = placed[number], found[placed[number].row]
+            if number in suspects:
+                file = entries[number].file
+                lookup.ignore(file, f"the index of {file.path} leads elsewhere")
+            encoded = encoded_image(row, layers, entry.file.name)
+            fetched.append((number, Fetched(entry, encoded, {name: row[name] for name in columns})))
+        return fetched
+
+    if len(units) == 1:
+        return dict(read(*units.values()))
+    with ThreadPoolExecutor(min(GROUPS_AT_ONCE, len(units))) as pool:
+        return {number: one for part in pool.map(read, units.values()) for number, one in part}
+
+
+def _placed(lookup: Lookup, entry: IndexEntry, suspect: int | str | None) -> IndexEntry:
+    """The entry; its place by the data file itself where the index leads to something else."""
+    if suspect is None:
+        return entry
+    try:
+        return lookup.in_row_groups(entry)
+    except DamagedDataError as error:
+        raise _damaged(error, entry.key, suspect) from error
+
+
+def _damaged(error: DamagedDataError, key: str, part: int | str | None) -> DamagedDataError:
+    what = f"layer {part}" if isinstance(part, int) else f"column {part}" if part else "something"
+    layer = part if isinstance(part, int) else None
+    return DamagedDataError(f"{error}; {what} of {key!r} is in it", key, layer)

@@ -1,0 +1,232 @@
+"""One map of all keys to data files, for datasets whose shards have their keys in no order.
+
+There the bounds of keys in the manifest rule out no file, so a single key would cost the index of
+every data file. ``keys/<digest>.bin`` says in three small requests which of them may have it; what
+it says is looked up in their indexes as ever. The digest names the data files that the map was made
+of, so one that is out of date is never looked at, and a damaged one is done without.
+
+The file, all numbers little-endian: ``STRATAK1``, a power of two of buckets (u32), the number of
+keys (u64), CRC32 of these 20 bytes (u32); for each bucket, and for the end, where it begins in the
+file (u64); the buckets. A key's hash is the first 8 bytes of its BLAKE2b, as a big-endian number;
+its upper bits number its bucket. A bucket has, sorted, hash (u64) and file (u32) of its keys, and
+then the CRC32 of its own number (u32) and these. Files are numbered in the order of their names.
+"""
+
+import filecmp
+import hashlib
+import json
+import struct
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from codec.errors import StrataError
+
+from ..dataset import layout
+from ..dataset.data_file import DataFile, DatasetError
+from ..dataset.index import BrokenIndexError
+from ..stores.cache import ByteCache
+from ..stores.filesystems import storage_errors
+from ..stores.ranges import AT_ONCE, Range, ShortReadError, read_ranges
+from ..stores.store import Store, scratch_folder
+from ..stores.threads import ahead
+from .blocks import IndexBlocks
+
+_MAGIC = b"STRATAK1"
+_HEAD = struct.Struct("<8sIQI")
+_ENTRY = np.dtype([("hash", "<u8"), ("file", "<u4")])
+_PER_BUCKET = 256  # keys, about: a bucket is one request of 3 KB
+_BUCKET_BYTES = 64 << 20  # more is damage: so often no key repeats
+_TOGETHER = 1 << 20  # entries that are sorted into spills at once
+_INDEX_BYTES = 64 << 20
+_SPILLS = 256  # files of entries, in the order of their hashes; each fits into memory
+
+
+class BrokenMapError(StrataError):
+    """A map of keys is not as it was written; the message names it."""
+
+
+def key_map_path(files: Sequence[DataFile]) -> str:
+    """Where in a dataset the map of these files is."""
+    told = [[file.name, file.index and file.index["footer_crc32"]] for file in _numbered(files)]
+    return layout.key_map_path(hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32])
+
+
+def _numbered(files: Sequence[DataFile]) -> list[DataFile]:
+    return sorted((file for file in files if file.ok), key=lambda file: file.name)
+
+
+def _hash(key: str) -> int:
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")
+
+
+# -- reading --------------------------------------------------------------------------------------
+
+
+class KeyMap:
+    """The map of a dataset's files, if there is one. Safe in threads."""
+
+    def __init__(self, store: Store, files: Sequence[DataFile]) -> None:
+        self.path = key_map_path(files)
+        self._store, self._files = store, _numbered(files)
+        self._bits = -1  # of the number of buckets
+
+    def files_with(self, keys: Sequence[str]) -> dict[str, list[str]] | None:
+        """By the names of files: those of the ``keys`` that they may have.
+
+        None where there is no map. Raises BrokenMapError, StorageError.
+        """
+        try:
+            bits = self._read_bits()
+        except (FileNotFoundError, PermissionError):  # S3 says 403 to who may not list
+            return None
+        wanted: dict[int, list[str]] = {}
+        for key in keys:
+            wanted.setdefault(_hash(key) >> 64 - bits, []).append(key)
+        places = self._read([(_HEAD.size + 8 * number, 16) for number in wanted])
+        bounds = [struct.unpack("<QQ", place) for place in places]
+        if not all(0 < stop - start <= _BUCKET_BYTES for start, stop in bounds):
+            raise BrokenMapError(f"{self.path} is damaged")
+        found: dict[str, list[str]] = {}
+        buckets = self._read([(start, stop - start) for start, stop in bounds])
+        for (number, some), data in zip(wanted.items(), buckets, strict=True):
+            entries = self._entries(number, data)
+            for key in some:
+                for entry in entries[entries["hash"] == _hash(key)]:
+                    found.setdefault(self._files[entry["file"]].name, []).append(key)
+        return {name: sorted(some) for name, some in found.items()}
+
+    def _read_bits(self) -> int:
+        if self._bits < 0:
+            (head,) = self._read([(0, _HEAD.size)])
+            magic, buckets, _, crc = _HEAD.unpack(head)
+            if magic != _MAGIC or crc != zlib.crc32(head[:-4]) or buckets.bit_count() != 1:
+                raise BrokenMapError(f"{self.path} is damaged, or of another release")
+            self._bits = buckets.bit_length() - 1
+        return self._bits
+
+    def _entries(self, number: int, data: bytes) -> np.ndarray:
+        packed = data[:-4]
+        crc = zlib.crc32(packed, zlib.crc32(number.to_bytes(4, "little")))
+        if len(packed) % _ENTRY.itemsize or int.from_bytes(data[-4:], "little") != crc:
+            raise BrokenMapError(f"{self.path} is damaged")
+        entries = np.frombuffer(packed, _ENTRY)
+        if len(entries) and entries["file"].max() >= len(self._files):
+            raise BrokenMapError(f"{self.path} names a data file that there is not")
+        return entries
+
+    def _read(self, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        found = []
+        for data in read_ranges(self._store, [Range(self.path, *span) for span in spans]):
+            if isinstance(data, ShortReadError):
+                raise BrokenMapError(f"{self.path} is cut") from data
+            if isinstance(data, FileNotFoundError | PermissionError):
+                raise data
+            if isinstance(data, Exception):
+                with storage_errors(f"{self._store.url}/{self.path}", "cannot be read"):
+                    raise data
+            found.append(data)
+        return found
+
+
+# -- writing --------------------------------------------------------------------------------------
+
+
+def publish_key_map(store: Store, files: Sequence[DataFile], scratch: str | None) -> str:
+    """Write the map of these files into their dataset, unless a sound one is there.
+
+    Returns what became of it. Raises what ``write_key_map`` raises, StorageError.
+    """
+    path = key_map_path(files)
+    url = f"{store.url}/{path}"
+    with scratch_folder(scratch) as folder, storage_errors(url, "cannot be written"):
+        local = folder / "keys.bin"
+        write_key_map(store, files, local, folder)
+        if not store.create_from(path, local):
+            standing = folder / "standing.bin"
+            store.fetch(path, standing)
+            if filecmp.cmp(standing, local, shallow=False):
+                return f"{url}: is there already"
+            store.remove(path)
+            store.create_from(path, local)
+        return f"{url}: {local.stat().st_size:,} bytes for {sum(file.ok for file in files):,} keys"
+
+
+def write_key_map(store: Store, files: Sequence[DataFile], local: Path, scratch: Path) -> None:
+    """Write the map of these files to ``local``, out of their indexes, all of which are read.
+
+    Needs twelve bytes for each picture in ``scratch``, and as much in ``local``. Raises
+    DatasetError for a file whose index is not there or damaged.
+    """
+    numbered = _numbered(files)
+    count = sum(file.ok for file in numbered)
+    bits = max(1, (count // _PER_BUCKET).bit_length() - 1)
+    shift = np.uint64(64 - min(bits, _SPILLS.bit_length() - 1))
+    spills = [scratch / f"keys-{number}" for number in range(1 << (64 - int(shift)))]
+    for entries in _portions(_entries_of(store, numbered)):
+        which = entries["hash"] >> shift
+        for number in np.unique(which):
+            with open(spills[number], "ab") as out:
+                entries[which == number].tofile(out)
+    with open(local, "wb") as out:
+        buckets = 1 << bits
+        head = _HEAD.pack(_MAGIC, buckets, count, 0)[:-4]
+        starts = np.zeros(buckets + 1, "<u8")
+        out.seek(_HEAD.size + starts.nbytes)
+        for number, entries in enumerate(_buckets(spills, bits)):
+            starts[number] = out.tell()
+            packed = entries.tobytes()
+            crc = zlib.crc32(packed, zlib.crc32(number.to_bytes(4, "little")))
+            out.write(packed + crc.to_bytes(4, "little"))
+        starts[buckets] = out.tell()
+        out.seek(0)
+        out.write(head + zlib.crc32(head).to_bytes(4, "little") + starts.tobytes())
+
+
+def _buckets(spills: Sequence[Path], bits: int) -> Iterator[np.ndarray]:
+    each = (1 << bits) // len(spills)
+    for number, path in enumerate(spills):
+        entries = np.fromfile(path, _ENTRY) if path.exists() else np.empty(0, _ENTRY)
+        entries = entries[np.argsort(entries["hash"], kind="stable")]
+        first = [(number * each + n) << (64 - bits) for n in range(1, each)]
+        yield from np.split(entries, np.searchsorted(entries["hash"], np.array(first, np.uint64)))
+
+
+def _portions(parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """The same entries, many at once."""
+    held: list[np.ndarray] = []
+    for part in parts:
+        held.append(part)
+        if sum(map(len, held)) > _TOGETHER:
+            yield np.concatenate(held)
+            held = []
+    if held:
+        yield np.concatenate(held)
+
+
+def _entries_of(store: Store, files: Sequence[DataFile]) -> Iterator[np.ndarray]:
+    """The entries of each file, in order; the indexes of some files are read at once."""
+
+    def read(numbered: tuple[int, DataFile]) -> np.ndarray:
+        number, file = numbered
+        if file.index is None:
+            raise DatasetError(
+                f"{store.url}/{file.path} has no index: verify_dataset.py --repair writes it"
+            )
+        blocks = IndexBlocks(store, file, ByteCache(_INDEX_BYTES))
+        try:
+            found = blocks.get(range(len(blocks.bounds())))
+        except BrokenIndexError as error:
+            raise DatasetError(
+                f"{store.url}: {error}: verify_dataset.py --repair makes it anew"
+            ) from error
+        entries = np.empty(file.ok, _ENTRY)
+        entries["hash"] = [_hash(key) for block in found for key in block.keys]
+        entries["file"] = number
+        return entries
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        yield from ahead(pool, read, enumerate(files), lambda: 2 * AT_ONCE)

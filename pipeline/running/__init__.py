@@ -1,0 +1,1 @@
+"""A job on Ray: cluster, tasks, workers, progress and the reasons to stop."""

@@ -1,0 +1,170 @@
+"""Reach a Ray cluster, or start a private one, and share its devices among workers."""
+
+import os
+import secrets
+import signal
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from codec.errors import StrataError
+
+# Images never pass through the object store, so Ray's default of 30 % of the memory is a waste.
+OBJECT_STORE_BYTES = 512 << 20
+# Small pictures give threads little to share: two workers of one thread are up to twice as fast as
+# one worker of two. The limit is what a worker holds: half a gigabyte, more for large pictures.
+BYTES_PER_WORKER = 2 << 30
+# glibc gives a large array's memory back when it is freed, and the next one costs a page fault for
+# each 4 KB: up to a fifth of a CPU's time. With these it keeps up to 256 MB.
+KEEP_FREED_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(256 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
+    "MALLOC_TOP_PAD_": str(64 << 20),
+}
+CPUS_PER_GPU = 4  # for GPU machines that nobody has seen yet
+
+
+class ClusterError(StrataError):
+    """No Ray cluster, or one without the devices that were asked for."""
+
+
+@dataclass(frozen=True)
+class WorkerShape:
+    """How many workers, and what each of them owns. ``device`` is ``cpu`` or ``cuda``."""
+
+    workers: int
+    cpus: float
+    gpus: float
+    device: str
+
+    @property
+    def threads(self) -> int:
+        return max(1, int(self.cpus))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables that a worker's process starts with."""
+        return {"OMP_NUM_THREADS": str(self.threads), **KEEP_FREED_MEMORY}
+
+
+def inside_ray_job() -> bool:
+    """Whether this process was started by ``ray job submit``."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def connect(address: str | None) -> None:
+    """Connect to ``address``, to the surrounding Ray job, or to a new private cluster.
+
+    Raises ClusterError when the cluster cannot be reached.
+    """
+    wanted = address or os.environ.get("RAY_ADDRESS")
+    if not wanted and "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
+        # Left alone, Ray writes a token into the home directory, and from then on asks every
+        # other cluster of this user for it. One of our own in the environment leaves no trace.
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a Ray warning
+    import ray
+
+    if ray.is_initialized():
+        return
+    root = Path(__file__).resolve().parents[2]
+    options: dict[str, Any] = {"logging_level": "WARNING", "log_to_driver": True}
+    if not wanted:
+        # Workers are children of this process's Ray and inherit where our packages are.
+        paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
+        os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+        options |= {
+            "address": "local",
+            "object_store_memory": OBJECT_STORE_BYTES,
+            "include_dashboard": False,
+        }
+    else:
+        options["address"] = wanted
+        if not inside_ray_job():
+            # Workers on other machines need our two packages; inside a job they have them.
+            options["runtime_env"] = {"py_modules": [str(root / "codec"), str(root / "pipeline")]}
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(**options)
+        # Ray replaces this handler by one that prints a C++ stack and ends the process at once.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ClusterError(f"no Ray cluster at {wanted or 'this machine'}: {error}") from error
+
+
+def share(
+    workers: int | None, device: str, tasks: int, worker_cpus: int | None = None
+) -> WorkerShape:
+    """Divide the connected cluster among at most ``tasks`` workers; see ``divide``."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return divide(nodes, workers, device, tasks, worker_cpus)
+
+
+def divide(
+    nodes: Sequence[Mapping[str, float]],
+    workers: int | None,
+    device: str,
+    tasks: int,
+    worker_cpus: int | None = None,
+) -> WorkerShape:
+    """How many workers, and what each owns, so that a worker fits on a machine.
+
+    ``nodes`` are the resources of the machines, ``device`` is ``auto``, ``cpu`` or ``cuda``. One
+    GPU for each worker where there are GPUs, otherwise one CPU, or more where memory, tasks or
+    ``workers`` are fewer. On a cluster that grows when it is asked to, what there is now says
+    little: ``cuda`` with ``workers``, or ``workers`` with ``worker_cpus``, is taken at its word.
+    Raises ClusterError when ``cuda`` is asked for, there is no GPU and nobody said how many there
+    will be.
+    """
+    most = max(1, tasks)
+    with_gpus = [node for node in nodes if node.get("GPU", 0) >= 1]
+    if device == "cuda" and not with_gpus and workers is None:
+        raise ClusterError(
+            "--device cuda: this Ray cluster has no GPU; if it starts machines when they are "
+            "needed, say how many workers there will be (--workers)"
+        )
+    if device == "cuda" or (with_gpus and device != "cpu"):
+        gpus = sum(int(node["GPU"]) for node in with_gpus)
+        if workers is None or device != "cuda":
+            workers = min(workers or gpus, gpus)
+        cpus = [_whole(node.get("CPU", 0) / int(node["GPU"])) for node in with_gpus]
+        owned = worker_cpus or min(cpus, default=CPUS_PER_GPU)
+        return WorkerShape(min(workers, most), float(owned), 1.0, "cuda")
+    sizes = [node.get("CPU", 0) for node in nodes if node.get("CPU", 0) > 0]
+    if worker_cpus is not None:
+        fitting = sum(int(size / worker_cpus) for size in sizes)
+        if not fitting and workers is None:
+            raise ClusterError(
+                f"--cpus-per-worker {worker_cpus}: no machine of this Ray cluster has so many"
+            )
+        return WorkerShape(min(workers or fitting, most), float(worker_cpus), 0.0, "cpu")
+    if not sizes:
+        raise ClusterError("this Ray cluster has no CPU to offer")
+    usual = sum(_room(node) for node in nodes if node.get("CPU", 0) > 0)
+    count = max(1, min(workers or usual, int(sum(sizes)), most))
+    return WorkerShape(count, _whole(min(sum(sizes) / count, max(sizes))), 0.0, "cpu")
+
+
+def _room(node: Mapping[str, float]) -> int:
+    """How many workers of one CPU a machine has room for; at least one."""
+    return max(1, min(int(node["CPU"]), int(node.get("memory", 1e18) // BYTES_PER_WORKER)))
+
+
+def _whole(cpus: float) -> float:
+    return float(int(cpus)) if cpus >= 1 else cpus
+
+
+def disconnect() -> None:
+    if "ray" not in sys.modules:  # a job that was refused did not get as far: do not wait for it
+        return
+    import ray
+
+    if ray.is_initialized():
+        ray.shutdown()

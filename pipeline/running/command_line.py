@@ -1,0 +1,245 @@
+"""What the jobs' command lines share: running options, signals, messages and exit codes."""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any
+
+from codec.errors import StrataError
+
+from . import cluster
+from .progress.summary import Summary
+from .tasks import Policy
+
+INTERRUPTED = "interrupted: what is committed stays, the same command goes on from there"
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+draining = threading.Event()
+"""Set by the first SIGTERM or SIGINT of a job."""
+
+
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
+    return number
+
+
+def seconds(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a positive number of seconds, not {text}")
+    return number
+
+
+def seconds_or_none(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number of seconds, or 0, not {text}")
+    return number
+
+
+def log_path(text: str) -> str:
+    """Refuse an event log that would vanish with a submitted job's copy of the folder."""
+    if cluster.inside_ray_job() and not os.path.isabs(text):
+        raise argparse.ArgumentTypeError(
+            f"{text}: a submitted job runs in a temporary copy of the folder, so a relative path "
+            "would be lost; give an absolute path"
+        )
+    return text
+
+
+def storage_options(text: str) -> dict[str, Any]:
+    """fsspec's storage options out of JSON, or ``@FILE`` with JSON in it.
+
+    What was given is never repeated in a message, because it may hold secrets.
+    """
+    source = ""
+    if text.startswith("@"):
+        source = f"{text[1:]}: "
+        try:
+            with open(text[1:], encoding="utf-8") as file:
+                text = file.read()
+        except (OSError, UnicodeError) as error:
+            reason = getattr(error, "strerror", None) or "not UTF-8"
+            raise argparse.ArgumentTypeError(f"{source}cannot be read: {reason}") from None
+    try:
+        options = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise argparse.ArgumentTypeError(
+            f"{source}not JSON at line {error.lineno}, column {error.colno}: {error.msg}; "
+            """an example is '{"anon": true}'"""
+        ) from None
+    except (ValueError, RecursionError):
+        raise argparse.ArgumentTypeError(f"{source}cannot be read as JSON") from None
+    if not isinstance(options, dict):
+        raise argparse.ArgumentTypeError(
+            f"""{source}must be a JSON object, as '{{"anon": true}}' is, not {_kind(options)}"""
+        )
+    return options
+
+
+def _kind(value: Any) -> str:
+    kinds = {list: "a list", str: "a string", bool: "true or false", type(None): "null"}
+    return kinds.get(type(value), "a number")
+
+
+def add_running_options(parser: argparse.ArgumentParser) -> None:
+    """Options that change how a job runs, but not what it writes."""
+    group = parser.add_argument_group("running (none of these changes the result)")
+    group.add_argument(
+        "--workers",
+        type=positive,
+        metavar="N",
+        help="worker processes (default: one per GPU, or one per CPU as far as memory reaches)",
+    )
+    group.add_argument(
+        "--cpus-per-worker",
+        type=positive,
+        metavar="N",
+        help="threads of each worker (default: its share of the machine); with --workers, also "
+        "asks a cluster that grows for machines that are not there yet",
+    )
+    group.add_argument(
+        "--device",
+        choices=["auto", "cpu", "cuda"],
+        default="auto",
+        help="auto (default) takes the cluster's GPUs if it has any",
+    )
+    group.add_argument(
+        "--batch-size",
+        type=positive,
+        default=32,
+        metavar="N",
+        help="pictures given to the codec at once (default: %(default)s)",
+    )
+    group.add_argument(
+        "--address",
+        help="the Ray cluster to use (default: RAY_ADDRESS, the job's own cluster under ray job "
+        "submit, or else a private one on this machine)",
+    )
+    group.add_argument(
+        "--attempts",
+        type=positive,
+        default=3,
+        metavar="N",
+        help="times a shard is tried when its worker dies or is late (default: %(default)s)",
+    )
+    group.add_argument(
+        "--shard-timeout",
+        type=seconds,
+        default=3600.0,
+        metavar="SECONDS",
+        help="a shard that takes longer is stopped and tried again (default: %(default)s)",
+    )
+    group.add_argument(
+        "--drain-seconds",
+        type=seconds_or_none,
+        default=Policy().drain,
+        metavar="S",
+        help="time that shards under way get to finish after SIGTERM or Ctrl-C (default: "
+        "%(default)s; Kubernetes kills 30 s after SIGTERM)",
+    )
+    group.add_argument(
+        "--scratch", metavar="DIR", help="local folder for temporary files (default: the system's)"
+    )
+    group.add_argument(
+        "--log",
+        type=log_path,
+        metavar="FILE",
+        help="append what happens to this local file, one JSON object a line "
+        "(pipeline/running/progress/events.py says which)",
+    )
+    for name, whose in (("--input-options", "the input's"), ("--output-options", "the output's")):
+        group.add_argument(
+            name,
+            type=storage_options,
+            default={},
+            metavar="JSON",
+            help=f"{whose} fsspec storage options, such as '{{\"anon\": true}}', or @FILE that "
+            "holds them, which keeps secrets out of the shell's history",
+        )
+
+
+def running_options(given: argparse.Namespace) -> dict[str, Any]:
+    """What ``add_running_options`` was given, as arguments of ``RunningOptions``."""
+    return {
+        "batch_size": given.batch_size,
+        "device": given.device,
+        "workers": given.workers,
+        "worker_cpus": given.cpus_per_worker,
+        "address": given.address,
+        "policy": Policy(given.attempts, given.shard_timeout, given.drain_seconds),
+        # Workers may run in other folders.
+        "scratch": given.scratch and os.path.abspath(given.scratch),
+        "log": given.log,
+        "input_options": given.input_options,
+        "output_options": given.output_options,
+    }
+
+
+def given_options(given: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
+    """Those of a codec's options that were given: the others are for the model to choose."""
+    values = {name: getattr(given, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def output_url(parser: argparse.ArgumentParser, url: str) -> str:
+    """Refuse an output that would vanish: a relative path inside a submitted job."""
+    if cluster.inside_ray_job() and "://" not in url and not os.path.isabs(url):
+        parser.error(
+            f"--output {url}: a submitted job runs in a temporary copy of the folder, so a "
+            "relative path would be lost; give an absolute path or a URL"
+        )
+    return url
+
+
+def stop_reason() -> str:
+    """Why the job should finish what is under way and end; "" as long as nobody asked for it."""
+    return "told to by a signal" if draining.is_set() else ""
+
+
+def run_job(job: Callable[[], Summary]) -> int:
+    """Run ``job``, print what came of it, and return the exit code.
+
+    The first SIGTERM or SIGINT sets ``draining``, which the job is expected to look at (through
+    ``stop_reason``) and end early with a summary whose ``stopped`` says so; the second raises
+    KeyboardInterrupt in it. Both end in exit code 130.
+    """
+    draining.clear()
+    for number in _SIGNALS:
+        signal.signal(number, _stop)
+    try:
+        summary = job()
+    except StrataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(INTERRUPTED, file=sys.stderr)
+        return 130
+    finally:
+        # Ray's processes must be ended now: no signal may interrupt that.
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        cluster.disconnect()
+    summary.print()
+    if summary.stopped and draining.is_set():
+        print(INTERRUPTED, file=sys.stderr)
+        return 130
+    return summary.exit_code
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    if draining.is_set():
+        raise KeyboardInterrupt
+    draining.set()
+    message = "stopping: finishing the shards under way (again to stop at once)"
+    try:
+        print(message, file=sys.stderr, flush=True)
+    except RuntimeError:  # the signal came in the middle of a write to this very stream
+        os.write(2, f"{message}\n".encode())

@@ -1,0 +1,157 @@
+"""What stands between a job and the scheduler: a cluster, progress for people, reasons to stop."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ..stores.store import clear_scratch
+from . import cluster
+from .cluster import WorkerShape
+from .progress import Progress
+from .progress.events import EventLog
+from .progress.metrics import Metrics
+from .progress.summary import Summary, count_reasons
+from .scheduler import run_tasks
+from .tasks import Outcome, Policy, Task
+
+Stop = Callable[[], str]
+"""Asked now and then whether a job must finish what is under way and end; says why, or ""."""
+
+KILLED_WITHIN = 2.0  # seconds that Ray takes to end the processes of workers it kills
+# Nobody wants a job to stop because the first two pictures of a hundred million are bad.
+ENOUGH_SAMPLES = 200
+ENOUGH_SHARDS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunningOptions:
+    """How a job runs, which does not change what it writes.
+
+    ``input_options`` and ``output_options`` are fsspec's storage options; they may hold secrets.
+    ``log`` is the path of the event log. See the jobs' --help for the others.
+    """
+
+    batch_size: int = 32
+    device: str = "auto"
+    workers: int | None = None
+    worker_cpus: int | None = None
+    address: str | None = None
+    policy: Policy = field(default_factory=Policy)
+    scratch: str | None = None
+    input_options: dict[str, Any] = field(default_factory=dict, repr=False)
+    output_options: dict[str, Any] = field(default_factory=dict, repr=False)
+    log: str | None = None
+
+
+def run_job_tasks(
+    verb: str,
+    worker: type,
+    settings: Callable[[WorkerShape], Any],
+    tasks: Mapping[Task, int],
+    options: RunningOptions,
+    summary: Summary,
+    log: EventLog,
+    stop: Stop = lambda: "",
+    *,
+    in_flight: int | None = None,
+    max_bad_fraction: float = 1.0,
+    keep_results: bool = True,
+) -> Sequence[Outcome]:
+    """Run the tasks of a job on as many workers as there are, and add this run to the summary.
+
+    Args:
+        verb: what people read that the job is doing.
+        worker: what ``run_tasks`` runs.
+        settings: makes the worker's settings, out of what each worker owns.
+        tasks: with the bytes of input that each of them takes.
+        in_flight: how many tasks a worker takes at once, where it is not the policy's number.
+        keep_results: False leaves the results of the outcomes empty, where a job has them from its
+            ledger: of a hundred thousand shards they are half a gigabyte.
+
+    Raises ClusterError when there is no cluster, or nobody to work in it.
+    """
+    if not tasks:
+        return []
+    cluster.connect(options.address)
+    shape = cluster.share(options.workers, options.device, len(tasks), options.worker_cpus)
+    sizes = {task.name: size for task, size in tasks.items()}
+    progress = Progress(verb, sizes, events=log, metrics=Metrics())
+    watcher = JobWatcher(progress, stop, max_bad_fraction)
+    policy = options.policy if in_flight is None else replace(options.policy, in_flight=in_flight)
+    try:
+        made = settings(shape)
+        outcomes = [
+            outcome if keep_results or outcome.result is None else replace(outcome, result={})
+            for outcome in run_tasks(worker, made, list(tasks), shape, policy, watcher)
+        ]
+    finally:
+        progress.close()
+        clear_scratch(options.scratch, KILLED_WITHIN)
+    progress.add_to(summary)
+    if len(outcomes) < len(tasks):
+        summary.stopped = watcher.stopped
+    return outcomes
+
+
+class JobWatcher:
+    """A scheduler's watcher that shows progress, and stops when told to or when all goes wrong.
+
+    Args:
+        stop: asked all the time; returns why the job must stop, usually "".
+        max_bad_fraction: of the new samples, or of the new shards; more stops the job, once there
+            are enough of them to judge by. 1 never does.
+    """
+
+    def __init__(
+        self,
+        progress: Progress,
+        stop: Stop = lambda: "",
+        max_bad_fraction: float = 1.0,
+    ) -> None:
+        self.progress_view = progress
+        self.stop = stop
+        self.max_bad_fraction = max_bad_fraction
+        self.stopped = ""
+        self._samples: Counter[str] = Counter()
+        self._shards: Counter[str] = Counter()
+        self._reasons: Counter[str] = Counter()
+
+    def ready(self) -> None:
+        self.progress_view.start()
+
+    def event(self, kind: str, **facts: Any) -> None:
+        self.progress_view.event(kind, **facts)
+
+    def progress(self, new: list[Outcome], workers: list[dict[str, Any]]) -> str:
+        for outcome in new:
+            self._count(outcome.result)
+            self.progress_view.finish(
+                outcome.task.name, outcome.result, outcome.error, outcome.attempts
+            )
+        self.progress_view.show(workers)
+        self.stopped = self.stopped or self.stop() or self._too_bad()
+        return self.stopped
+
+    def _count(self, record: Mapping[str, Any] | None) -> None:
+        self._shards["all"] += 1
+        if record is None:
+            self._shards["bad"] += 1
+            return
+        self._samples["all"] += record.get("ok", 0) + record.get("bad", 0)
+        self._samples["bad"] += record.get("bad", 0)
+        count_reasons(self._reasons, record.get("reasons", {}))
+
+    def _too_bad(self) -> str:
+        for what, counts, enough in (
+            ("samples", self._samples, ENOUGH_SAMPLES),
+            ("shards", self._shards, ENOUGH_SHARDS),
+        ):
+            if counts["all"] >= enough and counts["bad"] > self.max_bad_fraction * counts["all"]:
+                common = ", ".join(reason for reason, _ in self._reasons.most_common(3))
+                return (
+                    f"{counts['bad']} of {counts['all']} {what} failed, more than "
+                    f"--max-bad-fraction {self.max_bad_fraction:g}"
+                    + (f" (most often: {common})" if common and what == "samples" else "")
+                )
+        return ""

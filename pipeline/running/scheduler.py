@@ -1,0 +1,341 @@
+"""The driver's loop: keep every actor busy, count attempts, watch deadlines, lose no task.
+
+Every task ends in exactly one ``Outcome``. Ray restarts an actor that dies (``actors.py``); whether
+its shards are tried again is decided here, never by Ray, because only the driver can count.
+
+An actor has up to ``in_flight`` tasks at once: it fetches one and publishes another while it
+computes a third. When it dies nobody knows which of them was the reason, so each of them becomes a
+**suspect** and goes on alone in an actor, where its crashes count as attempts. A task that used up
+its attempts by crashing is searched for the one sample that does it (``bisection.py``), and goes on
+without that sample.
+"""
+
+import itertools
+import random
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .actors import Actor, Answer, Crew
+from .bisection import PoisonSearch
+from .cluster import WorkerShape
+from .tasks import Outcome, Policy, Task, Watcher
+
+POLL_SECONDS = 0.5
+TIRED = 3  # so many tasks in a row that fail in one worker: start it anew, the fault may be its own
+LOOK_AHEAD = 100  # tasks that are looked at to find one that a free worker has not failed at
+FREE_LOSSES = 10  # so often a task may lose its machine without losing an attempt
+MAX_POISON = 8  # so many samples of one shard that kill their worker: the shard itself is at fault
+PROBE_SECONDS = 60.0  # even a single sample gets this long before it counts as hanging
+
+
+@dataclass(eq=False)
+class _State:
+    """What the driver knows of a task."""
+
+    task: Task
+    starts: int = 0
+    failures: int = 0
+    alone: bool = False
+    skip: dict[int, str] = field(default_factory=dict)
+    search: PoisonSearch | None = None
+    crash: str = ""
+    losses: int = 0
+    failed_on: set[int] = field(default_factory=set)  # slots of workers
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        return (*self.task.arguments, dict(self.skip)) if self.skip else self.task.arguments
+
+
+@dataclass(eq=False)
+class _Call:
+    """One outstanding call of an actor.
+
+    ``deadline`` is in seconds since its actor last finished anything, ``expires`` the moment at
+    which it is late even if the actor finishes others.
+    """
+
+    state: _State
+    probing: bool
+    deadline: float
+    expires: float
+    began: float
+
+
+_Worker = Actor[_Call]
+
+
+def run_tasks(
+    worker: type,
+    settings: Any,
+    tasks: Sequence[Task],
+    shape: WorkerShape,
+    policy: Policy,
+    watcher: Watcher,
+) -> Iterator[Outcome]:
+    """Run every task on a pool of ``worker(settings)`` actors; yields outcomes as they come.
+
+    ``worker`` has methods ``ready()``, ``run(*arguments) -> dict`` and ``progress() -> dict``. If
+    it has ``probe(*arguments, start, stop, skip) -> int`` too, tasks that kill their worker are
+    searched, and ``run`` gets the samples to skip as a last argument. When the watcher asks to
+    stop, tasks that were not begun have no outcome. Raises ClusterError when no actor can be
+    started.
+    """
+    yield from _Scheduler(worker, settings, tasks, shape, policy, watcher).run()
+
+
+class _Scheduler:
+    def __init__(
+        self,
+        worker: type,
+        settings: Any,
+        tasks: Sequence[Task],
+        shape: WorkerShape,
+        policy: Policy,
+        watcher: Watcher,
+    ) -> None:
+        self.policy = policy
+        self.watcher = watcher
+        self.searches = hasattr(worker, "probe")
+        self.pending = deque(_State(task) for task in tasks)
+        self.alone: deque[_State] = deque()
+        self.scattered = False
+        self.stopping = 0.0  # the moment at which what is under way is given up
+        count = min(shape.workers, len(tasks))
+        self.crew = Crew[_Call](worker, settings, shape, count, policy.in_flight, watcher)
+
+    def run(self) -> Iterator[Outcome]:
+        """Yields outcomes as they come; kills the actors however it ends."""
+        try:
+            while self._work_left():
+                self.crew.attend()
+                self._assign()
+                new = list(self._collect())
+                yield from new
+                self._enforce_deadlines()
+                reason = self.watcher.progress(new, list(self.crew.reports()))
+                if reason and not self.stopping:
+                    self._stop(reason)
+                if self.stopping and time.monotonic() > self.stopping:
+                    return
+        finally:
+            self.crew.close()
+
+    # -- giving out work --------------------------------------------------------------------------
+
+    def _work_left(self) -> bool:
+        under_way = any(actor.calls for actor in self.crew.actors)
+        return under_way or (not self.stopping and bool(self.pending or self.alone))
+
+    def _stop(self, reason: str) -> None:
+        self.stopping = time.monotonic() + self.policy.drain
+        under_way = sum(len(actor.calls) for actor in self.crew.actors)
+        self.watcher.event("draining", reason=reason, under_way=under_way)
+
+    def _assign(self) -> None:
+        if self.stopping:
+            return
+        able = [
+            actor
+            for actor in self.crew.actors
+            if actor.ready and actor.overdue is None and actor.failures < TIRED
+        ]
+        reserved = sum(actor.reserved for actor in able)
+        for actor in sorted(able, key=lambda actor: len(actor.calls)):
+            if not self.alone:
+                actor.reserved = False
+            elif reserved < len(self.alone) and not actor.reserved:
+                actor.reserved = True
+                reserved += 1
+            if actor.reserved and not actor.calls:
+                actor.reserved = False
+                if self.alone:
+                    self._begin(actor, self.alone.popleft())
+        starting = sum(not actor.calls and actor not in able for actor in self.crew.actors)
+        while self.pending:
+            # Work must not wait behind a busy worker while another is idle, towards the end, or
+            # while another starts.
+            share = -(-len(self.pending) // len(self.crew.actors))
+            if len(self.pending) <= starting:
+                share = 0
+            alone = len(self.crew.actors) == 1
+            limit = self.policy.in_flight if alone else min(self.policy.in_flight, 1 + share)
+            free = [
+                actor
+                for actor in able
+                if not actor.reserved
+                and len(actor.calls) < limit
+                and not any(call.state.alone for call in actor.calls.values())
+            ]
+            if not free:
+                return
+            if not self._begin_one(free):
+                return
+
+    def _begin_one(self, free: Sequence[_Worker]) -> bool:
+        """Give a task to a worker, to one that has not failed at it as long as there is one."""
+        slots = {actor.slot for actor in self.crew.actors if actor.ready}
+        for number, state in enumerate(itertools.islice(self.pending, LOOK_AHEAD)):
+            fresh = [actor for actor in free if actor.slot not in state.failed_on]
+            if fresh or slots <= state.failed_on:
+                del self.pending[number]
+                self._begin(min(fresh or free, key=lambda actor: len(actor.calls)), state)
+                return True
+        return False
+
+    def _begin(self, actor: _Worker, state: _State) -> None:
+        now = time.monotonic()
+        if not actor.calls:
+            actor.clock = now
+        seconds = self.policy.deadline
+        if state.search is not None:
+            start, stop = state.search.next_range()
+            ref = actor.handle.probe.remote(*state.task.arguments, start, stop, dict(state.skip))
+            if stop > start:  # else it only opens the shard, which may take as long as all of it
+                share = (stop - start) / max(1, state.search.total)
+                working = max(PROBE_SECONDS, 2 * share * seconds)
+                seconds = min(seconds, 2 * state.search.opening + working)
+        else:
+            state.starts += 1
+            ref = actor.handle.run.remote(*state.arguments)
+        # Tasks take turns, so each may have to wait for all that were there before.
+        before = sum(call.deadline for call in actor.calls.values())
+        probing = state.search is not None
+        actor.calls[ref] = _Call(state, probing, seconds, now + before + seconds, now)
+
+    def _scatter(self) -> None:
+        """Another job does the same tasks in the same order: take another one, and share them."""
+        if not self.scattered:
+            self.scattered = True
+            random.shuffle(self.pending)
+            self.watcher.event("shared", left=len(self.pending))
+
+    # -- taking in results ------------------------------------------------------------------------
+
+    def _collect(self) -> Iterator[Outcome]:
+        for actor, ref, answer in self.crew.answers(POLL_SECONDS):
+            if ref is actor.starting:
+                self.crew.take_ready(actor, answer)
+            elif ref in actor.calls:  # else it died with another call of this round
+                if answer.died:
+                    yield from self._died(actor, answer)
+                else:
+                    yield from self._answered(actor, actor.calls.pop(ref), answer)
+
+    def _answered(self, actor: _Worker, call: _Call, answer: Answer) -> Iterator[Outcome]:
+        actor.clock = time.monotonic()
+        state = call.state
+        if answer.error is not None:
+            actor.failures += not answer.permanent
+            state.failed_on.add(actor.slot)
+            if call.probing:
+                # The search cannot go on; what was wrong in the first place stands.
+                yield self._give_up(state, f"{state.crash}; searching it: {answer.text}", True)
+            else:
+                yield from self._failed(state, answer.text, permanent=answer.permanent)
+        else:
+            actor.failures = 0
+            if call.probing:
+                assert state.search is not None
+                if not state.search.total:
+                    state.search.opening = time.monotonic() - call.began
+                yield from self._probed(state, died=False, total=answer.result)
+            else:
+                if answer.result.get("found"):
+                    self._scatter()
+                yield Outcome(state.task, answer.result, attempts=state.starts)
+        if actor.calls:
+            return
+        if actor.overdue is not None:  # it answered while it was being killed
+            self.crew.ask_ready(actor)
+        elif actor.failures >= TIRED:
+            self.crew.restart(actor)
+
+    def _died(self, actor: _Worker, answer: Answer) -> Iterator[Outcome]:
+        """A worker died: sort out its tasks by what they may have had to do with it."""
+        calls = list(actor.calls.values())
+        culprit = actor.overdue
+        shards = actor.progress.get("shards", {}).values()
+        near = ", ".join(repr(shard["key"]) for shard in shards if shard.get("key"))
+        self.crew.ask_ready(actor)
+        if culprit is not None:
+            text = f"took longer than {culprit.deadline:.0f} s (--shard-timeout)"
+        else:
+            where = f" near sample {near}" if near else ""
+            text = f"its worker died{where}: {answer.text}"
+        names = [call.state.task.name for call in calls]
+        self.watcher.event("worker_died", worker=actor.slot, shards=names, error=text)
+        innocent = culprit is None and answer.machine_is_gone
+        for call in calls:
+            state = call.state
+            if innocent and state.losses < FREE_LOSSES:
+                state.losses += 1
+                (self.alone if state.alone else self.pending).append(state)
+            elif call.probing:
+                yield from self._probed(state, died=True)
+            elif culprit is not None and call is not culprit:
+                self.pending.appendleft(state)  # it only had bad company
+            elif len(calls) > 1 and culprit is None and not state.alone:
+                state.alone = True
+                self.alone.append(state)
+            else:
+                state.alone = True
+                yield from self._failed(state, text, crashed=True)
+
+    def _failed(
+        self, state: _State, error: str, *, permanent: bool = False, crashed: bool = False
+    ) -> Iterator[Outcome]:
+        """Queue the task again, search it, or give it up."""
+        state.failures += 1
+        if not permanent and state.failures < self.policy.attempts:
+            self.watcher.event(
+                "attempt_failed", shard=state.task.name, error=error, attempt=state.failures
+            )
+            (self.alone if state.alone else self.pending).append(state)
+        elif crashed and self.searches and len(state.skip) < MAX_POISON:
+            self.watcher.event("poison_search", shard=state.task.name, error=error)
+            state.search, state.crash = PoisonSearch(), error
+            self.alone.append(state)
+        else:
+            yield self._give_up(state, error, crashed)
+
+    def _give_up(self, state: _State, error: str, crashed: bool) -> Outcome:
+        return Outcome(state.task, None, error, state.starts, crashed)
+
+    def _probed(self, state: _State, *, died: bool, total: int = 0) -> Iterator[Outcome]:
+        """Take one step of a search."""
+        search = state.search
+        assert search is not None
+        search.answer(died=died, total=total)
+        if not search.finished:
+            self.alone.append(state)
+        elif search.found is None:
+            yield self._give_up(state, f"{state.crash}; {search.verdict}", True)
+        else:
+            state.skip[search.found] = f"kills its worker: {state.crash}"
+            self.watcher.event("poison_found", shard=state.task.name, sample=search.found)
+            # With this sample out of the way, everything else has all its attempts again.
+            state.search, state.failures = None, 0
+            self.alone.append(state)
+
+    # -- watching ---------------------------------------------------------------------------------
+
+    def _enforce_deadlines(self) -> None:
+        """Kill workers that finish nothing for too long, or a call of which should have ended.
+
+        Tasks take turns in a worker, so the oldest is the one that the others wait for.
+        """
+        now = time.monotonic()
+        for actor in self.crew.actors:
+            if not actor.calls or actor.overdue is not None:
+                continue
+            late = next(iter(actor.calls.values()))
+            if now - actor.clock <= late.deadline:
+                expired = [call for call in actor.calls.values() if now > call.expires]
+                if not expired:
+                    continue
+                late = expired[0]
+            self.crew.kill_for(actor, late)

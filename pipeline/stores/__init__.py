@@ -1,0 +1,1 @@
+"""Stores: where bytes lie, and how they are read and written whole."""

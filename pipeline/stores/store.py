@@ -1,0 +1,339 @@
+"""Folders on any file system fsspec knows: whole files only, and none is ever overwritten.
+
+Three habits keep a dataset sound whatever dies when:
+
+- a file is published by one explicit upload of a closed local file (never through a context
+  manager: after an exception fsspec's ``__exit__`` commits the half that was written);
+- publishing is create-only: the first writer wins and everybody else is told so;
+- nothing is renamed, because S3 has no rename.
+"""
+
+import contextlib
+import fcntl
+import functools
+import inspect
+import itertools
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from fsspec.implementations.local import LocalFileSystem
+
+from .filesystems import CONNECTIONS, StorageError, download, open_filesystem, storage_errors
+from .passing import s3_codes
+
+__all__ = [
+    "StorageError",
+    "Store",
+    "clear_scratch",
+    "open_filesystem",
+    "scratch_folder",
+    "storage_errors",
+]
+
+SCRATCH, LOCK = "strata-scratch-", ".lock"
+READ_TOGETHER = 500  # small files held in memory at once by ``Store.read_many``
+# Uploads to S3 above twice this size go up in parts: four of them at once, in 64 MiB of memory.
+PART_BYTES = 16 << 20
+PARTS_AT_ONCE = 4
+MAX_PARTS = 9000  # S3 takes 10,000
+CONFLICT_WAITS = (0.2, 0.8, 3.2)  # seconds between attempts when S3 says 409
+
+
+@contextmanager
+def scratch_folder(parent: str | None) -> Iterator[Path]:
+    """A local folder for temporary files, inside ``parent`` (made if missing) or the system's.
+
+    Each belongs to the process that made it, which holds a lock as long as it lives. What killed
+    processes have left behind is removed by whoever comes next on the same machine. Where the file
+    system has no locks (some of a network), nothing is removed for others, and a warning says so.
+    """
+    base = _scratch_base(parent)
+    base.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(base)
+    folder = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=base))
+    try:
+        with open(folder / f"{LOCK}.new", "wb") as lock:
+            lock.write("\n".join(_machine()).encode())
+            lock.flush()
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            except OSError as error:
+                _warn_of_no_locks(base, error.strerror)
+            else:
+                os.rename(lock.name, folder / LOCK)  # nobody ever sees it unlocked
+            yield folder
+    finally:
+        _remove_scratch(folder)
+
+
+def clear_scratch(parent: str | None, patience: float = 0.0) -> None:
+    """Remove what killed processes have left in ``parent``, as ``scratch_folder`` does.
+
+    Waits up to ``patience`` seconds for those that are still there, perhaps just being killed.
+    """
+    deadline = time.monotonic() + patience
+    while _remove_abandoned(_scratch_base(parent)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+def _scratch_base(parent: str | None) -> Path:
+    return Path(parent or tempfile.gettempdir())
+
+
+def _remove_abandoned(base: Path) -> int:
+    """Remove folders of dead processes of this machine; returns how many belong to living ones."""
+    living = 0
+    for path in base.glob(f"{SCRATCH}*/{LOCK}"):
+        with contextlib.suppress(OSError), open(path, "r+b") as lock:  # NFS wants to write, to lock
+            # Where folders are shared, locks need not be: another machine's may only seem free.
+            if not _machine() & set(lock.read().decode(errors="replace").splitlines()):
+                continue
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                living += 1
+                continue
+            _remove_scratch(path.parent)
+        with contextlib.suppress(OSError):
+            path.parent.rmdir()  # NFS keeps a file, and so its folder, until it is closed
+    return living
+
+
+def _remove_scratch(folder: Path) -> None:
+    """Remove a folder, its lock last: whoever is killed meanwhile leaves the rest to others."""
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != LOCK:
+                path.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@functools.cache
+def _machine() -> frozenset[str]:
+    """What tells this machine from others: its name, and its kernel's number since it started.
+
+    One of them is enough: containers have names of their own, and a restart changes the number.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:  # not Linux
+        boot = ""
+    return frozenset({platform.node(), boot} - {""})
+
+
+@functools.cache
+def _warn_of_no_locks(base: Path, reason: str) -> None:
+    """Once in a process."""
+    print(
+        f"warning: {base}: this file system has no locks ({reason}), so what killed processes "
+        f"leave there ({SCRATCH}*) must be removed by hand; --scratch takes another folder",
+        file=sys.stderr,
+    )
+
+
+class Store:
+    """One folder, by URL (a local path is a URL too). Names inside it use ``/``.
+
+    ``options`` are fsspec's storage options; see ``filesystems``.
+    """
+
+    def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
+        self.fs, self.root = open_filesystem(url, options)
+        self.url = url if "://" in url else self.root
+        self.options = options
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self.fs, LocalFileSystem)
+
+    def path(self, name: str) -> str:
+        return f"{self.root}/{name}" if name else self.root
+
+    def open(self, name: str) -> BinaryIO:
+        """Open for reading without read-ahead, which would fetch the layers nobody asked for."""
+        return self.fs.open(self.path(name), "rb", cache_type="none")
+
+    def read(self, name: str) -> bytes:
+        """The whole file. Raises FileNotFoundError."""
+        return bytes(self.fs.cat_file(self.path(name)))
+
+    def read_many(self, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+        """Names and contents of many small files, in the order given, some hundred at a time.
+
+        Raises FileNotFoundError, or whatever else the first unreadable one raises.
+        """
+        waiting = iter(names)
+        threads = CONNECTIONS if self.is_local else 1  # for a network's file system
+        with ThreadPoolExecutor(threads) as pool:
+            while chunk := list(itertools.islice(waiting, READ_TOGETHER)):
+                yield from zip(chunk, self._read_chunk(chunk, pool), strict=True)
+
+    def _read_chunk(self, names: Sequence[str], pool: ThreadPoolExecutor) -> Iterable[bytes]:
+        if not self.fs.async_impl:
+            return pool.map(self.read, names)
+        paths = [self.path(name) for name in names]
+        found = self.fs.cat_ranges(paths, None, None, batch_size=CONNECTIONS, on_error="return")
+        return (
+            self._read_again(name, data) if isinstance(data, Exception) else bytes(data)
+            for name, data in zip(names, found, strict=True)
+        )
+
+    def _read_again(self, name: str, error: Exception) -> bytes:
+        """Of a hundred thousand requests some fail even in their last attempt."""
+        if isinstance(error, FileNotFoundError | PermissionError):
+            raise error
+        return self.read(name)
+
+    def fetch(self, name: str, local: Path) -> None:
+        """Download to ``local``. Raises OSError when fewer bytes arrive than the store holds."""
+        size = self.info(name)["size"]
+        download(self.fs, self.path(name), local, f"{self.url}/{name}")
+        if local.stat().st_size != size:
+            raise OSError(f"{self.url}/{name}: read {local.stat().st_size} of {size} bytes")
+
+    def info(self, name: str) -> dict[str, Any]:
+        """What the store says of a file now: ``size`` and more. Raises FileNotFoundError."""
+        self.fs.invalidate_cache()
+        return dict(self.fs.info(self.path(name)))
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file. Unlike fsspec's, an error is not taken for a no."""
+        try:
+            return bool(self.info(name)["type"] == "file")
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    def modified(self, name: str) -> float:
+        """When the file was written, by the store's clock, in seconds of POSIX time."""
+        when = self.fs.modified(self.path(name))
+        return float((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp())
+
+    def sizes(self, folder: str = "") -> dict[str, int]:
+        """Names and sizes (bytes) of the files directly inside ``folder``; none if it is absent."""
+        self.fs.invalidate_cache()
+        try:
+            entries = self.fs.ls(self.path(folder), detail=True)
+        except FileNotFoundError:
+            return {}
+        return {
+            entry["name"].rsplit("/", 1)[-1]: int(entry["size"])
+            for entry in entries
+            if entry["type"] == "file"
+        }
+
+    def remove(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self.fs.rm_file(self.path(name))
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Publish ``data`` under a new name; False when the name is taken already."""
+        if self.is_local:
+            return self._create_locally(name, data)
+        return self._create_remotely(name, self.fs.pipe_file, self.path(name), data)
+
+    def create_from(self, name: str, local: Path) -> bool:
+        """Publish the closed file ``local`` under a new name; False when the name is taken.
+
+        Raises StorageError, a passing one, when the store then holds another number of bytes.
+        """
+        if self.is_local:
+            return self._create_locally(name, local)
+        size, put = local.stat().st_size, self.fs.put_file
+        parts: dict[str, Any] = {}
+        if _takes(put, "max_concurrency") and _takes(put, "chunksize"):
+            part = max(PART_BYTES, -(-size // MAX_PARTS))
+            parts = {"chunksize": part, "max_concurrency": PARTS_AT_ONCE}
+        if not self._create_remotely(name, put, str(local), self.path(name), **parts):
+            return False
+        stored = self.info(name)["size"]
+        if stored != size:
+            self.remove(name)  # it is ours; left alone, it would be in the way of the next attempt
+            raise StorageError(
+                f"{self.url}/{name}: the store kept {stored} of {size} bytes; run it again",
+                passing=True,
+            )
+        return True
+
+    def _create_remotely(
+        self, name: str, write: Callable[..., Any], *arguments: Any, **options: Any
+    ) -> bool:
+        """Call ``write`` so that it fails where ``name`` is taken, as far as the store can."""
+        for wait in (*CONFLICT_WAITS, None):
+            try:
+                if _takes(write, "mode"):
+                    write(*arguments, mode="create", **options)
+                elif self.exists(name):
+                    return False
+                else:
+                    write(*arguments, **options)
+                return True
+            except Exception as error:
+                codes = s3_codes(error)
+                if isinstance(error, FileExistsError) or codes & {"PreconditionFailed", "412"}:
+                    return False
+                if "ConditionalRequestConflict" not in codes:
+                    raise
+                # Another write or removal of this name is under way: who wins is not known yet.
+                if self.exists(name):
+                    return False
+                if wait is None:
+                    raise StorageError(
+                        f"{self.url}/{name}: the store keeps answering that others are writing "
+                        "this name, and it does not appear; run it again",
+                        passing=True,
+                    ) from error
+                time.sleep(wait)
+        raise AssertionError  # the last round returns or raises
+
+    def _create_locally(self, name: str, content: bytes | Path) -> bool:
+        """Write beside the target, then link: the name appears with all its bytes or not at all."""
+        target = Path(self.path(name))
+        if target.exists():
+            return False
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f".{uuid.uuid4().hex}.part")  # short: the target may fill 255 bytes
+        try:
+            with open(part, "xb") as out:
+                if isinstance(content, Path):
+                    with open(content, "rb") as source:
+                        shutil.copyfileobj(source, out, 1 << 20)
+                else:
+                    out.write(content)
+                out.flush()
+                os.fsync(out.fileno())
+            try:
+                os.link(part, target)
+            except FileExistsError:
+                return False
+            except OSError:  # no hard links here (FAT, some FUSE mounts): rename, after a look
+                if target.exists():
+                    return False
+                os.rename(part, target)
+            return True
+        finally:
+            part.unlink(missing_ok=True)
+
+    def refuses_overwriting(self, name: str) -> bool:
+        """Whether the store honours create-only writes, tried with ``name``'s own content.
+
+        Some S3 servers (rclone, s3rver) ignore ``If-None-Match``: harmless with one job at a
+        time, so callers warn and go on.
+        """
+        return not self.create(name, self.read(name))
+
+
+def _takes(method: Any, parameter: str) -> bool:
+    return parameter in inspect.signature(method).parameters

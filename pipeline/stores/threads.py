@@ -1,0 +1,104 @@
+"""Look ahead in threads: results in order, with a bound on how many wait."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future
+from threading import Lock
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def ahead(
+    pool: Executor, function: Callable[[T], R], items: Iterable[T], limit: Callable[[], int]
+) -> Iterator[R]:
+    """``map`` in threads, in order, with at most ``limit()`` results waiting or under way.
+
+    ``limit`` is asked anew for every item, so that it can follow the size of the pictures.
+    """
+    waiting: deque[Future[R]] = deque()
+    source = iter(items)
+    try:
+        while True:
+            while len(waiting) < max(1, limit()):
+                try:
+                    waiting.append(pool.submit(function, next(source)))
+                except StopIteration:
+                    break
+            if not waiting:
+                return
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def ahead_within(
+    pool: Executor,
+    function: Callable[[T], R],
+    items: Iterable[T],
+    cost: Callable[[R], int],
+    *,
+    budget: int,
+    count: int,
+    threads: int,
+) -> Iterator[R]:
+    """``map`` in threads, in order, with results waiting that cost no more than memory can hold.
+
+    What an item costs is known only when it is done. So no more than ``threads`` items are under
+    way, and a load that ends begins the next one itself, without waiting for the caller. It does
+    so while the results that wait cost less than ``budget`` and fewer than ``count`` items wait or
+    are under way. However the costs change from item to item, what waits costs less than
+    ``budget`` and ``threads`` of the dearest items together.
+    """
+    lock = Lock()  # held for what follows, and whenever an item begins or ends
+    source = iter(items)
+    waiting: deque[Future[R]] = deque()
+    running = held = 0
+    ended = False
+
+    def fill() -> None:
+        nonlocal running, ended
+        while not ended and running < threads and len(waiting) < count and held < budget:
+            try:
+                waiting.append(pool.submit(work, next(source)))
+                running += 1
+            except StopIteration:
+                ended = True
+            except BaseException as error:  # for the caller, after the items that came before
+                ended = True
+                waiting.append(Future())
+                waiting[-1].set_exception(error)
+
+    def work(item: T) -> R:
+        nonlocal running, held, ended
+        try:
+            result = function(item)
+        except BaseException:
+            with lock:
+                running, ended = running - 1, True
+            raise
+        with lock:
+            running, held = running - 1, held + cost(result)
+            fill()
+        return result
+
+    try:
+        while True:
+            with lock:
+                fill()
+                if not waiting:
+                    return
+                first = waiting.popleft()
+            result = first.result()
+            with lock:
+                held -= cost(result)
+            yield result
+            del first, result  # or the last one stays in memory while the next is awaited
+    finally:
+        with lock:
+            ended = True
+        for future in waiting:
+            future.cancel()
+        waiting.clear()  # ``fill`` and ``work`` know each other: only the collector ends them

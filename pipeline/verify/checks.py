@@ -1,0 +1,264 @@
+"""What a dataset consists of besides its data files: plan, manifest and records.
+
+Whatever is wrong becomes a ``Damage``. What a store does not answer is no damage: that raises.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ..dataset.layout import (
+    COMMITS,
+    DATA,
+    FOLDERS,
+    PLAN_NAME,
+    RECORD_SUFFIX,
+    SHARD_NAME,
+    SUFFIX,
+    data_path,
+    manifest_name,
+    record_path,
+    split_generation,
+)
+from ..dataset.ledger import (
+    FORMAT_VERSION,
+    Ledger,
+    PlanMismatchError,
+    fingerprint,
+    latest_manifest,
+    slim,
+)
+from ..dataset.rows import SCHEMA_VERSION
+from ..reader.dataset import DataFile, Dataset, DatasetError
+from ..stores.filesystems import CONNECTIONS
+from ..stores.reasons import describe
+from ..stores.store import StorageError, Store
+from ..stores.threads import ahead
+
+Kind = Literal["plan", "manifest", "model", "record", "data", "index"]
+LISTED_PROBLEMS = 20
+COUNTS = ("rows", "ok", "bad", "filtered", "bytes", "pixels", "picture_bytes")  # of a manifest
+_PARQUET_END = 8  # behind the footer: its length and the magic number
+
+
+@dataclass
+class Damage:
+    """Something in a dataset that is not as it was written.
+
+    ``source`` is the URL of the shard concerned, if it is one; ``problems`` are the first twenty of
+    ``problem_count``. A repair sets ``repaired``, or ``why_not``, which says what to do.
+    """
+
+    kind: Kind
+    path: str
+    problems: list[str]
+    source: str = ""
+    file: DataFile | None = field(default=None, repr=False)
+    problem_count: int = 0
+    repaired: bool = False
+    why_not: str = ""
+
+    def __post_init__(self) -> None:
+        self.problem_count = self.problem_count or len(self.problems)
+        self.problems = self.problems[:LISTED_PROBLEMS]
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "file"}
+
+
+# -- plan and manifest ----------------------------------------------------------------------------
+
+
+def read_plan(store: Store) -> tuple[dict[str, Any], str]:
+    """The plan, or what is wrong with it.
+
+    Raises DatasetError where there is no dataset, or one that this release cannot read.
+    """
+    try:
+        data = store.read(PLAN_NAME)
+    except (FileNotFoundError, NotADirectoryError):
+        if latest_manifest(store):
+            return {}, "is gone"
+        raise DatasetError(
+            f"{store.url}: there is no dataset here ({PLAN_NAME} is missing)"
+        ) from None
+    try:
+        plan = json.loads(data)
+        parameters, named = plan["parameters"], plan["fingerprint"]
+        versions = parameters["format"], parameters.get("schema", SCHEMA_VERSION)
+        _ = parameters["layers"], parameters["model_id"]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return {}, f"is not a plan: {describe(error)}"
+    if versions != (FORMAT_VERSION, SCHEMA_VERSION) and fingerprint(parameters) == named:
+        raise DatasetError(
+            f"{store.url}: has format {versions[0]!r} and schema {versions[1]!r}, this release "
+            f"checks {FORMAT_VERSION} and {SCHEMA_VERSION}: check it with the one that wrote it"
+        )
+    if fingerprint(parameters) != named:
+        return {}, "its parameters do not have the fingerprint that it names"
+    return plan, ""
+
+
+def read_manifest(
+    store: Store, plan: Mapping[str, Any], number: int
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """A manifest and what is wrong with it. None where its list of files cannot be trusted."""
+    try:
+        manifest = json.loads(store.read(manifest_name(number)))
+        named, files, totals = manifest["fingerprint"], manifest["files"], manifest["totals"]
+        for entry in files:
+            _check_entry(entry)
+    except FileNotFoundError:
+        return None, ["is gone"]
+    except (ValueError, TypeError, KeyError) as error:
+        return None, [f"is not a manifest: {describe(error)}"]
+    if named != plan["fingerprint"]:
+        return None, ["belongs to a job with other parameters"]
+    bases = Counter(split_generation(entry["name"])[0] for entry in files)
+    if twice := [base for base, count in bases.items() if count > 1]:
+        return None, [f"lists {name} twice" for name in twice]
+    problems = [
+        f"its totals say {key} {totals.get(key)}, its files add up to {total}"
+        for key in COUNTS
+        if totals.get(key) != (total := sum(entry[key] for entry in files))
+    ]
+    return manifest, problems
+
+
+def manifest_of_records(
+    store: Store, plan: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[Damage]]:
+    """What the newest manifest should say, where it cannot be read; and the damaged records.
+
+    That is the newest generation of every shard that has a record, and what only the last
+    manifest knows that can be read. A data file of which neither tells has lost its record.
+    """
+    newest: dict[str, dict[str, Any]] = {}
+    failed: list[dict[str, str]] = []
+    for number in range(latest_manifest(store) - 1, 0, -1):
+        older, _ = read_manifest(store, plan, number)
+        if older is not None:
+            newest = {split_generation(entry["name"])[0]: entry for entry in older["files"]}
+            failed = older.get("failed", [])
+            break
+    damage = []
+    ledger = Ledger(store, plan["fingerprint"])
+    names = _record_names(store)
+    for record, problem in read_records(ledger, names):
+        if isinstance(record, str):
+            damage.append(Damage("record", record_path(record), [problem]))
+            continue
+        known = newest.get(record["base"])
+        if known is None or known["generation"] <= record["generation"]:
+            newest[record["base"]] = entry_of(record)
+    recorded = frozenset(names)
+    for name in _names(store, DATA, SUFFIX):
+        base, generation = split_generation(name)
+        known = newest.get(base)
+        if name not in recorded and (known is None or known["generation"] < generation):
+            damage.append(Damage("record", record_path(name), ["is gone"]))
+    files = sorted(newest.values(), key=lambda entry: (entry["source"]["url"], entry["name"]))
+    totals = {key: sum(entry[key] for entry in files) for key in COUNTS}
+    return {"files": files, "totals": totals, "failed": failed}, damage
+
+
+def entry_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a manifest says of a record's file."""
+    kept = {key: value for key, value in slim(record).items() if key != "fingerprint"}
+    return {**kept, "path": data_path(record["name"])}
+
+
+def data_file(record: Mapping[str, Any]) -> DataFile:
+    return DataFile.of(entry_of(record))
+
+
+def _check_entry(entry: Mapping[str, Any]) -> None:
+    """Raises KeyError, TypeError or ValueError for what is no record of a data file."""
+    if not all(isinstance(entry[key], int) for key in (*COUNTS, "footer_bytes")):
+        raise TypeError("a file's counts are no numbers")
+    if not all(isinstance(entry[key], str) for key in ("name", "sha256", "model_id")):
+        raise TypeError("a file has no name, sha256 or model")
+    if not isinstance(entry["source"]["url"], str) or not {"size", "etag"} <= set(entry["source"]):
+        raise TypeError("a file has no source")
+    index = entry.get("index")
+    if index is not None:
+        if not all(isinstance(index[key], int) for key in ("bytes", "footer_bytes")):
+            raise TypeError("an index has no size")
+        if not all(isinstance(index[key], str) for key in ("path", "key_min", "key_max")):
+            raise TypeError("an index has no path or keys")
+    if entry["ok"] + entry["bad"] + entry["filtered"] != entry["rows"]:
+        raise ValueError(f"the rows of {entry['name']} do not add up")
+    if entry.get("path", path := data_path(entry["name"])) != path:
+        raise ValueError(f"{entry['name']} lies at {entry['path']}")
+
+
+# -- records --------------------------------------------------------------------------------------
+
+
+def in_threads(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    """``map`` for questions to a store: many at once, in order, few in memory."""
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        yield from ahead(pool, function, items, lambda: 4 * CONNECTIONS)
+
+
+def read_records(
+    ledger: Ledger, names: Sequence[str]
+) -> Iterator[tuple[dict[str, Any] | str, str]]:
+    """Each record, or else its name and what is wrong with it."""
+    for name, record, problem in in_threads(lambda name: read_record(ledger, name), names):
+        yield (name, problem) if record is None else (record, "")
+
+
+def read_record(ledger: Ledger, name: str) -> tuple[str, dict[str, Any] | None, str]:
+    """A record's name, itself or None, and what is wrong with it."""
+    try:
+        record = ledger.read(name)
+        if record is None:
+            return name, None, "is gone"
+        _check_entry(record)
+    except PlanMismatchError:
+        return name, None, "belongs to a job with other parameters"
+    except (StorageError, KeyError, TypeError, ValueError) as error:
+        return name, None, f"is not a commit record: {describe(error.__cause__ or error)}"
+    return name, record, ""
+
+
+def unlisted_records(dataset: Dataset) -> tuple[list[str], list[Damage]]:
+    """Records of files that the manifest does not list though it could, and damaged ones."""
+    listed = dict(split_generation(file.name) for file in dataset.files)
+    others = [name for name in _record_names(dataset.store) if not _is_listed(name, listed)]
+    newer, damage = [], []
+    for record, problem in read_records(Ledger(dataset.store, dataset.fingerprint), others):
+        if isinstance(record, str):
+            damage.append(Damage("record", record_path(record), [problem]))
+        elif record["generation"] > listed.get(record["base"], -1):
+            newer.append(record["name"])
+    return newer, damage
+
+
+def foreign_files(dataset: Dataset) -> list[str]:
+    """Paths in the folders of data and records that Strata does not name like that."""
+    return [
+        f"{folder}/{file}"
+        for folder, suffix in FOLDERS
+        for file in sorted(dataset.store.sizes(folder))
+        if not file.startswith(".")
+        and not (file.endswith(suffix) and SHARD_NAME.fullmatch(file.removesuffix(suffix)))
+    ]
+
+
+def _is_listed(name: str, listed: Mapping[str, int]) -> bool:
+    base, generation = split_generation(name)
+    return listed.get(base) == generation
+
+
+def _record_names(store: Store) -> list[str]:
+    return _names(store, COMMITS, RECORD_SUFFIX)
+
+
+def _names(store: Store, folder: str, suffix: str) -> list[str]:
+    files = (file.removesuffix(suffix) for file in store.sizes(folder) if file.endswith(suffix))
+    return sorted(filter(SHARD_NAME.fullmatch, files))

@@ -1,0 +1,240 @@
+"""Data files by their footers: are they there, and what their records and the manifest say?
+
+Each file costs two small requests, one for its record and one for its footer.
+"""
+
+import io
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..dataset.layout import DATA, INDEX, SUFFIX, index_path, record_path
+from ..dataset.ledger import Ledger
+from ..dataset.rows import METADATA_KEY, ROWS_PER_GROUP, RecordError, column_bytes, schema
+from ..reader.dataset import DataFile, Dataset
+from ..stores.reasons import describe
+from .checks import Damage, data_file, entry_of, read_record
+from .rows import first_line
+
+_PARQUET_END = 8  # behind the footer: its length and the magic number
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What was found out about one listed data file, without reading its pictures.
+
+    ``file`` is what the file should be, by the manifest, or by the record where ``listing`` says
+    what is wrong in the manifest. ``error`` says why it could not be checked. If ``disputed``,
+    manifest and record contradict each other in what only reading the whole file can tell.
+    """
+
+    file: DataFile
+    damage: tuple[Damage, ...] = ()
+    listing: str = ""
+    error: str = ""
+    disputed: bool = False
+    bytes_read: int = 0
+
+
+class FileChecker:
+    """Holds listed data files against their records and their footers; safe in threads."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self.ledger = Ledger(dataset.store, dataset.fingerprint)
+        self.sizes = dataset.store.sizes(DATA)
+        self.index_sizes = dataset.store.sizes(INDEX)
+        self._schema = schema(dataset.num_layers)
+
+    def check(self, file: DataFile) -> Checked:
+        try:
+            return self._check(file)
+        except Exception as error:  # stores have exceptions of many kinds
+            return Checked(file, error=describe(error))
+
+    def _check(self, file: DataFile) -> Checked:
+        name, record, missing = read_record(self.ledger, file.name)
+        damage = []
+        if missing:
+            damage.append(_record_damage(file, missing))
+        size = self.sizes.get(f"{name}{SUFFIX}")
+        if size is None:
+            return Checked(file, (_data_damage(file, ["is gone"]), *damage))
+        claims = [file.record] if record is None else [file.record, record]
+        claim = next((claim for claim in claims if claim["bytes"] == size), None)
+        if claim is None:
+            problem = f"has {size} bytes, and had {file.bytes} when it was written"
+            return Checked(file, (_data_damage(file, [problem]), *damage))
+        nbytes = int(claim["footer_bytes"])
+        try:
+            checksums = {claim.get("footer_crc32") for claim in claims}
+            found, problems = self._footer(file, size, nbytes, checksums)
+        except RecordError as error:
+            found, problems = {}, [str(error)]
+        wrong = [_contradictions(found, claim) for claim in claims]
+        if problems or all(wrong):
+            damage.insert(0, _data_damage(file, [*problems, *wrong[0]]))
+            return Checked(file, tuple(damage), bytes_read=nbytes)
+        listing, disputed = "; ".join(wrong[0]), False
+        if record is not None:
+            if wrong[1]:
+                text = f"does not fit its data file: {'; '.join(wrong[1])}"
+                damage.append(_record_damage(file, text))
+            elif listing:
+                file = data_file(record)
+            elif differing := _differences(file.record, record):
+                text = f"it and the manifest do not agree on {', '.join(differing)}"
+                damage.append(_record_damage(file, text))
+                disputed = True
+        if file.index is not None:
+            found_bytes = self.index_sizes.get(f"{name}{SUFFIX}")
+            if found_bytes is None:
+                damage.append(index_damage(file, "is gone"))
+            elif found_bytes != file.index["bytes"]:
+                had = file.index["bytes"]
+                damage.append(index_damage(file, f"has {found_bytes} bytes, and had {had}"))
+        return Checked(file, tuple(damage), listing, disputed=disputed, bytes_read=nbytes)
+
+    def _footer(
+        self, file: DataFile, size: int, nbytes: int, checksums: set[int | None]
+    ) -> tuple[dict[str, Any], list[str]]:
+        """What the footer says of the file, and what cannot be.
+
+        Raises RecordError for what is no footer of ours, and whatever the store raises.
+        """
+        store = self.dataset.store
+        start = max(0, size - nbytes)
+        tail = bytes(store.fs.cat_file(store.path(file.path), start=start, end=size))
+        if int.from_bytes(tail[-_PARQUET_END:-4], "little") + _PARQUET_END != nbytes:
+            raise RecordError("its footer is not where it was written")
+        if None not in checksums and zlib.crc32(tail) not in checksums:
+            raise RecordError("its footer is damaged")
+        try:
+            return self._read_footer(tail, start)
+        except RecordError:
+            raise
+        except Exception as error:  # a damaged footer can hold anything
+            raise RecordError(f"its footer cannot be read: {first_line(error)}") from error
+
+    def _read_footer(self, tail: bytes, start: int) -> tuple[dict[str, Any], list[str]]:
+        metadata = pq.read_metadata(io.BytesIO(tail))
+        columns = _described(metadata, start + len(tail))
+        found = {"bytes": start + len(tail), "rows": metadata.num_rows, "footer_bytes": len(tail)}
+        try:
+            told = json.loads(metadata.metadata[METADATA_KEY])
+            found |= {"source": told["source"], "model_id": told["model_id"]}
+            ours = told["fingerprint"] == self.dataset.fingerprint
+        except (TypeError, KeyError, ValueError):
+            raise RecordError("another program wrote this Parquet file") from None
+        problems = [] if ours else ["belongs to a dataset with other parameters"]
+        found["column_bytes"] = sizes = column_bytes(metadata)
+        if not columns.equals(self._schema) or (sizes and sizes.keys() != {*self._schema.names}):
+            problems.append("its columns are not those of this dataset")
+        return found, problems + _impossible_groups(metadata, start)
+
+
+class _Nothing(io.RawIOBase):
+    """A file of some size that cannot be read."""
+
+    REFUSAL = "there is nothing to be read here"
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def size(self) -> int:
+        return self._size
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return offset
+
+    def tell(self) -> int:
+        return self._size
+
+    def read(self, size: int = -1) -> bytes:
+        raise OSError(self.REFUSAL)
+
+
+def _described(metadata: pq.FileMetaData, size: int) -> pa.Schema:
+    """The columns by a footer. Raises OSError for one that pyarrow would not read by.
+
+    Asked with ``row_group(i).column(j)`` for a description that it refuses, pyarrow ends the whole
+    process; before it reads a row group, it looks at all of them and raises. So let it begin to
+    read. (Both ``pre_buffer`` and ``metadata.schema.to_arrow_schema`` would leak memory here.)
+    """
+    nothing = pa.PythonFile(_Nothing(size), mode="r")
+    file = pq.ParquetFile(nothing, metadata=metadata, pre_buffer=False, buffer_size=4096)
+    for group in range(metadata.num_row_groups):
+        try:
+            file.read_row_group(group, use_threads=False)
+        except OSError as error:
+            if _Nothing.REFUSAL not in str(error):
+                raise
+    return file.schema_arrow.remove_metadata()
+
+
+def _data_damage(file: DataFile, problems: list[str]) -> Damage:
+    return Damage("data", file.path, problems, file.record["source"]["url"], file)
+
+
+def _record_damage(file: DataFile, problem: str) -> Damage:
+    path = record_path(file.name)
+    return Damage("record", path, [problem], file.record["source"]["url"], file)
+
+
+def index_damage(file: DataFile, problem: str) -> Damage:
+    path = index_path(file.name)
+    return Damage("index", path, [problem], file.record["source"]["url"], file)
+
+
+def _contradictions(found: Mapping[str, Any], claim: Mapping[str, Any]) -> list[str]:
+    """Where the file itself is not what a record or manifest says of it."""
+    different = [key for key in found if key in claim and found[key] != claim[key]]
+    texts = []
+    for key in different:
+        if key == "column_bytes":
+            names = sorted(
+                name
+                for name in {*found[key], *claim[key]}
+                if found[key].get(name) != claim[key].get(name)
+            )
+            texts.append(f"its columns have other sizes: {', '.join(names)}")
+        else:
+            texts.append(f"its {key} is {found[key]}, not {claim[key]}")
+    return texts
+
+
+def _differences(entry: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
+    """Keys in which a manifest's entry is not what its record makes of it."""
+    made = entry_of(record)
+    return sorted(key for key in {*entry, *made} if entry.get(key) != made.get(key))
+
+
+def _impossible_groups(metadata: pq.FileMetaData, end: int) -> list[str]:
+    """Row groups that no writer of ours makes, or that lie outside the file."""
+    problems = []
+    rows = 0
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        rows += group.num_rows
+        if not 0 < group.num_rows <= ROWS_PER_GROUP:
+            problems.append(f"row group {number} has {group.num_rows} rows")
+        for column in map(group.column, range(group.num_columns)):
+            start = column.data_page_offset
+            if column.has_dictionary_page:
+                start = min(start, column.dictionary_page_offset)
+            if start < 4 or start + column.total_compressed_size > end:
+                problems.append(f"row group {number}, {column.path_in_schema}: outside the file")
+    if rows != metadata.num_rows:
+        problems.append(f"its row groups have {rows} rows, its footer says {metadata.num_rows}")
+    return problems

@@ -1,0 +1,228 @@
+"""What killed and repeated jobs leave in a dataset's folder: find it, and remove it when asked.
+
+Only files that Strata names itself are looked at: data files and their indexes, maps of keys,
+commit records, temporaries of local writes, and uploads to S3 that were begun and never ended.
+Whatever the newest manifest lists stays.
+"""
+
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from ..dataset.data_file import DataFile
+from ..dataset.layout import (
+    COMMITS,
+    DATA,
+    INDEX,
+    KEY_MAP_NAME,
+    KEYS,
+    MODELS,
+    PLAN_NAME,
+    RECORD_SUFFIX,
+    SHARD_NAME,
+    SUFFIX,
+    WRITTEN,
+    generation_name,
+    manifest_name,
+    record_path,
+    split_generation,
+)
+from ..dataset.ledger import latest_manifest
+from ..reader.dataset import DatasetError
+from ..reader.key_map import key_map_path
+from ..stores.filesystems import S3_PROTOCOLS, storage_errors
+from ..stores.store import Store
+
+_PART = re.compile(r"\.[0-9a-f]{32}\.part")  # as Store makes them beside what they become
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """Something to remove: its path in the dataset, size in bytes, and why it is not needed.
+
+    ``modified`` is when it became garbage at the latest, in seconds of POSIX time by the store's
+    clock. ``upload`` is S3's id of an upload that never ended, otherwise empty.
+    """
+
+    path: str
+    bytes: int
+    reason: str
+    modified: float
+    upload: str = ""
+
+
+def find_garbage(store: Store, older_than: float) -> list[Garbage]:
+    """What can go, if it is older than this many seconds: a job may be writing just now.
+
+    Give more than a job's longest attempt takes, and than readers keep a dataset open. Raises
+    DatasetError where there is no dataset, StorageError for a store that cannot be listed.
+    """
+    if not store.exists(PLAN_NAME):
+        raise DatasetError(
+            f"{store.url}: there is no dataset here ({PLAN_NAME} is missing), so nothing in it is "
+            "garbage"
+        )
+    with storage_errors(store.url, "cannot be searched for garbage"):
+        limit = _now(store) - older_than
+        found = [*_unrecorded(store), *_superseded(store), *_stale_maps(store)]
+        found += [*_parts(store), *_uploads(store)]
+        return [item for item in found if item.modified <= limit]
+
+
+def remove_garbage(store: Store, items: Sequence[Garbage]) -> None:
+    """Remove what ``find_garbage`` found, but for files that were put to use since.
+
+    Raises StorageError for what cannot be removed.
+    """
+    for item in items:
+        with storage_errors(f"{store.url}/{item.path}", "cannot be removed"):
+            if item.upload:
+                _abort(store, item)
+            elif item.reason != _NO_RECORD or not store.exists(_record_of(item.path)):
+                store.remove(item.path)
+
+
+_NO_RECORD = "no commit record"
+_SUPERSEDED = "replaced by a newer file"
+_TEMPORARY = "left over from a write"
+_UPLOAD = "an upload that never ended"
+
+
+def _unrecorded(store: Store) -> Iterator[Garbage]:
+    """Data files and indexes that were published, but whose job died before the record."""
+    published = [(folder, store.sizes(folder)) for folder in (INDEX, DATA)]
+    recorded = store.sizes(COMMITS)  # after the files: a record follows them
+    listed = set(_listed(store)[0].values())
+    for folder, sizes in published:
+        for file, size in sizes.items():
+            name = file.removesuffix(SUFFIX)
+            ours = name != file and SHARD_NAME.fullmatch(name)
+            if ours and f"{name}{RECORD_SUFFIX}" not in recorded and name not in listed:
+                path = f"{folder}/{file}"
+                yield Garbage(path, size, _NO_RECORD, store.modified(path))
+
+
+def _superseded(store: Store) -> Iterator[Garbage]:
+    """Generations before the one that the newest manifest lists: the record first, then its files.
+
+    Who opened the dataset with an earlier manifest may still read them, so their age counts from
+    the newest one.
+    """
+    listed, since = _listed(store)
+    published = [(folder, store.sizes(folder)) for folder in (INDEX, DATA)]
+    recorded = store.sizes(COMMITS)
+    for base, newest in listed.items():
+        for generation in range(split_generation(newest)[1]):
+            name = generation_name(base, generation)
+            record, data = f"{name}{RECORD_SUFFIX}", f"{name}{SUFFIX}"
+            if record in recorded:
+                yield Garbage(record_path(name), recorded[record], _SUPERSEDED, since)
+                for folder, sizes in published:
+                    if data in sizes:  # without a record, it is counted as such
+                        yield Garbage(f"{folder}/{data}", sizes[data], _SUPERSEDED, since)
+
+
+def _stale_maps(store: Store) -> Iterator[Garbage]:
+    """Maps of keys that were made of other files than the newest manifest lists."""
+    sizes, number = store.sizes(KEYS), latest_manifest(store)
+    if not sizes or not number:
+        return
+    manifest = json.loads(store.read(manifest_name(number)))
+    current = key_map_path([DataFile.of(entry) for entry in manifest["files"]])
+    since = store.modified(manifest_name(number))
+    for file, size in sizes.items():
+        path = f"{KEYS}/{file}"
+        if KEY_MAP_NAME.fullmatch(file) and path != current:
+            yield Garbage(path, size, _SUPERSEDED, max(since, store.modified(path)))
+
+
+def _listed(store: Store) -> tuple[dict[str, str], float]:
+    """The newest manifest's names by their shards' names, and when it was written."""
+    number = latest_manifest(store)
+    if not number:
+        return {}, 0.0
+    manifest = json.loads(store.read(manifest_name(number)))
+    names = {split_generation(file["name"])[0]: file["name"] for file in manifest["files"]}
+    return names, store.modified(manifest_name(number))
+
+
+def _parts(store: Store) -> Iterator[Garbage]:
+    """Temporaries of local writes that were killed."""
+    if not store.is_local:
+        return
+    models = store.fs.glob(store.path(f"{MODELS}/*/"))
+    folders = [path.rstrip("/").removeprefix(store.root).lstrip("/") for path in models]
+    for folder in ("", DATA, INDEX, KEYS, COMMITS, *folders):
+        for file, size in store.sizes(folder).items():
+            if _PART.fullmatch(file):
+                path = f"{folder}/{file}".lstrip("/")
+                yield Garbage(path, size, _TEMPORARY, store.modified(path))
+
+
+def _uploads(store: Store) -> Iterator[Garbage]:
+    """Uploads in parts that nobody ended: they are in no listing, but they are paid for."""
+    if not _is_s3(store):
+        return
+    bucket, key, _ = store.fs.split_path(store.root)
+    prefix = f"{key}/" if key else ""
+    markers: dict[str, str] = {}
+    while True:
+        page = store.fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix, **markers)
+        for upload in page.get("Uploads", []):
+            path = upload["Key"].removeprefix(prefix)
+            if WRITTEN.fullmatch(path):
+                size = _uploaded_bytes(store, bucket, upload)
+                when = upload["Initiated"].timestamp()
+                yield Garbage(path, size, _UPLOAD, when, upload["UploadId"])
+        if not page.get("IsTruncated"):
+            return
+        markers = {
+            "KeyMarker": page["NextKeyMarker"],
+            "UploadIdMarker": page["NextUploadIdMarker"],
+        }
+
+
+def _uploaded_bytes(store: Store, bucket: str, upload: Mapping[str, Any]) -> int:
+    total = 0
+    marker: dict[str, Any] = {}
+    which = {"Bucket": bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
+    while True:
+        try:
+            page = store.fs.call_s3("list_parts", **which, **marker)
+        except FileNotFoundError:  # ended since it was listed
+            return total
+        total += sum(part["Size"] for part in page.get("Parts", []))
+        if not page.get("IsTruncated"):
+            return total
+        marker = {"PartNumberMarker": page["NextPartNumberMarker"]}
+
+
+def _abort(store: Store, item: Garbage) -> None:
+    bucket, key, _ = store.fs.split_path(store.path(item.path))
+    try:
+        store.fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=item.upload)
+    except FileNotFoundError:
+        return  # ended by itself
+
+
+def _record_of(path: str) -> str:
+    return record_path(path.rsplit("/", 1)[-1].removesuffix(SUFFIX))
+
+
+def _is_s3(store: Store) -> bool:
+    protocol = store.fs.protocol
+    return bool({*S3_PROTOCOLS} & {*((protocol,) if isinstance(protocol, str) else protocol)})
+
+
+def _now(store: Store) -> float:
+    """The store's clock, in seconds of POSIX time: this machine's may be off."""
+    if _is_s3(store):
+        answer = store.fs.call_s3("head_bucket", Bucket=store.fs.split_path(store.root)[0])
+        date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+        if date:
+            return parsedate_to_datetime(date).timestamp()
+    return time.time()

@@ -1,0 +1,305 @@
+"""Put a damaged dataset in order: from its sources, from its own files, from the shipped models.
+
+No data file is overwritten or removed: what replaces one is its shard's next generation, and the
+next manifest lists that instead. A record or model that is damaged is removed and written again.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from codec.errors import StrataError
+from codec.models import zoo
+
+from ..compress.job import CompressOptions, run_shards
+from ..compress.worker import ShardJob
+from ..dataset.index_writer import index_table, publish_index
+from ..dataset.layout import (
+    COMMITS,
+    DATA,
+    PLAN_NAME,
+    RECORD_SUFFIX,
+    SUFFIX,
+    data_path,
+    record_path,
+    shard_name,
+    split_generation,
+)
+from ..dataset.ledger import (
+    Ledger,
+    NewerManifestError,
+    Plan,
+    latest_manifest,
+    publish_manifest,
+)
+from ..dataset.models import publish_model
+from ..dataset.rows import file_sha256, inspect_file, read_metadata
+from ..reader.dataset import Dataset
+from ..running.job import RunningOptions, Stop
+from ..running.progress.events import EventLog
+from ..running.progress.summary import Summary
+from ..sources.shards import Shard, expand_inputs
+from ..stores.reasons import describe
+from ..stores.store import Store, scratch_folder
+from .checks import (
+    COUNTS,
+    Damage,
+    entry_of,
+    in_threads,
+    manifest_of_records,
+    read_manifest,
+)
+
+STOPPED = "the job was stopped before it came to this: run it again"
+_TOLD = (
+    "sha256",
+    "footer_bytes",
+    "column_bytes",
+    *COUNTS,
+)  # what a file itself tells of its record
+
+
+def repair_model(store: Store, damage: Damage, model_id: str) -> None:
+    """Replace the dataset's copy of its model by a shipped one of the same id."""
+    shipped = {zoo.model_id(path): path for path in map(zoo.model_file, zoo.list_models())}
+    if model_id not in shipped:
+        damage.why_not = (
+            f"no shipped model has this id: put the model file whose sha256 is {model_id} there"
+        )
+        return
+    store.remove(damage.path)
+    publish_model(store, model_id, shipped[model_id])
+    damage.repaired = True
+
+
+class Repair:
+    """One repair of a dataset: records first, then data files, then the manifest."""
+
+    def __init__(self, dataset: Dataset, source_options: Mapping[str, Any]) -> None:
+        self.dataset = dataset
+        self.store = dataset.store
+        self.ledger = Ledger(dataset.store, dataset.fingerprint)
+        self.plan = Plan(PLAN_NAME, dataset.parameters)
+        self.source_options = dict(source_options)
+        self._replaced: dict[str, dict[str, Any]] = {}  # by the shard's name: the manifest's entry
+
+    def correct(self, entries: Iterable[Mapping[str, Any]]) -> None:
+        """Let the next manifest say this of these files: their records and footers do."""
+        for entry in entries:
+            self._replaced[split_generation(entry["name"])[0]] = dict(entry)
+
+    # -- records ----------------------------------------------------------------------------------
+
+    def records(self, damaged: Sequence[Damage], scratch: str | None, stop: Stop) -> list[Damage]:
+        """Make records anew from their files. Returns the files that turn out to be damaged."""
+        return _each(damaged, scratch, stop, self._record, "its data file could not be read")
+
+    def _record(self, damage: Damage, folder: Path) -> list[Damage]:
+        name = damage.path.removeprefix(f"{COMMITS}/").removesuffix(RECORD_SUFFIX)
+        path = data_path(name)
+        if damage.file is None and not self.store.exists(path):
+            self.store.remove(damage.path)  # it is in the way of the job that would do it again
+            damage.repaired = True
+            return []
+        local = self._local(path, folder)
+        try:
+            facts = inspect_file(local, self.dataset.num_layers).to_json()
+            told = read_metadata(pq.ParquetFile(local), name)
+        except (StrataError, OSError, ValueError) as error:
+            return self._worse(damage, f"cannot be read: {describe(error)}")
+        if told.get("fingerprint") != self.dataset.fingerprint:
+            return self._worse(damage, "belongs to a dataset with other parameters")
+        entry = damage.file.record if damage.file is not None else {}
+        standing = self._standing(name)
+        if standing is not None and _agrees(standing, facts):  # it is the manifest that is wrong
+            self.correct([entry_of(standing)])
+            damage.repaired = True
+            return []
+        if entry and not _agrees(entry, facts):
+            return self._worse(damage, "is not the file that the manifest lists")
+        self.store.remove(damage.path)
+        table = index_table(local, self.dataset.num_layers)
+        index = publish_index(self.store, name, table, folder)
+        told_by_file = {"source": told["source"], "model_id": told["model_id"], "index": index}
+        record = {**entry, **facts, **told_by_file}
+        record.pop("path", None)
+        record = self.ledger.commit(name, record)
+        if entry:
+            self.correct([entry_of(record)])
+        damage.repaired = True
+        return []
+
+    def _worse(self, damage: Damage, problem: str) -> list[Damage]:
+        if damage.file is None:
+            damage.why_not = (
+                f"no manifest lists its data file, and that {problem}: remove both, and run "
+                "compress_dataset.py again"
+            )
+            return []
+        url = damage.file.record["source"]["url"]
+        return [Damage("data", damage.file.path, [problem], url, damage.file)]
+
+    def _standing(self, name: str) -> dict[str, Any] | None:
+        try:
+            return self.ledger.read(name)
+        except StrataError:
+            return None
+
+    # -- indexes ----------------------------------------------------------------------------------
+
+    def indexes(self, damaged: Sequence[Damage], scratch: str | None, stop: Stop) -> list[Damage]:
+        """Make indexes anew from their data files. Returns the files that turn out damaged."""
+        return _each(damaged, scratch, stop, self._index, "it could not be made anew")
+
+    def _index(self, damage: Damage, folder: Path) -> list[Damage]:
+        assert damage.file is not None
+        file = damage.file
+        local = self._local(file.path, folder)
+        if file_sha256(local) != file.record["sha256"]:
+            return self._worse(damage, "is not the file that was written")
+        table = index_table(local, self.dataset.num_layers)
+        index = publish_index(self.store, file.name, table, folder)
+        record = self.ledger.read(file.name)
+        if record is not None and record.get("index") != index:
+            self.store.remove(record_path(file.name))
+            record = self.ledger.commit(file.name, {**record, "index": index})
+        entry = entry_of(record or {**file.record, "index": index})
+        if entry != file.record:
+            self.correct([entry])
+        damage.repaired = True
+        return []
+
+    def _local(self, path: str, folder: Path) -> Path:
+        """A file of the dataset on this machine."""
+        if self.store.is_local:
+            return Path(self.store.path(path))
+        local = folder / "data.parquet"
+        self.store.fetch(path, local)
+        return local
+
+    # -- data files -------------------------------------------------------------------------------
+
+    def data(
+        self, damaged: Sequence[Damage], options: RunningOptions, log: EventLog, stop: Stop
+    ) -> Summary:
+        """Encode the shards of damaged files again, where the sources are what they were."""
+        summary = Summary("repaired", shards=len(damaged))
+        highest = self._generations()
+        jobs: dict[str, tuple[ShardJob, Damage]] = {}
+        for damage, shard in zip(damaged, in_threads(self._source, damaged), strict=True):
+            if isinstance(shard, str):
+                damage.why_not = shard
+                continue
+            base = shard_name(shard, self.plan.fingerprint)
+            jobs[base] = ShardJob(base, shard, highest[base] + 1), damage
+        compressing = CompressOptions(
+            inputs=(),
+            output=self.dataset.url,
+            model=self.dataset.model_id,
+            **{item.name: getattr(options, item.name) for item in fields(RunningOptions)}
+            | {"input_options": self.source_options, "output_options": options.input_options},
+        )
+        todo = [job for job, _ in jobs.values()]
+        for outcome in run_shards(todo, self.plan, compressing, summary, log, stop):
+            _, damage = jobs.pop(outcome.task.name)
+            if outcome.result is None:
+                damage.why_not = f"{outcome.error} (attempts: {outcome.attempts})"
+            else:
+                result = {k: v for k, v in outcome.result.items() if k != "found"}
+                self.correct([entry_of(result)])
+                fewer = damage.file.ok - result["ok"] if damage.file is not None else 0
+                if fewer > 0:
+                    summary.notes.append(f"warning: {damage.path} had {fewer} more pictures")
+        for _, damage in jobs.values():
+            damage.why_not = STOPPED
+        return summary
+
+    def _source(self, damage: Damage) -> Shard | str:
+        """The shard of a damaged file, or why it cannot be encoded again."""
+        assert damage.file is not None
+        then = damage.file.record["source"]
+        if "truncated" in self.dataset.parameters:  # by decode_dataset.py --format strata
+            return f"it was copied from {then['url']}: remove it, and run decode_dataset.py again"
+        try:
+            found = expand_inputs([then["url"]], self.source_options)
+        except StrataError as error:
+            return f"its source cannot be had: {error}; put it back, and repair again"
+        shard = next((shard for shard in found if shard.url == then["url"]), None)
+        if shard is None:
+            return f"{then['url']}: its source is gone; put it back, and repair again"
+        if (shard.size, shard.etag) != (then["size"], then["etag"]):
+            return (
+                f"{shard.url}: its source has changed since ({then['size']} bytes and version "
+                f"{then['etag']!r} then, {shard.size} and {shard.etag!r} now); put the old one "
+                "back, and repair again"
+            )
+        base, _ = split_generation(damage.file.name)
+        if shard_name(shard, self.plan.fingerprint) != base:
+            return f"{damage.file.name} is not this plan's name for {shard.url}"
+        return shard
+
+    def _generations(self) -> dict[str, int]:
+        """The highest generation that a shard ever had, as far as there are traces of it."""
+        highest: dict[str, int] = {}
+        names = [file.name for file in self.dataset.files]
+        for folder, suffix in ((DATA, SUFFIX), (COMMITS, RECORD_SUFFIX)):
+            names += [file.removesuffix(suffix) for file in self.store.sizes(folder)]
+        for base, generation in map(split_generation, names):
+            highest[base] = max(generation, highest.get(base, 0))
+        return highest
+
+    # -- manifest ---------------------------------------------------------------------------------
+
+    def publish(self) -> int:
+        """Write the next manifest, with what was repaired. Returns its number.
+
+        It says what the newest one says of all else: another job may have added files meanwhile,
+        and whatever comes while this is being put together is taken in as well.
+        """
+        plan = {"fingerprint": self.plan.fingerprint}
+        while True:
+            number = latest_manifest(self.store)
+            manifest, _ = read_manifest(self.store, plan, number)
+            if manifest is None:
+                manifest, _ = manifest_of_records(self.store, plan)
+            records = {split_generation(entry["name"])[0]: entry for entry in manifest["files"]}
+            for base, entry in self._replaced.items():
+                if base not in records or records[base]["generation"] <= entry["generation"]:
+                    records[base] = entry
+            failed = manifest.get("failed", [])
+            with contextlib.suppress(NewerManifestError):
+                return publish_manifest(self.store, self.plan, records, failed, after=number)
+
+    @property
+    def changed(self) -> bool:
+        """Whether the next manifest may say something new."""
+        return bool(self._replaced)
+
+
+def _agrees(record: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
+    return all(record[key] == facts[key] for key in _TOLD if key in record)
+
+
+def _each(
+    damaged: Sequence[Damage],
+    scratch: str | None,
+    stop: Stop,
+    make: Callable[[Damage, Path], list[Damage]],
+    failure: str,
+) -> list[Damage]:
+    """``make`` each anew; returns what it finds to be damaged, and says of others why they are."""
+    worse = []
+    with scratch_folder(scratch) as folder:
+        for damage in damaged:
+            if stop():
+                damage.why_not = STOPPED
+                continue
+            try:
+                worse += make(damage, folder)
+            except Exception as error:  # stores have exceptions of many kinds
+                damage.why_not = f"{failure}: {describe(error)}"
+    return worse

@@ -1,0 +1,137 @@
+"""Rows of a data file: is what they say of themselves true? Nothing is decoded here."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from itertools import accumulate
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from codec.errors import StrataError
+from codec.images.files import unpack_alpha
+from codec.stream.bitstream import MAX_PIXELS, unpack_header, unpack_layer
+
+from ..dataset.rows import layer_column
+
+STATUSES = ("ok", "bad", "filtered")
+
+
+def read_group(
+    checked: pq.ParquetFile,
+    unchecked: pq.ParquetFile,
+    group: int,
+    names: list[str],
+    report: Callable[[str], None],
+) -> tuple[list[dict[str, Any]], set[str]]:
+    """A row group's rows, and the columns in it that cannot be read (their values are None).
+
+    ``report`` hears of every damaged column. One whose pages fail their checksum, but can still be
+    taken apart, is not lost: so one can say which rows are hurt.
+    """
+    try:
+        table = checked.read_row_group(group, columns=names)
+        if table.num_columns == len(names):  # it leaves out what the footer does not name
+            return table.to_pylist(), set()
+    except Exception as error:
+        reraise_passing(error)
+    count = checked.metadata.row_group(group).num_rows
+    columns: dict[str, list[Any]] = {}
+    lost = set()
+    for name in names:
+        try:
+            values = _column(checked, group, name, count)
+        except Exception as error:
+            reraise_passing(error)
+            report(f"row group {group}, column {name}: {first_line(error)}")
+            try:
+                values = _column(unchecked, group, name, count)
+            except Exception as second:
+                reraise_passing(second)
+                lost.add(name)
+                values = [None] * count
+        columns[name] = values
+    return [
+        dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
+    ], lost
+
+
+def _column(file: pq.ParquetFile, group: int, name: str, count: int) -> list[Any]:
+    values: list[Any] = file.read_row_group(group, columns=[name]).column(name).to_pylist()
+    if len(values) != count:
+        raise ValueError(f"has {len(values)} of {count} values")
+    return values
+
+
+def row_problems(
+    row: Mapping[str, Any], position: int, lost: set[str], model_id: str, layers: int
+) -> Iterator[str]:
+    """What is wrong with a row, its stream not decoded. ``lost`` columns are not looked at."""
+    if "index" not in lost and row["index"] != position:
+        yield f"its index is {row['index']}, its place {position}"
+    if "status" not in lost and row["status"] not in STATUSES:
+        yield f"its status is {row['status']!r}"
+    original, source = row["original"], ("source_bytes", "source_sha256")
+    if original is not None and not lost & {*source}:
+        same = hashlib.sha256(original).digest() == row["source_sha256"]
+        if not same or len(original) != row["source_bytes"]:
+            yield "its original is not the file that it was"
+    if row["alpha"] is not None:
+        try:
+            shape = unpack_alpha(row["alpha"], max_pixels=MAX_PIXELS).shape
+            if not lost & {"width", "height"} and shape != (row["height"], row["width"]):
+                yield f"its alpha channel has the size {shape[1]}x{shape[0]}"
+        except StrataError as error:
+            yield str(error)
+    if "header" in lost:
+        return
+    if row["header"] is not None:
+        yield from _stream_problems(row, lost, model_id, layers)
+    elif row["status"] == "ok":
+        yield "has no stream"
+
+
+def _stream_problems(
+    row: Mapping[str, Any], lost: set[str], model_id: str, layers: int
+) -> Iterator[str]:
+    header = row["header"]
+    try:
+        info = unpack_header(header)
+    except StrataError as error:
+        yield str(error)
+        return
+    if not lost & {"width", "height"} and (info.width, info.height) != (
+        row["width"],
+        row["height"],
+    ):
+        yield f"its header says {info.width}x{info.height}, its row {row['width']}x{row['height']}"
+    if info.model != model_id[:8]:
+        yield f"its stream is of the model {info.model}..."
+    names = [layer_column(number) for number in range(layers)]
+    for number, name in enumerate(names):
+        if row[name] is not None:
+            try:
+                unpack_layer(model_id, header, number, row[name])
+            except StrataError as error:
+                yield str(error)
+    if lost & {"layers", *names}:
+        return
+    stored = [number for number, name in enumerate(names) if row[name] is not None]
+    if stored != list(range(row["layers"] or 0)):
+        yield f"stores the layers {stored}, and says that it has {row['layers']}"
+        return
+    sizes = accumulate((len(row[name]) for name in names[: len(stored)]), initial=len(header))
+    if "cumulative_bytes" not in lost and row["cumulative_bytes"] != list(sizes)[1:]:
+        yield "its layers have other sizes than its row says"
+
+
+def reraise_passing(error: Exception) -> None:
+    """Raise again what is no damage: a lack of memory, or whatever a device says."""
+    if isinstance(error, NotImplementedError):  # what Arrow says of an encoding made up by damage
+        return
+    if isinstance(error, MemoryError | RuntimeError):
+        raise error
+
+
+def first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__

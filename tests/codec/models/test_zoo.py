@@ -1,0 +1,236 @@
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from codec import InvalidModelError, UnknownModelError, list_models, load_codec
+from codec.cdc.scheme import CDCScheme
+from codec.models import zoo
+from codec.training.recipe import TrainingFile
+from codec.uqdm.paper import calibration
+from tests.benchmarks.portability import Products
+from tests.codec.small_models import write_nested_model
+from tests.codec.uqdm.paper.test_scheme import small_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_nested_model(tmp_path_factory.mktemp("model"))
+
+
+def test_shipped_models_have_cards_and_training_weights() -> None:
+    assert set(zoo.DEFAULT_MODELS.values()) < set(list_models())
+    for name in list_models():
+        card = zoo.read_card(zoo.model_file(name))
+        assert card["steps"] > 0
+        assert card["pictures"]
+        assert card["calibration"]["difference"] == 0  # exact integers: there is nothing to guard
+        assert card["calibration"]["sums"] > 1_000_000
+        assert TrainingFile.find(Path(name)).config["codec"] in zoo.families()
+    assert sum(f.stat().st_size for f in zoo.WEIGHTS.iterdir()) < 60e6
+
+
+def test_a_model_is_found_by_name_folder_and_file(model: Path) -> None:
+    by_file, by_folder = load_codec(model), load_codec(str(model.parent))
+    assert by_file.model_id == by_folder.model_id == zoo.model_id(model)
+    assert by_file.name == model.parent.name
+    default = zoo.DEFAULT_MODELS["uqdm"]
+    assert load_codec(default).name == default
+    with pytest.raises(UnknownModelError, match=default):
+        load_codec("no-such-model")
+
+
+def test_the_same_content_has_the_same_id(model: Path, tmp_path: Path) -> None:
+    config, tensors = zoo.read_model(model)
+    again = tmp_path / "copy" / zoo.MODEL_FILE
+    assert zoo.write_model(again, config, tensors, {"other": "card"}) == zoo.model_id(model)
+    assert zoo.read_card(again) == {"other": "card"}
+
+
+def test_damaged_and_foreign_files_are_refused(model: Path, tmp_path: Path) -> None:
+    data = model.read_bytes()
+    cases = {"cut": data[: len(data) // 2], "empty": b"", "pickle": pickle.dumps({"a": 1})}
+    for name, content in cases.items():
+        path = tmp_path / f"{name}.safetensors"
+        path.write_bytes(content)
+        with pytest.raises(InvalidModelError, match=name):
+            load_codec(path)
+    config, tensors = zoo.read_model(model)
+    for change in ({"codec": "gif"}, {"quantizer": "none"}, {"nested": {"levels": 2}}):
+        path = tmp_path / "changed" / zoo.MODEL_FILE
+        zoo.write_model(path, {**config, **change}, tensors)
+        with pytest.raises(InvalidModelError):
+            load_codec(path)
+    del tensors["bias"]
+    zoo.write_model(path, config, tensors)
+    with pytest.raises(InvalidModelError, match="bias"):
+        load_codec(path)
+
+
+def test_newer_model_files_are_refused_in_words(model: Path, tmp_path: Path) -> None:
+    config, tensors = zoo.read_model(model)
+    path = tmp_path / zoo.MODEL_FILE
+    zoo.write_model(path, {**config, "format": 7}, tensors)
+    with pytest.raises(InvalidModelError, match="format 7, this release reads 1 to 6"):
+        load_codec(path)
+    zoo.write_model(path, {**config, "format": 1}, tensors)
+    load_codec(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("bias", lambda t: t.float()),
+        ("bias", lambda t: t[:, :3]),
+        ("bias", lambda t: t + (1 << 22)),
+        ("network.stem.weight", lambda t: t[:-1]),
+        ("network.stem.weight", lambda t: t.int()),
+        ("network.stem.weight", lambda t: t.clamp(max=-1) * 0 - 128),
+        ("network.stem.scale", lambda t: t * float("nan")),
+        ("network.head.scale", lambda t: t[:, :5]),
+        ("network.blocks.1.expand.bias", lambda t: t + (1 << 25)),
+        ("tables.first.counts", lambda t: t * 0 + 1),
+        ("tables.first.counts", lambda t: -t),
+        ("tables.first.counts", lambda t: t.float()),
+        ("tables.first.start", lambda t: t * 2),
+        ("tables.first.start", lambda t: t.flip(0)),
+        ("tables.first.first", lambda t: t + (1 << 30)),
+        ("tables.first.first", lambda t: t[None]),
+    ],
+)
+def test_tensors_that_no_model_has_are_refused(
+    model: Path, tmp_path: Path, name: str, change: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    config, tensors = zoo.read_model(model)
+    path = tmp_path / zoo.MODEL_FILE
+    zoo.write_model(path, config, {**tensors, name: change(tensors[name])})
+    with pytest.raises(InvalidModelError):
+        load_codec(path)
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("nested", {"levels": 10**9}),
+        ("nested", {"first_delta": 1e30}),
+        ("nested", {"first_delta": float("nan")}),
+        ("nested", {"passes": [[["low", 7]]] * 6}),
+        ("nested", {"passes": [[["low", [0]]]] * 6}),
+        ("nested", {"passes": [[["low", [[0]]]]] * 6}),
+        ("nested", {"colours": 5}),
+        ("nested", {"colours": 3}),
+        ("network", {"colours": 5}),
+        ("nested", {"band_rms": [0.0] * 192}),
+        ("nested", {"band_rms": "no"}),
+        ("nested", {"tilt": {"low": 0, "step": 1, "size": 1 << 60}}),
+        ("network", {"blocks": 10**9}),
+        ("network", {"channels": 10**9}),
+        ("network", {"hidden": -1}),
+        ("network", {"steps": 1.5}),
+        ("network", {"unknown": 1}),
+    ],
+)
+def test_configurations_that_no_model_has_are_refused(
+    model: Path, tmp_path: Path, part: str, change: dict[str, object]
+) -> None:
+    config, tensors = zoo.read_model(model)
+    path = tmp_path / zoo.MODEL_FILE
+    zoo.write_model(path, {**config, part: {**config[part], **change}}, tensors)
+    with pytest.raises(InvalidModelError):
+        load_codec(path)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[1]", "{", '{"a": ' * 9 + "1" + "}" * 9, "null"])
+def test_configurations_that_are_none_are_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / zoo.MODEL_FILE
+    save_file({"a": torch.zeros(1)}, path, {"strata": text})
+    with pytest.raises(InvalidModelError, match="not a Strata model file"):
+        load_codec(path)
+
+
+def test_a_configuration_larger_than_its_tensors_allocates_nothing() -> None:
+    config, tensors = zoo.read_model(zoo.model_file(zoo.DEFAULT_MODELS["cdc"]))
+    huge = {**config, "unet": {**config["unet"], "dim": 9000}}
+    with pytest.raises(InvalidModelError, match="larger model"):
+        CDCScheme(huge, tensors, "cpu")
+    for name in ("thresholds", "medians", "layers", "integers.0.weight", "trees.mean"):
+        with pytest.raises(InvalidModelError):
+            CDCScheme(config, {**tensors, name: tensors[name][:-1]}, "cpu")
+        with pytest.raises(InvalidModelError):
+            CDCScheme(config, {**tensors, name: tensors[name].half()}, "cpu")
+
+
+def test_a_stream_decodes_with_a_copy_of_its_model(model: Path, tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+    stream = load_codec(model).encode([picture])
+    copy = shutil.copy(model, tmp_path / "model.safetensors")
+    np.testing.assert_array_equal(load_codec(copy).decode(stream)[0], picture)
+
+
+def test_command_line(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert zoo.main(["list"]) == 0
+    assert zoo.DEFAULT_MODELS["uqdm"] in capsys.readouterr().out
+    assert zoo.main(["show", str(model)]) == 0
+    shown = capsys.readouterr().out
+    assert zoo.model_id(model) in shown
+    assert json.loads(shown[shown.index("{") :])["config"]["quantizer"] == "nested"
+    assert zoo.main(["import", str(tmp_path / "nothing"), "--out", str(tmp_path / "out")]) == 1
+    assert "nothing" in capsys.readouterr().err
+
+
+def test_calibrating_an_exact_model_proves_it_and_leaves_it_as_it_is(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "checked"
+    assert zoo.main(["calibrate", str(model), "--pictures", "2", "--out", str(out)]) == 0
+    assert zoo.model_id(model) in capsys.readouterr().out
+    assert (out / zoo.MODEL_FILE).read_bytes() == model.read_bytes()
+    seen = zoo.read_card(out / zoo.MODEL_FILE)["calibration"]
+    assert seen["difference"] == 0
+    assert seen["sums"] > 100_000
+    assert seen["executions"] == 8
+
+
+def test_a_model_that_is_not_exact_is_found_out(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a device would be whose sums are not."""
+
+    def sloppy(func: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
+        out = func(*args, **kwargs)
+        return out + (out.abs() > 1000).float()
+
+    before = zoo.read_card(model)
+    with Products(sloppy):
+        assert zoo.main(["calibrate", str(model), "--pictures", "1"]) == 1
+    assert "not exact" in capsys.readouterr().err
+    assert zoo.read_card(model) == before
+
+
+def test_calibrating_a_float_model_stores_its_guards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, tensors = small_model(steps=2)
+    path, out = tmp_path / "model" / zoo.MODEL_FILE, tmp_path / "out"
+    before = zoo.write_model(path, config, tensors, {"test": True})
+    monkeypatch.setattr(calibration, "EXECUTIONS", calibration.FEW_EXECUTIONS)
+    command = ["calibrate", str(path.parent), "--pictures", "1", "--safety", "5"]
+    assert zoo.main([*command, "--out", str(out)]) == 0
+    assert before in capsys.readouterr().out  # streams of the file as it was still need that
+    assert zoo.model_id(path) == before
+    card = zoo.read_card(out / zoo.MODEL_FILE)
+    assert card["test"]
+    seen = card["calibration"]
+    guards = zoo.read_model(out / zoo.MODEL_FILE)[1]["guards"].numpy()
+    for column, name in enumerate(("mean", "scale")):
+        np.testing.assert_allclose(guards[:, column], 5 * np.array(seen["differences"][name]), 0.01)
+    assert load_codec(out).encode([np.zeros((9, 9, 3), np.uint8)], layers=1)[0].info.protected
+    assert zoo.main([*command[:2], "--pictures", "1", "--data", str(tmp_path / "no.tar")]) == 1
+    assert "no.tar" in capsys.readouterr().err

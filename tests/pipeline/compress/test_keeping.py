@@ -1,0 +1,284 @@
+"""What is kept besides the streams: originals, measured quality, and good rows over a retry."""
+
+import hashlib
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from codec.images.files import read_image, write_image
+from codec.images.metrics import psnr
+from pipeline.compress import encoder as encoder_module
+from pipeline.compress.encoder import CompressSettings
+from pipeline.compress.worker import ShardCompressor, ShardJob
+from pipeline.dataset.layout import generation_name, shard_name
+from pipeline.dataset.ledger import Ledger
+from pipeline.dataset.rows import iter_rows, schema
+from pipeline.decode.job import DecodeOptions, decode
+from pipeline.reader.dataset import Dataset
+from pipeline.sources.shards import ShardError, expand_inputs
+from pipeline.stores.store import Store
+from tests.pipeline.conftest import Make
+from tests.pipeline.makers import ToyCodec, picture, png, samples, write_tar
+
+
+def rows_of(dataset: Dataset) -> dict[str, dict[str, Any]]:
+    return {
+        row["key"]: row
+        for file in dataset.files
+        for row in iter_rows(dataset.open(file).parquet, schema(dataset.num_layers).names)
+    }
+
+
+def compressor(dataset: Dataset, toy: ToyCodec, **changes: Any) -> ShardCompressor:
+    settings: dict[str, Any] = {"layers": 4, "fit": False, **changes}
+    return ShardCompressor(
+        CompressSettings(dataset.url, dataset.fingerprint, toy.model_id, **settings)
+    )
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+
+
+def mixed(folder: Path) -> str:
+    """A picture that the toy codec makes larger, one that it makes smaller, and some that fail."""
+    files = [
+        ("noise.jpg", write_image(NOISE, None, "jpg", quality=40)),
+        ("plain.png", write_image(np.full((64, 64, 3), 7, np.uint8), None, "png")),
+        ("photo.bmp", write_image(picture(1, 64, 64), None, "png")),
+        ("cut.png", png(2)[:50]),
+        ("big.png", b"\x89PNG" + bytes(3 << 20)),
+        ("twice.png", png(3)),
+        ("twice.png", png(4)),
+        ("alone.txt", b"no picture"),
+        ("._hidden.png", bytes(3 << 20)),
+        ("small.png", png(4, 2, 2)),
+    ]
+    return str(write_tar(folder / "mixed.tar", files))
+
+
+@pytest.mark.parametrize(
+    ("policy", "kept"),
+    [
+        ("never", set()),
+        ("bad", {"cut", "big"}),
+        ("larger", {"cut", "big", "noise", "photo"}),
+        ("always", {"cut", "big", "noise", "plain", "photo"}),
+    ],
+)
+def test_which_originals_are_kept(
+    make_dataset: Make, tmp_path: Path, policy: str, kept: set[str]
+) -> None:
+    dataset = make_dataset([mixed(tmp_path)], keep_original=policy, min_side=3)
+    rows = rows_of(dataset)
+    found = {key for key, row in rows.items() if row["original"] is not None}
+    assert found - {"small"} == kept
+    assert ("small" in found) == (policy != "never")  # what is filtered, as long as it is small
+    for row in rows.values():
+        if row["original"] is not None:
+            assert hashlib.sha256(row["original"]).digest() == row["source_sha256"]
+    fields = {key: {f["name"]: f["data"] for f in row["fields"]} for key, row in rows.items()}
+    assert (fields["twice"]["png"] is None) == (policy == "never")
+    assert fields["alone"]["txt"] == b"no picture"
+    hidden = fields["._hidden.png"].popitem()[1]
+    assert (hidden is not None) == (policy == "always")
+    for key in ("noise", "plain", "photo"):  # whatever is kept, there is something to look at
+        assert rows[key]["layers"] >= 1
+        assert rows[key]["image_sha256"] is not None
+
+
+def test_a_stream_that_would_be_larger_becomes_a_preview(
+    make_dataset: Make, tmp_path: Path
+) -> None:
+    dataset = make_dataset([mixed(tmp_path)], keep_original="larger", min_side=3)
+    rows = rows_of(dataset)
+    noise, plain = rows["noise"], rows["plain"]
+    assert noise["layers"] == 1 < plain["layers"] == 4
+    assert plain["original"] is None
+    (file,) = dataset.files
+    assert file.record["kept"] == 2
+    good = [row for row in rows.values() if row["status"] == "ok"]
+    streams = sum(row["cumulative_bytes"][-1] for row in good)
+    assert file.record["stream_bytes"] == streams + sum(len(row["original"] or b"") for row in good)
+
+
+def test_an_original_stands_in_for_layers_that_are_not_there(
+    make_dataset: Make, tmp_path: Path, without_ray: None
+) -> None:
+    dataset = make_dataset([mixed(tmp_path)], keep_original="larger", min_side=3)
+    noise = read_image(write_image(NOISE, None, "jpg", quality=40)).rgb
+    assert (dataset.image("noise") == noise).all()
+    preview = dataset.image("noise", 1)
+    assert (preview != noise).any()
+    for layers, expected in ((None, noise), (1, preview)):
+        out = tmp_path / f"out-{layers}"
+        summary = decode(DecodeOptions(dataset.url, str(out), layers))
+        assert (summary.ok, summary.bad) == (3, 4)
+        (tar,) = out.glob("*.tar")
+        with tarfile.open(tar) as opened:
+            data = opened.extractfile("noise.png")
+            assert data is not None
+            assert (read_image(data.read()).rgb == expected).all()
+
+
+def test_an_original_beside_a_complete_stream_is_left_alone(
+    make_dataset: Make, tmp_path: Path, without_ray: None
+) -> None:
+    dataset = make_dataset([mixed(tmp_path)], layers=2, keep_original="always")
+    photo = picture(1, 64, 64)
+    assert (dataset.image("photo") != photo).any()  # two layers were asked for, and are there
+    assert decode(DecodeOptions(dataset.url, str(tmp_path / "out"))).ok == 4
+    (tar,) = (tmp_path / "out").glob("*.tar")
+    with tarfile.open(tar) as opened:
+        data = opened.extractfile("photo.png")
+        assert data is not None
+        assert (read_image(data.read()).rgb == dataset.image("photo")).all()
+
+
+def test_a_floor_for_quality(make_dataset: Make, tmp_path: Path) -> None:
+    """Two of eight bits, as the toy codec's first layer has them: some pictures need more."""
+    dataset = make_dataset(
+        [mixed(tmp_path)], layers=2, keep_original="larger", min_psnr=24.0, min_side=3
+    )
+    rows = rows_of(dataset)
+    for key, image in (("photo", picture(1, 64, 64)), ("plain", np.full((64, 64, 3), 7, np.uint8))):
+        row = rows[key]
+        decoded = dataset.image(key, 1)
+        assert row["psnr"][0] == pytest.approx(psnr(image, decoded), abs=1e-3)
+        assert len(row["psnr"]) == row["layers"]
+    below = {k for k, row in rows.items() if row["status"] == "ok" and row["original"] is not None}
+    assert "plain" not in below  # 7 of 255 off in every value is 31 dB
+    assert "noise" in below
+    small = rows_of(
+        make_dataset(
+            [mixed(tmp_path)],
+            output=str(tmp_path / "one"),
+            layers=1,
+            keep_original="larger",
+            min_psnr=24.0,
+        )
+    )["photo"]
+    assert small["cumulative_bytes"][-1] < small["source_bytes"]  # not larger, but not good enough
+    assert small["psnr"][0] < 24
+    assert small["original"] is not None
+    without = make_dataset([mixed(tmp_path)], output=str(tmp_path / "without"), layers=2)
+    assert rows_of(without)["photo"]["psnr"] is None
+
+
+def test_pixels_have_a_hash_of_their_own(make_dataset: Make, tmp_path: Path) -> None:
+    dataset = make_dataset([str(write_tar(tmp_path / "x.tar", samples(2)))])
+    for key, row in rows_of(dataset).items():
+        assert hashlib.sha256(dataset.image(key).tobytes()).digest() == row["image_sha256"]
+
+
+def test_only_bad_samples_are_tried_again(
+    make_dataset: Make, tmp_path: Path, toy: ToyCodec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [*samples(3), ("broken.png", b"no"), ("unlucky.png", png(5, 24, 13)), *samples(2, 10)]
+    files.append(("._hidden", b"filtered, then as now"))
+    tar = str(write_tar(tmp_path / "x.tar", files))
+    dataset = make_dataset([tar])
+    (file,) = dataset.files
+    before = rows_of(dataset)
+    (shard,) = expand_inputs([tar])
+    name = shard_name(shard, dataset.fingerprint)
+    again = ShardJob(name, shard, generation=1, previous=file.path)
+    unchanged = compressor(dataset, toy).run(again)
+    assert unchanged["unchanged"]
+    assert unchanged["sha256"] == file.record["sha256"]
+    assert not Store(dataset.url).exists(f"data/{name}.1.parquet")
+
+    monkeypatch.setattr(
+        toy,
+        "encode",
+        lambda images, *, layers, **_: [  # it has learned
+            toy._encode(image, layers) for image in images
+        ],
+    )
+    toy.batches.clear()
+    record = compressor(dataset, toy).run(again)
+    assert (record["ok"], record["bad"], record["generation"]) == (6, 1, 1)
+    assert record["name"] == generation_name(name, 1)
+    ledger = Ledger(Store(dataset.url), dataset.fingerprint)
+    done, lost = ledger.completed("data", ".parquet")
+    assert lost == []
+    assert done[name]["name"] == record["name"]
+    after = rows_of(make_dataset([tar]))
+    assert list(after) == list(before)
+    for key in before:
+        if key != "unlucky":
+            assert after[key] == before[key]
+    assert after["unlucky"]["status"] == "ok"
+
+
+def test_a_shard_that_has_other_samples_now_is_not_mixed_with_old_rows(
+    make_dataset: Make, tmp_path: Path, toy: ToyCodec
+) -> None:
+    dataset = make_dataset([str(write_tar(tmp_path / "x.tar", [*samples(2), ("b.png", b"no")]))])
+    (file,) = dataset.files
+    (other,) = expand_inputs([str(write_tar(tmp_path / "x.tar", samples(2)))])
+    name = file.record["base"]
+    with pytest.raises(ShardError, match=r"has 2 samples, and had 3"):
+        compressor(dataset, toy).run(ShardJob(name, other, 1, file.path))
+
+
+def test_samples_that_must_not_be_touched(
+    make_dataset: Make, tmp_path: Path, toy: ToyCodec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = encoder_module.read_image
+
+    def deadly(data: bytes, **options: Any) -> Any:
+        if data == png(1):
+            raise SystemExit("this would have been the end")
+        return read(data, **options)
+
+    monkeypatch.setattr(encoder_module, "read_image", deadly)
+    dataset = make_dataset([str(write_tar(tmp_path / "y.tar", [("a.png", png(0))]))])
+    tar = write_tar(tmp_path / "x.tar", samples(4))
+    (shard,) = expand_inputs([str(tar)])
+    job = ShardJob(shard_name(shard, dataset.fingerprint), shard)
+    worker = compressor(dataset, toy)
+    assert worker.probe(job, 0, 1) == 4
+    assert worker.probe(job, 2, 4) == 4
+    assert worker.probe(job, 0, 4, {1: "kills"}) == 4
+    with pytest.raises(RuntimeError, match="SystemExit: this would have been the end"):
+        worker.probe(job, 1, 2)
+    assert not Store(dataset.url).exists(f"data/{job.name}.parquet")
+    record = worker.run(job, {1: "kills its worker: it died"})
+    assert (record["ok"], record["bad"]) == (3, 1)
+    assert record["problems"] == [["s0001", "bad", "kills its worker: it died"]]
+    assert record["reasons"] == {"kills its worker": 1}
+
+
+def test_memory_that_runs_out_halves_the_batch(
+    make_dataset: Make, tmp_path: Path, toy: ToyCodec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = toy.encode
+
+    def tight(images: list[np.ndarray], **options: Any) -> Any:
+        if len(images) > 5:
+            toy.batches.append(len(images))
+            raise MemoryError("too much at once")
+        return encode(images, **options)
+
+    monkeypatch.setattr(toy, "encode", tight)
+    monkeypatch.setattr(encoder_module, "WINDOW_ROWS", 16)
+    tar = str(write_tar(tmp_path / "x.tar", samples(48)))
+    dataset = make_dataset([tar], batch_size=16)
+    assert len(dataset) == 48
+    # 16, then halves of 8, then of 4; from then on the device is not asked for so much again
+    assert [size for size in toy.batches if size > 5].count(16) == 1
+    assert sum(size for size in toy.batches if size <= 5) == 48
+
+
+def test_another_job_was_faster(make_dataset: Make, tmp_path: Path, toy: ToyCodec) -> None:
+    dataset = make_dataset([str(write_tar(tmp_path / "x.tar", samples(2)))])
+    toy.batches.clear()
+    (file,) = dataset.files
+    (shard,) = expand_inputs([str(tmp_path / "x.tar")])
+    record = compressor(dataset, toy).run(ShardJob(file.record["base"], shard))
+    assert record["found"]
+    assert record["sha256"] == file.record["sha256"]
+    assert toy.batches == []

@@ -1,0 +1,136 @@
+"""Pages of pictures: all of them once, in order, at a cost that the corpus does not raise."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import pytest
+
+from pipeline import CursorError
+from pipeline.dataset.rows import Row
+from pipeline.reader import pages as pages_module
+from pipeline.reader.dataset import Dataset
+from tests.pipeline.counting import CountingFileSystem
+from tests.pipeline.streams import rows, write_dataset
+
+LAYERS = (100, 1000)
+NAMES = ["cat", "Dog", "ÉLAN", "50%_off", "a/b", "<img>"]
+
+
+def shard(number: int, count: int = 600) -> Iterator[Row]:
+    """Pictures, every ninth of which keeps its original, and every fifth sample is bad."""
+    keys = [f"{number}/{NAMES[n % 6]}-{n:04d}" for n in range(count)]
+    for row in rows(keys, LAYERS, number):
+        if row.index % 5 == 3:
+            yield Row(row.key, row.index, "bad", "broken")
+        else:
+            original = b"the file" if row.index % 9 == 0 else None
+            psnr = (30.0, 40.0) if row.index % 2 else None
+            yield Row(**{**vars(row), "original": original, "psnr": psnr})
+
+
+@pytest.fixture(scope="module", params=["indexed", "bare"])
+def dataset(request: pytest.FixtureRequest) -> Dataset:
+    """Three files of 480 pictures each."""
+    shards = [shard(number) for number in range(3)]
+    url = f"counting://bucket/pages-{request.param}"
+    return write_dataset(url, shards, 2, indexed=request.param == "indexed")
+
+
+def all_keys(dataset: Dataset) -> list[str]:
+    return list(dataset.keys())
+
+
+def pages(dataset: Dataset, limit: int, **more: Any) -> Iterator[list[dict[str, Any]]]:
+    cursor = None
+    for _ in range(1000):
+        items, cursor = dataset.page(cursor, limit, **more)
+        assert len(items) <= limit
+        yield items
+        if cursor is None:
+            return
+        assert re.fullmatch(r"[A-Za-z0-9_-]+", cursor)
+    raise AssertionError("the pages do not end")
+
+
+@pytest.mark.parametrize("limit", [1000, 480, 7])
+def test_pages_hold_every_picture_once_in_order(dataset: Dataset, limit: int) -> None:
+    got = [item for items in pages(dataset, limit) for item in items]
+    assert [item["key"] for item in got] == all_keys(dataset)
+    assert len(got) == len(dataset) == 1440
+
+
+def test_what_a_page_tells_of_a_picture(dataset: Dataset) -> None:
+    items, _ = dataset.page(None, 50)
+    for item in items:
+        entry = dataset.locate(item["key"])
+        assert entry is not None
+        assert set(item) == {
+            *("key", "width", "height", "layers", "cumulative_bytes", "psnr", "has_original")
+        }
+        assert (item["width"], item["height"], item["layers"]) == (entry.width, entry.height, 2)
+        assert item["cumulative_bytes"][-1] == len(entry.header) + sum(entry.lengths)
+        assert item["psnr"] == ([30.0, 40.0] if entry.row % 2 else None)
+        assert item["has_original"] == (dataset.original(item["key"]) is not None)
+    assert any(item["has_original"] for item in items)
+
+
+@pytest.mark.parametrize("text", ["cat", "DOG", "élan", "%_", "<IMG", "/b-059", "2/", "nothing"])
+def test_a_search_is_for_a_part_of_the_key(dataset: Dataset, text: str) -> None:
+    got = [item["key"] for items in pages(dataset, 30, search=text) for item in items]
+    assert got == [key for key in all_keys(dataset) if text.lower() in key.lower()]
+    assert (got == []) == (text == "nothing")
+
+
+def test_a_filter_and_a_search_together(dataset: Dataset) -> None:
+    found = [
+        item
+        for items in pages(dataset, 9, search="cat", filter=pc.field("width") > 1500)
+        for item in items
+    ]
+    wide = {record.key for record in dataset.read(0, filter=pc.field("width") > 1500)}
+    assert {item["key"] for item in found} == {key for key in wide if "cat" in key}
+    assert found
+
+
+def test_a_page_costs_the_same_wherever_it_is(dataset: Dataset) -> None:
+    """The small columns of a row group; nothing of what comes before."""
+    cursor: str | None = None
+    for _ in range(13):
+        _, cursor = dataset.page(cursor, 100)
+    CountingFileSystem.requests.clear()
+    items, _ = dataset.page(cursor, 100)
+    assert items[0]["key"].startswith("2/")
+    assert len(CountingFileSystem.requests) <= 4
+    assert CountingFileSystem.bytes_read() < 60_000
+
+
+def test_a_search_gives_up_after_a_while(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It then says where to go on, and every page gets further."""
+    monkeypatch.setattr(pages_module, "PAGE_SECONDS", -1.0)
+    monkeypatch.setattr(pages_module, "_AHEAD", 1)
+    got, count = [], 0
+    for items in pages(dataset, 1000, search="2/cat"):
+        got += [item["key"] for item in items]
+        count += 1
+    assert got == [key for key in all_keys(dataset) if key.startswith("2/cat")]
+    assert 3 <= count <= 12
+
+
+@pytest.mark.parametrize(
+    "cursor", ["", "x", "!", "WzAsMF0=x", "W10", "WzksMF0", "WzAsLTFd", "é", "bnVsbA"]
+)
+def test_what_is_no_cursor(dataset: Dataset, cursor: str) -> None:
+    with pytest.raises(CursorError, match="no cursor"):
+        dataset.page(cursor, 10)
+
+
+def test_limits_of_a_page(dataset: Dataset, tmp_path: Path) -> None:
+    for limit in (0, -1, 1001):
+        with pytest.raises(ValueError, match="1 to 1000"):
+            dataset.page(None, limit)
+    empty = write_dataset(str(tmp_path / "set"), [[Row("x", 0, "bad", "broken")]], 2)
+    assert empty.page() == ([], None)
+    assert empty.page(search="x") == ([], None)
