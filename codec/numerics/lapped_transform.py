@@ -1,4 +1,4 @@
-"""Transform bands: an orthonormal lapped transform over 8x8 blocks and a 3-point DCT over colour.
+"""Transform bands: an orthonormal lapped transform over 8x8 blocks, and one over colour.
 
 A picture (3, H, W) becomes 192 bands at 1/8 resolution, so networks run at 1/64 of the positions
 and PSNR can be computed on coefficients. The lapped transform is an 8-point DCT after an
@@ -6,6 +6,10 @@ orthogonal pre-filter across block boundaries (Malvar's type-II fast LOT in the 
 Liang and Tu 2003, "Lapped transform via time-domain pre- and post-filtering"): coding gain 9.22
 dB on an AR(0.95) source against 8.83 dB for the DCT alone, and no block edges. At picture edges
 no filter is applied, which keeps the whole transform orthonormal for any size.
+
+The transform over colour is a 3-point DCT, or the caller's: a matrix ``(3, 3) float64``, by
+component and by red, green and blue. ``forward`` takes what each component is made of, the inverse
+transforms take what each component adds to the pixels.
 """
 
 from functools import cache
@@ -66,18 +70,27 @@ def _lap(x: torch.Tensor, matrix: torch.Tensor, dim: int, gain: float = 1.0) -> 
     return torch.cat(ends, -1).movedim(-1, dim)
 
 
-def forward(x: torch.Tensor) -> torch.Tensor:
+def _colours(
+    colour: np.ndarray | None, dtype: torch.dtype, device: torch.device, exact: bool = False
+) -> torch.Tensor:
+    if colour is None:
+        return _matrix("colour", dtype, device, exact)
+    values = np.round(colour * (1 << _FRACTION_BITS)) if exact else colour
+    return torch.from_numpy(values).to(device=device, dtype=dtype)
+
+
+def forward(x: torch.Tensor, colour: np.ndarray | None = None) -> torch.Tensor:
     """Bands ``(B, 192, H/8, W/8)`` of pictures ``(B, 3, H, W)``, H and W multiples of 8."""
     b, _, height, width = x.shape
-    colour = _matrix("colour", x.dtype, x.device, False)
-    x = _mirrored_pixels(_mirrored_pixels(torch.einsum("ac,bchw->bahw", colour, x), 2), 3)
+    matrix = _colours(colour, x.dtype, x.device)
+    x = _mirrored_pixels(_mirrored_pixels(torch.einsum("ac,bchw->bahw", matrix, x), 2), 3)
     rows, columns = height // BLOCK + 1, width // BLOCK + 1
     blocks = x.view(b, 3, rows, BLOCK, columns, BLOCK).permute(0, 2, 4, 1, 3, 5)
     blocks = blocks.reshape(b, rows, columns, BANDS).permute(0, 3, 1, 2)
     return F.conv2d(blocks, _lapped_kernel(x.dtype, x.device, False), groups=3)
 
 
-def inverse(bands: torch.Tensor) -> torch.Tensor:
+def inverse(bands: torch.Tensor, colour: np.ndarray | None = None) -> torch.Tensor:
     """Pictures ``(B, 3, H, W)`` of bands ``(B, 192, H/8, W/8)``."""
     b, _, rows, columns = bands.shape
     x = _mirrored_blocks(bands.permute(0, 2, 3, 1))
@@ -86,7 +99,7 @@ def inverse(bands: torch.Tensor) -> torch.Tensor:
     x = x.reshape(b, 3, (rows + 1) * BLOCK, (columns + 1) * BLOCK)
     half = BLOCK // 2
     x = x[:, :, half:-half, half:-half]
-    return torch.einsum("ac,bahw->bchw", _matrix("colour", x.dtype, x.device, False), x)
+    return torch.einsum("ac,bahw->bchw", _colours(colour, x.dtype, x.device), x)
 
 
 def _mirrored_pixels(x: torch.Tensor, dim: int) -> torch.Tensor:
@@ -131,7 +144,7 @@ def _lapped_kernel(dtype: torch.dtype, device: torch.device, inverse: bool) -> t
         return out.contiguous(memory_format=torch.channels_last)
 
 
-def inverse_exact(bands: torch.Tensor) -> torch.Tensor:
+def inverse_exact(bands: torch.Tensor, colour: np.ndarray | None = None) -> torch.Tensor:
     """``inverse`` for integer bands, the same to the last bit on every device.
 
     Args:
@@ -146,14 +159,14 @@ def inverse_exact(bands: torch.Tensor) -> torch.Tensor:
     dtype, device, one = bands.dtype, bands.device, float(1 << _FRACTION_BITS)
     block = _matrix("block", dtype, device, True)
     lap = _matrix("lap", dtype, device, True)
-    colour = _matrix("colour", dtype, device, True)
+    matrix = _colours(colour, dtype, device, True)
     x = bands.unflatten(1, (3, BLOCK, BLOCK))
     x = torch.einsum("uy,bcuvhw->bchyvw", block, x)
     x = torch.round(torch.einsum("vx,bchyvw->bchywx", block, x) / one)
     x = x.flatten(4, 5).flatten(2, 3)  # in 2**-14 of the bands' unit
     x = torch.round(_lap(x, lap.T, 2, one) / one)
     x = torch.round(_lap(x, lap.T, 3, one) / one)
-    return torch.round(torch.einsum("ac,bahw->bchw", colour, x) / one**2)
+    return torch.round(torch.einsum("ac,bahw->bchw", matrix, x) / one**2)
 
 
 def reduced_bands(scale: int) -> np.ndarray:
@@ -162,7 +175,9 @@ def reduced_bands(scale: int) -> np.ndarray:
     return np.flatnonzero(np.broadcast_to(order[:, None] & order, (3, BLOCK, BLOCK)))
 
 
-def inverse_reduced(bands: torch.Tensor, scale: int) -> torch.Tensor:
+def inverse_reduced(
+    bands: torch.Tensor, scale: int, colour: np.ndarray | None = None
+) -> torch.Tensor:
     """``inverse``, scaled down: pictures ``(B, 3, 8 h / scale, 8 w / scale)``.
 
     What ``inverse`` and a Lanczos filter would give, of the low bands alone: each block's pixels
@@ -179,8 +194,8 @@ def inverse_reduced(bands: torch.Tensor, scale: int) -> torch.Tensor:
     for dim in (1, 2):  # beyond an edge the picture is as in a mirror
         x = _mirror(x, dim, reach)
     x = F.pixel_shuffle(F.conv2d(x.flatten(1, 2), kernel), BLOCK // scale)
-    colour = _matrix("colour", x.dtype, x.device, False)
-    return torch.einsum("ac,bahw->bchw", colour, x.unflatten(0, (-1, 3)).squeeze(2))
+    matrix = _colours(colour, x.dtype, x.device)
+    return torch.einsum("ac,bahw->bchw", matrix, x.unflatten(0, (-1, 3)).squeeze(2))
 
 
 def _mirror(x: torch.Tensor, dim: int, reach: int) -> torch.Tensor:

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...numerics import lapped_transform as bands
 from ...numerics.lapped_transform import BANDS, BLOCK
 from ...numerics.precision import mixed_precision
 from . import tuning
@@ -30,11 +29,11 @@ from .schedule import (
     colours_of,
     digit_tables,
     feature_unit,
-    from_bands,
     level_digits,
     log_pmf,
     pass_mask,
     to_bands,
+    to_pictures,
 )
 
 _LN2 = 0.6931471805599453
@@ -385,7 +384,7 @@ class NestedModel(nn.Module):
     @torch.no_grad()
     def _prediction(self, grid: Tensor, shift: Tensor) -> Tensor:
         """Predicted pixels ``(B, 3, H, W)``, integers in 1/16 of a pixel value."""
-        x = bands.inverse(from_bands(grid + shift, self.config))
+        x = to_pictures(grid + shift, self.config)
         return torch.round(((x + 1) * 128 - 0.5).clamp(0, 255) * PIXEL_UNIT)
 
     def _pixel_bits(

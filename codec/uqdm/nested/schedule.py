@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from ...numerics import lapped_transform as bands
-from ...numerics.lapped_transform import BANDS, BLOCK
+from ...numerics.lapped_transform import BANDS, BLOCK, dct_matrix
 from ...stream.entropy import Tables
 
 RATIO = 3
@@ -70,6 +70,7 @@ class NestedConfig:
     """What the quantiser and its schedule are made of. All of it is stored in the model file.
 
     Attributes:
+        colours: what each of the three colour components adds to red, green and blue, row by row.
         band_weights: what each band is multiplied by before it is quantised.
         orders: of each level, the bands that have digits in it: those with u + v up to this. Other
             bands are hardly ever significant there; the few that are escape at a later level.
@@ -97,6 +98,7 @@ class NestedConfig:
     first_width: Grid = Grid(-2.0, 0.25, 57)
     tilt: Grid = Grid(-8.0, 0.25, 65)
     width: Grid = Grid(-5.0, 0.25, 69)
+    colours: tuple[float, ...] = tuple(dct_matrix(3).flatten().round(4).tolist())
     band_weights: tuple[float, ...] = field(default=(1.0,) * BANDS)
     band_rms: tuple[float, ...] = field(default=(1.0,) * BANDS)
 
@@ -112,7 +114,7 @@ class NestedConfig:
             )
         if "orders" in values:
             values["orders"] = tuple(tuple(order) for order in values["orders"])
-        for name in ("low_order", "band_weights", "band_rms"):
+        for name in ("low_order", "colours", "band_weights", "band_rms"):
             if name in values:
                 values[name] = tuple(values[name])
         config = cls(**values)
@@ -134,6 +136,10 @@ class NestedConfig:
             values = getattr(self, name)
             if len(values) != BANDS or not 1e-6 < min(values) <= max(values) < 1e6:
                 raise ValueError(f"{name} are {BANDS} positive numbers")
+        if len(self.colours) != 9 or max(map(abs, self.colours)) > 4:
+            raise ValueError("colours are nine numbers of at most 4")
+        if abs(np.linalg.det(self.synthesis)) < 1e-3:
+            raise ValueError("colours are not independent of each other")
         grids = (self.first_tilt, self.first_width, self.tilt, self.width)
         if not all(type(grid.size) is int and 1 <= grid.size <= 1024 for grid in grids):
             raise ValueError("grids have 1 to 1024 values")
@@ -144,6 +150,11 @@ class NestedConfig:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    @property
+    def synthesis(self) -> np.ndarray:
+        """What each colour component adds to red, green and blue, ``(3, 3) float64``."""
+        return np.array(self.colours, np.float64).reshape(3, 3)
 
     @property
     def last_delta(self) -> float:
@@ -226,7 +237,13 @@ def to_unit(images: Tensor) -> Tensor:
 def to_bands(images: Tensor, config: NestedConfig) -> Tensor:
     """Coefficients ``(B, h, w, 192) float32`` of uint8 pictures, in units of the last Delta."""
     scale = torch.tensor(config.band_weights, device=images.device) / config.last_delta
-    return bands.forward(to_unit(images)).permute(0, 2, 3, 1) * scale
+    analysis = np.linalg.inv(config.synthesis.T)
+    return bands.forward(to_unit(images), analysis).permute(0, 2, 3, 1) * scale
+
+
+def to_pictures(coefficients: Tensor, config: NestedConfig) -> Tensor:
+    """Pictures ``(B, 3, H, W)`` in [-1, 1] of coefficients ``(B, h, w, 192)``."""
+    return bands.inverse(from_bands(coefficients, config), config.synthesis)
 
 
 def from_bands(coefficients: Tensor, config: NestedConfig, chosen: Tensor | None = None) -> Tensor:
@@ -365,7 +382,7 @@ def predict_pixels(coefficients: Tensor, config: NestedConfig) -> Tensor:
     factor = torch.from_numpy(factors).to(coefficients.device)
     values = torch.round(coefficients.double() * factor / one)
     values.clamp_(-_LARGEST_BAND, _LARGEST_BAND)  # beyond lie only forged ones
-    pixels = bands.inverse_exact(values.permute(0, 3, 1, 2))
+    pixels = bands.inverse_exact(values.permute(0, 3, 1, 2), config.synthesis)
     pixels = torch.round(pixels * (PIXEL_UNIT / _BAND_UNIT)) + 127.5 * PIXEL_UNIT
     return pixels.clamp_(0.0, 255.0 * PIXEL_UNIT)
 

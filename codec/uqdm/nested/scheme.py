@@ -37,6 +37,7 @@ from .schedule import (
     from_bands,
     pass_mask,
     to_bands,
+    to_pictures,
 )
 from .state import NestedState
 
@@ -269,7 +270,8 @@ class NestedScheme:
             # One key for all: a picture must not depend on what is decoded beside it.
             self._draw(state, ahead, layers, [0] * len(state.grid))
             layers = ahead.stop
-        x = bands.inverse(self._real(self._levels.expected(state.grid, layers)))
+        expected = self._levels.expected(state.grid, layers)
+        x = to_pictures(expected / SHIFT_UNIT, self.config)
         return _to_pictures(x, state.height, state.width)
 
     @torch.inference_mode()
@@ -294,14 +296,11 @@ class NestedScheme:
             expected = self._first.expected(state.first_grid(), chosen)
         else:
             expected = self._levels.expected(state.grid, layers, chosen)
-        x = bands.inverse_reduced(self._real(expected, chosen), scale)
+        low = from_bands(expected / SHIFT_UNIT, self.config, chosen)
+        x = bands.inverse_reduced(low, scale, self.config.synthesis)
         part = state.height / scale, state.width / scale
         pictures = _to_pictures(x, *map(math.ceil, part))
         return [shrink(picture, *size, part) for picture in pictures]
-
-    def _real(self, expected: Tensor, chosen: Tensor | None = None) -> Tensor:
-        """Bands ``(B, n, h, w)`` of pictures in [-1, 1], of conditional means."""
-        return from_bands(expected / SHIFT_UNIT, self.config, chosen)
 
     # -- realism ----------------------------------------------------------------------------------
 
