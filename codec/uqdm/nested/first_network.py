@@ -94,6 +94,7 @@ class FirstLevel:
         check_shapes(tensors, [("head.scale", (steps, outputs), torch.float32)])
         self._network = IntegerNetwork(self.layout.network(network), tensors, device)
         self._features = Features(config, device, self.layout.bands)
+        self._units = torch.from_numpy(config.units(0)[self.layout.bands]).to(device)
         self.bands = torch.from_numpy(self.layout.bands).to(device)
         # Where each of the 192 is among them; beyond the last, where it is not.
         self._place = torch.full((BANDS,), len(self.bands), device=device)
@@ -111,7 +112,9 @@ class FirstLevel:
         start = bias[number, : OUTPUTS["width"] + 1, 0][:, bands].flatten()
         low = torch.from_numpy(config.low_bands()).to(self.device)[bands]
         channels, outputs = (torch.from_numpy(x).to(self.device) for x in (rows, both))
-        return _Pass(bands, channels, outputs, start, low.to(torch.int32), number)
+        return _Pass(
+            bands, channels, outputs, start, low.to(torch.int32), self._units[channels], number
+        )
 
     def index(self, grid: Tensor, number: int) -> Tensor:
         """Tables of a pass's digits, ``(B, n) int32``."""
@@ -138,16 +141,16 @@ class FirstLevel:
         places = places_of(grid, self.config, 0, number)
         if places is None:
             places = torch.arange(grid.shape[1] * grid.shape[2], device=self.device)
-        digits = symbols.float() * self.config.unit(0)
+        digits = symbols.view(len(grid), len(places), -1) * this.units
         at = (places[:, None] * grid.shape[-1] + this.channels).flatten()
-        grid.view(len(grid), -1).scatter_(1, at.expand(len(grid), -1), digits)
+        grid.view(len(grid), -1).scatter_(1, at.expand(len(grid), -1), digits.flatten(1))
 
     def rest(self, coefficients: Tensor, number: int) -> Tensor:
         """What a pass's digits stand for, ``(B, n)`` in Deltas, of all bands' coefficients."""
         this = self._passes[number]
         places = places_of(coefficients, self.config, 0, number)
         values = coefficients.flatten(1, 2) if places is None else _at(coefficients, places)
-        return values.index_select(-1, this.bands).flatten(1) / self.config.unit(0)
+        return (values.index_select(-1, this.bands) / this.units).flatten(1)
 
     def expected(self, grid: Tensor, bands: Tensor) -> Tensor:
         """Means of some of the 192 after level 0, ``(B, h, w, n)`` in 1/32 of the last Delta."""
@@ -174,7 +177,7 @@ class FirstLevel:
         """
         halo, channels = self._network.config.halo, self._network.config.channels
         count, height, width, _ = grid.shape
-        board, unit = colours_of(grid), self.config.unit(0)
+        board, unit = colours_of(grid), self._units
         pictures = max(1, TILE * TILE // (height * width))
         if max(height, width) <= TILE and count <= pictures:
             return self._network.trunk(self._features(grid, unit), board, step, places)
@@ -207,11 +210,13 @@ def typical(size: int, reach: int, period: int) -> Tensor:
 
 @dataclass(frozen=True)
 class _Pass:
-    """A pass's bands, where in the grid and in the outputs they are, their biases, table sets."""
+    """A pass's bands, where in the grid and in the outputs they are, their biases, table sets, and
+    what their digits are worth."""
 
     bands: Tensor
     channels: Tensor
     rows: Tensor
     start: Tensor
     low: Tensor
+    units: Tensor
     step: int

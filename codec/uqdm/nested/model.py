@@ -148,7 +148,7 @@ class NestedModel(nn.Module):
         config = self.config
         grid = torch.zeros_like(coefficients)
         for before in range(level):
-            grid += level_digits(coefficients, grid, before, config) * config.unit(before)
+            grid += level_digits(coefficients, grid, before, config) * self._units(before, grid)
         if level == config.levels:
             return grid, torch.zeros_like(grid)
         return grid, level_digits(coefficients, grid, level, config)
@@ -172,7 +172,7 @@ class NestedModel(nn.Module):
                 trunk, outputs = self._trunk_outputs([share])
             for number in range(len(config.passes[level])):
                 if level == 0:
-                    known = grid + share.digits * config.unit(0)
+                    known = grid + share.digits * self._units(0, grid)
                     logits = self._first_outputs(known, [number])[..., :2, :]
                     logits = logits + self.first_bias[number, :2, 0]
                 else:
@@ -189,7 +189,7 @@ class NestedModel(nn.Module):
                 chosen = _chosen(rest, log_p, config.mendable).float() - most
                 share.digits[coded] = torch.where(near.abs() > most, near, chosen)
             states.append((grid, share.digits))
-            grid = grid + share.digits * config.unit(level)
+            grid = grid + share.digits * self._units(level, grid)
         return [*states, (grid, torch.zeros_like(grid))]
 
     def forward(
@@ -244,7 +244,8 @@ class NestedModel(nn.Module):
         masks = torch.from_numpy(np.stack([pass_mask(config, 0, n) for n in range(passes)]))
         masks = masks.to(board.device)[:, board]
         known = torch.cumsum(masks, 0) - masks.long()
-        states = torch.cat([share.grid + share.digits * m * config.unit(0) for m in known])
+        values = share.digits * self._units(0, share.grid)
+        states = torch.cat([share.grid + values * m for m in known])
         outputs = self._first_outputs(states, list(range(passes))).chunk(passes)
         logits = outputs[0][..., :2, :] + self.first_bias[0, :2, 0]
         for number in range(1, passes):
@@ -256,7 +257,8 @@ class NestedModel(nn.Module):
         """The light network's outputs ``(B, h, w, 3, 192)``, 0 for bands that it does not have."""
         config, device = self.config, grids.device
         chosen = torch.from_numpy(self.layout.bands).to(device)
-        seen = Features(config, device, self.layout.bands)(grids[..., chosen], config.unit(0))
+        units = self._units(0, grids)[chosen]
+        seen = Features(config, device, self.layout.bands)(grids[..., chosen], units)
         step = torch.tensor(steps, device=device).repeat_interleave(len(grids) // len(steps))
         with mixed_precision(device):
             trunk = self.first_network.trunk(seen, colours_of(grids), step)
@@ -356,7 +358,11 @@ class NestedModel(nn.Module):
             sets = low.expand_as(coded)[coded].long()
         energy, theta = self.tails(level == 0)
         log_p = log_pmf(tilt, width, energy[sets], theta[sets])
-        return log_p, ((share.coefficients - share.grid) / config.unit(level))[coded]
+        rest = (share.coefficients - share.grid) / self._units(level, share.grid)
+        return log_p, rest[coded]
+
+    def _units(self, level: int, like: Tensor) -> Tensor:
+        return torch.from_numpy(self.config.units(level)).to(like.device)
 
     def _bits(self, share: _Share, logits: Tensor) -> Tensor:
         """Bits per pixel of a level, of each coefficient by the logits of its pass."""

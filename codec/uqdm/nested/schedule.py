@@ -74,6 +74,8 @@ class NestedConfig:
         band_weights: what each band is multiplied by before it is quantised.
         orders: of each level, the bands that have digits in it: those with u + v up to this. Other
             bands are hardly ever significant there; the few that are escape at a later level.
+        lead_order: bands up to this, if any, have level 1's digits in level 0 already: colours, for
+            the sake of small pictures.
         low_order: bands up to this are "low".
         passes: of each level, its passes.
         band_rms: the usual size of each band's coefficients, weights included.
@@ -82,6 +84,7 @@ class NestedConfig:
     levels: int = 6
     first_delta: float = 12.0
     dead_zone: float = 0.1
+    lead_order: Orders = (-1, 0)
     low_order: Orders = (2, 1)
     orders: tuple[Orders, ...] = ((4, 2), (6, 3), (10, 5), *(_ALL_ORDERS,) * 3)
     passes: tuple[tuple[Pass, ...], ...] = (
@@ -114,7 +117,7 @@ class NestedConfig:
             )
         if "orders" in values:
             values["orders"] = tuple(tuple(order) for order in values["orders"])
-        for name in ("low_order", "colours", "band_weights", "band_rms"):
+        for name in ("lead_order", "low_order", "colours", "band_weights", "band_rms"):
             if name in values:
                 values[name] = tuple(values[name])
         config = cls(**values)
@@ -125,6 +128,8 @@ class NestedConfig:
         """Raises ValueError, or TypeError, for what no model has."""
         if not 1 <= self.levels <= MAX_LEVELS or len(self.passes) != self.levels:
             raise ValueError(f"a model has 1 to {MAX_LEVELS} levels, and passes for each")
+        if self.levels == 1 and bands_up_to(self.lead_order).any():
+            raise ValueError("a model of one level has no bands that lead")
         if len(self.orders) != self.levels or self.orders[-1] != _ALL_ORDERS:
             raise ValueError("each level has an order, and the last one all bands")
         passes = [one for level in self.passes for one in level]
@@ -164,6 +169,11 @@ class NestedConfig:
         """Delta of a level in units of the last Delta; of level -1: the prior's interval."""
         return RATIO ** (self.levels - 1 - level)
 
+    def units(self, level: int) -> np.ndarray:
+        """``(192,) float32``: what a digit of each band is worth at a level, in last Deltas."""
+        leads = bands_up_to(self.lead_order) if level == 0 else np.zeros(BANDS, bool)
+        return np.where(leads, self.unit(1), self.unit(level)).astype(np.float32)
+
     def pass_colours(self, level: int, number: int) -> tuple[int, ...]:
         """The colours of the blocks that a pass has digits of, ascending."""
         return self.passes[level][number][1]
@@ -190,7 +200,8 @@ class NestedConfig:
 
     def level_bands(self, level: int) -> np.ndarray:
         """``(192,) bool``: the bands that have digits at a level."""
-        return bands_up_to(self.orders[level])
+        coded = bands_up_to(self.orders[level])
+        return coded & ~bands_up_to(self.lead_order) if level == 1 else coded
 
     def band_mask(self, level: int, number: int) -> np.ndarray:
         """``(192,) bool``: the bands that a pass has digits of."""
@@ -270,7 +281,8 @@ def digits(coefficients: Tensor, grid: Tensor, unit: float | Tensor, dead_zone: 
 
 def level_digits(coefficients: Tensor, grid: Tensor, level: int, config: NestedConfig) -> Tensor:
     """``digits`` of all bands at a level: zero where a band has none."""
-    k = digits(coefficients, grid, config.unit(level), config.dead_zone)
+    units = torch.from_numpy(config.units(level)).to(grid.device)
+    k = digits(coefficients, grid, units, config.dead_zone)
     coded = config.level_bands(level)
     return k if coded.all() else k * torch.from_numpy(coded).to(k.device)
 
