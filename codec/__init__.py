@@ -14,8 +14,6 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
-from pathlib import Path
-
 from .base import Codec, EncodedImage
 from .errors import (
     CorruptStreamError,
@@ -24,22 +22,7 @@ from .errors import (
     UnknownModelError,
     UnsupportedImageError,
 )
-
-
-# The zoo is imported at its first use: ``python -m codec.models.zoo`` must not find it loaded.
-def load_codec(name_or_path: str | Path, device: str = "cpu") -> Codec:
-    """Load a model by shipped name, directory or file; see ``codec.models.zoo.load_codec``."""
-    from .models import zoo
-
-    return zoo.load_codec(name_or_path, device)
-
-
-def list_models() -> list[str]:
-    """Names of the shipped models."""
-    from .models import zoo
-
-    return zoo.list_models()
-
+from .models.zoo import list_models, load_codec
 
 __all__ = [
     "Codec",

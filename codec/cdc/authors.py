@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import InvalidModelError
 from ..models.safe_pickle import load_checkpoint
-from .latents import export
+from . import export
 from .networks.diffusion import Diffusion, Schedule
 from .networks.model import build_model
 from .networks.paper_transform import PaperCompressor, PaperConfig

@@ -18,7 +18,7 @@ from ..base import Codec
 from ..training.data import Pictures
 from ..training.loop import TrainingConfig
 from ..training.recipe import Recipe, Trainable, TrainingFile, figures
-from .latents import export
+from . import export
 from .networks.diffusion import Diffusion
 from .networks.light_transform import LEVELS, LightConfig
 from .networks.model import CDCModel, LightModel, build_model

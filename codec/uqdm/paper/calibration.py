@@ -1,6 +1,6 @@
 """Measures how far apart ways to compute a model's numbers are, and sets its guards by that.
 
-    python -m codec.zoo calibrate MODEL --data shards/*.tar
+    python -m codec calibrate MODEL --data shards/*.tar
 
 A network in floats has other last bits in float64, in another batch, with other kernels or another
 number of threads. Its guard, for each layer and kind of number, is the largest difference that any

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from codec import load_codec
+from codec.cdc import export
 from codec.cdc.codec import CDCCodec
-from codec.cdc.latents import export
 from codec.cdc.networks.light_transform import LEVELS, LightConfig
 from codec.cdc.networks.model import CDCModel, LightDenoiser, LightModel, build_model
 from codec.cdc.networks.paper_transform import PaperConfig

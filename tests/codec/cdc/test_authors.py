@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from codec import EncodedImage, load_codec
+from codec.__main__ import main
 from codec.cdc import authors
 from codec.cdc.latents.priors import gaussian_likelihood
 from codec.cdc.networks.diffusion import Diffusion
@@ -205,7 +206,7 @@ def test_an_imported_model_codes_pictures(layout, tmp_path, capsys):
     content, ours = checkpoint(layout, TINY, TINY_UNET)
     torch.save(content, tmp_path / "checkpoint.pt")
     out = tmp_path / "model"
-    assert zoo.main(["import", str(tmp_path), "--out", str(out)]) == 0
+    assert main(["import", str(tmp_path), "--out", str(out)]) == 0
     config, tensors = zoo.read_model(out / "model.safetensors")
     assert config["codec"] == "cdc"
     assert all((tensors[name] == ours[name]).all() for name in ours)
@@ -213,7 +214,7 @@ def test_an_imported_model_codes_pictures(layout, tmp_path, capsys):
     picture = np.random.default_rng(0).integers(0, 256, (70, 40, 3), dtype=np.uint8)
     decoded = codec.decode(codec.encode([picture]), steps=2)[0]
     assert (decoded.shape, decoded.dtype) == (picture.shape, picture.dtype)
-    assert zoo.main(["import", str(tmp_path), "--out", str(out), "--learned-schedule"]) == 1
+    assert main(["import", str(tmp_path), "--out", str(out), "--learned-schedule"]) == 1
     assert "no schedule" in capsys.readouterr().err
 
 

@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from codec import InvalidModelError, load_codec
-from codec.cdc import objective, recipes
+from codec.cdc import export, objective, recipes
 from codec.cdc.codec import CDCCodec
-from codec.cdc.latents import export
 from codec.cdc.networks.model import CDCModel
 from codec.cdc.objective import CDCObjective, ObjectiveConfig
 from codec.models import zoo

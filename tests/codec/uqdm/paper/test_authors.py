@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from codec.__main__ import main
 from codec.errors import InvalidModelError
 from codec.models import zoo
 from codec.stream import entropy
@@ -250,7 +251,7 @@ def test_rates_and_quality_equal_the_authors(shared, tmp_path):
     """First 64 pictures: real bytes without the protection, and PSNR by both reconstructions."""
     reference = shared / "reference" / "uqdm-tiny"
     expected = json.loads((reference / "expected.json").read_text())["results"]
-    zoo.main(["import", str(reference), "--out", str(tmp_path / "tiny")])
+    main(["import", str(reference), "--out", str(tmp_path / "tiny")])
     codec = zoo.load_codec(tmp_path / "tiny")
     images = px64(shared, 64)
     streams = codec.encode(images)

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...stream.entropy import Tables
-from ..networks.model import CDCModel
-from .integer_hyper_decoder import FRACTION, export, scale_thresholds
-from .priors import MIN_SCALE
-from .trit_planes import FRACTIONS, Order, Trees, assign_layers, build_trees
+from ..stream.entropy import Tables
+from .latents.integer_hyper_decoder import FRACTION, export, scale_thresholds
+from .latents.priors import MIN_SCALE
+from .latents.trit_planes import FRACTIONS, Order, Trees, assign_layers, build_trees
+from .networks.model import CDCModel
 
 MAX_SCALE = 64.0
 NUM_SCALES = 96
