@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
-DEFAULT_MODELS = {"uqdm": "uqdm-small", "cdc": "cdc-small"}
+DEFAULT_MODELS = {"uqdm": "uqdm", "cdc": "cdc-small"}
 MODEL_FILE = "model.safetensors"
 CARD_FILE = "card.json"
 _METADATA = "strata"  # one key only: safetensors does not keep an order among several
