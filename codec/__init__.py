@@ -1,6 +1,6 @@
 """Images to layered bitstreams and back. Knows no Ray, no S3 and no Parquet.
 
-codec = load_codec("uqdm-small")
+codec = load_codec("uqdm")
 stream = codec.encode([picture])[0]           # (H, W, 3) uint8 in, any size
 preview = codec.decode([stream], layers=2)    # the first two layers
 data = stream.truncate(2).to_bytes()          # what those two layers cost

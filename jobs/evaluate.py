@@ -2,7 +2,7 @@
 """Measure models beside other codecs on tars of pictures: rates, PSNR, MS-SSIM, realism.
 
 Examples:
-    python jobs/evaluate.py --data kodak.tar --model uqdm-small cdc-small --output report
+    python jobs/evaluate.py --data kodak.tar --model uqdm cdc-small --output report
     python jobs/evaluate.py --data 's3://bucket/{00..03}.tar' --model runs/mine --peers none \
         --output s3://bucket/report
     python jobs/evaluate.py --data kodak.tar --first 6 --output report --model \

@@ -3,7 +3,7 @@
 
 Examples:
     python jobs/train.py --data 'photos-{000..007}.tar' --config small --out runs/mine --hours 2
-    python jobs/train.py --data shards/ --init uqdm-small --out runs/better --device cuda
+    python jobs/train.py --data shards/ --init uqdm --out runs/better --device cuda
     python jobs/train.py --data s3://bucket/shards --out s3://bucket/run --workers 8 --device cuda
     python jobs/train.py --codec cdc --help      (each codec has recipes and flags of its own)
 

@@ -1,6 +1,6 @@
 """Tables and plots inside of a document that people write: between its words, in marked places.
 
-    <!-- kodak: uqdm-small: PSNR, dB, beside others -->
+    <!-- kodak: uqdm: PSNR, dB, beside others -->
     what is here is made anew
     <!-- end -->
 

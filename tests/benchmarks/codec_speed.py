@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Speed of encoding and decoding whole streams, by model and size of batch.
 
-    python tests/benchmarks/codec_speed.py --model cdc-model uqdm-small --batch 1 4 16 --threads 2
+    python tests/benchmarks/codec_speed.py --model cdc-model uqdm --batch 1 4 16 --threads 2
 
 Each figure is the median of some rounds after one to warm up. All models and batches are loaded at
 once and each round measures all of them in turn, so that the ratios, to the table's first row, hold

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Speed of entropy coding alone, in million symbols a second each way, on a picture's own symbols.
 
-python tests/benchmarks/coder.py --model uqdm-small --data kodak.tar
+python tests/benchmarks/coder.py --model uqdm --data kodak.tar
 """
 
 import argparse

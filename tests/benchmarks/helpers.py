@@ -48,7 +48,7 @@ def fastest(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", nargs="+", default=["uqdm-small", "cdc-small"])
+    parser.add_argument("--model", nargs="+", default=["uqdm", "cdc-small"])
     parser.add_argument("--data", type=Path, help="a tar of pictures; default: a made-up one")
     parser.add_argument("--size", nargs="+", default=["64x64", "256x256", "512x512"])
     parser.add_argument("--pixels", type=int, default=1 << 18, help="of a batch")

@@ -54,7 +54,7 @@ def measure(name: str, run: Callable[[], Iterable[object]], pictures: int) -> No
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dataset")
-    parser.add_argument("--model", default="uqdm-small")
+    parser.add_argument("--model", default="uqdm")
     parser.add_argument("--layers", type=int, default=1)
     parser.add_argument("--side", type=int, default=64)
     parser.add_argument("--count", type=int, default=1000)

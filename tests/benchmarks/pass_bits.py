@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """What each pass of each layer of a nested UQDM model costs, and how many digits it has.
 
-    python tests/benchmarks/pass_bits.py --model uqdm-small --data kodak.tar --first 12 --layers 3
+    python tests/benchmarks/pass_bits.py --model uqdm --data kodak.tar --first 12 --layers 3
 
 Bits are ideal code lengths of the tables that the model chooses, without headers and checksums:
 what shows where a model's bits are, and how much less they are where more is known already.
@@ -26,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default="uqdm-small")
+    parser.add_argument("--model", default="uqdm")
     parser.add_argument("--data", type=Path, required=True, metavar="TAR")
     parser.add_argument("--first", type=int, default=4, help="how many pictures (default: 4)")
     parser.add_argument("--layers", type=int, default=2, help="of the first layers (default: 2)")

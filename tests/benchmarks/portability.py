@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Whether streams decode wherever a model's numbers come out a little different.
 
-    python tests/benchmarks/portability.py --model uqdm-small cdc-small runs/universal \\
+    python tests/benchmarks/portability.py --model uqdm cdc-small runs/universal \\
         --data px64-*.tar --pictures 1000 --part settings noise --out docs/results/portability.json
     python tests/benchmarks/portability.py --model runs/universal --data px64-*.tar \\
         --part beyond --trials 10000 --out docs/results/portability.json
@@ -457,7 +457,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", nargs="+", default=["uqdm-small", "cdc-small"])
+    parser.add_argument("--model", nargs="+", default=["uqdm", "cdc-small"])
     parser.add_argument("--data", nargs="+", type=Path, required=True, help="tars of pictures")
     parser.add_argument("--pictures", type=int, default=1000)
     parser.add_argument("--trials", type=int, default=10_000)

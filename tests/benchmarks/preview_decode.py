@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """What a preview costs to decode, and which part of it: one thread, alone and beside others.
 
-    python tests/benchmarks/preview_decode.py --model uqdm-small --data kodak.tar
+    python tests/benchmarks/preview_decode.py --model uqdm --data kodak.tar
     python tests/benchmarks/preview_decode.py --layers 1 3 --max-side 256 --processes 1 2
 
 Every process has one thread and decodes the same streams at the same time, one after another: two
@@ -119,7 +119,7 @@ def measure(processes: int, *arguments: Any) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", default="uqdm-small")
+    parser.add_argument("--model", default="uqdm")
     parser.add_argument("--data", type=Path, metavar="TAR", help="pictures to take 768x512 of")
     parser.add_argument("--first", type=int, default=4, help="how many pictures (default: 4)")
     parser.add_argument("--layers", type=int, nargs="+", default=[1])

@@ -252,7 +252,7 @@ def main() -> None:
     )
     parser.add_argument("--server", choices=["serve", "uvicorn"], default="serve")
     parser.add_argument("--input", help="a dataset that is there already")
-    parser.add_argument("--model", default="uqdm-small")
+    parser.add_argument("--model", default="uqdm")
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--layers", type=int, default=1)

@@ -283,7 +283,7 @@ def become_a_worker() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", nargs="+", default=["uqdm-small", "cdc-small"])
+    parser.add_argument("--model", nargs="+", default=["uqdm", "cdc-small"])
     parser.add_argument(
         "--layers", nargs="+", type=int, default=[1, 2, 4, 99], help="how many; 99: all"
     )

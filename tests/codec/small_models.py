@@ -1,20 +1,29 @@
 """Small models to test with: untrained, but started from statistics like every nested model."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from codec import load_codec
 from codec.models import zoo
-from codec.uqdm import recipes
 from codec.uqdm.codec import UQDMCodec
 from codec.uqdm.nested.model import NestedModel
 from codec.uqdm.nested.schedule import NestedConfig
+from codec.uqdm.recipes import visual_weights
 
-NETWORK = {"channels": 16, "hidden": 32, "blocks": 2}
+NETWORKS: dict[str, dict[str, int]] = {
+    "network": {"channels": 16, "hidden": 32, "blocks": 2},
+    "pass_network": {"channels": 12, "hidden": 24, "blocks": 1},
+    "first_network": {"channels": 16, "hidden": 32, "blocks": 2},
+    "pixel_network": {"channels": 16, "hidden": 32, "blocks": 2, "heads": 16},
+}
+CONFIG = NestedConfig(
+    band_weights=tuple(visual_weights().tolist()), band_rms=tuple(np.geomspace(6, 0.02, 192))
+)
+LAYERS = CONFIG.levels + 1  # of ``nested_codec``'s
 
 
 def noise_pictures(count: int, side: int, seed: int = 0) -> torch.Tensor:
@@ -25,54 +34,45 @@ def noise_pictures(count: int, side: int, seed: int = 0) -> torch.Tensor:
     return (smooth + torch.from_numpy(rng.normal(0, 4, smooth.shape))).clamp(0, 255).byte()
 
 
-def nested_model(seed: int = 0, config: NestedConfig | None = None, **network: int) -> NestedModel:
-    """A tiny nested model whose network says something: its output layer is not zero."""
-    torch.manual_seed(seed)
-    config = config or NestedConfig(band_rms=tuple(np.geomspace(6, 0.02, 192)))
-    model = NestedModel(config, {**NETWORK, **network})
-    model.start_from_statistics([noise_pictures(8, 64)])
-    with torch.no_grad():
-        model.network.head.normal_(std=0.05)
-        for block in model.network.blocks:
-            block.project.normal_(std=0.2)
-    return model
+def nested_model(
+    seed: int = 0, config: NestedConfig = CONFIG, pixels: bool = True, **network: int
+) -> NestedModel:
+    """A tiny nested model whose networks say something: their output layers are not zero.
 
-
-def with_new_passes(model: NestedModel) -> NestedModel:
-    """In the passes of today's recipes, with biases that tell the colours of blocks apart."""
-    model = recipes.with_new_passes(model)
-    with torch.no_grad():
-        model.network.stem_bias.add_(torch.randn_like(model.network.stem_bias))
-    return model
-
-
-def write_nested_model(
-    folder: Path,
-    seed: int = 0,
-    pixels: bool = False,
-    new_passes: bool = False,
-    tuned: bool = True,
-    bounded: bool = True,
-) -> Path:
-    """Its file. With ``pixels`` the lossless layer has a network, after four of the levels.
-
-    Streams tune it to their pictures if it is ``tuned``; if it is ``bounded``, it has tables for
-    the ends of the pixels' range. With ``new_passes`` blocks have five colours, otherwise those of
-    a checkerboard.
+    With a lossless layer if it has ``pixels``; ``network`` are other sizes of its trunk.
     """
-    model = nested_model(seed)
-    if new_passes:
-        model = with_new_passes(model)
-    if pixels:
-        model = recipes.with_pixel_network(model)
-        assert model.pixel_network is not None
-        with torch.no_grad():
+    torch.manual_seed(seed)
+    sizes = {**NETWORKS, "network": {**NETWORKS["network"], **network}}
+    if not pixels:
+        del sizes["pixel_network"]
+    model = NestedModel(config, **sizes)
+    model.start_from_statistics([noise_pictures(8, 64)])
+    for part in (model.network, model.pass_network, model.first_network):
+        _stir(part)
+    with torch.no_grad():
+        # Colours of blocks are told apart.
+        for own in (model.network, model.first_network):
+            own.stem_bias.normal_(std=0.3)
+        if model.pixel_network is not None:
             model.pixel_network.network.head.normal_(std=0.05)
             for name, parameter in model.pixel_network.heads.named_parameters():
                 if name.endswith("project"):
                     parameter.normal_(std=0.2)
-        own = model.pixel_network.config
-        model.pixel_network.config = dataclasses.replace(own, tuned=tuned, bounded=bounded)
+    return model
+
+
+@torch.no_grad()
+def _stir(part: nn.Module) -> None:
+    for name, parameter in part.named_parameters():
+        if name == "head":
+            parameter.normal_(std=0.05)
+        if name.endswith("project"):
+            parameter.normal_(std=0.2)
+
+
+def write_nested_model(folder: Path, seed: int = 0, **options: Any) -> Path:
+    """The file of ``nested_model(seed, **options)``."""
+    model = nested_model(seed, **options)
     path = folder / zoo.MODEL_FILE
     zoo.write_model(path, model.model_config(archive_layers=5), model.export(), {"test": True})
     return path

@@ -38,7 +38,7 @@ def some(photo: np.ndarray) -> list[np.ndarray]:
 
 @pytest.fixture(scope="module")
 def codec(tmp_path_factory: pytest.TempPathFactory) -> Codec:
-    return load_codec(write_nested_model(tmp_path_factory.mktemp("model"), new_passes=True))
+    return load_codec(write_nested_model(tmp_path_factory.mktemp("model")))
 
 
 def begin(codec: Codec, pictures: list[np.ndarray]) -> Coding:

@@ -124,7 +124,7 @@ def test_pictures_in_tiles(
         (pixel_network, 12),
     ):
         monkeypatch.setattr(module, "TILE", size)
-    here, there = load_codec("uqdm-exact"), load_codec("uqdm-exact", device)
+    here, there = load_codec("uqdm"), load_codec("uqdm", device)
     assert there.encode(some[:1]) == here.encode(some[:1])
 
 
@@ -159,8 +159,8 @@ def test_numbers_of_another_device_are_settled_there(
 
 TRAINED: dict[str, tuple[str, str, str | None, dict[str, Any]]] = {
     "nested": ("uqdm", "tiny", None, {}),
-    "first layer": ("uqdm", "tiny", "uqdm-small", {"train": "first"}),
-    "pixels": ("uqdm", "tiny", "uqdm-small", {"train": "pixels"}),
+    "first layer": ("uqdm", "tiny", "uqdm", {"train": "first"}),
+    "pixels": ("uqdm", "tiny", "uqdm", {"train": "pixels"}),
     "universal": ("uqdm", "paper-tiny", None, {}),
     "light": ("cdc", "tiny", None, {"rho": 0.5}),
     "diffusion": ("cdc", "tiny", "cdc-small", {"stage": "diffusion"}),

@@ -16,7 +16,7 @@ from tests.integration.servers import BUCKET, S3Server
 from tests.pipeline.makers import png, samples, tar_bytes
 
 SHARDS, SAMPLES = 3, 6
-MODEL = "uqdm-small"  # exact with all its layers, so that pictures can be compared
+MODEL = "uqdm"  # exact with all its layers, so that pictures can be compared
 # A job's own limits here: short, but for each of them there is more than enough time.
 DEADLINE = 60.0
 READ_TIMEOUT = 2

@@ -40,7 +40,7 @@ def test_a_killed_job_goes_on_where_it_was(
 ) -> None:
     write_tar(tmp_path / "a.tar", png_samples((48, 64), (40, 40)))
     arguments = ["--data", "a.tar", "--output", "report", "--workers", "1", "--layers", "3"]
-    arguments += ["--model", "uqdm-small", "--peers", "jpeg", "webp", "png", "avif"]
+    arguments += ["--model", "uqdm", "--peers", "jpeg", "webp", "png", "avif"]
     mark = f"STRATA_TEST_JOB={tmp_path}"
     settings = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     settings |= {"PYTHONPATH": str(JOBS.parent), "OMP_NUM_THREADS": "1"}
@@ -73,4 +73,4 @@ def test_a_killed_job_goes_on_where_it_was(
         assert (records / name).stat().st_mtime_ns == when
     told = json.loads((tmp_path / "report" / "report.json").read_text())
     assert told["pictures"]["count"] == 2
-    assert {"uqdm-small", "JPEG", "WebP", "PNG", "AVIF"} == {one["name"] for one in told["series"]}
+    assert {"uqdm", "JPEG", "WebP", "PNG", "AVIF"} == {one["name"] for one in told["series"]}

@@ -61,7 +61,7 @@ def started(
 def compress_command(corpus: Corpus, name: str) -> list[str]:
     script = str(ROOT / "jobs" / "compress_dataset.py")
     command = [sys.executable, script, "--input", corpus.inputs, "--output", corpus.output(name)]
-    return [*command, "--model", "uqdm-small", "--lossless", "--workers", "1"]
+    return [*command, "--model", "uqdm", "--lossless", "--workers", "1"]
 
 
 @pytest.fixture(scope="module")

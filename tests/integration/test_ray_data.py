@@ -33,7 +33,7 @@ def dataset(moto_server: S3Server, ray_session: None) -> pipeline.Dataset:
             side = 48 if n == 7 else 64
             files += [(f"p{n:02d}.png", png(n, side, side)), (f"p{n:02d}.cls", b"%d" % n)]
         fs.pipe_file(f"{BUCKET}/ray-data/in/{shard}.tar", tar_bytes(files))
-    codec = load_codec("uqdm-small")
+    codec = load_codec("uqdm")
     return write_dataset(
         [f"s3://{BUCKET}/ray-data/in"],
         URL,

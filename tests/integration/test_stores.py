@@ -20,7 +20,7 @@ from tests.integration.servers import BUCKET, S3Server
 from tests.pipeline.makers import png, samples, tar_bytes
 
 pytestmark = pytest.mark.integration
-MODEL = "uqdm-small"
+MODEL = "uqdm"
 
 
 @pytest.fixture(params=["moto_server", "swift_server"])

@@ -172,7 +172,7 @@ def test_training_needs_no_ray(shard: Path) -> None:
         f"sys.path.insert(0, {str(ROOT)!r}); sys.path.insert(0, {str(ROOT / 'jobs')!r})\n"
         "sys.modules['codec.cdc'] = None\n"  # one codec's training needs no other's
         "import train\n"
-        "train.parse(['--data', 'x', '--out', 'x', '--init', 'uqdm-small'])\n"
+        "train.parse(['--data', 'x', '--out', 'x', '--init', 'uqdm'])\n"
         f"names = train.shards_of([{str(shard)!r}], {{}})\n"
         "with train.opener(names, {})(names[0]) as stream:\n"
         "    assert stream.read(1)\n"

@@ -8,7 +8,7 @@ from tests.benchmarks.pipeline_overhead import measure as measure_one
 from .watching import say
 
 # model, side, pictures: half a minute each
-CASES = (("uqdm-small", 64, 512), ("cdc-small", 64, 4096), ("cdc-small", 256, 256))
+CASES = (("uqdm", 64, 512), ("cdc-small", 64, 4096), ("cdc-small", 256, 256))
 ROUNDS = 3
 
 

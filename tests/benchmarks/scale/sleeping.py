@@ -19,7 +19,7 @@ from codec.stream.bitstream import Layer, StreamHeader, pack_header, pack_layer
 from pipeline.compress.encoder import SampleEncoder
 from pipeline.compress.worker import ShardCompressor
 
-MODEL = "uqdm-small"  # whose name the streams carry
+MODEL = "uqdm"  # whose name the streams carry
 VARIABLE = "STRATA_BENCHMARK_SLEEP"  # seconds; how the driver tells its workers
 
 

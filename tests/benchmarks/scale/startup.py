@@ -57,16 +57,16 @@ def measure() -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="strata-startup-") as name:
         folder = Path(name)
         shard = write_shard(folder / "one.tar", 1, 64)
-        for model in ("uqdm-small", "cdc-small"):
+        for model in ("uqdm", "cdc-small"):
             runs = [_run(folder / f"{model}-{n}", shard, model) for n in range(ROUNDS)]
             out[model] = {
                 "median_seconds": round(median(run["first_commit"] for run in runs), 2),
                 "runs": runs,
             }
         output = folder / "parts"
-        arguments = ["--input", str(shard), "--output", str(output), "--model", "uqdm-small"]
+        arguments = ["--input", str(shard), "--output", str(output), "--model", "uqdm"]
         parts = _parts(_TIMED.format(root=str(ROOT)), arguments)
-        parts |= _parts(_WORKER.format(model="uqdm-small"), [])
+        parts |= _parts(_WORKER.format(model="uqdm"), [])
     return out | {"parts": parts}
 
 
@@ -114,7 +114,7 @@ def _parts(program: str, arguments: list[str]) -> dict[str, float]:
 
 
 def table(figures: dict[str, Any]) -> None:
-    for model in ("uqdm-small", "cdc-small"):
+    for model in ("uqdm", "cdc-small"):
         say(f"{model}: {figures[model]['median_seconds']} s to the first commit (median)")
     for name, seconds in figures["parts"].items():
         say(f"  {name:28s} {seconds:6.2f}")

@@ -18,7 +18,7 @@ from pipeline.stores.store import Store
 
 
 def write_dataset(
-    url: str, inputs: Sequence[str | Path], model: str = "uqdm-small", **changes: Any
+    url: str, inputs: Sequence[str | Path], model: str = "uqdm", **changes: Any
 ) -> Dataset:
     """Compress tar shards as the job does; ``changes`` are fields of ``CompressSettings``."""
     codec = load_codec(model)

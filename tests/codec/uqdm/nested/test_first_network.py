@@ -185,7 +185,7 @@ def test_previews_are_what_full_decodes_are_made_small(
 
 def test_the_shipped_model_previews_one_layer_as_well_as_it_decodes_it() -> None:
     """By the light network here, by the large one there."""
-    codec = load_codec("uqdm-small")
+    codec = load_codec("uqdm")
     pictures = list(noise_pictures(2, 192, seed=6).permute(0, 2, 3, 1).numpy())
     streams = codec.encode(pictures, layers=1)
     previews = codec.decode_small(streams, max_side=64, layers=1)
