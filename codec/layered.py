@@ -353,15 +353,9 @@ class _LayerDecoder:
         self._check_symbols()
 
     def _check_symbols(self) -> None:
-        if self._layer.symbol_check is None:
-            # Its bytes are the encoder's, their checksum says: so it is the tables that are not.
-            if not self._decoder.ends_with(bitstream.check24(*self._index, *self._symbols)):
-                raise _other_probabilities(self._number)
-            return
-        if not self._decoder.ends_with(0):
-            raise CorruptStreamError(f"layer {self._number} holds more than its symbols")
-        if bitstream.check16(*self._symbols) != self._layer.symbol_check:
-            raise CorruptStreamError(f"layer {self._number} decodes to other symbols", self._number)
+        # Its bytes are the encoder's, their checksum says: so it is the tables that are not.
+        if not self._decoder.ends_with(bitstream.check24(*self._index, *self._symbols)):
+            raise _other_probabilities(self._number)
 
     def _check_tables(self) -> None:
         check = self._layer.index_check

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..errors import InvalidModelError
 
-FORMATS = (1, 2, 3, 4, 5, 6)  # of model files; one that says none is of format 1
+FORMAT = 1  # of model files
 MAX_MODEL_BYTES = 16 << 30
 MAX_CONFIG_BYTES = 1 << 20
 _LARGEST_NUMBER = 1 << 40
@@ -42,11 +42,10 @@ def parse_config(text: str) -> dict[str, Any]:
         raise ValueError("its configuration is nested too deeply") from None
     if not isinstance(config, dict):
         raise ValueError("its configuration is no JSON object")
-    version = config.get("format", 1)
-    if version not in FORMATS:
-        known = f"{FORMATS[0]} to {FORMATS[-1]}"
+    version = config.get("format", FORMAT)
+    if type(version) is not int or version != FORMAT:
         raise ValueError(
-            f"it is of format {version!r}, this release reads {known}: update strata-images"
+            f"it is of format {version!r}, this release reads {FORMAT}: update strata-images"
         )
     return config
 

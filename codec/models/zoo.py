@@ -103,13 +103,17 @@ def write_model(
 ) -> str:
     """Write a model file whole, and its card; return the model's id.
 
-    The same content gives the same file, hence the same id.
+    The same content gives the same file, hence the same id. The configuration's ``format`` becomes
+    that of this release.
     """
     from safetensors.torch import save_file
 
+    from .checks import FORMAT
+
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    metadata = {_METADATA: json.dumps(config, sort_keys=True, separators=(",", ":"))}
+    told = {**config, "format": FORMAT}
+    metadata = {_METADATA: json.dumps(told, sort_keys=True, separators=(",", ":"))}
     save_file({n: t.contiguous() for n, t in tensors.items()}, partial, metadata)
     partial.chmod(0o644)  # safetensors writes for the owner alone
     os.replace(partial, path)

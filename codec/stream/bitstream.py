@@ -2,7 +2,7 @@
 
 Header (everything little-endian; ``varint`` is LEB128)::
 
-    uint8   version << 4 | codec        versions 1 and 2 fix constriction 0.5's ANS coder
+    uint8   version << 4 | codec        version 1 fixes constriction 0.5's ANS coder
     uint8   flags                       bit 0: layers carry protection bytes; bit 1: stream id
     varint  width, varint height        of the original picture, in pixels
     4 bytes model                       first bytes of the model's sha256
@@ -12,10 +12,10 @@ Layer::
 
     uint32  crc32 of (model id || header || layer number || all that follows)
     varint  length || protection        only with flag bit 0 (see protection.py)
-    uint16  check of the table indices  version 1 and flag bit 0: crc32 >> 16 of what shaped the
-                                        entropy coder's tables
-    uint16  check of the symbols        version 1: crc32 >> 16 of what came out of it
-    bytes   entropy-coded words         version 2: begun with crc32 >> 8 of both
+    uint16  check of the table indices  only with flag bit 0: crc32 >> 16 of what shaped the entropy
+                                        coder's tables
+    bytes   entropy-coded words         begun with crc32 >> 8 of what shaped the tables, and of what
+                                        comes out
 
 A file is ``b"STRA"``, ``varint length || header``, then each layer as ``varint length || layer``.
 
@@ -30,8 +30,7 @@ from dataclasses import dataclass
 from ..errors import CorruptStreamError, UnknownModelError, UnsupportedImageError
 
 MAGIC = b"STRA"
-VERSION = 2  # what is written; each of VERSIONS is read
-VERSIONS = (1, 2)
+VERSION = 1
 CODECS = {"uqdm": 0, "cdc": 1}
 MAX_SIDE = 1 << 20
 MAX_PIXELS = 1 << 30  # beyond any camera
@@ -54,20 +53,17 @@ class StreamHeader:
     model: str
     stream_id: int | None = None
     protected: bool = False
-    version: int = VERSION
 
 
 @dataclass(frozen=True)
 class Layer:
     """The parsed content of one layer.
 
-    Which of the checks a layer has, its header says: both in version 1, that of the table indices
-    in a protected one of version 2. Others are None here.
+    Only layers of protected streams have a check of their table indices, and protection.
     """
 
     payload: bytes
     index_check: int | None = None
-    symbol_check: int | None = None
     protection: bytes = b""
 
 
@@ -125,7 +121,7 @@ def pack_header(header: StreamHeader) -> bytes:
             f"pixels at most {MAX_PIXELS}"
         )
     flags = _PROTECTED * header.protected | _STREAM_ID * (header.stream_id is not None)
-    out = bytes([header.version << 4 | CODECS[header.codec], flags])
+    out = bytes([VERSION << 4 | CODECS[header.codec], flags])
     out += varint(header.width) + varint(header.height) + bytes.fromhex(header.model)[:4]
     if header.stream_id is not None:
         out += struct.pack("<I", header.stream_id)
@@ -133,14 +129,17 @@ def pack_header(header: StreamHeader) -> bytes:
 
 
 def unpack_header(data: bytes) -> StreamHeader:
-    """Parse a header. Raises CorruptStreamError if it is damaged, UnknownModelError if too new."""
+    """Parse a header. Raises CorruptStreamError if it is damaged.
+
+    And UnknownModelError if it is of another version.
+    """
     if not 8 <= len(data) <= MAX_HEADER_BYTES:
         kind = "shorter" if len(data) < 8 else "longer"
         raise CorruptStreamError(f"the stream's header is {kind} than any header can be")
     version, codec_number, flags = data[0] >> 4, data[0] & 15, data[1]
-    if version not in VERSIONS:
+    if version != VERSION:
         raise UnknownModelError(
-            f"the stream has format version {version}, this release reads 1 to {VERSION}: "
+            f"the stream has format version {version}, this release reads {VERSION}: "
             "update strata-images, or the bytes are not a Strata stream"
         )
     codec = next((name for name, number in CODECS.items() if number == codec_number), None)
@@ -156,14 +155,7 @@ def unpack_header(data: bytes) -> StreamHeader:
     stream_id = struct.unpack_from("<I", data, at + 4)[0] if flags & _STREAM_ID else None
     protected = bool(flags & _PROTECTED)
     model = data[at : at + 4].hex()
-    return StreamHeader(codec, width, height, model, stream_id, protected, version)
-
-
-def _stored_checks(header: bytes) -> struct.Struct:
-    """Of the checks of indices and symbols, in this order, those that layers have."""
-    if header[0] >> 4 == 1:
-        return struct.Struct("<HH")
-    return struct.Struct("<H" if header[1] & _PROTECTED else "<")
+    return StreamHeader(codec, width, height, model, stream_id, protected)
 
 
 def _layer_crc(model_id: str, header: bytes, number: int, body: bytes) -> int:
@@ -175,17 +167,15 @@ def pack_layer(model_id: str, header: bytes, number: int, layer: Layer) -> bytes
     body = b""
     if header[1] & _PROTECTED:
         body += varint(len(layer.protection)) + layer.protection
-    checks = [x for x in (layer.index_check, layer.symbol_check) if x is not None]
-    body += _stored_checks(header).pack(*checks) + layer.payload
+        body += struct.pack("<H", layer.index_check)
+    body += layer.payload
     return struct.pack("<I", _layer_crc(model_id, header, number, body)) + body
 
 
 def unpack_layer(model_id: str, header: bytes, number: int, data: bytes) -> Layer:
     """Parse one layer, its checksum first. Raises CorruptStreamError with the layer's number."""
-    checks = _stored_checks(header)
-    least = 4 + checks.size
-    if not least <= len(data) <= MAX_LAYER_BYTES:
-        fault = "is cut short" if len(data) < least else "is longer than any layer can be"
+    if not 4 <= len(data) <= MAX_LAYER_BYTES:
+        fault = "is cut short" if len(data) < 4 else "is longer than any layer can be"
         raise CorruptStreamError(f"layer {number} {fault} ({len(data)} bytes)", number)
     body = data[4:]
     if struct.unpack_from("<I", data)[0] != _layer_crc(model_id, header, number, body):
@@ -194,15 +184,14 @@ def unpack_layer(model_id: str, header: bytes, number: int, data: bytes) -> Laye
             "picture or model; the layers before it still decode",
             number,
         )
-    at, protection = 0, b""
-    if header[1] & _PROTECTED:
-        length, at = read_varint(body, 0, f"layer {number}", number)
-        protection = body[at : at + length]
-        at += length
-    if len(body) < at + checks.size:
+    if not header[1] & _PROTECTED:
+        return Layer(body)
+    length, at = read_varint(body, 0, f"layer {number}", number)
+    end = at + length
+    if end + 2 > len(body):
         raise CorruptStreamError(f"layer {number} is malformed", number)
-    index_check, symbol_check = (*checks.unpack_from(body, at), None, None)[:2]
-    return Layer(body[at + checks.size :], index_check, symbol_check, protection)
+    (index_check,) = struct.unpack_from("<H", body, end)
+    return Layer(body[end + 2 :], index_check, body[at:end])
 
 
 def pack_file(header: bytes, layers: Sequence[bytes]) -> bytes:

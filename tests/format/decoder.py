@@ -22,7 +22,6 @@ DTYPES = {
     "F16": "<f2", "F32": "<f4", "F64": "<f8",
 }  # fmt: skip
 MATRICES = """
-M = 9459 9459 9459 / 11585 0 -11585 / 6689 -13377 6689
 K = 5793 5793 5793 5793 5793 5793 5793 5793 / 8035 6811 4551 1598 -1598 -4551 -6811 -8035
   / 7568 3135 -3135 -7568 -7568 -3135 3135 7568 / 6811 -1598 -8035 -4551 4551 8035 1598 -6811
   / 5793 -5793 -5793 5793 5793 -5793 -5793 5793 / 4551 -8035 1598 6811 -6811 -1598 8035 -4551
@@ -32,9 +31,9 @@ Q = 16094 -2042 -234 -667 667 234 2042 290 / 1797 15237 -3640 998 -998 3640 1147
   / -998 -1177 -4582 1579 14805 4582 1177 998 / -667 -3452 2464 4684 -4684 13920 3452 667
   / -1797 1147 3640 -998 998 -3640 15237 1797 / 290 2042 234 667 -667 -234 -2042 16094
 """
-M, K, Q = (
-    np.array([row.split() for row in matrix.split("=")[-1].strip(" MKQ\n").split("/")], np.float64)
-    for matrix in re.split(r"\n(?=[KQ])", MATRICES)
+K, Q = (
+    np.array([row.split() for row in matrix.split("=")[-1].strip().split("/")], np.float64)
+    for matrix in re.split(r"\n(?=Q)", MATRICES)
 )
 ONE = 2.0**14
 
@@ -44,7 +43,6 @@ ONE = 2.0**14
 
 @dataclass(frozen=True)
 class Stream:
-    version: int
     codec: int
     width: int
     height: int
@@ -74,6 +72,7 @@ def read_stream(data: bytes) -> Stream:
         parts.append(data[at : at + length])
         at += length
     header, *layers = parts
+    assert header[0] >> 4 == 1
     width, at = varint(header, 2)
     height, at = varint(header, at)
     model, at = header[at : at + 4], at + 4
@@ -83,7 +82,7 @@ def read_stream(data: bytes) -> Stream:
         at += 4
     assert at == len(header)
     return Stream(
-        header[0] >> 4, header[0] & 15, width, height, model, stream_id,
+        header[0] & 15, width, height, model, stream_id,
         bool(header[1] & 1), header, layers,
     )  # fmt: skip
 
@@ -165,15 +164,13 @@ class LayerReader:
         data = stream.layers[number]
         (crc,) = struct.unpack_from("<I", data)
         assert crc == zlib.crc32(model_id + stream.header + bytes([number]) + data[4:])
-        at = 4
+        at, self.index_check = 4, None
         if stream.protected:
             length, at = varint(data, at)
             self.protection, at = data[at : at + length], at + length
-        assert stream.version in (1, 2)
-        count = 2 if stream.version == 1 else int(stream.protected)
-        self.checks = struct.unpack_from(f"<{count}H", data, at)
-        self.start_is_check = stream.version > 1
-        payload = data[at + 2 * count :]
+            (self.index_check,) = struct.unpack_from("<H", data, at)
+            at += 2
+        payload = data[at:]
         assert not payload or payload[-1]
         self.ans = ANS(payload)
         self.numbers = self.symbols = b""
@@ -185,10 +182,8 @@ class LayerReader:
         return symbols
 
     def finish(self) -> None:
-        for of, check in zip((self.numbers, self.symbols), self.checks, strict=False):
-            assert zlib.crc32(of) >> 16 == check
-        start = zlib.crc32(self.numbers + self.symbols) >> 8 if self.start_is_check else 0
-        assert self.ans.state == start
+        assert self.index_check in (None, zlib.crc32(self.numbers) >> 16)
+        assert self.ans.state == zlib.crc32(self.numbers + self.symbols) >> 8
         assert not self.ans.words
 
 
@@ -202,7 +197,7 @@ class Model:
         (length,) = struct.unpack_from("<Q", data)
         told = json.loads(data[8 : 8 + length])
         self.config: dict[str, Any] = json.loads(told.pop("__metadata__")["strata"])
-        assert self.config.get("format", 1) <= 6
+        assert self.config["format"] == 1
         self.tensors: dict[str, np.ndarray] = {}
         for name, one in told.items():
             begin, end = (8 + length + offset for offset in one["data_offsets"])
@@ -224,24 +219,27 @@ def f32(x: Any) -> Any:
 
 
 class Network:
-    def __init__(self, model: Model, prefix: str, blocks: int) -> None:
-        self.t = {n[len(prefix) :]: a for n, a in model.tensors.items() if n.startswith(prefix)}
-        self.blocks = blocks
+    """Stem, blocks and head, whose sums are exact in float64."""
+
+    def __init__(self, model: Model, prefix: str) -> None:
+        name = prefix + "."
+        self.t = {n[len(name) :]: a for n, a in model.tensors.items() if n.startswith(name)}
+        self.blocks = model.config[prefix]["blocks"]
         self.exact = {n: a.astype(np.float64) for n, a in self.t.items() if n.endswith("weight")}
 
-    def __call__(self, features: np.ndarray, step: int, colours: np.ndarray) -> np.ndarray:
-        """``(h, w, outputs) float32`` of integers ``(h, w, inputs)``."""
-        return self.outputs(self.trunk(features, step, colours), step)
-
     def trunk(self, features: np.ndarray, step: int, colours: np.ndarray) -> np.ndarray:
-        """What the last matrix sees, ``(h, w, channels)`` integers."""
+        """What the head sees, ``(h, w, channels)`` integers, of integers ``(h, w, inputs)``."""
+        t = self.t
+        h = features @ self.exact["stem.weight"].T + t["stem.bias"][step][colours]
+        return self.seen(np.clip(rne(f32(h) * t["stem.scale"]), -32767, 32767), step)
+
+    def seen(self, h: np.ndarray, step: int) -> np.ndarray:
+        """The blocks: what the head sees of h."""
         t, exact = self.t, self.exact
-        height, width, _ = features.shape
-        h = features @ exact["stem.weight"].T + t["stem.bias"][step][colours]
-        h = np.clip(rne(f32(h) * t["stem.scale"]), -32767, 32767)
+        height, width, _ = h.shape
         for i in range(self.blocks):
             b = f"blocks.{i}."
-            x = np.clip(rne(h * t[b + "gain"][step]), -127, 127)
+            x = np.clip(rne(f32(h) * t[b + "gain"][step]), -127, 127)
             padded = np.pad(x.astype(np.float64), ((2, 2), (2, 2), (0, 0)))
             weight = exact[b + "depthwise.weight"][:, 0]
             x = sum(
@@ -255,210 +253,210 @@ class Network:
             x = x.astype(np.float64) @ exact[b + "project.weight"].T
             x = np.clip(rne(f32(x) * t[b + "project.scale"]), -32767, 32767)
             h = np.clip(h + x, -32767, 32767)
-        return np.clip(rne(h * t["head.gain"][step]), -127, 127).astype(np.float64)
+        return np.clip(rne(f32(h) * t["head.gain"][step]), -127, 127).astype(np.float64)
 
-    def outputs(self, x: np.ndarray, step: int) -> np.ndarray:
-        return f32(x @ self.exact["head.weight"].T) * self.t["head.scale"][step]
+    def out(self, x: np.ndarray, step: int) -> np.ndarray:
+        """The head's outputs ``(h, w, outputs)``, rounded."""
+        return rne(f32(x @ self.exact["head.weight"].T) * self.t["head.scale"][step]).astype(int)
 
     def corrected(self, number: int, seen: np.ndarray) -> np.ndarray:
-        """What the head of a pass of a pixel network says, ``(h, w, 2)`` integers."""
+        """What the head of a pass of the pixel network says, ``(h, w, 2)`` integers."""
         t, exact, b = self.t, self.exact, f"heads.{number}."
         x = seen @ exact[b + "expand.weight"].T + t[b + "expand.bias"]
         x = np.clip(rne(f32(x) * t[b + "expand.scale"]), 0, 255).astype(np.float64)
-        return rne(f32(x @ exact[b + "project.weight"].T) * t[b + "project.scale"]).astype(np.int64)
+        return rne(f32(x @ exact[b + "project.weight"].T) * t[b + "project.scale"]).astype(int)
 
 
 # -- UQDM, nested ---------------------------------------------------------------------------------
 
-TILT, WIDTH, SHIFT, SPREAD = range(4)
+TILT, WIDTH, SHIFT = range(3)
+LATTICE = np.array([[0, 4, 2, 4], [4, 3, 4, 3], [2, 4, 1, 4], [4, 3, 4, 3]])
 ROOMS = np.array([1] * 5 + [2] * 4 + [3, 3, 4, 4, 5, 6, 7] + [8] * 17)
 SCALES = np.array([1.0, 1.1892071, 1.4142135, 1.6817929], np.float32)
 
 
 class Nested:
     def __init__(self, model: Model) -> None:
-        self.model, config = model, model.config
-        n = self.nested = config["nested"]
+        self.model = model
+        n = self.nested = model.config["nested"]
         self.levels = n["levels"]
         self.delta = n["first_delta"] / 3 ** (self.levels - 1)
-        self.bias = model.tensors["bias"].astype(np.int64)
-        self.large = Network(model, "network.", config["network"]["blocks"])
-        self.first = None
-        if "first_network" in config:
-            self.first = Network(model, "first_network.", config["first_network"]["blocks"])
+        self.weights = np.array(n["band_weights"], np.float64)
+        self.synthesis = rne(ONE * np.array(n["colours"], np.float64).reshape(3, 3))
+        self.linear = (40 * self.delta / np.array(n["band_rms"], np.float64)).astype(np.float32)
+        self.companded = np.rint(12 * np.log2(1 + np.arange(1024))).astype(int)
+        self.low, self.leading = self._up_to(n["low_order"]), self._up_to(n["lead_order"])
+        self.bands = [self._up_to(order) for order in n["orders"]]
+        if self.levels > 1:
+            self.bands[1] &= ~self.leading
+        self.trunk, self.light = Network(model, "network"), Network(model, "first_network")
+        self.later = Network(model, "pass_network")
         self.tables = {name: model.tables(f"tables.{name}") for name in ("first", "refine")}
-        self.tables["residual"] = model.tables("tables.residual")
-        self.pixels = None
-        if "pixel_network" in config:
-            self.pixels = Network(model, "pixel_network.", config["pixel_network"]["blocks"])
-            self.heads = "heads" in config["pixel_network"]
-            self.tuned = config["pixel_network"].get("tuned", False)
-            self.bounded = config["pixel_network"].get("bounded", False)
+        if "pixel_network" in model.config:
+            self.pixels = Network(model, "pixel_network")
             self.tables["residual"] = model.tables("tables.residual", 128)
-        self.low = self._up_to(n["low_order"])
-        self.of_first = np.ones(192, bool)
-        if n["first_order"] is not None:
-            self.of_first = self._up_to(n["first_order"])
-        rms = np.array(n["band_rms"], np.float64)
-        self.linear = (40 * self.delta / rms).astype(np.float32)
-        self.five = n.get("colours", 2) == 5
-        self.companded = np.rint(12 * np.log2(1 + np.arange(1024))).astype(np.int64)
+            self.tables["tuning"] = model.tables("tables.tuning")
 
     @staticmethod
     def _up_to(order: list[int]) -> np.ndarray:
         sums = np.add.outer(np.arange(8), np.arange(8))
         return np.concatenate([(sums <= order[c > 0]).ravel() for c in range(3)])
 
-    def colours(self, g: np.ndarray) -> np.ndarray:
+    @staticmethod
+    def colours(g: np.ndarray) -> np.ndarray:
         y, x = np.mgrid[: g.shape[0], : g.shape[1]]
-        if not self.five:
-            return (y + x) % 2
-        even = np.where((y % 4 == 0) & (x % 4 == 0), 0, np.where(y % 4 + x % 4 == 4, 1, 2))
-        return np.where((y + x) % 2 == 1, 4, np.where(y % 2 == 1, 3, even))
+        return LATTICE[y % 4, x % 4]
 
     def unit(self, level: int) -> int:
         return 3 ** (self.levels - 1 - level)
 
-    def features(self, g: np.ndarray, level: int, bands: np.ndarray) -> np.ndarray:
-        g = g[..., bands]
-        ahead = level == self.levels and self.nested.get("ahead", False)
-        size = abs(g) * 3 if ahead else abs(g) // self.unit(min(level, self.levels - 1))
-        companded = np.sign(g) * self.companded[np.minimum(size, 1023)]
-        linear = np.clip(rne(f32(g) * self.linear[bands]), -127, 127)
-        return np.concatenate([companded, linear], -1).astype(np.float64)
+    def units(self, level: int) -> np.ndarray:
+        """What a digit of each band is worth."""
+        leads = self.leading & (level == 0)
+        return np.where(leads, self.unit(min(1, self.levels - 1)), self.unit(level))
 
-    def value(self, out: np.ndarray, g: np.ndarray, step: int, group: int) -> np.ndarray:
-        """An output of the large network, not clipped."""
-        bias = self.bias[step, group]
-        own = rne(out[..., 192 * group : 192 * group + 192]).astype(np.int64)
-        return own + np.where(g != 0, bias[1], bias[0])
+    def features(self, g: np.ndarray, size: np.ndarray, bands: np.ndarray) -> np.ndarray:
+        """Of some bands; ``size`` is |G| in the unit of companded features."""
+        companded = np.sign(g) * self.companded[np.minimum(size, 1023)]
+        linear = np.clip(rne(f32(g) * self.linear), -127, 127)
+        return np.concatenate([companded[..., bands], linear[..., bands]], -1).astype(np.float64)
+
+    def look(self, g: np.ndarray, level: int) -> np.ndarray:
+        """What the trunk's head sees before a level; after the last one if it is ``levels``."""
+        size = abs(g) * 3 if level == self.levels else abs(g) // self.unit(level)
+        return self.trunk.trunk(self.features(g, size, np.arange(192)), level - 1, self.colours(g))
 
     def decode(self, stream: Stream) -> list[np.ndarray]:
         """G after every level, and last the picture ``(H, W, 3)``, as far as there are layers."""
         height, width = -(-stream.height // 8), -(-stream.width // 8)
-        g = np.zeros((height, width, 192), np.int64)
+        g = np.zeros((height, width, 192), int)
         seen = []
         for layer in range(len(stream.layers)):
             reader = LayerReader(stream, self.model.id, layer)
             if layer == self.levels:
                 seen.append(self._lossless(reader, g, stream.height, stream.width))
             else:
-                for number in range(len(self.nested["passes"][layer])):
-                    self._pass(reader, g, layer, number)
+                (self._level if layer else self._first_level)(reader, g, layer)
                 seen.append(g.copy())
             reader.finish()
         return seen
 
-    def _pass(self, reader: LayerReader, g: np.ndarray, level: int, number: int) -> None:
+    def _mask(self, g: np.ndarray, level: int, number: int) -> np.ndarray:
+        """Which coefficients have digits in a pass."""
         kind, chosen = self.nested["passes"][level][number]
-        if not self.five:
-            chosen = [0, 1] if chosen == 2 else [chosen]
-        bands = self.of_first if level == 0 else np.ones(192, bool)
-        bands = bands & {"low": self.low, "high": ~self.low, "all": True}[kind]
-        mask = np.isin(self.colours(g), chosen)[..., None] & bands
-        index = self._numbers(g, level, number)
-        tables = self.tables["refine" if level else "first"]
-        k = reader.decode(index[mask], tables)
-        g[mask] += np.where(g[mask] < 0, -k, k) * self.unit(level)
+        which = {"low": self.low, "high": ~self.low, "all": True}[kind]
+        return np.isin(self.colours(g), chosen)[..., None] & (self.bands[level] & which)
 
-    def _numbers(self, g: np.ndarray, level: int, number: int) -> np.ndarray:
-        names = ("tilt", "width") if level else ("first_tilt", "first_width")
-        tilts, widths = (self.nested[name]["size"] for name in names)
-        if level == 0 and self.first is not None:
-            bands = np.flatnonzero(self.of_first)
-            out = self.first(self.features(g, 0, bands), number, self.colours(g))
-            out = rne(out).astype(np.int64)
-            values = []
+    def _first_level(self, reader: LayerReader, g: np.ndarray, _: int) -> None:
+        bands, bias = np.flatnonzero(self.bands[0]), self.model.tensors["first_bias"]
+        tilts, widths = (self.nested[name]["size"] for name in ("first_tilt", "first_width"))
+        for number in range(len(self.nested["passes"][0])):
+            seen = self.features(g, abs(g) // self.units(0), bands)
+            out = self.light.out(self.light.trunk(seen, number, self.colours(g)), number)
+            values = np.zeros((2, *g.shape), int)
             for group in (TILT, WIDTH):
-                value = np.zeros(g.shape, np.int64)
                 own = out[..., group * len(bands) : (group + 1) * len(bands)]
-                value[..., bands] = own + self.bias[number, group, 0][bands]
-                values.append(value)
-        else:
-            step = sum(map(len, self.nested["passes"][:level])) + number
-            out = self.large(self.features(g, level, np.arange(192)), step, self.colours(g))
-            values = [self.value(out, g, step, group) for group in (TILT, WIDTH)]
-        tilt, width = np.clip(values[0], 0, tilts - 1), np.clip(values[1], 0, widths - 1)
-        tilt = np.where(g < 0, tilts - 1 - tilt, tilt)
-        kinds = np.broadcast_to(self.low, g.shape).astype(np.int64)
-        if level:
-            kinds = (g != 0).astype(np.int64) + (abs(g) > self.unit(level - 1)) + 3 * (level - 1)
-        return (kinds * tilts + tilt) * widths + width
+                values[group][..., bands] = own + bias[number, group, 0][bands]
+            tilt, width = np.clip(values[0], 0, tilts - 1), np.clip(values[1], 0, widths - 1)
+            index = (self.low * tilts + tilt) * widths + width
+            mask = self._mask(g, 0, number)
+            k = np.zeros(g.shape, int)
+            k[mask] = reader.decode(index[mask], self.tables["first"])
+            g += k * self.units(0)
+
+    def _level(self, reader: LayerReader, g: np.ndarray, level: int) -> None:
+        bias, later = self.model.tensors["bias"][level - 1], self.later
+        passes = self.nested["passes"]
+        step = sum(len(of_one) - 1 for of_one in passes[1:level])
+        tilts, widths = (self.nested[name]["size"] for name in ("tilt", "width"))
+        before, digits = g.copy(), np.zeros(g.shape, int)
+        trunk = self.look(before, level)
+        sums = f32(trunk @ later.exact["join.weight"].T) * later.t["join.scale"][level - 1]
+        joined = np.clip(rne(sums), -32767, 32767).astype(int)
+        first = self.trunk.out(trunk, level - 1)[..., :384]
+        kind = (before != 0).astype(int) + (abs(before) > self.unit(level - 1)) + 3 * (level - 1)
+        for number in range(len(passes[level])):
+            out = first
+            if number:
+                signed = np.clip(40 * digits, -127, 127)
+                seen = np.concatenate([signed, abs(signed)], -1).astype(np.float64)
+                told = rne(f32(seen @ later.exact["stem.weight"].T) * later.t["stem.scale"])
+                h = told.astype(int) + joined + later.t["stem.bias"][step][self.colours(g)]
+                out = first + later.out(later.seen(np.clip(h, -32767, 32767), step), step)
+                step += 1
+            values = rne(out / 16).astype(int).reshape(*g.shape[:2], 2, 192)
+            values += np.where((before != 0)[..., None, :], bias[:2, 1], bias[:2, 0])
+            tilt = np.clip(values[..., TILT, :], 0, tilts - 1)
+            width = np.clip(values[..., WIDTH, :], 0, widths - 1)
+            index = (kind * tilts + np.where(before < 0, tilts - 1 - tilt, tilt)) * widths + width
+            mask = self._mask(g, level, number)
+            k = reader.decode(index[mask], self.tables["refine"])
+            digits[mask] = np.where(before[mask] < 0, -k, k)
+        g += digits * self.unit(level)
+
+    def expected(self, g: np.ndarray, layers: int) -> np.ndarray:
+        """E after some levels, in 1/32 of the last Delta."""
+        if layers == 0:
+            return np.zeros_like(g)
+        bias = self.model.tensors["bias"][layers - 1, SHIFT]
+        out = self.trunk.out(self.look(g, layers), layers - 1)[..., 384:]
+        shift = np.clip(out + np.where(g != 0, bias[1], bias[0]), -127, 127)
+        return 32 * g + 3 ** (self.levels - layers) * shift
 
     def _lossless(self, reader: LayerReader, g: np.ndarray, height: int, width: int) -> np.ndarray:
-        step = sum(map(len, self.nested["passes"]))
-        out = self.large(self.features(g, self.levels, np.arange(192)), step, self.colours(g))
-        shift = np.clip(self.value(out, g, step, SHIFT), -127, 127)
-        spreads = self.nested["spread"]["size"]
-        spread = np.clip(self.value(out, 0 * g, step, SPREAD), 0, spreads - 1)
-        a = inverse(32 * g + shift)
-        p = np.clip(rne(a * (self.delta / 32 * 128 * 16)) + 2040, 0, 4080).astype(np.int64)
-        if self.pixels is not None:
-            return self._by_pixels(reader, p, height, width)
-        nearest = (p + 8) // 16
-        index = (p - 16 * nearest + 8) * spreads + layout(spread)
-        symbols = reader.decode(index[:, :height, :width].ravel(), self.tables["residual"])
-        pixels = nearest[:, :height, :width] + symbols.reshape(3, height, width)
-        assert pixels.min() >= 0
-        assert pixels.max() <= 255
-        return pixels.transpose(1, 2, 0).astype(np.uint8)
+        factor = rne(2.0**16 * (self.delta / 32 * 128 * 64) / self.weights)
+        e = np.clip(rne(self.expected(g, self.levels) * factor / 2.0**16), -(2**19), 2**19)
+        a = inverse(e, self.synthesis)
+        p = np.clip(rne(a / 4) + 2040, 0, 4080).astype(int)
+        return self._by_pixels(reader, p, height, width)
 
     def _by_pixels(self, reader: LayerReader, p: np.ndarray, height: int, width: int) -> np.ndarray:
-        assert self.pixels is not None
         places = [(0, 0), (1, 1), (0, 1), (1, 0)]
-        bias = self.model.tensors["pixel_network.bias"].astype(np.int64)
-        r, pixels = np.zeros_like(p), np.zeros((3, height, width), np.int64)
-        if self.tuned:
-            units, shifts, coefficients = self._tuning(reader)
+        bias = self.model.tensors["pixel_network.bias"].astype(int)
+        r, pixels = np.zeros_like(p), np.zeros((3, height, width), int)
+        units, shifts, coefficients = self._tuning(reader)
         mean = sum(p[:, i::2, j::2] for i, j in places) / 4
         for t in range(12):
             (i, j), c = places[t // 3], (1, 0, 2)[t % 3]
-            if t % 3 == 0 or not self.heads:
+            if t % 3 == 0:
                 seen = self._around(p, r, mean, places)
-                none = np.zeros(seen.shape[:2], np.int64)
-                step = t // 3 if self.heads else t
-                trunk = self.pixels.trunk(seen, step, none)
-                out = rne(self.pixels.outputs(trunk, step)).astype(np.int64)
+                trunk = self.pixels.trunk(seen, t // 3, np.zeros(seen.shape[:2], int))
+                out = self.pixels.out(trunk, t // 3)
                 errors: list[np.ndarray] = []
             own = out[..., 2 * t : 2 * t + 2] + bias[t]
             if errors:
                 own += self.pixels.corrected(t, np.concatenate([trunk, *errors], -1))
-            if self.tuned:
-                own[..., 1] += shifts[t]
-                y = np.concatenate([trunk, *errors, np.full((*trunk.shape[:2], 1), 4.0)], -1)
-                if len(coefficients[t]):
-                    y = y[..., -len(coefficients[t]) :]
-                    sums = f32(y @ coefficients[t].astype(np.float64))
-                    own[..., 0] += rne(sums * f32(0.5 ** ((units[t] - 1) % 7))).astype(np.int64)
+            own[..., 1] += shifts[t]
+            if len(coefficients[t]):
+                z = np.concatenate([trunk, *errors, np.full((*trunk.shape[:2], 1), 4.0)], -1)
+                sums = f32(z[..., -len(coefficients[t]) :] @ coefficients[t].astype(np.float64))
+                own[..., 0] += rne(sums * f32(0.5 ** ((units[t] - 1) % 7))).astype(int)
             shift = np.clip(own[..., 0], -4080, 4080)
             predicted = np.clip(p[c, i::2, j::2] + shift, 0, 4080)
             spread = np.clip(own[..., 1], 0, 32)
             nearest = (predicted + 8) // 16
             number = (predicted - 16 * nearest + 8) * 33 + spread
-            if self.bounded:
-                rooms = ROOMS[spread]
-                number = np.where(nearest < rooms, 528 + (8 + nearest) * 33 + spread, number)
-                above = 255 - nearest
-                number = np.where(above < rooms, 528 + above * 33 + spread, number)
+            above, rooms = 255 - nearest, ROOMS[spread]
+            number = np.where(above < rooms, 528 + above * 33 + spread, number)
+            number = np.where(nearest < rooms, 792 + nearest * 33 + spread, number)
             here = pixels[c, i::2, j::2]
             rows, columns = here.shape
             k = reader.decode(number[:rows, :columns].ravel(), self.tables["residual"])
             here[:] = nearest[:rows, :columns] + k.reshape(rows, columns)
             base = p[c, i:height:2, j:width:2]
             r[c, i:height:2, j:width:2] = 16 * here - base
-            if self.heads:
-                e = p[c, i::2, j::2] + r[c, i::2, j::2] - predicted
-                relative = f32(e) * SCALES[(12 - spread) % 4] * f32(2.0 ** ((12 - spread) // 4))
-                errors.append(np.clip(rne(np.stack([e / 4, e / 32, relative], -1)), -127, 127))
+            e = p[c, i::2, j::2] + r[c, i::2, j::2] - predicted
+            scale = SCALES[(12 - spread) % 4] * f32(2.0 ** ((12 - spread) // 4))
+            errors.append(np.clip(rne(np.stack([e / 4, e / 32, f32(e) * scale], -1)), -127, 127))
         assert pixels.min() >= 0
         assert pixels.max() <= 255
         return pixels.transpose(1, 2, 0).astype(np.uint8)
 
     def _tuning(self, reader: LayerReader) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
         """Units and shifts, (12,) each, and the coefficients of each pass."""
-        tables = self.model.tables("tables.tuning")
+        tables = self.tables["tuning"]
         first = reader.decode(np.tile([0, 1], 12), tables)
-        units, shifts = first[::2].astype(np.int64), first[1::2].astype(np.int64)
+        units, shifts = first[::2], first[1::2]
         assert ((units >= 0) & (units <= 14) & (abs(shifts) <= 12)).all()
         channels = self.model.config["pixel_network"]["channels"]
         numbers, ends = [], []
@@ -466,9 +464,9 @@ class Nested:
             of_trunk = [2] * channels if unit < 8 else []
             numbers += [*of_trunk, *[3] * (t % 3 * 3), 4] if unit else []
             ends.append(len(numbers))
-        symbols = reader.decode(np.array(numbers, np.int64), tables)
+        symbols = reader.decode(np.array(numbers, int), tables)
         assert (abs(symbols) <= 127).all()
-        return units, shifts, np.split(symbols.astype(np.int64), ends[:-1])
+        return units, shifts, np.split(symbols, ends[:-1])
 
     @staticmethod
     def _around(
@@ -483,10 +481,8 @@ class Nested:
 
     def shown(self, g: np.ndarray, layers: int, height: int, width: int) -> np.ndarray:
         """The picture after some levels; a float inverse will do."""
-        step = sum(map(len, self.nested["passes"][:layers]))
-        out = self.large(self.features(g, layers, np.arange(192)), step, self.colours(g))
-        shift = np.clip(self.value(out, g, step, SHIFT), -127, 127)
-        x = inverse(32 * g + 3 ** (self.levels - layers) * shift) * (self.delta / 32)
+        e = self.expected(g, layers) * (self.delta / 32 / self.weights)
+        x = inverse(rne(e * 2**24), self.synthesis) / 2**24
         pixels = np.clip(rne((x + 1) * 128 - 0.5), 0, 255)
         return pixels[:, :height, :width].transpose(1, 2, 0).astype(np.uint8)
 
@@ -498,7 +494,7 @@ def layout(values: np.ndarray) -> np.ndarray:
     return x.reshape(3, 8 * height, 8 * width)
 
 
-def inverse(e: np.ndarray) -> np.ndarray:
+def inverse(e: np.ndarray, synthesis: np.ndarray) -> np.ndarray:
     """Integers ``(3, 8 h, 8 w)`` of bands ``(h, w, 192)``, exactly."""
     e = e.astype(np.float64).reshape(*e.shape[:2], 3, 8, 8)
     b = np.einsum("ui,vj,yxcuv->yxcij", K, K, e)
@@ -508,7 +504,7 @@ def inverse(e: np.ndarray) -> np.ndarray:
         for at in range(8, x.shape[-1], 8):
             x[..., at - 4 : at + 4] = rne(x[..., at - 4 : at + 4] @ Q / ONE)
         x = np.moveaxis(x, -1, axis)
-    return rne(np.einsum("cd,cyx->dyx", M, x) / ONE**2)
+    return rne(np.einsum("cd,cyx->dyx", synthesis, x) / ONE**2)
 
 
 # -- CDC ------------------------------------------------------------------------------------------
