@@ -32,7 +32,10 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def parse_config(text: str) -> dict[str, Any]:
-    """The configuration in a model file. Raises ValueError saying what is wrong with it."""
+    """The configuration in a model file, less its ``format``.
+
+    Raises ValueError saying what is wrong with it.
+    """
     if len(text) > MAX_CONFIG_BYTES:
         raise ValueError(f"its configuration is longer than {MAX_CONFIG_BYTES} bytes")
     try:
@@ -42,7 +45,7 @@ def parse_config(text: str) -> dict[str, Any]:
         raise ValueError("its configuration is nested too deeply") from None
     if not isinstance(config, dict):
         raise ValueError("its configuration is no JSON object")
-    version = config.get("format", FORMAT)
+    version = config.pop("format", FORMAT)
     if type(version) is not int or version != FORMAT:
         raise ValueError(
             f"it is of format {version!r}, this release reads {FORMAT}: update strata-images"

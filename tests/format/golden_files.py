@@ -10,21 +10,17 @@ from codec import Codec, EncodedImage, load_codec
 from codec.models import zoo
 
 GOLDEN = Path(__file__).parent / "golden"
-STREAMS = sorted(GOLDEN.glob("*/*.strata"))
+STREAMS = sorted(GOLDEN.glob("*.strata"))
 
 _TEMPORARY = tempfile.TemporaryDirectory()  # goes with the process
 _UNPACKED = Path(_TEMPORARY.name)
 
 
-def title(file: Path) -> str:
-    return f"{file.parent.name}/{file.stem}"
-
-
 @cache
 def models() -> dict[str, Path]:
-    """Model files by id: those shipped, and those shipped once, which are unpacked."""
+    """Model files by id: those shipped, and those that lie here, packed."""
     paths = [zoo.model_file(name) for name in zoo.list_models()]
-    for packed in GOLDEN.glob("models/*.safetensors.xz"):
+    for packed in GOLDEN.glob("*.safetensors.xz"):
         paths.append(_UNPACKED / packed.stem)
         with lzma.open(packed) as source, paths[-1].open("wb") as target:
             shutil.copyfileobj(source, target)

@@ -1,27 +1,34 @@
-"""Makes golden files: run once for a model that is shipped, to be kept and decoded for ever.
+"""Makes the golden files anew, all of them: after this, what they hold must decode to the same.
 
-    python tests/format/make_golden.py tests/format/golden/2 uqdm-small
+    python tests/format/make_golden.py
 
-``golden/1`` has those of the first models and a dataset, higher numbers those of models shipped
-later. A model that is shipped no more moves to ``golden/models``, packed: its id is in every
-stream.
+Streams of the shipped models and of a tiny one of the paper's, which lies beside them packed, what
+they show after some of their layers, and a dataset. They are renewed whenever a shipped model is,
+until there is a release 1.0; its files stay.
 """
 
 import io
+import lzma
 import platform
 import shutil
 import sys
 import tarfile
-from collections.abc import Sequence
+import tempfile
 from pathlib import Path
 from unittest import mock
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import fsspec
 import numpy as np
 from skimage import data
 
-from codec import load_codec
+from codec import Codec, load_codec
 from codec.images.files import write_image
+from codec.models import zoo
+from codec.uqdm.paper import calibration
+from codec.uqdm.paper.scheme import UniversalScheme
 from pipeline.compress.encoder import CompressSettings
 from pipeline.compress.job import CompressOptions, _parameters
 from pipeline.compress.worker import ShardCompressor, ShardJob
@@ -29,9 +36,11 @@ from pipeline.dataset.layout import PLAN_NAME, shard_name
 from pipeline.dataset.ledger import Ledger, Plan, publish_manifest
 from pipeline.sources.shards import expand_inputs
 from pipeline.stores.store import Store
+from tests.codec.uqdm.paper.test_scheme import small_model
+from tests.format.golden_files import GOLDEN
 
-SHOWN = {"uqdm-small": (0, 1, 3, 7), "uqdm-exact": (0, 1, 3, 5), "cdc-small": (0, 1, 4, 8)}
-SIZES = {"uqdm-small": (45, 60), "uqdm-exact": (45, 60), "cdc-small": (70, 83)}
+SHOWN = {"uqdm": (0, 1, 3, 7), "cdc-small": (0, 1, 4, 8), "universal": (0, 1, 4)}
+SIZES = {"uqdm": (45, 60), "cdc-small": (70, 83), "universal": (24, 40)}
 
 
 def picture(height: int, width: int, scale: int = 4) -> np.ndarray:
@@ -41,15 +50,22 @@ def picture(height: int, width: int, scale: int = 4) -> np.ndarray:
     return np.rint(means).astype(np.uint8)
 
 
-def write_streams(folder: Path, names: Sequence[str]) -> None:
-    for name in names:
-        codec = load_codec(name)
-        original = picture(*SIZES[name], 4 if name.startswith("uqdm") else 3)
-        (encoded,) = codec.encode([original])
-        (folder / f"{name}.strata").write_bytes(encoded.to_bytes())
-        for layers in SHOWN[name]:
-            (shown,) = codec.decode([encoded], layers=layers)
-            (folder / f"{name}-{layers}.png").write_bytes(write_image(shown, None, "png"))
+def universal_model(folder: Path) -> Path:
+    """A tiny model of the paper's, calibrated; its file in ``folder``."""
+    config, tensors = small_model(steps=3)
+    calibrated = calibration.quick(UniversalScheme(config, tensors, "cpu"))
+    path = folder / "universal.safetensors"
+    zoo.write_model(path, config, {**tensors, "guards": calibrated.guards})
+    return path
+
+
+def write_streams(folder: Path, name: str, codec: Codec) -> None:
+    original = picture(*SIZES[name], 3 if codec.codec == "cdc" else 4)
+    (encoded,) = codec.encode([original])
+    (folder / f"{name}.strata").write_bytes(encoded.to_bytes())
+    for layers in SHOWN[name]:
+        (shown,) = codec.decode([encoded], layers=layers)
+        (folder / f"{name}-{layers}.png").write_bytes(write_image(shown, None, "png"))
 
 
 def tar() -> bytes:
@@ -73,10 +89,8 @@ def write_dataset(folder: Path) -> None:
     """What ``compress_dataset.py --lossless`` writes, with one worker in this process."""
     source = "memory://golden/pictures.tar"
     fsspec.filesystem("memory").pipe_file("/golden/pictures.tar", tar())
-    model = load_codec("uqdm-small")
-    options = CompressOptions(
-        inputs=(source,), output=str(folder), model="uqdm-small", lossless=True
-    )
+    model = load_codec("uqdm")
+    options = CompressOptions(inputs=(source,), output=str(folder), model="uqdm", lossless=True)
     plan = Plan(PLAN_NAME, _parameters(options, model))
     store = Store(str(folder))
     plan.establish(store)
@@ -98,9 +112,17 @@ def write_dataset(folder: Path) -> None:
     shutil.rmtree(folder / "models")  # tests put it back: the shipped model is not stored twice
 
 
+def main() -> None:
+    shutil.rmtree(GOLDEN, ignore_errors=True)
+    GOLDEN.mkdir()
+    for name in zoo.list_models():
+        write_streams(GOLDEN, name, load_codec(name))
+    with tempfile.TemporaryDirectory() as folder:
+        path = universal_model(Path(folder))
+        write_streams(GOLDEN, "universal", load_codec(path))
+        (GOLDEN / f"{path.name}.xz").write_bytes(lzma.compress(path.read_bytes(), preset=9))
+    write_dataset(GOLDEN / "dataset")
+
+
 if __name__ == "__main__":
-    target, *names = Path(sys.argv[1]), *sys.argv[2:]
-    target.mkdir(parents=True)
-    write_streams(target, names or [*SIZES])
-    if not names:
-        write_dataset(target / "dataset")
+    main()
