@@ -18,8 +18,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 with atheris.instrument_imports(include=["codec"]):
     from codec import CorruptStreamError, EncodedImage, UnknownModelError, load_codec
+    from codec.models.zoo import DEFAULT_MODELS
 
-    CODECS = {name: load_codec(f"{name}-small") for name in ("uqdm", "cdc")}  # imports the rest
+    CODECS = {family: load_codec(name) for family, name in DEFAULT_MODELS.items()}
 
 from tests.fuzz import mutations
 

@@ -1,6 +1,6 @@
 """Makes the fuzzer's sound seeds: small streams of the shipped models, whole and cut.
 
-    python tests/fuzz/make_seeds.py uqdm-small    # whenever another model is shipped by that name
+    python tests/fuzz/make_seeds.py uqdm    # whenever another model is shipped by that name
 
 Seeds with ``found`` in their names are what a fuzzer has found: those are kept as they are.
 """
@@ -36,7 +36,7 @@ def write_seeds(folder: Path, name: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("model", nargs="+", help="such as uqdm-small")
+    parser.add_argument("model", nargs="+", help="such as uqdm")
     for name in parser.parse_args(arguments).model:
         write_seeds(SEEDS, name)
 

@@ -87,7 +87,7 @@ def _another_header(rng: random.Random, stream: EncodedImage, _: EncodedImage) -
         width = rng.choice((*SIZES, width + 1, width - 1 & 0xFFFF, height))
     if rng.random() < 0.5:
         height = rng.choice((*SIZES, height + 1, width))
-    version = rng.choice((*bitstream.VERSIONS, bitstream.VERSION, bitstream.VERSION, 3))
+    version = rng.choice((bitstream.VERSION,) * 4 + (2,))
     codec = bitstream.CODECS[info.codec] if rng.random() < 0.9 else 7
     flags = rng.choice((0, 1, 2, 3, stream.header[1], stream.header[1], 0x80))
     out = bytes([version << 4 | codec, flags]) + bitstream.varint(width) + bitstream.varint(height)

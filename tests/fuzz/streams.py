@@ -52,8 +52,8 @@ HANG_SECONDS = 300  # the interpreter ends itself with a traceback
 FORGED_SHARE = 0.2
 # Slow ones get fewer trials.
 SHARES = {
-    "nested": 0.45,
-    "nested with a light first layer": 0.03,
+    "nested, few levels": 0.45,
+    "nested": 0.03,
     "cdc": 0.515,
     "universal": 0.005,
     "universal with protection": 0.005,

@@ -12,8 +12,7 @@ from codec import Codec, EncodedImage, load_codec
 from codec.models import zoo
 from codec.uqdm.nested.schedule import NestedConfig
 from tests.codec.cdc.models import light_config, write_model
-from tests.codec.small_models import nested_model, noise_pictures
-from tests.codec.uqdm.nested.test_first_network import with_first
+from tests.codec.small_models import CONFIG, nested_model, noise_pictures
 from tests.codec.uqdm.paper.test_scheme import small_codec, small_model
 from tests.fuzz import mutations
 
@@ -53,22 +52,36 @@ def digest(picture: np.ndarray) -> bytes:
 
 def tiny_targets(folder: Path) -> Iterator[Target]:
     """One of each kind; models are written to ``folder``."""
-    passes = ((("low", 0), ("high", 2)), (("all", 0), ("all", 1)), (("all", 2),))
-    config = NestedConfig(
-        levels=3, passes=passes, first_delta=1.0, band_rms=tuple(np.geomspace(6, 0.02, 192))
-    )
-    model = nested_model(config=config, blocks=1)
-    path = folder / "nested" / zoo.MODEL_FILE
-    zoo.write_model(path, model.model_config(archive_layers=3), model.export())
-    yield Target.of("nested", load_codec(path), (32, 24))
-    model = with_first()
-    path = folder / "first" / zoo.MODEL_FILE
-    zoo.write_model(path, model.model_config(), model.export())
-    yield Target.of("nested with a light first layer", load_codec(path), (32, 48))
+    few = nested(folder / "few", few_levels(), blocks=1)
+    yield Target.of("nested, few levels", few, (32, 24))
+    yield Target.of("nested", nested(folder / "nested"), (32, 48))
     cdc = write_model(folder / "cdc", light_config(unet=False))
     yield Target.of("cdc", load_codec(cdc), (32, 64))
     yield Target.of("universal", small_codec(folder / "universal"), (32,))
     yield Target.of("universal with protection", protected(folder / "protected"), (32,))
+
+
+def few_levels() -> NestedConfig:
+    every = (0, 1, 2, 3, 4)
+    return NestedConfig(
+        levels=3,
+        first_delta=1.0,
+        orders=((6, 3), (14, 14), (14, 14)),
+        passes=(
+            (("low", (0, 1, 2, 3)), ("all", every)),
+            (("all", (0, 1, 2)), ("all", (3, 4))),
+            (("all", every),),
+        ),
+        band_rms=tuple(np.geomspace(6, 0.02, 192)),
+    )
+
+
+def nested(folder: Path, config: NestedConfig = CONFIG, **network: int) -> Codec:
+    """A nested model with a lossless layer."""
+    model = nested_model(config=config, **network)
+    path = folder / zoo.MODEL_FILE
+    zoo.write_model(path, model.model_config(), model.export())
+    return load_codec(path)
 
 
 def protected(folder: Path) -> Codec:

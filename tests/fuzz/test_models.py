@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from codec import CorruptStreamError, InvalidModelError, load_codec
 from codec.models import zoo
 from codec.models.checks import check_tensors
+from tests.codec.small_models import write_nested_model
 from tests.codec.uqdm.paper.test_scheme import small_model
-from tests.fuzz.test_streams import OLD_MODEL
 
 Model = tuple[dict[str, Any], dict[str, torch.Tensor]]
 
@@ -43,9 +43,14 @@ KINDS = ["cdc", "nested", "universal"]
 
 
 @pytest.fixture(scope="module")
-def models() -> dict[str, Model]:
+def nested(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_nested_model(tmp_path_factory.mktemp("nested"))
+
+
+@pytest.fixture(scope="module")
+def models(nested: Path) -> dict[str, Model]:
     return {
-        "nested": zoo.read_model(OLD_MODEL),
+        "nested": zoo.read_model(nested),
         "cdc": zoo.read_model(zoo.model_file("cdc-small")),
         "universal": small_model(),
     }
@@ -128,10 +133,10 @@ def test_any_tensor(models: dict[str, Model], kind: str, data: st.DataObject) ->
 @given(at=st.integers(0, 12_000), change=st.integers(1, 255), cut=st.booleans())
 @settings(max_examples=60)
 def test_any_changed_byte_of_a_file(
-    tmp_path_factory: pytest.TempPathFactory, at: int, change: int, cut: bool
+    tmp_path_factory: pytest.TempPathFactory, nested: Path, at: int, change: int, cut: bool
 ) -> None:
     """Mostly of its header, where the configuration is, too."""
-    data = bytearray(OLD_MODEL.read_bytes())
+    data = bytearray(nested.read_bytes())
     data[at] ^= change
     path = Path(tmp_path_factory.mktemp("model")) / zoo.MODEL_FILE
     path.write_bytes(data[:at] if cut else data)

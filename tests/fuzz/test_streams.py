@@ -9,19 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codec import CorruptStreamError, EncodedImage, UnknownModelError, load_codec
+from codec.models.zoo import DEFAULT_MODELS
 from codec.stream import bitstream
-from tests.conftest import ROOT
-from tests.fuzz import streams
+from tests.fuzz import streams, targets
 from tests.fuzz.mutations import Mutant, mutate, repair
-from tests.fuzz.targets import Target, protected
+from tests.fuzz.targets import Target
 
 SEEDS = Path(__file__).parent / "seeds"
-OLD_MODEL = ROOT / "tests" / "codec" / "uqdm" / "nested" / "data" / "before_first.safetensors"
 
 
 @pytest.fixture(scope="module")
-def nested() -> Target:
-    return Target.of("nested", load_codec(OLD_MODEL), (24,))
+def nested(tmp_path_factory: pytest.TempPathFactory) -> Target:
+    folder = tmp_path_factory.mktemp("nested")
+    codec = targets.nested(folder, targets.few_levels(), blocks=1)
+    return Target.of("nested", codec, (24,))
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,7 @@ def test_any_payload_behind_right_checksums(nested: Target, payload: bytes, numb
 @pytest.mark.parametrize("path", sorted(SEEDS.iterdir()), ids=lambda path: path.name)
 def test_kept_seeds_decode_or_are_marked(path: Path) -> None:
     """What a fuzzer starts from, and what one has found."""
-    codec = load_codec(f"{path.name.split('-')[0]}-small")
+    codec = load_codec(DEFAULT_MODELS[path.name.split("-")[0]])
     try:
         stream = EncodedImage.from_bytes(path.read_bytes(), allow_truncated=True)
         (picture,) = codec.decode([stream])
@@ -89,7 +90,7 @@ def test_kept_seeds_decode_or_are_marked(path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Target:
-    codec = protected(tmp_path_factory.mktemp("guarded"))
+    codec = targets.protected(tmp_path_factory.mktemp("guarded"))
     return Target.of("universal with protection", codec, (20,))
 
 

@@ -1,3 +1,4 @@
+import json
 import pickle
 import shutil
 from collections.abc import Callable
@@ -6,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from codec import InvalidModelError, UnknownModelError, list_models, load_codec
@@ -21,7 +23,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_shipped_models_have_cards_and_training_weights() -> None:
-    assert set(zoo.DEFAULT_MODELS.values()) < set(list_models())
+    assert set(zoo.DEFAULT_MODELS.values()) <= set(list_models())
     for name in list_models():
         card = zoo.read_card(zoo.model_file(name))
         assert card["steps"] > 0
@@ -69,27 +71,46 @@ def test_damaged_and_foreign_files_are_refused(model: Path, tmp_path: Path) -> N
         load_codec(path)
 
 
-def test_newer_model_files_are_refused_in_words(model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("format", [0, 2, 7, True, 1.0, "1", None, [1]])
+def test_models_of_another_format_are_refused_in_words(
+    model: Path, tmp_path: Path, format: object
+) -> None:
     config, tensors = zoo.read_model(model)
     path = tmp_path / zoo.MODEL_FILE
-    zoo.write_model(path, {**config, "format": 7}, tensors)
-    with pytest.raises(InvalidModelError, match="format 7, this release reads 1 to 6"):
+    save_file(tensors, path, {"strata": json.dumps({**config, "format": format})})
+    with pytest.raises(InvalidModelError, match=r"of format .*, this release reads 1: update"):
         load_codec(path)
-    zoo.write_model(path, {**config, "format": 1}, tensors)
-    load_codec(path)
+
+
+def test_a_model_file_names_its_format(model: Path, tmp_path: Path) -> None:
+    config, tensors = zoo.read_model(model)
+    assert "format" not in config  # the file's affair, and no scheme's
+    with safe_open(model, framework="pt") as file:
+        assert json.loads(file.metadata()["strata"])["format"] == 1
+    path = tmp_path / zoo.MODEL_FILE
+    zoo.write_model(path, {**config, "format": 7}, tensors)
+    assert zoo.model_id(path) == zoo.model_id(model)
 
 
 @pytest.mark.parametrize(
     ("name", "change"),
     [
         ("bias", lambda t: t.float()),
-        ("bias", lambda t: t[:, :3]),
+        ("bias", lambda t: t[:, :2]),
         ("bias", lambda t: t + (1 << 22)),
         ("network.stem.weight", lambda t: t[:-1]),
         ("network.stem.weight", lambda t: t.int()),
         ("network.stem.weight", lambda t: t.clamp(max=-1) * 0 - 128),
         ("network.stem.scale", lambda t: t * float("nan")),
         ("network.head.scale", lambda t: t[:, :5]),
+        ("first_bias", lambda t: t[1:]),
+        ("first_network.head.scale", lambda t: t[1:]),
+        ("pass_network.head.scale", lambda t: t[1:]),
+        ("pass_network.join.weight", lambda t: t[:, 1:]),
+        ("pass_network.join.scale", lambda t: t[:-1]),
+        ("pass_network.stem.bias", lambda t: t + (1 << 25)),
+        ("pixel_network.bias", lambda t: t + (1 << 22)),
+        ("pixel_network.heads.1.expand.weight", lambda t: t[:, 1:]),
         ("network.blocks.1.expand.bias", lambda t: t + (1 << 25)),
         ("tables.first.counts", lambda t: t * 0 + 1),
         ("tables.first.counts", lambda t: -t),
@@ -117,11 +138,22 @@ def test_tensors_that_no_model_has_are_refused(
         ("nested", {"first_delta": 1e30}),
         ("nested", {"first_delta": float("nan")}),
         ("nested", {"passes": [[["low", 7]]] * 6}),
-        ("nested", {"passes": [[["low", [0]]]] * 6}),
+        ("nested", {"passes": [[["low", [5]]]] * 6}),
         ("nested", {"passes": [[["low", [[0]]]]] * 6}),
+        ("nested", {"passes": [[["some", [0]]]] * 6}),
+        ("nested", {"passes": []}),
+        ("nested", {"orders": [[14, 14]] * 5}),
+        ("nested", {"orders": [[14, 14]] * 5 + [[4, 2]]}),
+        ("nested", {"orders": [[14]] * 6}),
+        ("nested", {"lead_order": 1}),
+        ("nested", {"low_order": []}),
         ("nested", {"colours": 5}),
-        ("nested", {"colours": 3}),
-        ("network", {"colours": 5}),
+        ("nested", {"colours": [1.0] * 9}),
+        ("nested", {"colours": [1.0, 0, 0, 0, 1, 0, 0, 0]}),
+        ("nested", {"colours": [9.0, 0, 0, 0, 1, 0, 0, 0, 1]}),
+        ("nested", {"band_weights": [0.0] * 192}),
+        ("nested", {"band_weights": [1.0] * 191}),
+        ("nested", {"band_weights": [1e-7] * 192}),
         ("nested", {"band_rms": [0.0] * 192}),
         ("nested", {"band_rms": "no"}),
         ("nested", {"tilt": {"low": 0, "step": 1, "size": 1 << 60}}),
@@ -130,6 +162,13 @@ def test_tensors_that_no_model_has_are_refused(
         ("network", {"hidden": -1}),
         ("network", {"steps": 1.5}),
         ("network", {"unknown": 1}),
+        ("network", {"colours": 4}),
+        ("pass_network", {"steps": 3}),
+        ("pass_network", {"levels": 4}),
+        ("pass_network", {"trunk": 17}),
+        ("pass_network", {"channels": 10**9}),
+        ("first_network", {"outputs": 7}),
+        ("pixel_network", {"heads": 0}),
     ],
 )
 def test_configurations_that_no_model_has_are_refused(
