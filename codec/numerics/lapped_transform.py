@@ -56,7 +56,7 @@ def _matrix(name: str, dtype: torch.dtype, device: torch.device, exact: bool) ->
         values = np.round(values * (1 << _FRACTION_BITS))
     # Made in inference mode it could not be trained with later.
     with torch.inference_mode(False):
-        return torch.from_numpy(values).to(device=device, dtype=dtype)
+        return torch.from_numpy(values).to(device, dtype, non_blocking=True)
 
 
 def _lap(x: torch.Tensor, matrix: torch.Tensor, dim: int, gain: float = 1.0) -> torch.Tensor:
@@ -76,7 +76,7 @@ def _colours(
     if colour is None:
         return _matrix("colour", dtype, device, exact)
     values = np.round(colour * (1 << _FRACTION_BITS)) if exact else colour
-    return torch.from_numpy(values).to(device=device, dtype=dtype)
+    return torch.from_numpy(values).to(device, dtype, non_blocking=True)
 
 
 def forward(x: torch.Tensor, colour: np.ndarray | None = None) -> torch.Tensor:

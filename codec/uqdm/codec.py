@@ -71,4 +71,6 @@ def load(
         known = ", ".join("/".join(k) for k in SCHEMES)
         raise InvalidModelError(f"model {name}: no such quantizer/domain {kind}; have {known}")
     scheme = SCHEMES[kind](config, tensors, device)
-    return UQDMCodec(name, model_id, path, config, scheme, device)
+    codec = UQDMCodec(name, model_id, path, config, scheme, device)
+    codec.lossless = not isinstance(scheme, NestedScheme) or scheme.lossless
+    return codec

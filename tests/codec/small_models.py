@@ -9,6 +9,7 @@ from torch import nn
 
 from codec import load_codec
 from codec.models import zoo
+from codec.numerics.lapped_transform import BANDS
 from codec.uqdm.codec import UQDMCodec
 from codec.uqdm.nested.model import NestedModel
 from codec.uqdm.nested.schedule import NestedConfig
@@ -47,12 +48,13 @@ def nested_model(
         del sizes["pixel_network"]
     model = NestedModel(config, **sizes)
     model.start_from_statistics([noise_pictures(8, 64)])
+    torch.manual_seed(seed)  # the same numbers with and without pixels
     for part in (model.network, model.pass_network, model.first_network):
         _stir(part)
     with torch.no_grad():
-        # Colours of blocks are told apart.
         for own in (model.network, model.first_network):
-            own.stem_bias.normal_(std=0.3)
+            own.stem_bias.normal_(std=0.3)  # colours of blocks are told apart
+            own.head[-BANDS:].mul_(0.1)  # what is expected is not far from what is known
         if model.pixel_network is not None:
             model.pixel_network.network.head.normal_(std=0.05)
             for name, parameter in model.pixel_network.heads.named_parameters():

@@ -68,7 +68,7 @@ def few_levels() -> NestedConfig:
         first_delta=1.0,
         orders=((6, 3), (14, 14), (14, 14)),
         passes=(
-            (("low", (0, 1, 2, 3)), ("all", every)),
+            (("low", (0, 1, 2, 3)), ("low", (4,)), ("high", every)),
             (("all", (0, 1, 2)), ("all", (3, 4))),
             (("all", every),),
         ),

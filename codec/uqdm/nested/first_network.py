@@ -141,7 +141,7 @@ class FirstLevel:
         places = places_of(grid, self.config, 0, number)
         if places is None:
             places = torch.arange(grid.shape[1] * grid.shape[2], device=self.device)
-        digits = symbols.view(len(grid), len(places), -1) * this.units
+        digits = symbols.view(len(grid), len(places), len(this.units)) * this.units
         at = (places[:, None] * grid.shape[-1] + this.channels).flatten()
         grid.view(len(grid), -1).scatter_(1, at.expand(len(grid), -1), digits.flatten(1))
 

@@ -24,6 +24,7 @@ from .schedule import (
     SHIFT_UNIT,
     Features,
     NestedConfig,
+    blocks_of,
     colours_of,
     feature_unit,
     orientation,
@@ -119,7 +120,8 @@ class LevelNetworks:
         trunk, seen = (_at(x, places) for x in (look.trunk, grid))
         out = self._network.head(trunk.float(), level - 1, this.rows).round_()
         if this.step is not None:
-            out += self._added(look, this.step, this.rows, places)
+            wanted = blocks_of(*grid.shape[1:3], config, level, number)
+            out += self._added(look, this.step, this.rows, wanted)
         grid = self._of_bands(seen, this)
         start = torch.where((grid != 0).unsqueeze(-2), this.bias[:, 1], this.bias[:, 0])
         out = (out / FINE).round_().unflatten(-1, (2, -1)).add_(start)
@@ -182,9 +184,10 @@ class LevelNetworks:
             return x.to(torch.int8).view(len(x), -1, x.shape[-1])
 
         halo = self._network.config.halo
-        return in_tiles(grid.shape[:3], TILE, halo, of).unflatten(1, grid.shape[1:3])
+        x = in_tiles(grid.shape[:3], TILE, halo, of, self.device)
+        return x.unflatten(1, grid.shape[1:3])
 
-    def _added(self, look: Look, step: int, rows: Tensor, places: Tensor | None) -> Tensor:
+    def _added(self, look: Look, step: int, rows: Tensor, wanted: np.ndarray | None) -> Tensor:
         """What the pass network adds to the trunk's outputs, ``(B, n, rows)`` integers."""
         board = colours_of(look.joined)
 
@@ -196,7 +199,7 @@ class LevelNetworks:
             return self._passes.head(x, step, rows).round_().view(len(x), -1, len(rows))
 
         halo = self._passes.config.halo
-        return in_tiles(look.joined.shape[:3], TILE, halo, of, places)
+        return in_tiles(look.joined.shape[:3], TILE, halo, of, self.device, wanted)
 
     @staticmethod
     def _of_bands(values: Tensor, this: _Pass) -> Tensor:

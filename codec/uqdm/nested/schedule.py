@@ -132,11 +132,17 @@ class NestedConfig:
             raise ValueError("a model of one level has no bands that lead")
         if len(self.orders) != self.levels or self.orders[-1] != _ALL_ORDERS:
             raise ValueError("each level has an order, and the last one all bands")
+        if (bands_up_to(self.lead_order) & ~bands_up_to(self.orders[0])).any():
+            raise ValueError("bands that lead are among those of level 0")
         passes = [one for level in self.passes for one in level]
         known = {c for n in range(COLOURS) for c in itertools.combinations(_EVERY, n + 1)}
         kinds = {(bands, colours) for bands in ("low", "high", "all") for colours in known}
         if not all(1 <= len(level) <= MAX_PASSES for level in self.passes) or {*passes} - kinds:
             raise ValueError(f"a level has 1 to {MAX_PASSES} passes of low, high or all bands")
+        for level, own in enumerate(self.passes):
+            times = sum(pass_mask(self, level, number).astype(int) for number in range(len(own)))
+            if (times != self.level_bands(level)).any():
+                raise ValueError(f"each digit of level {level} must be in one pass")
         for name in ("band_rms", "band_weights"):
             values = getattr(self, name)
             if len(values) != BANDS or not 1e-6 < min(values) <= max(values) < 1e6:
@@ -223,21 +229,27 @@ def colours_of(like: Tensor) -> Tensor:
     return tile[y[:, None], x]
 
 
-def places_of(like: Tensor, config: NestedConfig, level: int, number: int) -> Tensor | None:
-    """Blocks of a pass among the ``h * w``, row by row, ``(n,)``; None: all of them."""
+def blocks_of(
+    height: int, width: int, config: NestedConfig, level: int, number: int
+) -> np.ndarray | None:
+    """Which blocks a pass has digits of, ``(height, width) bool``; None: all of them."""
     chosen = config.pass_colours(level, number)
     if len(chosen) == COLOURS:
         return None
-    ours = np.isin(np.arange(COLOURS), chosen)
-    mask = torch.from_numpy(ours).to(like.device, non_blocking=True)
-    inside = mask[colours_of(like).flatten()]
-    if like.device.type == "cpu":
-        return torch.nonzero(inside).flatten()
-    # How many a GPU finds would have to be waited for; but sorting needs no number.
-    tile = ours[LATTICE]
-    rows, columns = (-(-(n - np.arange(len(tile))) // len(tile)) for n in like.shape[1:3])
-    count = int((tile * np.outer(rows, columns)).sum())
-    return inside.byte().sort(descending=True, stable=True).indices[:count]
+    y, x = (np.arange(n) % len(LATTICE) for n in (height, width))
+    inside: np.ndarray = np.isin(LATTICE, chosen)[y[:, None], x]
+    return inside
+
+
+def places_of(like: Tensor, config: NestedConfig, level: int, number: int) -> Tensor | None:
+    """Blocks of a pass among the ``h * w``, row by row, ``(n,)``; None: all of them.
+
+    Found on the CPU: how many a GPU finds would have to be waited for.
+    """
+    inside = blocks_of(*like.shape[1:3], config, level, number)
+    if inside is None:
+        return None
+    return torch.from_numpy(np.flatnonzero(inside)).to(like.device, non_blocking=True)
 
 
 def to_unit(images: Tensor) -> Tensor:
@@ -247,7 +259,8 @@ def to_unit(images: Tensor) -> Tensor:
 
 def to_bands(images: Tensor, config: NestedConfig) -> Tensor:
     """Coefficients ``(B, h, w, 192) float32`` of uint8 pictures, in units of the last Delta."""
-    scale = torch.tensor(config.band_weights, device=images.device) / config.last_delta
+    scale = torch.tensor(config.band_weights) / config.last_delta
+    scale = scale.to(images.device, non_blocking=True)
     analysis = np.linalg.inv(config.synthesis.T)
     return bands.forward(to_unit(images), analysis).permute(0, 2, 3, 1) * scale
 
@@ -263,7 +276,7 @@ def from_bands(coefficients: Tensor, config: NestedConfig, chosen: Tensor | None
     Of all bands, or of the ``chosen`` ones, ``(n,)`` positions.
     """
     scale = config.last_delta / torch.tensor(config.band_weights, dtype=torch.float64)
-    scale = scale.float().to(coefficients.device)
+    scale = scale.float().to(coefficients.device, non_blocking=True)
     scale = scale if chosen is None else scale[chosen]
     return (coefficients * scale).permute(0, 3, 1, 2)
 
@@ -391,7 +404,7 @@ def predict_pixels(coefficients: Tensor, config: NestedConfig) -> Tensor:
     one = float(1 << _FACTOR_BITS)
     unit = config.last_delta / SHIFT_UNIT * 128.0 * _BAND_UNIT
     factors = np.round(one * unit / np.array(config.band_weights))
-    factor = torch.from_numpy(factors).to(coefficients.device)
+    factor = torch.from_numpy(factors).to(coefficients.device, non_blocking=True)
     values = torch.round(coefficients.double() * factor / one)
     values.clamp_(-_LARGEST_BAND, _LARGEST_BAND)  # beyond lie only forged ones
     pixels = bands.inverse_exact(values.permute(0, 3, 1, 2), config.synthesis)

@@ -77,7 +77,8 @@ class NestedScheme:
             self._lossless = self._lossless_layer(config, tensors)
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidModelError(f"not a nested UQDM model: {error}") from error
-        self.num_layers = self.config.levels + (self._lossless is not None)
+        self.lossless = self._lossless is not None
+        self.num_layers = self.config.levels + self.lossless
         self.archive_layers = int(config.get("archive_layers", self.config.levels))
         if not 1 <= self.archive_layers <= self.num_layers:
             raise InvalidModelError("not a nested UQDM model: archive_layers is out of range")

@@ -6,6 +6,7 @@ They bound the memory of a network, and give exactly what the whole gives.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,35 +59,41 @@ def in_tiles(
     size: int,
     halo: int,
     of: Callable[[Piece, Tensor | None], Tensor],
-    places: Tensor | None = None,
+    device: torch.device,
+    wanted: np.ndarray | None = None,
 ) -> Tensor:
     """What ``of`` gives of every block, or of some: ``(B, n, channels)``.
+
+    Which blocks are wanted is known without the device, so that it is not waited for.
 
     Args:
         shape: count, height and width of the grids.
         size: tiles have at most so many blocks on a side.
         halo: how far a network looks on each side.
         of: called with a piece and the blocks of its ``seen`` area that are wanted, ``(n,)``
-            row by row, or None for all; gives ``(b, n, channels)``.
-        places: ``(n,)`` blocks of the ``h * w``, ascending; None: all of them.
+            row by row, or None for all; gives ``(b, n, channels)`` on ``device``.
+        wanted: ``(h, w) bool``; None: all of them.
     """
     count, height, width = shape
+
+    def there(places: np.ndarray) -> Tensor:
+        return torch.from_numpy(places).to(device, non_blocking=True)
+
     if max(height, width) <= size and count <= max(1, size * size // (height * width)):
         whole = (slice(height), slice(width))
-        return of(Piece(slice(count), whole, whole, whole), places)
-    device = None if places is None else places.device
-    wanted = torch.zeros(height * width, dtype=torch.bool, device=device)
-    wanted[slice(None) if places is None else places] = True
-    number = torch.arange(height * width, device=device).view(height, width)
+        at = None if wanted is None else there(np.flatnonzero(wanted))
+        return of(Piece(slice(count), whole, whole, whole), at)
+    every = np.ones((height, width), bool) if wanted is None else wanted
+    # Where in the result each block is.
+    number = np.cumsum(every).reshape(every.shape) - 1
     result: Tensor | None = None
     for piece in pieces(count, height, width, size, halo):
-        inner = torch.zeros_like(number[piece.seen], dtype=torch.bool)
-        inner[piece.inner] = True
-        inner &= wanted[number[piece.seen]]
-        at, whole_at = torch.nonzero(inner.flatten()).flatten(), number[piece.seen][inner]
-        values = of(piece, at)
+        inner = np.zeros_like(every[piece.seen])
+        inner[piece.inner] = every[piece.tile]
+        values = of(piece, there(np.flatnonzero(inner)))
         if result is None:
-            result = values.new_empty((count, height * width, values.shape[-1]))
-        result[piece.pictures, whole_at.to(result.device)] = values
+            total = int(every.sum())
+            result = values.new_empty((count, total, values.shape[-1]))
+        result[piece.pictures, there(number[piece.seen][inner])] = values
     assert result is not None
-    return result if places is None else result.index_select(1, places)
+    return result

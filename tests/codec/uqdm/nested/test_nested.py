@@ -13,11 +13,11 @@ from codec.numerics import int8_products
 from codec.stream import entropy
 from codec.uqdm import recipes
 from codec.uqdm.codec import UQDMCodec
-from codec.uqdm.nested import integer_network, level_network
+from codec.uqdm.nested import first_network, integer_network, level_network, tuning
 from codec.uqdm.nested.integer_network import IntegerNetwork
 from codec.uqdm.nested.objective import NestedObjective
 from codec.uqdm.nested.scheme import NestedScheme
-from tests.codec.small_models import nested_codec, nested_model, noise_pictures
+from tests.codec.small_models import CONFIG, nested_codec, nested_model, noise_pictures
 
 SIZES = [(1, 1), (7, 5), (8, 8), (65, 130), (3, 200)]
 
@@ -29,7 +29,7 @@ def codec(tmp_path_factory: pytest.TempPathFactory) -> UQDMCodec:
 
 @pytest.fixture(scope="module")
 def pictures() -> list[np.ndarray]:
-    return list(noise_pictures(3, 96, seed=5).permute(0, 2, 3, 1).numpy())
+    return list(noise_pictures(3, 72, seed=5).permute(0, 2, 3, 1).numpy())
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -54,8 +54,8 @@ def test_every_layer_is_better_than_the_one_before(
         errors.append(np.mean([(a.astype(float) - b) ** 2 for a, b in pairs]))
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] == 0
-    # Steps shrink by 3, so once they are below the detail the error must fall by about 9.
-    assert errors[-3] > 5 * errors[-2]
+    # Steps shrink by 3, so the error falls by up to 9 until the rest is below the steps.
+    assert errors[1] > 3 * errors[2]
 
 
 def test_streams_do_not_depend_on_batch_tiles_or_threads(
@@ -66,7 +66,8 @@ def test_streams_do_not_depend_on_batch_tiles_or_threads(
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1 if threads > 1 else 2)
-        monkeypatch.setattr(level_network, "TILE", 5)  # blocks: many tiles, each with its halo
+        for module in (first_network, level_network):
+            monkeypatch.setattr(module, "TILE", 5)  # blocks: many tiles, each with its halo
         monkeypatch.setattr(integer_network, "_CPU_NUMBERS", 7 * 32)
         assert codec.encode(pictures) == expected
         for picture, decoded in zip(pictures, codec.decode(expected), strict=True):
@@ -91,12 +92,16 @@ def test_the_network_is_exact_in_any_arithmetic(
     network = IntegerNetwork(model.network.config, weights, device)
     generator = torch.Generator().manual_seed(1)
     features = torch.randint(-127, 128, (2, 9, 11, 384), generator=generator).float()
-    parity = (torch.arange(9)[:, None] + torch.arange(11)) % 2
-    found = network(features, parity, 3)
+    board = (torch.arange(9)[:, None] + torch.arange(11)) % 5
+
+    def outputs() -> torch.Tensor:
+        return network.head(network.trunk(features, board, 3), 3)
+
+    found = outputs()
     assert found.abs().max() > 1
     wide = _Wide()
     with wide:
-        expected = network(features, parity, 3)
+        expected = outputs()
     assert wide.seen == 2 + 3 * model.network.config.blocks
     assert wide.largest < 2**24
     assert torch.equal(found, expected)
@@ -129,9 +134,9 @@ def test_training_sees_the_network_that_runs() -> None:
     """Fake quantisation and the exported integers agree but for rounding on a knife's edge."""
     model = nested_model().eval()
     features = torch.randint(-127, 128, (1, 12, 12, 384)).float()
-    parity = (torch.arange(12)[:, None] + torch.arange(12)) % 2
+    board = (torch.arange(12)[:, None] + torch.arange(12)) % 5
     with torch.no_grad():
-        seen = model.network(features, parity, torch.tensor([2]))
+        seen = model.network(features, board, torch.tensor([2]))
     exported = model.export()
     weights = {
         name.removeprefix("network."): tensor
@@ -139,8 +144,8 @@ def test_training_sees_the_network_that_runs() -> None:
         if name.startswith("network.")
     }
     network = IntegerNetwork(model.network.config, weights, torch.device("cpu"))
-    grid = model.config.first_width.step
-    runs = network(features, parity, 2, [1]) * grid
+    runs = network.head(network.trunk(features, board, 2), 2)[..., 192:384]
+    runs = runs * (model.config.width.step / level_network.FINE)
     difference = (seen[..., 192:384] - runs).abs()
     assert difference.mean() < 0.02 * seen[..., 192:384].abs().mean()
 
@@ -155,12 +160,13 @@ def test_bits_are_the_likelihood(codec: UQDMCodec, pictures: list[np.ndarray]) -
 def test_the_training_loss_is_the_coded_rate(codec: UQDMCodec, pictures: list[np.ndarray]) -> None:
     model = nested_model()
     images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+    states = model.encoded_states(images)
     with torch.no_grad():
-        bits = [float(model(images, [step])[0]["bits"]) for step in range(model.config.num_steps)]
-    coded = np.mean([codec.cross_entropy(picture) for picture in pictures], axis=0) / 96**2
-    first = len(model.config.passes[0])
-    assert sum(bits[:first]) == pytest.approx(coded[0], rel=0.05)
-    assert sum(bits) == pytest.approx(coded.sum(), rel=0.02)
+        bits = [float(model(images, [n], states=states)[0]["bits"]) for n in range(CONFIG.levels)]
+    coded = np.mean([codec.cross_entropy(picture) for picture in pictures], axis=0) / 72**2
+    for loss, bpp in zip(bits, coded, strict=False):
+        assert loss == pytest.approx(bpp, rel=0.07)  # outputs and biases are rounded apart
+    assert sum(bits) == pytest.approx(coded[:-1].sum(), rel=0.01)
 
 
 def test_damage_is_named_and_earlier_layers_stand(
@@ -235,7 +241,7 @@ def test_progressive_decoding_is_decoding_every_prefix(
 
 
 def test_counted_tables_shorten_what_they_were_counted_on() -> None:
-    model = nested_model()
+    model = nested_model(pixels=False)
     trainable = recipes.UQDMTrainable(model, NestedObjective(), model.model_config())
     pictures = list(noise_pictures(6, 64, seed=9).permute(0, 2, 3, 1).numpy())
     plain, counted = trainable.tensors(), trainable.tensors(pictures)
@@ -251,16 +257,14 @@ def test_counted_tables_shorten_what_they_were_counted_on() -> None:
     assert bits(counted) < 0.97 * bits(plain)
 
 
-@pytest.mark.parametrize("with_pixels", [False, True])
 @pytest.mark.parametrize(
     ("bad", "by", "range_of"),
     [(0, 1 << 24, "coefficient"), (2, -(1 << 24), "coefficient"), (-1, 300, "pixel")],
 )
 def test_symbols_that_no_encoder_writes_are_refused(
-    with_pixels: bool, bad: int, by: int, range_of: str, tmp_path: Path
+    codec: UQDMCodec, bad: int, by: int, range_of: str
 ) -> None:
     """In the first pass of coefficients or pixels, or the last: the error names the layer."""
-    codec = nested_codec(tmp_path, pixels=with_pixels)
     scheme, pictures = codec.scheme, list(noise_pictures(2, 24).permute(0, 2, 3, 1).numpy())
     bad %= codec.num_layers
     streams = scheme.encode(pictures, [0, 0], codec.num_layers)
@@ -275,8 +279,19 @@ def test_symbols_that_no_encoder_writes_are_refused(
                     symbols[1][-1] += by
                 scheme.update(state, layer, number, symbols)
 
-    first = scheme._lossless.before if bad == codec.num_layers - 1 else 0
+    first = tuning.PASSES if bad == codec.num_layers - 1 else 0
     for wrong in (first, scheme.passes(bad) - 1):
         with pytest.raises(CorruptStreamError, match=f"layer {bad} .* {range_of} range") as caught:
             decode(wrong)
         assert caught.value.layer == bad
+
+
+def test_a_model_without_a_lossless_layer(tmp_path: Path, pictures: list[np.ndarray]) -> None:
+    codec = nested_codec(tmp_path, pixels=False)
+    assert codec.num_layers == CONFIG.levels
+    assert not codec.lossless
+    (tmp_path / "whole").mkdir()
+    exact = nested_codec(tmp_path / "whole")
+    whole = exact.decode(exact.encode(pictures), layers=CONFIG.levels)
+    for ours, theirs in zip(codec.decode(codec.encode(pictures)), whole, strict=True):
+        assert np.abs(ours.astype(int) - theirs).max() <= 1

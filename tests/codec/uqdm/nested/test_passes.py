@@ -1,6 +1,8 @@
-"""Passes and the colours of blocks: what they cover, and models that get new ones."""
+"""Passes, the colours of blocks, orders and leading bands: what has a digit when."""
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,34 +10,45 @@ import torch
 
 from codec import InvalidModelError, load_codec
 from codec.models import zoo
-from codec.training.recipe import write_training_file
-from codec.uqdm import recipes
-from codec.uqdm.nested.model import NestedModel
+from codec.uqdm.codec import UQDMCodec
+from codec.uqdm.nested.first_network import FirstLayout
 from codec.uqdm.nested.schedule import (
     NestedConfig,
+    blocks_of,
     colours_of,
     pass_mask,
     places_of,
     to_bands,
 )
-from codec.uqdm.recipes import UQDMTrainable
-from tests.codec.small_models import nested_model, noise_pictures, write_nested_model
-
-FIVE = NestedConfig(colours=5, passes=recipes._PASSES)
+from codec.uqdm.nested.scheme import NestedScheme
+from tests.codec.small_models import CONFIG, nested_codec, nested_model, noise_pictures
 
 
-@pytest.mark.parametrize("config", [NestedConfig(), FIVE], ids=["two", "five"])
-def test_every_digit_is_in_one_pass(config: NestedConfig) -> None:
-    for level, passes in enumerate(config.passes):
-        times = sum(pass_mask(config, level, n).astype(int) for n in range(len(passes)))
-        np.testing.assert_array_equal(
-            times, np.broadcast_to(config.level_bands(level), (config.colours, 192))
-        )
-    assert NestedConfig.from_dict(config.to_dict()) == config
+@pytest.fixture(scope="module")
+def codec(tmp_path_factory: pytest.TempPathFactory) -> UQDMCodec:
+    return nested_codec(tmp_path_factory.mktemp("model"))
 
 
-def test_each_of_five_colours_lies_between_those_before() -> None:
-    colours = colours_of(torch.zeros(1, 16, 20, 3), FIVE).numpy()
+def test_every_digit_is_in_one_pass() -> None:
+    for level, passes in enumerate(CONFIG.passes):
+        times = sum(pass_mask(CONFIG, level, n).astype(int) for n in range(len(passes)))
+        np.testing.assert_array_equal(times, np.broadcast_to(CONFIG.level_bands(level), (5, 192)))
+    assert NestedConfig.from_dict(CONFIG.to_dict()) == CONFIG
+
+
+def test_levels_have_more_and_more_bands() -> None:
+    orders = np.add.outer(np.arange(8), np.arange(8))
+    for level, (luma, chroma) in enumerate(CONFIG.orders):
+        expected = np.stack([orders <= luma, orders <= chroma, orders <= chroma])
+        if level == 1:
+            expected[1:, 0, 0] = False  # led in level 0
+        np.testing.assert_array_equal(CONFIG.level_bands(level), expected.flatten())
+    assert CONFIG.level_bands(CONFIG.levels - 1).all()
+    assert FirstLayout.of(CONFIG).bands.tolist() == np.flatnonzero(CONFIG.level_bands(0)).tolist()
+
+
+def test_each_colour_lies_between_those_before() -> None:
+    colours = colours_of(torch.zeros(1, 16, 20, 3)).numpy()
     assert [(colours == c).mean() for c in range(5)] == [1 / 16, 1 / 16, 1 / 8, 1 / 4, 1 / 2]
     diagonal, straight = [(-1, -1), (-1, 1), (1, -1), (1, 1)], [(-1, 0), (1, 0), (0, -1), (0, 1)]
     for colour, reach, ways in ((1, 2, diagonal), (2, 2, straight), (3, 1, diagonal)):
@@ -54,86 +67,206 @@ def around(colours: np.ndarray, colour: int, reach: int, ways: list[tuple[int, i
 
 def test_places_of_a_pass() -> None:
     grid = torch.zeros(2, 5, 7, 192)
-    everywhere = colours_of(grid, FIVE).flatten()
-    found = places_of(grid, FIVE, 1, 0)
-    assert found is not None
-    assert found.tolist() == [i for i, c in enumerate(everywhere.tolist()) if c < 3]
-    assert places_of(grid, FIVE, 0, 5) is None
-    board = places_of(grid, NestedConfig(), 1, 1)
-    assert board is not None
-    assert board.tolist() == [i for i, c in enumerate(everywhere.tolist()) if c == 4]
+    everywhere = colours_of(grid)
+    for level, passes in enumerate(CONFIG.passes):
+        for number, (_, chosen) in enumerate(passes):
+            found = places_of(grid, CONFIG, level, number)
+            inside = blocks_of(5, 7, CONFIG, level, number)
+            if len(chosen) == 5:
+                assert found is inside is None
+                continue
+            assert found is not None
+            assert inside is not None
+            expected = np.isin(everywhere.numpy(), chosen)
+            np.testing.assert_array_equal(inside, expected)
+            assert found.tolist() == np.flatnonzero(expected).tolist()
 
 
-@pytest.mark.parametrize("levels", [6, 4])
-def test_a_model_in_new_passes_begins_as_it_was(levels: int) -> None:
-    old = nested_model()
-    if levels < 6:
-        old = recipes.with_pixel_network(old, levels)
-    old = recipes.with_first_network(old)
-    with torch.no_grad():
-        for name, parameter in old.named_parameters():
-            if "bias" in name or "gain" in name:
-                parameter.add_(0.1 * torch.randn_like(parameter))
-    new = recipes.with_new_passes(old)
-    assert new.config.num_steps == old.config.num_steps + 4
-    images = noise_pictures(4, 64)
-    coefficients = to_bands(images, old.config)
-
-    def outputs(model: NestedModel, step: int, light: bool) -> torch.Tensor:
-        with torch.no_grad():
-            (out,) = model._outputs([grid], [step], light)
-            last = light and step == model.layout.steps - 1  # the shift of previews
-            rows = model.bias[model.config.num_steps if last else step]
-            return out + rows[:, 0, :]
-
-    # (level, pass) of the new model and that of the old one which it begins as
-    pairs = [((0, n), (0, min(n // 4, 1))) for n in range(5)] + [((0, 5), (0, 2))]
-    pairs += [((1, n), (1, max(n - 1, 0))) for n in range(5)]
-    pairs += [((level, n), (level, n)) for level in range(2, levels) for n in (0, 1)]
-    pairs += [((levels, 0), (levels, 0))]
-    for (level, number), before in pairs:
-        step, begun = new.config.step_of(level, number), old.config.step_of(*before)
-        grid, _ = old.grid_before(coefficients, begun)
-        for light in (False, True):
-            if not light or step < new.layout.steps:
-                assert torch.equal(outputs(new, step, light), outputs(old, begun, light))
+def grids_after(codec: UQDMCodec, picture: np.ndarray) -> list[np.ndarray]:
+    """The grid after each level of a picture's stream, as its decoder has it."""
+    scheme = codec.scheme
+    assert isinstance(scheme, NestedScheme)
+    (stream,) = scheme.encode([picture], [0], CONFIG.levels)
+    state, found = scheme.start([picture.shape[:2]], [0]), []
+    for level in range(CONFIG.levels):
+        for number in range(scheme.passes(level)):
+            (choice,) = scheme.choices(state, level, number)
+            np.testing.assert_array_equal(choice.index, stream[level].choices[number].index)
+            scheme.update(state, level, number, [stream[level].symbols[number]])
+        found.append(state.copy().grid[0].numpy())
+    return found
 
 
-def test_training_goes_on_in_new_passes(tmp_path: Path) -> None:
-    old = nested_model()
-    trainable = UQDMTrainable(old, None, old.model_config(archive_layers=5))
-    write_training_file(tmp_path / "training.safetensors", trainable, old.state_dict())
-    assert recipes.restore(tmp_path).config["nested"].get("colours", 2) == 2
-    renewed = recipes.restore(tmp_path, {"new_passes": True})
-    assert renewed.config["nested"]["colours"] == 5
-    assert (renewed.config["format"], renewed.config["archive_layers"]) == (3, 5)
+def test_leading_bands_have_level_1s_digits_in_level_0(codec: UQDMCodec) -> None:
+    """Of that size: and none in level 1."""
+    picture = noise_pictures(1, 64, seed=3)[0].permute(1, 2, 0).numpy()
+    grids = grids_after(codec, picture)
+    leads = np.isin(np.arange(192), [64, 128])  # the lowest of both chromas
+    first, second = CONFIG.unit(0), CONFIG.unit(1)
+    assert (grids[0][..., leads] % second == 0).all()
+    assert (grids[0][..., leads] % first != 0).any()
+    assert (grids[0][..., ~leads] % first == 0).all()
+    np.testing.assert_array_equal(grids[0][..., leads], grids[1][..., leads])
+    assert (grids[0][..., ~leads] != grids[1][..., ~leads]).any()
+    assert (grids[1][..., leads] != grids[2][..., leads]).any()
+    # They are as near after level 0 as others are after level 1.
+    coefficients = to_bands(torch.from_numpy(picture).permute(2, 0, 1)[None], CONFIG)[0].numpy()
+    off = np.abs(coefficients - grids[0])[..., leads]
+    assert off.max() <= CONFIG.mendable * second
+    assert off.mean() < second / 3
+
+
+def test_bands_beyond_a_levels_order_are_zero_until_they_have_digits(codec: UQDMCodec) -> None:
+    noise = np.random.default_rng(0).integers(0, 2, (48, 40, 3), np.uint8) * 255
+    grids, seen = grids_after(codec, noise), np.zeros(192, bool)
+    for level, grid in enumerate(grids):
+        seen |= CONFIG.level_bands(level)
+        assert not grid[..., ~seen].any()
+        assert grid[..., CONFIG.level_bands(level)].any()
+
+
+def test_a_model_without_leading_bands(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, lead_order=(-1, -1))
+    codec = nested_codec(tmp_path, config=config)
+    picture = noise_pictures(1, 40)[0].permute(1, 2, 0).numpy()
+    (stream,) = codec.encode([picture])
+    np.testing.assert_array_equal(codec.decode([stream])[0], picture)
+    assert codec.scheme.config.level_bands(1)[[64, 128]].all()  # type: ignore[attr-defined]
+
+
+_FEW = tuple((("all", (0, 1, 2, 3, 4)),) for _ in range(6))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"colours": [1.0] * 9}, "independent"),
+        ({"colours": [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 5.0]}, "at most 4"),
+        ({"colours": [1.0] * 8}, "nine"),
+        ({"colours": [float("nan"), *[0.0] * 3, 1.0, *[0.0] * 3, 1.0]}, "finite"),
+        ({"colours": ["a"] * 9}, "not a"),
+        ({"orders": [[4, 2]] * 6}, "order"),
+        ({"orders": [[14, 14]] * 5}, "order"),
+        ({"orders": [[14, 14, 3]] * 6}, "order"),
+        ({"orders": [["a", 2], *[[14, 14]] * 5]}, "not a"),
+        ({"orders": [[4], *[[14, 14]] * 5]}, "not a"),
+        ({"band_weights": [1.0] * 191}, "band_weights"),
+        ({"band_weights": [0.0, *[1.0] * 191]}, "band_weights"),
+        ({"band_weights": [-1.0, *[1.0] * 191]}, "band_weights"),
+        ({"band_weights": [*[1.0] * 191, float("nan")]}, "finite"),
+        ({"band_weights": [1e9, *[1.0] * 191]}, "band_weights"),
+        ({"band_rms": [1e7, *[1.0] * 191]}, "band_rms"),
+        ({"lead_order": [0]}, "not a"),
+        ({"lead_order": ["a", 0]}, "not a"),
+        ({"lead_order": [14, 14]}, "lead"),
+        ({"passes": _FEW}, "not a"),
+        ({"passes": [*_FEW[:5], [["all", [5]]]]}, "passes"),
+        ({"passes": [*_FEW[:5], [["most", [0]]]]}, "passes"),
+        ({"passes": [*_FEW[:5], []]}, "passes"),
+        ({"levels": 5}, "levels"),
+        ({"levels": 1, "orders": [[14, 14]], "passes": _FEW[:1]}, "lead"),
+        ({"first_delta": 0.0}, "first_delta"),
+        ({"first_delta": 1e4}, "first_delta"),
+        ({"dead_zone": 0.5}, "dead_zone"),
+        ({"digits": 17}, "digits"),
+        ({"tilt": {"low": -8.0, "step": 0.25, "size": 2000}}, "grids"),
+        ({"more": 1}, "more"),
+    ],
+)
+def test_configurations_that_no_model_has_are_refused(
+    codec: UQDMCodec, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    config, tensors = zoo.read_model(codec.model_path)
+    forged = {**config, "nested": {**config["nested"], **change}}
     path = tmp_path / zoo.MODEL_FILE
-    zoo.write_model(path, renewed.config, renewed.tensors())
-    codec = load_codec(path)
-    picture = np.random.default_rng(0).integers(0, 256, (30, 41, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(codec.decode(codec.encode([picture]))[0], picture)
+    zoo.write_model(path, forged, tensors)
+    with pytest.raises(InvalidModelError, match=message):
+        load_codec(path)
 
 
-def test_a_file_of_format_2_has_two_colours(tmp_path: Path) -> None:
-    path = write_nested_model(tmp_path, new_passes=True)
-    config, tensors = zoo.read_model(path)
-    for format in (1, 2):
-        zoo.write_model(path, {**config, "format": format}, tensors, {})
-        with pytest.raises(InvalidModelError, match="format 3"):
+def test_passes_that_miss_or_repeat_digits_are_refused(codec: UQDMCodec, tmp_path: Path) -> None:
+    """Otherwise a digit would be coded twice, or never."""
+    config, tensors = zoo.read_model(codec.model_path)
+    for last in (
+        [["all", [0, 1, 2, 3]], ["low", [4]]],
+        [["all", [0, 1, 2, 3]], ["all", [3, 4]]],
+    ):
+        passes = [*config["nested"]["passes"][:5], last]
+        forged = {**config, "nested": {**config["nested"], "passes": passes}}
+        path = tmp_path / zoo.MODEL_FILE
+        zoo.write_model(path, forged, tensors)
+        with pytest.raises(InvalidModelError, match="in one pass"):
             load_codec(path)
 
 
-def test_new_passes_are_for_nested_models(tmp_path: Path) -> None:
-    model = recipes.build(recipes.RECIPES["paper-tiny"], None)
-    write_training_file(tmp_path / "training.safetensors", model, model.model.state_dict())
-    with pytest.raises(InvalidModelError, match="not a nested model"):
-        recipes.restore(tmp_path, {"new_passes": True})
-    with pytest.raises(InvalidModelError, match="--init"):
-        recipes.build(recipes.RECIPES["tiny"], None, overrides={"new_passes": True})
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"trunk": 17},
+        {"levels": 4},
+        {"levels": 6},
+        {"steps": 3},
+        {"channels": 13},
+        {"hidden": 25},
+        {"hidden": 513},
+        {"blocks": 2},
+        {"blocks": -1},
+        {"channels": 0},
+        {"channels": 12.0},
+        {"outputs": 5},
+        {"trunk": 0},
+    ],
+)
+def test_pass_networks_of_other_sizes_are_refused(
+    codec: UQDMCodec, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    config, tensors = zoo.read_model(codec.model_path)
+    forged = {**config, "pass_network": {**config["pass_network"], **change}}
+    path = tmp_path / zoo.MODEL_FILE
+    zoo.write_model(path, forged, tensors)
+    with pytest.raises(InvalidModelError):
+        load_codec(path)
 
 
-def test_passes_that_no_recipe_had_stay(tmp_path: Path) -> None:
-    passes = ((("low", 0), ("low", 1), ("high", 0), ("high", 1)), *NestedConfig().passes[1:])
-    odd = nested_model(config=NestedConfig(passes=passes, band_rms=FIVE.band_rms))
-    with pytest.raises(InvalidModelError, match="other passes than any recipe had"):
-        recipes.with_new_passes(odd)
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("stem.weight", lambda t: t[:, :-1]),
+        ("stem.weight", lambda t: torch.full_like(t, -128)),
+        ("stem.bias", lambda t: t[:-1]),
+        ("stem.bias", lambda t: torch.full_like(t, 1 << 30)),
+        ("stem.scale", lambda t: t[None]),
+        ("join.weight", lambda t: t.float()),
+        ("join.weight", lambda t: torch.full_like(t, -128)),
+        ("join.scale", lambda t: t[:-1]),
+        ("head.scale", lambda t: t[:, :-1]),
+        ("head.scale", lambda t: t[:-1]),
+        ("head.weight", lambda t: t[:-1]),
+        ("blocks.0.expand.bias", lambda t: torch.full_like(t, -(1 << 30))),
+    ],
+)
+def test_pass_networks_of_other_tensors_are_refused(
+    codec: UQDMCodec, tmp_path: Path, name: str, change: Any
+) -> None:
+    config, tensors = zoo.read_model(codec.model_path)
+    tensors[f"pass_network.{name}"] = change(tensors[f"pass_network.{name}"])
+    path = tmp_path / zoo.MODEL_FILE
+    zoo.write_model(path, config, tensors)
+    with pytest.raises(InvalidModelError):
+        load_codec(path)
+
+
+def test_all_parts_of_a_model_are_needed(codec: UQDMCodec, tmp_path: Path) -> None:
+    config, tensors = zoo.read_model(codec.model_path)
+    for part in ("network", "pass_network", "first_network"):
+        path = tmp_path / zoo.MODEL_FILE
+        zoo.write_model(path, {k: v for k, v in config.items() if k != part}, tensors)
+        with pytest.raises(InvalidModelError, match=part):
+            load_codec(path)
+
+
+def test_a_configuration_of_a_model_goes_through_its_file(tmp_path: Path) -> None:
+    model = nested_model()
+    path = tmp_path / zoo.MODEL_FILE
+    zoo.write_model(path, model.model_config(), model.export())
+    assert NestedConfig.from_dict(zoo.read_model(path)[0]["nested"]) == CONFIG
