@@ -86,6 +86,7 @@ def test_a_stream_is_worth_more(monkeypatch: pytest.MonkeyPatch) -> None:
         state = scheme.start([(64, 64)] * len(pictures), [0] * len(pictures))
         for layer in range(2):
             for number in range(scheme.passes(layer)):
+                scheme.choices(state, layer, number)
                 symbols = [stream[layer].symbols[number] for stream in streams]
                 scheme.update(state, layer, number, symbols)
         shown = scheme.reconstruct(state, 2)

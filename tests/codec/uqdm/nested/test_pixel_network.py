@@ -1,6 +1,5 @@
-"""The lossless layer of a pixel network: exact in any circumstances, and its bits are its loss."""
+"""The lossless layer: exact in any circumstances, and its bits are its loss."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -10,19 +9,22 @@ import torch
 from codec import CorruptStreamError, EncodedImage, InvalidModelError, load_codec
 from codec.models import zoo
 from codec.stream import entropy
-from codec.training.recipe import write_training_file
-from codec.uqdm import recipes
 from codec.uqdm.codec import UQDMCodec
-from codec.uqdm.nested import integer_network, pixel_lattice, pixel_network
-from codec.uqdm.nested.lossless import PixelByPixel
-from codec.uqdm.nested.objective import NestedObjective
-from codec.uqdm.nested.pixel_network import Look, PlacesNetwork
-from tests.codec.small_models import nested_codec, nested_model, noise_pictures, write_nested_model
+from codec.uqdm.nested import integer_network, pixel_lattice, pixel_network, tuning
+from codec.uqdm.nested.pixel_network import Look
+from codec.uqdm.nested.scheme import NestedScheme
+from tests.codec.small_models import (
+    LAYERS,
+    nested_codec,
+    nested_model,
+    noise_pictures,
+    write_nested_model,
+)
 
 
 @pytest.fixture(scope="module")
 def codec(tmp_path_factory: pytest.TempPathFactory) -> UQDMCodec:
-    return nested_codec(tmp_path_factory.mktemp("model"), pixels=True)
+    return nested_codec(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def test_pictures_of_any_size_come_back_exactly(codec: UQDMCodec, size: tuple[in
     height, width = size
     picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     (encoded,) = codec.encode([picture])
-    assert len(encoded.layers) == 5
+    assert len(encoded.layers) == LAYERS
     np.testing.assert_array_equal(codec.decode([encoded])[0], picture)
 
 
@@ -57,27 +59,20 @@ def test_streams_do_not_depend_on_batch_tiles_or_threads(
     np.testing.assert_array_equal(decoded, pictures)
 
 
-def test_the_layers_before_it_are_those_of_the_model_it_was_made_of(
-    tmp_path: Path, pictures: list[np.ndarray]
+def test_the_layers_before_it_are_those_of_a_model_without(
+    codec: UQDMCodec, tmp_path: Path, pictures: list[np.ndarray]
 ) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    old = nested_codec(tmp_path / "a")
-    new = nested_codec(tmp_path / "b", pixels=True)
-    before, after = (c.scheme.encode(pictures, [0] * 3, 4) for c in (old, new))
+    without = nested_codec(tmp_path, pixels=False)
+    before, after = (c.scheme.encode(pictures, [0] * 3, LAYERS - 1) for c in (without, codec))
     for one, other in zip(before, after, strict=True):
         for layer, same in zip(one, other, strict=True):
             assert layer.symbol_bytes() == same.symbol_bytes()
             assert layer.index_bytes() == same.index_bytes()
-    for layers in range(5):
-        shown = [np.stack(c.decode(c.encode(pictures), layers=layers)) for c in (old, new)]
-        assert np.abs(shown[0].astype(int) - shown[1]).max() <= 1  # the inverse is in floats
 
 
 def test_the_loss_is_the_length_of_the_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     # What is rounded, and what escapes, makes up to three thousandths with other random weights.
-    monkeypatch.setitem(recipes._PIXEL_NETWORK, "blocks", 4)
-    model = recipes.with_pixel_network(nested_model())
+    model = nested_model()
     assert model.pixel_network is not None
     torch.nn.init.normal_(model.pixel_network.network.head, std=0.02)
     for name, parameter in model.pixel_network.heads.named_parameters():
@@ -85,36 +80,24 @@ def test_the_loss_is_the_length_of_the_layer(monkeypatch: pytest.MonkeyPatch) ->
             torch.nn.init.normal_(parameter, std=0.1)
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.5)
-    own = model.pixel_network.config
-    model.pixel_network.config = dataclasses.replace(own, tuned=False)
+    monkeypatch.setattr(tuning.Tuner, "_find", lambda *_: None)  # streams have none
     images = noise_pictures(1, 64, seed=9)
-    step = model.config.num_steps - 1
+    states = model.encoded_states(images)
     with torch.no_grad():
-        (losses,) = model(images, [step])
-    tensors = recipes.UQDMTrainable(model, NestedObjective(), model.model_config()).tensors()
-    scheme = recipes.NestedScheme(model.model_config(), tensors, "cpu")
-    (stream,) = scheme.encode(list(images.permute(0, 2, 3, 1).numpy()), [0], 5)
-    bits = sum(entropy.cross_entropy(*part) for part in stream[4].parts()) / 64**2
-    assert float(losses["bits"]) == pytest.approx(bits, rel=1e-3)
-
-
-def test_training_it_alone_leaves_everything_else() -> None:
-    model = recipes.with_pixel_network(nested_model())
-    model.train_pixels_only()
-    objective = NestedObjective()
-    loss, figures = objective(model, noise_pictures(4, 64), np.random.default_rng(0))
-    loss.backward()
-    assert figures["bpp"] > 0
-    got = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None}
-    assert got == {"pixel_network"}
+        (losses,) = model(images, [LAYERS - 1], states=states)
+    scheme = NestedScheme(model.model_config(), model.export(), "cpu")
+    (stream,) = scheme.encode(list(images.permute(0, 2, 3, 1).numpy()), [0], LAYERS)
+    parts = list(stream[-1].parts())[tuning.PASSES :]
+    bits = sum(entropy.cross_entropy(*part) for part in parts) / 64**2
+    assert float(losses["bits"]) == pytest.approx(bits, rel=2e-3)
 
 
 def test_a_colour_tells_the_next_one_of_its_error(codec: UQDMCodec) -> None:
     """Only the head of the same pixel does: nothing else sees a colour before the next place."""
-    layer = codec.scheme._lossless
-    assert isinstance(layer, PixelByPixel)
-    own = layer.network
-    assert isinstance(own, PlacesNetwork)
+    scheme = codec.scheme
+    assert isinstance(scheme, NestedScheme)
+    assert scheme._lossless is not None
+    own = scheme._lossless.network
     base = torch.full((1, 3, 16, 16), 2000.0)
     off = torch.zeros_like(base)
     off[0, 1, 4, 6] = 320.0  # the green of one pixel of the first place lies 20 values higher
@@ -133,7 +116,7 @@ def test_a_colour_tells_the_next_one_of_its_error(codec: UQDMCodec) -> None:
 def test_bits_have_a_gradient_however_far_a_pixel_is_off() -> None:
     error = torch.tensor([0.0, 0.3, 4.0, 200.0], dtype=torch.float64, requires_grad=True)
     spread = torch.tensor([0.0, -1.0, 1.5, -3.0], dtype=torch.float64)
-    bits = pixel_lattice.logistic_bits(error, spread)
+    bits = pixel_lattice.logistic_bits(error, spread, torch.full_like(spread, 128.0))
     scale = 2.0**spread
     mass = torch.sigmoid((error + 0.5) / scale) - torch.sigmoid((error - 0.5) / scale)
     torch.testing.assert_close(bits[:3], -mass.log2()[:3])
@@ -158,28 +141,17 @@ def test_the_scales_are_powers_of_two_to_the_last_bit() -> None:
     np.testing.assert_array_equal(pixel_network.inverse_scales().numpy(), expected)
 
 
-def test_a_model_of_the_former_kind_is_not_trained_on(tmp_path: Path) -> None:
-    model = recipes.with_pixel_network(nested_model())
-    config = model.model_config()
-    del config["pixel_network"]["heads"]
-    trainable = recipes.UQDMTrainable(model, NestedObjective(), config)
-    write_training_file(tmp_path / "training.safetensors", trainable, model.state_dict())
-    with pytest.raises(InvalidModelError, match="former kind"):
-        recipes.restore(tmp_path)
-
-
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
         ("heads", 0, "heads"),
         ("heads", 513, "heads"),
         ("steps", 12, "must have"),
-        ("tuned", 1, "tuned"),
-        ("bounded", "yes", "bounded"),
+        ("tuned", True, "tuned"),
     ],
 )
 def test_sizes_are_checked(tmp_path: Path, name: str, value: int, message: str) -> None:
-    path = write_nested_model(tmp_path, pixels=True)
+    path = write_nested_model(tmp_path)
     config, tensors = zoo.read_model(path)
     config["pixel_network"][name] = value
     zoo.write_model(path, config, tensors, {})
@@ -188,7 +160,7 @@ def test_sizes_are_checked(tmp_path: Path, name: str, value: int, message: str) 
 
 
 def test_biases_of_heads_leave_sums_exact(tmp_path: Path) -> None:
-    path = write_nested_model(tmp_path, pixels=True)
+    path = write_nested_model(tmp_path)
     config, tensors = zoo.read_model(path)
     tensors["pixel_network.heads.4.expand.bias"][3] = -(1 << 31)
     zoo.write_model(path, config, tensors, {})
@@ -198,31 +170,19 @@ def test_biases_of_heads_leave_sums_exact(tmp_path: Path) -> None:
 
 def test_a_damaged_symbol_is_noticed(codec: UQDMCodec, pictures: list[np.ndarray]) -> None:
     (encoded,) = codec.encode(pictures[:1])
-    last = bytearray(encoded.layers[4])
+    last = bytearray(encoded.layers[-1])
     last[len(last) // 2] ^= 1
-    damaged = EncodedImage(encoded.header, (*encoded.layers[:4], bytes(last)))
-    with pytest.raises(CorruptStreamError, match="layer 4"):
+    damaged = EncodedImage(encoded.header, (*encoded.layers[:-1], bytes(last)))
+    with pytest.raises(CorruptStreamError, match=f"layer {LAYERS - 1}"):
         codec.decode([damaged])
     np.testing.assert_array_equal(
-        codec.decode([damaged], layers=4)[0], codec.decode([encoded], layers=4)[0]
+        *(codec.decode([x], layers=LAYERS - 1)[0] for x in (damaged, encoded))
     )
 
 
-@pytest.mark.parametrize(
-    ("tuned", "bounded", "version"), [(False, False, 4), (True, False, 5), (False, True, 6)]
-)
-def test_a_file_of_a_former_format_has_none(
-    tmp_path: Path, tuned: bool, bounded: bool, version: int
+def test_no_bits_are_spent_on_values_that_no_pixel_has(
+    codec: UQDMCodec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = write_nested_model(tmp_path, pixels=True, tuned=tuned, bounded=bounded)
-    config, tensors = zoo.read_model(path)
-    assert config["format"] == version
-    zoo.write_model(path, {**config, "format": version - 1}, tensors, {})
-    with pytest.raises(InvalidModelError, match=f"format {version}"):
-        load_codec(path)
-
-
-def test_no_bits_are_spent_on_values_that_no_pixel_has(tmp_path: Path) -> None:
     """Of pictures that are nearly white or black, or change between the two."""
     sizes = {}
     rng = np.random.default_rng(0)
@@ -230,35 +190,23 @@ def test_no_bits_are_spent_on_values_that_no_pixel_has(tmp_path: Path) -> None:
     near[1] = 255 - near[1]
     near[2, :, 20:] += 252
     middle = np.where(near < 128, near + 100, near - 100)
-    for bounded in (False, True):
-        folder = tmp_path / str(bounded)
-        folder.mkdir()
-        codec = nested_codec(folder, pixels=True, tuned=False, bounded=bounded)
+    scheme = codec.scheme
+    assert isinstance(scheme, NestedScheme)
+    assert scheme._lossless is not None
+    monkeypatch.setattr(tuning.Tuner, "_find", lambda *_: None)
+    for ends in (True, False):
+        if not ends:
+            nowhere = torch.zeros_like(scheme._lossless._rooms)
+            monkeypatch.setattr(scheme._lossless, "_rooms", nowhere)
         for name, pictures in (("near", near), ("middle", middle)):
-            streams = codec.scheme.encode(list(pictures), [0] * 3, 5)
-            layers = [list(stream)[4] for stream in streams]
-            sizes[bounded, name] = [
-                sum(entropy.cross_entropy(*part) for part in layer.parts()) for layer in layers
+            streams = scheme.encode(list(pictures), [0] * 3, LAYERS)
+            sizes[ends, name] = [
+                sum(entropy.cross_entropy(*part) for part in stream[-1].parts())
+                for stream in streams
             ]
-    for far, ends in zip(sizes[False, "near"], sizes[True, "near"], strict=True):
-        assert ends < 0.95 * far
+    for far, close in zip(sizes[False, "near"], sizes[True, "near"], strict=True):
+        assert close < 0.95 * far
     assert sizes[True, "middle"] == sizes[False, "middle"]
-
-
-def test_the_loss_knows_where_pixels_end() -> None:
-    model = recipes.with_pixel_network(nested_model())
-    assert model.pixel_network is not None
-    own = model.pixel_network.config
-    bright = 255 - torch.from_numpy(np.random.default_rng(0).integers(0, 3, (2, 3, 32, 32)))
-    found = {}
-    for images in (bright.byte(), (bright - 128).byte()):
-        for bounded in (False, True):
-            model.pixel_network.config = dataclasses.replace(own, bounded=bounded)
-            with torch.no_grad():
-                (losses,) = model(images, [model.config.num_steps - 1])
-            found[int(images.max()), bounded] = float(losses["bits"])
-    assert found[255, True] < 0.95 * found[255, False]
-    assert found[127, True] == pytest.approx(found[127, False], rel=1e-3)
 
 
 def test_the_tables_of_ends_begin_where_few_values_are_left() -> None:
@@ -267,13 +215,12 @@ def test_the_tables_of_ends_begin_where_few_values_are_left() -> None:
     found = []
     for value in range(256):
         expected = torch.full_like(spread, 16.0 * value)
-        nearest, inner = pixel_lattice.table_numbers(expected, spread, pixel_lattice.SPREAD.size)
+        nearest, number = pixel_lattice.table_numbers(expected, spread, rooms)
         assert (nearest == value).all()
-        number = pixel_lattice.at_ends(inner, nearest, spread, rooms)
         room = min(value, 255 - value)
         ends = (room < 8) & (room < 4 * scales)
         np.testing.assert_array_equal(number.numpy() >= pixel_lattice.INNER, ends)
         found.append(number[number >= pixel_lattice.INNER])
     ends = torch.cat(found)
     assert len(ends.unique()) == len(ends) == 2 * sum(pixel_lattice.ROOMS)
-    assert ends.max() < pixel_lattice.table_count(True)
+    assert ends.max() < pixel_lattice.TABLES
