@@ -13,6 +13,7 @@ from codec.numerics.lapped_transform import BANDS
 from codec.uqdm.codec import UQDMCodec
 from codec.uqdm.nested.model import NestedModel
 from codec.uqdm.nested.schedule import NestedConfig
+from codec.uqdm.nested.scheme import NestedScheme
 from codec.uqdm.recipes import visual_weights
 
 NETWORKS: dict[str, dict[str, int]] = {
@@ -85,3 +86,19 @@ def nested_codec(folder: Path, **options: Any) -> UQDMCodec:
     codec = load_codec(write_nested_model(folder, **options))
     assert isinstance(codec, UQDMCodec)
     return codec
+
+
+def grids_after(codec: UQDMCodec, picture: np.ndarray) -> list[np.ndarray]:
+    """The grid after each level of a picture's stream, ``(h, w, 192)``, as its decoder has it."""
+    scheme = codec.scheme
+    assert isinstance(scheme, NestedScheme)
+    levels = scheme.config.levels
+    (stream,) = scheme.encode([picture], [0], levels)
+    state, found = scheme.start([picture.shape[:2]], [0]), []
+    for level in range(levels):
+        for number in range(scheme.passes(level)):
+            (choice,) = scheme.choices(state, level, number)
+            np.testing.assert_array_equal(choice.index, stream[level].choices[number].index)
+            scheme.update(state, level, number, [stream[level].symbols[number]])
+        found.append(state.copy().grid[0].numpy())
+    return found

@@ -14,6 +14,7 @@ import shutil
 import sys
 import tarfile
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 from unittest import mock
 
@@ -88,7 +89,10 @@ def tar() -> bytes:
 def write_dataset(folder: Path) -> None:
     """What ``compress_dataset.py --lossless`` writes, with one worker in this process."""
     source = "memory://golden/pictures.tar"
-    fsspec.filesystem("memory").pipe_file("/golden/pictures.tar", tar())
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/golden/pictures.tar", tar())
+    file = memory.store["/golden/pictures.tar"]  # its times are in the names of what is written
+    file.created = file.modified = datetime(2026, 1, 1, tzinfo=UTC)
     model = load_codec("uqdm")
     options = CompressOptions(inputs=(source,), output=str(folder), model="uqdm", lossless=True)
     plan = Plan(PLAN_NAME, _parameters(options, model))

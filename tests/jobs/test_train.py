@@ -45,7 +45,7 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(*arguments: object) -> list[str]:
     few = ["--counted-crops", "8"]  # seconds instead of half a minute
-    return ["--config", "tiny", "--threads", "1", "--batch", "2", *few, *map(str, arguments)]
+    return ["--config", "tiny", "--threads", "1", "--batch", "4", *few, *map(str, arguments)]
 
 
 def test_shards_a_few_at_a_time(

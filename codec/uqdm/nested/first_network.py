@@ -1,9 +1,9 @@
 """Level 0 with a light network of its own, for previews at a fraction of the time.
 
 The first level is nearly empty: some thirty bands are ever significant in it, and most blocks have
-but a mean. A model with ``first_network`` leaves its probabilities to a small network that sees
-those bands only, and that gives, for previews, the expected coefficients after it. Levels 1 and on,
-and what full decodes show after any level, are the large network's as ever.
+but a mean. A small network that sees those bands only gives its probabilities and, for previews,
+the expected coefficients after it. Levels 1 and on, and what full decodes show after any level, are
+the trunk's.
 
 Its outputs for each position are tilt and width of the level's bands, then the shift of all 192;
 its steps are the passes of level 0 and, last, the shift.

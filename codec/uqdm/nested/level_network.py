@@ -120,7 +120,8 @@ class LevelNetworks:
         trunk, seen = (_at(x, places) for x in (look.trunk, grid))
         out = self._network.head(trunk.float(), level - 1, this.rows).round_()
         if this.step is not None:
-            wanted = blocks_of(*grid.shape[1:3], config, level, number)
+            height, width = grid.shape[1:3]
+            wanted = blocks_of(height, width, config, level, number)
             out += self._added(look, this.step, this.rows, wanted)
         grid = self._of_bands(seen, this)
         start = torch.where((grid != 0).unsqueeze(-2), this.bias[:, 1], this.bias[:, 0])

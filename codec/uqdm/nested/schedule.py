@@ -140,7 +140,7 @@ class NestedConfig:
         if not all(1 <= len(level) <= MAX_PASSES for level in self.passes) or {*passes} - kinds:
             raise ValueError(f"a level has 1 to {MAX_PASSES} passes of low, high or all bands")
         for level, own in enumerate(self.passes):
-            times = sum(pass_mask(self, level, number).astype(int) for number in range(len(own)))
+            times = np.sum([pass_mask(self, level, number) for number in range(len(own))], 0)
             if (times != self.level_bands(level)).any():
                 raise ValueError(f"each digit of level {level} must be in one pass")
         for name in ("band_rms", "band_weights"):
@@ -246,7 +246,8 @@ def places_of(like: Tensor, config: NestedConfig, level: int, number: int) -> Te
 
     Found on the CPU: how many a GPU finds would have to be waited for.
     """
-    inside = blocks_of(*like.shape[1:3], config, level, number)
+    height, width = like.shape[1:3]
+    inside = blocks_of(height, width, config, level, number)
     if inside is None:
         return None
     return torch.from_numpy(np.flatnonzero(inside)).to(like.device, non_blocking=True)

@@ -50,6 +50,13 @@ def test_sums_are_exact(way: bool, shape: tuple[int, ...], rectified: bool) -> N
         assert torch.equal(matrix(rows.float(), rectified).long(), expected)
 
 
+def test_sums_over_some_inputs(way: bool) -> None:
+    rows, weight = integers(-127, 127, 40, 30), integers(-127, 127, 21, 30)
+    chosen = torch.tensor([29, 3, 4, *range(10, 27)])
+    found = Matrix(weight).inputs(chosen)(rows[:, chosen].float())
+    assert torch.equal(found.long(), rows[:, chosen] @ weight[:, chosen].T)
+
+
 def test_the_largest_sums_are_exact(way: bool) -> None:
     weight = torch.full((17, 512), 127)
     for value, rectified in ((-127, False), (127, False), (255, True)):

@@ -73,6 +73,31 @@ def test_the_reduced_inverse_keeps_a_flat_colour(scale: int) -> None:
         assert (reduced - flat).abs().max() < 0.01
 
 
+# What each component adds to red, green and blue: neither orthogonal nor of one length.
+COLOURS = np.array([[1.0, 0.9, 1.1], [0.6, -0.1, -0.5], [-0.3, 0.7, -0.4]])
+
+
+def test_other_colours_come_back_from_every_inverse() -> None:
+    x = torch.randn(2, 3, 16, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    bands = lapped_transform.forward(x, np.linalg.inv(COLOURS.T))
+    assert (bands - lapped_transform.forward(x)).abs().max() > 0.1
+    torch.testing.assert_close(lapped_transform.inverse(bands, COLOURS), x, atol=1e-12, rtol=0)
+    exact = lapped_transform.inverse_exact((1000 * bands).round(), COLOURS)
+    assert torch.equal(exact, exact.round())
+    assert (exact - 1000 * x).abs().max() < 8
+    assert (exact - 1000 * x).square().mean().sqrt() < 1
+
+
+@pytest.mark.parametrize("scale", lapped_transform.SCALES)
+def test_other_colours_come_back_small(scale: int) -> None:
+    x = noise_pictures(1, 64, seed=2).double()
+    chosen = torch.from_numpy(lapped_transform.reduced_bands(scale))
+    bands = lapped_transform.forward(x, np.linalg.inv(COLOURS.T))[:, chosen]
+    expected = lapped_transform.inverse_reduced(lapped_transform.forward(x)[:, chosen], scale)
+    found = lapped_transform.inverse_reduced(bands, scale, COLOURS)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
 def test_gradients_flow_in_a_process_that_has_decoded() -> None:
     lapped_transform._matrix.cache_clear()
     x = torch.randn(1, 3, 16, 16)

@@ -88,7 +88,9 @@ def test_a_part_is_trained_and_nothing_else(part: str, run: Path, pictures: Pict
         assert value.requires_grad == own, name
         if not own:
             assert torch.equal(value, before[name]), name
-    changed = {n.split(".")[0] for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    changed = {
+        n.split(".")[0] for n, p in model.named_parameters() if not torch.equal(p, before[n])
+    }
     wanted = {n.split(".")[0] for n, p in model.named_parameters() if p.requires_grad}
     # Of some sets of tables nothing occurs in so few pictures.
     assert wanted - changed <= {"theta", "energy", "first_theta", "first_energy"}

@@ -82,9 +82,7 @@ def test_bands_that_levels_leave_out_come_back_exactly(codec: UQDMCodec) -> None
     np.testing.assert_array_equal(codec.decode(codec.encode([stripes]))[0], stripes)
 
 
-def test_the_training_loss_is_the_coded_rate(
-    codec: UQDMCodec, pictures: list[np.ndarray]
-) -> None:
+def test_the_training_loss_is_the_coded_rate(codec: UQDMCodec, pictures: list[np.ndarray]) -> None:
     model = nested_model()
     images = torch.from_numpy(pictures[0]).permute(2, 0, 1)[None]
     states = model.encoded_states(images)

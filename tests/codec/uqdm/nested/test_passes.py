@@ -20,8 +20,13 @@ from codec.uqdm.nested.schedule import (
     places_of,
     to_bands,
 )
-from codec.uqdm.nested.scheme import NestedScheme
-from tests.codec.small_models import CONFIG, nested_codec, nested_model, noise_pictures
+from tests.codec.small_models import (
+    CONFIG,
+    grids_after,
+    nested_codec,
+    nested_model,
+    noise_pictures,
+)
 
 
 @pytest.fixture(scope="module")
@@ -80,21 +85,6 @@ def test_places_of_a_pass() -> None:
             expected = np.isin(everywhere.numpy(), chosen)
             np.testing.assert_array_equal(inside, expected)
             assert found.tolist() == np.flatnonzero(expected).tolist()
-
-
-def grids_after(codec: UQDMCodec, picture: np.ndarray) -> list[np.ndarray]:
-    """The grid after each level of a picture's stream, as its decoder has it."""
-    scheme = codec.scheme
-    assert isinstance(scheme, NestedScheme)
-    (stream,) = scheme.encode([picture], [0], CONFIG.levels)
-    state, found = scheme.start([picture.shape[:2]], [0]), []
-    for level in range(CONFIG.levels):
-        for number in range(scheme.passes(level)):
-            (choice,) = scheme.choices(state, level, number)
-            np.testing.assert_array_equal(choice.index, stream[level].choices[number].index)
-            scheme.update(state, level, number, [stream[level].symbols[number]])
-        found.append(state.copy().grid[0].numpy())
-    return found
 
 
 def test_leading_bands_have_level_1s_digits_in_level_0(codec: UQDMCodec) -> None:

@@ -28,7 +28,7 @@ def codec(tmp_path_factory: pytest.TempPathFactory) -> UQDMCodec:
 @contextmanager
 def untuned() -> Iterator[None]:
     """An encoder that finds no tuning."""
-    with mock.patch.object(tuning.Tuner, "_find", lambda *_: None):
+    with mock.patch.object(tuning.Tuner, "_find"):
         yield
 
 
