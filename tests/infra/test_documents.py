@@ -22,13 +22,6 @@ def test_there_are_commands_to_check() -> None:
     assert len(job_commands(MANIFEST)) == 1
 
 
-def test_the_files_exist() -> None:
-    named = set(re.findall(r"\b(?:infra|pipeline|docs)/[\w./-]*\w", TEXT))
-    assert {"infra/kuberay/storage.yaml", "infra/aws/cluster.yaml"} <= named
-    for name in named:
-        assert (ROOT / name).exists(), name
-
-
 def test_the_names_in_kubernetes_are_those_of_the_manifests() -> None:
     (job,) = load(ROOT / "infra" / "kuberay" / "job.yaml")
     (cluster,) = load(ROOT / "infra" / "kuberay" / "cluster.yaml")
