@@ -45,7 +45,7 @@ def parse_config(text: str) -> dict[str, Any]:
         raise ValueError("its configuration is nested too deeply") from None
     if not isinstance(config, dict):
         raise ValueError("its configuration is no JSON object")
-    version = config.pop("format", FORMAT)
+    version = config.pop("format", None)
     if type(version) is not int or version != FORMAT:
         raise ValueError(
             f"it is of format {version!r}, this release reads {FORMAT}: update strata-images"

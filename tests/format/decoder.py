@@ -197,7 +197,7 @@ class Model:
         (length,) = struct.unpack_from("<Q", data)
         told = json.loads(data[8 : 8 + length])
         self.config: dict[str, Any] = json.loads(told.pop("__metadata__")["strata"])
-        assert self.config.get("format", 1) == 1
+        assert self.config["format"] == 1
         self.tensors: dict[str, np.ndarray] = {}
         for name, one in told.items():
             begin, end = (8 + length + offset for offset in one["data_offsets"])

@@ -18,7 +18,7 @@ from ...stream.entropy import PRECISION, Tables
 
 # Squared Deltas of a level that a bit is worth there. A uniform quantiser at high rate would have
 # ln 2 / 6 = .115, if there were no later levels. Measured: docs/experiments.md.
-TRADE = 0.08
+TRADE = 0.05
 _BEYOND = 64  # symbols farther outside of a table cost little more than this one
 
 

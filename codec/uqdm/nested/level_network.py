@@ -197,7 +197,8 @@ class LevelNetworks:
             x = self._passes.look(
                 joined.contiguous(), told.contiguous(), board[piece.seen], step, at
             )
-            return self._passes.head(x, step, rows).round_().view(len(x), -1, len(rows))
+            x = x.view(len(x), -1, x.shape[-1])
+            return self._passes.head(x, step, rows).round_()
 
         halo = self._passes.config.halo
         return in_tiles(look.joined.shape[:3], TILE, halo, of, self.device, wanted)

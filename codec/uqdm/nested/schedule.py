@@ -126,10 +126,8 @@ class NestedConfig:
 
     def check(self) -> None:
         """Raises ValueError, or TypeError, for what no model has."""
-        if not 1 <= self.levels <= MAX_LEVELS or len(self.passes) != self.levels:
-            raise ValueError(f"a model has 1 to {MAX_LEVELS} levels, and passes for each")
-        if self.levels == 1 and bands_up_to(self.lead_order).any():
-            raise ValueError("a model of one level has no bands that lead")
+        if not 2 <= self.levels <= MAX_LEVELS or len(self.passes) != self.levels:
+            raise ValueError(f"a model has 2 to {MAX_LEVELS} levels, and passes for each")
         if len(self.orders) != self.levels or self.orders[-1] != _ALL_ORDERS:
             raise ValueError("each level has an order, and the last one all bands")
         if (bands_up_to(self.lead_order) & ~bands_up_to(self.orders[0])).any():
@@ -139,16 +137,19 @@ class NestedConfig:
         kinds = {(bands, colours) for bands in ("low", "high", "all") for colours in known}
         if not all(1 <= len(level) <= MAX_PASSES for level in self.passes) or {*passes} - kinds:
             raise ValueError(f"a level has 1 to {MAX_PASSES} passes of low, high or all bands")
+        if not self.later_passes():
+            raise ValueError("some level after the first one has several passes")
         for level, own in enumerate(self.passes):
-            times = np.sum([pass_mask(self, level, number) for number in range(len(own))], 0)
-            if (times != self.level_bands(level)).any():
+            masks = [pass_mask(self, level, number) for number in range(len(own))]
+            if (np.sum(masks, 0) != self.level_bands(level)).any():
                 raise ValueError(f"each digit of level {level} must be in one pass")
         for name in ("band_rms", "band_weights"):
             values = getattr(self, name)
             if len(values) != BANDS or not 1e-6 < min(values) <= max(values) < 1e6:
                 raise ValueError(f"{name} are {BANDS} positive numbers")
-        if len(self.colours) != 9 or max(map(abs, self.colours)) > 4:
-            raise ValueError("colours are nine numbers of at most 4")
+        # What is more would lead out of the integers that float64 holds: ``inverse_exact``.
+        if len(self.colours) != 9 or np.abs(self.synthesis).sum(0).max() > 2:
+            raise ValueError("colours are nine numbers, and add at most 2 to each of the pixels'")
         if abs(np.linalg.det(self.synthesis)) < 1e-3:
             raise ValueError("colours are not independent of each other")
         grids = (self.first_tilt, self.first_width, self.tilt, self.width)
@@ -156,8 +157,8 @@ class NestedConfig:
             raise ValueError("grids have 1 to 1024 values")
         if not 1e-3 <= self.first_delta <= 1e3 or not 0 <= self.dead_zone < 0.5:
             raise ValueError("first_delta or dead_zone is out of range")
-        if not (1 <= self.first_digits <= 16 and 1 <= self.digits <= 16):
-            raise ValueError("digits are at most 16")
+        if not (2 <= self.first_digits <= 16 and 2 <= self.digits <= 16):
+            raise ValueError("digits are 2 to 16")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
