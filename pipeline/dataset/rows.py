@@ -338,15 +338,6 @@ def encoded_image(row: Mapping[str, Any], layers: int, name: str) -> EncodedImag
     return EncodedImage(row["header"], tuple(stored))
 
 
-def original_stands_in(row: Mapping[str, Any], layers: int) -> bool:
-    """Whether the picture's own file is there in place of layers that are not.
-
-    Of a row that stores fewer layers than asked for (``--keep-original larger``) its file, which
-    is the exact picture, is better than what the stream would give. Needs column ``layers``.
-    """
-    return row["status"] == "ok" and row["layers"] < layers and row.get("original") is not None
-
-
 def original_key(row: Mapping[str, Any]) -> str:
     """The key as the tar had it (``key`` itself is always printable UTF-8)."""
     raw = row.get("key_bytes")

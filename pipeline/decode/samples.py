@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from codec.images.files import read_image, unpack_alpha, write_image
-from codec.images.resizing import fit, shrink
+from codec.images.files import unpack_alpha, write_image
+from codec.images.resizing import shrink
 
 from ..dataset.rows import original_key
+from ..reader.originals import read_original
 from ..stores.reasons import describe
 from .selection import Chosen
 
@@ -81,10 +82,7 @@ def _pixels(
         return result, {"streams": 1, "layers": layers, "layer_bytes": nbytes}
     if chosen.original is None:
         raise ValueError("there is neither a stream nor an original")
-    rgb = read_image(chosen.original, max_pixels=form.max_pixels).rgb
-    if form.max_side is not None:
-        height, width = fit(rgb.shape[0], rgb.shape[1], form.max_side)
-        rgb = shrink(rgb, height, width)
+    rgb = read_original(chosen.original, form.max_pixels, form.max_side).rgb
     return rgb, {"layer_bytes": len(chosen.original)}
 
 

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..dataset.data_file import OpenFile, within
 from ..dataset.rows import STREAM_COLUMNS, stream_columns
 from ..reader.dataset import Dataset
 from ..reader.fetch import SIDE_COLUMNS
-from ..reader.rows import columns_of
+from ..reader.rows import RowFilter, take_rows
 from ..running.stages import StageClock
 from . import sparse
 from .filter_language import parse_condition
@@ -62,8 +61,8 @@ class Selection:
         self._originals = originals
         self._lookup = dataset.lookup
         self._columns = list(dict.fromkeys([*columns, "status", "layers", *rule.columns]))
-        self._condition = parse_condition(condition).expression if condition else None
-        self._named = columns_of(self._condition, dataset.url)
+        expression = parse_condition(condition).expression if condition else None
+        self._where = RowFilter.of(expression, dataset.url)
 
     def rows(
         self, opened: OpenFile, keys: Sequence[str] | None = None, on_read: OnRead = lambda _: None
@@ -86,11 +85,15 @@ class Selection:
     ) -> deque[Chosen]:
         places, layers = None, self.rule.most
         kept = [*self._columns]
-        selecting = [*self._named, *(["key"] if keys is not None else []), *self.rule.columns]
+        selecting = [
+            *self._where.columns,
+            *(["key"] if keys is not None else []),
+            *self.rule.columns,
+        ]
         if selecting:
             names = list(dict.fromkeys(selecting))
             small = _read(opened, group, names, on_read)
-            places = self._places(small, keys)
+            places = self._where.numbers(small, keys)
             if not len(places):
                 return deque()
             if self.rule.columns:
@@ -102,16 +105,12 @@ class Selection:
             few = self._few(opened, group, places, kept, on_read)
             if few is not None:
                 return few
-        table = _read(opened, group, [*dict.fromkeys([*kept, *stream_columns(layers)])], on_read)
-        if places is not None and len(places) < len(table):
-            table = table.take(places)
-        rows = to_rows(table)
-        del table
+        names = [*dict.fromkeys([*kept, *stream_columns(layers)])]
+        rows = to_rows(take_rows(_read(opened, group, names, on_read), places))
         takes = [self._take(row) for row in rows]
         wanted = self._originals and any(take.original for take in takes)
         if wanted and "original" not in kept:
-            originals = _read(opened, group, ["original"], on_read)
-            originals = originals if places is None else originals.take(places)
+            originals = take_rows(_read(opened, group, ["original"], on_read), places)
             rows = [row | one for row, one in zip(rows, to_rows(originals), strict=True)]
         return deque(map(Chosen, rows, takes))
 
@@ -134,17 +133,6 @@ class Selection:
         on_read(nbytes)
         return deque(map(Chosen, complete, takes))
 
-    def _places(self, small: pa.Table, keys: Sequence[str] | None) -> pa.Array:
-        """Numbers, in the row group, of the rows that are asked for."""
-        numbers = pa.array(range(len(small)), pa.int32())
-        small = small.append_column(_NUMBER, numbers)
-        if keys is not None:
-            wanted = pa.array(keys, pa.string())
-            small = small.filter(pc.is_in(small.column("key"), value_set=wanted))
-        if self._condition is not None:
-            small = small.filter(self._condition)
-        return small.column(_NUMBER).combine_chunks()
-
     def _needs(self, small: pa.Table) -> tuple[int, bool]:
         """The most layers that any of these rows needs, and whether any wants its original."""
         takes = [self._take(row) for row in small.to_pylist()]
@@ -153,9 +141,6 @@ class Selection:
 
     def _take(self, row: Mapping[str, Any]) -> Choice:
         return self.rule.choose(row) if row["status"] == "ok" else Choice(0)
-
-
-_NUMBER = "__row_of_the_group"
 
 
 def timed(rows: Iterator[Chosen], clock: StageClock) -> Iterator[Chosen]:

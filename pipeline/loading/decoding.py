@@ -13,13 +13,12 @@ from torch import Tensor
 from codec import Codec, CorruptStreamError, EncodedImage
 from codec.batches import one_by_one_on_error
 from codec.errors import BrokenImageError, UnsupportedImageError
-from codec.images.files import read_image
-from codec.images.resizing import fit, shrink
+from codec.images.resizing import fit
 
 from ..dataset.data_file import DamagedDataError
-from ..dataset.rows import RecordError, encoded_image
+from ..dataset.rows import RecordError
+from ..reader.originals import KeptOriginal, read_original, stream_or_original
 from ..stores.reasons import describe
-from .rows import ORIGINAL
 
 Sample = dict[str, Any]
 Transform = Callable[[Tensor], Any]
@@ -33,15 +32,6 @@ _OF_ONE_PICTURE = (
     *(BrokenImageError, UnsupportedImageError),
 )
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class KeptOriginal:
-    """A picture's own file, which a dataset holds in place of the layers asked for."""
-
-    data: bytes = field(repr=False)
-    width: int
-    height: int
 
 
 class ErrorPolicy:
@@ -121,10 +111,9 @@ class Decoder:
 
     def _read(self, kept: KeptOriginal) -> np.ndarray | Exception:
         try:
-            picture = read_image(kept.data, max_pixels=kept.width * kept.height).rgb
+            return read_original(kept.data, kept.width * kept.height, self.max_side).rgb
         except (BrokenImageError, UnsupportedImageError) as error:
             return error
-        return shrink(picture, *self.size(kept))
 
     def _finished(self, sample: Sample, picture: np.ndarray) -> Sample:
         image = torch.from_numpy(np.require(picture, requirements=["C", "W"])).to(self.device)
@@ -182,7 +171,7 @@ def to_samples(table: pa.Table, layers: int, columns: Sequence[str], url: str) -
     """
     samples = []
     for row in table.to_pylist():
-        sample = {"key": row["key"], "encoded": picture_of(row, layers, url)}
+        sample = {"key": row["key"], "encoded": stream_or_original(row, layers, url)}
         sample |= {name: row[name] for name in columns}
         if "fields" in columns:
             sample["fields"] = {
@@ -190,14 +179,6 @@ def to_samples(table: pa.Table, layers: int, columns: Sequence[str], url: str) -
             }
         samples.append(sample)
     return samples
-
-
-def picture_of(row: Mapping[str, Any], layers: int, url: str) -> EncodedImage | KeptOriginal:
-    """What a row's picture is made from: its first ``layers`` layers, or the file kept instead."""
-    encoded = encoded_image(row, layers, url)
-    if encoded.num_layers < layers and row.get(ORIGINAL) is not None:
-        return KeptOriginal(row[ORIGINAL], row["width"], row["height"])
-    return encoded
 
 
 def _named(key: str, error: Exception) -> Exception:

@@ -12,6 +12,7 @@ from torch import distributed
 from torch.utils.data import IterableDataset, get_worker_info
 
 from ..reader.dataset import Dataset, open_dataset
+from ..reader.rows import RowFilter
 from .decoding import Decoder, ErrorPolicy, Errors, Transform
 from .iteration import Iteration
 from .order import Epoch, Reader, refs
@@ -178,7 +179,8 @@ class StrataImages(IterableDataset):
         number, of = (worker.id, worker.num_workers) if worker is not None else (0, 1)
         dataset = self.dataset
         dataset._check_columns(self.columns)
-        wanted = Wanted(dataset._layers(self.layers), self.columns, self.filter)
+        where = RowFilter.of(self.filter, dataset.url)
+        wanted = Wanted(dataset._layers(self.layers), self.columns, where)
         iteration = Iteration(
             Epoch(self.seed, self.epoch, self.shuffle_buffer),
             Reader(rank * of + number, world * of),

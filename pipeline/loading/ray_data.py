@@ -13,11 +13,11 @@ from ray.data.block import BlockMetadata
 from ..dataset import rows
 from ..dataset.data_file import DataFile, OpenFile
 from ..reader.dataset import Dataset, open_dataset
-from ..reader.rows import columns_of
+from ..reader.originals import ORIGINAL, stream_or_original
+from ..reader.rows import EVERY_ROW, RowFilter, read_pictures
 from ..stores.filesystems import storage_errors
 from ..stores.store import Store
-from .decoding import Decoder, ErrorPolicy, Errors, picture_of
-from .rows import ORIGINAL, read_pictures
+from .decoding import Decoder, ErrorPolicy, Errors
 
 SAMPLED_FILES = 4  # whose footers say how large the columns are
 
@@ -44,8 +44,8 @@ def ray_dataset(
     dataset = open_dataset(url, options)
     count = dataset._layers(layers)
     dataset._check_columns(columns)
-    columns_of(filter, dataset.url)
-    return ray.data.read_datasource(StrataDatasource(dataset, count, columns, filter), **read)
+    where = RowFilter.of(filter, dataset.url)
+    return ray.data.read_datasource(StrataDatasource(dataset, count, columns, where), **read)
 
 
 class StrataDatasource(Datasource):
@@ -59,12 +59,12 @@ class StrataDatasource(Datasource):
         dataset: Dataset,
         layers: int,
         columns: Sequence[str] = (),
-        filter: pc.Expression | None = None,
+        where: RowFilter = EVERY_ROW,
     ) -> None:
         super().__init__()
         self._projection_map: dict[str, str] | None = None
         self._url, self._options = dataset.url, dataset.store.options
-        self._layers, self._asked, self._filter = layers, tuple(columns), filter
+        self._layers, self._asked, self._where = layers, tuple(columns), where
         self._columns = [*dict.fromkeys([*columns, *rows.stream_columns(layers), ORIGINAL])]
         self._files = [file for file in dataset.files if file.ok]
         self._row_bytes = _row_bytes(dataset, self._files[:SAMPLED_FILES], self._columns)
@@ -94,7 +94,7 @@ class StrataDatasource(Datasource):
         for file in self._files:
             some = min(parts, -(-file.rows // rows.ROWS_PER_GROUP))  # each with a row group
             about = BlockMetadata(
-                num_rows=file.ok if some == 1 and self._filter is None else None,
+                num_rows=file.ok if some == 1 and self._where.expression is None else None,
                 size_bytes=int(per_row * file.ok / some),
                 exec_stats=None,
                 input_files=(f"{self._url}/{file.path}",),
@@ -113,21 +113,20 @@ class StrataDatasource(Datasource):
         self, file: DataFile, wanted: Sequence[str], part: int, parts: int
     ) -> Callable[[], Iterator[pa.Table]]:
         """What one task calls, on whichever machine: so it carries names, and no connection."""
-        url, options, filter = self._url, self._options, self._filter
-        layers = self._layers
+        url, options = self._url, self._options
+        layers, where = self._layers, self._where
         if ORIGINAL not in wanted:
             while layers and rows.layer_column(layers - 1) not in wanted:
                 layers -= 1
         further = [name for name in self._asked if name in wanted]
 
         def read() -> Iterator[pa.Table]:
-            named = columns_of(filter, url)
             with OpenFile(Store(url, options), file) as opened:
                 with storage_errors(opened.url, "cannot be read"):
                     groups = range(part, opened.metadata.num_row_groups, parts)
                 for group in groups:
                     with storage_errors(opened.url, "cannot be read"):
-                        table = read_pictures(opened, group, layers, further, filter, named)
+                        table = read_pictures(opened, group, layers, further, where)
                     yield table.select(list(wanted))
 
         return read
@@ -165,7 +164,7 @@ class RayDecoder:
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
         stream = [name for name in batch if name.startswith("layer_")]
         pictures = [
-            picture_of(dict(zip(batch, row, strict=True)), len(stream), self._url)
+            stream_or_original(dict(zip(batch, row, strict=True)), len(stream), self._url)
             for row in zip(*batch.values(), strict=True)
         ]
         made, chosen = [], []

@@ -8,15 +8,13 @@ from itertools import chain, islice
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow.compute as pc
 
 from ..dataset.data_file import DamagedDataError
 from ..reader.dataset import Dataset
-from ..reader.rows import columns_of
+from ..reader.rows import EVERY_ROW, ROW, RowFilter, read_pictures
 from ..stores.filesystems import storage_errors
 from .decoding import Sample, to_samples
 from .order import Ref, Unit
-from .rows import ROW, read_pictures
 
 AHEAD = 512  # rows whose row groups are being read while earlier ones are handed on
 THREADS = 4
@@ -24,11 +22,11 @@ THREADS = 4
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is read of each row: ``layers``, ``columns``, and only rows that ``filter`` allows."""
+    """What is read of each row: ``layers``, ``columns``, and only rows that satisfy ``where``."""
 
     layers: int
     columns: Sequence[str] = ()
-    filter: pc.Expression | None = None
+    where: RowFilter = EVERY_ROW
 
 
 class Row(NamedTuple):
@@ -51,7 +49,6 @@ def stream(
     not finished, which is what the order mixes, and those of the next ``AHEAD`` rows. Raises
     StorageError where the store does not answer; what is damaged is handed on in its place.
     """
-    named = columns_of(wanted.filter, dataset.url)
     done: dict[Unit, list[int]] = {}  # rows of units that were begun, and not finished, before
     again: list[tuple[int, Ref]] = []
     for position, ref in enumerate(islice(refs, start)):
@@ -68,7 +65,7 @@ def stream(
         with dataset.open(unit.file) as opened, storage_errors(opened.url, "cannot be read"):
             try:
                 table = read_pictures(
-                    opened, unit.group, wanted.layers, wanted.columns, wanted.filter, named, due
+                    opened, unit.group, wanted.layers, wanted.columns, wanted.where, due
                 )
                 samples = to_samples(table, wanted.layers, wanted.columns, opened.url)
             except DamagedDataError as error:

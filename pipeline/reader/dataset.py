@@ -11,7 +11,7 @@
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import replace
 from itertools import islice
 from typing import Any, Literal
 
@@ -19,8 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from codec import Codec, EncodedImage
-from codec.images.files import read_image
+from codec import Codec
 
 from ..dataset import rows, untrusted
 from ..dataset.data_file import (
@@ -42,9 +41,11 @@ from ..stores.reasons import describe
 from ..stores.store import Store, storage_errors
 from ..stores.urls import refuse_secrets
 from . import fetch
+from .fetch import Record
 from .lookup import Lookup
+from .originals import read_original
 from .pages import page
-from .rows import batches, columns_of, rows_at
+from .rows import RowFilter, batches, rows_at
 
 __all__ = [
     "CursorError",
@@ -66,17 +67,6 @@ METADATA = (
     *("status", "reason", "source_field", "source_format", "source_bytes", "source_sha256"),
     *("image_sha256", "notes", "index", "layers", "cumulative_bytes", "psnr"),
 )
-
-
-@dataclass(frozen=True)
-class Record:
-    """One picture of a dataset: its stream cut to the layers read, and the columns asked for."""
-
-    key: str
-    width: int
-    height: int
-    encoded: EncodedImage
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 class Dataset:
@@ -173,11 +163,11 @@ class Dataset:
         """
         self._check_columns(columns)
         wanted = [*columns, *rows.stream_columns(self._layers(layers))]
-        named = columns_of(filter, self.url)
+        where = RowFilter.of(filter, self.url)
         chosen = None if keys is None else sorted(set(keys))
         for file in self._files_with(chosen):
             with self.open(file) as opened:
-                yield from batches(opened, wanted, chosen, filter, named)
+                yield from batches(opened, wanted, chosen, where)
 
     def read(
         self,
@@ -237,9 +227,7 @@ class Dataset:
                         raise self._unknown(key)
             entries = [found[key] for key in portion if key in found]
             for some in fetch.portions(entries, count, columns):
-                for one in fetch.fetch(self.lookup, some, count, columns):
-                    entry = one.entry
-                    yield Record(entry.key, entry.width, entry.height, one.encoded, one.extra)
+                yield from fetch.fetch(self.lookup, some, count, columns)
 
     def metadata(self, key: str, columns: Sequence[str] = METADATA) -> dict[str, Any]:
         """What the dataset says of a picture: ``key``, ``width``, ``height`` and ``columns``.
@@ -259,8 +247,8 @@ class Dataset:
 
     def original(self, key: str) -> bytes | None:
         """The picture's own file, if it is kept. Raises UnknownKeyError, DamagedDataError."""
-        (one,) = fetch.fetch(self.lookup, [self._entry(key)], 0, ["original"])
-        found: bytes | None = one.extra["original"]
+        (record,) = fetch.fetch(self.lookup, [self._entry(key)], 0, ["original"])
+        found: bytes | None = record.extra["original"]
         return found
 
     def page(
@@ -292,10 +280,9 @@ class Dataset:
         entry = self.locate(key)
         if entry is None:
             raise self._unknown(key, self._problem(key))
-        (one,) = fetch.fetch(self.lookup, [entry], count)
+        (record,) = fetch.fetch(self.lookup, [entry], count)
         extra = self.metadata(key, columns) if columns else {}
-        extra = {name: extra[name] for name in columns}
-        return Record(entry.key, entry.width, entry.height, one.encoded, extra)
+        return replace(record, extra={name: extra[name] for name in columns})
 
     def image(
         self, key: str, layers: int | None = None, *, device: str = "cpu", **options: Any
@@ -314,7 +301,7 @@ class Dataset:
         if record.encoded.num_layers < self._layers(layers):
             original = self.original(key)
             if original is not None:
-                return read_image(original, max_pixels=self.parameters["max_pixels"]).rgb
+                return read_original(original, self.parameters["max_pixels"]).rgb
         return codec.decode([record.encoded], **options)[0]
 
     def open(self, file: DataFile) -> "OpenFile":

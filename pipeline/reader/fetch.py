@@ -4,7 +4,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -25,12 +25,14 @@ SIDE_COLUMNS = ("alpha", "original")  # whose places an index knows
 
 
 @dataclass(frozen=True)
-class Fetched:
-    """A picture's stream, and the values of the columns that were asked for beside it."""
+class Record:
+    """One picture of a dataset: its stream cut to the layers read, and the columns asked for."""
 
-    entry: IndexEntry
+    key: str
+    width: int
+    height: int
     encoded: EncodedImage
-    extra: dict[str, Any]
+    extra: dict[str, Any] = field(default_factory=dict)
 
 
 def portions(
@@ -51,7 +53,7 @@ def portions(
 
 def fetch(
     lookup: Lookup, entries: Sequence[IndexEntry], layers: int, columns: Sequence[str] = ()
-) -> list[Fetched]:
+) -> list[Record]:
     """The first ``layers`` layers of each picture, and of ``columns`` any of ``SIDE_COLUMNS``.
 
     Raises DamagedDataError for what does not have its checksum, DatasetError for a file that is
@@ -101,10 +103,11 @@ def _parts(
 
 def _assembled(
     entry: IndexEntry, values: Mapping[int | str, bytes], columns: Sequence[str]
-) -> Fetched:
+) -> Record:
     layers = tuple(value for name, value in values.items() if isinstance(name, int))
     extra = {name: values.get(name) for name in columns}
-    return Fetched(entry, EncodedImage(entry.header, layers), extra)
+    encoded = EncodedImage(entry.header, layers)
+    return Record(entry.key, entry.width, entry.height, encoded, extra)
 
 
 def _fetch_by_groups(
@@ -113,7 +116,7 @@ def _fetch_by_groups(
     layers: int,
     columns: Sequence[str],
     suspects: Mapping[int, int | str],
-) -> dict[int, Fetched]:
+) -> dict[int, Record]:
     """The same without the index, whose places are not known or lead to something else."""
     if not entries:
         return {}
@@ -123,7 +126,7 @@ def _fetch_by_groups(
         units[entry.file.name, entry.row_group].append(number)
     names = [*columns, *stream_columns(layers)]
 
-    def read(numbers: Sequence[int]) -> list[tuple[int, Fetched]]:
+    def read(numbers: Sequence[int]) -> list[tuple[int, Record]]:
         first = placed[numbers[0]]
         rows = [placed[number].row for number in numbers]
         with OpenFile(lookup.store, first.file, lookup.cache) as opened:
@@ -139,7 +142,8 @@ def _fetch_by_groups(
                 file = entries[number].file
                 lookup.ignore(file, f"the index of {file.path} leads elsewhere")
             encoded = encoded_image(row, layers, entry.file.name)
-            fetched.append((number, Fetched(entry, encoded, {name: row[name] for name in columns})))
+            extra = {name: row[name] for name in columns}
+            fetched.append((number, Record(entry.key, entry.width, entry.height, encoded, extra)))
         return fetched
 
     if len(units) == 1:

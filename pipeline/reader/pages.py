@@ -20,7 +20,7 @@ from ..dataset.data_file import CursorError, DataFile, DatasetError, OpenFile
 from ..dataset.index import BrokenIndexError
 from .blocks import IndexBlocks
 from .lookup import Lookup
-from .rows import columns_of
+from .rows import RowFilter
 
 MAX_LIMIT = 1000
 PAGE_SECONDS = 2.0  # after these a page ends with what it has, once it has looked at anything
@@ -34,13 +34,13 @@ def page(
     after: str | None,
     limit: int,
     search: str,
-    condition: pc.Expression | None,
+    filter: pc.Expression | None,
     on_damage: Callable[[DatasetError], None] | None = None,
 ) -> tuple[list[dict[str, Any]], str | None]:
     """``Dataset.page``. With ``on_damage`` what is damaged or gone is left out, and told there."""
     if not 1 <= limit <= MAX_LIMIT:
         raise ValueError(f"a page has 1 to {MAX_LIMIT} pictures, not {limit}")
-    named = columns_of(condition, lookup.store.url)
+    where = RowFilter.of(filter, lookup.store.url)
     position, row = _parse(lookup, after)
     deadline = time.monotonic() + PAGE_SECONDS
     items: list[dict[str, Any]] = []
@@ -55,8 +55,8 @@ def page(
         if opened is None:  # out of time
             return items, _cursor(number, first)
         try:
-            table = _shown(opened, group, first, named)
-            table = _selected(table, row if number == position else 0, search, condition)
+            table = _shown(opened, group, first, where.columns)
+            table = _selected(table, row if number == position else 0, search, where)
             table = table.slice(0, limit - len(items))
             items += list(_items(lookup, opened, group, table))
         except DatasetError as error:
@@ -155,12 +155,11 @@ def _shown(opened: OpenFile, group: int, first: int, named: Sequence[str]) -> pa
     return opened.cached(("page", group, *names), read, lambda table: table.nbytes)
 
 
-def _selected(table: pa.Table, row: int, search: str, condition: pc.Expression | None) -> pa.Table:
+def _selected(table: pa.Table, row: int, search: str, where: RowFilter) -> pa.Table:
     wanted = pc.and_(table.column("width").is_valid(), pc.greater_equal(table.column(_ROW), row))
     if search:
         wanted = pc.and_(wanted, _has(table, search))
-    table = table.filter(wanted)
-    return table if condition is None else table.filter(condition)
+    return where.apply(table.filter(wanted))
 
 
 def _items(

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from codec.images import resizing
-from codec.images.files import MAX_JPEG_SIDE, MAX_WEBP_SIDE, read_image, unpack_alpha, write_image
+from codec.images.files import MAX_JPEG_SIDE, MAX_WEBP_SIDE, unpack_alpha, write_image
 
 from .answers import CannotShow
 
@@ -57,21 +57,6 @@ def _on_white(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 def alpha_like(packed: bytes, rgb: np.ndarray, max_pixels: int) -> np.ndarray:
     """A stored alpha channel in the size of ``rgb``. Raises CorruptStreamError."""
     return resizing.shrink(unpack_alpha(packed, max_pixels=max_pixels), *rgb.shape[:2])
-
-
-def from_original(
-    original: bytes, max_side: int | None, max_pixels: int
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """RGB and alpha of a kept file, made no longer than ``max_side``.
-
-    Raises BrokenImageError, UnsupportedImageError.
-    """
-    picture = read_image(original, max_pixels=max_pixels)
-    if max_side is None:
-        return picture.rgb, picture.alpha
-    size = resizing.fit(picture.height, picture.width, max_side)
-    alpha = None if picture.alpha is None else resizing.shrink(picture.alpha, *size)
-    return resizing.shrink(picture.rgb, *size), alpha
 
 
 def etag(parts: Iterable[object]) -> str:

@@ -23,13 +23,14 @@ from codec import Codec, CorruptStreamError, EncodedImage
 from codec.errors import BrokenImageError, UnsupportedImageError
 
 from ..reader.dataset import Dataset, open_dataset
+from ..reader.originals import read_original
 from ..stores.cache import ByteCache
 from .answers import Answer
 from .batching import Batcher
 from .figures import Figures
 from .library import Found, Library, Source, Wish, nothing_left
 from .limits import DEFAULT_LIMITS, SLOWER, Gate, Limits, Room
-from .rendering import MEDIA_TYPES, alpha_like, from_original, render
+from .rendering import MEDIA_TYPES, alpha_like, render
 from .sharing import Sharing
 
 __all__ = ["PreviewService", "Settings", "Wish"]
@@ -225,10 +226,10 @@ class PreviewService:
 
     def _write_original(self, original: bytes, wish: Wish) -> bytes:
         try:
-            rgb, alpha = from_original(original, wish.max_side, self.limits.max_pixels)
+            picture = read_original(original, self.limits.max_pixels, wish.max_side)
         except (BrokenImageError, UnsupportedImageError) as error:
             raise nothing_left(wish.key, error) from error
-        return render(rgb, alpha, wish.format)
+        return render(picture.rgb, picture.alpha, wish.format)
 
 
 def _tried(codec: Codec, layers: int) -> float:

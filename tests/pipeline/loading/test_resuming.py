@@ -71,7 +71,7 @@ def test_going_on_reads_only_what_is_left(
         "pipeline.loading.stream.read_pictures",
         lambda opened, *rest: read.append(opened.file.name) or read_pictures(opened, *rest),
     )
-    from pipeline.loading.rows import read_pictures
+    from pipeline.reader.rows import read_pictures
 
     again = StrataImages(dataset.url, 1)
     again.load_state_dict(state)
