@@ -6,7 +6,6 @@ of the first layers lie side by side.
 """
 
 import io
-import zlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,11 +24,11 @@ from ..stores.passing import may_pass
 from ..stores.ranges import RangeFile, ShortReadError, read_range
 from ..stores.reasons import describe
 from ..stores.store import Store
+from .rows import footer_problem
 from .untrusted import MAX_GROUP_BYTES, check_data_file
 
 T = TypeVar("T")
 
-_END = 8  # bytes behind Parquet's footer: its length and the magic number
 _MEND = "verify_dataset.py --repair makes it anew"
 _PARSED = 8  # a footer in memory takes some times its size in the file
 Bounds = tuple[str, str]  # the lowest and the highest key
@@ -128,13 +127,9 @@ class OpenFile:
                 tail = read_range(self._store, file.path, start, length)
             except ShortReadError:
                 tail = b""
-        if int.from_bytes(tail[-_END:-4], "little") + _END != len(tail):
-            raise DamagedDataError(
-                f"{self.url}: its footer is not where the manifest says: the file is damaged or "
-                f"was replaced: {_MEND}"
-            )
-        if zlib.crc32(tail) != file.record.get("footer_crc32", zlib.crc32(tail)):
-            raise DamagedDataError(f"{self.url}: its footer is damaged: {_MEND}")
+        problem = footer_problem(tail, len(tail), [file.record.get("footer_crc32")])
+        if problem:
+            raise DamagedDataError(f"{self.url}: {problem}: {_MEND}")
         with self._reading("its footer"):
             return pq.read_metadata(io.BytesIO(tail))
 
@@ -170,9 +165,9 @@ class OpenFile:
         rows = [self.metadata.row_group(number).num_rows for number in range(group + 1)]
         return sum(rows[:-1])
 
-    def key_bounds(self) -> list[Bounds | None]:
-        """Of each row group; None where the file does not say."""
-        return [key_bounds(self.metadata, group) for group in range(self.metadata.num_row_groups)]
+    def group_bounds(self) -> list[Bounds | None]:
+        """The lowest and the highest key of each row group; None where the file has none."""
+        return group_bounds(self.metadata)
 
     @contextmanager
     def _reading(self, part: str) -> Iterator[None]:
@@ -212,11 +207,13 @@ def is_damage(error: Exception) -> bool:
     return type(error) is OSError and error.errno is None
 
 
-def key_bounds(metadata: pq.FileMetaData, group: int) -> Bounds | None:
-    """The lowest and the highest key of a row group, by its statistics."""
-    columns = metadata.row_group(group)
-    for number in range(metadata.num_columns):
-        column = columns.column(number)
+def group_bounds(metadata: pq.FileMetaData) -> list[Bounds | None]:
+    """The lowest and the highest key of each row group, by its statistics."""
+    return [_bounds(metadata.row_group(group)) for group in range(metadata.num_row_groups)]
+
+
+def _bounds(columns: pq.RowGroupMetaData) -> Bounds | None:
+    for column in map(columns.column, range(columns.num_columns)):
         if column.path_in_schema == "key":
             statistics = column.statistics
             if statistics is not None and statistics.has_min_max:

@@ -2,7 +2,6 @@
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,30 +13,13 @@ import pyarrow.parquet as pq
 from ..stores.store import StorageError, Store
 from .index import ROWS_PER_GROUP, SCHEMA
 from .layout import index_path
-from .rows import RecordError, file_sha256, layer_column
+from .rows import RecordError, file_sha256, layer_column, local_footer
 
 Create = Callable[[str, Path], bool]  # publish a local file under a name; False if it is taken
 
 _LENGTH = 4  # bytes before each value of a PLAIN column of binaries
 _KEY_BOUND = 64  # characters of a key in a manifest
 _LAST = "\U0010ffff"
-
-
-@dataclass(frozen=True)
-class IndexFacts:
-    """What a commit record says of an index; ``key_min`` and ``key_max`` bound all of its keys."""
-
-    path: str
-    rows: int
-    bytes: int
-    sha256: str
-    footer_bytes: int
-    footer_crc32: int
-    key_min: str
-    key_max: str
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def publish_index(
@@ -88,22 +70,22 @@ def same_index(path: Path, table: pa.Table) -> bool:
 
 
 def index_facts(path: str, local: Path, table: pa.Table) -> dict[str, Any]:
-    """What a commit record says of an index: its path, a local copy of it, and what it holds."""
-    footer_bytes = pq.read_metadata(local).serialized_size + 8
-    with open(local, "rb") as file:
-        file.seek(-footer_bytes, 2)
-        footer = file.read()
+    """What a commit record holds of an index at ``path``, from a local copy and its table.
+
+    ``key_min`` and ``key_max`` bound all of its keys.
+    """
+    footer_bytes, footer_crc32 = local_footer(local, pq.read_metadata(local))
     keys = table.column("key")
-    return IndexFacts(
-        path=path,
-        rows=table.num_rows,
-        bytes=local.stat().st_size,
-        sha256=file_sha256(local),
-        footer_bytes=footer_bytes,
-        footer_crc32=zlib.crc32(footer),
-        key_min=keys[0].as_py()[:_KEY_BOUND] if table.num_rows else "",
-        key_max=_upper_bound(keys[-1].as_py()) if table.num_rows else "",
-    ).to_json()
+    return {
+        "path": path,
+        "rows": table.num_rows,
+        "bytes": local.stat().st_size,
+        "sha256": file_sha256(local),
+        "footer_bytes": footer_bytes,
+        "footer_crc32": footer_crc32,
+        "key_min": keys[0].as_py()[:_KEY_BOUND] if table.num_rows else "",
+        "key_max": _upper_bound(keys[-1].as_py()) if table.num_rows else "",
+    }
 
 
 def _upper_bound(key: str) -> str:

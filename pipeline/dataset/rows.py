@@ -11,7 +11,7 @@ import json
 import os
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import accumulate
 from pathlib import Path
@@ -29,6 +29,7 @@ METADATA_KEY = b"strata"
 # reader holds a row group in memory, and pyarrow itself counts rows only.
 ROWS_PER_GROUP = 256
 BYTES_PER_GROUP = 16 << 20
+FOOTER_END = 8  # bytes behind Parquet's footer: its length and the magic number
 MAX_LISTED_PROBLEMS, MAX_REASONS = 100, 20  # of a data file
 Status = Literal["ok", "bad", "filtered"]
 
@@ -58,6 +59,11 @@ _STREAM = [
     ("header", pa.binary()),
 ]
 STREAM_COLUMNS = [name for name, _ in _STREAM]
+# Columns that hold a field of Row as it is.
+_UNCHANGED = (
+    *("original", "alpha", "status", "reason", "source_field", "source_format", "source_bytes"),
+    *("source_sha256", "image_sha256", "notes", "index"),
+)
 _DICTIONARY_COLUMNS = ["status", "reason", "source_field", "source_format", "notes"]
 
 
@@ -105,43 +111,29 @@ class Row:
     psnr: tuple[float, ...] | None = None
 
     def columns(self, layers: int) -> dict[str, Any]:
-        encoded = self.encoded
-        printable = self.key.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-        row: dict[str, Any] = {
+        """The row as a dictionary, for a file with ``layers`` layer columns."""
+        raw = self.key.encode("utf-8", "surrogateescape")
+        printable = raw.decode("utf-8", "backslashreplace")
+        row: dict[str, Any] = dict.fromkeys(name for name, _ in (*_METADATA, *_STREAM))
+        row |= {name: getattr(self, name) for name in _UNCHANGED}
+        row |= {
             "fields": [{"name": name, "data": data} for name, data in self.fields],
-            "original": self.original,
-            "alpha": self.alpha,
-            "key_bytes": None,
-            "status": self.status,
-            "reason": self.reason,
-            "source_field": self.source_field,
-            "source_format": self.source_format,
-            "source_bytes": self.source_bytes,
-            "source_sha256": self.source_sha256,
-            "image_sha256": self.image_sha256,
-            "notes": self.notes,
-            "index": self.index,
+            "key_bytes": None if printable == self.key else raw,
             "layers": 0,
-            "cumulative_bytes": None,
             "psnr": None if self.psnr is None else list(self.psnr),
             "key": printable,
-            "width": None,
-            "height": None,
-            "header": None,
         }
-        if printable != self.key:
-            row["key_bytes"] = self.key.encode("utf-8", "surrogateescape")
-        if encoded is not None:
-            info = encoded.info
-            sizes = accumulate(map(len, encoded.layers), initial=len(encoded.header))
+        stored: tuple[bytes, ...] = ()
+        if self.encoded is not None:
+            stored, info = self.encoded.layers, self.encoded.info
+            sizes = accumulate(map(len, stored), initial=len(self.encoded.header))
             row |= {
-                "layers": encoded.num_layers,
+                "layers": len(stored),
                 "cumulative_bytes": list(sizes)[1:],
                 "width": info.width,
                 "height": info.height,
-                "header": encoded.header,
+                "header": self.encoded.header,
             }
-        stored = encoded.layers if encoded else ()
         for number in range(layers):
             row[layer_column(number)] = stored[number] if number < len(stored) else None
         return row
@@ -284,10 +276,7 @@ def inspect_file(path: Path, layers: int) -> FileFacts:
         kept += row["original"] is not None
     if sum(counts.values()) != file.metadata.num_rows:
         raise RecordError(f"{path.name}: holds {sum(counts.values())} rows, not as it claims")
-    footer_bytes = file.metadata.serialized_size + 8  # behind it: its length, and Parquet's name
-    with open(path, "rb") as raw:
-        raw.seek(-footer_bytes, os.SEEK_END)
-        tail = raw.read()
+    footer_bytes, footer_crc32 = local_footer(path, file.metadata)
     return FileFacts(
         rows=sum(counts.values()),
         ok=counts["ok"],
@@ -296,7 +285,7 @@ def inspect_file(path: Path, layers: int) -> FileFacts:
         bytes=path.stat().st_size,
         sha256=file_sha256(path),
         footer_bytes=footer_bytes,
-        footer_crc32=zlib.crc32(tail),
+        footer_crc32=footer_crc32,
         pixels=pixels,
         picture_bytes=picture_bytes,
         stream_bytes=stream_bytes,
@@ -305,6 +294,26 @@ def inspect_file(path: Path, layers: int) -> FileFacts:
         reasons=dict(reasons.most_common(MAX_REASONS)),
         problems=tuple(problems),
     )
+
+
+def local_footer(path: Path, metadata: pq.FileMetaData) -> tuple[int, int]:
+    """Size and CRC32 of a local file's footer, with what follows it: its length and a magic."""
+    size = metadata.serialized_size + FOOTER_END
+    with open(path, "rb") as raw:
+        raw.seek(-size, os.SEEK_END)
+        return size, zlib.crc32(raw.read())
+
+
+def footer_problem(tail: bytes, size: int, checksums: Collection[int | None]) -> str:
+    """What is wrong with the last ``size`` bytes of a file, before they are parsed; or ''.
+
+    ``checksums`` are those that are allowed; None is any.
+    """
+    if int.from_bytes(tail[-FOOTER_END:-4], "little") + FOOTER_END != size:
+        return "its footer is not where it was written"
+    if None not in checksums and zlib.crc32(tail) not in checksums:
+        return "its footer is damaged"
+    return ""
 
 
 def column_bytes(metadata: pq.FileMetaData) -> dict[str, int]:

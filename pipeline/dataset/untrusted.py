@@ -60,6 +60,22 @@ def check_data_file(entry: Mapping[str, Any]) -> None:
         _check_file(f"the index of {name}", index, MAX_INDEX_BYTES)
 
 
+def check_record(record: Mapping[str, Any]) -> None:
+    """A commit record, or an entry of a manifest with all that a check or a repair needs.
+
+    Raises KeyError and TypeError, too.
+    """
+    check_data_file({"path": data_path(record["name"]), **record})
+    for key in ("pixels", "picture_bytes"):
+        _check_number(f"{record['name']}: {key}", record[key], 1 << 62)
+    source = record["source"]
+    texts = (record["sha256"], record["model_id"], source["url"], source["etag"])
+    if not all(isinstance(text, str) for text in texts) or type(source["size"]) is not int:
+        raise ValueError(f"does not name sha256, model and source of {record['name']}")
+    if record["ok"] + record["bad"] + record["filtered"] != record["rows"]:
+        raise ValueError(f"says that {record['name']} has rows that do not add up")
+
+
 def check_index_row(
     row: Mapping[str, Any], file_bytes: int, file_rows: int, spans: Sequence[Mapping[str, Any]]
 ) -> None:

@@ -63,7 +63,7 @@ def find_keys(
             return file, ()
         found: set[str] = set()
         with dataset.open(file) as opened:
-            for group, bounds in enumerate(opened.key_bounds()):
+            for group, bounds in enumerate(opened.group_bounds()):
                 if within(keys.keys, bounds):
                     column = opened.read(group, ["key"]).column("key")
                     found.update(wanted.intersection(column.to_pylist()))

@@ -74,7 +74,7 @@ class Selection:
         for. ``on_read`` hears how many bytes were read. Raises DamagedDataError.
         """
         on_read(opened.file.footer_bytes)
-        for group, bounds in enumerate(opened.key_bounds()):
+        for group, bounds in enumerate(opened.group_bounds()):
             if keys is None or within(keys, bounds):
                 rows = self._of_group(opened, group, keys, on_read)
                 while rows:

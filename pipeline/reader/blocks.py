@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..dataset.data_file import Bounds, DataFile, OpenFile, is_damage, key_bounds, within
+from ..dataset.data_file import Bounds, DataFile, OpenFile, group_bounds, is_damage, within
 from ..dataset.index import BrokenIndexError
 from ..dataset.untrusted import check_index_format
 from ..stores.cache import ByteCache
@@ -123,9 +123,7 @@ class IndexBlocks(Blocks):
         self._store, self._told, self._pictures = store, file.index, file.ok
 
     def _bounds(self) -> Sequence[Bounds | None]:
-        footer = self._footer()
-        bounds = [key_bounds(footer, group) for group in range(footer.num_row_groups)]
-        return self._keep_bounds(bounds)
+        return self._keep_bounds(group_bounds(self._footer()))
 
     def _footer(self) -> pq.FileMetaData:
         kept = self.cache.get((self.path, "footer"))
@@ -192,7 +190,7 @@ class GroupBlocks(Blocks):
         self._store, self._file = store, file
 
     def _bounds(self) -> Sequence[Bounds | None]:
-        return self._keep_bounds(OpenFile(self._store, self._file, self.cache).key_bounds())
+        return self._keep_bounds(OpenFile(self._store, self._file, self.cache).group_bounds())
 
     def _read(self, numbers: Sequence[int]) -> Iterator[Block]:
         with OpenFile(self._store, self._file, self.cache) as opened:

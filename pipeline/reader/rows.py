@@ -109,7 +109,7 @@ def batches(
 
     ``keys`` are sorted. A row group without any costs at most the columns of filter and keys.
     """
-    for group, bounds in enumerate(opened.key_bounds()):
+    for group, bounds in enumerate(opened.group_bounds()):
         if keys is not None and not within(keys, bounds):
             continue
         numbers = where.numbers_in(opened, group, keys)

@@ -39,7 +39,6 @@ _S3_OPTIONS: dict[str, Any] = {
     "max_concurrency": 1,
     "use_listings_cache": False,  # a listing is out of date as soon as it is there
 }
-_PUBLIC = frozenset({"profile", "region_name", "endpoint_url"})  # may be shown in messages
 
 
 class StorageError(StrataError):
@@ -80,7 +79,7 @@ def open_filesystem(url: str, options: Mapping[str, Any] | None = None) -> tuple
             fs.retries = _S3_ROUNDS
             fs.connect()  # makes the client, without a request: here is where bad options show
     except Exception as error:
-        problem = _without_secrets(f"{type(error).__name__}: {error}", options or {})
+        problem = without_secrets(f"{type(error).__name__}: {error}", options or {})
         hint = f" (storage options given: {', '.join(sorted(options))})" if options else ""
         # What caused it could show what was just taken out.
         raise StorageError(f"{url}: {problem}{hint}") from (None if options else error)
@@ -113,13 +112,3 @@ def _s3_options(protocol: str, options: Mapping[str, Any]) -> dict[str, Any]:
     for source in (configured, options):
         config.update(source.get("config_kwargs") or {})
     return {**_S3_OPTIONS, **configured, **options, "config_kwargs": config}
-
-
-def _without_secrets(text: str, options: Mapping[str, Any]) -> str:
-    """``text`` with every value of ``options`` taken out that is not known to be harmless."""
-    for name, value in options.items():
-        if isinstance(value, Mapping):
-            text = _without_secrets(text, value)
-        elif name not in _PUBLIC and isinstance(value, str) and len(value) > 3:
-            text = text.replace(value, "***")
-    return text

@@ -204,6 +204,20 @@ class Store:
         if local.stat().st_size != size:
             raise OSError(f"{self.url}/{name}: read {local.stat().st_size} of {size} bytes")
 
+    @contextmanager
+    def local(self, name: str, scratch: str | None) -> Iterator[Path]:
+        """A file of the store on this machine: itself, or a copy in ``scratch`` for as long.
+
+        Raises what ``fetch`` raises; a file that is missing in a local store is not looked for.
+        """
+        if self.is_local:
+            yield Path(self.path(name))
+            return
+        with scratch_folder(scratch) as folder:
+            copy = folder / name.rsplit("/", 1)[-1]
+            self.fetch(name, copy)
+            yield copy
+
     def info(self, name: str) -> dict[str, Any]:
         """What the store says of a file now: ``size`` and more. Raises FileNotFoundError."""
         self.fs.invalidate_cache()

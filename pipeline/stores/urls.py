@@ -5,7 +5,8 @@ into storage options or the environment (see ``filesystems``).
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 from urllib.parse import unquote, unquote_plus
 
 from codec.errors import StrataError
@@ -22,6 +23,7 @@ _OTHER_MEANINGS = frozenset({"github", "git"})  # of a colon and an @: repositor
 _SECRET_WORDS = re.compile(
     r"signature|token|secret|passw|credential|authorization|(api|access|auth|private|account)key"
 )
+_PUBLIC = frozenset({"profile", "region_name", "endpoint_url"})  # options that may be shown
 _SECRET_NAMES = frozenset(
     {"sig", "sas", "auth", "jwt", "pw", "pwd", "pass", "hmac", "rlkey", "hdnts", "hdnea"}
 )
@@ -49,8 +51,16 @@ def refuse_secrets(*urls: str) -> None:
                 )
 
 
-def without_secrets(text: str) -> str:
-    """``text`` (such as another program's message) with the secrets in its URLs cut off."""
+def without_secrets(text: str, options: Mapping[str, Any] | None = None) -> str:
+    """``text`` (such as another program's message) without the secrets that may be in it.
+
+    These are what secrets its URLs hold, and the values of the storage ``options``.
+    """
+    for name, value in (options or {}).items():
+        if isinstance(value, Mapping):
+            text = without_secrets(text, value)
+        elif name not in _PUBLIC and isinstance(value, str) and len(value) > 3:
+            text = text.replace(value, "***")
     return _IN_TEXT.sub(lambda url: _shown(url[0]) if _secret(url[0])[0] else url[0], text)
 
 

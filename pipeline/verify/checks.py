@@ -32,6 +32,7 @@ from ..dataset.ledger import (
     slim,
 )
 from ..dataset.rows import SCHEMA_VERSION
+from ..dataset.untrusted import check_record
 from ..reader.dataset import DataFile, Dataset, DatasetError
 from ..stores.filesystems import CONNECTIONS
 from ..stores.reasons import describe
@@ -41,7 +42,6 @@ from ..stores.threads import ahead
 Kind = Literal["plan", "manifest", "model", "record", "data", "index"]
 LISTED_PROBLEMS = 20
 COUNTS = ("rows", "ok", "bad", "filtered", "bytes", "pixels", "picture_bytes")  # of a manifest
-_PARQUET_END = 8  # behind the footer: its length and the magic number
 
 
 @dataclass
@@ -110,7 +110,7 @@ def read_manifest(
         manifest = json.loads(store.read(manifest_name(number)))
         named, files, totals = manifest["fingerprint"], manifest["files"], manifest["totals"]
         for entry in files:
-            _check_entry(entry)
+            check_record(entry)
     except FileNotFoundError:
         return None, ["is gone"]
     except (ValueError, TypeError, KeyError) as error:
@@ -175,26 +175,6 @@ def data_file(record: Mapping[str, Any]) -> DataFile:
     return DataFile.of(entry_of(record))
 
 
-def _check_entry(entry: Mapping[str, Any]) -> None:
-    """Raises KeyError, TypeError or ValueError for what is no record of a data file."""
-    if not all(isinstance(entry[key], int) for key in (*COUNTS, "footer_bytes")):
-        raise TypeError("a file's counts are no numbers")
-    if not all(isinstance(entry[key], str) for key in ("name", "sha256", "model_id")):
-        raise TypeError("a file has no name, sha256 or model")
-    if not isinstance(entry["source"]["url"], str) or not {"size", "etag"} <= set(entry["source"]):
-        raise TypeError("a file has no source")
-    index = entry.get("index")
-    if index is not None:
-        if not all(isinstance(index[key], int) for key in ("bytes", "footer_bytes")):
-            raise TypeError("an index has no size")
-        if not all(isinstance(index[key], str) for key in ("path", "key_min", "key_max")):
-            raise TypeError("an index has no path or keys")
-    if entry["ok"] + entry["bad"] + entry["filtered"] != entry["rows"]:
-        raise ValueError(f"the rows of {entry['name']} do not add up")
-    if entry.get("path", path := data_path(entry["name"])) != path:
-        raise ValueError(f"{entry['name']} lies at {entry['path']}")
-
-
 # -- records --------------------------------------------------------------------------------------
 
 
@@ -218,7 +198,7 @@ def read_record(ledger: Ledger, name: str) -> tuple[str, dict[str, Any] | None, 
         record = ledger.read(name)
         if record is None:
             return name, None, "is gone"
-        _check_entry(record)
+        check_record(record)
     except PlanMismatchError:
         return name, None, "belongs to a job with other parameters"
     except (StorageError, KeyError, TypeError, ValueError) as error:

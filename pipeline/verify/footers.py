@@ -5,7 +5,6 @@ Each file costs two small requests, one for its record and one for its footer.
 
 import io
 import json
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,13 +14,19 @@ import pyarrow.parquet as pq
 
 from ..dataset.layout import DATA, INDEX, SUFFIX, index_path, record_path
 from ..dataset.ledger import Ledger
-from ..dataset.rows import METADATA_KEY, ROWS_PER_GROUP, RecordError, column_bytes, schema
+from ..dataset.rows import (
+    METADATA_KEY,
+    ROWS_PER_GROUP,
+    RecordError,
+    column_bytes,
+    footer_problem,
+    schema,
+)
 from ..reader.dataset import DataFile, Dataset
+from ..stores.ranges import RangeFile
 from ..stores.reasons import describe
 from .checks import Damage, data_file, entry_of, read_record
 from .rows import first_line
-
-_PARQUET_END = 8  # behind the footer: its length and the magic number
 
 
 @dataclass(frozen=True)
@@ -110,10 +115,8 @@ class FileChecker:
         store = self.dataset.store
         start = max(0, size - nbytes)
         tail = bytes(store.fs.cat_file(store.path(file.path), start=start, end=size))
-        if int.from_bytes(tail[-_PARQUET_END:-4], "little") + _PARQUET_END != nbytes:
-            raise RecordError("its footer is not where it was written")
-        if None not in checksums and zlib.crc32(tail) not in checksums:
-            raise RecordError("its footer is damaged")
+        if problem := footer_problem(tail, nbytes, checksums):
+            raise RecordError(problem)
         try:
             return self._read_footer(tail, start)
         except RecordError:
@@ -123,7 +126,7 @@ class FileChecker:
 
     def _read_footer(self, tail: bytes, start: int) -> tuple[dict[str, Any], list[str]]:
         metadata = pq.read_metadata(io.BytesIO(tail))
-        columns = _described(metadata, start + len(tail))
+        columns = self._described(metadata, start + len(tail))
         found = {"bytes": start + len(tail), "rows": metadata.num_rows, "footer_bytes": len(tail)}
         try:
             told = json.loads(metadata.metadata[METADATA_KEY])
@@ -137,50 +140,32 @@ class FileChecker:
             problems.append("its columns are not those of this dataset")
         return found, problems + _impossible_groups(metadata, start)
 
+    def _described(self, metadata: pq.FileMetaData, size: int) -> pa.Schema:
+        """The columns by a footer. Raises OSError for one that pyarrow would not read by.
 
-class _Nothing(io.RawIOBase):
-    """A file of some size that cannot be read."""
+        Asked with ``row_group(i).column(j)`` for a description that it refuses, pyarrow ends the
+        whole process. Before it reads a row group, it checks all descriptions and raises. So let
+        it begin to read. (``pre_buffer`` and ``metadata.schema.to_arrow_schema`` would both leak
+        memory here.)
+        """
+        nothing = pa.PythonFile(_Unreadable(self.dataset.store, "", size), mode="r")
+        file = pq.ParquetFile(nothing, metadata=metadata, pre_buffer=False, buffer_size=4096)
+        for group in range(metadata.num_row_groups):
+            try:
+                file.read_row_group(group, use_threads=False)
+            except OSError as error:
+                if _Unreadable.REFUSAL not in str(error):
+                    raise
+        return file.schema_arrow.remove_metadata()
 
-    REFUSAL = "there is nothing to be read here"
 
-    def __init__(self, size: int) -> None:
-        self._size = size
+class _Unreadable(RangeFile):
+    """A file of known size that cannot be read."""
 
-    def size(self) -> int:
-        return self._size
+    REFUSAL = "this file is not to be read"
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return offset
-
-    def tell(self) -> int:
-        return self._size
-
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int | None = -1) -> bytes:
         raise OSError(self.REFUSAL)
-
-
-def _described(metadata: pq.FileMetaData, size: int) -> pa.Schema:
-    """The columns by a footer. Raises OSError for one that pyarrow would not read by.
-
-    Asked with ``row_group(i).column(j)`` for a description that it refuses, pyarrow ends the whole
-    process; before it reads a row group, it looks at all of them and raises. So let it begin to
-    read. (Both ``pre_buffer`` and ``metadata.schema.to_arrow_schema`` would leak memory here.)
-    """
-    nothing = pa.PythonFile(_Nothing(size), mode="r")
-    file = pq.ParquetFile(nothing, metadata=metadata, pre_buffer=False, buffer_size=4096)
-    for group in range(metadata.num_row_groups):
-        try:
-            file.read_row_group(group, use_threads=False)
-        except OSError as error:
-            if _Nothing.REFUSAL not in str(error):
-                raise
-    return file.schema_arrow.remove_metadata()
 
 
 def _data_damage(file: DataFile, problems: list[str]) -> Damage:

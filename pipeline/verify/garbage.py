@@ -68,8 +68,7 @@ def find_garbage(store: Store, older_than: float) -> list[Garbage]:
         )
     with storage_errors(store.url, "cannot be searched for garbage"):
         limit = _now(store) - older_than
-        found = [*_unrecorded(store), *_superseded(store), *_stale_maps(store)]
-        found += [*_parts(store), *_uploads(store)]
+        found = [*_unlisted(store), *_parts(store), *_uploads(store)]
         return [item for item in found if item.modified <= limit]
 
 
@@ -92,11 +91,23 @@ _TEMPORARY = "left over from a write"
 _UPLOAD = "an upload that never ended"
 
 
-def _unrecorded(store: Store) -> Iterator[Garbage]:
-    """Data files and indexes that were published, but whose job died before the record."""
+def _unlisted(store: Store) -> Iterator[Garbage]:
+    """Files that neither a record nor the newest manifest needs.
+
+    These are data files and indexes whose job died before it recorded them; generations before the
+    one that the manifest lists, the record first, then its files; and maps of keys of other files.
+    A reader that opened the dataset with an earlier manifest may still use what the newest one
+    replaces, so the age of that counts from the newest one.
+    """
     published = [(folder, store.sizes(folder)) for folder in (INDEX, DATA)]
+    maps = store.sizes(KEYS)
     recorded = store.sizes(COMMITS)  # after the files: a record follows them
-    listed = set(_listed(store)[0].values())
+    number = latest_manifest(store)
+    entries, since = [], 0.0
+    if number:
+        entries = json.loads(store.read(manifest_name(number)))["files"]
+        since = store.modified(manifest_name(number))
+    listed = {entry["name"] for entry in entries}
     for folder, sizes in published:
         for file, size in sizes.items():
             name = file.removesuffix(SUFFIX)
@@ -104,50 +115,21 @@ def _unrecorded(store: Store) -> Iterator[Garbage]:
             if ours and f"{name}{RECORD_SUFFIX}" not in recorded and name not in listed:
                 path = f"{folder}/{file}"
                 yield Garbage(path, size, _NO_RECORD, store.modified(path))
-
-
-def _superseded(store: Store) -> Iterator[Garbage]:
-    """Generations before the one that the newest manifest lists: the record first, then its files.
-
-    Who opened the dataset with an earlier manifest may still read them, so their age counts from
-    the newest one.
-    """
-    listed, since = _listed(store)
-    published = [(folder, store.sizes(folder)) for folder in (INDEX, DATA)]
-    recorded = store.sizes(COMMITS)
-    for base, newest in listed.items():
-        for generation in range(split_generation(newest)[1]):
+    for base, newest in map(split_generation, listed):
+        for generation in range(newest):
             name = generation_name(base, generation)
             record, data = f"{name}{RECORD_SUFFIX}", f"{name}{SUFFIX}"
             if record in recorded:
                 yield Garbage(record_path(name), recorded[record], _SUPERSEDED, since)
                 for folder, sizes in published:
-                    if data in sizes:  # without a record, it is counted as such
+                    if data in sizes:  # a file without a record was yielded above
                         yield Garbage(f"{folder}/{data}", sizes[data], _SUPERSEDED, since)
-
-
-def _stale_maps(store: Store) -> Iterator[Garbage]:
-    """Maps of keys that were made of other files than the newest manifest lists."""
-    sizes, number = store.sizes(KEYS), latest_manifest(store)
-    if not sizes or not number:
-        return
-    manifest = json.loads(store.read(manifest_name(number)))
-    current = key_map_path([DataFile.of(entry) for entry in manifest["files"]])
-    since = store.modified(manifest_name(number))
-    for file, size in sizes.items():
-        path = f"{KEYS}/{file}"
-        if KEY_MAP_NAME.fullmatch(file) and path != current:
-            yield Garbage(path, size, _SUPERSEDED, max(since, store.modified(path)))
-
-
-def _listed(store: Store) -> tuple[dict[str, str], float]:
-    """The newest manifest's names by their shards' names, and when it was written."""
-    number = latest_manifest(store)
-    if not number:
-        return {}, 0.0
-    manifest = json.loads(store.read(manifest_name(number)))
-    names = {split_generation(file["name"])[0]: file["name"] for file in manifest["files"]}
-    return names, store.modified(manifest_name(number))
+    if maps and number:
+        current = key_map_path([DataFile.of(entry) for entry in entries])
+        for file, size in maps.items():
+            path = f"{KEYS}/{file}"
+            if KEY_MAP_NAME.fullmatch(file) and path != current:
+                yield Garbage(path, size, _SUPERSEDED, max(since, store.modified(path)))
 
 
 def _parts(store: Store) -> Iterator[Garbage]:
