@@ -1,4 +1,4 @@
-"""Making the index of a data file: find where its values lie, and publish that beside it."""
+"""Make the index of a data file: find where its values lie, and publish the result."""
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -27,10 +27,9 @@ def publish_index(
 ) -> dict[str, Any]:
     """Publish ``table`` as the index of the data file ``name``.
 
-    Returns what the commit record says of it. One that is there already stays if it says the same;
-    otherwise it belongs to a file that was removed, or is damaged, and makes room. ``create`` takes
-    the place of ``store.create_from``. Raises a passing StorageError when another job writes the
-    same index just now.
+    Returns its facts for the commit record. An equal index that exists already stays; any other is
+    damaged or belongs to a file that was removed, and is replaced. ``create`` is used in place of
+    ``store.create_from``. Raises a passing StorageError if another job writes the same index now.
     """
     create = create or store.create_from
     path, local = index_path(name), scratch / f"{name}.index"
@@ -62,7 +61,7 @@ def write_index(table: pa.Table, path: Path) -> None:
 
 
 def same_index(path: Path, table: pa.Table) -> bool:
-    """Whether a file is an index that says this."""
+    """Whether a file is an index that holds this table."""
     try:
         return bool(pq.read_table(path, page_checksum_verification=True).equals(table))
     except (OSError, ValueError, pa.ArrowException):
@@ -89,7 +88,7 @@ def index_facts(path: str, local: Path, table: pa.Table) -> dict[str, Any]:
 
 
 def _upper_bound(key: str) -> str:
-    """The key, or something short that no key with this beginning is above."""
+    """The key, or something shorter that is not below any key with the same beginning."""
     if len(key) <= _KEY_BOUND or key[_KEY_BOUND] == _LAST:
         return key
     return key[:_KEY_BOUND] + _LAST
@@ -99,7 +98,7 @@ def _upper_bound(key: str) -> str:
 
 
 def index_table(path: Path, layers: int) -> pa.Table:
-    """The index of a local data file. Raises RecordError where a value is not found in it."""
+    """The index of a local data file. Raises RecordError if a value is not found in it."""
     file = pq.ParquetFile(path, page_checksum_verification=True)
     first = 0
     tables = [SCHEMA.empty_table()]
@@ -173,9 +172,9 @@ def _chunk(group: pq.RowGroupMetaData, raw: BinaryIO, column: str) -> tuple[int,
 def _spans(chunk: bytes, start: int, values: Sequence[bytes | None]) -> np.ndarray:
     """Offset in the file, length and CRC of each value, -1 for nulls: ``(3, rows) int64``.
 
-    Values follow one another, each after its length, with a header here and there: where a page
-    begins. What is found has the bytes of the value, so whoever reads there gets just these. Raises
-    LookupError with the number of a value that is not there.
+    Values follow one another, each after its length, with a header where a page begins. The bytes
+    that are found are those of the value, so reading them gives the value. Raises LookupError with
+    the number of a value that is not found.
     """
     return np.array(list(_places(chunk, start, values)), np.int64).reshape(-1, 3).T
 

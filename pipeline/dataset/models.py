@@ -14,7 +14,7 @@ from .rows import file_sha256
 
 
 def publish_model(store: Store, model_id: str, file: Path) -> None:
-    """Give a dataset its copy of a model file and, where there is one, of the card beside it."""
+    """Copy a model file, and the card beside it if there is one, into a dataset."""
     store.create_from(model_path(model_id), file)
     card = zoo.card_file(file)
     if card.is_file():
@@ -50,7 +50,7 @@ def check_model(store: Store, model_id: str) -> tuple[str, int]:
 
 
 def copy_model(model_id: str, source: Store, target: Store, scratch: str | None) -> None:
-    """Give one dataset its own copy of another's model. Raises InvalidModelError for a damaged one.
+    """Copy the model of one dataset into another. Raises InvalidModelError for a damaged one.
 
     ``scratch`` is a local folder for temporary files (default: the system's).
     """

@@ -1,7 +1,7 @@
-"""The Parquet schema: one row per sample, one column per layer, and nothing else knows it.
+"""The Parquet schema of data files: one row per sample, one column per layer.
 
-Columns, in this order because a reader of k layers then fetches one contiguous run of bytes per
-row group: bulky metadata, small metadata, ``key``, ``width``, ``height``, ``header``,
+The order of the columns lets a reader of k layers fetch one contiguous run of bytes per row group:
+bulky metadata, small metadata, ``key``, ``width``, ``height``, ``header``,
 ``layer_00``, ``layer_01``, ... Layer columns are neither compressed nor dictionary-coded, so a
 layer's bytes lie verbatim in the file; every page has a checksum.
 """
@@ -68,7 +68,7 @@ _DICTIONARY_COLUMNS = ["status", "reason", "source_field", "source_format", "not
 
 
 class RecordError(StrataError):
-    """A data file does not hold what it should; the message names file, row and key."""
+    """A data file contradicts itself; the message names file, row and key."""
 
 
 def layer_column(number: int) -> str:
@@ -87,7 +87,7 @@ def stream_columns(layers: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Row:
-    """One sample, whatever became of it.
+    """One sample, be it a picture, bad or filtered.
 
     ``fields`` are (name, bytes) in the tar's order, with None for the encoded picture.
     ``source_sha256`` is the 32-byte digest of the picture's file, ``image_sha256`` that of its
@@ -142,8 +142,8 @@ class Row:
 class RowWriter:
     """Writes rows to a local Parquet file, flushing row groups by count and by bytes.
 
-    Deliberately no context manager. An abandoned file may still be valid Parquet with fewer rows
-    (pyarrow closes it when the writer is collected), so whoever publishes counts the rows first.
+    It is deliberately no context manager. An abandoned file may still be valid Parquet with fewer
+    rows (pyarrow closes it when the writer is collected), so callers count rows before publishing.
     """
 
     def __init__(self, path: Path, layers: int, metadata: Mapping[str, Any]) -> None:
@@ -190,7 +190,7 @@ class RowWriter:
 
 
 def row_bytes(columns: Mapping[str, Any]) -> int:
-    """About what a row takes in memory and in the file: its bulky values."""
+    """About how many bytes a row takes in memory and in the file: its bulky values."""
     side = sum(len(field["data"] or b"") for field in columns["fields"])
     return side + sum(len(value) for value in columns.values() if isinstance(value, bytes))
 
@@ -212,11 +212,11 @@ def _leaves(columns: pa.Schema) -> list[str]:
 class FileFacts:
     """What a data file holds, counted from the file itself.
 
-    ``footer_crc32`` is that of the last ``footer_bytes`` of the file: a damaged footer can end the
-    process that parses it. ``column_bytes`` are the compressed sizes of the columns as Parquet
-    counts them; ``picture_bytes`` the source files of the ok rows and ``stream_bytes`` what
-    replaces them (header, layers, alpha and originals that are kept); ``kept`` how many of the ok
-    rows keep their original; ``problems`` the first (key, status, reason) that are not ok.
+    ``footer_crc32`` is the checksum of the last ``footer_bytes`` of the file, because a damaged
+    footer can crash the process that parses it. ``column_bytes`` are the compressed sizes of the
+    columns. ``picture_bytes`` sums the source files of the ok rows, ``stream_bytes`` what replaces
+    them (header, layers, alpha, kept originals), and ``kept`` counts kept originals. ``problems``
+    are the first (key, status, reason) of rows that are not ok.
     """
 
     rows: int
@@ -240,7 +240,7 @@ class FileFacts:
 
 
 def read_metadata(file: pq.ParquetFile, name: str) -> dict[str, Any]:
-    """The dictionary given to RowWriter. Raises RecordError for another program's file."""
+    """The ``metadata`` given to RowWriter. Raises RecordError for another program's file."""
     packed = (file.schema_arrow.metadata or {}).get(METADATA_KEY)
     if packed is None:
         raise RecordError(f"{name}: this Parquet file was not written by Strata")
@@ -250,7 +250,7 @@ def read_metadata(file: pq.ParquetFile, name: str) -> dict[str, Any]:
 def inspect_file(path: Path, layers: int) -> FileFacts:
     """Reopen a finished file, read all of it with checksums, and count.
 
-    Raises RecordError where the rows contradict themselves, OSError for damaged pages.
+    Raises RecordError for rows that contradict themselves, OSError for damaged pages.
     """
     file = pq.ParquetFile(path, page_checksum_verification=True)
     read_metadata(file, path.name)
@@ -359,5 +359,5 @@ def file_sha256(path: Path) -> str:
 
 
 def reason_kind(reason: str) -> str:
-    """The general part of a reason, for counting: what stands before the first colon."""
+    """The general part of a reason, for counting: the text before the first colon."""
     return reason.split(":", 1)[0][:80]

@@ -1,8 +1,8 @@
-"""What a dataset says of itself, held against what any dataset can say, before it is believed.
+"""Checks of plans, manifests, records and indexes before they are used.
 
-A plan, a manifest and an index come from a store that anybody may have written to. Names in them
-become paths, numbers become requests and memory: nothing here is used before it was looked at.
-Everything raises ValueError saying what is wrong; callers say where.
+They come from a store that others may write to; names in them become paths, and numbers become
+requests and memory. All functions raise ValueError, or LookupError and TypeError for missing
+values. The message continues the name of the file, which callers put before it.
 """
 
 import re
@@ -18,9 +18,9 @@ MAX_FOOTER_BYTES = 1 << 28
 MAX_INDEX_BYTES = 1 << 32
 MAX_FILE_BYTES = 1 << 50
 MAX_ROWS = (1 << 31) - 1  # of a data file: an index has them as int32
-# Of a row group, as its footer says it: a writer ends one at 16 MiB, but a row may be larger.
+# Of a row group, by its footer: a writer ends one at 16 MiB, but a single row may be larger.
 MAX_GROUP_BYTES = 1 << 32
-INDEX_FORMAT = 1  # of index files; one that says none is of format 1
+INDEX_FORMAT = 1  # of index files; those that name no format have format 1
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 _MODEL_ID = re.compile(r"[0-9a-f]{64}")
 
@@ -61,10 +61,7 @@ def check_data_file(entry: Mapping[str, Any]) -> None:
 
 
 def check_record(record: Mapping[str, Any]) -> None:
-    """A commit record, or an entry of a manifest with all that a check or a repair needs.
-
-    Raises KeyError and TypeError, too.
-    """
+    """A commit record, or an entry of a manifest with all that a check or a repair needs."""
     check_data_file({"path": data_path(record["name"]), **record})
     for key in ("pixels", "picture_bytes"):
         _check_number(f"{record['name']}: {key}", record[key], 1 << 62)
@@ -79,7 +76,7 @@ def check_record(record: Mapping[str, Any]) -> None:
 def check_index_row(
     row: Mapping[str, Any], file_bytes: int, file_rows: int, spans: Sequence[Mapping[str, Any]]
 ) -> None:
-    """A row of an index: its places must be in the data file. ``spans`` are those beside layers."""
+    """A row of an index, which must lie in its data file. ``spans`` are those of side columns."""
     if not 0 <= row["row_group"] <= row["row"] < file_rows:
         raise ValueError(f"names row {row['row']} of {file_rows}")
     places = [row[name] for name in ("offsets", "lengths", "crc32s")]

@@ -1,4 +1,4 @@
-"""A decoded row as the sample it came from: its fields, with the picture in a format of choice."""
+"""Turn a decoded row into a sample again: its fields, with the picture in a chosen format."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,15 +14,15 @@ from ..reader.originals import read_original
 from ..stores.reasons import describe
 from .selection import Chosen
 
-# What a commit record adds up: ``layers`` that were decoded, ``streams`` that they are of, bytes of
-# them (or of originals in their place), and of the pictures that were written.
+# Counts in a commit record: streams, layers decoded of them, bytes of these (or of the originals in
+# their place), and bytes of the pictures that were written.
 COUNTS = ("streams", "layers", "layer_bytes", "decoded_bytes")
 
 
 class Form(NamedTuple):
-    """How pictures are written: format, quality of jpg, longest side (pixels); and what is refused.
+    """How pictures are written: format, quality of jpg, longest side (pixels).
 
-    ``max_pixels`` is the most that an original or an alpha channel may have.
+    Originals and alpha channels of more than ``max_pixels`` are refused.
     """
 
     image_format: str
@@ -33,7 +33,7 @@ class Form(NamedTuple):
 
 @dataclass(frozen=True)
 class Sample:
-    """What became of a row: the fields to write, or why there are none; and ``COUNTS``."""
+    """The fields of a row to write, or the reason why there are none; and ``COUNTS``."""
 
     key: str
     fields: list[tuple[str, bytes]] | None = None
@@ -43,9 +43,9 @@ class Sample:
 
 
 def finished(chosen: Chosen, result: np.ndarray | Exception | None, form: Form) -> Sample:
-    """The fields as the tar had them, with the decoded picture, or the exception in its place.
+    """The sample of a row, with the fields that its tar had.
 
-    Without a ``result``, the original is the picture.
+    ``result`` is the decoded picture, the exception in its place, or None for the original.
     """
     row, key = chosen.row, original_key(chosen.row)
     if not chosen.is_picture:
@@ -74,7 +74,7 @@ def finished(chosen: Chosen, result: np.ndarray | Exception | None, form: Form) 
 def _pixels(
     chosen: Chosen, result: np.ndarray | None, form: Form
 ) -> tuple[np.ndarray, dict[str, int]]:
-    """The picture, ``(H, W, 3) uint8``, and what was read for it."""
+    """The picture, ``(H, W, 3) uint8``, and the counts of what it was made from."""
     row = chosen.row
     if result is not None:
         layers = min(chosen.take.layers, row["layers"])

@@ -1,4 +1,4 @@
-"""Rows of a data file: those that are asked for, with as many layers as any of them needs."""
+"""Read the selected rows of a data file, with as many layers as any of them needs."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,17 +16,17 @@ from ..reader.rows import RowFilter, take_rows
 from ..running.stages import StageClock
 from . import sparse
 from .filter_language import parse_condition
-from .layer_rule import Choice, LayerRule
+from .layer_rule import LayerChoice, LayerRule
 
-OnRead = Callable[[int], None]  # hears of bytes
+OnRead = Callable[[int], None]  # is called with bytes read
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """A row, and what to take of it (nothing of one that is no picture)."""
+    """A row, and which of its layers to take (none if it is no picture)."""
 
     row: Mapping[str, Any]
-    take: Choice
+    take: LayerChoice
 
     @property
     def is_picture(self) -> bool:
@@ -34,18 +34,18 @@ class Chosen:
 
     @property
     def original(self) -> bytes | None:
-        """The picture's own file, where that stands in for layers that are not there."""
+        """The picture's own file, if that stands in for layers that are not stored."""
         return self.row.get("original") if self.take.original else None
 
 
 class Selection:
-    """What to read of a dataset's files.
+    """Selects rows and layers of a dataset's files.
 
     Args:
         rule: how many layers of each picture.
         columns: further columns to read.
         condition: a ``--filter`` (``filter_language.py``), empty for none.
-        originals: whether to read the originals of row groups where one is to stand in.
+        originals: whether to read originals that stand in for layers.
     """
 
     def __init__(
@@ -69,16 +69,16 @@ class Selection:
     ) -> Iterator[Chosen]:
         """The rows, in the file's order, one row group in memory at a time.
 
-        ``keys`` restricts to those that have one of them. Of a row group where that is not known
-        without it, the columns that say so are read first, and nothing else where no row is asked
-        for. ``on_read`` hears how many bytes were read. Raises DamagedDataError.
+        ``keys`` restricts to rows with one of these keys. The columns that the selection depends on
+        are read first, and no others of a row group without a selected row. ``on_read`` is called
+        with the number of bytes read. Raises DamagedDataError.
         """
         on_read(opened.file.footer_bytes)
         for group, bounds in enumerate(opened.group_bounds()):
             if keys is None or within(keys, bounds):
                 rows = self._of_group(opened, group, keys, on_read)
                 while rows:
-                    yield rows.popleft()  # which is then no longer held here
+                    yield rows.popleft()  # so that it is no longer held here
 
     def _of_group(
         self, opened: OpenFile, group: int, keys: Sequence[str] | None, on_read: OnRead
@@ -117,7 +117,7 @@ class Selection:
     def _few(
         self, opened: OpenFile, group: int, places: pa.Array, columns: list[str], on_read: OnRead
     ) -> deque[Chosen] | None:
-        """The same with only the streams of these rows read, if the index has them."""
+        """``_of_group`` with only the streams of these rows, if the index has their places."""
         side = [name for name in SIDE_COLUMNS if name in columns]
         names = [name for name in dict.fromkeys([*columns, *STREAM_COLUMNS]) if name not in side]
         rows = to_rows(_read(opened, group, names, on_read).take(places))
@@ -134,17 +134,17 @@ class Selection:
         return deque(map(Chosen, complete, takes))
 
     def _needs(self, small: pa.Table) -> tuple[int, bool]:
-        """The most layers that any of these rows needs, and whether any wants its original."""
+        """The most layers that any of these rows needs, and whether any takes its original."""
         takes = [self._take(row) for row in small.to_pylist()]
         layers = max((take.layers for take in takes), default=0)
         return layers, any(take.original for take in takes)
 
-    def _take(self, row: Mapping[str, Any]) -> Choice:
-        return self.rule.choose(row) if row["status"] == "ok" else Choice(0)
+    def _take(self, row: Mapping[str, Any]) -> LayerChoice:
+        return self.rule.choose(row) if row["status"] == "ok" else LayerChoice(0)
 
 
 def timed(rows: Iterator[Chosen], clock: StageClock) -> Iterator[Chosen]:
-    """The rows; the time that getting them takes is that of downloading."""
+    """The rows, with the time of getting them counted as downloading."""
     while True:
         with clock.timed("download"):
             row = next(rows, None)
@@ -163,7 +163,7 @@ def _read(opened: OpenFile, group: int, columns: list[str], on_read: OnRead) -> 
 
 
 def _stored_bytes(group: pq.RowGroupMetaData, columns: list[str]) -> int:
-    """What reading these columns of a row group fetches."""
+    """How many bytes these columns of a row group have in the file."""
     leaves = map(group.column, range(group.num_columns))
     return sum(
         leaf.total_compressed_size

@@ -1,4 +1,4 @@
-"""Datasets in training: decoded pictures for torch, each once an epoch over all readers.
+"""Datasets for training: decoded pictures for torch, each read once an epoch.
 
 order.py      which rows a reader gets, and in which order
 stream.py     rows in that order, read ahead

@@ -1,4 +1,4 @@
-"""Samples of encoded pictures to samples of decoded ones, some together, on one device."""
+"""Decode samples, some together, on one device."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,8 +25,8 @@ Transform = Callable[[Tensor], Any]
 # What to do with a picture that cannot be read or decoded.
 Errors = Literal["raise", "skip"] | Callable[[str, Exception], object]
 
-# What is wrong with one picture. Anything else (a store that does not answer, a device that fails,
-# a mistake in a transform) would be so with the next one too, and is always raised.
+# Errors of one picture. All others (a store that does not answer, a device that fails, a bug in a
+# transform) would occur with the next picture too, and are always raised.
 _OF_ONE_PICTURE = (
     *(CorruptStreamError, DamagedDataError, RecordError),
     *(BrokenImageError, UnsupportedImageError),
@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 
 class ErrorPolicy:
-    """Raises an error or counts it, as ``errors`` says; see ``StrataImages``."""
+    """Raises or reports errors, as ``errors`` says; see ``StrataImages``."""
 
     def __init__(self, errors: Errors) -> None:
         if not callable(errors) and errors not in ("raise", "skip"):
@@ -44,7 +44,7 @@ class ErrorPolicy:
         self._last: Exception | None = None  # all rows of a damaged row group have the same
 
     def meet(self, key: str | None, error: Exception) -> None:
-        """Raise ``error`` unless it is of this picture alone, and these are to be skipped."""
+        """Report ``error`` if it is of one picture and these are skipped; else raise it."""
         if self.errors == "raise" or not isinstance(error, _OF_ONE_PICTURE):
             raise error
         if callable(self.errors):
@@ -56,10 +56,10 @@ class ErrorPolicy:
 
 @dataclass(frozen=True)
 class Decoder:
-    """What pictures are made with: a codec, and what becomes of what it gives.
+    """Decodes streams and makes tensors of the pictures.
 
-    ``device`` is where the tensors go; ``max_side`` in pixels makes previews
-    (``Codec.decode_small``); ``options`` go to ``Codec.decode``.
+    The tensors are on ``device``. ``max_side`` (pixels) makes previews (``Codec.decode_small``).
+    ``options`` go to ``Codec.decode``.
     """
 
     codec: Codec
@@ -74,7 +74,7 @@ class Decoder:
     def arrays(
         self, encoded: Sequence[EncodedImage | KeptOriginal], keys: Sequence[str]
     ) -> list[np.ndarray | Exception]:
-        """``(H, W, 3) uint8`` pictures, or what was wrong with those that cannot be decoded."""
+        """The pictures, ``(H, W, 3) uint8``, or the errors of those that cannot be decoded."""
         found: list[Any] = [None] * len(encoded)
         streams = [n for n, one in enumerate(encoded) if isinstance(one, EncodedImage)]
         if streams:
@@ -100,7 +100,7 @@ class Decoder:
         ]
 
     def size(self, encoded: EncodedImage | KeptOriginal) -> tuple[int, int]:
-        """Height and width that a picture will have, before it is transformed."""
+        """Height and width of the picture before ``transform``."""
         size = (encoded.height, encoded.width)
         return size if self.max_side is None else fit(*size, self.max_side)
 
@@ -132,14 +132,14 @@ def decode_batches(
     decode_options: Mapping[str, Any] | None = None,
     errors: Errors = "raise",
 ) -> Iterator[Sample]:
-    """Decode what ``StrataImages(..., encoded=True)`` gives in its workers, here, on a device.
+    """Decode the batches of ``StrataImages(..., encoded=True)`` in this process, on a device.
 
     One batch for each list of samples, in order and without reading ahead: a dictionary of ``key``
     (a list), ``image`` (``(B, H, W, 3) uint8`` on ``device``, or a list of tensors where their
     shapes differ) and a list for each further column. ``codec`` is
-    ``open_dataset(url).codec("cuda")``, and ``device`` by default where it computes; the other
-    arguments are those of ``StrataImages``. Pictures that are skipped are missing in their batch,
-    and an empty one is left out.
+    ``open_dataset(url).codec("cuda")``; ``device`` is by default the codec's own. The other
+    arguments are those of ``StrataImages``. Skipped pictures are missing in their batch, and empty
+    batches are left out.
     """
     policy = ErrorPolicy(errors)
     device = device or str(getattr(codec, "device", "cpu"))
@@ -156,7 +156,7 @@ def decode_batches(
 
 
 def collate(samples: Sequence[Sample]) -> Sample:
-    """One dictionary of lists; pictures of one shape become one tensor."""
+    """One dictionary of lists; images of one shape become one tensor."""
     batch = {name: [sample[name] for sample in samples] for name in samples[0]}
     images = batch["image"]
     if all(isinstance(image, Tensor) and image.shape == images[0].shape for image in images):
@@ -165,7 +165,7 @@ def collate(samples: Sequence[Sample]) -> Sample:
 
 
 def to_samples(table: pa.Table, layers: int, columns: Sequence[str], url: str) -> list[Sample]:
-    """What ``read_pictures`` gives as dictionaries of ``key``, ``encoded`` and ``columns``.
+    """The rows of ``read_pictures`` as dictionaries of ``key``, ``encoded`` and ``columns``.
 
     ``fields`` becomes a dictionary of bytes by name, without the picture's own.
     """
@@ -182,7 +182,7 @@ def to_samples(table: pa.Table, layers: int, columns: Sequence[str], url: str) -
 
 
 def _named(key: str, error: Exception) -> Exception:
-    """The error with the picture's key in it, if it is the picture's."""
+    """An error of one picture with its key in the message; other errors as they are."""
     if not isinstance(error, _OF_ONE_PICTURE):
         return error
     named = DamagedDataError(

@@ -34,11 +34,11 @@ def ray_dataset(
     """The pictures of the dataset at ``url`` as a Ray Dataset, still encoded.
 
     Its columns are ``columns``, then ``key``, ``width``, ``height``, ``header``, the first
-    ``layers`` of ``layer_00``, ... (default: all), and ``original``: the picture's file where that
-    is kept in place of layers that are not. Only they leave the store, and after
-    ``select_columns`` only what that leaves. ``filter`` is that of ``Dataset.batches``, ``options``
+    ``layers`` of ``layer_00``, ... (default: all), and ``original``: the picture's file if that
+    stands in for layers that are not stored. Only these are read, and after ``select_columns`` only
+    those it selects. ``filter`` is that of ``Dataset.batches``, ``options``
     are the dataset's storage options, ``read`` goes to ``ray.data.read_datasource``
-    (``override_num_blocks``, ``concurrency``, ...). ``RayDecoder`` makes pictures of it. Raises
+    (``override_num_blocks``, ``concurrency``, ...). ``RayDecoder`` decodes the pictures. Raises
     DatasetError as ``open_dataset`` and ``Dataset.batches`` do.
     """
     dataset = open_dataset(url, options)
@@ -49,9 +49,9 @@ def ray_dataset(
 
 
 class StrataDatasource(Datasource):
-    """One read task for each data file, or for parts of it where there are fewer files than tasks.
+    """One read task for each data file, or for parts of it if there are fewer files than tasks.
 
-    A block is a row group's pictures.
+    A block holds the pictures of a row group.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class StrataDatasource(Datasource):
         return True
 
     def estimate_inmemory_data_size(self) -> int:
-        """From the footers of some files."""
+        """An estimate from the footers of some files."""
         per_row = sum(self._row_bytes.get(name, 0.0) for name in self._wanted())
         return int(per_row * sum(file.ok for file in self._files))
 
@@ -112,7 +112,7 @@ class StrataDatasource(Datasource):
     def _reader(
         self, file: DataFile, wanted: Sequence[str], part: int, parts: int
     ) -> Callable[[], Iterator[pa.Table]]:
-        """What one task calls, on whichever machine: so it carries names, and no connection."""
+        """The function of a task. It may run on any machine, so it holds URLs and no connection."""
         url, options = self._url, self._options
         layers, where = self._layers, self._where
         if ORIGINAL not in wanted:

@@ -1,4 +1,4 @@
-"""Rows in a given order, their row groups read ahead of them in threads."""
+"""Read rows in a given order, with their row groups read ahead in threads."""
 
 from collections import Counter, deque
 from collections.abc import Collection, Iterator, Sequence
@@ -16,21 +16,21 @@ from ..stores.filesystems import storage_errors
 from .decoding import Sample, to_samples
 from .order import Ref, Unit
 
-AHEAD = 512  # rows whose row groups are being read while earlier ones are handed on
+AHEAD = 512  # rows whose row groups are read while earlier ones are yielded
 THREADS = 4
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is read of each row: ``layers``, ``columns``, and only rows that satisfy ``where``."""
+    """What to read: ``layers`` and ``columns`` of the rows that satisfy ``where``."""
 
     layers: int
     columns: Sequence[str] = ()
     where: RowFilter = EVERY_ROW
 
 
-class Row(NamedTuple):
-    """A row and its position in the order: its sample, or why it cannot be read."""
+class StreamedRow(NamedTuple):
+    """A row's position in the order, and its sample or the error of reading it."""
 
     position: int
     sample: Sample | DamagedDataError
@@ -42,12 +42,12 @@ def stream(
     wanted: Wanted,
     start: int = 0,
     waiting: Collection[int] = (),
-) -> Iterator[Row]:
+) -> Iterator[StreamedRow]:
     """The pictures among the rows of ``refs`` at the positions ``waiting``, and from ``start`` on.
 
-    Of earlier rows nothing is read. In memory are the rows of every row group that was begun and
-    not finished, which is what the order mixes, and those of the next ``AHEAD`` rows. Raises
-    StorageError where the store does not answer; what is damaged is handed on in its place.
+    Does not read the other rows. Holds the rows of each row group that is begun and not finished,
+    and those of the next ``AHEAD`` rows. Raises StorageError if the store does not answer. Damaged
+    rows yield their error.
     """
     done: dict[Unit, list[int]] = {}  # rows of units that were begun, and not finished, before
     again: list[tuple[int, Ref]] = []
@@ -93,8 +93,8 @@ def stream(
             if not left[ref.unit]:
                 del groups[ref.unit], left[ref.unit]
             if isinstance(found, DamagedDataError):
-                yield Row(position, found)
+                yield StreamedRow(position, found)
             elif ref.row in found:
-                yield Row(position, found.pop(ref.row))
+                yield StreamedRow(position, found.pop(ref.row))
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

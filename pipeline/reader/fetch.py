@@ -1,4 +1,4 @@
-"""Pictures by their places: ranged requests for just their bytes, checked one by one."""
+"""Read pictures by their places: ranged requests for only their bytes, which are checked."""
 
 import zlib
 from collections import defaultdict
@@ -20,7 +20,7 @@ from .rows import rows_at
 
 FETCHED_BYTES = 64 << 20  # of layers and columns, held at once
 FETCHED_KEYS = 1000
-GROUPS_AT_ONCE = 8  # row groups read where there is no index: up to 16 MiB each
+GROUPS_AT_ONCE = 8  # row groups, up to 16 MiB each, read at once if there is no index
 SIDE_COLUMNS = ("alpha", "original")  # whose places an index knows
 
 
@@ -38,7 +38,7 @@ class Record:
 def portions(
     entries: Sequence[IndexEntry], layers: int, columns: Sequence[str] = ()
 ) -> Iterator[Sequence[IndexEntry]]:
-    """The entries in pieces that may be in memory at once."""
+    """The entries in portions that fit into memory."""
     start = nbytes = 0
     for number, entry in enumerate(entries):
         beside = (getattr(entry, name) for name in columns)
@@ -56,8 +56,8 @@ def fetch(
 ) -> list[Record]:
     """The first ``layers`` layers of each picture, and of ``columns`` any of ``SIDE_COLUMNS``.
 
-    Raises DamagedDataError for what does not have its checksum, DatasetError for a file that is
-    gone, StorageError for a store that does not answer.
+    Raises DamagedDataError for bytes with a wrong checksum, DatasetError for a missing file,
+    StorageError for a store that does not answer.
     """
     parts = [
         (number, name, span)
@@ -68,7 +68,9 @@ def fetch(
         Range(entries[number].file.path, span.offset, span.length) for number, _, span in parts
     ]
     values: list[dict[int | str, bytes]] = [{} for _ in entries]
-    suspects: dict[int, int | str] = {}  # the first part of each that is not what it should be
+    suspects: dict[
+        int, int | str
+    ] = {}  # the first part of each that has a wrong checksum or is missing
     for (number, name, span), data in zip(parts, read_ranges(lookup.store, ranges), strict=True):
         if isinstance(data, bytes) and zlib.crc32(data) == span.crc32:
             values[number][name] = data
@@ -89,7 +91,7 @@ def fetch(
 def _parts(
     entry: IndexEntry, layers: int, columns: Sequence[str]
 ) -> Iterator[tuple[int | str, Span]]:
-    """What is to be read of a picture with an index: its layers by number, columns by name."""
+    """What to read of a picture with an index: its layers by number, columns by name."""
     if not entry.indexed:
         return
     places = zip(entry.offsets, entry.lengths, entry.crc32s, strict=True)
@@ -117,7 +119,7 @@ def _fetch_by_groups(
     columns: Sequence[str],
     suspects: Mapping[int, int | str],
 ) -> dict[int, Record]:
-    """The same without the index, whose places are not known or lead to something else."""
+    """``fetch`` by row groups, for pictures without an index or with wrong places in it."""
     if not entries:
         return {}
     placed = {n: _placed(lookup, entry, suspects.get(n)) for n, entry in entries.items()}
@@ -153,7 +155,7 @@ def _fetch_by_groups(
 
 
 def _placed(lookup: Lookup, entry: IndexEntry, suspect: int | str | None) -> IndexEntry:
-    """The entry; its place by the data file itself where the index leads to something else."""
+    """The entry; with its place by the data file if that of the index is wrong."""
     if suspect is None:
         return entry
     try:

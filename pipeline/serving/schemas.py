@@ -79,7 +79,7 @@ class Health(BaseModel):
 
 
 _EXAMPLES = {
-    400: "this cursor was not given by this dataset: leave `after` out to begin anew",
+    400: "this dataset did not give this cursor: leave `after` out to start again",
     404: "there is no picture with the key 'cat/0042'",
     422: "layers: Input should be less than or equal to 5",
     503: "too many requests wait already",

@@ -1,4 +1,4 @@
-"""An exception in words, as a reason that people and programs read."""
+"""An exception as a reason, for reports and rows."""
 
 
 def describe(error: BaseException) -> str:

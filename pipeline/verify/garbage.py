@@ -1,8 +1,8 @@
-"""What killed and repeated jobs leave in a dataset's folder: find it, and remove it when asked.
+"""Find and remove what killed and repeated jobs leave in a dataset's folder.
 
-Only files that Strata names itself are looked at: data files and their indexes, maps of keys,
-commit records, temporaries of local writes, and uploads to S3 that were begun and never ended.
-Whatever the newest manifest lists stays.
+Only files with Strata's names are considered: data files and their indexes, maps of keys, commit
+records, temporaries of local writes, and unfinished uploads to S3. Files that the newest manifest
+lists are never garbage.
 """
 
 import json
@@ -37,15 +37,15 @@ from ..reader.key_map import key_map_path
 from ..stores.filesystems import S3_PROTOCOLS, storage_errors
 from ..stores.store import Store
 
-_PART = re.compile(r"\.[0-9a-f]{32}\.part")  # as Store makes them beside what they become
+_PART = re.compile(r"\.[0-9a-f]{32}\.part")  # temporaries of Store
 
 
 @dataclass(frozen=True)
 class Garbage:
     """Something to remove: its path in the dataset, size in bytes, and why it is not needed.
 
-    ``modified`` is when it became garbage at the latest, in seconds of POSIX time by the store's
-    clock. ``upload`` is S3's id of an upload that never ended, otherwise empty.
+    It was garbage at the latest at ``modified``, in seconds of POSIX time by the store's clock.
+    ``upload`` is S3's id of an unfinished upload, otherwise empty.
     """
 
     path: str
@@ -56,10 +56,10 @@ class Garbage:
 
 
 def find_garbage(store: Store, older_than: float) -> list[Garbage]:
-    """What can go, if it is older than this many seconds: a job may be writing just now.
+    """All garbage older than ``older_than`` seconds; younger files may belong to a running job.
 
-    Give more than a job's longest attempt takes, and than readers keep a dataset open. Raises
-    DatasetError where there is no dataset, StorageError for a store that cannot be listed.
+    Give more seconds than a job's longest attempt takes, and than readers keep a dataset open.
+    Raises DatasetError if there is no dataset, StorageError for a store that cannot be listed.
     """
     if not store.exists(PLAN_NAME):
         raise DatasetError(
@@ -73,9 +73,9 @@ def find_garbage(store: Store, older_than: float) -> list[Garbage]:
 
 
 def remove_garbage(store: Store, items: Sequence[Garbage]) -> None:
-    """Remove what ``find_garbage`` found, but for files that were put to use since.
+    """Remove what ``find_garbage`` found, except for files that have a record now.
 
-    Raises StorageError for what cannot be removed.
+    Raises StorageError for a file that cannot be removed.
     """
     for item in items:
         with storage_errors(f"{store.url}/{item.path}", "cannot be removed"):
@@ -133,7 +133,7 @@ def _unlisted(store: Store) -> Iterator[Garbage]:
 
 
 def _parts(store: Store) -> Iterator[Garbage]:
-    """Temporaries of local writes that were killed."""
+    """Temporaries of killed local writes."""
     if not store.is_local:
         return
     models = store.fs.glob(store.path(f"{MODELS}/*/"))
@@ -146,7 +146,7 @@ def _parts(store: Store) -> Iterator[Garbage]:
 
 
 def _uploads(store: Store) -> Iterator[Garbage]:
-    """Uploads in parts that nobody ended: they are in no listing, but they are paid for."""
+    """Unfinished multipart uploads: no listing shows them, but they cost money."""
     if not _is_s3(store):
         return
     bucket, key, _ = store.fs.split_path(store.root)
@@ -175,7 +175,7 @@ def _uploaded_bytes(store: Store, bucket: str, upload: Mapping[str, Any]) -> int
     while True:
         try:
             page = store.fs.call_s3("list_parts", **which, **marker)
-        except FileNotFoundError:  # ended since it was listed
+        except FileNotFoundError:  # it ended after it was listed
             return total
         total += sum(part["Size"] for part in page.get("Parts", []))
         if not page.get("IsTruncated"):
@@ -201,7 +201,7 @@ def _is_s3(store: Store) -> bool:
 
 
 def _now(store: Store) -> float:
-    """The store's clock, in seconds of POSIX time: this machine's may be off."""
+    """The store's clock in seconds of POSIX time, because this machine's may be wrong."""
     if _is_s3(store):
         answer = store.fs.call_s3("head_bucket", Bucket=store.fs.split_path(store.root)[0])
         date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")

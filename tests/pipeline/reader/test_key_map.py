@@ -122,7 +122,7 @@ def test_a_damaged_map_is_done_without(dataset: Dataset, harm: str) -> None:
     whole = bytearray(data)
     whole[{"head": 9, "starts": 24 + 8, "bucket": -70, "cut": 0}[harm]] ^= 1
     path.write_bytes(data[:-1] if harm == "cut" else whole)
-    with pytest.warns(RuntimeWarning, match=r"keys/.*index_keys\.py makes it anew") as heard:
+    with pytest.warns(RuntimeWarning, match=r"keys/.*index_keys\.py writes it again") as heard:
         assert dataset.lookup.find(KEYS).keys() == set(KEYS)
     assert len(heard) == 1
     with warnings.catch_warnings():
