@@ -8,7 +8,7 @@ columns of the first layers are neighbours.
 import io
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -169,23 +169,16 @@ class OpenFile:
         """The lowest and the highest key of each row group; None where the file has none."""
         return group_bounds(self.metadata)
 
-    @contextmanager
-    def _reading(self, part: str) -> Iterator[None]:
-        """Turn errors into those of this module, which name the file."""
-        try:
-            yield
-        except FileNotFoundError as error:
-            raise DatasetError(
-                f"{self.url}: the manifest lists this file, but it is gone: open the dataset "
-                f"again; if it stays gone, {_MEND}"
-            ) from error
-        except Exception as error:  # stores have exceptions of many kinds
-            if is_damage(error):
-                raise DamagedDataError(
-                    f"{self.url}: {part} is damaged: {describe(error)}: {_MEND}"
-                ) from error
-            with storage_errors(self.url, "cannot be read"):
-                raise
+    def _reading(self, part: str) -> AbstractContextManager[None]:
+        gone = DatasetError(
+            f"{self.url}: the manifest lists this file, but it is gone: open the dataset again; if "
+            f"it stays gone, {_MEND}"
+        )
+        return reading(
+            self.url,
+            gone,
+            lambda why: DamagedDataError(f"{self.url}: {part} is damaged: {why}: {_MEND}"),
+        )
 
     def __enter__(self) -> "OpenFile":
         return self
@@ -195,7 +188,24 @@ class OpenFile:
             self.parquet.close(force=True)
 
 
-def is_damage(error: Exception) -> bool:
+@contextmanager
+def reading(url: str, gone: StrataError, damaged: Callable[[str], StrataError]) -> Iterator[None]:
+    """Raise ``gone`` for a missing file, ``damaged(reason)`` for bytes that Parquet refuses.
+
+    Other errors of the store become StorageError, which names ``url``.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise gone from error
+    except Exception as error:  # stores have exceptions of many kinds
+        if _is_damage(error):
+            raise damaged(describe(error)) from error
+        with storage_errors(url, "cannot be read"):
+            raise
+
+
+def _is_damage(error: Exception) -> bool:
     """Whether this is an error of Parquet's reader about the bytes it was given.
 
     Its OSErrors have no number; those of file systems have one, or are of a subclass.

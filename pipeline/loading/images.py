@@ -178,9 +178,9 @@ class StrataImages(IterableDataset):
         rank, world = self._rank_and_world()
         number, of = (worker.id, worker.num_workers) if worker is not None else (0, 1)
         dataset = self.dataset
-        dataset._check_columns(self.columns)
+        dataset.check_columns(self.columns)
         where = RowFilter.of(self.filter, dataset.url)
-        wanted = Wanted(dataset._layers(self.layers), self.columns, where)
+        wanted = Wanted(dataset.layer_count(self.layers), self.columns, where)
         iteration = Iteration(
             Epoch(self.seed, self.epoch, self.shuffle_buffer),
             Reader(rank * of + number, world * of),

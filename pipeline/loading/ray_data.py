@@ -42,8 +42,8 @@ def ray_dataset(
     DatasetError as ``open_dataset`` and ``Dataset.batches`` do.
     """
     dataset = open_dataset(url, options)
-    count = dataset._layers(layers)
-    dataset._check_columns(columns)
+    count = dataset.layer_count(layers)
+    dataset.check_columns(columns)
     where = RowFilter.of(filter, dataset.url)
     return ray.data.read_datasource(StrataDatasource(dataset, count, columns, where), **read)
 

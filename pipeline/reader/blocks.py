@@ -9,20 +9,18 @@ import io
 import zlib
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..dataset.data_file import Bounds, DataFile, OpenFile, group_bounds, is_damage, within
+from ..dataset.data_file import Bounds, DataFile, OpenFile, group_bounds, reading, within
 from ..dataset.index import BrokenIndexError
 from ..dataset.untrusted import check_index_format
 from ..stores.cache import ByteCache
-from ..stores.filesystems import storage_errors
 from ..stores.ranges import RangeFile, read_range
-from ..stores.reasons import describe
 from ..stores.store import Store
 
 WHOLE_BYTES = 256 << 10  # an index up to this size is read in one request
@@ -131,7 +129,7 @@ class IndexBlocks(Blocks):
             return kept
         size, footer = int(self._entry["bytes"]), int(self._entry["footer_bytes"])
         length = size if size <= WHOLE_BYTES else footer
-        with self._broken():
+        with self._reading():
             data = read_range(self._store, self.path, size - length, length)
             if zlib.crc32(data[-footer:]) != self._entry["footer_crc32"]:
                 raise BrokenIndexError(f"{self.path} has a damaged footer")
@@ -156,7 +154,7 @@ class IndexBlocks(Blocks):
             pre_buffer=True,
             page_checksum_verification=True,
         )
-        with self._broken():
+        with self._reading():
             table = file.read_row_groups(list(numbers))
         start = 0
         for number in numbers:
@@ -166,20 +164,12 @@ class IndexBlocks(Blocks):
             yield self._keep(number, Block.of(one))
             start += rows
 
-    @contextmanager
-    def _broken(self) -> Iterator[None]:
-        """Turn errors about damaged bytes and missing files into BrokenIndexError."""
-        try:
-            yield
-        except BrokenIndexError:
-            raise
-        except FileNotFoundError as error:
-            raise BrokenIndexError(f"{self.path} is gone") from error
-        except Exception as error:  # stores have exceptions of many kinds
-            if is_damage(error):
-                raise BrokenIndexError(f"{self.path} is damaged: {describe(error)}") from error
-            with storage_errors(f"{self._store.url}/{self.path}", "cannot be read"):
-                raise
+    def _reading(self) -> AbstractContextManager[None]:
+        return reading(
+            f"{self._store.url}/{self.path}",
+            BrokenIndexError(f"{self.path} is gone"),
+            lambda why: BrokenIndexError(f"{self.path} is damaged: {why}"),
+        )
 
 
 class GroupBlocks(Blocks):

@@ -160,8 +160,8 @@ class Dataset:
         DatasetError for layers and columns that the dataset does not have and for a filter that
         cannot be applied, DamagedDataError for a damaged file.
         """
-        self._check_columns(columns)
-        wanted = [*columns, *rows.stream_columns(self._layers(layers))]
+        self.check_columns(columns)
+        wanted = [*columns, *rows.stream_columns(self.layer_count(layers))]
         where = RowFilter.of(filter, self.url)
         chosen = None if keys is None else sorted(set(keys))
         for file in self._files_with(chosen):
@@ -182,7 +182,7 @@ class Dataset:
         ``Record.extra`` (``fields``, ``alpha``, ...). A picture that stores fewer layers comes with
         those it has. Raises what ``batches`` raises.
         """
-        count = self._layers(layers)
+        count = self.layer_count(layers)
         for batch in self.batches(layers, columns, keys, filter):
             for row in batch.to_pylist():
                 encoded = rows.encoded_image(row, count, self.url)
@@ -214,7 +214,7 @@ class Dataset:
         their bytes (or one picture) are in memory. Raises UnknownKeyError for an unknown key unless
         ``missing`` is ``"skip"``, DamagedDataError for damaged bytes.
         """
-        count = self._layers(layers)
+        count = self.layer_count(layers)
         if not {*columns} <= {*fetch.SIDE_COLUMNS}:
             raise ValueError(f"columns to fetch are {fetch.SIDE_COLUMNS}, not {columns}")
         left = iter(keys)
@@ -234,7 +234,7 @@ class Dataset:
         Reads these columns of one row group. Raises UnknownKeyError for an unknown key,
         DatasetError for an unknown column.
         """
-        self._check_columns(columns)
+        self.check_columns(columns)
         entry = self._entry(key)
         kept = ("key", "width", "height")
         names = list(dict.fromkeys([*kept, *columns]))
@@ -275,7 +275,7 @@ class Dataset:
         Raises UnknownKeyError if there is none. It gives the reason if the key belongs to a bad or
         filtered sample that is quickly found.
         """
-        count = self._layers(layers)
+        count = self.layer_count(layers)
         entry = self.locate(key)
         if entry is None:
             raise self._unknown(key, self._problem(key))
@@ -297,7 +297,7 @@ class Dataset:
         codec = self.codec(device)
         codec.check_options("decode", options)  # before anything is read
         record = self.record(key, layers)
-        if record.encoded.num_layers < self._layers(layers):
+        if record.encoded.num_layers < self.layer_count(layers):
             original = self.original(key)
             if original is not None:
                 return read_original(original, self.parameters["max_pixels"]).rgb
@@ -346,7 +346,8 @@ class Dataset:
                 return f"{key!r} of {url} is {status}: {reason}"
         return ""
 
-    def _check_columns(self, columns: Iterable[str]) -> None:
+    def check_columns(self, columns: Iterable[str]) -> None:
+        """Raise DatasetError for a column that the dataset does not have."""
         there = rows.schema(self.num_layers).names
         for name in columns:
             if name not in there:
@@ -354,7 +355,8 @@ class Dataset:
                     f"{self.url}: there is no column {name!r}; there are {', '.join(there)}"
                 )
 
-    def _layers(self, layers: int | None) -> int:
+    def layer_count(self, layers: int | None) -> int:
+        """``layers``, or all for None. Raises DatasetError for more than there are."""
         if layers is None:
             return self.num_layers
         if not 0 <= layers <= self.num_layers:

@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
@@ -164,10 +164,6 @@ class Store:
 
     def path(self, name: str) -> str:
         return f"{self.root}/{name}" if name else self.root
-
-    def open(self, name: str) -> BinaryIO:
-        """Open for reading, without read-ahead, which would fetch layers that are not wanted."""
-        return self.fs.open(self.path(name), "rb", cache_type="none")
 
     def read(self, name: str) -> bytes:
         """The whole file. Raises FileNotFoundError."""
