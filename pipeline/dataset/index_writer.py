@@ -34,17 +34,16 @@ def publish_index(
     create = create or store.create_from
     path, local = index_path(name), scratch / f"{name}.index"
     write_index(table, local)
-    if create(path, local):
-        return index_facts(path, local, table)
-    standing = scratch / f"{name}.index.standing"
-    store.fetch(path, standing)
-    if same_index(standing, table):
-        return index_facts(path, standing, table)
-    store.remove(path)
     if not create(path, local):
-        raise StorageError(
-            f"{store.url}/{path}: another job is writing it: run the job again", passing=True
-        )
+        standing = scratch / f"{name}.index.standing"
+        store.fetch(path, standing)
+        if same_index(standing, table):
+            return index_facts(path, standing, table)
+        store.remove(path)
+        if not create(path, local):
+            raise StorageError(
+                f"{store.url}/{path}: another job is writing it: run the job again", passing=True
+            )
     return index_facts(path, local, table)
 
 
@@ -131,7 +130,7 @@ def _of_group(
             except LookupError as error:
                 key = table.column("key")[error.args[0]].as_py()
                 raise RecordError(
-                    f"{name}: {column} of {key!r} does not lie in the file as it was written"
+                    f"{name}: {column} of {key!r} is not in the file as it was written"
                 ) from None
     shape = (len(pictures), layers, 3)
     stacked = [spans[layer_column(number)].T[pictures] for number in range(layers)]

@@ -30,11 +30,8 @@ COMMITS = "commits"
 EMPTY_COMMITS = ".strata/commits"
 SUFFIX = ".parquet"  # of data files and of their indexes
 RECORD_SUFFIX = ".json"
-FOLDERS = (
-    (DATA, SUFFIX),
-    (INDEX, SUFFIX),
-    (COMMITS, RECORD_SUFFIX),
-)  # what each shard has a file in
+# Folders in which each shard has a file.
+FOLDERS = ((DATA, SUFFIX), (INDEX, SUFFIX), (COMMITS, RECORD_SUFFIX))
 SHARD_NAME = re.compile(r".+-[0-9a-f]{12}(?:\.[1-9]\d*)?")  # what shard_name gives, any generation
 KEY_MAP_NAME = re.compile(r"[0-9a-f]{32}\.bin")
 WRITTEN = re.compile(r"(data|index|keys|commits|models/[^/]+)/[^/]+|[^/]+\.json")  # any path above

@@ -92,7 +92,7 @@ class Plan:
         ]
         if differences or present.get("fingerprint") != self.fingerprint:
             raise PlanMismatchError(
-                f"{store.url} was begun with other parameters: {'; '.join(differences)}. "
+                f"{store.url} was started with other parameters: {'; '.join(differences)}. "
                 "Choose another output, or the same parameters to resume."
             )
 

@@ -33,9 +33,7 @@ def load_model(
     name = model_path(model_id)
     with store.local(name, scratch) as path:
         if path.is_file() and (found := file_sha256(path)) != model_id:  # before it is parsed
-            raise InvalidModelError(
-                f"{dataset_url}/{name} is damaged: its content is model {found}"
-            )
+            raise InvalidModelError(f"{dataset_url}/{name} is damaged: its sha256 is {found}")
         return load_codec(path, device=device)
 
 
@@ -46,7 +44,7 @@ def check_model(store: Store, model_id: str) -> tuple[str, int]:
             found, size = file_sha256(path), path.stat().st_size
     except (FileNotFoundError, NotADirectoryError):
         return "is gone", 0
-    return "" if found == model_id else f"its content is another: its sha256 is {found}", size
+    return "" if found == model_id else f"its content has changed: its sha256 is {found}", size
 
 
 def copy_model(model_id: str, source: Store, target: Store, scratch: str | None) -> None:

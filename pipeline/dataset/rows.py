@@ -275,7 +275,7 @@ def inspect_file(path: Path, layers: int) -> FileFacts:
         stream_bytes += encoded.nbytes + len(row["alpha"] or b"") + len(row["original"] or b"")
         kept += row["original"] is not None
     if sum(counts.values()) != file.metadata.num_rows:
-        raise RecordError(f"{path.name}: holds {sum(counts.values())} rows, not as it claims")
+        raise RecordError(f"{path.name}: has {sum(counts.values())} rows, unlike its footer")
     footer_bytes, footer_crc32 = local_footer(path, file.metadata)
     return FileFacts(
         rows=sum(counts.values()),

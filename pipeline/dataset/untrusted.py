@@ -56,7 +56,7 @@ def check_data_file(entry: Mapping[str, Any]) -> None:
         if folder != INDEX or not _NAME.fullmatch(file) or not file.endswith(SUFFIX):
             raise ValueError(f"says that the index of {name} is at {index['path']!r:.80}")
         if not isinstance(index["key_min"], str) or not isinstance(index["key_max"], str):
-            raise ValueError(f"says that {name} has keys that are no text")
+            raise ValueError(f"says that {name} has keys that are not text")
         _check_file(f"the index of {name}", index, MAX_INDEX_BYTES)
 
 
@@ -70,7 +70,7 @@ def check_record(record: Mapping[str, Any]) -> None:
     if not all(isinstance(text, str) for text in texts) or type(source["size"]) is not int:
         raise ValueError(f"does not name sha256, model and source of {record['name']}")
     if record["ok"] + record["bad"] + record["filtered"] != record["rows"]:
-        raise ValueError(f"says that {record['name']} has rows that do not add up")
+        raise ValueError(f"says that {record['name']} has row counts that do not add up")
 
 
 def check_index_row(
@@ -109,4 +109,4 @@ def _check_file(name: str, entry: Mapping[str, Any], most: int) -> None:
 
 def _check_number(name: str, value: Any, most: int) -> None:
     if type(value) is not int or not 0 <= value <= most:
-        raise ValueError(f"says {name} {value!r:.80}, which is no number from 0 to {most}")
+        raise ValueError(f"says {name} {value!r:.80}, not a number from 0 to {most}")

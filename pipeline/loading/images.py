@@ -161,7 +161,7 @@ class StrataImages(IterableDataset):
         iterating raises it for a state of another dataset, order, rank or worker.
         """
         if state.get("version") != STATE_VERSION:
-            raise ValueError(f"{self.url}: this is no state that this release can go on from")
+            raise ValueError(f"{self.url}: this release cannot resume from this state")
         self._epoch.fill_(state["epoch"])
         self._resume = dict(state)
         self._iteration = None
@@ -225,7 +225,7 @@ class StrataImages(IterableDataset):
             number, of = state["reader"]
             raise ValueError(
                 f"{self.url}: the state is that of reader {number} of {of} (ranks times workers), "
-                f"this is {reader.number} of {reader.of}: go on with as many ranks and workers, "
+                f"this is {reader.number} of {reader.of}: resume with as many ranks and workers, "
                 "each with its own state"
             )
         if state["order"] != iteration.order:

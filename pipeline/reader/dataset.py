@@ -129,12 +129,11 @@ class Dataset:
                     if row["header"] is not None:
                         yield row["key"]
 
-    def problems(self) -> Iterator[tuple[str, str, str, str]]:
-        """(shard URL, key, status, reason) of every sample that is bad or filtered."""
-        return self._problems(self.files)
-
-    def _problems(self, files: Iterable[DataFile]) -> Iterator[tuple[str, str, str, str]]:
-        for file in files:
+    def problems(
+        self, files: Iterable[DataFile] | None = None
+    ) -> Iterator[tuple[str, str, str, str]]:
+        """(shard URL, key, status, reason) of each bad or filtered sample, of all files or some."""
+        for file in self.files if files is None else files:
             if file.ok == file.rows:
                 continue
             with self.open(file) as opened:
@@ -241,7 +240,7 @@ class Dataset:
         row = self._row(entry, names)
         if row is None or row["key"] != key:
             row = self._row(self.lookup.in_row_groups(entry), names) or {}
-            self.lookup.ignore(entry.file, f"the index of {entry.file.path} leads elsewhere")
+            self.lookup.ignore(entry.file, f"the index of {entry.file.path} has wrong places")
         return {name: row[name] for name in names}
 
     def original(self, key: str) -> bytes | None:
@@ -341,7 +340,7 @@ class Dataset:
                     return f"{key!r} of {file.record['source']['url']} is {status}: {reason}"
             if file.rows - file.ok > len(listed):
                 further.append(file)
-        for url, found, status, reason in self._problems(further[:SEARCHED_FILES]):
+        for url, found, status, reason in self.problems(further[:SEARCHED_FILES]):
             if found == key:
                 return f"{key!r} of {url} is {status}: {reason}"
         return ""

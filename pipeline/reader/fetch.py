@@ -142,7 +142,7 @@ def _fetch_by_groups(
             entry, row = placed[number], found[placed[number].row]
             if number in suspects:
                 file = entries[number].file
-                lookup.ignore(file, f"the index of {file.path} leads elsewhere")
+                lookup.ignore(file, f"the index of {file.path} has wrong places")
             encoded = encoded_image(row, layers, entry.file.name)
             extra = {name: row[name] for name in columns}
             fetched.append((number, Record(entry.key, entry.width, entry.height, encoded, extra)))
@@ -167,4 +167,4 @@ def _placed(lookup: Lookup, entry: IndexEntry, suspect: int | str | None) -> Ind
 def _damaged(error: DamagedDataError, key: str, part: int | str | None) -> DamagedDataError:
     what = f"layer {part}" if isinstance(part, int) else f"column {part}" if part else "something"
     layer = part if isinstance(part, int) else None
-    return DamagedDataError(f"{error}; {what} of {key!r} is in it", key, layer)
+    return DamagedDataError(f"{error}; it holds {what} of {key!r}", key, layer)

@@ -118,7 +118,7 @@ class KeyMap:
             raise BrokenMapError(f"{self.path} is damaged")
         entries = np.frombuffer(packed, _ENTRY)
         if len(entries) and entries["file"].max() >= len(self._files):
-            raise BrokenMapError(f"{self.path} names a data file that there is not")
+            raise BrokenMapError(f"{self.path} names an unknown data file")
         return entries
 
     def _read(self, spans: Sequence[tuple[int, int]]) -> list[bytes]:
@@ -152,7 +152,7 @@ def publish_key_map(store: Store, files: Sequence[DataFile], scratch: str | None
             standing = folder / "standing.bin"
             store.fetch(path, standing)
             if filecmp.cmp(standing, local, shallow=False):
-                return f"{url}: is there already"
+                return f"{url}: exists already"
             store.remove(path)
             store.create_from(path, local)
         return f"{url}: {local.stat().st_size:,} bytes for {sum(file.ok for file in files):,} keys"

@@ -99,7 +99,7 @@ class Lookup:
         file, key = entry.file, entry.key
         found = self._search(file, GroupBlocks(self.store, file, self.cache), [key])
         if key not in found:
-            self.ignore(file, f"the index of {file.path} leads elsewhere")
+            self.ignore(file, f"the index of {file.path} has wrong places")
             found = self.find([key])
         if key not in found:
             raise UnknownKeyError(f"{self.store.url}: there is no picture with the key {key!r}")
@@ -141,7 +141,7 @@ def _entry(file: DataFile, row: dict[str, Any]) -> IndexEntry:
     if "cumulative_bytes" in row:  # of a data file itself
         ends = [len(row["header"]), *(row["cumulative_bytes"] or ())]
         if None in ends:
-            raise DamagedDataError(f"{file.path}: {row['key']!r} has layers of no size", row["key"])
+            raise DamagedDataError(f"{file.path}: {row['key']!r} lacks layer sizes", row["key"])
         lengths = tuple(max(stop - start, 0) for start, stop in pairwise(ends))
         places: dict[str, Any] = {"offsets": (), "lengths": lengths, "crc32s": ()}
     else:

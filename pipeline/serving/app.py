@@ -109,8 +109,8 @@ def create_app(service: PreviewService, metrics: MetricsSource | None = None) ->
 
 
 _DESCRIPTION = """
-A picture's stream has layers. The first few hundred bytes already give a picture, every further
-layer a better one. `layers=1` reads one layer from the store, however many there are.
+A picture's stream has layers. Its first few hundred bytes give a picture, and every further layer a
+better one. `layers=1` reads only one layer from the store.
 """
 
 
@@ -119,7 +119,7 @@ def _add_pictures(app: FastAPI, service: PreviewService) -> None:
 
     @app.get(
         "/v1/images/{key:path}/info",
-        summary="What there is to know of a picture",
+        summary="A picture's metadata",
         response_model=Info,
         responses=problems(404, 422, 503),
     )
@@ -139,7 +139,7 @@ def _add_pictures(app: FastAPI, service: PreviewService) -> None:
         key: Key,
         layers: Annotated[
             int | None,
-            Query(ge=1, le=most, description="The first so many; left out: all that are stored"),
+            Query(ge=1, le=most, description="How many layers; by default all that are stored"),
         ] = None,
         max_side: Annotated[
             int | None,
@@ -150,7 +150,7 @@ def _add_pictures(app: FastAPI, service: PreviewService) -> None:
             ),
         ] = None,
         format: Annotated[
-            Format, Query(description="`png` keeps every pixel, the others are for looking at")
+            Format, Query(description="`png` is lossless, the others are not")
         ] = "webp",
         v: Annotated[
             str | None,
@@ -191,7 +191,7 @@ def _add_lists(app: FastAPI, service: PreviewService) -> None:
         ] = None,
         limit: Annotated[int, Query(ge=1, le=500)] = 100,
         search: Annotated[
-            str, Query(max_length=200, description="A part of the key, capital or small")
+            str, Query(max_length=200, description="A part of the key, in upper or lower case")
         ] = "",
         min_width: Positive | None = None,
         max_width: Positive | None = None,
@@ -224,7 +224,7 @@ def _add_page(app: FastAPI, source: MetricsSource) -> None:
 
     @app.get(
         "/metrics",
-        summary="Figures for Prometheus",
+        summary="Metrics for Prometheus",
         response_class=Response,
         responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
     )

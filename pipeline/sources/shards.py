@@ -215,7 +215,7 @@ def _shard(fs: Any, path: str, info: Mapping[str, Any]) -> Shard:
     """A file as a shard. ``info`` has one of VERSION_TAGS, or is the result of ``fs.info``."""
     size = info.get("size")
     if size is None:
-        raise StorageError(f"{path}: its size is unknown, so it cannot be checked that it is whole")
+        raise StorageError(f"{path}: its size is unknown, so a cut file would go unnoticed")
     if isinstance(fs, LocalFileSystem):
         return Shard(path, size, f"mtime {os.stat(path).st_mtime_ns}")
     tags = (*VERSION_TAGS, "LastModified", "mtime", "created")

@@ -60,7 +60,7 @@ def read_members(file: BinaryIO, size: int, url: str) -> list[Member]:
 
         if info.type in (*_PATH_TYPES, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE):
             if info.size > _MAX_EXTENSION:
-                raise ShardError(f"{url}: an impossibly long name at offset {at - BLOCK}")
+                raise ShardError(f"{url}: a name that is too long at offset {at - BLOCK}")
             data = _read(file, at, info.size, size, url, "a long name")
             if info.type == tarfile.GNUTYPE_LONGNAME:
                 path = data.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
@@ -117,12 +117,12 @@ def _check_end(file: BinaryIO, at: int, size: int, url: str) -> None:
     if padding > MAX_PADDING:
         raise ShardError(
             f"{url}: the tar ends at offset {at} but the file goes on for {padding} bytes: "
-            "the copy is broken, or several tars were put one behind the other"
+            "the copy is broken, or several tars were concatenated"
         )
     if any(second) or any(file.read(padding)):
         raise ShardError(
             f"{url}: data after the tar's end at offset {at}: a block of zeros was written over "
-            "a member, or several tars were put one behind the other"
+            "a member, or several tars were concatenated"
         )
 
 

@@ -95,7 +95,7 @@ class FileChecker:
             elif listing:
                 file = data_file(record)
             elif differing := _differences(file.record, record):
-                text = f"it and the manifest do not agree on {', '.join(differing)}"
+                text = f"it contradicts the manifest on {', '.join(differing)}"
                 damage.append(_record_damage(file, text))
                 disputed = True
         if file.index is not None:

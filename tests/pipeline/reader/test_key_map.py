@@ -144,13 +144,13 @@ def test_a_map_that_names_a_file_too_many_is_done_without(dataset: Dataset) -> N
         covered = struct.pack("<I", number) + data[start : stop - 4]
         data[stop - 4 : stop] = struct.pack("<I", zlib.crc32(covered))
     path.write_bytes(data)
-    with pytest.warns(RuntimeWarning, match="names a data file that there is not"):
+    with pytest.warns(RuntimeWarning, match="names an unknown data file"):
         assert dataset.lookup.find(KEYS).keys() == set(KEYS)
 
 
 def test_the_job(dataset: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     job = load_job("index_keys")
-    for told in (f"{len(KEYS)} keys", "is there already"):
+    for told in (f"{len(KEYS)} keys", "exists already"):
         assert job.main(["--input", dataset.url]) == 0
         assert told in capsys.readouterr().out
     assert job.main(["--input", str(tmp_path)]) == 2
