@@ -1,1 +1,1 @@
-"""What a dataset is on a store: its rows, its files, its records and its manifests."""
+"""A dataset on a store: its rows, files, records and manifests."""

@@ -1,15 +1,14 @@
-"""One data file of a dataset: what the manifest says of it, and reading it by columns.
+"""One data file of a dataset: its entry in the manifest, and reading it by columns.
 
-Reading goes past fsspec's file objects, whose read-ahead fetches eighty times too much when two of
-six layers are wanted. Each row group is one request (Parquet's ``pre_buffer``), because the columns
-of the first layers lie side by side.
+Files are not read through fsspec's file objects, whose read-ahead fetches eighty times too much if
+two of six layers are wanted. Each row group is one request (Parquet's ``pre_buffer``), because the
+columns of the first layers are neighbours.
 """
 
 import io
-import zlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -25,18 +24,18 @@ from ..stores.passing import may_pass
 from ..stores.ranges import RangeFile, ShortReadError, read_range
 from ..stores.reasons import describe
 from ..stores.store import Store
+from .rows import footer_problem
 from .untrusted import MAX_GROUP_BYTES, check_data_file
 
 T = TypeVar("T")
 
-_END = 8  # bytes behind Parquet's footer: its length and the magic number
-_MEND = "verify_dataset.py --repair makes it anew"
-_PARSED = 8  # a footer in memory takes some times its size in the file
+_MEND = "verify_dataset.py --repair writes it again"
+_PARSED = 8  # about how many times larger a footer is in memory than in the file
 Bounds = tuple[str, str]  # the lowest and the highest key
 
 
 class DatasetError(StrataError):
-    """A URL holds no readable dataset, or not the key or layer that was asked for."""
+    """A URL holds no readable dataset, or a dataset without the requested key or layer."""
 
 
 class UnknownKeyError(DatasetError):
@@ -44,14 +43,14 @@ class UnknownKeyError(DatasetError):
 
 
 class CursorError(DatasetError):
-    """A cursor that ``Dataset.page`` did not give."""
+    """A cursor that is not from ``Dataset.page``."""
 
 
 class DamagedDataError(DatasetError):
-    """What a data file holds is not what was written there.
+    """A data file does not hold the bytes that were written.
 
-    The message names dataset, file, key and layer as far as they are known; ``key`` and ``layer``
-    (its number, None for what is needed at every layer) are attributes.
+    The message names dataset, file, key and layer as far as they are known. ``layer`` is a number,
+    or None for data that every layer needs.
     """
 
     def __init__(self, message: str, key: str | None = None, layer: int | None = None) -> None:
@@ -76,26 +75,26 @@ class DataFile:
 
     @classmethod
     def of(cls, entry: dict[str, Any]) -> "DataFile":
-        """From an entry of the manifest. Raises ValueError or LookupError for what is none."""
+        """From an entry of the manifest. Raises ValueError or LookupError for an invalid one."""
         check_data_file(entry)
-        told = {key: entry[key] for key in ("name", "path", "bytes", "footer_bytes", "rows", "ok")}
-        return cls(**told, record=entry)
+        kept = {key: entry[key] for key in ("name", "path", "bytes", "footer_bytes", "rows", "ok")}
+        return cls(**kept, record=entry)
 
     @property
     def index(self) -> dict[str, Any] | None:
-        """What the record says of the file's index; older files have none."""
+        """The record of the file's index; older files have none."""
         return self.record.get("index")
 
     @property
     def key_bounds(self) -> Bounds | None:
-        """The lowest and the highest key of its pictures, where they are known."""
+        """The lowest and the highest key of its pictures, if they are known."""
         return (self.index["key_min"], self.index["key_max"]) if self.index else None
 
 
 class OpenFile:
-    """A data file with its footer read. Costs one request of exactly the footer's size.
+    """A data file that can be read. Its footer takes one request of exactly the footer's size.
 
-    With a ``cache`` the footer is kept there.
+    The footer is kept in ``cache``, if there is one.
     """
 
     def __init__(self, store: Store, file: DataFile, cache: ByteCache | None = None) -> None:
@@ -109,13 +108,13 @@ class OpenFile:
 
     @cached_property
     def metadata(self) -> pq.FileMetaData:
-        """The footer. Raises DatasetError where it is gone or damaged."""
+        """The footer. Raises DatasetError if it is gone or damaged."""
         return self.cached(("footer",), self._footer, lambda _: _PARSED * self.file.footer_bytes)
 
     def cached(
         self, name: tuple[Hashable, ...], load: Callable[[], T], nbytes: Callable[[T], int]
     ) -> T:
-        """What the cache keeps of this file under a name, otherwise what ``load`` gives."""
+        """A value of this file from the cache, or else from ``load``."""
         if self._cache is None:
             return load()
         return self._cache.load((self.file.path, *name), load, nbytes)
@@ -128,13 +127,9 @@ class OpenFile:
                 tail = read_range(self._store, file.path, start, length)
             except ShortReadError:
                 tail = b""
-        if int.from_bytes(tail[-_END:-4], "little") + _END != len(tail):
-            raise DamagedDataError(
-                f"{self.url}: its footer is not where the manifest says: the file is damaged or "
-                f"was replaced: {_MEND}"
-            )
-        if zlib.crc32(tail) != file.record.get("footer_crc32", zlib.crc32(tail)):
-            raise DamagedDataError(f"{self.url}: its footer is damaged: {_MEND}")
+        problem = footer_problem(tail, len(tail), [file.record.get("footer_crc32")])
+        if problem:
+            raise DamagedDataError(f"{self.url}: {problem}: {_MEND}")
         with self._reading("its footer"):
             return pq.read_metadata(io.BytesIO(tail))
 
@@ -150,12 +145,12 @@ class OpenFile:
     def read(self, group: int, columns: Sequence[str]) -> pa.Table:
         """Columns of a row group.
 
-        Raises DatasetError where the file is gone, DamagedDataError where it is damaged,
-        StorageError where the store does not give it.
+        Raises DatasetError if the file is gone, DamagedDataError if it is damaged, StorageError if
+        the store does not answer.
         """
         with self._reading(f"row group {group}"):
-            told = self.metadata.row_group(group)
-            chunks = (told.column(number) for number in range(told.num_columns))
+            described = self.metadata.row_group(group)
+            chunks = map(described.column, range(described.num_columns))
             if sum(max(one.total_uncompressed_size, 0) for one in chunks) > MAX_GROUP_BYTES:
                 raise ValueError(f"it claims to hold more than {MAX_GROUP_BYTES} bytes")
             return self.parquet.read_row_group(group, columns=list(columns))
@@ -170,27 +165,20 @@ class OpenFile:
         rows = [self.metadata.row_group(number).num_rows for number in range(group + 1)]
         return sum(rows[:-1])
 
-    def key_bounds(self) -> list[Bounds | None]:
-        """Of each row group; None where the file does not say."""
-        return [key_bounds(self.metadata, group) for group in range(self.metadata.num_row_groups)]
+    def group_bounds(self) -> list[Bounds | None]:
+        """The lowest and the highest key of each row group; None where the file has none."""
+        return group_bounds(self.metadata)
 
-    @contextmanager
-    def _reading(self, part: str) -> Iterator[None]:
-        """Have what goes wrong name this file, whether it is gone, damaged or cannot be read."""
-        try:
-            yield
-        except FileNotFoundError as error:
-            raise DatasetError(
-                f"{self.url}: the manifest lists this file, but it is gone: open the dataset "
-                f"again; if it stays gone, {_MEND}"
-            ) from error
-        except Exception as error:  # stores have exceptions of many kinds
-            if is_damage(error):
-                raise DamagedDataError(
-                    f"{self.url}: {part} is damaged: {describe(error)}: {_MEND}"
-                ) from error
-            with storage_errors(self.url, "cannot be read"):
-                raise
+    def _reading(self, part: str) -> AbstractContextManager[None]:
+        gone = DatasetError(
+            f"{self.url}: the manifest lists this file, but it is gone: open the dataset again; if "
+            f"it stays gone, {_MEND}"
+        )
+        return reading(
+            self.url,
+            gone,
+            lambda why: DamagedDataError(f"{self.url}: {part} is damaged: {why}: {_MEND}"),
+        )
 
     def __enter__(self) -> "OpenFile":
         return self
@@ -200,10 +188,27 @@ class OpenFile:
             self.parquet.close(force=True)
 
 
-def is_damage(error: Exception) -> bool:
-    """Whether Parquet's reader complains of the bytes that it was given.
+@contextmanager
+def reading(url: str, gone: StrataError, damaged: Callable[[str], StrataError]) -> Iterator[None]:
+    """Raise ``gone`` for a missing file, ``damaged(reason)`` for bytes that Parquet refuses.
 
-    Its OSErrors have no number. Those of file systems have one, or are of a class of their own.
+    Other errors of the store become StorageError, which names ``url``.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise gone from error
+    except Exception as error:  # stores have exceptions of many kinds
+        if _is_damage(error):
+            raise damaged(describe(error)) from error
+        with storage_errors(url, "cannot be read"):
+            raise
+
+
+def _is_damage(error: Exception) -> bool:
+    """Whether this is an error of Parquet's reader about the bytes it was given.
+
+    Its OSErrors have no number; those of file systems have one, or are of a subclass.
     """
     if isinstance(error, MemoryError) or may_pass(error):
         return False
@@ -212,11 +217,13 @@ def is_damage(error: Exception) -> bool:
     return type(error) is OSError and error.errno is None
 
 
-def key_bounds(metadata: pq.FileMetaData, group: int) -> Bounds | None:
-    """The lowest and the highest key of a row group, by its statistics."""
-    columns = metadata.row_group(group)
-    for number in range(metadata.num_columns):
-        column = columns.column(number)
+def group_bounds(metadata: pq.FileMetaData) -> list[Bounds | None]:
+    """The lowest and the highest key of each row group, by its statistics."""
+    return [_bounds(metadata.row_group(group)) for group in range(metadata.num_row_groups)]
+
+
+def _bounds(columns: pq.RowGroupMetaData) -> Bounds | None:
+    for column in map(columns.column, range(columns.num_columns)):
         if column.path_in_schema == "key":
             statistics = column.statistics
             if statistics is not None and statistics.has_min_max:
@@ -225,7 +232,7 @@ def key_bounds(metadata: pq.FileMetaData, group: int) -> Bounds | None:
 
 
 def within(keys: Sequence[str], bounds: Bounds | None) -> Sequence[str]:
-    """Those of the sorted ``keys`` that the bounds allow.
+    """Those of the sorted ``keys`` that lie within the bounds.
 
     Parquet orders strings by their UTF-8 bytes, which is Python's order too.
     """

@@ -1,10 +1,10 @@
-"""The index of a data file: where each picture's layers lie, by key.
+"""The index of a data file: where the layers of each picture lie, by key.
 
 Layer columns are neither compressed nor dictionary-coded, so a layer's bytes lie verbatim in the
-data file: one ranged GET of just these bytes is a preview. ``index/<name>.parquet`` has a row for
-each picture of ``data/<name>.parquet``, sorted by key, in row groups of some hundred rows with
-statistics of the key. It is published before the commit record that names it; a dataset without
-index, or with a damaged one, is read by row groups.
+data file, and one ranged GET of these bytes is enough for a preview. ``index/<name>.parquet`` has a
+row for each picture of ``data/<name>.parquet``, sorted by key, in row groups of some hundred rows
+with statistics of the key. It is published before the commit record that names it. A file whose
+index is missing or damaged is read by row groups.
 """
 
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ SCHEMA = pa.schema(
 
 
 class BrokenIndexError(StrataError):
-    """An index is gone or is not as it was written; the message names it."""
+    """An index is gone or damaged; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,11 @@ class Span:
 
 @dataclass(frozen=True)
 class IndexEntry:
-    """Where a picture lies: its ``row`` in ``file`` (and its row group), and its layers there.
+    """Where a picture lies: its ``row`` in ``file``, its row group, and its layers in the file.
 
-    ``lengths`` are the bytes of each stored layer. ``offsets`` and ``crc32s`` are empty where the
-    file has no index: its layers are read by row groups. ``original`` and ``alpha`` say where
-    these lie, None where there are none, or no index.
+    ``lengths`` are the bytes of each stored layer. ``offsets`` and ``crc32s`` are empty if the file
+    has no index; then its layers are read by row groups. ``original`` and ``alpha`` say where these
+    lie, None if the picture has none or the file no index.
     """
 
     file: DataFile

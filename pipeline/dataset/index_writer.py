@@ -1,8 +1,7 @@
-"""Making the index of a data file: find where its values lie, and publish that beside it."""
+"""Make the index of a data file: find where its values lie, and publish the result."""
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,7 +13,7 @@ import pyarrow.parquet as pq
 from ..stores.store import StorageError, Store
 from .index import ROWS_PER_GROUP, SCHEMA
 from .layout import index_path
-from .rows import RecordError, file_sha256, layer_column
+from .rows import RecordError, file_sha256, layer_column, local_footer
 
 Create = Callable[[str, Path], bool]  # publish a local file under a name; False if it is taken
 
@@ -23,47 +22,28 @@ _KEY_BOUND = 64  # characters of a key in a manifest
 _LAST = "\U0010ffff"
 
 
-@dataclass(frozen=True)
-class IndexFacts:
-    """What a commit record says of an index; ``key_min`` and ``key_max`` bound all of its keys."""
-
-    path: str
-    rows: int
-    bytes: int
-    sha256: str
-    footer_bytes: int
-    footer_crc32: int
-    key_min: str
-    key_max: str
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
 def publish_index(
     store: Store, name: str, table: pa.Table, scratch: Path, create: Create | None = None
 ) -> dict[str, Any]:
     """Publish ``table`` as the index of the data file ``name``.
 
-    Returns what the commit record says of it. One that is there already stays if it says the same;
-    otherwise it belongs to a file that was removed, or is damaged, and makes room. ``create`` takes
-    the place of ``store.create_from``. Raises a passing StorageError when another job writes the
-    same index just now.
+    Returns its facts for the commit record. An equal index that exists already stays; any other is
+    damaged or belongs to a file that was removed, and is replaced. ``create`` is used in place of
+    ``store.create_from``. Raises a passing StorageError if another job writes the same index now.
     """
     create = create or store.create_from
     path, local = index_path(name), scratch / f"{name}.index"
     write_index(table, local)
-    if create(path, local):
-        return index_facts(path, local, table)
-    standing = scratch / f"{name}.index.standing"
-    store.fetch(path, standing)
-    if same_index(standing, table):
-        return index_facts(path, standing, table)
-    store.remove(path)
     if not create(path, local):
-        raise StorageError(
-            f"{store.url}/{path}: another job is writing it: run the job again", passing=True
-        )
+        standing = scratch / f"{name}.index.standing"
+        store.fetch(path, standing)
+        if same_index(standing, table):
+            return index_facts(path, standing, table)
+        store.remove(path)
+        if not create(path, local):
+            raise StorageError(
+                f"{store.url}/{path}: another job is writing it: run the job again", passing=True
+            )
     return index_facts(path, local, table)
 
 
@@ -80,7 +60,7 @@ def write_index(table: pa.Table, path: Path) -> None:
 
 
 def same_index(path: Path, table: pa.Table) -> bool:
-    """Whether a file is an index that says this."""
+    """Whether a file is an index that holds this table."""
     try:
         return bool(pq.read_table(path, page_checksum_verification=True).equals(table))
     except (OSError, ValueError, pa.ArrowException):
@@ -88,26 +68,26 @@ def same_index(path: Path, table: pa.Table) -> bool:
 
 
 def index_facts(path: str, local: Path, table: pa.Table) -> dict[str, Any]:
-    """What a commit record says of an index: its path, a local copy of it, and what it holds."""
-    footer_bytes = pq.read_metadata(local).serialized_size + 8
-    with open(local, "rb") as file:
-        file.seek(-footer_bytes, 2)
-        footer = file.read()
+    """What a commit record holds of an index at ``path``, from a local copy and its table.
+
+    ``key_min`` and ``key_max`` bound all of its keys.
+    """
+    footer_bytes, footer_crc32 = local_footer(local, pq.read_metadata(local))
     keys = table.column("key")
-    return IndexFacts(
-        path=path,
-        rows=table.num_rows,
-        bytes=local.stat().st_size,
-        sha256=file_sha256(local),
-        footer_bytes=footer_bytes,
-        footer_crc32=zlib.crc32(footer),
-        key_min=keys[0].as_py()[:_KEY_BOUND] if table.num_rows else "",
-        key_max=_upper_bound(keys[-1].as_py()) if table.num_rows else "",
-    ).to_json()
+    return {
+        "path": path,
+        "rows": table.num_rows,
+        "bytes": local.stat().st_size,
+        "sha256": file_sha256(local),
+        "footer_bytes": footer_bytes,
+        "footer_crc32": footer_crc32,
+        "key_min": keys[0].as_py()[:_KEY_BOUND] if table.num_rows else "",
+        "key_max": _upper_bound(keys[-1].as_py()) if table.num_rows else "",
+    }
 
 
 def _upper_bound(key: str) -> str:
-    """The key, or something short that no key with this beginning is above."""
+    """The key, or something shorter that is not below any key with the same beginning."""
     if len(key) <= _KEY_BOUND or key[_KEY_BOUND] == _LAST:
         return key
     return key[:_KEY_BOUND] + _LAST
@@ -117,7 +97,7 @@ def _upper_bound(key: str) -> str:
 
 
 def index_table(path: Path, layers: int) -> pa.Table:
-    """The index of a local data file. Raises RecordError where a value is not found in it."""
+    """The index of a local data file. Raises RecordError if a value is not found in it."""
     file = pq.ParquetFile(path, page_checksum_verification=True)
     first = 0
     tables = [SCHEMA.empty_table()]
@@ -150,7 +130,7 @@ def _of_group(
             except LookupError as error:
                 key = table.column("key")[error.args[0]].as_py()
                 raise RecordError(
-                    f"{name}: {column} of {key!r} does not lie in the file as it was written"
+                    f"{name}: {column} of {key!r} is not in the file as it was written"
                 ) from None
     shape = (len(pictures), layers, 3)
     stacked = [spans[layer_column(number)].T[pictures] for number in range(layers)]
@@ -191,9 +171,9 @@ def _chunk(group: pq.RowGroupMetaData, raw: BinaryIO, column: str) -> tuple[int,
 def _spans(chunk: bytes, start: int, values: Sequence[bytes | None]) -> np.ndarray:
     """Offset in the file, length and CRC of each value, -1 for nulls: ``(3, rows) int64``.
 
-    Values follow one another, each after its length, with a header here and there: where a page
-    begins. What is found has the bytes of the value, so whoever reads there gets just these. Raises
-    LookupError with the number of a value that is not there.
+    Values follow one another, each after its length, with a header where a page begins. The bytes
+    that are found are those of the value, so reading them gives the value. Raises LookupError with
+    the number of a value that is not found.
     """
     return np.array(list(_places(chunk, start, values)), np.int64).reshape(-1, 3).T
 

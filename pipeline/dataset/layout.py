@@ -9,8 +9,9 @@
     .strata/commits/         of a copy: records of data files that have no row in it
     manifest-<number>.json   what readers trust; the highest number wins
 
-The first file of a shard has the shard's name, its n-th replacement ``<name>.<n>``: its n-th
-**generation**. Paths are relative to the dataset's URL.
+Nothing is overwritten, so a file that replaces another has a name of its own: the first file of a
+shard has the shard's name, its n-th replacement ``<name>.<n>``; n is its **generation**. Paths are
+relative to the dataset's URL.
 """
 
 import hashlib
@@ -29,11 +30,8 @@ COMMITS = "commits"
 EMPTY_COMMITS = ".strata/commits"
 SUFFIX = ".parquet"  # of data files and of their indexes
 RECORD_SUFFIX = ".json"
-FOLDERS = (
-    (DATA, SUFFIX),
-    (INDEX, SUFFIX),
-    (COMMITS, RECORD_SUFFIX),
-)  # what each shard has a file in
+# Folders in which each shard has a file.
+FOLDERS = ((DATA, SUFFIX), (INDEX, SUFFIX), (COMMITS, RECORD_SUFFIX))
 SHARD_NAME = re.compile(r".+-[0-9a-f]{12}(?:\.[1-9]\d*)?")  # what shard_name gives, any generation
 KEY_MAP_NAME = re.compile(r"[0-9a-f]{32}\.bin")
 WRITTEN = re.compile(r"(data|index|keys|commits|models/[^/]+)/[^/]+|[^/]+\.json")  # any path above
@@ -50,7 +48,7 @@ def shard_name(shard: Shard, plan_fingerprint: str) -> str:
 
 
 def shard_stem(name: str) -> str:
-    """What ``shard_name`` took of the shard's own name; ``name`` without its generation."""
+    """The part of ``shard_name`` that comes from the shard's own name."""
     return _HASH.sub("", name)
 
 
@@ -81,7 +79,7 @@ def record_path(name: str, folder: str = COMMITS) -> str:
 
 
 def key_map_path(digest: str) -> str:
-    """The map of keys whose data files have this digest; see ``reader/key_map.py``."""
+    """The map of keys for the data files with this digest; see ``reader/key_map.py``."""
     return f"{KEYS}/{digest}.bin"
 
 
@@ -106,6 +104,6 @@ def manifest_name(number: int) -> str:
 
 
 def manifest_number(name: str) -> int:
-    """The inverse of ``manifest_name``; 0 for a name that is no manifest's."""
+    """The inverse of ``manifest_name``; 0 for any other name."""
     match = _MANIFEST.fullmatch(name)
     return int(match[1]) if match else 0

@@ -1,18 +1,10 @@
-"""What makes a job restartable: a plan that is fixed, files that are published once, a record last.
+"""What makes a job resumable: a fixed plan, files that are published once, a record last.
 
-A dataset (and the folder of a decode job) holds::
-
-    <plan>.json          written first: the parameters and their fingerprint
-    data/...             published whole, create-only; unknown to readers until recorded
-    index/...            of a dataset: beside each data file where its values lie, as unknown
-    commits/<name>.json  written last for each shard: done means that this record exists, that it
-                         has the plan's fingerprint and that its file has the recorded size
-    manifest-<n>.json    written by the driver: what readers trust, the highest number wins
-
-The first writer of a name wins, because encoding a shard twice need not give the same bytes.
-
-Nothing is overwritten, so what replaces a shard's file has a name of its own: the first file of a
-dataset's shard is ``<name>``, its n-th replacement ``<name>.<n>``, its n-th **generation**.
+The plan is written first. Data files and indexes are published whole and create-only; no reader
+knows of one before its record. The record of a shard is written last: a shard is done if its record
+exists, has the plan's fingerprint, and its file has the recorded size. The driver writes manifests,
+and readers trust the one with the highest number. The first writer of a name wins, because encoding
+a shard twice need not give the same bytes. ``layout`` has the names of all these files.
 """
 
 import hashlib
@@ -37,9 +29,9 @@ from .layout import (
 )
 
 FORMAT_VERSION = 1
-KEPT_PROBLEMS = 5  # of each record, where all records of a dataset are in memory or in a manifest
+KEPT_PROBLEMS = 5  # of each record, in memory and in manifests
 MAX_ERROR = 500  # characters of an error in a manifest
-# What readers need of an index to find a key in it.
+# What readers need to find a key in an index.
 _OF_AN_INDEX = ("path", "bytes", "footer_bytes", "footer_crc32", "key_min", "key_max")
 
 
@@ -48,7 +40,7 @@ class PlanMismatchError(StrataError):
 
 
 class NewerManifestError(StorageError):
-    """Somebody published a manifest since the records for this one were read: read them again."""
+    """Another job published a manifest after the records for this one were read."""
 
     passing = True
 
@@ -59,13 +51,13 @@ def to_json(value: Any, compact: bool = False) -> bytes:
 
 
 def fingerprint(parameters: Mapping[str, Any]) -> str:
-    """Names a set of parameters: everything that the bytes of the output depend on."""
+    """The hash of a job's parameters, which are everything that its output depends on."""
     return hashlib.sha256(to_json(dict(parameters))).hexdigest()
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The parameters of a job, under the name they are stored by (``dataset.json``)."""
+    """The parameters of a job, and the name of their file (``dataset.json``)."""
 
     name: str
     parameters: dict[str, Any]
@@ -100,13 +92,13 @@ class Plan:
         ]
         if differences or present.get("fingerprint") != self.fingerprint:
             raise PlanMismatchError(
-                f"{store.url} was begun with other parameters: {'; '.join(differences)}. "
+                f"{store.url} was started with other parameters: {'; '.join(differences)}. "
                 "Choose another output, or the same parameters to resume."
             )
 
 
 def slim(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What driver and manifest need of a record. The store keeps all of it."""
+    """The part of a record that the driver and the manifest need."""
     kept = {sys.intern(key): value for key, value in record.items() if key != "column_bytes"}
     if kept.get("index"):
         kept["index"] = {name: kept["index"][name] for name in _OF_AN_INDEX}
@@ -118,8 +110,8 @@ def slim(record: Mapping[str, Any]) -> dict[str, Any]:
 class Ledger:
     """The commit records of one job's folder.
 
-    In a dataset (the default ``folder``) names end in their generation. Elsewhere every name is
-    its own, whatever it ends in, unless ``generations`` says otherwise.
+    In a dataset (the default ``folder``) names end in their generation. In other folders they do
+    not, unless ``generations`` is true.
     """
 
     def __init__(
@@ -135,18 +127,18 @@ class Ledger:
         self.generations = folder == COMMITS if generations is None else generations
 
     def commit(self, name: str, record: Mapping[str, Any]) -> dict[str, Any]:
-        """Record a published shard; returns the record that stands, ours or an earlier one."""
+        """Record a published shard; returns the record that exists now, ours or an earlier one."""
         complete = self._named(name, {**record, "fingerprint": self.fingerprint})
         if self.store.create(self._path(name), to_json(complete)):
             return complete
         return self._parse(name, self.store.read(self._path(name)))
 
     def exists(self, name: str) -> bool:
-        """Whether there is a record of this name, of whichever plan."""
+        """Whether there is a record of this name, of any plan."""
         return self.store.exists(self._path(name))
 
     def read(self, name: str) -> dict[str, Any] | None:
-        """One record with all its detail, None where there is none.
+        """One record in full, None if there is none.
 
         Raises PlanMismatchError for another plan's record, StorageError for a damaged one.
         """
@@ -156,7 +148,7 @@ class Ledger:
             return None
 
     def records(self) -> dict[str, dict[str, Any]]:
-        """All records of this plan by name, each with only what ``slim`` keeps.
+        """All records by name, each with only what ``slim`` keeps.
 
         Raises PlanMismatchError for another plan's record, StorageError for a damaged one.
         """
@@ -177,15 +169,15 @@ class Ledger:
         suffix: str,
         records: Mapping[str, dict[str, Any]] | None = None,
     ) -> tuple[dict[str, dict[str, Any]], list[str]]:
-        """What is done: of each shard the newest generation whose file has the recorded size.
+        """The records of what is done, by the shard's name, and the names of lost shards.
 
-        Returns these records by the shard's name (without generation), and the names of shards
-        that have records but no such file. Records without their file are taken back (and a file
-        of another size with them), so that a lost shard will be done again. ``records`` are what
-        ``records()`` said, where that has been read already.
+        For each shard, that is the record of the newest generation whose file has the recorded
+        size. A shard is lost if it has records but no such file. Records without their file are
+        removed (and so is a file of another size), so that a lost shard is done again. ``records``
+        is the result of ``records()``, if it is known already.
         """
         records = self.records() if records is None else records
-        sizes = self.store.sizes(data_folder)  # after the records: a file is there before its own
+        sizes = self.store.sizes(data_folder)  # read after the records: a file precedes its record
         done: dict[str, tuple[int, dict[str, Any]]] = {}
         known = set()
         for name, record in records.items():
@@ -199,12 +191,12 @@ class Ledger:
         return {base: record for base, (_, record) in done.items()}, sorted(known - done.keys())
 
     def _look_again(self, name: str, path: str) -> dict[str, Any] | None:
-        """The record of a file, if it has the recorded size now; else both are taken back.
+        """The record of a file if that has the recorded size now; otherwise removes both.
 
-        Record and file may be newer than what was read of them: another job that found them
-        damaged has perhaps done the shard again. What it has not recorded yet is left alone.
+        Both may have changed since they were read: another job may have found them damaged and
+        done the shard again. A file that it has not recorded yet is not touched.
         """
-        record = self.read(name)  # before the file's size: a file is there before its record
+        record = self.read(name)  # read before the file's size: a file precedes its record
         if record is None:
             return None
         try:
@@ -247,9 +239,9 @@ class Ledger:
 
 
 def check_inputs(shards: Sequence[Shard], records: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse an input that was compressed before and has changed since: it would be there twice.
+    """Refuse shards that have changed since they were compressed: they would be there twice.
 
-    Raises PlanMismatchError naming the shards.
+    Raises PlanMismatchError, which names them.
     """
     versions = {record["source"]["url"]: record["source"] for record in records.values()}
     changed = [
@@ -271,12 +263,12 @@ def publish_manifest(
     failed: Sequence[Mapping[str, Any]] = (),
     after: int | None = None,
 ) -> int:
-    """Write the next manifest, unless the newest says the same already. Returns its number.
+    """Write the next manifest, unless the newest one is the same. Returns its number.
 
-    ``records`` are one for each shard; ``failed`` are inputs (``url``, ``error``) that the last
-    run could not compress. ``after`` is what ``latest_manifest`` said before the records were
-    read: a manifest that came later may list files that these records lack, so it is not
-    superseded. Raises NewerManifestError instead.
+    ``records`` has one record for each shard; ``failed`` are inputs (``url``, ``error``) that the
+    last run could not compress. ``after`` is the result of ``latest_manifest`` before the records
+    were read. If there is a later manifest, which may list files that these records lack, raises
+    NewerManifestError.
     """
     named = [{"name": name, **slim(record)} for name, record in records.items()]
     for record in named:
@@ -312,5 +304,5 @@ def publish_manifest(
 
 
 def latest_manifest(store: Store) -> int:
-    """The number of the newest manifest, 0 where there is none."""
+    """The number of the newest manifest, 0 if there is none."""
     return max(map(manifest_number, store.sizes()), default=0)

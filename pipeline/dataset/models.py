@@ -8,13 +8,13 @@ from codec import Codec, load_codec
 from codec.errors import InvalidModelError
 from codec.models import zoo
 
-from ..stores.store import Store, scratch_folder
+from ..stores.store import Store
 from .layout import card_path, model_folder, model_path
 from .rows import file_sha256
 
 
 def publish_model(store: Store, model_id: str, file: Path) -> None:
-    """Give a dataset its copy of a model file and, where there is one, of the card beside it."""
+    """Copy a model file, and the card beside it if there is one, into a dataset."""
     store.create_from(model_path(model_id), file)
     card = zoo.card_file(file)
     if card.is_file():
@@ -31,46 +31,26 @@ def load_model(
     """Load a dataset's own copy of a model. Raises UnknownModelError, InvalidModelError."""
     store = Store(dataset_url, options)
     name = model_path(model_id)
-
-    def load(path: Path) -> Codec:
+    with store.local(name, scratch) as path:
         if path.is_file() and (found := file_sha256(path)) != model_id:  # before it is parsed
-            raise InvalidModelError(
-                f"{dataset_url}/{name} is damaged: its content is model {found}"
-            )
+            raise InvalidModelError(f"{dataset_url}/{name} is damaged: its sha256 is {found}")
         return load_codec(path, device=device)
-
-    if store.is_local:
-        return load(Path(store.path(name)))
-    with scratch_folder(scratch) as folder:
-        local = folder / zoo.MODEL_FILE
-        store.fetch(name, local)
-        return load(local)
 
 
 def check_model(store: Store, model_id: str) -> tuple[str, int]:
-    """What is wrong with the dataset's copy of its model, "" if nothing; and the bytes read."""
-    path = model_path(model_id)
+    """What is wrong with the dataset's copy of its model ("" if nothing), and the bytes read."""
     try:
-        if store.is_local:
-            return _check_hash(Path(store.path(path)), model_id)
-        with scratch_folder(None) as folder:
-            local = folder / zoo.MODEL_FILE
-            store.fetch(path, local)
-            return _check_hash(local, model_id)
+        with store.local(model_path(model_id), None) as path:
+            found, size = file_sha256(path), path.stat().st_size
     except (FileNotFoundError, NotADirectoryError):
         return "is gone", 0
-
-
-def _check_hash(local: Path, model_id: str) -> tuple[str, int]:
-    found = zoo.model_id(local)
-    problem = "" if found == model_id else f"its content is another: its sha256 is {found}"
-    return problem, local.stat().st_size
+    return "" if found == model_id else f"its content has changed: its sha256 is {found}", size
 
 
 def copy_model(model_id: str, source: Store, target: Store, scratch: str | None) -> None:
-    """Give one dataset its own copy of another's model. Raises InvalidModelError for a damaged one.
+    """Copy the model of one dataset into another. Raises InvalidModelError for a damaged one.
 
-    On its way the model lies in ``scratch``, by default the system's folder for temporary files.
+    ``scratch`` is a local folder for temporary files (default: the system's).
     """
     folder = model_folder(model_id)
     present, theirs = target.sizes(folder), source.sizes(folder)
@@ -82,10 +62,8 @@ def copy_model(model_id: str, source: Store, target: Store, scratch: str | None)
     for name in (zoo.MODEL_FILE, zoo.CARD_FILE):
         if name in present or name not in theirs:
             continue
-        with scratch_folder(scratch) as place:
-            local = Path(place) / name
-            source.fetch(f"{folder}/{name}", local)
-            if name == zoo.MODEL_FILE and zoo.model_id(local) != model_id:
+        with source.local(f"{folder}/{name}", scratch) as local:
+            if name == zoo.MODEL_FILE and file_sha256(local) != model_id:
                 raise InvalidModelError(
                     f"{source.url}/{folder}/{name} is damaged: verify_dataset.py --repair "
                     "replaces it"

@@ -1,4 +1,4 @@
-"""Publishing a data file that lies here finished and inspected: sent once, its index beside it."""
+"""Publish a finished local data file and its index."""
 
 import time
 from collections.abc import Callable
@@ -13,14 +13,14 @@ from .layout import data_path
 from .ledger import Ledger
 from .rows import FileFacts, inspect_file
 
-UPLOAD_ATTEMPTS = 3  # making a file again costs far more than sending it again
+UPLOAD_ATTEMPTS = 3  # encoding a shard again costs far more than another upload
 
 
 @dataclass(frozen=True)
 class Publisher:
-    """Publishes data files with so many ``layers``; ``on_written`` hears of bytes that were sent.
+    """Publishes data files with ``layers`` layer columns; calls ``on_written`` with bytes sent.
 
-    The ledger is only asked: whoever publishes a file records it afterwards.
+    The ledger is only read: the caller records a file after it is published.
     """
 
     store: Store
@@ -32,8 +32,8 @@ class Publisher:
     def publish(self, name: str, local: Path, facts: FileFacts, scratch: Path) -> dict[str, Any]:
         """Publish ``local`` as the data file ``name``, then its index.
 
-        Returns what its commit record must say of both: of the file that has the name, be it ours
-        or an earlier attempt's. Raises StorageError for a damaged file in its place.
+        Returns the facts of both for the commit record. If the name is taken, these are the facts
+        of the file that has it. Raises StorageError if that file is damaged and cannot be replaced.
         """
         path = data_path(name)
         with self.clock.timed("upload"):
@@ -47,7 +47,7 @@ class Publisher:
         return {**facts.to_json(), "index": index}
 
     def _create(self, path: str, local: Path) -> bool:
-        """Send a file; False when the name is taken."""
+        """Upload a file; False if the name is taken."""
         for attempt in range(UPLOAD_ATTEMPTS):
             try:
                 created = self.store.create_from(path, local)
@@ -61,16 +61,16 @@ class Publisher:
         return created
 
     def _adopt(self, path: str, name: str, local: Path, ours: FileFacts) -> tuple[FileFacts, Path]:
-        """The facts of the file that has the name which ours was to have, and a copy of it.
+        """The facts and a copy of the file that has the name already.
 
-        An earlier attempt, or another job, published it and has not recorded it yet. A damaged
-        one makes room for ours: no reader knows of it. Raises StorageError where that cannot be.
+        An earlier attempt or another job published it and has not recorded it yet. A damaged one is
+        replaced by ours, because no reader knows of it. Raises StorageError if that fails.
         """
         theirs = local.with_suffix(".standing")
         self.store.fetch(path, theirs)
         try:
             return inspect_file(theirs, self.layers), theirs
-        except Exception as error:  # whatever Parquet's reader makes of damaged bytes
+        except Exception as error:  # Parquet's reader raises many classes for damaged bytes
             problem = f"{type(error).__name__}: {error}"
         theirs.unlink()
         url = f"{self.store.url}/{path}"

@@ -1,7 +1,7 @@
-"""The Parquet schema: one row per sample, one column per layer, and nothing else knows it.
+"""The Parquet schema of data files: one row per sample, one column per layer.
 
-Columns, in this order because a reader of k layers then fetches one contiguous run of bytes per
-row group: bulky metadata, small metadata, ``key``, ``width``, ``height``, ``header``,
+The order of the columns lets a reader of k layers fetch one contiguous run of bytes per row group:
+bulky metadata, small metadata, ``key``, ``width``, ``height``, ``header``,
 ``layer_00``, ``layer_01``, ... Layer columns are neither compressed nor dictionary-coded, so a
 layer's bytes lie verbatim in the file; every page has a checksum.
 """
@@ -11,7 +11,7 @@ import json
 import os
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import accumulate
 from pathlib import Path
@@ -29,6 +29,7 @@ METADATA_KEY = b"strata"
 # reader holds a row group in memory, and pyarrow itself counts rows only.
 ROWS_PER_GROUP = 256
 BYTES_PER_GROUP = 16 << 20
+FOOTER_END = 8  # bytes behind Parquet's footer: its length and the magic number
 MAX_LISTED_PROBLEMS, MAX_REASONS = 100, 20  # of a data file
 Status = Literal["ok", "bad", "filtered"]
 
@@ -58,11 +59,16 @@ _STREAM = [
     ("header", pa.binary()),
 ]
 STREAM_COLUMNS = [name for name, _ in _STREAM]
+# Columns that hold a field of Row as it is.
+_UNCHANGED = (
+    *("original", "alpha", "status", "reason", "source_field", "source_format", "source_bytes"),
+    *("source_sha256", "image_sha256", "notes", "index"),
+)
 _DICTIONARY_COLUMNS = ["status", "reason", "source_field", "source_format", "notes"]
 
 
 class RecordError(StrataError):
-    """A data file does not hold what it should; the message names file, row and key."""
+    """A data file contradicts itself; the message names file, row and key."""
 
 
 def layer_column(number: int) -> str:
@@ -81,7 +87,7 @@ def stream_columns(layers: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Row:
-    """One sample, whatever became of it.
+    """One sample, be it a picture, bad or filtered.
 
     ``fields`` are (name, bytes) in the tar's order, with None for the encoded picture.
     ``source_sha256`` is the 32-byte digest of the picture's file, ``image_sha256`` that of its
@@ -105,43 +111,29 @@ class Row:
     psnr: tuple[float, ...] | None = None
 
     def columns(self, layers: int) -> dict[str, Any]:
-        encoded = self.encoded
-        printable = self.key.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-        row: dict[str, Any] = {
+        """The row as a dictionary, for a file with ``layers`` layer columns."""
+        raw = self.key.encode("utf-8", "surrogateescape")
+        printable = raw.decode("utf-8", "backslashreplace")
+        row: dict[str, Any] = dict.fromkeys(name for name, _ in (*_METADATA, *_STREAM))
+        row |= {name: getattr(self, name) for name in _UNCHANGED}
+        row |= {
             "fields": [{"name": name, "data": data} for name, data in self.fields],
-            "original": self.original,
-            "alpha": self.alpha,
-            "key_bytes": None,
-            "status": self.status,
-            "reason": self.reason,
-            "source_field": self.source_field,
-            "source_format": self.source_format,
-            "source_bytes": self.source_bytes,
-            "source_sha256": self.source_sha256,
-            "image_sha256": self.image_sha256,
-            "notes": self.notes,
-            "index": self.index,
+            "key_bytes": None if printable == self.key else raw,
             "layers": 0,
-            "cumulative_bytes": None,
             "psnr": None if self.psnr is None else list(self.psnr),
             "key": printable,
-            "width": None,
-            "height": None,
-            "header": None,
         }
-        if printable != self.key:
-            row["key_bytes"] = self.key.encode("utf-8", "surrogateescape")
-        if encoded is not None:
-            info = encoded.info
-            sizes = accumulate(map(len, encoded.layers), initial=len(encoded.header))
+        stored: tuple[bytes, ...] = ()
+        if self.encoded is not None:
+            stored, info = self.encoded.layers, self.encoded.info
+            sizes = accumulate(map(len, stored), initial=len(self.encoded.header))
             row |= {
-                "layers": encoded.num_layers,
+                "layers": len(stored),
                 "cumulative_bytes": list(sizes)[1:],
                 "width": info.width,
                 "height": info.height,
-                "header": encoded.header,
+                "header": self.encoded.header,
             }
-        stored = encoded.layers if encoded else ()
         for number in range(layers):
             row[layer_column(number)] = stored[number] if number < len(stored) else None
         return row
@@ -150,8 +142,8 @@ class Row:
 class RowWriter:
     """Writes rows to a local Parquet file, flushing row groups by count and by bytes.
 
-    Deliberately no context manager. An abandoned file may still be valid Parquet with fewer rows
-    (pyarrow closes it when the writer is collected), so whoever publishes counts the rows first.
+    It is deliberately no context manager. An abandoned file may still be valid Parquet with fewer
+    rows (pyarrow closes it when the writer is collected), so callers count rows before publishing.
     """
 
     def __init__(self, path: Path, layers: int, metadata: Mapping[str, Any]) -> None:
@@ -198,7 +190,7 @@ class RowWriter:
 
 
 def row_bytes(columns: Mapping[str, Any]) -> int:
-    """About what a row takes in memory and in the file: its bulky values."""
+    """About how many bytes a row takes in memory and in the file: its bulky values."""
     side = sum(len(field["data"] or b"") for field in columns["fields"])
     return side + sum(len(value) for value in columns.values() if isinstance(value, bytes))
 
@@ -220,11 +212,11 @@ def _leaves(columns: pa.Schema) -> list[str]:
 class FileFacts:
     """What a data file holds, counted from the file itself.
 
-    ``footer_crc32`` is that of the last ``footer_bytes`` of the file: a damaged footer can end the
-    process that parses it. ``column_bytes`` are the compressed sizes of the columns as Parquet
-    counts them; ``picture_bytes`` the source files of the ok rows and ``stream_bytes`` what
-    replaces them (header, layers, alpha and originals that are kept); ``kept`` how many of the ok
-    rows keep their original; ``problems`` the first (key, status, reason) that are not ok.
+    ``footer_crc32`` is the checksum of the last ``footer_bytes`` of the file, because a damaged
+    footer can crash the process that parses it. ``column_bytes`` are the compressed sizes of the
+    columns. ``picture_bytes`` sums the source files of the ok rows, ``stream_bytes`` what replaces
+    them (header, layers, alpha, kept originals), and ``kept`` counts kept originals. ``problems``
+    are the first (key, status, reason) of rows that are not ok.
     """
 
     rows: int
@@ -248,7 +240,7 @@ class FileFacts:
 
 
 def read_metadata(file: pq.ParquetFile, name: str) -> dict[str, Any]:
-    """The dictionary given to RowWriter. Raises RecordError for another program's file."""
+    """The ``metadata`` given to RowWriter. Raises RecordError for another program's file."""
     packed = (file.schema_arrow.metadata or {}).get(METADATA_KEY)
     if packed is None:
         raise RecordError(f"{name}: this Parquet file was not written by Strata")
@@ -258,7 +250,7 @@ def read_metadata(file: pq.ParquetFile, name: str) -> dict[str, Any]:
 def inspect_file(path: Path, layers: int) -> FileFacts:
     """Reopen a finished file, read all of it with checksums, and count.
 
-    Raises RecordError where the rows contradict themselves, OSError for damaged pages.
+    Raises RecordError for rows that contradict themselves, OSError for damaged pages.
     """
     file = pq.ParquetFile(path, page_checksum_verification=True)
     read_metadata(file, path.name)
@@ -283,11 +275,8 @@ def inspect_file(path: Path, layers: int) -> FileFacts:
         stream_bytes += encoded.nbytes + len(row["alpha"] or b"") + len(row["original"] or b"")
         kept += row["original"] is not None
     if sum(counts.values()) != file.metadata.num_rows:
-        raise RecordError(f"{path.name}: holds {sum(counts.values())} rows, not as it claims")
-    footer_bytes = file.metadata.serialized_size + 8  # behind it: its length, and Parquet's name
-    with open(path, "rb") as raw:
-        raw.seek(-footer_bytes, os.SEEK_END)
-        tail = raw.read()
+        raise RecordError(f"{path.name}: has {sum(counts.values())} rows, unlike its footer")
+    footer_bytes, footer_crc32 = local_footer(path, file.metadata)
     return FileFacts(
         rows=sum(counts.values()),
         ok=counts["ok"],
@@ -296,7 +285,7 @@ def inspect_file(path: Path, layers: int) -> FileFacts:
         bytes=path.stat().st_size,
         sha256=file_sha256(path),
         footer_bytes=footer_bytes,
-        footer_crc32=zlib.crc32(tail),
+        footer_crc32=footer_crc32,
         pixels=pixels,
         picture_bytes=picture_bytes,
         stream_bytes=stream_bytes,
@@ -305,6 +294,26 @@ def inspect_file(path: Path, layers: int) -> FileFacts:
         reasons=dict(reasons.most_common(MAX_REASONS)),
         problems=tuple(problems),
     )
+
+
+def local_footer(path: Path, metadata: pq.FileMetaData) -> tuple[int, int]:
+    """Size and CRC32 of a local file's footer, with what follows it: its length and a magic."""
+    size = metadata.serialized_size + FOOTER_END
+    with open(path, "rb") as raw:
+        raw.seek(-size, os.SEEK_END)
+        return size, zlib.crc32(raw.read())
+
+
+def footer_problem(tail: bytes, size: int, checksums: Collection[int | None]) -> str:
+    """What is wrong with the last ``size`` bytes of a file, before they are parsed; or ''.
+
+    ``checksums`` are those that are allowed; None is any.
+    """
+    if int.from_bytes(tail[-FOOTER_END:-4], "little") + FOOTER_END != size:
+        return "its footer is not where it was written"
+    if None not in checksums and zlib.crc32(tail) not in checksums:
+        return "its footer is damaged"
+    return ""
 
 
 def column_bytes(metadata: pq.FileMetaData) -> dict[str, int]:
@@ -338,15 +347,6 @@ def encoded_image(row: Mapping[str, Any], layers: int, name: str) -> EncodedImag
     return EncodedImage(row["header"], tuple(stored))
 
 
-def original_stands_in(row: Mapping[str, Any], layers: int) -> bool:
-    """Whether the picture's own file is there in place of layers that are not.
-
-    Of a row that stores fewer layers than asked for (``--keep-original larger``) its file, which
-    is the exact picture, is better than what the stream would give. Needs column ``layers``.
-    """
-    return row["status"] == "ok" and row["layers"] < layers and row.get("original") is not None
-
-
 def original_key(row: Mapping[str, Any]) -> str:
     """The key as the tar had it (``key`` itself is always printable UTF-8)."""
     raw = row.get("key_bytes")
@@ -359,5 +359,5 @@ def file_sha256(path: Path) -> str:
 
 
 def reason_kind(reason: str) -> str:
-    """The general part of a reason, for counting: what stands before the first colon."""
+    """The general part of a reason, for counting: the text before the first colon."""
     return reason.split(":", 1)[0][:80]

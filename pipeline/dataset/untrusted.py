@@ -1,8 +1,8 @@
-"""What a dataset says of itself, held against what any dataset can say, before it is believed.
+"""Checks of plans, manifests, records and indexes before they are used.
 
-A plan, a manifest and an index come from a store that anybody may have written to. Names in them
-become paths, numbers become requests and memory: nothing here is used before it was looked at.
-Everything raises ValueError saying what is wrong; callers say where.
+They come from a store that others may write to; names in them become paths, and numbers become
+requests and memory. All functions raise ValueError, or LookupError and TypeError for missing
+values. The message continues the name of the file, which callers put before it.
 """
 
 import re
@@ -18,9 +18,9 @@ MAX_FOOTER_BYTES = 1 << 28
 MAX_INDEX_BYTES = 1 << 32
 MAX_FILE_BYTES = 1 << 50
 MAX_ROWS = (1 << 31) - 1  # of a data file: an index has them as int32
-# Of a row group, as its footer says it: a writer ends one at 16 MiB, but a row may be larger.
+# Of a row group, by its footer: a writer ends one at 16 MiB, but a single row may be larger.
 MAX_GROUP_BYTES = 1 << 32
-INDEX_FORMAT = 1  # of index files; one that says none is of format 1
+INDEX_FORMAT = 1  # of index files; those that name no format have format 1
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 _MODEL_ID = re.compile(r"[0-9a-f]{64}")
 
@@ -56,14 +56,27 @@ def check_data_file(entry: Mapping[str, Any]) -> None:
         if folder != INDEX or not _NAME.fullmatch(file) or not file.endswith(SUFFIX):
             raise ValueError(f"says that the index of {name} is at {index['path']!r:.80}")
         if not isinstance(index["key_min"], str) or not isinstance(index["key_max"], str):
-            raise ValueError(f"says that {name} has keys that are no text")
+            raise ValueError(f"says that {name} has keys that are not text")
         _check_file(f"the index of {name}", index, MAX_INDEX_BYTES)
+
+
+def check_record(record: Mapping[str, Any]) -> None:
+    """A commit record, or an entry of a manifest with all that a check or a repair needs."""
+    check_data_file({"path": data_path(record["name"]), **record})
+    for key in ("pixels", "picture_bytes"):
+        _check_number(f"{record['name']}: {key}", record[key], 1 << 62)
+    source = record["source"]
+    texts = (record["sha256"], record["model_id"], source["url"], source["etag"])
+    if not all(isinstance(text, str) for text in texts) or type(source["size"]) is not int:
+        raise ValueError(f"does not name sha256, model and source of {record['name']}")
+    if record["ok"] + record["bad"] + record["filtered"] != record["rows"]:
+        raise ValueError(f"says that {record['name']} has row counts that do not add up")
 
 
 def check_index_row(
     row: Mapping[str, Any], file_bytes: int, file_rows: int, spans: Sequence[Mapping[str, Any]]
 ) -> None:
-    """A row of an index: its places must be in the data file. ``spans`` are those beside layers."""
+    """A row of an index, which must lie in its data file. ``spans`` are those of side columns."""
     if not 0 <= row["row_group"] <= row["row"] < file_rows:
         raise ValueError(f"names row {row['row']} of {file_rows}")
     places = [row[name] for name in ("offsets", "lengths", "crc32s")]
@@ -96,4 +109,4 @@ def _check_file(name: str, entry: Mapping[str, Any], most: int) -> None:
 
 def _check_number(name: str, value: Any, most: int) -> None:
     if type(value) is not int or not 0 <= value <= most:
-        raise ValueError(f"says {name} {value!r:.80}, which is no number from 0 to {most}")
+        raise ValueError(f"says {name} {value!r:.80}, not a number from 0 to {most}")

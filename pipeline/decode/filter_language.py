@@ -1,15 +1,15 @@
-"""``--filter``: a condition over the columns of metadata, as an expression for Arrow.
+"""``--filter``: a condition over the metadata columns, as an Arrow expression.
 
-What is written looks like Python and is taken apart by Python's parser, but nothing is evaluated:
-only what stands below is known, and everything else is refused at its place.
+Conditions look like Python and are parsed by Python's parser, but never evaluated. Only the forms
+below are accepted; an error names the place of anything else.
 
     width >= 512 and source_format == "jpeg"
     256 <= height < 1024, width * height > 1e6, source_bytes / (width * height) < 0.5
     key.startswith("birds/"), key.endswith("_2"), key.matches("^[a-f]+/"), "rotated" in notes
     source_format in ["png", "webp"], status != "ok", alpha is None, psnr is not None
 
-A comparison with what a row does not have (``width`` of a bad sample) is never true, and neither is
-its opposite; ``is None`` asks for it.
+A comparison with a missing value (``width`` of a bad sample) is never true, and neither is its
+negation; ``is None`` tests for it.
 """
 
 import ast
@@ -30,18 +30,18 @@ Kind = Literal["number", "text", "other"]
 
 @dataclass(frozen=True)
 class Condition:
-    """A condition in one spelling (for plans and workers), and what Arrow makes of it."""
+    """A condition in normal form (for plans and workers), and its Arrow expression."""
 
     text: str
     expression: pc.Expression
 
 
 class FilterError(OptionError):
-    """A ``--filter`` that cannot be understood; the message names the place and the columns."""
+    """An invalid ``--filter``; the message names the place and the columns."""
 
 
 def parse_condition(text: str) -> Condition:
-    """Raises FilterError for what is no condition over the columns of metadata."""
+    """Parse a ``--filter``. Raises FilterError for an invalid one."""
     source = " ".join(text.split("\n")).strip()
     if len(source) > MAX_LENGTH:
         raise FilterError(f"--filter: more than {MAX_LENGTH} characters: use --keys for lists")
@@ -64,8 +64,8 @@ def _kind(column: pa.DataType) -> Kind:
     return "number" if pa.types.is_integer(column) else "other"
 
 
-# Everything but the sample's fields and the stream itself. What is neither number nor text can only
-# be asked whether it is there.
+# All metadata columns but the sample's fields. Columns of neither numbers nor text can only be
+# compared with None.
 COLUMNS: dict[str, Kind] = {
     column.name: _kind(column.type)
     for column in schema(0)
@@ -103,7 +103,7 @@ _METHODS = {
 
 @dataclass(frozen=True)
 class _Value:
-    """Something to compare; ``constant`` is its value where that does not depend on the row."""
+    """An operand; ``constant`` is its value if that does not depend on the row."""
 
     kind: Kind
     expression: pc.Expression
@@ -112,7 +112,7 @@ class _Value:
 
 
 class _Parser:
-    """Turns the parts of a syntax tree into expressions, or says where that ends."""
+    """Turns a syntax tree into an expression, or raises the place of what is not accepted."""
 
     def __init__(self, source: str) -> None:
         self._source = source
@@ -133,7 +133,7 @@ class _Parser:
         raise self._error(node, "this is no condition: compare it with something")
 
     def _comparison(self, node: ast.Compare) -> pc.Expression:
-        """``a < b <= c`` too, which means ``a < b and b <= c``."""
+        """A comparison, or a chain of them: ``a < b <= c`` means ``a < b and b <= c``."""
         whole = None
         left = node.left
         for operator, right in zip(node.ops, node.comparators, strict=True):
@@ -148,7 +148,7 @@ class _Parser:
                 return self._presence(left, operator, right)
             case ast.In() | ast.NotIn():
                 value, found = self._membership(left, right)
-                # Arrow has null in no list: that would make the opposite true of it
+                # Arrow says False for null in a list, so its negation would be true
                 found = pc.if_else(value.is_valid(), found, pa.scalar(None, pa.bool_()))
                 return found if isinstance(operator, ast.In) else ~found
         one, other = self._value(left), self._value(right)
@@ -166,7 +166,7 @@ class _Parser:
         return missing if isinstance(operator, ast.Is) else ~missing
 
     def _membership(self, left: ast.expr, right: ast.expr) -> tuple[pc.Expression, pc.Expression]:
-        """``column in [...]``, or ``"part" in column``: the column, and whether it is so."""
+        """``column in [...]`` or ``"part" in column``: the column, and the test."""
         one = self._value(left)
         if isinstance(right, ast.List | ast.Tuple | ast.Set):
             if not one.column:
@@ -195,7 +195,7 @@ class _Parser:
                 of = self._value(owner)
                 if not of.column or of.kind != "text":
                     raise self._error(owner, f"only a column of text has .{name}")
-                if name == "matches":  # or a bad pattern would show only when it is applied
+                if name == "matches":  # else a bad pattern would raise only when it is applied
                     pc.match_substring_regex(pa.array([""]), pattern=text)
                 return _METHODS[name](of.expression, text)
         known = ", ".join(f'.{name}("...")' for name in _METHODS)
@@ -230,7 +230,7 @@ class _Parser:
     def _computed(
         self, node: ast.expr, operator: ast.operator, left: _Value, right: _Value
     ) -> _Value:
-        """In double precision: the product of two sides may be more than their type holds."""
+        """Arithmetic in double precision: the product of two sides may overflow their type."""
         if not (left.column or right.column):
             if isinstance(operator, ast.Div) and not right.constant:
                 raise self._error(node, "this divides by zero")

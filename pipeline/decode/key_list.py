@@ -1,4 +1,4 @@
-"""``--keys``: a list of keys, and which data files have them."""
+"""``--keys``: a list of keys, and the data files that have them."""
 
 import hashlib
 import sys
@@ -19,20 +19,20 @@ FILES_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class KeyList:
-    """Keys as datasets show them, sorted and each of them once."""
+    """Keys in the form that datasets show, sorted, each once."""
 
     keys: tuple[str, ...]
 
     @property
     def sha256(self) -> str:
-        """Names the keys, in whichever order they were given."""
+        """A hash of the keys, independent of their order in the file."""
         return hashlib.sha256("\n".join(self.keys).encode()).hexdigest()
 
 
 def read_keys(url: str, options: Mapping[str, Any] | None = None) -> KeyList:
     """The keys in a file, one a line; ``-`` is standard input. Empty lines are no keys.
 
-    ``url`` is a path or any fsspec URL. Raises StorageError, OptionError where there is no key.
+    ``url`` is a path or any fsspec URL. Raises StorageError, OptionError if there is no key.
     """
     if url == "-":
         data = sys.stdin.buffer.read()
@@ -41,7 +41,7 @@ def read_keys(url: str, options: Mapping[str, Any] | None = None) -> KeyList:
         with storage_errors(url, "the keys cannot be read"):
             data = bytes(fs.cat_file(path))
     lines = data.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").split(b"\n")
-    # A dataset shows what is not UTF-8 in a key like this (records.Row.columns).
+    # A dataset shows keys that are not UTF-8 in this form (``dataset.rows.Row.columns``).
     keys = {line.decode("utf-8", "backslashreplace") for line in lines if line}
     if not keys:
         raise OptionError(f"--keys {url}: there is no key in it")
@@ -51,19 +51,19 @@ def read_keys(url: str, options: Mapping[str, Any] | None = None) -> KeyList:
 def find_keys(
     dataset: Dataset, keys: KeyList
 ) -> tuple[list[tuple[DataFile, tuple[str, ...]]], list[str]]:
-    """The data files that have any of these keys, with those they have; and unknown keys.
+    """The data files that have any of these keys, with their keys; and the unknown keys.
 
-    Reads the keys of the row groups that may have any, whatever became of their samples.
+    Reads the keys of all row groups that may have any, those of bad and filtered samples too.
     """
     wanted = set(keys.keys)
 
     def find(file: DataFile) -> tuple[DataFile, tuple[str, ...]]:
-        # what the manifest says of the keys, it says of pictures: other samples have keys too
+        # the bounds in the manifest are those of pictures; bad and filtered samples have keys too
         if file.ok == file.rows and not within(keys.keys, file.key_bounds):
             return file, ()
         found: set[str] = set()
         with dataset.open(file) as opened:
-            for group, bounds in enumerate(opened.key_bounds()):
+            for group, bounds in enumerate(opened.group_bounds()):
                 if within(keys.keys, bounds):
                     column = opened.read(group, ["key"]).column("key")
                     found.update(wanted.intersection(column.to_pylist()))

@@ -1,4 +1,4 @@
-"""How many layers of each picture are handed out, by what the dataset's metadata says of it."""
+"""How many layers of each picture to take, by its metadata."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from ..running.options import OptionError
 _SIZES = ("status", "layers", "source_bytes", "cumulative_bytes", "width", "height")
 
 
-class Choice(NamedTuple):
-    """What to take of a row: its first ``layers`` layers, or its original, if that is kept."""
+class LayerChoice(NamedTuple):
+    """What to take of a row: its first ``layers`` layers, or its original if that is kept."""
 
     layers: int
     original: bool = False
@@ -23,10 +23,10 @@ class Choice(NamedTuple):
 class LayerRule:
     """One of four ways to choose a number of layers, of ``stored`` layer columns.
 
-    ``layers``: the same of every picture. ``target_bpp`` (bits per pixel) or ``max_bytes``: the
-    most whose header and layers are not larger, and never less than one. ``min_psnr`` (dB): the
-    fewest that reach it, else all. Where a picture has fewer layers than that and its original is
-    kept, the original is taken, if it is not larger than ``target_bpp`` or ``max_bytes`` allow.
+    ``layers``: the same number for every picture. ``target_bpp`` (bits per pixel) or ``max_bytes``:
+    the most that fit with the header, and at least one. ``min_psnr`` (dB): the fewest that reach
+    it, else all. If a picture has fewer layers than that and its original is kept, the original is
+    taken, unless it is larger than ``target_bpp`` or ``max_bytes`` allow.
     """
 
     stored: int
@@ -37,33 +37,33 @@ class LayerRule:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Columns that must be read before one knows which layers are needed."""
+        """Columns that decide which layers are needed."""
         if self.layers is not None:
             return ()
         return _SIZES if self.min_psnr is None else (*_SIZES, "psnr")
 
     @property
     def most(self) -> int:
-        """No picture needs more layers than this."""
+        """The most layers that any picture needs."""
         return self.stored if self.layers is None else self.layers
 
-    def choose(self, row: Mapping[str, Any]) -> Choice:
-        """What to take of a row that is ok; needs ``columns`` and ``layers``."""
+    def choose(self, row: Mapping[str, Any]) -> LayerChoice:
+        """What to take of an ok row, which has ``columns`` and ``layers``."""
         if self.layers is not None:
-            return Choice(self.layers, row["layers"] < self.layers)
+            return LayerChoice(self.layers, row["layers"] < self.layers)
         if self.min_psnr is not None:
             reached = (n for n, one in enumerate(row["psnr"] or (), 1) if one >= self.min_psnr)
             layers = next(reached, None)
-            return Choice(row["layers"], True) if layers is None else Choice(layers)
+            return LayerChoice(row["layers"], True) if layers is None else LayerChoice(layers)
         limit = float(self.max_bytes or 0)
         if self.target_bpp is not None:
             limit = self.target_bpp * row["width"] * row["height"] / 8
         fitting = len(list(takewhile(lambda size: size <= limit, row["cumulative_bytes"])))
         short = fitting == row["layers"] < self.stored
-        return Choice(max(1, fitting), short and row["source_bytes"] <= limit)
+        return LayerChoice(max(1, fitting), short and row["source_bytes"] <= limit)
 
     def to_json(self) -> dict[str, Any]:
-        """For plans: what was asked for."""
+        """The options that were given, for plans."""
         names = ("layers", "target_bpp", "max_bytes", "min_psnr")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
@@ -75,9 +75,9 @@ def layer_rule(
     max_bytes: int | None = None,
     min_psnr: float | None = None,
 ) -> LayerRule:
-    """The rule for a dataset; all layers where nothing is given.
+    """The rule for a dataset; all layers if no option is given.
 
-    Raises OptionError for more than one of them, and for what the dataset cannot fulfil.
+    Raises OptionError for more than one option, and for one that does not suit the dataset.
     """
     given = {
         "--layers": layers,

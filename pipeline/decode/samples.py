@@ -1,4 +1,4 @@
-"""A decoded row as the sample it came from: its fields, with the picture in a format of choice."""
+"""Turn a decoded row into a sample again: its fields, with the picture in a chosen format."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,22 +6,23 @@ from typing import NamedTuple
 
 import numpy as np
 
-from codec.images.files import read_image, unpack_alpha, write_image
-from codec.images.resizing import fit, shrink
+from codec.images.files import unpack_alpha, write_image
+from codec.images.resizing import shrink
 
 from ..dataset.rows import original_key
+from ..reader.originals import read_original
 from ..stores.reasons import describe
 from .selection import Chosen
 
-# What a commit record adds up: ``layers`` that were decoded, ``streams`` that they are of, bytes of
-# them (or of originals in their place), and of the pictures that were written.
+# Counts in a commit record: streams, layers decoded of them, bytes of these (or of the originals in
+# their place), and bytes of the pictures that were written.
 COUNTS = ("streams", "layers", "layer_bytes", "decoded_bytes")
 
 
 class Form(NamedTuple):
-    """How pictures are written: format, quality of jpg, longest side (pixels); and what is refused.
+    """How pictures are written: format, quality of jpg, longest side (pixels).
 
-    ``max_pixels`` is the most that an original or an alpha channel may have.
+    Originals and alpha channels of more than ``max_pixels`` are refused.
     """
 
     image_format: str
@@ -32,7 +33,7 @@ class Form(NamedTuple):
 
 @dataclass(frozen=True)
 class Sample:
-    """What became of a row: the fields to write, or why there are none; and ``COUNTS``."""
+    """The fields of a row to write, or the reason why there are none; and ``COUNTS``."""
 
     key: str
     fields: list[tuple[str, bytes]] | None = None
@@ -42,9 +43,9 @@ class Sample:
 
 
 def finished(chosen: Chosen, result: np.ndarray | Exception | None, form: Form) -> Sample:
-    """The fields as the tar had them, with the decoded picture, or the exception in its place.
+    """The sample of a row, with the fields that its tar had.
 
-    Without a ``result``, the original is the picture.
+    ``result`` is the decoded picture, the exception in its place, or None for the original.
     """
     row, key = chosen.row, original_key(chosen.row)
     if not chosen.is_picture:
@@ -73,7 +74,7 @@ def finished(chosen: Chosen, result: np.ndarray | Exception | None, form: Form) 
 def _pixels(
     chosen: Chosen, result: np.ndarray | None, form: Form
 ) -> tuple[np.ndarray, dict[str, int]]:
-    """The picture, ``(H, W, 3) uint8``, and what was read for it."""
+    """The picture, ``(H, W, 3) uint8``, and the counts of what it was made from."""
     row = chosen.row
     if result is not None:
         layers = min(chosen.take.layers, row["layers"])
@@ -81,10 +82,7 @@ def _pixels(
         return result, {"streams": 1, "layers": layers, "layer_bytes": nbytes}
     if chosen.original is None:
         raise ValueError("there is neither a stream nor an original")
-    rgb = read_image(chosen.original, max_pixels=form.max_pixels).rgb
-    if form.max_side is not None:
-        height, width = fit(rgb.shape[0], rgb.shape[1], form.max_side)
-        rgb = shrink(rgb, height, width)
+    rgb = read_original(chosen.original, form.max_pixels, form.max_side).rgb
     return rgb, {"layer_bytes": len(chosen.original)}
 
 

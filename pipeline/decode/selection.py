@@ -1,4 +1,4 @@
-"""Rows of a data file: those that are asked for, with as many layers as any of them needs."""
+"""Read the selected rows of a data file, with as many layers as any of them needs."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -6,28 +6,27 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..dataset.data_file import OpenFile, within
 from ..dataset.rows import STREAM_COLUMNS, stream_columns
 from ..reader.dataset import Dataset
 from ..reader.fetch import SIDE_COLUMNS
-from ..reader.rows import columns_of
+from ..reader.rows import RowFilter, take_rows
 from ..running.stages import StageClock
 from . import sparse
 from .filter_language import parse_condition
-from .layer_rule import Choice, LayerRule
+from .layer_rule import LayerChoice, LayerRule
 
-OnRead = Callable[[int], None]  # hears of bytes
+OnRead = Callable[[int], None]  # is called with bytes read
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """A row, and what to take of it (nothing of one that is no picture)."""
+    """A row, and which of its layers to take (none if it is no picture)."""
 
     row: Mapping[str, Any]
-    take: Choice
+    take: LayerChoice
 
     @property
     def is_picture(self) -> bool:
@@ -35,18 +34,18 @@ class Chosen:
 
     @property
     def original(self) -> bytes | None:
-        """The picture's own file, where that stands in for layers that are not there."""
+        """The picture's own file, if that stands in for layers that are not stored."""
         return self.row.get("original") if self.take.original else None
 
 
 class Selection:
-    """What to read of a dataset's files.
+    """Selects rows and layers of a dataset's files.
 
     Args:
         rule: how many layers of each picture.
         columns: further columns to read.
         condition: a ``--filter`` (``filter_language.py``), empty for none.
-        originals: whether to read the originals of row groups where one is to stand in.
+        originals: whether to read originals that stand in for layers.
     """
 
     def __init__(
@@ -62,35 +61,39 @@ class Selection:
         self._originals = originals
         self._lookup = dataset.lookup
         self._columns = list(dict.fromkeys([*columns, "status", "layers", *rule.columns]))
-        self._condition = parse_condition(condition).expression if condition else None
-        self._named = columns_of(self._condition, dataset.url)
+        expression = parse_condition(condition).expression if condition else None
+        self._where = RowFilter.of(expression, dataset.url)
 
     def rows(
         self, opened: OpenFile, keys: Sequence[str] | None = None, on_read: OnRead = lambda _: None
     ) -> Iterator[Chosen]:
         """The rows, in the file's order, one row group in memory at a time.
 
-        ``keys`` restricts to those that have one of them. Of a row group where that is not known
-        without it, the columns that say so are read first, and nothing else where no row is asked
-        for. ``on_read`` hears how many bytes were read. Raises DamagedDataError.
+        ``keys`` restricts to rows with one of these keys. The columns that the selection depends on
+        are read first, and no others of a row group without a selected row. ``on_read`` is called
+        with the number of bytes read. Raises DamagedDataError.
         """
         on_read(opened.file.footer_bytes)
-        for group, bounds in enumerate(opened.key_bounds()):
+        for group, bounds in enumerate(opened.group_bounds()):
             if keys is None or within(keys, bounds):
                 rows = self._of_group(opened, group, keys, on_read)
                 while rows:
-                    yield rows.popleft()  # which is then no longer held here
+                    yield rows.popleft()  # so that it is no longer held here
 
     def _of_group(
         self, opened: OpenFile, group: int, keys: Sequence[str] | None, on_read: OnRead
     ) -> deque[Chosen]:
         places, layers = None, self.rule.most
         kept = [*self._columns]
-        selecting = [*self._named, *(["key"] if keys is not None else []), *self.rule.columns]
+        selecting = [
+            *self._where.columns,
+            *(["key"] if keys is not None else []),
+            *self.rule.columns,
+        ]
         if selecting:
             names = list(dict.fromkeys(selecting))
             small = _read(opened, group, names, on_read)
-            places = self._places(small, keys)
+            places = self._where.numbers(small, keys)
             if not len(places):
                 return deque()
             if self.rule.columns:
@@ -102,23 +105,19 @@ class Selection:
             few = self._few(opened, group, places, kept, on_read)
             if few is not None:
                 return few
-        table = _read(opened, group, [*dict.fromkeys([*kept, *stream_columns(layers)])], on_read)
-        if places is not None and len(places) < len(table):
-            table = table.take(places)
-        rows = to_rows(table)
-        del table
+        names = [*dict.fromkeys([*kept, *stream_columns(layers)])]
+        rows = to_rows(take_rows(_read(opened, group, names, on_read), places))
         takes = [self._take(row) for row in rows]
         wanted = self._originals and any(take.original for take in takes)
         if wanted and "original" not in kept:
-            originals = _read(opened, group, ["original"], on_read)
-            originals = originals if places is None else originals.take(places)
+            originals = take_rows(_read(opened, group, ["original"], on_read), places)
             rows = [row | one for row, one in zip(rows, to_rows(originals), strict=True)]
         return deque(map(Chosen, rows, takes))
 
     def _few(
         self, opened: OpenFile, group: int, places: pa.Array, columns: list[str], on_read: OnRead
     ) -> deque[Chosen] | None:
-        """The same with only the streams of these rows read, if the index has them."""
+        """``_of_group`` with only the streams of these rows, if the index has their places."""
         side = [name for name in SIDE_COLUMNS if name in columns]
         names = [name for name in dict.fromkeys([*columns, *STREAM_COLUMNS]) if name not in side]
         rows = to_rows(_read(opened, group, names, on_read).take(places))
@@ -134,32 +133,18 @@ class Selection:
         on_read(nbytes)
         return deque(map(Chosen, complete, takes))
 
-    def _places(self, small: pa.Table, keys: Sequence[str] | None) -> pa.Array:
-        """Numbers, in the row group, of the rows that are asked for."""
-        numbers = pa.array(range(len(small)), pa.int32())
-        small = small.append_column(_NUMBER, numbers)
-        if keys is not None:
-            wanted = pa.array(keys, pa.string())
-            small = small.filter(pc.is_in(small.column("key"), value_set=wanted))
-        if self._condition is not None:
-            small = small.filter(self._condition)
-        return small.column(_NUMBER).combine_chunks()
-
     def _needs(self, small: pa.Table) -> tuple[int, bool]:
-        """The most layers that any of these rows needs, and whether any wants its original."""
+        """The most layers that any of these rows needs, and whether any takes its original."""
         takes = [self._take(row) for row in small.to_pylist()]
         layers = max((take.layers for take in takes), default=0)
         return layers, any(take.original for take in takes)
 
-    def _take(self, row: Mapping[str, Any]) -> Choice:
-        return self.rule.choose(row) if row["status"] == "ok" else Choice(0)
-
-
-_NUMBER = "__row_of_the_group"
+    def _take(self, row: Mapping[str, Any]) -> LayerChoice:
+        return self.rule.choose(row) if row["status"] == "ok" else LayerChoice(0)
 
 
 def timed(rows: Iterator[Chosen], clock: StageClock) -> Iterator[Chosen]:
-    """The rows; the time that getting them takes is that of downloading."""
+    """The rows, with the time of getting them counted as downloading."""
     while True:
         with clock.timed("download"):
             row = next(rows, None)
@@ -178,7 +163,7 @@ def _read(opened: OpenFile, group: int, columns: list[str], on_read: OnRead) -> 
 
 
 def _stored_bytes(group: pq.RowGroupMetaData, columns: list[str]) -> int:
-    """What reading these columns of a row group fetches."""
+    """How many bytes these columns of a row group have in the file."""
     leaves = map(group.column, range(group.num_columns))
     return sum(
         leaf.total_compressed_size

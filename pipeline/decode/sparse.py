@@ -1,7 +1,7 @@
-"""A few rows of a row group: their layers one by one, by the index, instead of all of its columns.
+"""Read the layers of a few rows of a row group by the index, instead of whole columns.
 
-A row group has the layers of up to 256 pictures. Where a subset has few of them, requests for just
-their bytes read far less; the small columns are read as ever, because they are compressed.
+A row group has the layers of up to 256 pictures. If few of them are wanted, requests for only their
+bytes read far less. The small columns are read whole, because they are compressed.
 """
 
 from collections import defaultdict
@@ -12,16 +12,16 @@ from ..dataset.data_file import OpenFile
 from ..dataset.rows import STREAM_COLUMNS, layer_column
 from ..reader.fetch import fetch
 from ..reader.lookup import Lookup
-from .layer_rule import Choice
+from .layer_rule import LayerChoice
 
-# Rows are few if they are less than a quarter of their row group, and it is large enough for the
-# index and some more requests to be worth their while.
+# Rows are few if they are less than a quarter of their row group. The group must be large enough to
+# be worth the requests for the index and for each of the rows.
 FEW = 4
 LARGE = 256 << 10  # bytes of layers and originals
 
 
 def are_few(opened: OpenFile, group: int, rows: int, columns: Sequence[str]) -> bool:
-    """Whether to fetch ``rows`` rows of a row group one by one; ``columns`` are what is wanted."""
+    """Whether to fetch ``columns`` of ``rows`` rows of a row group one by one."""
     metadata = opened.metadata.row_group(group)
     if rows * FEW >= metadata.num_rows or opened.file.index is None:
         return False
@@ -36,18 +36,18 @@ def with_streams(
     group: int,
     places: Sequence[int],
     rows: Sequence[dict[str, Any]],
-    takes: Sequence[Choice],
+    takes: Sequence[LayerChoice],
     columns: Sequence[str],
 ) -> tuple[list[dict[str, Any]], int] | None:
-    """The rows with their streams, as far as ``takes`` say, and bytes read.
+    """The rows with the layers of their streams that ``takes`` name, and the bytes read.
 
-    ``places`` are their numbers in the row group, ``columns`` those of ``SIDE_COLUMNS`` that are
-    wanted too. None where the index does not have them: keys may be there twice.
+    ``places`` are their numbers in the row group, ``columns`` further columns among
+    ``SIDE_COLUMNS``. None if the index has other rows for these keys, which may be duplicates.
     """
     first = opened.first_row(group)
     pictures = [number for number, row in enumerate(rows) if row["header"] is not None]
     if "original" in columns and len(pictures) < len(rows):
-        return None  # originals of samples that are no pictures are in no index
+        return None  # an index does not have the originals of bad samples
     keys = sorted({rows[number]["key"] for number in pictures})
     found = lookup.find_in_file(opened.file, keys)
     if not lookup.has_index(opened.file):

@@ -1,4 +1,4 @@
-"""Samples of encoded pictures to samples of decoded ones, some together, on one device."""
+"""Decode samples, some together, on one device."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,21 +13,20 @@ from torch import Tensor
 from codec import Codec, CorruptStreamError, EncodedImage
 from codec.batches import one_by_one_on_error
 from codec.errors import BrokenImageError, UnsupportedImageError
-from codec.images.files import read_image
-from codec.images.resizing import fit, shrink
+from codec.images.resizing import fit
 
 from ..dataset.data_file import DamagedDataError
-from ..dataset.rows import RecordError, encoded_image
+from ..dataset.rows import RecordError
+from ..reader.originals import KeptOriginal, read_original, stream_or_original
 from ..stores.reasons import describe
-from .rows import ORIGINAL
 
 Sample = dict[str, Any]
 Transform = Callable[[Tensor], Any]
 # What to do with a picture that cannot be read or decoded.
 Errors = Literal["raise", "skip"] | Callable[[str, Exception], object]
 
-# What is wrong with one picture. Anything else (a store that does not answer, a device that fails,
-# a mistake in a transform) would be so with the next one too, and is always raised.
+# Errors of one picture. All others (a store that does not answer, a device that fails, a bug in a
+# transform) would occur with the next picture too, and are always raised.
 _OF_ONE_PICTURE = (
     *(CorruptStreamError, DamagedDataError, RecordError),
     *(BrokenImageError, UnsupportedImageError),
@@ -35,17 +34,8 @@ _OF_ONE_PICTURE = (
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class KeptOriginal:
-    """A picture's own file, which a dataset holds in place of the layers asked for."""
-
-    data: bytes = field(repr=False)
-    width: int
-    height: int
-
-
 class ErrorPolicy:
-    """Raises an error or counts it, as ``errors`` says; see ``StrataImages``."""
+    """Raises or reports errors, as ``errors`` says; see ``StrataImages``."""
 
     def __init__(self, errors: Errors) -> None:
         if not callable(errors) and errors not in ("raise", "skip"):
@@ -54,7 +44,7 @@ class ErrorPolicy:
         self._last: Exception | None = None  # all rows of a damaged row group have the same
 
     def meet(self, key: str | None, error: Exception) -> None:
-        """Raise ``error`` unless it is of this picture alone, and these are to be skipped."""
+        """Report ``error`` if it is of one picture and these are skipped; else raise it."""
         if self.errors == "raise" or not isinstance(error, _OF_ONE_PICTURE):
             raise error
         if callable(self.errors):
@@ -66,10 +56,10 @@ class ErrorPolicy:
 
 @dataclass(frozen=True)
 class Decoder:
-    """What pictures are made with: a codec, and what becomes of what it gives.
+    """Decodes streams and makes tensors of the pictures.
 
-    ``device`` is where the tensors go; ``max_side`` in pixels makes previews
-    (``Codec.decode_small``); ``options`` go to ``Codec.decode``.
+    The tensors are on ``device``. ``max_side`` (pixels) makes previews (``Codec.decode_small``).
+    ``options`` go to ``Codec.decode``.
     """
 
     codec: Codec
@@ -84,7 +74,7 @@ class Decoder:
     def arrays(
         self, encoded: Sequence[EncodedImage | KeptOriginal], keys: Sequence[str]
     ) -> list[np.ndarray | Exception]:
-        """``(H, W, 3) uint8`` pictures, or what was wrong with those that cannot be decoded."""
+        """The pictures, ``(H, W, 3) uint8``, or the errors of those that cannot be decoded."""
         found: list[Any] = [None] * len(encoded)
         streams = [n for n, one in enumerate(encoded) if isinstance(one, EncodedImage)]
         if streams:
@@ -110,7 +100,7 @@ class Decoder:
         ]
 
     def size(self, encoded: EncodedImage | KeptOriginal) -> tuple[int, int]:
-        """Height and width that a picture will have, before it is transformed."""
+        """Height and width of the picture before ``transform``."""
         size = (encoded.height, encoded.width)
         return size if self.max_side is None else fit(*size, self.max_side)
 
@@ -121,10 +111,9 @@ class Decoder:
 
     def _read(self, kept: KeptOriginal) -> np.ndarray | Exception:
         try:
-            picture = read_image(kept.data, max_pixels=kept.width * kept.height).rgb
+            return read_original(kept.data, kept.width * kept.height, self.max_side).rgb
         except (BrokenImageError, UnsupportedImageError) as error:
             return error
-        return shrink(picture, *self.size(kept))
 
     def _finished(self, sample: Sample, picture: np.ndarray) -> Sample:
         image = torch.from_numpy(np.require(picture, requirements=["C", "W"])).to(self.device)
@@ -143,14 +132,14 @@ def decode_batches(
     decode_options: Mapping[str, Any] | None = None,
     errors: Errors = "raise",
 ) -> Iterator[Sample]:
-    """Decode what ``StrataImages(..., encoded=True)`` gives in its workers, here, on a device.
+    """Decode the batches of ``StrataImages(..., encoded=True)`` in this process, on a device.
 
     One batch for each list of samples, in order and without reading ahead: a dictionary of ``key``
     (a list), ``image`` (``(B, H, W, 3) uint8`` on ``device``, or a list of tensors where their
     shapes differ) and a list for each further column. ``codec`` is
-    ``open_dataset(url).codec("cuda")``, and ``device`` by default where it computes; the other
-    arguments are those of ``StrataImages``. Pictures that are skipped are missing in their batch,
-    and an empty one is left out.
+    ``open_dataset(url).codec("cuda")``; ``device`` is by default the codec's own. The other
+    arguments are those of ``StrataImages``. Skipped pictures are missing in their batch, and empty
+    batches are left out.
     """
     policy = ErrorPolicy(errors)
     device = device or str(getattr(codec, "device", "cpu"))
@@ -167,7 +156,7 @@ def decode_batches(
 
 
 def collate(samples: Sequence[Sample]) -> Sample:
-    """One dictionary of lists; pictures of one shape become one tensor."""
+    """One dictionary of lists; images of one shape become one tensor."""
     batch = {name: [sample[name] for sample in samples] for name in samples[0]}
     images = batch["image"]
     if all(isinstance(image, Tensor) and image.shape == images[0].shape for image in images):
@@ -176,13 +165,13 @@ def collate(samples: Sequence[Sample]) -> Sample:
 
 
 def to_samples(table: pa.Table, layers: int, columns: Sequence[str], url: str) -> list[Sample]:
-    """What ``read_pictures`` gives as dictionaries of ``key``, ``encoded`` and ``columns``.
+    """The rows of ``read_pictures`` as dictionaries of ``key``, ``encoded`` and ``columns``.
 
     ``fields`` becomes a dictionary of bytes by name, without the picture's own.
     """
     samples = []
     for row in table.to_pylist():
-        sample = {"key": row["key"], "encoded": picture_of(row, layers, url)}
+        sample = {"key": row["key"], "encoded": stream_or_original(row, layers, url)}
         sample |= {name: row[name] for name in columns}
         if "fields" in columns:
             sample["fields"] = {
@@ -192,16 +181,8 @@ def to_samples(table: pa.Table, layers: int, columns: Sequence[str], url: str) -
     return samples
 
 
-def picture_of(row: Mapping[str, Any], layers: int, url: str) -> EncodedImage | KeptOriginal:
-    """What a row's picture is made from: its first ``layers`` layers, or the file kept instead."""
-    encoded = encoded_image(row, layers, url)
-    if encoded.num_layers < layers and row.get(ORIGINAL) is not None:
-        return KeptOriginal(row[ORIGINAL], row["width"], row["height"])
-    return encoded
-
-
 def _named(key: str, error: Exception) -> Exception:
-    """The error with the picture's key in it, if it is the picture's."""
+    """An error of one picture with its key in the message; other errors as they are."""
     if not isinstance(error, _OF_ONE_PICTURE):
         return error
     named = DamagedDataError(

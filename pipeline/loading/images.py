@@ -1,4 +1,4 @@
-"""A dataset as a torch IterableDataset that is split among readers, and can stop and go on."""
+"""A dataset as a torch IterableDataset, which is split among readers and can be resumed."""
 
 import hashlib
 import json
@@ -12,6 +12,7 @@ from torch import distributed
 from torch.utils.data import IterableDataset, get_worker_info
 
 from ..reader.dataset import Dataset, open_dataset
+from ..reader.rows import RowFilter
 from .decoding import Decoder, ErrorPolicy, Errors, Transform
 from .iteration import Iteration
 from .order import Epoch, Reader, refs
@@ -27,26 +28,27 @@ class StrataImages(IterableDataset):
     asked for; ``fields`` is a dictionary of bytes by name (``json``, ``cls``, ...). With
     ``batch_size`` it yields batches, for ``DataLoader(images, batch_size=None)``: ``key`` is a
     list, ``image`` one tensor ``(B, H, W, 3)``, and so on. A batch holds pictures of one size, and
-    is smaller than ``batch_size`` at the end and where sizes are too many; with ``transform``,
-    which may make them one size, it holds neighbours, and ``image`` is a list if shapes differ.
+    is smaller than ``batch_size`` at the end and if there are too many sizes. With ``transform``,
+    which may give all pictures one size, it holds neighbours, and ``image`` is a list if shapes
+    differ.
 
-    All readers together, which are the workers of a ``DataLoader`` in every rank, read each picture
-    once an epoch, as many each as possible. An epoch's order depends on ``seed``, its number
-    (``set_epoch``) and the number of readers, and is always the same. ``state_dict`` and
-    ``load_state_dict`` go on exactly after what was yielded last; with workers, take them from
-    torchdata's ``StatefulDataLoader``.
+    The readers are the workers of a ``DataLoader`` in every rank. Together they read each picture
+    once an epoch, in equal parts. The order of an epoch depends only on ``seed``, its number
+    (``set_epoch``) and the number of readers. ``state_dict`` and ``load_state_dict`` resume exactly
+    after the last item that was yielded; with workers, take them from torchdata's
+    ``StatefulDataLoader``.
 
     Args:
         url: of a dataset, as for ``open_dataset``; ``options`` are its storage options.
-        layers: how many to read; default all. A picture whose file was kept instead of so many
-            layers comes from its file.
+        layers: how many to read; default all. A picture that stores fewer, and whose original is
+            kept, is decoded from the original.
         columns: further columns, such as ``fields`` or ``alpha``.
         filter: an expression over the columns of metadata; see ``Dataset.batches``.
-        shuffle_buffer: 0 keeps the dataset's order. Otherwise files, row groups and rows are mixed,
-            and then the rows through a buffer of this many streams, which are held in memory.
+        shuffle_buffer: 0 keeps the dataset's order. Otherwise files, row groups and rows are
+            shuffled, and then rows through a buffer of this many streams, held in memory.
         seed: of the order.
         batch_size: pictures in a batch; None yields single ones.
-        device: where to decode, and where the tensors are. CUDA needs ``num_workers=0``, or
+        device: decodes, and holds the tensors. CUDA needs ``num_workers=0``, or
             ``encoded`` and ``decode_batches``.
         encoded: yield ``encoded`` (an EncodedImage, or a KeptOriginal) instead of ``image``, and
             lists of samples instead of batches.
@@ -54,15 +56,14 @@ class StrataImages(IterableDataset):
         transform: called with each picture's tensor; what it returns becomes ``image``.
         decode_options: for ``Codec.decode``, such as ``{"realism": "flow"}``.
         errors: what to do with a picture that is damaged. ``"raise"`` raises DamagedDataError;
-            ``"skip"`` logs a warning, and a function is called with the key ('' if it is not known)
-            and the error; both leave it out and count it (``skipped``).
+            ``"skip"`` logs a warning; a function is called with the key ('' if it is unknown) and
+            the error. Both leave the picture out and count it (``skipped``).
         rank, world_size: of this process; by default those of ``torch.distributed``, if it is used.
-        manifest: the number of the dataset's manifest to read by; by default the newest one, which
-            all workers and epochs then keep to. Ranks that start while the dataset still grows
-            must be given the same.
+        manifest: the number of the dataset's manifest; by default the newest one. All workers and
+            epochs use the same. Ranks that start while the dataset grows must be given it.
 
-    Raises DatasetError and StorageError as ``Dataset`` does; so does iterating, which never skips
-    for them.
+    Raises DatasetError and StorageError as ``Dataset`` does; iterating raises them too, whatever
+    ``errors`` is.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class StrataImages(IterableDataset):
         self.decode_options = dict(decode_options or {})
         self.errors = errors
         self._rank = None if rank is None or world_size is None else (rank, world_size)
-        # Shared, so that workers that live for several epochs hear of the next one.
+        # Shared, so that persistent workers see the next epoch.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._opened: tuple[int, Dataset] | None = None
         self._iteration: Iteration | None = None
@@ -128,17 +129,17 @@ class StrataImages(IterableDataset):
 
     @property
     def skipped(self) -> int:
-        """Pictures that were left out in this process in the iteration begun last."""
+        """How many pictures the latest iteration of this process has left out."""
         return self._iteration.skipped if self._iteration else 0
 
     def set_epoch(self, epoch: int) -> None:
-        """The order of the iterations to come; they begin anew, whatever state was loaded."""
+        """Set the epoch of the next iteration, which starts at its beginning."""
         if epoch != self.epoch:
             self._iteration = self._resume = None
         self._epoch.fill_(epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the iteration begun last stands: right after what it has yielded."""
+        """The position of the latest iteration, after the last item that it has yielded."""
         done = self._iteration
         if done is None:
             return self._resume or {"version": STATE_VERSION, "epoch": self.epoch, "position": 0}
@@ -154,13 +155,13 @@ class StrataImages(IterableDataset):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Let the next iteration go on after what had been yielded when ``state`` was taken.
+        """Let the next iteration continue where ``state`` was taken.
 
-        It sets the epoch and the manifest too. Raises ValueError for a state of another release;
-        iterating does for one of another dataset, order, rank or worker.
+        Sets the epoch and the manifest too. Raises ValueError for a state of another release;
+        iterating raises it for a state of another dataset, order, rank or worker.
         """
         if state.get("version") != STATE_VERSION:
-            raise ValueError(f"{self.url}: this is no state that this release can go on from")
+            raise ValueError(f"{self.url}: this release cannot resume from this state")
         self._epoch.fill_(state["epoch"])
         self._resume = dict(state)
         self._iteration = None
@@ -177,8 +178,9 @@ class StrataImages(IterableDataset):
         rank, world = self._rank_and_world()
         number, of = (worker.id, worker.num_workers) if worker is not None else (0, 1)
         dataset = self.dataset
-        dataset._check_columns(self.columns)
-        wanted = Wanted(dataset._layers(self.layers), self.columns, self.filter)
+        dataset.check_columns(self.columns)
+        where = RowFilter.of(self.filter, dataset.url)
+        wanted = Wanted(dataset.layer_count(self.layers), self.columns, where)
         iteration = Iteration(
             Epoch(self.seed, self.epoch, self.shuffle_buffer),
             Reader(rank * of + number, world * of),
@@ -210,12 +212,12 @@ class StrataImages(IterableDataset):
         return 0, 1
 
     def _order(self) -> str:
-        """A hash of what the order and the batches depend on, but for epoch and reader."""
+        """A hash of all that order and batches depend on, except for epoch and reader."""
         dataset = self.dataset
-        told = [[file.name, file.rows, file.ok] for file in dataset.files]
+        files = [[file.name, file.rows, file.ok] for file in dataset.files]
         settings: list[Any] = [self.seed, self.shuffle_buffer, self.batch_size, self.max_side]
         settings += [self.transform is None, str(self.filter), dataset.fingerprint]
-        return hashlib.sha256(json.dumps([told, settings]).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps([files, settings]).encode()).hexdigest()[:16]
 
     def _check(self, state: Mapping[str, Any], iteration: Iteration) -> None:
         reader = iteration.reader
@@ -223,7 +225,7 @@ class StrataImages(IterableDataset):
             number, of = state["reader"]
             raise ValueError(
                 f"{self.url}: the state is that of reader {number} of {of} (ranks times workers), "
-                f"this is {reader.number} of {reader.of}: go on with as many ranks and workers, "
+                f"this is {reader.number} of {reader.of}: resume with as many ranks and workers, "
                 "each with its own state"
             )
         if state["order"] != iteration.order:
@@ -233,7 +235,7 @@ class StrataImages(IterableDataset):
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        """For workers, which open the dataset themselves and do not know of ranks."""
+        """For workers, which open the dataset themselves and do not know the rank."""
         state = self.__dict__ | {"_opened": None, "_iteration": None}
         if self._rank is None and distributed.is_available() and distributed.is_initialized():
             state["_rank"] = self._rank_and_world()

@@ -1,4 +1,4 @@
-"""One pass over an epoch: rows to samples or batches, and where it stands after each of them."""
+"""One pass over an epoch: rows to samples or batches, with its position after each of them."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -8,22 +8,22 @@ from codec import CorruptStreamError
 
 from .decoding import Decoder, ErrorPolicy, Sample, collate
 from .order import Epoch, Reader
-from .stream import Row
+from .stream import StreamedRow
 
-DECODED_TOGETHER = 32  # pictures, where no batch size says how many,
-DECODED_PIXELS = 1 << 23  # and of large ones no more than these, unless it is a single one
-WAITING_BATCHES = 8  # as many pictures may wait for others of their size
+DECODED_TOGETHER = 32  # pictures decoded together if there is no batch size,
+DECODED_PIXELS = 1 << 23  # and at most so many pixels, unless it is a single picture
+WAITING_BATCHES = 8  # batches' worth of pictures may wait for others of their size
 
 Size = tuple[int, int]
 
 
 @dataclass
 class Iteration:
-    """What turns rows into what is yielded, and counts.
+    """Turns rows into samples or batches, and counts.
 
-    Of the rows before ``position``, those in ``buckets`` are yet to be yielded. ``decoder`` is None
-    where samples stay encoded, ``batch_size`` where they are yielded singly. ``by_size``: whether
-    a batch holds pictures of one size. ``order`` names what else the order depends on.
+    The rows before ``position`` have been yielded, except for those in ``buckets``. ``decoder`` is
+    None if samples stay encoded, ``batch_size`` if they are yielded singly. ``by_size`` says if a
+    batch holds pictures of one size. ``order`` is a hash of what else the order depends on.
     """
 
     epoch: Epoch
@@ -35,19 +35,19 @@ class Iteration:
     by_size: bool
     position: int = 0
     skipped: int = 0
-    buckets: dict[Size, list[Row]] = field(default_factory=dict)
+    buckets: dict[Size, list[StreamedRow]] = field(default_factory=dict)
 
     @property
     def waiting(self) -> list[int]:
         """Positions of the rows in ``buckets``."""
         return sorted(row.position for rows in self.buckets.values() for row in rows)
 
-    def run(self, rows: Iterable[Row]) -> Iterator[Any]:
-        """Samples, batches of them, or lists of encoded ones. Raises what the policy lets pass."""
+    def run(self, rows: Iterable[StreamedRow]) -> Iterator[Any]:
+        """Samples, batches, or lists of encoded samples. Raises errors as the policy says."""
         return self._singly(rows) if self.batch_size is None else self._batches(rows)
 
-    def _singly(self, rows: Iterable[Row]) -> Iterator[Sample]:
-        window: list[Row] = []
+    def _singly(self, rows: Iterable[StreamedRow]) -> Iterator[Sample]:
+        window: list[StreamedRow] = []
         pixels = 0
         for row in rows:
             height, width = self._size(row)
@@ -59,9 +59,10 @@ class Iteration:
             pixels += height * width
         yield from self._made(window)
 
-    def _batches(self, rows: Iterable[Row]) -> Iterator[Any]:
-        """Rows go into buckets by size, of which a full one or, if too many wait, the oldest is
-        yielded. That depends on what is in them alone: refilled from a state, they go on the same.
+    def _batches(self, rows: Iterable[StreamedRow]) -> Iterator[Any]:
+        """Put rows into buckets by size; yield a full one or, if too many rows wait, the oldest.
+
+        The result depends only on what is in the buckets, so it is the same after resuming.
         """
         assert self.batch_size is not None
         most = WAITING_BATCHES * self.batch_size
@@ -85,8 +86,8 @@ class Iteration:
         if samples:
             yield samples if self.decoder is None else collate(samples)
 
-    def _made(self, window: Sequence[Row]) -> Iterator[Sample]:
-        """What these rows give; ``position`` and ``skipped`` are right after each of them."""
+    def _made(self, window: Sequence[StreamedRow]) -> Iterator[Sample]:
+        """The samples of these rows; updates ``position`` and ``skipped`` before each of them."""
         for row, made in zip(window, self._samples(window), strict=True):
             self.position = max(self.position, row.position + 1)
             if isinstance(made, Exception):
@@ -96,8 +97,8 @@ class Iteration:
             else:
                 yield made
 
-    def _samples(self, window: Sequence[Row]) -> list[Sample | Exception]:
-        """The sample of each row, decoded if that is to be; or what is wrong with it."""
+    def _samples(self, window: Sequence[StreamedRow]) -> list[Sample | Exception]:
+        """The sample of each row, decoded if there is a decoder; or its error."""
         made: list[Sample | Exception] = [row.sample for row in window]
         whole = {n: one for n, one in enumerate(made) if not isinstance(one, Exception)}
         if self.decoder is not None and whole:
@@ -106,8 +107,8 @@ class Iteration:
                 made[n] = done
         return made
 
-    def _size(self, row: Row) -> Size:
-        """Height and width; nothing of what has no picture, as decoding will say."""
+    def _size(self, row: StreamedRow) -> Size:
+        """Height and width; (0, 0) for a damaged picture, whose error decoding will raise."""
         if isinstance(row.sample, Exception):
             return 0, 0
         stream = row.sample["encoded"]

@@ -1,13 +1,13 @@
 """Which rows of a dataset one of several readers gets, and in which order: whole numbers only.
 
-    pieces     data files, or row groups where there are few files; in a new order each epoch
-    cut        each reader has as many neighbouring rows of that sequence as any other
-    units      the row groups in its part; those of some neighbouring files are mixed
-    refs       the rows of each unit, mixed within it and then by a buffer
+    pieces     data files, or row groups if there are few files; in a new order each epoch
+    cut        the part of a reader: neighbouring rows of that sequence, as many as any other has
+    units      the row groups in this part; those of some neighbouring files are shuffled
+    refs       the rows of each unit, shuffled within it and then through a buffer
 
-Nothing here needs the rows themselves, so a reader that goes on where another one stopped counts up
-to there without reading again. All numbers are drawn by ``random.Random.random``, which Python
-promises to keep as it is, so an order does not depend on versions.
+Nothing here reads the rows, so a reader that resumes counts up to its position without reading.
+All random numbers come from ``random.Random.random``, which Python promises not to change, so the
+order does not depend on versions.
 """
 
 import random
@@ -21,23 +21,23 @@ from ..reader.dataset import Dataset
 
 T = TypeVar("T")
 
-# Up to here, all footers are read at the beginning (14 KB each), and row groups are what is mixed:
-# of one large file, each reader would otherwise have the same part in every epoch.
+# Up to this number of files, all footers are read first (14 KB each), and row groups are shuffled:
+# otherwise each reader would have the same part of a single large file in every epoch.
 FEW_FILES = 64
-MIXED_FILES = 16  # in longer datasets: neighbours (in the epoch's order) whose row groups are mixed
+MIXED_FILES = 16  # with more files: neighbours (in the epoch's order) whose row groups are shuffled
 _FOOTERS_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What an order depends on besides the dataset. ``buffer`` is 0 where nothing is mixed."""
+    """What an order depends on besides the dataset. ``buffer`` is 0 for no shuffling."""
 
     seed: int
     number: int
     buffer: int
 
     def random(self, *purpose: object) -> random.Random:
-        """Random numbers for one purpose, always the same."""
+        """A generator for one purpose, always with the same numbers."""
         return random.Random("/".join(map(str, (self.seed, self.number, *purpose))))
 
 
@@ -80,9 +80,9 @@ class _Piece(NamedTuple):
 
 
 def refs(dataset: Dataset, epoch: Epoch, reader: Reader) -> Iterator[Ref]:
-    """All rows that ``reader`` is to read, in their order. Every row is some reader's, once.
+    """The rows of ``reader``, in their order. Each row belongs to one reader.
 
-    Reads footers, some files ahead. Samples that are no pictures are among the rows.
+    Reads footers, some files ahead. Bad and filtered samples are among the rows.
     """
     units = _units(dataset, epoch, reader)
     if not epoch.buffer:

@@ -13,11 +13,11 @@ from ray.data.block import BlockMetadata
 from ..dataset import rows
 from ..dataset.data_file import DataFile, OpenFile
 from ..reader.dataset import Dataset, open_dataset
-from ..reader.rows import columns_of
+from ..reader.originals import ORIGINAL, stream_or_original
+from ..reader.rows import EVERY_ROW, RowFilter, read_pictures
 from ..stores.filesystems import storage_errors
 from ..stores.store import Store
-from .decoding import Decoder, ErrorPolicy, Errors, picture_of
-from .rows import ORIGINAL, read_pictures
+from .decoding import Decoder, ErrorPolicy, Errors
 
 SAMPLED_FILES = 4  # whose footers say how large the columns are
 
@@ -34,24 +34,24 @@ def ray_dataset(
     """The pictures of the dataset at ``url`` as a Ray Dataset, still encoded.
 
     Its columns are ``columns``, then ``key``, ``width``, ``height``, ``header``, the first
-    ``layers`` of ``layer_00``, ... (default: all), and ``original``: the picture's file where that
-    is kept in place of layers that are not. Only they leave the store, and after
-    ``select_columns`` only what that leaves. ``filter`` is that of ``Dataset.batches``, ``options``
+    ``layers`` of ``layer_00``, ... (default: all), and ``original``: the picture's file if that
+    stands in for layers that are not stored. Only these are read, and after ``select_columns`` only
+    those it selects. ``filter`` is that of ``Dataset.batches``, ``options``
     are the dataset's storage options, ``read`` goes to ``ray.data.read_datasource``
-    (``override_num_blocks``, ``concurrency``, ...). ``RayDecoder`` makes pictures of it. Raises
+    (``override_num_blocks``, ``concurrency``, ...). ``RayDecoder`` decodes the pictures. Raises
     DatasetError as ``open_dataset`` and ``Dataset.batches`` do.
     """
     dataset = open_dataset(url, options)
-    count = dataset._layers(layers)
-    dataset._check_columns(columns)
-    columns_of(filter, dataset.url)
-    return ray.data.read_datasource(StrataDatasource(dataset, count, columns, filter), **read)
+    count = dataset.layer_count(layers)
+    dataset.check_columns(columns)
+    where = RowFilter.of(filter, dataset.url)
+    return ray.data.read_datasource(StrataDatasource(dataset, count, columns, where), **read)
 
 
 class StrataDatasource(Datasource):
-    """One read task for each data file, or for parts of it where there are fewer files than tasks.
+    """One read task for each data file, or for parts of it if there are fewer files than tasks.
 
-    A block is a row group's pictures.
+    A block holds the pictures of a row group.
     """
 
     def __init__(
@@ -59,12 +59,12 @@ class StrataDatasource(Datasource):
         dataset: Dataset,
         layers: int,
         columns: Sequence[str] = (),
-        filter: pc.Expression | None = None,
+        where: RowFilter = EVERY_ROW,
     ) -> None:
         super().__init__()
         self._projection_map: dict[str, str] | None = None
         self._url, self._options = dataset.url, dataset.store.options
-        self._layers, self._asked, self._filter = layers, tuple(columns), filter
+        self._layers, self._asked, self._where = layers, tuple(columns), where
         self._columns = [*dict.fromkeys([*columns, *rows.stream_columns(layers), ORIGINAL])]
         self._files = [file for file in dataset.files if file.ok]
         self._row_bytes = _row_bytes(dataset, self._files[:SAMPLED_FILES], self._columns)
@@ -76,7 +76,7 @@ class StrataDatasource(Datasource):
         return True
 
     def estimate_inmemory_data_size(self) -> int:
-        """From the footers of some files."""
+        """An estimate from the footers of some files."""
         per_row = sum(self._row_bytes.get(name, 0.0) for name in self._wanted())
         return int(per_row * sum(file.ok for file in self._files))
 
@@ -94,7 +94,7 @@ class StrataDatasource(Datasource):
         for file in self._files:
             some = min(parts, -(-file.rows // rows.ROWS_PER_GROUP))  # each with a row group
             about = BlockMetadata(
-                num_rows=file.ok if some == 1 and self._filter is None else None,
+                num_rows=file.ok if some == 1 and self._where.expression is None else None,
                 size_bytes=int(per_row * file.ok / some),
                 exec_stats=None,
                 input_files=(f"{self._url}/{file.path}",),
@@ -112,22 +112,21 @@ class StrataDatasource(Datasource):
     def _reader(
         self, file: DataFile, wanted: Sequence[str], part: int, parts: int
     ) -> Callable[[], Iterator[pa.Table]]:
-        """What one task calls, on whichever machine: so it carries names, and no connection."""
-        url, options, filter = self._url, self._options, self._filter
-        layers = self._layers
+        """The function of a task. It may run on any machine, so it holds URLs and no connection."""
+        url, options = self._url, self._options
+        layers, where = self._layers, self._where
         if ORIGINAL not in wanted:
             while layers and rows.layer_column(layers - 1) not in wanted:
                 layers -= 1
         further = [name for name in self._asked if name in wanted]
 
         def read() -> Iterator[pa.Table]:
-            named = columns_of(filter, url)
             with OpenFile(Store(url, options), file) as opened:
                 with storage_errors(opened.url, "cannot be read"):
                     groups = range(part, opened.metadata.num_row_groups, parts)
                 for group in groups:
                     with storage_errors(opened.url, "cannot be read"):
-                        table = read_pictures(opened, group, layers, further, filter, named)
+                        table = read_pictures(opened, group, layers, further, where)
                     yield table.select(list(wanted))
 
         return read
@@ -165,7 +164,7 @@ class RayDecoder:
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
         stream = [name for name in batch if name.startswith("layer_")]
         pictures = [
-            picture_of(dict(zip(batch, row, strict=True)), len(stream), self._url)
+            stream_or_original(dict(zip(batch, row, strict=True)), len(stream), self._url)
             for row in zip(*batch.values(), strict=True)
         ]
         made, chosen = [], []

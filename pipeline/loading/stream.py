@@ -1,4 +1,4 @@
-"""Rows in a given order, their row groups read ahead of them in threads."""
+"""Read rows in a given order, with their row groups read ahead in threads."""
 
 from collections import Counter, deque
 from collections.abc import Collection, Iterator, Sequence
@@ -8,31 +8,29 @@ from itertools import chain, islice
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow.compute as pc
 
 from ..dataset.data_file import DamagedDataError
 from ..reader.dataset import Dataset
-from ..reader.rows import columns_of
+from ..reader.rows import EVERY_ROW, ROW, RowFilter, read_pictures
 from ..stores.filesystems import storage_errors
 from .decoding import Sample, to_samples
 from .order import Ref, Unit
-from .rows import ROW, read_pictures
 
-AHEAD = 512  # rows whose row groups are being read while earlier ones are handed on
+AHEAD = 512  # rows whose row groups are read while earlier ones are yielded
 THREADS = 4
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is read of each row: ``layers``, ``columns``, and only rows that ``filter`` allows."""
+    """What to read: ``layers`` and ``columns`` of the rows that satisfy ``where``."""
 
     layers: int
     columns: Sequence[str] = ()
-    filter: pc.Expression | None = None
+    where: RowFilter = EVERY_ROW
 
 
-class Row(NamedTuple):
-    """A row and its position in the order: its sample, or why it cannot be read."""
+class StreamedRow(NamedTuple):
+    """A row's position in the order, and its sample or the error of reading it."""
 
     position: int
     sample: Sample | DamagedDataError
@@ -44,14 +42,13 @@ def stream(
     wanted: Wanted,
     start: int = 0,
     waiting: Collection[int] = (),
-) -> Iterator[Row]:
+) -> Iterator[StreamedRow]:
     """The pictures among the rows of ``refs`` at the positions ``waiting``, and from ``start`` on.
 
-    Of earlier rows nothing is read. In memory are the rows of every row group that was begun and
-    not finished, which is what the order mixes, and those of the next ``AHEAD`` rows. Raises
-    StorageError where the store does not answer; what is damaged is handed on in its place.
+    Does not read the other rows. Holds the rows of each row group that is begun and not finished,
+    and those of the next ``AHEAD`` rows. Raises StorageError if the store does not answer. Damaged
+    rows yield their error.
     """
-    named = columns_of(wanted.filter, dataset.url)
     done: dict[Unit, list[int]] = {}  # rows of units that were begun, and not finished, before
     again: list[tuple[int, Ref]] = []
     for position, ref in enumerate(islice(refs, start)):
@@ -68,7 +65,7 @@ def stream(
         with dataset.open(unit.file) as opened, storage_errors(opened.url, "cannot be read"):
             try:
                 table = read_pictures(
-                    opened, unit.group, wanted.layers, wanted.columns, wanted.filter, named, due
+                    opened, unit.group, wanted.layers, wanted.columns, wanted.where, due
                 )
                 samples = to_samples(table, wanted.layers, wanted.columns, opened.url)
             except DamagedDataError as error:
@@ -96,8 +93,8 @@ def stream(
             if not left[ref.unit]:
                 del groups[ref.unit], left[ref.unit]
             if isinstance(found, DamagedDataError):
-                yield Row(position, found)
+                yield StreamedRow(position, found)
             elif ref.row in found:
-                yield Row(position, found.pop(ref.row))
+                yield StreamedRow(position, found.pop(ref.row))
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

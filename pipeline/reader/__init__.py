@@ -1,1 +1,1 @@
-"""Reading a dataset: whole columns, pictures by their keys, pages of a listing."""
+"""Read a dataset: whole columns, pictures by their keys, pages of a listing."""

@@ -1,55 +1,53 @@
-"""Rows with their keys, in blocks that are kept: what looking up a key reads.
+"""Blocks of rows, which a look-up of keys reads and keeps.
 
-A block is an Arrow table of some hundred rows, bounded by a lowest and a highest key. Of a data
-file with an index, blocks are the row groups of that: sorted by key, with the place of every layer.
-Of one without, they are its own row groups: their keys and sizes, but no places.
+A block is an Arrow table of some hundred rows with a lowest and a highest key. The blocks of a data
+file with an index are the row groups of the index: sorted by key, with the place of every layer. If
+there is no index, they are the file's own row groups: keys and sizes, but no places.
 """
 
 import io
 import zlib
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..dataset.data_file import Bounds, DataFile, OpenFile, is_damage, key_bounds, within
+from ..dataset.data_file import Bounds, DataFile, OpenFile, group_bounds, reading, within
 from ..dataset.index import BrokenIndexError
 from ..dataset.untrusted import check_index_format
 from ..stores.cache import ByteCache
-from ..stores.filesystems import storage_errors
 from ..stores.ranges import RangeFile, read_range
-from ..stores.reasons import describe
 from ..stores.store import Store
 
 WHOLE_BYTES = 256 << 10  # an index up to this size is read in one request
-_PARSED = 8  # a footer in memory takes some times its size in the file
+_PARSED = 8  # about how many times larger a footer is in memory than in the file
 _OF_A_GROUP = ["cumulative_bytes", "key", "width", "height", "header"]
 
 
 @dataclass(frozen=True)
 class Block:
-    """Rows in the columns of the index, as far as they are known, sorted by key."""
+    """Rows with the columns of an index, as far as they are known, sorted by key."""
 
     table: pa.Table
     keys: list[str] = field(repr=False)
 
     @classmethod
     def of(cls, table: pa.Table) -> "Block":
-        if table.column("key").null_count:  # nobody can ask for these
+        if table.column("key").null_count:  # rows without a key cannot be looked up
             table = table.filter(table.column("key").is_valid())
         return cls(table, table.column("key").to_pylist())
 
     @property
     def nbytes(self) -> int:
-        """About what it takes in memory."""
+        """About how many bytes it takes in memory."""
         return int(self.table.nbytes) + sum(64 + len(key) for key in self.keys)
 
     def rows(self, keys: Sequence[str]) -> list[dict[str, Any]]:
-        """The rows with these keys, of each key the first."""
+        """The first row of each of these keys."""
         places = [bisect_left(self.keys, key) for key in keys]
         found = [
             place
@@ -60,7 +58,7 @@ class Block:
 
 
 class Blocks:
-    """The rows of one data file as blocks, which are kept in ``cache`` under ``path``."""
+    """The blocks of one data file, kept in ``cache`` under ``path``."""
 
     def __init__(self, cache: ByteCache, path: str) -> None:
         self.cache, self.path = cache, path
@@ -106,41 +104,39 @@ class Blocks:
         raise NotImplementedError
 
     def _read(self, numbers: Sequence[int]) -> Iterator[Block]:
-        """These blocks, which are not kept yet."""
+        """Read blocks that are not kept yet."""
         raise NotImplementedError
 
 
 class IndexBlocks(Blocks):
     """The row groups of an index.
 
-    A small one costs one request, a large one two for the first key: its footer, and the row group
-    that the key must be in. Raises BrokenIndexError for one that is gone or damaged.
+    A small index takes one request, a large one two for the first key: its footer, and the row
+    group of the key. Methods raise BrokenIndexError for an index that is gone or damaged.
     """
 
     def __init__(self, store: Store, file: DataFile, cache: ByteCache) -> None:
         assert file.index is not None
         super().__init__(cache, str(file.index["path"]))
-        self._store, self._told, self._pictures = store, file.index, file.ok
+        self._store, self._entry, self._pictures = store, file.index, file.ok
 
     def _bounds(self) -> Sequence[Bounds | None]:
-        footer = self._footer()
-        bounds = [key_bounds(footer, group) for group in range(footer.num_row_groups)]
-        return self._keep_bounds(bounds)
+        return self._keep_bounds(group_bounds(self._footer()))
 
     def _footer(self) -> pq.FileMetaData:
         kept = self.cache.get((self.path, "footer"))
         if kept is not None:
             return kept
-        size, footer = int(self._told["bytes"]), int(self._told["footer_bytes"])
+        size, footer = int(self._entry["bytes"]), int(self._entry["footer_bytes"])
         length = size if size <= WHOLE_BYTES else footer
-        with self._broken():
+        with self._reading():
             data = read_range(self._store, self.path, size - length, length)
-            if zlib.crc32(data[-footer:]) != self._told["footer_crc32"]:
-                raise BrokenIndexError(f"{self.path} is damaged: its footer is")
+            if zlib.crc32(data[-footer:]) != self._entry["footer_crc32"]:
+                raise BrokenIndexError(f"{self.path} has a damaged footer")
             metadata = pq.read_metadata(io.BytesIO(data[-footer:]))
             check_index_format(metadata.metadata)
             if metadata.num_rows != self._pictures:
-                raise BrokenIndexError(f"{self.path} is that of another file")
+                raise BrokenIndexError(f"{self.path} belongs to another file")
             if length == size:
                 file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
                 for number in range(metadata.num_row_groups):
@@ -148,17 +144,17 @@ class IndexBlocks(Blocks):
         return self.cache.put((self.path, "footer"), metadata, _PARSED * footer)
 
     def _read(self, numbers: Sequence[int]) -> Iterator[Block]:
-        """Neighbours come in one request."""
+        """Read blocks; neighbours are one request."""
         if not numbers:
             return
         footer = self._footer()
         file = pq.ParquetFile(
-            pa.PythonFile(RangeFile(self._store, self.path, self._told["bytes"]), mode="r"),
+            pa.PythonFile(RangeFile(self._store, self.path, self._entry["bytes"]), mode="r"),
             metadata=footer,
             pre_buffer=True,
             page_checksum_verification=True,
         )
-        with self._broken():
+        with self._reading():
             table = file.read_row_groups(list(numbers))
         start = 0
         for number in numbers:
@@ -168,31 +164,23 @@ class IndexBlocks(Blocks):
             yield self._keep(number, Block.of(one))
             start += rows
 
-    @contextmanager
-    def _broken(self) -> Iterator[None]:
-        """Turn what damaged bytes and lost files raise into BrokenIndexError."""
-        try:
-            yield
-        except BrokenIndexError:
-            raise
-        except FileNotFoundError as error:
-            raise BrokenIndexError(f"{self.path} is gone") from error
-        except Exception as error:  # stores have exceptions of many kinds
-            if is_damage(error):
-                raise BrokenIndexError(f"{self.path} is damaged: {describe(error)}") from error
-            with storage_errors(f"{self._store.url}/{self.path}", "cannot be read"):
-                raise
+    def _reading(self) -> AbstractContextManager[None]:
+        return reading(
+            f"{self._store.url}/{self.path}",
+            BrokenIndexError(f"{self.path} is gone"),
+            lambda why: BrokenIndexError(f"{self.path} is damaged: {why}"),
+        )
 
 
 class GroupBlocks(Blocks):
-    """The row groups of a data file itself, in the small columns that a lookup needs."""
+    """The row groups of a data file, with the small columns that a look-up needs."""
 
     def __init__(self, store: Store, file: DataFile, cache: ByteCache) -> None:
         super().__init__(cache, file.path)
         self._store, self._file = store, file
 
     def _bounds(self) -> Sequence[Bounds | None]:
-        return self._keep_bounds(OpenFile(self._store, self._file, self.cache).key_bounds())
+        return self._keep_bounds(OpenFile(self._store, self._file, self.cache).group_bounds())
 
     def _read(self, numbers: Sequence[int]) -> Iterator[Block]:
         with OpenFile(self._store, self._file, self.cache) as opened:

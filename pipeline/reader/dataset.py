@@ -1,7 +1,7 @@
 """Open a compressed dataset and read it at any number of layers, fetching only those layers.
 
     Dataset.read, batches      every file by columns, selected by key and filter    rows.py
-    Dataset.fetch, record      places of keys (lookup.py), then just their bytes    fetch.py
+    Dataset.fetch, record      places of keys (lookup.py), then only their bytes    fetch.py
     Dataset.page               pictures in order, some at a time                    pages.py
 
 ``DataFile`` and the footers are in ``pipeline.dataset``, requests for ranges in
@@ -11,7 +11,7 @@
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import replace
 from itertools import islice
 from typing import Any, Literal
 
@@ -19,8 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from codec import Codec, EncodedImage
-from codec.images.files import read_image
+from codec import Codec
 
 from ..dataset import rows, untrusted
 from ..dataset.data_file import (
@@ -42,9 +41,11 @@ from ..stores.reasons import describe
 from ..stores.store import Store, storage_errors
 from ..stores.urls import refuse_secrets
 from . import fetch
+from .fetch import Record
 from .lookup import Lookup
+from .originals import read_original
 from .pages import page
-from .rows import batches, columns_of, rows_at
+from .rows import RowFilter, batches, rows_at
 
 __all__ = [
     "CursorError",
@@ -60,29 +61,18 @@ __all__ = [
 ]
 
 CACHE_BYTES = 128 << 20  # of footers and indexes, kept by a Dataset
-SEARCHED_FILES = 20  # for the reason why a key is no picture
-# What Dataset.metadata tells of a picture unless it is asked for something else.
+SEARCHED_FILES = 20  # for the reason why a sample is no picture
+# The default columns of Dataset.metadata.
 METADATA = (
     *("status", "reason", "source_field", "source_format", "source_bytes", "source_sha256"),
     *("image_sha256", "notes", "index", "layers", "cumulative_bytes", "psnr"),
 )
 
 
-@dataclass(frozen=True)
-class Record:
-    """One picture of a dataset: its stream cut to the layers read, and the columns asked for."""
-
-    key: str
-    width: int
-    height: int
-    encoded: EncodedImage
-    extra: dict[str, Any] = field(default_factory=dict)
-
-
 class Dataset:
-    """A compressed dataset; see ``open_dataset``. Rows that are bad or filtered are not yielded.
+    """A compressed dataset; see ``open_dataset``. Bad and filtered rows are not yielded.
 
-    ``number`` is that of the manifest.
+    ``number`` is the manifest's number.
     """
 
     def __init__(
@@ -118,8 +108,7 @@ class Dataset:
     def codec(self, device: str = "cpu", scratch: str | None = None) -> Codec:
         """The model the dataset was written with, from the dataset's own copy.
 
-        On its way from another machine it lies in ``scratch``, by default the system's folder for
-        temporary files.
+        ``scratch`` is a local folder for temporary files (default: the system's).
         """
         if device not in self._codecs:
             options = self.store.options
@@ -140,12 +129,11 @@ class Dataset:
                     if row["header"] is not None:
                         yield row["key"]
 
-    def problems(self) -> Iterator[tuple[str, str, str, str]]:
-        """(shard URL, key, status, reason) of every sample that is not a picture here."""
-        return self._problems(self.files)
-
-    def _problems(self, files: Iterable[DataFile]) -> Iterator[tuple[str, str, str, str]]:
-        for file in files:
+    def problems(
+        self, files: Iterable[DataFile] | None = None
+    ) -> Iterator[tuple[str, str, str, str]]:
+        """(shard URL, key, status, reason) of each bad or filtered sample, of all files or some."""
+        for file in self.files if files is None else files:
             if file.ok == file.rows:
                 continue
             with self.open(file) as opened:
@@ -167,17 +155,17 @@ class Dataset:
         ``layers`` layers (default: all; null where a picture stores fewer). ``keys`` and ``filter``
         (an expression over the columns of metadata, such as
         ``pyarrow.compute.field("width") >= 512``) restrict to some pictures, in the order of the
-        dataset; of row groups without any, only the columns that this takes are read. Raises
+        dataset; of row groups without any, only the columns needed to see this are read. Raises
         DatasetError for layers and columns that the dataset does not have and for a filter that
         cannot be applied, DamagedDataError for a damaged file.
         """
-        self._check_columns(columns)
-        wanted = [*columns, *rows.stream_columns(self._layers(layers))]
-        named = columns_of(filter, self.url)
+        self.check_columns(columns)
+        wanted = [*columns, *rows.stream_columns(self.layer_count(layers))]
+        where = RowFilter.of(filter, self.url)
         chosen = None if keys is None else sorted(set(keys))
         for file in self._files_with(chosen):
             with self.open(file) as opened:
-                yield from batches(opened, wanted, chosen, filter, named)
+                yield from batches(opened, wanted, chosen, where)
 
     def read(
         self,
@@ -193,7 +181,7 @@ class Dataset:
         ``Record.extra`` (``fields``, ``alpha``, ...). A picture that stores fewer layers comes with
         those it has. Raises what ``batches`` raises.
         """
-        count = self._layers(layers)
+        count = self.layer_count(layers)
         for batch in self.batches(layers, columns, keys, filter):
             for row in batch.to_pylist():
                 encoded = rows.encoded_image(row, count, self.url)
@@ -203,9 +191,9 @@ class Dataset:
     # -- by key -----------------------------------------------------------------------------------
 
     def locate(self, key: str) -> IndexEntry | None:
-        """Where the picture ``key`` lies, None if there is none; the first, if there are several.
+        """Where the first picture with this key lies, None if there is none.
 
-        Costs the part of the index that may hold the key, once: it is kept.
+        Reads the part of the index that may hold the key, and keeps it.
         """
         return self.lookup.find([key]).get(key)
 
@@ -219,13 +207,13 @@ class Dataset:
     ) -> Iterator[Record]:
         """The pictures with these keys, in the order of ``keys``, with their first ``layers``.
 
-        Their places are looked up, and just their bytes read: many at once, neighbours in one
-        request, each layer held against its checksum. Of files without an index, the row groups
-        are read. ``columns`` may be ``alpha`` and ``original``. At most a thousand pictures and
-        64 MiB of what is asked for are in memory (or one picture). Raises UnknownKeyError for a key
-        that is not there unless ``missing`` is ``"skip"``, DamagedDataError for damaged bytes.
+        Looks up their places and reads only their bytes: many at once, neighbours in one request,
+        each layer checked against its checksum. Of files without an index, reads row groups.
+        ``columns`` may be ``alpha`` and ``original``. At most a thousand pictures and 64 MiB of
+        their bytes (or one picture) are in memory. Raises UnknownKeyError for an unknown key unless
+        ``missing`` is ``"skip"``, DamagedDataError for damaged bytes.
         """
-        count = self._layers(layers)
+        count = self.layer_count(layers)
         if not {*columns} <= {*fetch.SIDE_COLUMNS}:
             raise ValueError(f"columns to fetch are {fetch.SIDE_COLUMNS}, not {columns}")
         left = iter(keys)
@@ -237,30 +225,28 @@ class Dataset:
                         raise self._unknown(key)
             entries = [found[key] for key in portion if key in found]
             for some in fetch.portions(entries, count, columns):
-                for one in fetch.fetch(self.lookup, some, count, columns):
-                    entry = one.entry
-                    yield Record(entry.key, entry.width, entry.height, one.encoded, one.extra)
+                yield from fetch.fetch(self.lookup, some, count, columns)
 
     def metadata(self, key: str, columns: Sequence[str] = METADATA) -> dict[str, Any]:
-        """What the dataset says of a picture: ``key``, ``width``, ``height`` and ``columns``.
+        """The metadata of a picture: ``key``, ``width``, ``height`` and ``columns``.
 
-        Reads these columns of one row group. Raises UnknownKeyError for a key that is not there,
-        DatasetError for a column that is not.
+        Reads these columns of one row group. Raises UnknownKeyError for an unknown key,
+        DatasetError for an unknown column.
         """
-        self._check_columns(columns)
+        self.check_columns(columns)
         entry = self._entry(key)
         kept = ("key", "width", "height")
         names = list(dict.fromkeys([*kept, *columns]))
         row = self._row(entry, names)
         if row is None or row["key"] != key:
             row = self._row(self.lookup.in_row_groups(entry), names) or {}
-            self.lookup.ignore(entry.file, f"the index of {entry.file.path} leads elsewhere")
+            self.lookup.ignore(entry.file, f"the index of {entry.file.path} has wrong places")
         return {name: row[name] for name in names}
 
     def original(self, key: str) -> bytes | None:
         """The picture's own file, if it is kept. Raises UnknownKeyError, DamagedDataError."""
-        (one,) = fetch.fetch(self.lookup, [self._entry(key)], 0, ["original"])
-        found: bytes | None = one.extra["original"]
+        (record,) = fetch.fetch(self.lookup, [self._entry(key)], 0, ["original"])
+        found: bytes | None = record.extra["original"]
         return found
 
     def page(
@@ -271,38 +257,37 @@ class Dataset:
         search: str = "",
         filter: pc.Expression | None = None,
     ) -> tuple[list[dict[str, Any]], str | None]:
-        """Some pictures in the order of the dataset, and the cursor to go on with (None: the end).
+        """Some pictures in the order of the dataset, and the cursor of the next page, if any.
 
         A picture is a dictionary of ``key``, ``width``, ``height``, ``layers`` (stored),
         ``cumulative_bytes`` and ``psnr`` (lists by layer, or None) and ``has_original``. ``search``
-        is a part of the key in any case, ``filter`` as in ``batches``. A page takes bounded time
-        whatever is searched for: it may hold fewer pictures than ``limit``, or none, and yet not be
-        the last. Cursors are text that fits into a URL, and hold for this manifest. Raises
-        CursorError for what is none.
+        is a part of the key, in upper or lower case; ``filter`` is as in ``batches``. A page takes
+        bounded time, so it may hold fewer pictures than ``limit``, or none, before the last page.
+        Cursors are text that fits into a URL, and are valid for this manifest. Raises CursorError
+        for any other text.
         """
         return page(self.lookup, after, limit, search, filter)
 
     def record(self, key: str, layers: int | None = None, columns: Sequence[str] = ()) -> Record:
         """The first picture with this key.
 
-        Raises UnknownKeyError if there is none; with the reason if it is a bad or filtered sample
-        and that is quickly found.
+        Raises UnknownKeyError if there is none. It gives the reason if the key belongs to a bad or
+        filtered sample that is quickly found.
         """
-        count = self._layers(layers)
+        count = self.layer_count(layers)
         entry = self.locate(key)
         if entry is None:
             raise self._unknown(key, self._problem(key))
-        (one,) = fetch.fetch(self.lookup, [entry], count)
+        (record,) = fetch.fetch(self.lookup, [entry], count)
         extra = self.metadata(key, columns) if columns else {}
-        extra = {name: extra[name] for name in columns}
-        return Record(entry.key, entry.width, entry.height, one.encoded, extra)
+        return replace(record, extra={name: extra[name] for name in columns})
 
     def image(
         self, key: str, layers: int | None = None, *, device: str = "cpu", **options: Any
     ) -> np.ndarray:
         """The picture ``key`` decoded from its first ``layers`` layers, ``(H, W, 3) uint8``.
 
-        Where it has fewer layers because its file was kept instead, the file is what is decoded.
+        If it has fewer layers and its original is kept in their place, decodes the original.
         ``options`` go to ``Codec.decode`` (``realism="flow"``, ``decoder="fast"``, ``seed=1``,
         ...). Raises UnknownKeyError for an unknown key, CorruptStreamError or DamagedDataError for
         a damaged stream, TypeError or ValueError for options that the dataset's codec does not
@@ -311,24 +296,24 @@ class Dataset:
         codec = self.codec(device)
         codec.check_options("decode", options)  # before anything is read
         record = self.record(key, layers)
-        if record.encoded.num_layers < self._layers(layers):
+        if record.encoded.num_layers < self.layer_count(layers):
             original = self.original(key)
             if original is not None:
-                return read_image(original, max_pixels=self.parameters["max_pixels"]).rgb
+                return read_original(original, self.parameters["max_pixels"]).rgb
         return codec.decode([record.encoded], **options)[0]
 
     def open(self, file: DataFile) -> "OpenFile":
-        """One data file, ready for projection; use it with ``with``. Its footer is kept."""
+        """One data file, for use in a ``with`` statement. Its footer is kept."""
         return OpenFile(self.store, file, self.lookup.cache)
 
     def _files_with(self, keys: Sequence[str] | None) -> Iterator[DataFile]:
-        """The files that may have any of the sorted ``keys``; None means all of them."""
+        """The files that may have any of the sorted ``keys`` (None: all files)."""
         for file in self.files:
             if file.ok and (keys is None or within(keys, file.key_bounds)):
                 yield file
 
     def _row(self, entry: IndexEntry, columns: Sequence[str]) -> dict[str, Any] | None:
-        """The row at a place, None where there is no such place."""
+        """The row at a place, None if there is no such row."""
         with self.open(entry.file) as opened, suppress(IndexError):
             ((_, row),) = rows_at(opened, columns, {entry.row_group: [entry.row]})
             return row
@@ -346,7 +331,7 @@ class Dataset:
         )
 
     def _problem(self, key: str) -> str:
-        """What is wrong with a sample: by the manifest, which has the first, or in a few files."""
+        """Why a sample is no picture, by the manifest or by some files; '' if not found."""
         further = []
         for file in self.files:
             listed = file.record.get("problems", ())
@@ -355,12 +340,13 @@ class Dataset:
                     return f"{key!r} of {file.record['source']['url']} is {status}: {reason}"
             if file.rows - file.ok > len(listed):
                 further.append(file)
-        for url, found, status, reason in self._problems(further[:SEARCHED_FILES]):
+        for url, found, status, reason in self.problems(further[:SEARCHED_FILES]):
             if found == key:
                 return f"{key!r} of {url} is {status}: {reason}"
         return ""
 
-    def _check_columns(self, columns: Iterable[str]) -> None:
+    def check_columns(self, columns: Iterable[str]) -> None:
+        """Raise DatasetError for a column that the dataset does not have."""
         there = rows.schema(self.num_layers).names
         for name in columns:
             if name not in there:
@@ -368,7 +354,8 @@ class Dataset:
                     f"{self.url}: there is no column {name!r}; there are {', '.join(there)}"
                 )
 
-    def _layers(self, layers: int | None) -> int:
+    def layer_count(self, layers: int | None) -> int:
+        """``layers``, or all for None. Raises DatasetError for more than there are."""
         if layers is None:
             return self.num_layers
         if not 0 <= layers <= self.num_layers:
@@ -385,7 +372,7 @@ def open_dataset(
 
     ``options`` are fsspec's storage options, such as ``{"anon": True}`` for a public bucket. With
     the number of a ``manifest`` (``Dataset.manifest``) the dataset is as it was then. Raises
-    DatasetError where there is none, or one of a newer format.
+    DatasetError if there is none, or one of a newer format.
     """
     refuse_secrets(url)
     try:
@@ -419,13 +406,13 @@ def open_dataset(
         except FileNotFoundError as error:
             raise DatasetError(f"{url}: there is no {name}") from error
     try:
-        told = json.loads(raw)
-        version = told["format"]
+        listed = json.loads(raw)
+        version = listed["format"]
         if version == FORMAT_VERSION:
-            return Dataset(store, plan, told, number)
+            return Dataset(store, plan, listed, number)
     except (ValueError, TypeError, LookupError, RecursionError) as error:
         raise DatasetError(
-            f"{url}: {name} is damaged ({describe(error)}); verify_dataset.py --repair makes it "
-            "anew"
+            f"{url}: {name} is damaged ({describe(error)}); verify_dataset.py --repair writes it "
+            "again"
         ) from error
     raise DatasetError(f"{url}: {name} has format {version!r}, this release reads {FORMAT_VERSION}")

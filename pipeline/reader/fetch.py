@@ -1,10 +1,10 @@
-"""Pictures by their places: ranged requests for just their bytes, checked one by one."""
+"""Read pictures by their places: ranged requests for only their bytes, which are checked."""
 
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -20,23 +20,25 @@ from .rows import rows_at
 
 FETCHED_BYTES = 64 << 20  # of layers and columns, held at once
 FETCHED_KEYS = 1000
-GROUPS_AT_ONCE = 8  # row groups read where there is no index: up to 16 MiB each
+GROUPS_AT_ONCE = 8  # row groups, up to 16 MiB each, read at once if there is no index
 SIDE_COLUMNS = ("alpha", "original")  # whose places an index knows
 
 
 @dataclass(frozen=True)
-class Fetched:
-    """A picture's stream, and the values of the columns that were asked for beside it."""
+class Record:
+    """One picture of a dataset: its stream cut to the layers read, and the columns asked for."""
 
-    entry: IndexEntry
+    key: str
+    width: int
+    height: int
     encoded: EncodedImage
-    extra: dict[str, Any]
+    extra: dict[str, Any] = field(default_factory=dict)
 
 
 def portions(
     entries: Sequence[IndexEntry], layers: int, columns: Sequence[str] = ()
 ) -> Iterator[Sequence[IndexEntry]]:
-    """The entries in pieces that may be in memory at once."""
+    """The entries in portions that fit into memory."""
     start = nbytes = 0
     for number, entry in enumerate(entries):
         beside = (getattr(entry, name) for name in columns)
@@ -51,11 +53,11 @@ def portions(
 
 def fetch(
     lookup: Lookup, entries: Sequence[IndexEntry], layers: int, columns: Sequence[str] = ()
-) -> list[Fetched]:
+) -> list[Record]:
     """The first ``layers`` layers of each picture, and of ``columns`` any of ``SIDE_COLUMNS``.
 
-    Raises DamagedDataError for what does not have its checksum, DatasetError for a file that is
-    gone, StorageError for a store that does not answer.
+    Raises DamagedDataError for bytes with a wrong checksum, DatasetError for a missing file,
+    StorageError for a store that does not answer.
     """
     parts = [
         (number, name, span)
@@ -66,7 +68,9 @@ def fetch(
         Range(entries[number].file.path, span.offset, span.length) for number, _, span in parts
     ]
     values: list[dict[int | str, bytes]] = [{} for _ in entries]
-    suspects: dict[int, int | str] = {}  # the first part of each that is not what it should be
+    suspects: dict[
+        int, int | str
+    ] = {}  # the first part of each that has a wrong checksum or is missing
     for (number, name, span), data in zip(parts, read_ranges(lookup.store, ranges), strict=True):
         if isinstance(data, bytes) and zlib.crc32(data) == span.crc32:
             values[number][name] = data
@@ -87,7 +91,7 @@ def fetch(
 def _parts(
     entry: IndexEntry, layers: int, columns: Sequence[str]
 ) -> Iterator[tuple[int | str, Span]]:
-    """What is to be read of a picture with an index: its layers by number, columns by name."""
+    """What to read of a picture with an index: its layers by number, columns by name."""
     if not entry.indexed:
         return
     places = zip(entry.offsets, entry.lengths, entry.crc32s, strict=True)
@@ -101,10 +105,11 @@ def _parts(
 
 def _assembled(
     entry: IndexEntry, values: Mapping[int | str, bytes], columns: Sequence[str]
-) -> Fetched:
+) -> Record:
     layers = tuple(value for name, value in values.items() if isinstance(name, int))
     extra = {name: values.get(name) for name in columns}
-    return Fetched(entry, EncodedImage(entry.header, layers), extra)
+    encoded = EncodedImage(entry.header, layers)
+    return Record(entry.key, entry.width, entry.height, encoded, extra)
 
 
 def _fetch_by_groups(
@@ -113,8 +118,8 @@ def _fetch_by_groups(
     layers: int,
     columns: Sequence[str],
     suspects: Mapping[int, int | str],
-) -> dict[int, Fetched]:
-    """The same without the index, whose places are not known or lead to something else."""
+) -> dict[int, Record]:
+    """``fetch`` by row groups, for pictures without an index or with wrong places in it."""
     if not entries:
         return {}
     placed = {n: _placed(lookup, entry, suspects.get(n)) for n, entry in entries.items()}
@@ -123,7 +128,7 @@ def _fetch_by_groups(
         units[entry.file.name, entry.row_group].append(number)
     names = [*columns, *stream_columns(layers)]
 
-    def read(numbers: Sequence[int]) -> list[tuple[int, Fetched]]:
+    def read(numbers: Sequence[int]) -> list[tuple[int, Record]]:
         first = placed[numbers[0]]
         rows = [placed[number].row for number in numbers]
         with OpenFile(lookup.store, first.file, lookup.cache) as opened:
@@ -137,9 +142,10 @@ def _fetch_by_groups(
             entry, row = placed[number], found[placed[number].row]
             if number in suspects:
                 file = entries[number].file
-                lookup.ignore(file, f"the index of {file.path} leads elsewhere")
+                lookup.ignore(file, f"the index of {file.path} has wrong places")
             encoded = encoded_image(row, layers, entry.file.name)
-            fetched.append((number, Fetched(entry, encoded, {name: row[name] for name in columns})))
+            extra = {name: row[name] for name in columns}
+            fetched.append((number, Record(entry.key, entry.width, entry.height, encoded, extra)))
         return fetched
 
     if len(units) == 1:
@@ -149,7 +155,7 @@ def _fetch_by_groups(
 
 
 def _placed(lookup: Lookup, entry: IndexEntry, suspect: int | str | None) -> IndexEntry:
-    """The entry; its place by the data file itself where the index leads to something else."""
+    """The entry; with its place by the data file if that of the index is wrong."""
     if suspect is None:
         return entry
     try:
@@ -161,4 +167,4 @@ def _placed(lookup: Lookup, entry: IndexEntry, suspect: int | str | None) -> Ind
 def _damaged(error: DamagedDataError, key: str, part: int | str | None) -> DamagedDataError:
     what = f"layer {part}" if isinstance(part, int) else f"column {part}" if part else "something"
     layer = part if isinstance(part, int) else None
-    return DamagedDataError(f"{error}; {what} of {key!r} is in it", key, layer)
+    return DamagedDataError(f"{error}; it holds {what} of {key!r}", key, layer)

@@ -1,9 +1,9 @@
 """One map of all keys to data files, for datasets whose shards have their keys in no order.
 
-There the bounds of keys in the manifest rule out no file, so a single key would cost the index of
-every data file. ``keys/<digest>.bin`` says in three small requests which of them may have it; what
-it says is looked up in their indexes as ever. The digest names the data files that the map was made
-of, so one that is out of date is never looked at, and a damaged one is done without.
+In such a dataset the key bounds in the manifest exclude no file, so a single key would take the
+index of every data file. ``keys/<digest>.bin`` gives the data files that may have a key in three
+small requests; the key is then looked up in their indexes. The digest is that of the data files, so
+a map that is out of date is never read. A damaged map is ignored.
 
 The file, all numbers little-endian: ``STRATAK1``, a power of two of buckets (u32), the number of
 keys (u64), CRC32 of these 20 bytes (u32); for each bucket, and for the end, where it begins in the
@@ -38,21 +38,21 @@ from .blocks import IndexBlocks
 _MAGIC = b"STRATAK1"
 _HEAD = struct.Struct("<8sIQI")
 _ENTRY = np.dtype([("hash", "<u8"), ("file", "<u4")])
-_PER_BUCKET = 256  # keys, about: a bucket is one request of 3 KB
-_BUCKET_BYTES = 64 << 20  # more is damage: so often no key repeats
+_PER_BUCKET = 256  # keys, on average: a bucket is one request of 3 KB
+_BUCKET_BYTES = 64 << 20  # a larger bucket is damage: no key repeats so often
 _TOGETHER = 1 << 20  # entries that are sorted into spills at once
 _INDEX_BYTES = 64 << 20
 _SPILLS = 256  # files of entries, in the order of their hashes; each fits into memory
 
 
 class BrokenMapError(StrataError):
-    """A map of keys is not as it was written; the message names it."""
+    """A map of keys is damaged; the message names it."""
 
 
 def key_map_path(files: Sequence[DataFile]) -> str:
-    """Where in a dataset the map of these files is."""
-    told = [[file.name, file.index and file.index["footer_crc32"]] for file in _numbered(files)]
-    return layout.key_map_path(hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32])
+    """The path of the map for these files."""
+    facts = [[file.name, file.index and file.index["footer_crc32"]] for file in _numbered(files)]
+    return layout.key_map_path(hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32])
 
 
 def _numbered(files: Sequence[DataFile]) -> list[DataFile]:
@@ -75,13 +75,16 @@ class KeyMap:
         self._bits = -1  # of the number of buckets
 
     def files_with(self, keys: Sequence[str]) -> dict[str, list[str]] | None:
-        """By the names of files: those of the ``keys`` that they may have.
+        """The names of files, each with those of the ``keys`` that it may have.
 
-        None where there is no map. Raises BrokenMapError, StorageError.
+        None if there is no map. Raises BrokenMapError, StorageError.
         """
         try:
             bits = self._read_bits()
-        except (FileNotFoundError, PermissionError):  # S3 says 403 to who may not list
+        except (
+            FileNotFoundError,
+            PermissionError,
+        ):  # S3 says 403 for a missing object if listing is not allowed
             return None
         wanted: dict[int, list[str]] = {}
         for key in keys:
@@ -115,7 +118,7 @@ class KeyMap:
             raise BrokenMapError(f"{self.path} is damaged")
         entries = np.frombuffer(packed, _ENTRY)
         if len(entries) and entries["file"].max() >= len(self._files):
-            raise BrokenMapError(f"{self.path} names a data file that there is not")
+            raise BrokenMapError(f"{self.path} names an unknown data file")
         return entries
 
     def _read(self, spans: Sequence[tuple[int, int]]) -> list[bytes]:
@@ -136,9 +139,9 @@ class KeyMap:
 
 
 def publish_key_map(store: Store, files: Sequence[DataFile], scratch: str | None) -> str:
-    """Write the map of these files into their dataset, unless a sound one is there.
+    """Write the map of these files into their dataset, unless a sound one exists.
 
-    Returns what became of it. Raises what ``write_key_map`` raises, StorageError.
+    Returns the result, as text. Raises what ``write_key_map`` raises, StorageError.
     """
     path = key_map_path(files)
     url = f"{store.url}/{path}"
@@ -149,17 +152,17 @@ def publish_key_map(store: Store, files: Sequence[DataFile], scratch: str | None
             standing = folder / "standing.bin"
             store.fetch(path, standing)
             if filecmp.cmp(standing, local, shallow=False):
-                return f"{url}: is there already"
+                return f"{url}: exists already"
             store.remove(path)
             store.create_from(path, local)
         return f"{url}: {local.stat().st_size:,} bytes for {sum(file.ok for file in files):,} keys"
 
 
 def write_key_map(store: Store, files: Sequence[DataFile], local: Path, scratch: Path) -> None:
-    """Write the map of these files to ``local``, out of their indexes, all of which are read.
+    """Read the indexes of these files and write their map to ``local``.
 
     Needs twelve bytes for each picture in ``scratch``, and as much in ``local``. Raises
-    DatasetError for a file whose index is not there or damaged.
+    DatasetError for a file whose index is missing or damaged.
     """
     numbered = _numbered(files)
     count = sum(file.ok for file in numbered)
@@ -196,7 +199,7 @@ def _buckets(spills: Sequence[Path], bits: int) -> Iterator[np.ndarray]:
 
 
 def _portions(parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """The same entries, many at once."""
+    """The entries, in larger arrays."""
     held: list[np.ndarray] = []
     for part in parts:
         held.append(part)
@@ -208,7 +211,7 @@ def _portions(parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 
 
 def _entries_of(store: Store, files: Sequence[DataFile]) -> Iterator[np.ndarray]:
-    """The entries of each file, in order; the indexes of some files are read at once."""
+    """The entries of each file, in order; reads some indexes at once."""
 
     def read(numbered: tuple[int, DataFile]) -> np.ndarray:
         number, file = numbered
@@ -221,7 +224,7 @@ def _entries_of(store: Store, files: Sequence[DataFile]) -> Iterator[np.ndarray]
             found = blocks.get(range(len(blocks.bounds())))
         except BrokenIndexError as error:
             raise DatasetError(
-                f"{store.url}: {error}: verify_dataset.py --repair makes it anew"
+                f"{store.url}: {error}: verify_dataset.py --repair writes it again"
             ) from error
         entries = np.empty(file.ok, _ENTRY)
         entries["hash"] = [_hash(key) for block in found for key in block.keys]

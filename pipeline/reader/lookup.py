@@ -1,4 +1,4 @@
-"""From keys to places in data files, by the dataset's index or without it."""
+"""Look up where keys lie in data files, with indexes or without."""
 
 import warnings
 from collections.abc import Iterable, Sequence
@@ -28,9 +28,9 @@ class Lookup:
         self._without_map = False  # there is none, or it is damaged
 
     def find(self, keys: Iterable[str]) -> dict[str, IndexEntry]:
-        """The places of these keys, without those that no picture has.
+        """The places of these keys, without unknown keys.
 
-        If several files have a key, the first of them is meant.
+        If several files have a key, it is the place in the first of them.
         """
         left = sorted({key for key in keys if _is_text(key)})
         found: dict[str, IndexEntry] = {}
@@ -56,7 +56,7 @@ class Lookup:
         return found
 
     def _mapped(self, keys: Sequence[str]) -> dict[str, list[str]] | None:
-        """Which files may have which of the keys, if the dataset has a map of them."""
+        """The names of files with the keys that each may have; None if there is no map of keys."""
         if self._without_map:
             return None
         self._map = self._map or KeyMap(self.store, self.files)
@@ -66,7 +66,7 @@ class Lookup:
         except BrokenMapError as error:
             warnings.warn(
                 f"{self.store.url}: {error}: keys are looked up without it, which takes longer; "
-                "index_keys.py makes it anew",
+                "index_keys.py writes it again",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -92,14 +92,14 @@ class Lookup:
         return self._search(file, self._blocks(file), keys)
 
     def in_row_groups(self, entry: IndexEntry) -> IndexEntry:
-        """The same picture by the data files themselves, for who finds another one at its place.
+        """The place of an entry's picture by the data files, if that of the index is wrong.
 
-        Raises UnknownKeyError where only the index knows of it, DamagedDataError.
+        Raises UnknownKeyError if only the index has this picture, DamagedDataError.
         """
         file, key = entry.file, entry.key
         found = self._search(file, GroupBlocks(self.store, file, self.cache), [key])
         if key not in found:
-            self.ignore(file, f"the index of {file.path} leads elsewhere")
+            self.ignore(file, f"the index of {file.path} has wrong places")
             found = self.find([key])
         if key not in found:
             raise UnknownKeyError(f"{self.store.url}: there is no picture with the key {key!r}")
@@ -116,24 +116,24 @@ class Lookup:
         return kind(self.store, file, self.cache)
 
     def has_index(self, file: DataFile) -> bool:
-        """Whether the file has an index, and nothing is known against it."""
+        """Whether the file has an index that is not known to be damaged."""
         return file.index is not None and file.name not in self._ignored
 
     def ignore(self, file: DataFile, problem: str) -> None:
-        """Read this file without its index from now on, and say so, once."""
+        """From now on, read this file without its index; warns once."""
         if file.name in self._ignored:
             return
         self._ignored.add(file.name)
         warnings.warn(
             f"{self.store.url}: {problem}: {file.path} is read without it, which takes longer; "
-            "verify_dataset.py --repair makes it anew",
+            "verify_dataset.py --repair writes it again",
             RuntimeWarning,
             stacklevel=2,
         )
 
 
 def _is_text(key: str) -> bool:
-    """Whether a column could hold it: lone surrogates are no text."""
+    """Whether a column can hold this key: lone surrogates are no text."""
     return key.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in key)
 
 
@@ -141,7 +141,7 @@ def _entry(file: DataFile, row: dict[str, Any]) -> IndexEntry:
     if "cumulative_bytes" in row:  # of a data file itself
         ends = [len(row["header"]), *(row["cumulative_bytes"] or ())]
         if None in ends:
-            raise DamagedDataError(f"{file.path}: {row['key']!r} has layers of no size", row["key"])
+            raise DamagedDataError(f"{file.path}: {row['key']!r} lacks layer sizes", row["key"])
         lengths = tuple(max(stop - start, 0) for start, stop in pairwise(ends))
         places: dict[str, Any] = {"offsets": (), "lengths": lengths, "crc32s": ()}
     else:

@@ -1,9 +1,8 @@
-"""Pictures in the order of a dataset, a page at a time, at a cost that the corpus does not raise.
+"""Pages of pictures in the order of a dataset; the cost of a page does not grow with the dataset.
 
-A page walks row groups from where the last one ended, and reads their small columns. A search for a
-part of the key looks at the keys in the indexes first (one small file for each data file), some
-files at once, and opens row groups only where it hits. Both end after a while with a cursor, found
-or not.
+A page reads the small columns of row groups, from where the last page ended. A search for a part of
+the key first reads the keys in the indexes (one small file for each data file), some files at once,
+and then only row groups with a match. After ``PAGE_SECONDS`` a page ends with what it has found.
 """
 
 import base64
@@ -20,10 +19,10 @@ from ..dataset.data_file import CursorError, DataFile, DatasetError, OpenFile
 from ..dataset.index import BrokenIndexError
 from .blocks import IndexBlocks
 from .lookup import Lookup
-from .rows import columns_of
+from .rows import RowFilter
 
 MAX_LIMIT = 1000
-PAGE_SECONDS = 2.0  # after these a page ends with what it has, once it has looked at anything
+PAGE_SECONDS = 2.0  # after these a page ends, unless it has read nothing yet
 _SHOWN = ["layers", "cumulative_bytes", "psnr", "key", "width", "height"]
 _AHEAD = 8  # indexes searched at once
 _ROW = "__row"  # of the file, beside the columns
@@ -34,13 +33,13 @@ def page(
     after: str | None,
     limit: int,
     search: str,
-    condition: pc.Expression | None,
+    filter: pc.Expression | None,
     on_damage: Callable[[DatasetError], None] | None = None,
 ) -> tuple[list[dict[str, Any]], str | None]:
-    """``Dataset.page``. With ``on_damage`` what is damaged or gone is left out, and told there."""
+    """``Dataset.page``. ``on_damage`` gets errors of damaged files, which are then left out."""
     if not 1 <= limit <= MAX_LIMIT:
         raise ValueError(f"a page has 1 to {MAX_LIMIT} pictures, not {limit}")
-    named = columns_of(condition, lookup.store.url)
+    where = RowFilter.of(filter, lookup.store.url)
     position, row = _parse(lookup, after)
     deadline = time.monotonic() + PAGE_SECONDS
     items: list[dict[str, Any]] = []
@@ -55,8 +54,8 @@ def page(
         if opened is None:  # out of time
             return items, _cursor(number, first)
         try:
-            table = _shown(opened, group, first, named)
-            table = _selected(table, row if number == position else 0, search, condition)
+            table = _shown(opened, group, first, where.columns)
+            table = _selected(table, row if number == position else 0, search, where)
             table = table.slice(0, limit - len(items))
             items += list(_items(lookup, opened, group, table))
         except DatasetError as error:
@@ -77,10 +76,10 @@ def _groups(
     deadline: float,
     damaged: Callable[[DatasetError], None],
 ) -> Iterator[tuple[int, DataFile, OpenFile | None, int, int]]:
-    """Row groups to look at: number of the file, itself, opened, the group and its first row.
+    """Row groups to read: number of the file, the file, opened, the group and its first row.
 
-    Begins with the ``row`` of the file at ``position``. Once the time is over, ends with one that
-    is not opened: there the next page goes on. A file without a footer is left to ``damaged``.
+    Begins with the ``row`` of the file at ``position``. After the deadline it ends with one that is
+    not opened, where the next page begins. Errors of a footer go to ``damaged``.
     """
     looked = False
     for start in range(position, len(lookup.files), _AHEAD):
@@ -115,7 +114,7 @@ def _groups(
 def _hits(
     lookup: Lookup, files: Sequence[DataFile], search: str
 ) -> Iterator[tuple[DataFile, set[int] | None]]:
-    """Each file, and the row groups that have the searched keys; None where that is not known."""
+    """Each file, and its row groups with matching keys; None if they are not known."""
     if not search:
         yield from ((file, None) for file in files)
         return
@@ -144,7 +143,7 @@ def _has(table: pa.Table, search: str) -> pa.ChunkedArray:
 
 
 def _shown(opened: OpenFile, group: int, first: int, named: Sequence[str]) -> pa.Table:
-    """The small columns of a row group that a page needs."""
+    """The small columns of a row group, with the number of each row in the file."""
 
     def read() -> pa.Table:
         table = opened.read(group, names)
@@ -155,12 +154,11 @@ def _shown(opened: OpenFile, group: int, first: int, named: Sequence[str]) -> pa
     return opened.cached(("page", group, *names), read, lambda table: table.nbytes)
 
 
-def _selected(table: pa.Table, row: int, search: str, condition: pc.Expression | None) -> pa.Table:
+def _selected(table: pa.Table, row: int, search: str, where: RowFilter) -> pa.Table:
     wanted = pc.and_(table.column("width").is_valid(), pc.greater_equal(table.column(_ROW), row))
     if search:
         wanted = pc.and_(wanted, _has(table, search))
-    table = table.filter(wanted)
-    return table if condition is None else table.filter(condition)
+    return where.apply(table.filter(wanted))
 
 
 def _items(
@@ -174,7 +172,7 @@ def _items(
 
 
 def _kept(lookup: Lookup, opened: OpenFile, group: int, table: pa.Table) -> list[bool]:
-    """Of each row, whether its original is kept."""
+    """Whether the original of each row is kept."""
     file = opened.file
     if file.record.get("kept") == 0:
         return [False] * table.num_rows
@@ -182,7 +180,7 @@ def _kept(lookup: Lookup, opened: OpenFile, group: int, table: pa.Table) -> list
     entries = lookup.find_in_file(file, sorted(set(keys)))
     if all(key in entries and entries[key].indexed for key in keys):
         return [entries[key].original is not None for key in keys]
-    # without the index: what says so is the column itself, with all the originals
+    # without an index, this takes the whole column of originals
     there = opened.read(group, ["original"]).column("original").is_valid().to_pylist()
     first = opened.first_row(group)
     return [there[row - first] for row in table.column(_ROW).to_pylist()]

@@ -1,91 +1,165 @@
-"""Rows of a data file: whole batches by key and by filter, or single rows by their place."""
+"""Rows of a row group: those that a key or a filter asks for, and those at known places."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..dataset.data_file import DatasetError, OpenFile, within
-from ..dataset.rows import schema
+from ..dataset.rows import layer_column, schema, stream_columns
+from .originals import ORIGINAL
 
-_NUMBER = "__row_of_the_group"
+ROW = "__row_of_the_group"  # beside a file's columns: the number of a row in its row group
 
 
-def columns_of(condition: pc.Expression | None, url: str) -> list[str]:
-    """The metadata columns that a filter speaks of; some small one where it speaks of none.
+@dataclass(frozen=True)
+class RowFilter:
+    """An expression that rows must satisfy (None: every row does), and the columns it names."""
 
-    Raises DatasetError for a filter that is none, or speaks of anything else.
-    """
-    if condition is None:
-        return []
-    empty = schema(0).empty_table()
-    names = [name for name in empty.column_names if name != "header"]
+    expression: pc.Expression | None = None
+    columns: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, expression: pc.Expression | None, url: str) -> "RowFilter":
+        """A filter over metadata columns; if it names none, a small column stands for them.
+
+        Raises DatasetError for anything else; ``url`` is for the message.
+        """
+        if expression is None:
+            return cls()
+        empty = schema(0).empty_table()
+        names = [name for name in empty.column_names if name != "header"]
+        try:
+            empty.select(names).filter(expression)
+        except (pa.ArrowException, TypeError) as error:
+            raise DatasetError(
+                f"{url}: the filter cannot be applied to the columns of metadata "
+                f"({', '.join(names)}): {error}"
+            ) from error
+        # Arrow does not list an expression's columns, but it fails where one is missing.
+        found = [name for name in names if not _applies(expression, empty.drop_columns([name]))]
+        return cls(expression, tuple(found or ["index"]))
+
+    def apply(self, table: pa.Table) -> pa.Table:
+        return table if self.expression is None else table.filter(self.expression)
+
+    def numbers(
+        self, table: pa.Table, keys: Sequence[str] | None = None, among: pa.Array | None = None
+    ) -> pa.Array:
+        """The numbers of a row group's rows that satisfy the filter, int32.
+
+        ``table`` is the whole row group. ``keys`` and ``among`` (numbers) restrict to some rows.
+        """
+        table = table.append_column(ROW, pa.array(range(table.num_rows), pa.int32()))
+        table = take_rows(table, among)
+        if keys is not None:
+            wanted = pa.array(keys, pa.string())
+            table = table.filter(pc.is_in(table.column("key"), value_set=wanted))
+        return self.apply(table).column(ROW).combine_chunks()
+
+    def numbers_in(
+        self,
+        opened: OpenFile,
+        group: int,
+        keys: Sequence[str] | None = None,
+        among: pa.Array | None = None,
+    ) -> pa.Array | None:
+        """``numbers`` of a row group, of which only the columns that this takes are read.
+
+        Without filter and keys nothing is read, and ``among`` is the result.
+        """
+        columns = sorted({*self.columns, *(["key"] if keys is not None else [])})
+        if not columns or (among is not None and not len(among)):
+            return among
+        return self.numbers(opened.read(group, columns), keys, among)
+
+
+EVERY_ROW = RowFilter()
+
+
+def _applies(expression: pc.Expression, empty: pa.Table) -> bool:
     try:
-        empty.select(names).filter(condition)
-    except (pa.ArrowException, TypeError) as error:
-        raise DatasetError(
-            f"{url}: the filter cannot be applied to the columns of metadata "
-            f"({', '.join(names)}): {error}"
-        ) from error
-    # Arrow does not tell which columns an expression names, but it misses them.
-    found = [name for name in names if not _applies(condition, empty.drop_columns([name]))]
-    return found or ["index"]
-
-
-def _applies(condition: pc.Expression, empty: pa.Table) -> bool:
-    try:
-        empty.filter(condition)
+        empty.filter(expression)
     except pa.ArrowException:
         return False
     return True
+
+
+def take_rows(table: pa.Table, numbers: pa.Array | None) -> pa.Table:
+    """The rows with these sorted numbers (None: all); the table itself where these are all."""
+    return table if numbers is None or len(numbers) == table.num_rows else table.take(numbers)
+
+
+def _pictures(table: pa.Table) -> pa.Table:
+    """The rows that have a stream; the others are samples that are no pictures."""
+    header = table.column("header")
+    return table.filter(header.is_valid()) if header.null_count else table
 
 
 def batches(
     opened: OpenFile,
     columns: Sequence[str],
     keys: Sequence[str] | None = None,
-    condition: pc.Expression | None = None,
-    named: Sequence[str] = (),
+    where: RowFilter = EVERY_ROW,
 ) -> Iterator[pa.RecordBatch]:
-    """The pictures of each row group that are asked for, in ``columns``, one group at a time.
+    """The pictures of each row group that are asked for, in ``columns`` (with ``header``).
 
-    ``keys`` are sorted; ``named`` are the columns that ``condition`` speaks of. Row groups in which
-    nothing is asked for cost at most the request for these and the keys. ``header`` must be among
-    the columns: samples that are no pictures are left out.
+    ``keys`` are sorted. A row group without any costs at most the columns of filter and keys.
     """
-    selecting = sorted({*named, *(["key"] if keys is not None else [])})
-    for group, bounds in enumerate(opened.key_bounds()):
+    for group, bounds in enumerate(opened.group_bounds()):
         if keys is not None and not within(keys, bounds):
             continue
-        chosen: pa.Array | None = None
-        if selecting:
-            found = opened.read(group, selecting)
-            numbers = pa.array(range(found.num_rows), pa.int32())
-            found = found.append_column(_NUMBER, numbers)
-            if keys is not None:
-                wanted = pa.array(keys, pa.string())
-                found = found.filter(pc.is_in(found.column("key"), value_set=wanted))
-            if condition is not None:
-                found = found.filter(condition)
-            if not found.num_rows:
-                continue
-            if found.num_rows < len(numbers):
-                chosen = found.column(_NUMBER)
-        table = opened.read(group, columns)
-        if chosen is not None:
-            table = table.take(chosen)
-        if table.column("header").null_count:
-            table = table.filter(table.column("header").is_valid())
-        yield from table.combine_chunks().to_batches()
+        numbers = where.numbers_in(opened, group, keys)
+        if numbers is None or len(numbers):
+            table = _pictures(take_rows(opened.read(group, columns), numbers))
+            yield from table.combine_chunks().to_batches()
+
+
+def read_pictures(
+    opened: OpenFile,
+    group: int,
+    layers: int,
+    columns: Sequence[str] = (),
+    where: RowFilter = EVERY_ROW,
+    rows: np.ndarray | None = None,
+) -> pa.Table:
+    """The pictures of a row group that satisfy ``where``, restricted to ``rows`` if given.
+
+    The table has ``columns``, the columns of the stream up to ``layers``, ``original`` and ``ROW``.
+    ``original`` holds the files that stand in for layers that are not stored, and is null
+    elsewhere, unless it is one of ``columns``. It is read only if a picture has fewer layers.
+    Raises what ``OpenFile.read`` raises.
+    """
+    among = None if rows is None else pa.array(np.sort(rows), pa.int32())
+    numbers = where.numbers_in(opened, group, among=among)
+    names = [*dict.fromkeys([*columns, *stream_columns(layers)])]
+    if numbers is not None and not len(numbers):
+        fields = opened.metadata.schema.to_arrow_schema()
+        table = pa.schema([fields.field(name) for name in names]).empty_table()
+    else:
+        table = take_rows(opened.read(group, names), numbers)
+    if numbers is None:
+        numbers = pa.array(range(table.num_rows), pa.int32())
+    table = _pictures(table.append_column(ROW, numbers))
+    if ORIGINAL in columns:
+        return table
+    originals = pa.nulls(table.num_rows, pa.binary())
+    if layers and table.column(layer_column(layers - 1)).null_count:
+        kept = opened.read(group, [ORIGINAL]).take(table.column(ROW)).column(ORIGINAL)
+        short = table.column(layer_column(layers - 1)).is_null()
+        originals = pc.if_else(short, kept, pa.scalar(None, pa.binary()))
+    return table.append_column(ORIGINAL, originals)
 
 
 def rows_at(
     opened: OpenFile, columns: Sequence[str], places: Mapping[int, Sequence[int]]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows by their numbers in the file; ``places`` names them by row group.
+    """Rows by their numbers in the file, which ``places`` lists by row group.
 
-    Raises IndexError for a place that there is not.
+    Raises IndexError for a number that the row group does not have.
     """
     for group, rows in places.items():
         first = opened.first_row(group)

@@ -1,4 +1,4 @@
-"""What the service answers with, and why it may not."""
+"""The service's answers, and the errors in their place."""
 
 from dataclasses import dataclass
 
@@ -7,11 +7,11 @@ from codec.errors import StrataError
 
 @dataclass(frozen=True)
 class Answer:
-    """A file and what there is to say about it.
+    """A file and its description.
 
-    ``etag`` names the content: equal tags are equal bytes. ``layers`` and ``stream_bytes`` are
-    those that went into the picture. ``original`` tells that it was made from the kept original,
-    ``damaged`` is the number of the first layer that could not be used, if one could not.
+    ``etag`` names the content: equal tags mean equal bytes. ``layers`` and ``stream_bytes`` count
+    what the picture was made from, ``original`` says that this was the kept original. ``damaged``
+    is the number of the first unusable layer, None if there is none.
     """
 
     body: bytes
@@ -23,9 +23,9 @@ class Answer:
     damaged: int | None = None
 
 
-class NotThere(StrataError):
-    """There is no such picture, or nothing can be shown of it any more."""
+class NotFound(StrataError):
+    """There is no such picture, or all of its data is damaged or gone."""
 
 
 class CannotShow(StrataError):
-    """The picture cannot be had in this way, but perhaps in another; the message says which."""
+    """The picture cannot be shown in this form; the message names a form that works."""

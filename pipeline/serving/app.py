@@ -22,11 +22,11 @@ from fastapi.staticfiles import StaticFiles
 from codec.errors import StrataError
 
 from ..dataset.data_file import CursorError
-from .answers import Answer, CannotShow, NotThere
-from .figures import Source
-from .library import ORIGINALS, Wish
+from .answers import Answer, CannotShow, NotFound
 from .limits import LONGEST_PAUSE, Busy
+from .metrics import MetricsSource
 from .middleware import Heads, Observed, RawKeys
+from .preview_reader import ORIGINALS, PreviewRequest
 from .rendering import MEDIA_TYPES, Format
 from .schemas import (
     ETAG,
@@ -46,9 +46,9 @@ T = TypeVar("T")
 
 STATIC = Path(__file__).parent / "static"
 MIN_SIDE, MAX_SIDE = 16, 4096
-# A picture may become another one (--retry bad, a repair), so addresses without the version are
-# looked at again after an hour; that costs a 304. Addresses with it change when pictures do.
-# Private: a cache that people share may stand in front of what lets only some of them in.
+# A picture may change (--retry bad, a repair). So clients ask again after an hour for addresses
+# without a version, which costs a 304; addresses with a version change when pictures do.
+# Private: a shared cache may stand in front of an access control.
 _HOUR = "private, max-age=3600"
 _FOR_EVER = "private, max-age=31536000, immutable"
 _NEVER = "no-store"
@@ -69,15 +69,15 @@ IfNoneMatch = Annotated[
 
 
 class _Gone(Exception):
-    """The client does not wait any more."""
+    """The client has disconnected."""
 
 
-def create_app(service: PreviewService, figures: Source | None = None) -> FastAPI:
+def create_app(service: PreviewService, metrics: MetricsSource | None = None) -> FastAPI:
     """The application around ``service``, which it closes when it ends.
 
-    ``figures`` are what /metrics show (default: the service's own).
+    /metrics shows ``metrics`` (default: the service's own).
     """
-    source: Source = figures or service.figures
+    source: MetricsSource = metrics or service.metrics
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -98,7 +98,7 @@ def create_app(service: PreviewService, figures: Source | None = None) -> FastAP
     )
     # The last one added comes first.
     app.state.service = service
-    app.add_middleware(Observed, figures=service.figures)
+    app.add_middleware(Observed, metrics=service.metrics)
     app.add_middleware(RawKeys)
     app.add_middleware(Heads)
     _add_errors(app)
@@ -109,8 +109,8 @@ def create_app(service: PreviewService, figures: Source | None = None) -> FastAP
 
 
 _DESCRIPTION = """
-A picture's stream has layers. The first few hundred bytes already give a picture, every further
-layer a better one. `layers=1` reads one layer from the store, however many there are.
+A picture's stream has layers. Its first few hundred bytes give a picture, and every further layer a
+better one. `layers=1` reads only one layer from the store.
 """
 
 
@@ -119,7 +119,7 @@ def _add_pictures(app: FastAPI, service: PreviewService) -> None:
 
     @app.get(
         "/v1/images/{key:path}/info",
-        summary="What there is to know of a picture",
+        summary="A picture's metadata",
         response_model=Info,
         responses=problems(404, 422, 503),
     )
@@ -139,7 +139,7 @@ def _add_pictures(app: FastAPI, service: PreviewService) -> None:
         key: Key,
         layers: Annotated[
             int | None,
-            Query(ge=1, le=most, description="The first so many; left out: all that are stored"),
+            Query(ge=1, le=most, description="How many layers; by default all that are stored"),
         ] = None,
         max_side: Annotated[
             int | None,
@@ -150,7 +150,7 @@ def _add_pictures(app: FastAPI, service: PreviewService) -> None:
             ),
         ] = None,
         format: Annotated[
-            Format, Query(description="`png` keeps every pixel, the others are for looking at")
+            Format, Query(description="`png` is lossless, the others are not")
         ] = "webp",
         v: Annotated[
             str | None,
@@ -161,8 +161,8 @@ def _add_pictures(app: FastAPI, service: PreviewService) -> None:
         ] = None,
         if_none_match: IfNoneMatch = None,
     ) -> Response:
-        wish = Wish(_key(key), layers, max_side, format)
-        answer = await _unless_gone(request, service.image(wish, _known(if_none_match)))
+        wanted = PreviewRequest(_key(key), layers, max_side, format)
+        answer = await _unless_gone(request, service.image(wanted, _known(if_none_match)))
         return _file(answer, _FOR_EVER if v == service.version else _HOUR)
 
     @app.get(
@@ -191,7 +191,7 @@ def _add_lists(app: FastAPI, service: PreviewService) -> None:
         ] = None,
         limit: Annotated[int, Query(ge=1, le=500)] = 100,
         search: Annotated[
-            str, Query(max_length=200, description="A part of the key, capital or small")
+            str, Query(max_length=200, description="A part of the key, in upper or lower case")
         ] = "",
         min_width: Positive | None = None,
         max_width: Positive | None = None,
@@ -217,20 +217,20 @@ def _add_lists(app: FastAPI, service: PreviewService) -> None:
         return JSONResponse(service.facts(), headers={"Cache-Control": "no-cache"})
 
 
-def _add_page(app: FastAPI, figures: Source) -> None:
+def _add_page(app: FastAPI, source: MetricsSource) -> None:
     @app.get("/healthz", summary="Whether the server answers", response_model=Health)
     async def health() -> JSONResponse:
         return JSONResponse({"status": "ok"}, headers={"Cache-Control": _NEVER})
 
     @app.get(
         "/metrics",
-        summary="Figures for Prometheus",
+        summary="Metrics for Prometheus",
         response_class=Response,
         responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
     )
     async def metrics() -> Response:
         return Response(
-            await figures.text(),
+            await source.text(),
             media_type="text/plain; version=0.0.4",
             headers={"Cache-Control": _NEVER},
         )
@@ -245,7 +245,7 @@ def _add_page(app: FastAPI, figures: Source) -> None:
 
 
 class _Static(StaticFiles):
-    """Files of the page: a new release's are seen at once (a 304 costs little)."""
+    """Files of the page. Browsers ask for them each time, so they see a new release at once."""
 
     def file_response(self, *arguments: Any, **options: Any) -> Response:
         response = super().file_response(*arguments, **options)
@@ -270,8 +270,8 @@ def _add_errors(app: FastAPI) -> None:
         found = (f"{one['loc'][-1]}: {one['msg']}" for one in error.errors())
         return problem(422, "; ".join(found))
 
-    @app.exception_handler(NotThere)
-    async def not_there(_: Request, error: NotThere) -> JSONResponse:
+    @app.exception_handler(NotFound)
+    async def not_there(_: Request, error: NotFound) -> JSONResponse:
         return problem(404, str(error))
 
     @app.exception_handler(CannotShow)
@@ -281,7 +281,7 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(CursorError)
     async def bad_cursor(_: Request, error: CursorError) -> JSONResponse:
         return problem(
-            400, "this cursor was not given by this dataset: leave `after` out to begin anew"
+            400, "this dataset did not give this cursor: leave `after` out to start again"
         )
 
     @app.exception_handler(Busy)
@@ -294,7 +294,7 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(StrataError)
     async def fault(request: Request, error: StrataError) -> JSONResponse:
-        # Its message names buckets and paths: it is for whoever runs the server.
+        # The message names buckets and paths, so it goes to the log and not to the client.
         log.error("%s: %s: %s", request.url.path, type(error).__name__, error)
         return busy("the dataset cannot be read at the moment", 5 if error.passing else 60)
 
@@ -305,28 +305,28 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         log.error("%s: %s", request.url.path, error, exc_info=error)
-        return problem(500, "an error of this server's own; its log has more")
+        return problem(500, "an internal error; the server's log has more")
 
 
 # -- small helpers --------------------------------------------------------------------------------
 
 
 def _key(sent: str) -> str:
-    """The key out of a path as it was sent. Raises NotThere for what is no text."""
+    """The key in a path as it was sent. Raises NotFound for a key that is not UTF-8."""
     try:
         return unquote_to_bytes(sent).decode("utf-8")
     except UnicodeDecodeError:
-        raise NotThere("there is no such picture: its key is not UTF-8") from None
+        raise NotFound("there is no such picture: its key is not UTF-8") from None
 
 
 def _known(header: str | None) -> Callable[[str], bool]:
-    """Whether If-None-Match has an ETag. Weak ones are as good for a GET (RFC 9110, 13.1.2)."""
+    """Whether If-None-Match lists an ETag. For a GET, weak ones count too (RFC 9110, 13.1.2)."""
     tags = frozenset(re.findall(r'"[^"]*"|\*', header or ""))
     return lambda etag: etag in tags or "*" in tags
 
 
 def _filter(bounds: list[tuple[str, str, Any]]) -> pc.Expression | None:
-    """All of the given bounds together; those that are None do not count."""
+    """The conjunction of the bounds that are not None."""
     chosen = None
     for column, relation, value in bounds:
         if value is None:
@@ -353,7 +353,7 @@ def _file(answer: Answer, caching: str) -> Response:
 
 
 async def _unless_gone(request: Request, making: Coroutine[Any, Any, T]) -> T:
-    """The result, unless the client goes away first: then nothing is made for it any more."""
+    """The result of ``making``, which is cancelled if the client disconnects first."""
 
     async def goes() -> None:
         while (await request.receive())["type"] != "http.disconnect":

@@ -1,4 +1,4 @@
-"""Pictures that are asked for at the same time are decoded together, in a thread of their own."""
+"""Decode the pictures that are requested at the same time together, in one thread."""
 
 import asyncio
 import time
@@ -15,7 +15,7 @@ from codec.batches import one_by_one_on_error
 from .limits import Limits
 
 MANY_KINDS = 1000  # sizes that clients may ask for
-LONGEST_BATCH = 0.5  # seconds: others wait for a batch, so what is slow goes in small ones
+LONGEST_BATCH = 0.5  # seconds, because other requests wait for a batch to end
 
 Kind = tuple[int, int | None]  # layers and max_side: what can be decoded together
 Decode = Callable[[Sequence[EncodedImage], int, int | None], list[np.ndarray]]
@@ -36,11 +36,11 @@ class _Wanted:
 class Batcher:
     """Gives streams to ``decode(streams, layers, max_side)`` in batches of one kind, oldest first.
 
-    ``decode`` runs in one thread, which is all that a device can use. While it runs, others wait
-    and so make the next batch; where none runs, the first waits ``limits.gather`` seconds. A
-    request that was given up is not decoded. A batch holds as many pictures as should take
-    ``LONGEST_BATCH`` seconds by what others of their kind took, the first of a kind goes alone.
-    Belongs to one event loop.
+    ``decode`` runs in one thread, because a device can use no more. Requests that come while it
+    runs make the next batch; if it does not run, the first request waits ``limits.gather`` seconds
+    for others. Cancelled requests are not decoded. A batch holds as many pictures as should take
+    ``LONGEST_BATCH`` seconds, estimated from earlier batches of its kind. The first picture of a
+    kind is decoded alone. A Batcher belongs to one event loop.
     """
 
     def __init__(
@@ -61,9 +61,9 @@ class Batcher:
         max_side: int | None,
         begun: Callable[[], None] = lambda: None,
     ) -> np.ndarray:
-        """The picture ``(h, w, 3) uint8``; raises what the codec raises for this stream alone.
+        """The picture, ``(h, w, 3) uint8``. Raises what the codec raises for this stream alone.
 
-        ``begun()`` is called when it goes to the device: from then on giving up saves nothing.
+        ``begun()`` is called when its batch starts: from then on cancelling saves nothing.
         """
         done: asyncio.Future[np.ndarray] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Wanted(stream, (layers, max_side), done, begun))
@@ -72,7 +72,7 @@ class Batcher:
         return await done
 
     async def _run(self) -> None:
-        """Until nobody waits any more."""
+        """Decode batches until no request waits."""
         batch: list[_Wanted] = []
         try:
             await asyncio.sleep(self._limits.gather)
@@ -89,11 +89,11 @@ class Batcher:
                     _settle(wanted.done, result)
         finally:
             self._runner = None
-            for wanted in [*batch, *self._waiting]:  # only if this was ended: they must not hang
+            for wanted in [*batch, *self._waiting]:  # after a cancellation: they must not hang
                 wanted.done.cancel()
 
     def _take(self) -> list[_Wanted]:
-        """The oldest that waits and those of its kind, as many as are allowed."""
+        """The next batch: the oldest request and others of its kind, within the limits."""
         self._waiting = [wanted for wanted in self._waiting if not wanted.done.done()]
         batch: list[_Wanted] = []
         others: list[_Wanted] = []
@@ -132,7 +132,7 @@ class Batcher:
         return one_by_one_on_error(decode, [wanted.stream for wanted in batch])
 
     def close(self) -> None:
-        """Ends the thread after what it is doing."""
+        """End the thread after its current batch."""
         self._thread.shutdown(wait=True, cancel_futures=True)
 
 

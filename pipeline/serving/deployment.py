@@ -1,8 +1,8 @@
 """The application on Ray Serve: as many replicas as there are devices, each a whole server.
 
-A replica has its own model, caches and limits, so it needs no other one. ``application`` is what
-``serve run`` and a RayService of KubeRay start (infra/kuberay/service.yaml); jobs/serve_previews.py
-does the same for a laptop or a cluster that is there already.
+A replica has its own model, caches and limits, and needs no other replica. ``serve run`` and a
+RayService of KubeRay (infra/kuberay/service.yaml) start ``application``; jobs/serve_previews.py
+does the same on a laptop or an existing cluster.
 """
 
 import os
@@ -29,11 +29,11 @@ def deploy(settings: Settings, replicas: int, cpus: float, gpus: float) -> serve
     def build() -> FastAPI:  # in the replica
         import torch
 
-        from .replicas import SharedFigures
+        from .replicas import SharedMetrics
 
         torch.set_num_threads(max(1, int(cpus)))
         service = PreviewService.open(settings)
-        return create_app(service, SharedFigures(service.figures))
+        return create_app(service, SharedMetrics(service.metrics))
 
     actor = {
         "num_cpus": cpus,  # which gives OMP_NUM_THREADS, too

@@ -1,4 +1,4 @@
-"""How much is done at once: what comes beyond that is told to come back later, at once."""
+"""How much is done at once. Requests beyond that are refused at once, with Retry-After."""
 
 import asyncio
 import math
@@ -7,21 +7,21 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
-LONGEST_PAUSE = 30  # seconds: the most that a client is told to wait
-SLOWER = 10  # times: how much longer than others pictures may take that are not quick to decode
+LONGEST_PAUSE = 30  # seconds: the longest Retry-After
+SLOWER = 10  # the deadline of slow pictures, in deadlines of quick ones
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one server process takes upon itself. Memory is bounded by these figures alone.
+    """The limits of one server process, which together bound its memory.
 
-    Of pictures that are quick to decode ``running`` are in work at once and ``waiting`` more may
-    wait, of the others as many again, and of originals. ``memory`` bytes of streams and pixels of
-    each kind are in work, or one picture. What takes longer than ``deadline`` seconds is given up;
-    pictures that are not quick to decode have ``SLOWER`` times as long. At most ``batch`` pictures
-    with together ``batch_pixels`` pixels are decoded at once; the first of them waits ``gather``
-    seconds for others. Pictures of more than ``max_pixels`` are not decoded. ``cache_bytes`` of
-    answers are kept.
+    There are three kinds of requests: quick pictures, slow pictures and originals. Of each kind,
+    ``running`` are processed at once and ``waiting`` more may wait; those that are processed take
+    at most ``memory`` bytes of streams and pixels, or are a single one. A request ends after
+    ``deadline`` seconds, that for a slow picture after ``SLOWER`` times as long. A batch has at
+    most ``batch`` pictures and ``batch_pixels`` pixels; the first waits ``gather`` seconds for
+    others. Pictures of more than ``max_pixels`` are not decoded. The cache holds ``cache_bytes``
+    of answers.
     """
 
     running: int = 16
@@ -47,28 +47,28 @@ class Busy(Exception):
 
 
 class Gate:
-    """Admits ``running + waiting`` and refuses others; lets ``running`` work, in their order."""
+    """Admits ``running + waiting`` requests and refuses others; ``running`` proceed, in order."""
 
     def __init__(self, running: int, waiting: int) -> None:
         self._slots = asyncio.Semaphore(running)
         self._most = running + waiting
         self._inside = 0
         self._running = running
-        self._seconds = 0.1  # that a piece of work takes: a running average
+        self._seconds = 0.1  # a request takes: a running average
 
     @property
     def inside(self) -> int:
-        """Requests that are admitted."""
+        """How many requests are admitted."""
         return self._inside
 
     def retry_after(self) -> int:
-        """Seconds after which those who are inside now should be done."""
+        """Seconds after which the requests that are admitted now should be done."""
         expected = self._inside * self._seconds / self._running
         return max(1, min(LONGEST_PAUSE, math.ceil(expected)))
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
-        """For as long as somebody waits. Raises Busy at once where there is no room to wait in."""
+        """Count a request as admitted. Raises Busy at once if there are too many."""
         if self._inside >= self._most:
             raise Busy(self.retry_after())
         self._inside += 1
@@ -79,7 +79,7 @@ class Gate:
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
-        """For as long as something is in work."""
+        """Wait for one of the ``running`` slots and hold it."""
         async with self._slots:
             started = time.monotonic()
             yield
@@ -87,14 +87,14 @@ class Gate:
 
     @asynccontextmanager
     async def enter(self) -> AsyncIterator[None]:
-        """Both: for what nobody shares."""
+        """``admitted`` and ``slot`` together."""
         with self.admitted():
             async with self.slot():
                 yield
 
 
-class Room:
-    """Memory for what is in work: who finds too little left waits, in their order."""
+class MemoryBudget:
+    """A number of bytes that requests share. Those that need more than is free wait, in order."""
 
     def __init__(self, total: int) -> None:
         self._total = self._free = total
@@ -103,7 +103,7 @@ class Room:
 
     @asynccontextmanager
     async def take(self, nbytes: int) -> AsyncIterator[None]:
-        """So many bytes, or all there are: what needs more than that is in work alone."""
+        """Hold ``nbytes``; a request that needs more than the total holds all, so it runs alone."""
         needed = min(nbytes, self._total)
         async with self._turn:
             while self._free < needed:

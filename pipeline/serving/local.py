@@ -12,6 +12,6 @@ from .service import PreviewService, Settings
 
 
 def app() -> FastAPI:
-    """Of the dataset that the variable STRATA_DATASET names, on the device STRATA_DEVICE (cpu)."""
+    """Serves the dataset at STRATA_DATASET, on the device STRATA_DEVICE (default: cpu)."""
     settings = Settings(os.environ["STRATA_DATASET"], device=os.environ.get("STRATA_DEVICE", "cpu"))
     return create_app(PreviewService.open(settings))

@@ -1,18 +1,18 @@
-"""What happens to every request, around the routes: HEAD, keys as sent, headers, figures."""
+"""What every request passes before its route: HEAD, keys as sent, headers, metrics."""
 
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import quote
 
-from .figures import Figures
+from .metrics import Metrics
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-# Scripts, styles and connections of this server's own alone; pictures also out of memory.
+# Scripts, styles and connections only from this server; pictures also from blob: and data:.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' blob: data:; manifest-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -27,7 +27,7 @@ _WITH_KEYS = ("/v1/images/", "/v1/originals/")
 
 
 class Heads:
-    """HEAD is GET without the body (RFC 9110, 9.3.2): the routes know GET alone."""
+    """Answers HEAD like GET without the body (RFC 9110, 9.3.2): the routes only know GET."""
 
     def __init__(self, app: App) -> None:
         self._app = app
@@ -48,8 +48,8 @@ class Heads:
 class RawKeys:
     """Leaves percent-encoding in the paths that hold keys.
 
-    A key may hold slashes, and ``a%2Finfo`` (the picture ``a/info``) is not ``a/info`` (what there
-    is to know of ``a``). Routes see the path as it was sent and decode the key themselves.
+    A key may hold slashes, and ``a%2Finfo`` (the picture ``a/info``) is not ``a/info`` (the
+    metadata of ``a``). Routes get the path as it was sent and decode the key themselves.
     """
 
     def __init__(self, app: App) -> None:
@@ -68,9 +68,9 @@ class RawKeys:
 class Observed:
     """Counts requests and their seconds by route, and adds the headers that all answers have."""
 
-    def __init__(self, app: App, figures: Figures) -> None:
+    def __init__(self, app: App, metrics: Metrics) -> None:
         self._app = app
-        self._figures = figures
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -84,7 +84,7 @@ class Observed:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = [*message.get("headers", ()), *_HEADERS]
-                if status == 405:  # routes know GET alone, see Heads
+                if status == 405:  # routes only know GET, see Heads
                     headers = [one for one in headers if one[0] != b"allow"]
                     headers.append((b"allow", b"GET, HEAD"))
                 message["headers"] = headers
@@ -93,7 +93,7 @@ class Observed:
         try:
             await self._app(scope, receive, send_with_headers)
         finally:
-            # The route's pattern, never the path: keys would make a metric of each picture.
+            # The route's pattern, not the path: each key would become a metric.
             route = getattr(scope.get("route"), "path", "other")
-            self._figures.requests.labels(route, status).inc()
-            self._figures.seconds.labels(route).observe(time.perf_counter() - started)
+            self._metrics.requests.labels(route, status).inc()
+            self._metrics.seconds.labels(route).observe(time.perf_counter() - started)

@@ -1,4 +1,4 @@
-"""Decoded pictures as files for looking at, and what makes two such files equal."""
+"""Decoded pictures as files for display, and their ETags."""
 
 import hashlib
 import io
@@ -11,24 +11,24 @@ import torch
 from PIL import Image
 
 from codec.images import resizing
-from codec.images.files import MAX_JPEG_SIDE, MAX_WEBP_SIDE, read_image, unpack_alpha, write_image
+from codec.images.files import MAX_JPEG_SIDE, MAX_WEBP_SIDE, unpack_alpha, write_image
 
 from .answers import CannotShow
 
 Format = Literal["webp", "jpeg", "png"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 MEDIA_TYPES = {name: f"image/{name}" for name in FORMATS}
-# Raise it when the same stream comes out as another file: it is in every ETag.
+# To be raised when the same stream gives another file: it is part of every ETag.
 RELEASE = 1
-QUALITY = 88  # of webp and jpeg: below it shows beside a png; above, files grow and nothing is seen
+QUALITY = 88  # of webp and jpeg: lower differs visibly from a png, higher only makes files larger
 _WEBP_EFFORT = 1  # 0 to 6: twice as fast as 4, for files 6 % larger
 
 
 def render(rgb: np.ndarray, alpha: np.ndarray | None, format: Format) -> bytes:
     """``(H, W, 3) uint8`` with alpha ``(H, W) uint8`` or None as a file.
 
-    ``png`` keeps every pixel as it is; ``webp`` and ``jpeg`` are for looking at. ``jpeg`` knows no
-    transparency: it shows the picture on white. Raises CannotShow where the format ends.
+    ``png`` is lossless, ``webp`` and ``jpeg`` are not. ``jpeg`` has no transparency: it shows the
+    picture on white. Raises CannotShow for a picture that is too large for the format.
     """
     limit = {"webp": MAX_WEBP_SIDE, "jpeg": MAX_JPEG_SIDE}.get(format)
     height, width = rgb.shape[:2]
@@ -59,23 +59,8 @@ def alpha_like(packed: bytes, rgb: np.ndarray, max_pixels: int) -> np.ndarray:
     return resizing.shrink(unpack_alpha(packed, max_pixels=max_pixels), *rgb.shape[:2])
 
 
-def from_original(
-    original: bytes, max_side: int | None, max_pixels: int
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """RGB and alpha of a kept file, made no longer than ``max_side``.
-
-    Raises BrokenImageError, UnsupportedImageError.
-    """
-    picture = read_image(original, max_pixels=max_pixels)
-    if max_side is None:
-        return picture.rgb, picture.alpha
-    size = resizing.fit(picture.height, picture.width, max_side)
-    alpha = None if picture.alpha is None else resizing.shrink(picture.alpha, *size)
-    return resizing.shrink(picture.rgb, *size), alpha
-
-
 def etag(parts: Iterable[object]) -> str:
-    """A strong ETag, quotes included, of what determines a file, and of what makes it here."""
+    """A strong ETag, quotes included, from ``parts`` and the versions of what writes the file."""
     makers = (RELEASE, PIL.__version__, torch.__version__)
     text = "\0".join(map(repr, (*makers, *parts)))
     return f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'

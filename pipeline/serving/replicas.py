@@ -1,8 +1,8 @@
-"""The figures of all replicas in one answer: Serve gives each request to one of them.
+"""The metrics of all replicas in one answer: Serve gives each request to one of them.
 
-Every replica leaves what it has measured with an actor, some seconds apart, and whoever is asked
-for /metrics adds what the others left. Samples carry the replica's name, as Prometheus wants it:
-one that is gone ends its series, and sums over replicas stay right.
+Every few seconds each replica sends its metrics to an actor. The replica that is asked for /metrics
+adds those of the others. Samples carry the replica's name, as Prometheus wants it: the series of a
+replica that is gone ends, and sums over replicas stay right.
 """
 
 import asyncio
@@ -14,21 +14,21 @@ import ray
 from prometheus_client import Metric, generate_latest
 from ray import serve
 
-from .figures import Figures
+from .metrics import Metrics
 
-_EVERY = 5.0  # seconds between what a replica leaves
+_EVERY = 5.0  # seconds between two reports of a replica
 _FORGOTTEN = 6 * _EVERY
 _TIMEOUT = 2.0
 
 
-class Board:
-    """What each replica left last."""
+class MetricsBoard:
+    """The actor that holds the last report of each replica."""
 
     def __init__(self) -> None:
         self._left: dict[str, tuple[float, Sequence[Metric]]] = {}
 
     def leave(self, replica: str, metrics: Sequence[Metric]) -> dict[str, Sequence[Metric]]:
-        """Keep this one's; what all left lately."""
+        """Keep this replica's metrics; returns the recent ones of all replicas."""
         now = time.monotonic()
         self._left[replica] = now, metrics
         for name, (when, _) in list(self._left.items()):
@@ -37,45 +37,45 @@ class Board:
         return {name: each for name, (_, each) in self._left.items()}
 
 
-class SharedFigures:
-    """``Figures`` of this replica of Ray Serve, with those of the others beside it."""
+class SharedMetrics:
+    """``Metrics`` of this replica of Ray Serve, together with those of the others."""
 
-    def __init__(self, figures: Figures) -> None:
+    def __init__(self, metrics: Metrics) -> None:
         context = serve.get_replica_context()
-        self._figures = figures
+        self._metrics = metrics
         self._replica = context.replica_id.unique_id
-        self._name = f"{context.app_name}-figures"
+        self._name = f"{context.app_name}-metrics"
         self._board: Any = None
 
     async def text(self) -> bytes:
-        """All that is known; what this replica knows alone where the others cannot be reached."""
-        own = list(self._figures.registry.collect())
+        """The metrics of all replicas, or of this one if the others cannot be reached."""
+        own = list(self._metrics.registry.collect())
         left: dict[str, Sequence[Metric]] = {self._replica: own}
         try:
             async with asyncio.timeout(_TIMEOUT):
                 left = await self._found().leave.remote(self._replica, own)
-        except TimeoutError:  # it starts, or the machine is busy
+        except TimeoutError:  # the actor starts, or the machine is busy
             pass
-        except Exception:  # it went with the replica that had made it: the next call makes another
-            self._board = None  # and whatever else Ray may raise: figures stop for nothing
+        except Exception:  # the actor went with the replica that had made it
+            self._board = None  # so the next call makes another, whatever Ray raised
         return generate_latest(_Merged(left))
 
     async def share(self) -> None:
-        """Leave the figures of this replica again and again, until cancelled."""
+        """Report this replica's metrics every few seconds, until cancelled."""
         while True:
             await self.text()
             await asyncio.sleep(_EVERY)
 
     def _found(self) -> Any:
         if self._board is None:
-            actor = ray.remote(num_cpus=0)(Board)
+            actor = ray.remote(num_cpus=0)(MetricsBoard)
             named = actor.options(name=self._name, namespace="strata", get_if_exists=True)
             self._board = named.remote()
         return self._board
 
 
 class _Merged:
-    """Looks like a registry with the samples of several, each with its replica's name."""
+    """A registry of the samples of several replicas, each with its replica's name."""
 
     def __init__(self, left: dict[str, Sequence[Metric]]) -> None:
         self._left = left

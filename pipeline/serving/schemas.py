@@ -1,4 +1,4 @@
-"""What the server answers in JSON, as OpenAPI describes it."""
+"""The server's answers in JSON, for OpenAPI."""
 
 from typing import Annotated, Any
 
@@ -34,13 +34,13 @@ class Page(BaseModel):
 
     items: list[Item]
     next: str | None = Field(
-        description="give it as `after` for what follows; null at the end. A page of a search may "
-        "hold few items or none and still go on."
+        description="give it as `after` for the next page; null at the end. A page of a search "
+        "may hold few items or none before the last page."
     )
 
 
 class Info(Item):
-    """What there is to know of a picture besides its pixels."""
+    """A picture's metadata."""
 
     bpp: list[float] = Field(
         description="bits per pixel up to each layer", examples=[[0.008, 0.06, 0.19, 0.49, 1.24]]
@@ -59,12 +59,12 @@ class Facts(BaseModel):
     pictures: int = Field(examples=[50_000])
     layers: int = Field(description="layers of its streams; pictures may store fewer")
     quick_layers: int = Field(
-        description="how many of them this server decodes quickly: 1 where every further one takes "
-        "it seconds, otherwise all"
+        description="how many of them this server decodes quickly: 1 if each further one takes "
+        "seconds, otherwise all"
     )
     codec: str = Field(examples=["uqdm"])
     model_id: str = Field(description="sha256 of the model file")
-    lossless: bool = Field(description="whether all layers together give every pixel back")
+    lossless: bool = Field(description="whether all layers together are lossless")
     failed: int = Field(description="inputs that could not be compressed")
     version: str = Field(
         description="changes whenever a picture's bytes here may; give it as `v`, and pictures "
@@ -79,14 +79,14 @@ class Health(BaseModel):
 
 
 _EXAMPLES = {
-    400: "this cursor was not given by this dataset: leave `after` out to begin anew",
+    400: "this dataset did not give this cursor: leave `after` out to start again",
     404: "there is no picture with the key 'cat/0042'",
     422: "layers: Input should be less than or equal to 5",
     503: "too many requests wait already",
 }
 _MEANINGS = {
     400: "A cursor that this dataset did not give",
-    404: "No such picture, or nothing can be shown of it",
+    404: "No such picture, or all of its data is damaged",
     422: "A parameter that is not allowed, or a picture that this format cannot hold",
     503: "Busy, or the store does not answer: try again after `Retry-After` seconds",
 }

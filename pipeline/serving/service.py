@@ -3,9 +3,9 @@
     key ──► find (index) ──► read (its layers) ──► decode (a batch) ──► write (webp, ...) ──► cache
             threads          threads               the device's thread   threads
 
-Nothing of this runs in the event loop, each step has threads of its own, and each is bounded
-(``Limits``). What several ask for at the same time is made once. First layers are cheap, and what
-people scroll through: from the first step to the last they wait for nothing that is slow.
+No step runs in the event loop: each has threads of its own and is bounded (``Limits``). Equal
+requests at the same time are processed once. First layers are cheap, and people scroll through
+them, so in no step do they wait for slow pictures.
 """
 
 import asyncio
@@ -23,30 +23,29 @@ from codec import Codec, CorruptStreamError, EncodedImage
 from codec.errors import BrokenImageError, UnsupportedImageError
 
 from ..reader.dataset import Dataset, open_dataset
+from ..reader.originals import read_original
 from ..stores.cache import ByteCache
 from .answers import Answer
 from .batching import Batcher
-from .figures import Figures
-from .library import Found, Library, Source, Wish, nothing_left
-from .limits import DEFAULT_LIMITS, SLOWER, Gate, Limits, Room
-from .rendering import MEDIA_TYPES, alpha_like, from_original, render
+from .limits import DEFAULT_LIMITS, SLOWER, Gate, Limits, MemoryBudget
+from .metrics import Metrics
+from .preview_reader import LocatedPicture, PictureData, PreviewReader, PreviewRequest, nothing_left
+from .rendering import MEDIA_TYPES, alpha_like, render
 from .sharing import Sharing
 
-__all__ = ["PreviewService", "Settings", "Wish"]
+__all__ = ["PreviewRequest", "PreviewService", "Settings"]
 
 T = TypeVar("T")
 
-_TRIED = 192  # pixels on a side of the picture that a codec is tried with
-_READERS = 32  # they wait for a store more than they work
-SLOW = (
-    1.0  # seconds a megapixel that layers may add to the first one: more is no pleasure to wait for
-)
-_OVERHEAD = 1000  # bytes that a kept answer takes besides its body
+_TRIED = 192  # pixels on a side of the picture that the codec's speed is measured with
+_READERS = 32  # threads, which mostly wait for the store
+SLOW = 1.0  # seconds a megapixel: a codec is slow if further layers take longer than this
+_OVERHEAD = 1000  # bytes that a cached answer takes besides its body
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a server process is told. ``options`` are fsspec's, and may hold secrets."""
+    """Settings of a server process. ``options`` are fsspec's, and may hold secrets."""
 
     dataset: str
     options: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -57,8 +56,8 @@ class Settings:
 class PreviewService:
     """Everything a server needs of one dataset. Its coroutines belong to one event loop.
 
-    They raise NotThere for unknown keys, CannotShow for what should be asked for in another way,
-    Busy where too many wait, and TimeoutError after ``limits.deadline`` or ``SLOWER`` times that.
+    They raise NotFound for unknown keys, CannotShow for a form that is not possible, Busy if too
+    many requests wait, and TimeoutError after ``limits.deadline`` or ``SLOWER`` times that.
     """
 
     def __init__(
@@ -70,27 +69,27 @@ class PreviewService:
     ) -> None:
         self.dataset, self.codec, self.limits = dataset, codec, limits
         self._quick_layers = dataset.num_layers if quick_layers is None else quick_layers
-        self.figures = Figures()
-        self._library = Library(dataset, codec, limits.max_pixels)
-        self._finding, self._telling = (_Desk(self.figures, 16) for _ in range(2))
-        self._listing = _Desk(self.figures, 4)  # a search works for seconds
+        self.metrics = Metrics()
+        self._reader = PreviewReader(dataset, codec, limits.max_pixels)
+        self._finding, self._telling = (_Desk(self.metrics, 16) for _ in range(2))
+        self._listing = _Desk(self.metrics, 4)  # a search works for seconds
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="read")
-        decode = self.figures.working("decode", self._decode)
+        decode = self.metrics.working("decode", self._decode)
         self._quick, self._slow = (
-            _Lane(limits, Batcher(decode, limits, self.figures.batches.observe), seconds)
+            _Lane(limits, Batcher(decode, limits, self.metrics.batches.observe), seconds)
             for seconds in (limits.deadline, SLOWER * limits.deadline)
         )
         self._originals = Gate(limits.running, limits.waiting)
-        self._originals_room = Room(limits.memory)
+        self._originals_memory = MemoryBudget(limits.memory)
         self._sharing: Sharing[Answer] = Sharing()
         self._cache = ByteCache(limits.cache_bytes)
         gates = (self._quick.gate, self._slow.gate)
-        self.figures.inside.set_function(lambda: sum(gate.inside for gate in gates))
-        self.figures.cache_bytes.set_function(lambda: self._cache.bytes)
+        self.metrics.inside.set_function(lambda: sum(gate.inside for gate in gates))
+        self.metrics.cache_bytes.set_function(lambda: self._cache.bytes)
 
     @classmethod
     def open(cls, settings: Settings) -> "PreviewService":
-        """Open the dataset, load its model onto the device and try both."""
+        """Open the dataset, load its model onto the device and measure its speed."""
         dataset = open_dataset(settings.dataset, settings.options)
         codec = dataset.codec(settings.device)
         tried = _tried(codec, dataset.num_layers)
@@ -99,11 +98,11 @@ class PreviewService:
 
     @property
     def version(self) -> str:
-        """Of what the dataset holds; it changes when any picture may."""
-        return self._library.version
+        """A name of the dataset's content: it changes whenever a picture may."""
+        return self._reader.version
 
     def close(self) -> None:
-        """End the threads after what they are doing."""
+        """End the threads after their current work."""
         for lane in (self._quick, self._slow):
             lane.close()
         for desk in (self._finding, self._telling, self._listing):
@@ -112,14 +111,16 @@ class PreviewService:
 
     # -- what is asked for ------------------------------------------------------------------------
 
-    async def image(self, wish: Wish, known: Callable[[str], bool] = lambda _: False) -> Answer:
+    async def image(
+        self, request: PreviewRequest, known: Callable[[str], bool] = lambda _: False
+    ) -> Answer:
         """The picture as a file; with an empty body where the client has it (``known(etag)``)."""
-        count = self.figures.cache.labels
+        count = self.metrics.cache.labels
         async with asyncio.timeout(self.limits.deadline) as patience:
-            found = await self._finding.do("find", self._library.find, wish)
+            found = await self._finding.do("find", self._reader.find, request)
             if known(found.etag):
                 count("not_modified").inc()
-                return Answer(b"", MEDIA_TYPES[wish.format], found.etag)
+                return Answer(b"", MEDIA_TYPES[request.format], found.etag)
             cached: Answer | None = self._cache.get(found.etag)
             if cached is not None:
                 count("hit").inc()
@@ -131,81 +132,85 @@ class PreviewService:
                 return await self._sharing.do(found.etag, partial(self._make, found, lane))
 
     async def info(self, key: str) -> dict[str, Any]:
-        """What there is to know of one picture besides its pixels."""
+        """The metadata of one picture."""
         async with asyncio.timeout(self.limits.deadline):
-            return await self._telling.do("info", self._library.info, key)
+            return await self._telling.do("info", self._reader.info, key)
 
     async def original(self, key: str, known: Callable[[str], bool] = lambda _: False) -> Answer:
-        """The kept original, as ``image`` gives it. Raises NotThere where none is kept."""
+        """The kept original, as ``image`` gives it. Raises NotFound where none is kept."""
         async with asyncio.timeout(self.limits.deadline):
-            found = await self._finding.do("find", self._library.find_original, key)
+            found = await self._finding.do("find", self._reader.find_original, key)
             if known(found.etag):
                 return Answer(b"", "", found.etag)
-            async with self._originals.enter(), self._originals_room.take(found.nbytes):
-                body, media_type = await self._read(self._library.original, found.entry)
-        self.figures.stream_bytes.inc(len(body))
+            async with self._originals.enter(), self._originals_memory.take(found.nbytes):
+                body, media_type = await self._read(self._reader.original, found.entry)
+        self.metrics.stream_bytes.inc(len(body))
         return Answer(body, media_type, found.etag, found.entry.num_layers, len(body), True)
 
     async def page(self, after: str | None, limit: int, search: str, filter: Any) -> dict[str, Any]:
-        """Some pictures in the dataset's order, and the cursor that goes on behind them.
+        """Some pictures in the dataset's order, and the cursor of the next page.
 
-        Raises CursorError for a cursor that was not given by this dataset.
+        Raises CursorError for a cursor of another dataset.
         """
         async with asyncio.timeout(self.limits.deadline):
-            return await self._listing.do("page", self._library.page, after, limit, search, filter)
+            return await self._listing.do("page", self._reader.page, after, limit, search, filter)
 
     def facts(self) -> dict[str, Any]:
-        """What there is to know of the dataset."""
-        return {**self._library.facts(), "quick_layers": self._quick_layers}
+        """Facts about the dataset."""
+        return {**self._reader.facts(), "quick_layers": self._quick_layers}
 
     # -- the steps --------------------------------------------------------------------------------
 
-    async def _make(self, found: Found, lane: "_Lane", keep: Callable[[], None]) -> Answer:
-        """The answer, which the cache gets, too; ``keep()`` once its decoding begins."""
-        wish, figures = found.wish, self.figures
-        media_type = MEDIA_TYPES[wish.format]
-        async with lane.gate.slot(), lane.room.take(found.memory):
+    async def _make(self, found: LocatedPicture, lane: "_Lane", keep: Callable[[], None]) -> Answer:
+        """Make an answer and cache it. ``keep()`` is called once its decoding begins."""
+        request, metrics = found.request, self.metrics
+        media_type = MEDIA_TYPES[request.format]
+        async with lane.gate.slot(), lane.memory.take(found.memory):
             if found.original:
-                original, _ = await self._read(self._library.original, found.entry)
-                figures.stream_bytes.inc(len(original))
-                body = await lane.write(figures, self._write_original, original, wish)
+                original, _ = await self._read(self._reader.original, found.entry)
+                metrics.stream_bytes.inc(len(original))
+                body = await lane.write(metrics, self._write_original, original, request)
                 layers, nbytes = found.entry.num_layers, len(original)
                 return self._remember(Answer(body, media_type, found.etag, layers, nbytes, True))
-            source = await self._read(self._library.read, found)
-            figures.stream_bytes.inc(source.stream.nbytes)
-            with figures.stage("decode"):
-                rgb, source = await self._decode_sound_layers(source, wish, lane.batcher, keep)
-            body = await lane.write(figures, self._write, rgb, source, wish)
-        layers, nbytes = source.stream.num_layers, source.stream.nbytes
-        if source.damaged is not None:
-            figures.damaged.inc()
-            return Answer(body, media_type, "", layers, nbytes, damaged=source.damaged)
+            data = await self._read(self._reader.read, found)
+            metrics.stream_bytes.inc(data.stream.nbytes)
+            with metrics.stage("decode"):
+                rgb, data = await self._decode_sound_layers(data, request, lane.batcher, keep)
+            body = await lane.write(metrics, self._write, rgb, data, request)
+        layers, nbytes = data.stream.num_layers, data.stream.nbytes
+        if data.damaged is not None:
+            metrics.damaged.inc()
+            return Answer(body, media_type, "", layers, nbytes, damaged=data.damaged)
         return self._remember(Answer(body, media_type, found.etag, layers, nbytes))
 
     def _remember(self, answer: Answer) -> Answer:
         cost = len(answer.body) + _OVERHEAD
-        if 4 * cost <= self.limits.cache_bytes:  # one picture must not drive out all the others
+        if 4 * cost <= self.limits.cache_bytes:  # one picture must not replace all others
             self._cache.put(answer.etag, answer, cost)
         return answer
 
     async def _read(self, function: Callable[..., T], *arguments: Any) -> T:
-        """However long decoding may take: a store that does not answer has no more than this."""
+        """Read in a thread; the store has ``limits.deadline`` even where decoding has longer."""
         async with asyncio.timeout(self.limits.deadline):
-            return await self.figures.run(self._readers, "read", function, *arguments)
+            return await self.metrics.run(self._readers, "read", function, *arguments)
 
     async def _decode_sound_layers(
-        self, source: Source, wish: Wish, batcher: Batcher, begun: Callable[[], None]
-    ) -> tuple[np.ndarray, Source]:
-        """The picture from the layers that can be decoded, and these."""
+        self,
+        data: PictureData,
+        request: PreviewRequest,
+        batcher: Batcher,
+        begun: Callable[[], None],
+    ) -> tuple[np.ndarray, PictureData]:
+        """The picture from the layers that can be decoded, and those layers."""
         while True:
-            stream = source.stream
+            stream = data.stream
             try:
-                rgb = await batcher.decode(stream, stream.num_layers, wish.max_side, begun)
-                return rgb, source
+                rgb = await batcher.decode(stream, stream.num_layers, request.max_side, begun)
+                return rgb, data
             except CorruptStreamError as error:
                 if not error.layer:
-                    raise nothing_left(wish.key, error) from error
-                source = replace(source, stream=stream.truncate(error.layer), damaged=error.layer)
+                    raise nothing_left(request.key, error) from error
+                data = replace(data, stream=stream.truncate(error.layer), damaged=error.layer)
 
     def _decode(
         self, streams: Sequence[EncodedImage], layers: int, max_side: int | None
@@ -214,27 +219,27 @@ class PreviewService:
             return self.codec.decode(streams, layers=layers)
         return self.codec.decode_small(streams, max_side=max_side, layers=layers)
 
-    def _write(self, rgb: np.ndarray, source: Source, wish: Wish) -> bytes:
-        if source.alpha is None:
-            return render(rgb, None, wish.format)
+    def _write(self, rgb: np.ndarray, data: PictureData, request: PreviewRequest) -> bytes:
+        if data.alpha is None:
+            return render(rgb, None, request.format)
         try:
-            alpha = alpha_like(source.alpha, rgb, self.limits.max_pixels)
+            alpha = alpha_like(data.alpha, rgb, self.limits.max_pixels)
         except CorruptStreamError as error:
-            raise nothing_left(wish.key, error) from error
-        return render(rgb, alpha, wish.format)
+            raise nothing_left(request.key, error) from error
+        return render(rgb, alpha, request.format)
 
-    def _write_original(self, original: bytes, wish: Wish) -> bytes:
+    def _write_original(self, original: bytes, request: PreviewRequest) -> bytes:
         try:
-            rgb, alpha = from_original(original, wish.max_side, self.limits.max_pixels)
+            picture = read_original(original, self.limits.max_pixels, request.max_side)
         except (BrokenImageError, UnsupportedImageError) as error:
-            raise nothing_left(wish.key, error) from error
-        return render(rgb, alpha, wish.format)
+            raise nothing_left(request.key, error) from error
+        return render(picture.rgb, picture.alpha, request.format)
 
 
 def _tried(codec: Codec, layers: int) -> float:
-    """Seconds a megapixel that three layers take longer than one, of this thread's processor.
+    """How many CPU seconds a megapixel three layers take longer than one.
 
-    Also makes the codec ready: whatever is used for the first time is slow.
+    Also warms the codec up: its first use is slow.
     """
     picture = np.empty((_TRIED, _TRIED, 3), np.uint8)
     picture[:] = np.linspace(0, 255, _TRIED)[:, None]
@@ -252,34 +257,34 @@ def _tried(codec: Codec, layers: int) -> float:
 
 
 class _Desk:
-    """Threads for questions of one kind, and a gate before them."""
+    """Threads for requests of one kind, with a gate before them."""
 
-    def __init__(self, figures: Figures, threads: int) -> None:
-        self._figures = figures
+    def __init__(self, metrics: Metrics, threads: int) -> None:
+        self._metrics = metrics
         self._gate = Gate(threads, 15 * threads)
         self._threads = ThreadPoolExecutor(threads)
 
     async def do(self, stage: str, function: Callable[..., T], *arguments: Any) -> T:
         async with self._gate.enter():
-            return await self._figures.run(self._threads, stage, function, *arguments)
+            return await self._metrics.run(self._threads, stage, function, *arguments)
 
     def close(self) -> None:
         self._threads.shutdown(wait=True, cancel_futures=True)
 
 
 class _Lane:
-    """What pictures of one kind, quick or slow ones, have to themselves."""
+    """What quick pictures, or slow ones, do not share with the others."""
 
     def __init__(self, limits: Limits, batcher: Batcher, deadline: float) -> None:
         self.gate = Gate(limits.running, limits.waiting)
-        self.room = Room(limits.memory)
+        self.memory = MemoryBudget(limits.memory)
         self.batcher, self.deadline = batcher, deadline
         self._writers = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="write")
 
     async def write(
-        self, figures: Figures, function: Callable[..., bytes], *arguments: Any
+        self, metrics: Metrics, function: Callable[..., bytes], *arguments: Any
     ) -> bytes:
-        return await figures.run(self._writers, "write", function, *arguments)
+        return await metrics.run(self._writers, "write", function, *arguments)
 
     def close(self) -> None:
         self.batcher.close()

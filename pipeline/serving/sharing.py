@@ -1,4 +1,4 @@
-"""What several ask for at the same time is done once."""
+"""Equal requests at the same time are processed once."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 @dataclass
 class Shared(Generic[T]):
-    """A piece of work, and how many wait for it."""
+    """A task, and how many callers wait for it."""
 
     task: "asyncio.Task[T]"
     waiting: int = 0
@@ -18,10 +18,10 @@ class Shared(Generic[T]):
 
 
 class Sharing(Generic[T]):
-    """Work by name. Belongs to one event loop.
+    """Tasks by name. Belongs to one event loop.
 
-    Work that nobody waits for any more is given up, unless it has called ``keep()`` before: then
-    it goes on to its end, for it is too late to save anything, and whoever waited comes back.
+    A task is cancelled when all its callers have gone, unless it has called ``keep()``: then
+    cancelling would save nothing, and the callers are likely to come back.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class Sharing(Generic[T]):
     async def do(
         self, name: str, work: Callable[[Callable[[], None]], Coroutine[None, None, T]]
     ) -> T:
-        """What ``work(keep)`` gives or raises: begun here, or by somebody before."""
+        """The result of ``work(keep)``, begun by this call or by an earlier one."""
         shared = self._under_way.get(name) or self._begin(name, work)
         shared.waiting += 1
         try:
@@ -41,7 +41,7 @@ class Sharing(Generic[T]):
         finally:
             shared.waiting -= 1
             if not shared.waiting and not shared.kept and not shared.task.done():
-                self._forget(name, shared)  # who comes now must not be given up with it
+                self._forget(name, shared)  # later callers must not join a cancelled task
                 shared.task.cancel()
 
     def _begin(
@@ -58,7 +58,7 @@ class Sharing(Generic[T]):
     def _ended(self, name: str, shared: Shared[T]) -> None:
         self._forget(name, shared)
         if not shared.task.cancelled():
-            shared.task.exception()  # nobody may be left to look at it
+            shared.task.exception()  # marks it as seen: all callers may have gone
 
     def _forget(self, name: str, shared: Shared[T]) -> None:
         if self._under_way.get(name) is shared:

@@ -1,1 +1,1 @@
-"""What comes in: tar shards and the samples in them."""
+"""Inputs: tar shards and the samples in them."""

@@ -1,4 +1,4 @@
-"""Input shards: find them by URL, hold one as a local file, see it as WebDataset samples."""
+"""Input shards: find them by URL, hold one as a local file, group it into WebDataset samples."""
 
 import gzip
 import os
@@ -28,16 +28,16 @@ IMAGE_FIELDS = frozenset(
     {"jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "dib", "tif", "tiff"}
     | {"ppm", "pgm", "pbm", "pnm", "jp2", "j2k", "jpx", "avif", "heic", "heif", "jxl", "tga", "ico"}
 )
-# What tells versions of a file apart, and what listings and single questions say alike.
+# Names of version tags that listings and single look-ups have in common.
 VERSION_TAGS = ("ETag", "etag", "md5Hash")
-LISTED_TOGETHER = 100  # from so many URLs in one folder on, its listing is the shorter way
+LISTED_TOGETHER = 100  # URLs in one folder: from here on, listing it takes fewer requests
 ASKED_TOGETHER = 32
 MAX_FIELD_BYTES = 1 << 29  # one row group must hold a whole row in memory
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One input tar: its URL, size in bytes, and whatever tag tells its versions apart."""
+    """One input tar: its URL, size in bytes, and the store's tag of its version."""
 
     url: str
     size: int
@@ -53,7 +53,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Sample:
-    """What WebDataset calls a sample: the members that share a key, in the tar's order.
+    """A sample of WebDataset: the members that share a key, in the tar's order.
 
     ``filtered`` says why WebDataset would skip it, ``problem`` why it cannot be trusted.
     """
@@ -65,21 +65,21 @@ class Sample:
 
     @property
     def image_field(self) -> str | None:
-        """The field to encode: the first whose whole name, or else whose ending, is a picture's."""
+        """The field to encode: the first whose name, or else whose extension, is a picture's."""
         names = [name for name, _ in self.fields]
         whole = (name for name in names if name.lower() in IMAGE_FIELDS)
         return next(whole, None) or next(filter(is_picture, names), None)
 
 
 def is_picture(field: str) -> bool:
-    """Whether a field's name, or its ending, is a picture's."""
+    """Whether a field's name, or its extension, is a picture's."""
     return field.lower().rsplit(".", 1)[-1] in IMAGE_FIELDS
 
 
 def expand_inputs(patterns: Sequence[str], options: Mapping[str, Any] | None = None) -> list[Shard]:
     """The shards behind paths, globs, brace ranges, folders and URLs, sorted by URL.
 
-    A folder or glob costs its listing, and so do many URLs in one folder; other URLs one request
+    A folder, a glob and many URLs in one folder each take one listing; other URLs take one request
     each, several at once. ``options`` are fsspec's storage options. Raises StorageError for an
     input that matches nothing or cannot be listed, SecretInURLError for one with a secret in it.
     """
@@ -115,13 +115,13 @@ def expand_inputs(patterns: Sequence[str], options: Mapping[str, Any] | None = N
 
 
 def _without_fragment(url: str) -> str:
-    """A fragment is never sent to a server, so two that differ in theirs are the same file."""
+    """An HTTP URL without its fragment, which is never sent to the server."""
     return url.partition("#")[0] if url.lower().startswith(("http://", "https://")) else url
 
 
 @dataclass(frozen=True)
 class _Input:
-    """One URL of an input, and the folder that it and others may share."""
+    """One URL of an input, and its folder, which others may share."""
 
     url: str
     folder: str
@@ -130,7 +130,7 @@ class _Input:
 
 
 def _locate(urls: Iterable[str], options: Mapping[str, Any] | None) -> Iterator[_Input]:
-    """Where each URL is. A file system is looked up once per folder: that takes a while too."""
+    """The file system and path of each URL. Looks a file system up once per folder: it is slow."""
     opened: dict[str, tuple[Any, str]] = {}
     for url in urls:
         folder, _, name = url.rpartition("/")
@@ -145,9 +145,9 @@ def _locate(urls: Iterable[str], options: Mapping[str, Any] | None) -> Iterator[
 
 
 def _list_once(inputs: Sequence[_Input]) -> dict[str, dict[str, Any]]:
-    """What one listing of their folder says of many inputs; what it does not say is asked for.
+    """The entries of many inputs by one listing of their folder, as far as it has them.
 
-    A folder may be closed to listing though its files are not, or be no folder at all (HTTP).
+    A folder may refuse to be listed, or be no folder at all (HTTP).
     """
     fs, wanted = inputs[0].fs, {one.path for one in inputs}
     if len(wanted) < LISTED_TOGETHER or isinstance(fs, LocalFileSystem):
@@ -195,12 +195,12 @@ def _is_tar(name: str) -> bool:
 
 
 def _shards(fs: Any, entries: Mapping[str, Mapping[str, Any]]) -> list[Shard]:
-    """The shards of a listing; those of which it does not tell all are asked for."""
-    told = isinstance(fs, LocalFileSystem)
+    """The shards of a listing. Entries without size or version are looked up."""
+    is_local = isinstance(fs, LocalFileSystem)
     unknown = [
         path
         for path, entry in entries.items()
-        if not told and (entry.get("size") is None or not any(map(entry.get, VERSION_TAGS)))
+        if not is_local and (entry.get("size") is None or not any(map(entry.get, VERSION_TAGS)))
     ]
 
     def ask(path: str) -> Mapping[str, Any]:
@@ -212,10 +212,10 @@ def _shards(fs: Any, entries: Mapping[str, Mapping[str, Any]]) -> list[Shard]:
 
 
 def _shard(fs: Any, path: str, info: Mapping[str, Any]) -> Shard:
-    """A file as a shard. ``info`` has one of VERSION_TAGS, or is what ``fs.info`` says."""
+    """A file as a shard. ``info`` has one of VERSION_TAGS, or is the result of ``fs.info``."""
     size = info.get("size")
     if size is None:
-        raise StorageError(f"{path}: its size is unknown, so nobody could prove that it is whole")
+        raise StorageError(f"{path}: its size is unknown, so a cut file would go unnoticed")
     if isinstance(fs, LocalFileSystem):
         return Shard(path, size, f"mtime {os.stat(path).st_mtime_ns}")
     tags = (*VERSION_TAGS, "LastModified", "mtime", "created")
@@ -226,7 +226,7 @@ def _shard(fs: Any, path: str, info: Mapping[str, Any]) -> Shard:
 
 
 def _each(fs: Any, ask: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
-    """``ask`` about every item, of many at once where the file system bears it."""
+    """``ask`` for every item, in threads if the file system can."""
     if len(items) < 2 or not fs.async_impl:
         return [ask(item) for item in items]
     with ThreadPoolExecutor(min(ASKED_TOGETHER, len(items))) as pool:
@@ -261,10 +261,10 @@ class ShardFile:
 def open_shard(
     shard: Shard, scratch: Path, options: Mapping[str, Any] | None = None
 ) -> Iterator[ShardFile]:
-    """Hold ``shard`` as a local file in ``scratch`` (a local tar is used where it lies).
+    """Hold ``shard`` as a local file in ``scratch``; a local tar is read in place.
 
-    Raises ShardError when the shard is damaged, StorageError when it is no longer the one that was
-    listed, OSError when it could not be fetched whole.
+    Raises ShardError if the shard is damaged, StorageError if it has changed since it was listed,
+    OSError if it could not be fetched whole.
     """
     fs, path = open_filesystem(shard.url, options)
     is_local = isinstance(fs, LocalFileSystem)
@@ -291,14 +291,14 @@ def open_shard(
         finally:
             opened.close()
         if is_local:
-            _check_version(fs, path, shard)  # it was read where others can write
+            _check_version(fs, path, shard)  # it was read in place, where others can write
     finally:
         for leftover in fetched:
             leftover.unlink(missing_ok=True)
 
 
 def _check_version(fs: Any, path: str, shard: Shard) -> None:
-    """Raise StorageError if the store holds another version now: two may have been read as one."""
+    """Raise StorageError if the store holds another version now."""
     if not shard.etag:
         return
     fs.invalidate_cache()
@@ -314,7 +314,7 @@ def _check_version(fs: Any, path: str, shard: Shard) -> None:
 
 
 def _is_gzip(local: Path, url: str) -> bool:
-    """By its content, since a URL need not tell; a name that says so is believed."""
+    """Whether a file is gzip, by its name or its content."""
     if without_query(url).endswith((".gz", ".tgz")):
         return True
     with open(local, "rb") as file:
@@ -330,7 +330,7 @@ def _gunzip(source: Path, target: Path, url: str) -> None:
 
 
 def group_samples(members: Sequence[Member]) -> list[Sample]:
-    """Group consecutive members by key, and mark every sample that is not one clean group."""
+    """Group consecutive members by key, and mark samples that are filtered or have a problem."""
     groups: list[tuple[str, list[tuple[str, Member]], str, str]] = []
     for member in members:
         match = _KEY_AND_FIELD.match(member.name)
@@ -352,7 +352,7 @@ def group_samples(members: Sequence[Member]) -> list[Sample]:
 
 
 def _problem(key: str, fields: Sequence[tuple[str, Member]], times: int) -> str:
-    """Why the sample is not one clean group of readable files, or ''."""
+    """Why the sample cannot be trusted, or ''."""
     if times > 1:
         return "its key occurs again later: duplicate samples, or fields that lie apart"
     names = [name for name, _ in fields]

@@ -1,9 +1,9 @@
-"""Read a tar file's table of contents and prove that the file is whole.
+"""Read a tar file's table of contents and check that the file is whole.
 
-``tarfile`` reads an archive that was cut at a member boundary without an error, and so does
-everything built on it: samples vanish in silence. Here a tar counts as whole only when every
-member's bytes are inside the file and the two zero blocks of its end are there. All of it is
-known before the first picture is encoded.
+``tarfile``, and everything built on it, reads an archive that was cut between two members without
+an error, so samples are lost unnoticed. Here a tar counts as whole only if the bytes of all members
+and the two zero blocks of its end are in the file. This is known before the first picture is
+encoded.
 """
 
 import tarfile
@@ -13,20 +13,20 @@ from typing import BinaryIO
 from codec.errors import StrataError
 
 BLOCK = 512
-# GNU tar pads to 10 KiB and its largest usual blocking factor to 1 MiB. More zeros than that are
-# what a broken copy leaves behind, not an archive's end.
+# GNU tar pads to 10 KiB by default, to 1 MiB at its largest usual blocking factor. More zeros come
+# from a broken copy.
 MAX_PADDING = 1 << 20
-_MAX_EXTENSION = 1 << 20  # a long name or PAX header; longer ones are an attack or damage
+_MAX_EXTENSION = 1 << 20  # bytes of a long name or PAX header
 _PATH_TYPES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 
 
 class ShardError(StrataError):
-    """A shard is damaged, cut or not a tar at all; the message names it and the offset."""
+    """A shard is damaged, cut or no tar; the message names it and the offset."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """One file of a tar: where its bytes lie, or why it has none (``problem``)."""
+    """One file in a tar: where its bytes lie, or why they cannot be used (``problem``)."""
 
     name: str
     offset: int
@@ -35,7 +35,7 @@ class Member:
 
 
 def read_members(file: BinaryIO, size: int, url: str) -> list[Member]:
-    """All members of the tar in ``file`` (``size`` bytes, seekable), directories left out.
+    """All members of the tar in ``file`` (``size`` bytes, seekable), without directories.
 
     Names are UTF-8 with surrogate escapes. Raises ShardError with ``url`` and the offset.
     """
@@ -60,7 +60,7 @@ def read_members(file: BinaryIO, size: int, url: str) -> list[Member]:
 
         if info.type in (*_PATH_TYPES, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE):
             if info.size > _MAX_EXTENSION:
-                raise ShardError(f"{url}: an impossibly long name at offset {at - BLOCK}")
+                raise ShardError(f"{url}: a name that is too long at offset {at - BLOCK}")
             data = _read(file, at, info.size, size, url, "a long name")
             if info.type == tarfile.GNUTYPE_LONGNAME:
                 path = data.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
@@ -86,7 +86,7 @@ def read_members(file: BinaryIO, size: int, url: str) -> list[Member]:
 
 
 def _problem(info: tarfile.TarInfo, pax: dict[str, str]) -> str:
-    """Why this member's bytes cannot be taken as a file's content, or ''."""
+    """Why this member's bytes are not a file's content, or ''."""
     if info.issparse() or any(key.startswith("GNU.sparse.") for key in pax):
         return "is stored as a sparse file"
     if info.issym() or info.islnk():
@@ -111,18 +111,18 @@ def _read(file: BinaryIO, at: int, count: int, size: int, url: str, what: str) -
 
 
 def _check_end(file: BinaryIO, at: int, size: int, url: str) -> None:
-    """``at`` is the offset of a zero block: a second one follows, then padding, then nothing."""
+    """Check what follows the zero block at ``at``: a second one, then padding, then nothing."""
     second = _read(file, at + BLOCK, BLOCK, size, url, "the second zero block of the tar's end")
     padding = size - at - 2 * BLOCK
     if padding > MAX_PADDING:
         raise ShardError(
             f"{url}: the tar ends at offset {at} but the file goes on for {padding} bytes: "
-            "the copy is broken, or several tars were put one behind the other"
+            "the copy is broken, or several tars were concatenated"
         )
     if any(second) or any(file.read(padding)):
         raise ShardError(
             f"{url}: data after the tar's end at offset {at}: a block of zeros was written over "
-            "a member, or several tars were put one behind the other"
+            "a member, or several tars were concatenated"
         )
 
 

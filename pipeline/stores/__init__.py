@@ -1,1 +1,1 @@
-"""Stores: where bytes lie, and how they are read and written whole."""
+"""Stores: file systems by URL, from which files are read and to which whole files are written."""

@@ -1,4 +1,4 @@
-"""What was read once and may be needed again, within a bound of bytes."""
+"""A cache bounded by bytes."""
 
 import threading
 from collections import OrderedDict
@@ -9,9 +9,9 @@ T = TypeVar("T")
 
 
 class ByteCache:
-    """Keeps what was used last, as long as it takes at most ``limit`` bytes together.
+    """Keeps the values that were used last, at most ``limit`` bytes of them.
 
-    Safe in threads; two that miss at the same time both load. A copy in another process is empty.
+    Safe in threads; two that miss at the same time both load. Pickling gives an empty cache.
     """
 
     def __init__(self, limit: int) -> None:
@@ -21,7 +21,7 @@ class ByteCache:
         self._lock = threading.Lock()
 
     def get(self, key: Hashable) -> Any:
-        """What was kept under this key, or None."""
+        """The value of a key, or None."""
         with self._lock:
             item = self._items.get(key)
             if item is None:
@@ -30,7 +30,7 @@ class ByteCache:
             return item[0]
 
     def put(self, key: Hashable, value: T, nbytes: int) -> T:
-        """Keep ``value`` and return it; drop what was not used for longest."""
+        """Keep ``value`` and return it; drops the values that were not used for longest."""
         with self._lock:
             if key in self._items:
                 self.bytes -= self._items.pop(key)[1]
@@ -42,7 +42,7 @@ class ByteCache:
         return value
 
     def load(self, key: Hashable, load: Callable[[], T], nbytes: Callable[[T], int]) -> T:
-        """What is kept under ``key``; otherwise ``load`` it."""
+        """The value of a key, which is loaded if it is not kept."""
         found = self.get(key)
         if found is not None:
             return found

@@ -1,8 +1,8 @@
-"""Which fsspec file system a URL means, with which options, and with how much patience for S3.
+"""The fsspec file system of a URL, with its options, and with retries and time-outs for S3.
 
 Options are fsspec's ``storage_options`` (``{"anon": True, "endpoint_url": ..., "profile": ...}``).
-They may hold secrets, so they appear in no message, plan or ``repr``. What the environment says
-(``AWS_ENDPOINT_URL``, ``AWS_PROFILE``, ``FSSPEC_S3_...``) holds without any.
+They may hold secrets, so they appear in no message, plan or ``repr``. Without options, the
+environment (``AWS_ENDPOINT_URL``, ``AWS_PROFILE``, ``FSSPEC_S3_...``) applies.
 """
 
 import os
@@ -21,11 +21,11 @@ from .passing import may_pass
 from .urls import refuse_secrets, without_query, without_secrets
 
 S3_PROTOCOLS = ("s3", "s3a")
-CONNECTIONS = 64  # at once to one store: what reading many small files keeps busy
-# A request is tried five times by botocore (whatever the store answers with 5xx) and such a round
-# three times by s3fs (time-outs, cut bodies, SlowDown), nine times in reading a small file: with
-# one answer in ten a 503, one request in a hundred thousand fails at the worst. A download that
-# stalls ends after 3 x 30 s; a store that takes connections and never answers, after 5 x 3 x 30 s.
+CONNECTIONS = 64  # at once to one store, when many small files are read
+# botocore tries a request five times (for every 5xx), and s3fs tries such a round three times (for
+# time-outs, cut bodies and SlowDown), nine times in reading a small file. If one answer in ten is a
+# 503, at most one request in a hundred thousand fails. A download that stalls fails after 3 x 30 s;
+# a store that accepts connections and never answers, after 5 x 3 x 30 s.
 _S3_ATTEMPTS = 5
 _S3_ROUNDS = 3
 _S3_CONFIG: dict[str, Any] = {
@@ -34,12 +34,11 @@ _S3_CONFIG: dict[str, Any] = {
     "max_pool_connections": CONNECTIONS,
 }
 _S3_OPTIONS: dict[str, Any] = {
-    # One stream per download: only that one goes on where a body was cut, and it needs 64 KB of
-    # memory instead of ten parts of 50 MB.
+    # One stream per download: only a single stream resumes where a body was cut, and it needs 64 KB
+    # of memory instead of ten parts of 50 MB.
     "max_concurrency": 1,
-    "use_listings_cache": False,  # a listing is out of date as soon as it is there
+    "use_listings_cache": False,  # other jobs change what is listed
 }
-_PUBLIC = frozenset({"profile", "region_name", "endpoint_url"})  # may be shown in messages
 
 
 class StorageError(StrataError):
@@ -48,13 +47,13 @@ class StorageError(StrataError):
 
 @contextmanager
 def storage_errors(url: str, problem: str) -> Iterator[None]:
-    """Turn whatever a store raises (each has exceptions of its own) into a StorageError."""
+    """Turn any exception of a store (each has classes of its own) into a StorageError."""
     try:
         yield
     except StrataError:
         raise
     except Exception as error:
-        reason = without_secrets(str(error))  # such as the signed address that a server sent us to
+        reason = without_secrets(str(error))  # such as a signed URL of a redirect
         message = f"{url}: {problem}: {type(error).__name__}: {reason}"
         raise StorageError(message, passing=may_pass(error)) from error
 
@@ -62,10 +61,9 @@ def storage_errors(url: str, problem: str) -> Iterator[None]:
 def open_filesystem(url: str, options: Mapping[str, Any] | None = None) -> tuple[Any, str]:
     """The fsspec file system of ``url`` and the path in it, without a trailing slash.
 
-    ``options`` are for stores that are not on this machine; a local path takes none. Equal URLs
-    and options share one client and its connections. Raises StorageError for a protocol that is
-    unknown or whose package is not installed, and for options that the store does not take;
-    SecretInURLError for a URL with a secret in it.
+    ``options`` are for remote stores; a local path ignores them. Equal URLs and options share one
+    client and its connections. Raises StorageError for an unknown protocol, a missing package and
+    options that the store does not take, SecretInURLError for a URL with a secret in it.
     """
     refuse_secrets(url)
     if "::" in url:
@@ -78,11 +76,11 @@ def open_filesystem(url: str, options: Mapping[str, Any] | None = None) -> tuple
         fs, path = fsspec.core.url_to_fs(url, **chosen)
         if protocol in S3_PROTOCOLS:
             fs.retries = _S3_ROUNDS
-            fs.connect()  # makes the client, without a request: here is where bad options show
+            fs.connect()  # makes the client without a request: bad options raise here
     except Exception as error:
-        problem = _without_secrets(f"{type(error).__name__}: {error}", options or {})
+        problem = without_secrets(f"{type(error).__name__}: {error}", options or {})
         hint = f" (storage options given: {', '.join(sorted(options))})" if options else ""
-        # What caused it could show what was just taken out.
+        # The cause could show the secrets that were just removed.
         raise StorageError(f"{url}: {problem}{hint}") from (None if options else error)
     if without_query(url) != url:
         return fs, path
@@ -90,10 +88,10 @@ def open_filesystem(url: str, options: Mapping[str, Any] | None = None) -> tuple
 
 
 def download(fs: Any, path: str, local: Path, url: str) -> None:
-    """Fetch a file whole; what was cut on the way is read on where s3fs can.
+    """Fetch a whole file; s3fs resumes a cut download where it can.
 
-    Raises OSError, which names ``url``: stores and networks have exceptions of many kinds, some
-    without a word in them.
+    Raises OSError, which names ``url``: exceptions of stores and networks are of many classes, and
+    some have no message.
     """
     try:
         fs.get_file(path, str(local))
@@ -105,7 +103,7 @@ def download(fs: Any, path: str, local: Path, url: str) -> None:
 
 
 def _s3_options(protocol: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Our defaults, below fsspec's configuration, below what was given."""
+    """Our defaults, overridden by fsspec's configuration, overridden by ``options``."""
     configured = apply_config(fsspec.get_filesystem_class(protocol), {})
     config = dict(_S3_CONFIG)
     if not {"AWS_MAX_ATTEMPTS", "AWS_RETRY_MODE"} & os.environ.keys():
@@ -113,13 +111,3 @@ def _s3_options(protocol: str, options: Mapping[str, Any]) -> dict[str, Any]:
     for source in (configured, options):
         config.update(source.get("config_kwargs") or {})
     return {**_S3_OPTIONS, **configured, **options, "config_kwargs": config}
-
-
-def _without_secrets(text: str, options: Mapping[str, Any]) -> str:
-    """``text`` with every value of ``options`` taken out that is not known to be harmless."""
-    for name, value in options.items():
-        if isinstance(value, Mapping):
-            text = _without_secrets(text, value)
-        elif name not in _PUBLIC and isinstance(value, str) and len(value) > 3:
-            text = text.replace(value, "***")
-    return text

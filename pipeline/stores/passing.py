@@ -1,4 +1,4 @@
-"""Which faults pass: where another attempt may succeed though this one did not."""
+"""Which errors pass: those where another attempt may succeed."""
 
 import errno
 import ssl
@@ -17,28 +17,28 @@ _PASSING_CLASSES = frozenset(
     }
 )
 _PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 507, 509})
-# Those that come with status 400 or 409 (or, in an answer's body, with 200).
+# S3's codes that come with status 400 or 409 (or with 200, in the body).
 _PASSING_CODES = frozenset(
     {"RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch"}  # cut on the way
-    | {"OperationAborted", "ConditionalRequestConflict"}  # somebody else is at it
+    | {"OperationAborted", "ConditionalRequestConflict"}  # another client writes this name
     | {"SlowDown", "Throttling", "ThrottlingException", "TooManyRequestsException"}
     | {"InternalError", "ServiceUnavailable"}
 )
 _PASSING_ERRNO = frozenset(
     {errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EMFILE, errno.ENFILE}
-    | {errno.EIO, errno.ESTALE}  # what mounts of networks say of anything
+    | {errno.EIO, errno.ESTALE}  # mounts of network stores give these for any fault
     | {errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH}
-    | {errno.ENOSPC, errno.EDQUOT}  # what fills a disk is often scratch, which goes away
+    | {errno.ENOSPC, errno.EDQUOT}  # a disk is often filled by temporary files
 )
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether the reason for ``error`` may be gone at the next attempt.
+    """Whether another attempt may succeed after ``error``.
 
-    It may for time-outs, connections that fail or break, answers that were cut, throttling, 5xx,
-    and full disks. Files, buckets and credentials that are not there, refusals (403) and other
-    errors of the caller's (4xx), unknown certificates and whatever is not known here stay. As
-    libraries wrap one another's errors, all causes are asked.
+    It may after time-outs, failed and broken connections, cut answers, throttling, 5xx and full
+    disks. It cannot if files, buckets or credentials are missing, after 403 and other 4xx, for an
+    unknown certificate, and for any error that is not known here. All causes of the error count,
+    because libraries wrap one another's errors.
     """
     chain = list(causes(error))
     if any(isinstance(one, ssl.SSLCertVerificationError) for one in chain):
@@ -46,13 +46,15 @@ def may_pass(error: BaseException) -> bool:
     statuses = {_status(one) for one in chain}
     if s3_codes(error) & _PASSING_CODES or statuses & _PASSING_STATUS or any(map(_passes, chain)):
         return True
-    if any(status and status != 404 for status in statuses):  # 404: perhaps it was looked up first
+    if any(
+        status and status != 404 for status in statuses
+    ):  # a 404 may come from a look-up before the request
         return False
     return any(isinstance(one, OSError) and one.errno in _PASSING_ERRNO for one in chain)
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An exception, what caused it, what caused that, ... (which may come round in a circle)"""
+    """An exception, its cause, the cause's cause, and so on, each once."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -61,7 +63,7 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def s3_codes(error: BaseException) -> set[str]:
-    """S3's error codes in an exception and its causes, in whichever wrapping."""
+    """S3's error codes in an exception and in its causes."""
     responses = (getattr(one, "response", None) for one in causes(error))
     return {
         str(response.get("Error", {}).get("Code", ""))
@@ -71,13 +73,13 @@ def s3_codes(error: BaseException) -> set[str]:
 
 
 def _status(error: BaseException) -> int:
-    """The HTTP status that an exception tells of, 0 if none."""
+    """The HTTP status in an exception, 0 if there is none."""
     response = getattr(error, "response", None)
     if isinstance(response, Mapping):
         found = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
         return found if isinstance(found, int) and found >= 400 else 0
-    told = (getattr(error, name, None) for name in ("status", "status_code", "code"))
-    return next((one for one in told if isinstance(one, int) and 400 <= one < 600), 0)
+    values = (getattr(error, name, None) for name in ("status", "status_code", "code"))
+    return next((one for one in values if isinstance(one, int) and 400 <= one < 600), 0)
 
 
 def _passes(error: BaseException) -> bool:

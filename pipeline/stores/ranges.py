@@ -1,4 +1,4 @@
-"""Ranges of files: many at once, neighbours in one request, and never a byte read ahead."""
+"""Read ranges of files: many at once, neighbours in one request, nothing ahead."""
 
 import io
 from collections.abc import Iterator, Sequence
@@ -9,8 +9,8 @@ from typing import Any
 from .passing import may_pass, s3_codes
 from .store import Store
 
-# Bytes that are cheaper to fetch than another request is: what a client spends on one (3 ms of a
-# core) counts once there are more than can wait for the store together.
+# Fetching so many bytes between two ranges costs less than a second request. The larger gap is for
+# more ranges than fit into flight together: then the client's 3 ms of CPU time a request count.
 MERGE_GAP, MERGE_GAP_OF_MANY = 64 << 10, 256 << 10
 MANY = 128  # ranges
 MERGED_BYTES = 4 << 20  # of one merged request
@@ -27,11 +27,11 @@ class Range:
 
 
 class ShortReadError(OSError):
-    """A file ends before the range does that was to be read."""
+    """A file ends before the end of the range."""
 
 
 def read_ranges(store: Store, wanted: Sequence[Range]) -> list[bytes | Exception]:
-    """The bytes of each range, or what happened instead; nothing is raised."""
+    """The bytes of each range, or the exception in their place; raises nothing."""
     found: list[bytes | Exception] = [b""] * len(wanted)
     merged = list(_merged(wanted))
     blobs = _read([whole for whole, _ in merged], store)
@@ -85,7 +85,7 @@ def _read(wanted: Sequence[Range], store: Store) -> list[bytes | Exception]:
         on_error="return",
     )
     return [
-        # of many requests some fail even in their last attempt
+        # another attempt: of many requests, some fail even in their last one
         _read_one(store, one)
         if isinstance(data, Exception) and (may_pass(data) or _is_outside(data))
         else data
@@ -94,7 +94,7 @@ def _read(wanted: Sequence[Range], store: Store) -> list[bytes | Exception]:
 
 
 def _is_outside(error: Exception) -> bool:
-    """Whether this is what S3 says of a range behind a file's end."""
+    """Whether this is S3's error for a range behind a file's end."""
     return "InvalidRange" in s3_codes(error)
 
 
@@ -107,7 +107,7 @@ def _read_one(store: Store, one: Range) -> bytes | Exception:
 
 def read_range(store: Store, path: str, offset: int, length: int) -> bytes:
     """``length`` bytes of a file in one request. Raises ShortReadError where it ends before."""
-    # A file system without ranges of its own opens the file: that must not read ahead either.
+    # A file system that has no ranges opens the file, which must not read ahead either.
     options: dict[str, Any] = {} if store.fs.async_impl else {"cache_type": "none"}
     try:
         data = store.fs.cat_file(store.path(path), start=offset, end=offset + length, **options)
@@ -121,9 +121,9 @@ def read_range(store: Store, path: str, offset: int, length: int) -> bytes:
 
 
 class RangeFile(io.RawIOBase):
-    """A file of known size whose every ``read`` is one request of just these bytes.
+    """A file of known size. Each ``read`` is one request for exactly these bytes.
 
-    What fsspec opens asks for the size first, and reads ahead unless it is told not to.
+    fsspec's own files ask for the size first, and read ahead by default.
     """
 
     def __init__(self, store: Store, path: str, size: int) -> None:

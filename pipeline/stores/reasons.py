@@ -1,11 +1,12 @@
-"""An exception in words, as a reason that people and programs read."""
+"""An exception as a reason, for reports and rows."""
 
 
 def describe(error: BaseException) -> str:
     """An exception as a reason: its general part first, the particulars after a colon."""
     text = " ".join(str(error).split())[:500]
     name = type(error).__name__
-    return text if text and name in _SPEAKING else f"{name}: {text}" if text else name
+    return text if text and name in _CLEAR else f"{name}: {text}" if text else name
 
 
-_SPEAKING = {"BrokenImageError", "UnsupportedImageError", "ShardError"}
+# Classes whose messages are clear without the name of the class.
+_CLEAR = {"BrokenImageError", "UnsupportedImageError", "ShardError"}

@@ -1,10 +1,10 @@
-"""Folders on any file system fsspec knows: whole files only, and none is ever overwritten.
+"""A folder on any file system of fsspec: files are written whole and never overwritten.
 
-Three habits keep a dataset sound whatever dies when:
+Three rules keep a dataset sound if a process dies:
 
 - a file is published by one explicit upload of a closed local file (never through a context
   manager: after an exception fsspec's ``__exit__`` commits the half that was written);
-- publishing is create-only: the first writer wins and everybody else is told so;
+- publishing is create-only: the first writer wins, and the others learn that the name is taken;
 - nothing is renamed, because S3 has no rename.
 """
 
@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
@@ -54,9 +54,9 @@ CONFLICT_WAITS = (0.2, 0.8, 3.2)  # seconds between attempts when S3 says 409
 def scratch_folder(parent: str | None) -> Iterator[Path]:
     """A local folder for temporary files, inside ``parent`` (made if missing) or the system's.
 
-    Each belongs to the process that made it, which holds a lock as long as it lives. What killed
-    processes have left behind is removed by whoever comes next on the same machine. Where the file
-    system has no locks (some of a network), nothing is removed for others, and a warning says so.
+    The process that makes a folder holds a lock on it as long as it lives. The next call on the
+    same machine removes the folders of processes that were killed. On a file system without locks
+    (some network mounts) it removes none, and a warning says so.
     """
     base = _scratch_base(parent)
     base.mkdir(parents=True, exist_ok=True)
@@ -71,16 +71,16 @@ def scratch_folder(parent: str | None) -> Iterator[Path]:
             except OSError as error:
                 _warn_of_no_locks(base, error.strerror)
             else:
-                os.rename(lock.name, folder / LOCK)  # nobody ever sees it unlocked
+                os.rename(lock.name, folder / LOCK)  # it appears under this name with its lock held
             yield folder
     finally:
         _remove_scratch(folder)
 
 
 def clear_scratch(parent: str | None, patience: float = 0.0) -> None:
-    """Remove what killed processes have left in ``parent``, as ``scratch_folder`` does.
+    """Remove the folders of killed processes in ``parent``, as ``scratch_folder`` does.
 
-    Waits up to ``patience`` seconds for those that are still there, perhaps just being killed.
+    Waits up to ``patience`` seconds for processes that are still dying.
     """
     deadline = time.monotonic() + patience
     while _remove_abandoned(_scratch_base(parent)) and time.monotonic() < deadline:
@@ -92,11 +92,14 @@ def _scratch_base(parent: str | None) -> Path:
 
 
 def _remove_abandoned(base: Path) -> int:
-    """Remove folders of dead processes of this machine; returns how many belong to living ones."""
+    """Remove folders of this machine's dead processes; returns how many have a living one."""
     living = 0
     for path in base.glob(f"{SCRATCH}*/{LOCK}"):
-        with contextlib.suppress(OSError), open(path, "r+b") as lock:  # NFS wants to write, to lock
-            # Where folders are shared, locks need not be: another machine's may only seem free.
+        with (
+            contextlib.suppress(OSError),
+            open(path, "r+b") as lock,
+        ):  # NFS only locks files that are open for writing
+            # Machines may share a folder but not its locks: another's lock may only seem free.
             if not _machine() & set(lock.read().decode(errors="replace").splitlines()):
                 continue
             try:
@@ -106,12 +109,12 @@ def _remove_abandoned(base: Path) -> int:
                 continue
             _remove_scratch(path.parent)
         with contextlib.suppress(OSError):
-            path.parent.rmdir()  # NFS keeps a file, and so its folder, until it is closed
+            path.parent.rmdir()  # NFS keeps a removed file, and so its folder, until it is closed
     return living
 
 
 def _remove_scratch(folder: Path) -> None:
-    """Remove a folder, its lock last: whoever is killed meanwhile leaves the rest to others."""
+    """Remove a folder, its lock last, so that another process can finish if this one is killed."""
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
             if path.is_dir() and not path.is_symlink():
@@ -123,9 +126,9 @@ def _remove_scratch(folder: Path) -> None:
 
 @functools.cache
 def _machine() -> frozenset[str]:
-    """What tells this machine from others: its name, and its kernel's number since it started.
+    """The name of this machine and its kernel's boot id, either of which identifies it.
 
-    One of them is enough: containers have names of their own, and a restart changes the number.
+    Containers have names of their own, and a restart changes the boot id.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -136,7 +139,7 @@ def _machine() -> frozenset[str]:
 
 @functools.cache
 def _warn_of_no_locks(base: Path, reason: str) -> None:
-    """Once in a process."""
+    """Print a warning, once in a process."""
     print(
         f"warning: {base}: this file system has no locks ({reason}), so what killed processes "
         f"leave there ({SCRATCH}*) must be removed by hand; --scratch takes another folder",
@@ -162,10 +165,6 @@ class Store:
     def path(self, name: str) -> str:
         return f"{self.root}/{name}" if name else self.root
 
-    def open(self, name: str) -> BinaryIO:
-        """Open for reading without read-ahead, which would fetch the layers nobody asked for."""
-        return self.fs.open(self.path(name), "rb", cache_type="none")
-
     def read(self, name: str) -> bytes:
         """The whole file. Raises FileNotFoundError."""
         return bytes(self.fs.cat_file(self.path(name)))
@@ -173,7 +172,7 @@ class Store:
     def read_many(self, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
         """Names and contents of many small files, in the order given, some hundred at a time.
 
-        Raises FileNotFoundError, or whatever else the first unreadable one raises.
+        Raises what the first unreadable one raises, such as FileNotFoundError.
         """
         waiting = iter(names)
         threads = CONNECTIONS if self.is_local else 1  # for a network's file system
@@ -192,7 +191,7 @@ class Store:
         )
 
     def _read_again(self, name: str, error: Exception) -> bytes:
-        """Of a hundred thousand requests some fail even in their last attempt."""
+        """Try again: of a hundred thousand requests some fail even in their last attempt."""
         if isinstance(error, FileNotFoundError | PermissionError):
             raise error
         return self.read(name)
@@ -204,13 +203,27 @@ class Store:
         if local.stat().st_size != size:
             raise OSError(f"{self.url}/{name}: read {local.stat().st_size} of {size} bytes")
 
+    @contextmanager
+    def local(self, name: str, scratch: str | None) -> Iterator[Path]:
+        """A file of the store on this machine: itself, or a copy in ``scratch`` for as long.
+
+        Raises what ``fetch`` raises; a file that is missing in a local store is not looked for.
+        """
+        if self.is_local:
+            yield Path(self.path(name))
+            return
+        with scratch_folder(scratch) as folder:
+            copy = folder / name.rsplit("/", 1)[-1]
+            self.fetch(name, copy)
+            yield copy
+
     def info(self, name: str) -> dict[str, Any]:
-        """What the store says of a file now: ``size`` and more. Raises FileNotFoundError."""
+        """The store's current entry of a file: ``size`` and more. Raises FileNotFoundError."""
         self.fs.invalidate_cache()
         return dict(self.fs.info(self.path(name)))
 
     def exists(self, name: str) -> bool:
-        """Whether there is such a file. Unlike fsspec's, an error is not taken for a no."""
+        """Whether a file exists. Unlike in fsspec's ``exists``, errors are raised."""
         try:
             return bool(self.info(name)["type"] == "file")
         except (FileNotFoundError, NotADirectoryError):
@@ -222,7 +235,7 @@ class Store:
         return float((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp())
 
     def sizes(self, folder: str = "") -> dict[str, int]:
-        """Names and sizes (bytes) of the files directly inside ``folder``; none if it is absent."""
+        """Names and sizes (bytes) of the files directly inside ``folder``, none if it is absent."""
         self.fs.invalidate_cache()
         try:
             entries = self.fs.ls(self.path(folder), detail=True)
@@ -260,7 +273,7 @@ class Store:
             return False
         stored = self.info(name)["size"]
         if stored != size:
-            self.remove(name)  # it is ours; left alone, it would be in the way of the next attempt
+            self.remove(name)  # the file is ours, and would block the next attempt
             raise StorageError(
                 f"{self.url}/{name}: the store kept {stored} of {size} bytes; run it again",
                 passing=True,
@@ -270,7 +283,7 @@ class Store:
     def _create_remotely(
         self, name: str, write: Callable[..., Any], *arguments: Any, **options: Any
     ) -> bool:
-        """Call ``write`` so that it fails where ``name`` is taken, as far as the store can."""
+        """Call ``write`` so that it fails if ``name`` is taken, if the store can tell."""
         for wait in (*CONFLICT_WAITS, None):
             try:
                 if _takes(write, "mode"):
@@ -286,7 +299,7 @@ class Store:
                     return False
                 if "ConditionalRequestConflict" not in codes:
                     raise
-                # Another write or removal of this name is under way: who wins is not known yet.
+                # Another write or removal of this name is under way; its outcome is open.
                 if self.exists(name):
                     return False
                 if wait is None:
@@ -299,7 +312,7 @@ class Store:
         raise AssertionError  # the last round returns or raises
 
     def _create_locally(self, name: str, content: bytes | Path) -> bool:
-        """Write beside the target, then link: the name appears with all its bytes or not at all."""
+        """Write beside the target, then link, so that the name appears with all its bytes."""
         target = Path(self.path(name))
         if target.exists():
             return False
@@ -327,10 +340,10 @@ class Store:
             part.unlink(missing_ok=True)
 
     def refuses_overwriting(self, name: str) -> bool:
-        """Whether the store honours create-only writes, tried with ``name``'s own content.
+        """Whether the store honours create-only writes, tried with the content of ``name``.
 
-        Some S3 servers (rclone, s3rver) ignore ``If-None-Match``: harmless with one job at a
-        time, so callers warn and go on.
+        Some S3 servers (rclone, s3rver) ignore ``If-None-Match``. That is harmless with one job at
+        a time, so callers only warn.
         """
         return not self.create(name, self.read(name))
 

@@ -1,4 +1,4 @@
-"""Look ahead in threads: results in order, with a bound on how many wait."""
+"""``map`` in threads: results in order, and a bound on how many wait."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +15,7 @@ def ahead(
 ) -> Iterator[R]:
     """``map`` in threads, in order, with at most ``limit()`` results waiting or under way.
 
-    ``limit`` is asked anew for every item, so that it can follow the size of the pictures.
+    ``limit`` is called again for every item, so it can depend on the size of the pictures.
     """
     waiting: deque[Future[R]] = deque()
     source = iter(items)
@@ -44,15 +44,14 @@ def ahead_within(
     count: int,
     threads: int,
 ) -> Iterator[R]:
-    """``map`` in threads, in order, with results waiting that cost no more than memory can hold.
+    """``map`` in threads, in order, with a bound on the cost of the results that wait.
 
-    What an item costs is known only when it is done. So no more than ``threads`` items are under
-    way, and a load that ends begins the next one itself, without waiting for the caller. It does
-    so while the results that wait cost less than ``budget`` and fewer than ``count`` items wait or
-    are under way. However the costs change from item to item, what waits costs less than
-    ``budget`` and ``threads`` of the dearest items together.
+    The cost of an item is known only when it is done. So at most ``threads`` items are under way,
+    and each starts the next one as it ends, without waiting for the caller, while the waiting
+    results cost less than ``budget`` and fewer than ``count`` items wait or are under way. The
+    waiting results thus cost less than ``budget`` plus ``threads`` of the most expensive items.
     """
-    lock = Lock()  # held for what follows, and whenever an item begins or ends
+    lock = Lock()  # guards the variables below
     source = iter(items)
     waiting: deque[Future[R]] = deque()
     running = held = 0
@@ -66,7 +65,7 @@ def ahead_within(
                 running += 1
             except StopIteration:
                 ended = True
-            except BaseException as error:  # for the caller, after the items that came before
+            except BaseException as error:  # raised to the caller after the earlier items
                 ended = True
                 waiting.append(Future())
                 waiting[-1].set_exception(error)
@@ -95,10 +94,10 @@ def ahead_within(
             with lock:
                 held -= cost(result)
             yield result
-            del first, result  # or the last one stays in memory while the next is awaited
+            del first, result  # else it stays in memory while the next is awaited
     finally:
         with lock:
             ended = True
         for future in waiting:
             future.cancel()
-        waiting.clear()  # ``fill`` and ``work`` know each other: only the collector ends them
+        waiting.clear()  # ``fill`` and ``work`` refer to each other, so they live on for a while

@@ -1,11 +1,13 @@
-"""What is in a URL besides its path: queries, which are no part of names, and secrets, refused.
+"""Queries and secrets in URLs.
 
-URLs are written into plans, records, names, logs and messages, which others read. Secrets belong
-into storage options or the environment (see ``filesystems``).
+URLs are written into plans, records, names, logs and messages, which others read. So a URL with a
+secret in it is refused: secrets belong in storage options or the environment (``filesystems``). The
+command line refuses them before it logs anything, ``open_filesystem`` wherever a URL is used.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 from urllib.parse import unquote, unquote_plus
 
 from codec.errors import StrataError
@@ -14,7 +16,7 @@ SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _SCHEME = re.compile(r"([A-Za-z][\w+.-]*)://")
 _IN_TEXT = re.compile(r"[A-Za-z][\w+.-]*://[^\s'\"<>]+")
 _WITH_QUERY = re.compile(rf"(.*(?:{'|'.join(map(re.escape, SUFFIXES))}))[?#][^/]*", re.DOTALL)
-# user:password@host. A password may hold a slash, so host:8080/a@b and [::1]/a@b are told apart.
+# user:password@host. A password may hold a slash, so host:8080/a@b and [::1]/a@b must not match.
 _PASSWORD = re.compile(r"(?![^/?#@]*:\d*(?:[/?#]|$)|\[)[^/?#@]*:[^@]*@")
 _KEY = re.compile(r"(?!arn:)[^/?#@]*(?:@|:[^@]*@)")  # key:secret@bucket: a bucket has no port
 _USER = re.compile(r"[^/?#]*@")
@@ -22,10 +24,11 @@ _OTHER_MEANINGS = frozenset({"github", "git"})  # of a colon and an @: repositor
 _SECRET_WORDS = re.compile(
     r"signature|token|secret|passw|credential|authorization|(api|access|auth|private|account)key"
 )
+_PUBLIC = frozenset({"profile", "region_name", "endpoint_url"})  # options that may be shown
 _SECRET_NAMES = frozenset(
     {"sig", "sas", "auth", "jwt", "pw", "pwd", "pass", "hmac", "rlkey", "hdnts", "hdnea"}
 )
-# As providers begin their keys and tokens, whatever the parameter is called.
+# How the keys and tokens of providers begin, whatever the parameter is called.
 _SECRET_VALUE = re.compile(r"(AKIA|ASIA|AIza|gh[opsu]_|github_pat_|glpat-|hf_|eyJ)[\w-]{12}")
 
 
@@ -36,8 +39,8 @@ class SecretInURLError(StrataError):
 def refuse_secrets(*urls: str) -> None:
     """Raise SecretInURLError if a URL or one in it (``filecache::https://...``) holds a secret.
 
-    Paths of this machine may look as they like; so may queries that grant nothing
-    (``?versionId=...``, ``?download=true``).
+    Local paths are not checked. Queries that grant nothing are allowed (``?versionId=...``,
+    ``?download=true``).
     """
     for url in urls:
         for part in url.split("::") if "::" in url or "://" in url else []:
@@ -49,16 +52,24 @@ def refuse_secrets(*urls: str) -> None:
                 )
 
 
-def without_secrets(text: str) -> str:
-    """``text`` (such as another program's message) with the secrets in its URLs cut off."""
+def without_secrets(text: str, options: Mapping[str, Any] | None = None) -> str:
+    """``text`` (such as another program's message) without the secrets that may be in it.
+
+    These are what secrets its URLs hold, and the values of the storage ``options``.
+    """
+    for name, value in (options or {}).items():
+        if isinstance(value, Mapping):
+            text = without_secrets(text, value)
+        elif name not in _PUBLIC and isinstance(value, str) and len(value) > 3:
+            text = text.replace(value, "***")
     return _IN_TEXT.sub(lambda url: _shown(url[0]) if _secret(url[0])[0] else url[0], text)
 
 
 def without_query(url: str) -> str:
     """``url`` up to its query or fragment.
 
-    In HTTP that is what begins with ``?`` or ``#``. Elsewhere these may be in a file's name, so
-    there it is what follows a tar's suffix (``s3://b/a.tar?versionId=x``, ``gs://b/a.tar#123``).
+    In HTTP a query begins with ``?`` and a fragment with ``#``. Elsewhere a file's name may hold
+    these, so only what follows a tar's suffix counts (``s3://b/a.tar?versionId=x``).
     """
     scheme, _ = _split(url)
     if scheme in ("http", "https"):
@@ -68,7 +79,7 @@ def without_query(url: str) -> str:
 
 
 def _secret(url: str) -> tuple[str, str]:
-    """Which kind of secret ``url`` holds, and what to do instead; empty where there is none."""
+    """Which kind of secret ``url`` holds, and what to do instead; empty if it holds none."""
     scheme, rest = _split(url)
     if scheme in ("file", "local"):
         return "", ""
@@ -95,23 +106,23 @@ def _user(scheme: str, rest: str) -> bool:
 
 
 def _parameters(rest: str) -> Iterator[tuple[str, str]]:
-    """The names and values in query and fragment; of what has no name, only a value."""
+    """Names and values in query and fragment; the name is empty if there is only a value."""
     for parameter in re.split(r"[?#&;]", rest)[1:] if re.search(r"[?#]", rest) else []:
         name, equals, value = parameter.partition("=")
         yield (unquote_plus(name), unquote_plus(value)) if equals else ("", unquote_plus(name))
 
 
 def _shown(url: str) -> str:
-    """``url``, which holds a secret, as far as no part of that can be in what is shown."""
+    """The part of ``url``, which holds a secret, that cannot contain any of it."""
     scheme, rest = _split(url)
     if _user(scheme, rest) or re.match(r"[^/?#@]*:[^@]*@", rest):
-        # A password may hold every character, so it is clear where it ends only if there is one @.
+        # A password may hold any character, so its end is certain only if there is one @.
         rest = f"***@{rest.partition('@')[2]}" if rest.count("@") == 1 else "***"
     return (f"{scheme}://" if scheme else "") + re.split("[?#]", rest, maxsplit=1)[0]
 
 
 def _split(url: str) -> tuple[str, str]:
-    """The scheme in small letters, empty for a path, and what follows it."""
+    """The scheme in small letters (empty for a path) and the rest."""
     match = _SCHEME.match(url := url.lstrip())
     return (match[1].lower(), url[match.end() :]) if match else ("", url)
 

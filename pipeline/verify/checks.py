@@ -1,6 +1,6 @@
-"""What a dataset consists of besides its data files: plan, manifest and records.
+"""Check plan, manifest and records of a dataset.
 
-Whatever is wrong becomes a ``Damage``. What a store does not answer is no damage: that raises.
+Everything wrong becomes a ``Damage``. A store that does not answer is no damage: that raises.
 """
 
 import json
@@ -32,6 +32,7 @@ from ..dataset.ledger import (
     slim,
 )
 from ..dataset.rows import SCHEMA_VERSION
+from ..dataset.untrusted import check_record
 from ..reader.dataset import DataFile, Dataset, DatasetError
 from ..stores.filesystems import CONNECTIONS
 from ..stores.reasons import describe
@@ -41,14 +42,13 @@ from ..stores.threads import ahead
 Kind = Literal["plan", "manifest", "model", "record", "data", "index"]
 LISTED_PROBLEMS = 20
 COUNTS = ("rows", "ok", "bad", "filtered", "bytes", "pixels", "picture_bytes")  # of a manifest
-_PARQUET_END = 8  # behind the footer: its length and the magic number
 
 
 @dataclass
 class Damage:
-    """Something in a dataset that is not as it was written.
+    """A damaged part of a dataset.
 
-    ``source`` is the URL of the shard concerned, if it is one; ``problems`` are the first twenty of
+    ``source`` is the URL of its shard, if it belongs to one; ``problems`` are the first twenty of
     ``problem_count``. A repair sets ``repaired``, or ``why_not``, which says what to do.
     """
 
@@ -75,7 +75,7 @@ class Damage:
 def read_plan(store: Store) -> tuple[dict[str, Any], str]:
     """The plan, or what is wrong with it.
 
-    Raises DatasetError where there is no dataset, or one that this release cannot read.
+    Raises DatasetError if there is no dataset, or one that this release cannot read.
     """
     try:
         data = store.read(PLAN_NAME)
@@ -105,12 +105,12 @@ def read_plan(store: Store) -> tuple[dict[str, Any], str]:
 def read_manifest(
     store: Store, plan: Mapping[str, Any], number: int
 ) -> tuple[dict[str, Any] | None, list[str]]:
-    """A manifest and what is wrong with it. None where its list of files cannot be trusted."""
+    """A manifest and what is wrong with it; None if its list of files cannot be trusted."""
     try:
         manifest = json.loads(store.read(manifest_name(number)))
         named, files, totals = manifest["fingerprint"], manifest["files"], manifest["totals"]
         for entry in files:
-            _check_entry(entry)
+            check_record(entry)
     except FileNotFoundError:
         return None, ["is gone"]
     except (ValueError, TypeError, KeyError) as error:
@@ -131,10 +131,10 @@ def read_manifest(
 def manifest_of_records(
     store: Store, plan: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[Damage]]:
-    """What the newest manifest should say, where it cannot be read; and the damaged records.
+    """A replacement for an unreadable newest manifest, and the damaged records.
 
-    That is the newest generation of every shard that has a record, and what only the last
-    manifest knows that can be read. A data file of which neither tells has lost its record.
+    It lists the newest generation of every shard that has a record, and the files that only the
+    last readable manifest lists. A data file that neither has is one that has lost its record.
     """
     newest: dict[str, dict[str, Any]] = {}
     failed: list[dict[str, str]] = []
@@ -166,7 +166,7 @@ def manifest_of_records(
 
 
 def entry_of(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What a manifest says of a record's file."""
+    """A manifest's entry for a record's file."""
     kept = {key: value for key, value in slim(record).items() if key != "fingerprint"}
     return {**kept, "path": data_path(record["name"])}
 
@@ -175,31 +175,11 @@ def data_file(record: Mapping[str, Any]) -> DataFile:
     return DataFile.of(entry_of(record))
 
 
-def _check_entry(entry: Mapping[str, Any]) -> None:
-    """Raises KeyError, TypeError or ValueError for what is no record of a data file."""
-    if not all(isinstance(entry[key], int) for key in (*COUNTS, "footer_bytes")):
-        raise TypeError("a file's counts are no numbers")
-    if not all(isinstance(entry[key], str) for key in ("name", "sha256", "model_id")):
-        raise TypeError("a file has no name, sha256 or model")
-    if not isinstance(entry["source"]["url"], str) or not {"size", "etag"} <= set(entry["source"]):
-        raise TypeError("a file has no source")
-    index = entry.get("index")
-    if index is not None:
-        if not all(isinstance(index[key], int) for key in ("bytes", "footer_bytes")):
-            raise TypeError("an index has no size")
-        if not all(isinstance(index[key], str) for key in ("path", "key_min", "key_max")):
-            raise TypeError("an index has no path or keys")
-    if entry["ok"] + entry["bad"] + entry["filtered"] != entry["rows"]:
-        raise ValueError(f"the rows of {entry['name']} do not add up")
-    if entry.get("path", path := data_path(entry["name"])) != path:
-        raise ValueError(f"{entry['name']} lies at {entry['path']}")
-
-
 # -- records --------------------------------------------------------------------------------------
 
 
 def in_threads(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-    """``map`` for questions to a store: many at once, in order, few in memory."""
+    """``map`` for requests to a store: many at once, in order, few results in memory."""
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         yield from ahead(pool, function, items, lambda: 4 * CONNECTIONS)
 
@@ -207,18 +187,18 @@ def in_threads(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator
 def read_records(
     ledger: Ledger, names: Sequence[str]
 ) -> Iterator[tuple[dict[str, Any] | str, str]]:
-    """Each record, or else its name and what is wrong with it."""
+    """Each record, or its name and what is wrong with it."""
     for name, record, problem in in_threads(lambda name: read_record(ledger, name), names):
         yield (name, problem) if record is None else (record, "")
 
 
 def read_record(ledger: Ledger, name: str) -> tuple[str, dict[str, Any] | None, str]:
-    """A record's name, itself or None, and what is wrong with it."""
+    """A record's name, the record or None, and what is wrong with it."""
     try:
         record = ledger.read(name)
         if record is None:
             return name, None, "is gone"
-        _check_entry(record)
+        check_record(record)
     except PlanMismatchError:
         return name, None, "belongs to a job with other parameters"
     except (StorageError, KeyError, TypeError, ValueError) as error:
@@ -227,7 +207,7 @@ def read_record(ledger: Ledger, name: str) -> tuple[str, dict[str, Any] | None, 
 
 
 def unlisted_records(dataset: Dataset) -> tuple[list[str], list[Damage]]:
-    """Records of files that the manifest does not list though it could, and damaged ones."""
+    """The names of files with records newer than the manifest, and damaged records."""
     listed = dict(split_generation(file.name) for file in dataset.files)
     others = [name for name in _record_names(dataset.store) if not _is_listed(name, listed)]
     newer, damage = [], []
@@ -240,7 +220,7 @@ def unlisted_records(dataset: Dataset) -> tuple[list[str], list[Damage]]:
 
 
 def foreign_files(dataset: Dataset) -> list[str]:
-    """Paths in the folders of data and records that Strata does not name like that."""
+    """Paths in the folders of data, indexes and records whose names are not Strata's."""
     return [
         f"{folder}/{file}"
         for folder, suffix in FOLDERS

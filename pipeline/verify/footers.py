@@ -1,11 +1,10 @@
-"""Data files by their footers: are they there, and what their records and the manifest say?
+"""Compare the footers of data files with their records and the manifest.
 
-Each file costs two small requests, one for its record and one for its footer.
+Each file takes two small requests, one for its record and one for its footer.
 """
 
 import io
 import json
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,22 +14,28 @@ import pyarrow.parquet as pq
 
 from ..dataset.layout import DATA, INDEX, SUFFIX, index_path, record_path
 from ..dataset.ledger import Ledger
-from ..dataset.rows import METADATA_KEY, ROWS_PER_GROUP, RecordError, column_bytes, schema
+from ..dataset.rows import (
+    METADATA_KEY,
+    ROWS_PER_GROUP,
+    RecordError,
+    column_bytes,
+    footer_problem,
+    schema,
+)
 from ..reader.dataset import DataFile, Dataset
+from ..stores.ranges import RangeFile
 from ..stores.reasons import describe
 from .checks import Damage, data_file, entry_of, read_record
 from .rows import first_line
 
-_PARQUET_END = 8  # behind the footer: its length and the magic number
-
 
 @dataclass(frozen=True)
 class Checked:
-    """What was found out about one listed data file, without reading its pictures.
+    """The result for one listed data file, whose pictures were not read.
 
-    ``file`` is what the file should be, by the manifest, or by the record where ``listing`` says
-    what is wrong in the manifest. ``error`` says why it could not be checked. If ``disputed``,
-    manifest and record contradict each other in what only reading the whole file can tell.
+    ``file`` describes the file by the manifest, or by the record if ``listing`` says what is wrong
+    in the manifest. ``error`` says why it could not be checked. If ``disputed``, manifest and
+    record contradict each other in something that only reading the whole file can decide.
     """
 
     file: DataFile
@@ -42,7 +47,7 @@ class Checked:
 
 
 class FileChecker:
-    """Holds listed data files against their records and their footers; safe in threads."""
+    """Compares listed data files with their records and footers; safe in threads."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
@@ -65,18 +70,20 @@ class FileChecker:
         size = self.sizes.get(f"{name}{SUFFIX}")
         if size is None:
             return Checked(file, (_data_damage(file, ["is gone"]), *damage))
-        claims = [file.record] if record is None else [file.record, record]
-        claim = next((claim for claim in claims if claim["bytes"] == size), None)
-        if claim is None:
+        descriptions = [file.record] if record is None else [file.record, record]
+        description = next(
+            (description for description in descriptions if description["bytes"] == size), None
+        )
+        if description is None:
             problem = f"has {size} bytes, and had {file.bytes} when it was written"
             return Checked(file, (_data_damage(file, [problem]), *damage))
-        nbytes = int(claim["footer_bytes"])
+        nbytes = int(description["footer_bytes"])
         try:
-            checksums = {claim.get("footer_crc32") for claim in claims}
+            checksums = {description.get("footer_crc32") for description in descriptions}
             found, problems = self._footer(file, size, nbytes, checksums)
         except RecordError as error:
             found, problems = {}, [str(error)]
-        wrong = [_contradictions(found, claim) for claim in claims]
+        wrong = [_contradictions(found, description) for description in descriptions]
         if problems or all(wrong):
             damage.insert(0, _data_damage(file, [*problems, *wrong[0]]))
             return Checked(file, tuple(damage), bytes_read=nbytes)
@@ -88,7 +95,7 @@ class FileChecker:
             elif listing:
                 file = data_file(record)
             elif differing := _differences(file.record, record):
-                text = f"it and the manifest do not agree on {', '.join(differing)}"
+                text = f"it contradicts the manifest on {', '.join(differing)}"
                 damage.append(_record_damage(file, text))
                 disputed = True
         if file.index is not None:
@@ -103,17 +110,15 @@ class FileChecker:
     def _footer(
         self, file: DataFile, size: int, nbytes: int, checksums: set[int | None]
     ) -> tuple[dict[str, Any], list[str]]:
-        """What the footer says of the file, and what cannot be.
+        """The file's facts by its footer, and what is wrong in them.
 
-        Raises RecordError for what is no footer of ours, and whatever the store raises.
+        Raises RecordError for a footer that is damaged or not Strata's, and what the store raises.
         """
         store = self.dataset.store
         start = max(0, size - nbytes)
         tail = bytes(store.fs.cat_file(store.path(file.path), start=start, end=size))
-        if int.from_bytes(tail[-_PARQUET_END:-4], "little") + _PARQUET_END != nbytes:
-            raise RecordError("its footer is not where it was written")
-        if None not in checksums and zlib.crc32(tail) not in checksums:
-            raise RecordError("its footer is damaged")
+        if problem := footer_problem(tail, nbytes, checksums):
+            raise RecordError(problem)
         try:
             return self._read_footer(tail, start)
         except RecordError:
@@ -123,12 +128,12 @@ class FileChecker:
 
     def _read_footer(self, tail: bytes, start: int) -> tuple[dict[str, Any], list[str]]:
         metadata = pq.read_metadata(io.BytesIO(tail))
-        columns = _described(metadata, start + len(tail))
+        columns = self._described(metadata, start + len(tail))
         found = {"bytes": start + len(tail), "rows": metadata.num_rows, "footer_bytes": len(tail)}
         try:
-            told = json.loads(metadata.metadata[METADATA_KEY])
-            found |= {"source": told["source"], "model_id": told["model_id"]}
-            ours = told["fingerprint"] == self.dataset.fingerprint
+            written = json.loads(metadata.metadata[METADATA_KEY])
+            found |= {"source": written["source"], "model_id": written["model_id"]}
+            ours = written["fingerprint"] == self.dataset.fingerprint
         except (TypeError, KeyError, ValueError):
             raise RecordError("another program wrote this Parquet file") from None
         problems = [] if ours else ["belongs to a dataset with other parameters"]
@@ -137,50 +142,32 @@ class FileChecker:
             problems.append("its columns are not those of this dataset")
         return found, problems + _impossible_groups(metadata, start)
 
+    def _described(self, metadata: pq.FileMetaData, size: int) -> pa.Schema:
+        """The columns by a footer. Raises OSError for a footer that pyarrow refuses.
 
-class _Nothing(io.RawIOBase):
-    """A file of some size that cannot be read."""
+        Asked with ``row_group(i).column(j)`` for a description that it refuses, pyarrow ends the
+        whole process. Before it reads a row group, it checks all descriptions and raises. So let
+        it begin to read. (``pre_buffer`` and ``metadata.schema.to_arrow_schema`` would both leak
+        memory here.)
+        """
+        nothing = pa.PythonFile(_Unreadable(self.dataset.store, "", size), mode="r")
+        file = pq.ParquetFile(nothing, metadata=metadata, pre_buffer=False, buffer_size=4096)
+        for group in range(metadata.num_row_groups):
+            try:
+                file.read_row_group(group, use_threads=False)
+            except OSError as error:
+                if _Unreadable.REFUSAL not in str(error):
+                    raise
+        return file.schema_arrow.remove_metadata()
 
-    REFUSAL = "there is nothing to be read here"
 
-    def __init__(self, size: int) -> None:
-        self._size = size
+class _Unreadable(RangeFile):
+    """A file of known size that cannot be read."""
 
-    def size(self) -> int:
-        return self._size
+    REFUSAL = "this file is not to be read"
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return offset
-
-    def tell(self) -> int:
-        return self._size
-
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int | None = -1) -> bytes:
         raise OSError(self.REFUSAL)
-
-
-def _described(metadata: pq.FileMetaData, size: int) -> pa.Schema:
-    """The columns by a footer. Raises OSError for one that pyarrow would not read by.
-
-    Asked with ``row_group(i).column(j)`` for a description that it refuses, pyarrow ends the whole
-    process; before it reads a row group, it looks at all of them and raises. So let it begin to
-    read. (Both ``pre_buffer`` and ``metadata.schema.to_arrow_schema`` would leak memory here.)
-    """
-    nothing = pa.PythonFile(_Nothing(size), mode="r")
-    file = pq.ParquetFile(nothing, metadata=metadata, pre_buffer=False, buffer_size=4096)
-    for group in range(metadata.num_row_groups):
-        try:
-            file.read_row_group(group, use_threads=False)
-        except OSError as error:
-            if _Nothing.REFUSAL not in str(error):
-                raise
-    return file.schema_arrow.remove_metadata()
 
 
 def _data_damage(file: DataFile, problems: list[str]) -> Damage:
@@ -197,31 +184,31 @@ def index_damage(file: DataFile, problem: str) -> Damage:
     return Damage("index", path, [problem], file.record["source"]["url"], file)
 
 
-def _contradictions(found: Mapping[str, Any], claim: Mapping[str, Any]) -> list[str]:
-    """Where the file itself is not what a record or manifest says of it."""
-    different = [key for key in found if key in claim and found[key] != claim[key]]
+def _contradictions(found: Mapping[str, Any], description: Mapping[str, Any]) -> list[str]:
+    """Where the file differs from its record or manifest entry."""
+    different = [key for key in found if key in description and found[key] != description[key]]
     texts = []
     for key in different:
         if key == "column_bytes":
             names = sorted(
                 name
-                for name in {*found[key], *claim[key]}
-                if found[key].get(name) != claim[key].get(name)
+                for name in {*found[key], *description[key]}
+                if found[key].get(name) != description[key].get(name)
             )
             texts.append(f"its columns have other sizes: {', '.join(names)}")
         else:
-            texts.append(f"its {key} is {found[key]}, not {claim[key]}")
+            texts.append(f"its {key} is {found[key]}, not {description[key]}")
     return texts
 
 
 def _differences(entry: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
-    """Keys in which a manifest's entry is not what its record makes of it."""
+    """Keys in which a manifest's entry differs from the entry of its record."""
     made = entry_of(record)
     return sorted(key for key in {*entry, *made} if entry.get(key) != made.get(key))
 
 
 def _impossible_groups(metadata: pq.FileMetaData, end: int) -> list[str]:
-    """Row groups that no writer of ours makes, or that lie outside the file."""
+    """Row groups that Strata does not write, or that lie outside the file."""
     problems = []
     rows = 0
     for number in range(metadata.num_row_groups):

@@ -1,8 +1,8 @@
-"""What killed and repeated jobs leave in a dataset's folder: find it, and remove it when asked.
+"""Find and remove what killed and repeated jobs leave in a dataset's folder.
 
-Only files that Strata names itself are looked at: data files and their indexes, maps of keys,
-commit records, temporaries of local writes, and uploads to S3 that were begun and never ended.
-Whatever the newest manifest lists stays.
+Only files with Strata's names are considered: data files and their indexes, maps of keys, commit
+records, temporaries of local writes, and unfinished uploads to S3. Files that the newest manifest
+lists are never garbage.
 """
 
 import json
@@ -37,15 +37,15 @@ from ..reader.key_map import key_map_path
 from ..stores.filesystems import S3_PROTOCOLS, storage_errors
 from ..stores.store import Store
 
-_PART = re.compile(r"\.[0-9a-f]{32}\.part")  # as Store makes them beside what they become
+_PART = re.compile(r"\.[0-9a-f]{32}\.part")  # temporaries of Store
 
 
 @dataclass(frozen=True)
 class Garbage:
     """Something to remove: its path in the dataset, size in bytes, and why it is not needed.
 
-    ``modified`` is when it became garbage at the latest, in seconds of POSIX time by the store's
-    clock. ``upload`` is S3's id of an upload that never ended, otherwise empty.
+    It was garbage at the latest at ``modified``, in seconds of POSIX time by the store's clock.
+    ``upload`` is S3's id of an unfinished upload, otherwise empty.
     """
 
     path: str
@@ -56,10 +56,10 @@ class Garbage:
 
 
 def find_garbage(store: Store, older_than: float) -> list[Garbage]:
-    """What can go, if it is older than this many seconds: a job may be writing just now.
+    """All garbage older than ``older_than`` seconds; younger files may belong to a running job.
 
-    Give more than a job's longest attempt takes, and than readers keep a dataset open. Raises
-    DatasetError where there is no dataset, StorageError for a store that cannot be listed.
+    Give more seconds than a job's longest attempt takes, and than readers keep a dataset open.
+    Raises DatasetError if there is no dataset, StorageError for a store that cannot be listed.
     """
     if not store.exists(PLAN_NAME):
         raise DatasetError(
@@ -68,15 +68,14 @@ def find_garbage(store: Store, older_than: float) -> list[Garbage]:
         )
     with storage_errors(store.url, "cannot be searched for garbage"):
         limit = _now(store) - older_than
-        found = [*_unrecorded(store), *_superseded(store), *_stale_maps(store)]
-        found += [*_parts(store), *_uploads(store)]
+        found = [*_unlisted(store), *_parts(store), *_uploads(store)]
         return [item for item in found if item.modified <= limit]
 
 
 def remove_garbage(store: Store, items: Sequence[Garbage]) -> None:
-    """Remove what ``find_garbage`` found, but for files that were put to use since.
+    """Remove what ``find_garbage`` found, except for files that have a record now.
 
-    Raises StorageError for what cannot be removed.
+    Raises StorageError for a file that cannot be removed.
     """
     for item in items:
         with storage_errors(f"{store.url}/{item.path}", "cannot be removed"):
@@ -92,11 +91,23 @@ _TEMPORARY = "left over from a write"
 _UPLOAD = "an upload that never ended"
 
 
-def _unrecorded(store: Store) -> Iterator[Garbage]:
-    """Data files and indexes that were published, but whose job died before the record."""
+def _unlisted(store: Store) -> Iterator[Garbage]:
+    """Files that neither a record nor the newest manifest needs.
+
+    These are data files and indexes whose job died before it recorded them; generations before the
+    one that the manifest lists, the record first, then its files; and maps of keys of other files.
+    A reader that opened the dataset with an earlier manifest may still use what the newest one
+    replaces, so the age of that counts from the newest one.
+    """
     published = [(folder, store.sizes(folder)) for folder in (INDEX, DATA)]
+    maps = store.sizes(KEYS)
     recorded = store.sizes(COMMITS)  # after the files: a record follows them
-    listed = set(_listed(store)[0].values())
+    number = latest_manifest(store)
+    entries, since = [], 0.0
+    if number:
+        entries = json.loads(store.read(manifest_name(number)))["files"]
+        since = store.modified(manifest_name(number))
+    listed = {entry["name"] for entry in entries}
     for folder, sizes in published:
         for file, size in sizes.items():
             name = file.removesuffix(SUFFIX)
@@ -104,54 +115,25 @@ def _unrecorded(store: Store) -> Iterator[Garbage]:
             if ours and f"{name}{RECORD_SUFFIX}" not in recorded and name not in listed:
                 path = f"{folder}/{file}"
                 yield Garbage(path, size, _NO_RECORD, store.modified(path))
-
-
-def _superseded(store: Store) -> Iterator[Garbage]:
-    """Generations before the one that the newest manifest lists: the record first, then its files.
-
-    Who opened the dataset with an earlier manifest may still read them, so their age counts from
-    the newest one.
-    """
-    listed, since = _listed(store)
-    published = [(folder, store.sizes(folder)) for folder in (INDEX, DATA)]
-    recorded = store.sizes(COMMITS)
-    for base, newest in listed.items():
-        for generation in range(split_generation(newest)[1]):
+    for base, newest in map(split_generation, listed):
+        for generation in range(newest):
             name = generation_name(base, generation)
             record, data = f"{name}{RECORD_SUFFIX}", f"{name}{SUFFIX}"
             if record in recorded:
                 yield Garbage(record_path(name), recorded[record], _SUPERSEDED, since)
                 for folder, sizes in published:
-                    if data in sizes:  # without a record, it is counted as such
+                    if data in sizes:  # a file without a record was yielded above
                         yield Garbage(f"{folder}/{data}", sizes[data], _SUPERSEDED, since)
-
-
-def _stale_maps(store: Store) -> Iterator[Garbage]:
-    """Maps of keys that were made of other files than the newest manifest lists."""
-    sizes, number = store.sizes(KEYS), latest_manifest(store)
-    if not sizes or not number:
-        return
-    manifest = json.loads(store.read(manifest_name(number)))
-    current = key_map_path([DataFile.of(entry) for entry in manifest["files"]])
-    since = store.modified(manifest_name(number))
-    for file, size in sizes.items():
-        path = f"{KEYS}/{file}"
-        if KEY_MAP_NAME.fullmatch(file) and path != current:
-            yield Garbage(path, size, _SUPERSEDED, max(since, store.modified(path)))
-
-
-def _listed(store: Store) -> tuple[dict[str, str], float]:
-    """The newest manifest's names by their shards' names, and when it was written."""
-    number = latest_manifest(store)
-    if not number:
-        return {}, 0.0
-    manifest = json.loads(store.read(manifest_name(number)))
-    names = {split_generation(file["name"])[0]: file["name"] for file in manifest["files"]}
-    return names, store.modified(manifest_name(number))
+    if maps and number:
+        current = key_map_path([DataFile.of(entry) for entry in entries])
+        for file, size in maps.items():
+            path = f"{KEYS}/{file}"
+            if KEY_MAP_NAME.fullmatch(file) and path != current:
+                yield Garbage(path, size, _SUPERSEDED, max(since, store.modified(path)))
 
 
 def _parts(store: Store) -> Iterator[Garbage]:
-    """Temporaries of local writes that were killed."""
+    """Temporaries of killed local writes."""
     if not store.is_local:
         return
     models = store.fs.glob(store.path(f"{MODELS}/*/"))
@@ -164,7 +146,7 @@ def _parts(store: Store) -> Iterator[Garbage]:
 
 
 def _uploads(store: Store) -> Iterator[Garbage]:
-    """Uploads in parts that nobody ended: they are in no listing, but they are paid for."""
+    """Unfinished multipart uploads: no listing shows them, but they cost money."""
     if not _is_s3(store):
         return
     bucket, key, _ = store.fs.split_path(store.root)
@@ -193,7 +175,7 @@ def _uploaded_bytes(store: Store, bucket: str, upload: Mapping[str, Any]) -> int
     while True:
         try:
             page = store.fs.call_s3("list_parts", **which, **marker)
-        except FileNotFoundError:  # ended since it was listed
+        except FileNotFoundError:  # it ended after it was listed
             return total
         total += sum(part["Size"] for part in page.get("Parts", []))
         if not page.get("IsTruncated"):
@@ -219,7 +201,7 @@ def _is_s3(store: Store) -> bool:
 
 
 def _now(store: Store) -> float:
-    """The store's clock, in seconds of POSIX time: this machine's may be off."""
+    """The store's clock in seconds of POSIX time, because this machine's may be wrong."""
     if _is_s3(store):
         answer = store.fs.call_s3("head_bucket", Bucket=store.fs.split_path(store.root)[0])
         date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")

@@ -1,6 +1,6 @@
-"""What a check of a dataset found: for the person who ran it, and as JSON.
+"""The report of a check of a dataset, as text and as JSON.
 
-``VerifyReport.to_json`` (``verify_dataset.py --json``) has these keys, which stay:
+``VerifyReport.to_json`` (``verify_dataset.py --json``) has these keys, which do not change:
 
 ``dataset``         its URL
 ``level``           ``quick``, ``subset`` or ``full``
@@ -8,22 +8,22 @@
 ``manifest``        the number of the manifest that was checked; ``new_manifest`` of the repair's
 ``files``           data files in the manifest; ``files_read`` of them were read in full, their
                     ``pictures_decoded`` decoded
-``bytes_read``      in checking
+``bytes_read``      by the check
 ``seconds``         of the whole job
 ``model``           ``id``, and ``state``: ``sound``, ``damaged`` or ``repaired``
 ``damaged``         a list of ``kind`` (``plan``, ``manifest``, ``model``, ``record``, ``data`` or
                     ``index``), ``path``, ``source`` (URL of the shard), ``problems`` (the first
                     twenty of ``problem_count``), ``repaired``, and ``why_not`` where a repair
                     failed
-``unchecked``       a list of ``path`` and ``error``: what the store or the workers did not answer
+``unchecked``       a list of ``path`` and ``error``: what could not be checked
 ``totals``          the manifest's: rows, ok, bad, filtered, bytes, pixels, picture_bytes
-``failed``          shards that the last compressing job could not do: ``url``, ``error``
-``unlisted``        data files that are recorded, but newer than the manifest
-``foreign``         files in the dataset's folders that are none of Strata's
+``failed``          shards that the last compressing job could not compress: ``url``, ``error``
+``unlisted``        data files with records that are newer than the manifest
+``foreign``         files in the dataset's folders that are not Strata's
 ``orphans``         garbage that is old enough: ``path``, ``bytes``, ``reason``
-``removed``         the same, of what was collected
+``removed``         the same for garbage that was removed
 ``stopped``         why the job ended early, otherwise empty
-``notes``           anything else that a person should know
+``notes``           further remarks
 ``exit_code``       0 sound or repaired, 1 not
 
 Only what is ``damaged`` or ``unchecked`` makes the exit code 1.
@@ -39,7 +39,7 @@ from .garbage import Garbage
 
 @dataclass
 class VerifyReport(Summary):
-    """What was found and done; the module says what the fields mean."""
+    """What was found and done; the module's docstring explains the fields."""
 
     dataset: str = ""
     level: str = "quick"
@@ -64,7 +64,7 @@ class VerifyReport(Summary):
 
     @property
     def exit_code(self) -> int:
-        """0 only when nothing is damaged, or all of it was repaired."""
+        """0 if nothing is damaged, or everything was repaired."""
         left = [damage for damage in self.damaged if not damage.repaired]
         return 1 if left or self.unchecked or self.stopped else 0
 
@@ -72,7 +72,7 @@ class VerifyReport(Summary):
         return [damage for damage in self.damaged if damage.kind == kind]
 
     def to_json(self) -> dict[str, Any]:
-        values = {name: getattr(self, name) for name in _PLAIN}
+        values = {name: getattr(self, name) for name in _AS_THEY_ARE}
         return values | {
             "seconds": round(self.seconds, 3),
             "model": {"id": self.model_id, "state": self.model_state},
@@ -130,7 +130,7 @@ class VerifyReport(Summary):
         return out
 
 
-_PLAIN = (
+_AS_THEY_ARE = (
     *("dataset", "level", "subset", "seed", "manifest", "new_manifest", "files", "files_read"),
     *("pictures_decoded", "bytes_read", "totals", "failed", "unlisted", "foreign", "stopped"),
     *("notes", "exit_code"),

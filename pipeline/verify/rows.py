@@ -1,4 +1,4 @@
-"""Rows of a data file: is what they say of themselves true? Nothing is decoded here."""
+"""Check the rows of a data file for contradictions, without decoding pictures."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
@@ -25,12 +25,14 @@ def read_group(
 ) -> tuple[list[dict[str, Any]], set[str]]:
     """A row group's rows, and the columns in it that cannot be read (their values are None).
 
-    ``report`` hears of every damaged column. One whose pages fail their checksum, but can still be
-    taken apart, is not lost: so one can say which rows are hurt.
+    ``report`` is called for every damaged column. A column whose pages fail their checksum but can
+    still be parsed is not lost: its values show which rows are damaged.
     """
     try:
         table = checked.read_row_group(group, columns=names)
-        if table.num_columns == len(names):  # it leaves out what the footer does not name
+        if table.num_columns == len(
+            names
+        ):  # pyarrow leaves out columns that the footer does not name
             return table.to_pylist(), set()
     except Exception as error:
         reraise_passing(error)
@@ -65,7 +67,7 @@ def _column(file: pq.ParquetFile, group: int, name: str, count: int) -> list[Any
 def row_problems(
     row: Mapping[str, Any], position: int, lost: set[str], model_id: str, layers: int
 ) -> Iterator[str]:
-    """What is wrong with a row, its stream not decoded. ``lost`` columns are not looked at."""
+    """What is wrong with a row, without decoding its stream; ignores ``lost`` columns."""
     if "index" not in lost and row["index"] != position:
         yield f"its index is {row['index']}, its place {position}"
     if "status" not in lost and row["status"] not in STATUSES:
@@ -125,8 +127,8 @@ def _stream_problems(
 
 
 def reraise_passing(error: Exception) -> None:
-    """Raise again what is no damage: a lack of memory, or whatever a device says."""
-    if isinstance(error, NotImplementedError):  # what Arrow says of an encoding made up by damage
+    """Raise errors that are no damage: a lack of memory, and errors of the device."""
+    if isinstance(error, NotImplementedError):  # Arrow's error for an encoding that damage made up
         return
     if isinstance(error, MemoryError | RuntimeError):
         raise error

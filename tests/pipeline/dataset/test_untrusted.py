@@ -173,7 +173,7 @@ def test_a_model_is_held_against_its_hash_before_it_is_parsed(folder: Path) -> N
     path = folder / "models" / model_id / "model.safetensors"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"whatever this is")
-    with pytest.raises(InvalidModelError, match="its content is model"):
+    with pytest.raises(InvalidModelError, match="its sha256 is"):
         load_model(str(folder), model_id, "cpu")
 
 

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from codec.images.files import read_image, write_image
 from pipeline.dataset import rows as dataset_rows
 from pipeline.dataset.rows import row_bytes
-from pipeline.decode import samples as decoded_samples
 from pipeline.decode import selection
 from pipeline.decode import worker as decode_worker
 from pipeline.decode.job import DecodeOptions
@@ -28,6 +27,7 @@ from pipeline.decode.layer_rule import LayerRule
 from pipeline.decode.samples import image_field_name
 from pipeline.decode.targets import UnwritableNameError, safe_path
 from pipeline.decode.worker import DecodeSettings, ShardDecoder
+from pipeline.reader import originals
 from pipeline.reader.dataset import Dataset
 from tests.pipeline.conftest import Make
 from tests.pipeline.counting import CountingFileSystem
@@ -348,7 +348,7 @@ class Meter:
 def metered(worker: ShardDecoder, toy: ToyCodec, monkeypatch: pytest.MonkeyPatch) -> Meter:
     """Have rows and decoded pictures counted as long as anybody holds them."""
     meter = Meter()
-    decode_toy, rows_of, read = toy.decode, selection.to_rows, decoded_samples.read_image
+    decode_toy, rows_of, read = toy.decode, selection.to_rows, originals.read_image
 
     class Row(dict[str, Any]):
         def __init__(self, columns: dict[str, Any]) -> None:
@@ -374,7 +374,7 @@ def metered(worker: ShardDecoder, toy: ToyCodec, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(toy, "decode", decode)
     monkeypatch.setattr(selection, "to_rows", to_rows)
-    monkeypatch.setattr(decoded_samples, "read_image", read_image)
+    monkeypatch.setattr(originals, "read_image", read_image)
     return meter
 
 

@@ -122,7 +122,7 @@ def test_a_damaged_map_is_done_without(dataset: Dataset, harm: str) -> None:
     whole = bytearray(data)
     whole[{"head": 9, "starts": 24 + 8, "bucket": -70, "cut": 0}[harm]] ^= 1
     path.write_bytes(data[:-1] if harm == "cut" else whole)
-    with pytest.warns(RuntimeWarning, match=r"keys/.*index_keys\.py makes it anew") as heard:
+    with pytest.warns(RuntimeWarning, match=r"keys/.*index_keys\.py writes it again") as heard:
         assert dataset.lookup.find(KEYS).keys() == set(KEYS)
     assert len(heard) == 1
     with warnings.catch_warnings():
@@ -144,13 +144,13 @@ def test_a_map_that_names_a_file_too_many_is_done_without(dataset: Dataset) -> N
         covered = struct.pack("<I", number) + data[start : stop - 4]
         data[stop - 4 : stop] = struct.pack("<I", zlib.crc32(covered))
     path.write_bytes(data)
-    with pytest.warns(RuntimeWarning, match="names a data file that there is not"):
+    with pytest.warns(RuntimeWarning, match="names an unknown data file"):
         assert dataset.lookup.find(KEYS).keys() == set(KEYS)
 
 
 def test_the_job(dataset: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     job = load_job("index_keys")
-    for told in (f"{len(KEYS)} keys", "is there already"):
+    for told in (f"{len(KEYS)} keys", "exists already"):
         assert job.main(["--input", dataset.url]) == 0
         assert told in capsys.readouterr().out
     assert job.main(["--input", str(tmp_path)]) == 2

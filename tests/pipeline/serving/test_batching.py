@@ -11,11 +11,11 @@ from prometheus_client import generate_latest
 
 from codec import EncodedImage
 from pipeline.reader.dataset import Dataset
-from pipeline.serving import library
+from pipeline.serving import preview_reader
 from pipeline.serving.answers import Answer
 from pipeline.serving.batching import LONGEST_BATCH, Batcher
 from pipeline.serving.limits import Limits
-from pipeline.serving.service import PreviewService, Wish
+from pipeline.serving.service import PreviewRequest, PreviewService
 from tests.pipeline.makers import ToyCodec, picture
 from tests.pipeline.serving.conftest import Client, Slow
 from tests.pipeline.serving.test_pictures import shown
@@ -86,7 +86,9 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
-async def started(service: PreviewService, slow: Slow, wish: Wish) -> "asyncio.Task[Answer]":
+async def started(
+    service: PreviewService, slow: Slow, wish: PreviewRequest
+) -> "asyncio.Task[Answer]":
     """A request whose stream has come as far as the batcher."""
     before = len(slow.waiting)
     task = asyncio.create_task(service.image(wish))
@@ -99,10 +101,10 @@ def test_what_waits_at_the_same_time_is_decoded_together(
 ) -> None:
     async def ask() -> list[Answer]:
         service = PreviewService(dataset, toy, Limits(batch=3))
-        first = await started(service, slow, Wish("large", 2))
+        first = await started(service, slow, PreviewRequest("large", 2))
         await until(slow.entered.is_set)
-        others = [await started(service, slow, Wish(f"s000{n}", 3)) for n in range(5)]
-        other_kind = await started(service, slow, Wish("s0005", 4))
+        others = [await started(service, slow, PreviewRequest(f"s000{n}", 3)) for n in range(5)]
+        other_kind = await started(service, slow, PreviewRequest("s0005", 4))
         slow.go.set()
         answers = await asyncio.gather(first, *others, other_kind)
         service.close()
@@ -118,11 +120,11 @@ def test_what_nobody_waits_for_any_more_is_not_decoded(
 ) -> None:
     async def ask() -> bytes:
         service = PreviewService(dataset, toy)
-        first = await started(service, slow, Wish("large", 2))
+        first = await started(service, slow, PreviewRequest("large", 2))
         await until(slow.entered.is_set)
         for number in range(5):
-            (await started(service, slow, Wish(f"s000{number}", 3))).cancel()
-        last = await started(service, slow, Wish("s0005", 4, format="png"))
+            (await started(service, slow, PreviewRequest(f"s000{number}", 3))).cancel()
+        last = await started(service, slow, PreviewRequest("s0005", 4, format="png"))
         slow.go.set()
         await first
         answer = await last
@@ -135,7 +137,7 @@ def test_what_nobody_waits_for_any_more_is_not_decoded(
 
 def test_equal_requests_are_decoded_once(dataset: Dataset, toy: ToyCodec, slow: Slow) -> None:
     """One of them goes away, which is no matter for the others."""
-    wish = Wish("s0000", 3)
+    wish = PreviewRequest("s0000", 3)
 
     async def ask() -> list[Answer]:
         service = PreviewService(dataset, toy)
@@ -155,14 +157,14 @@ def test_equal_requests_are_decoded_once(dataset: Dataset, toy: ToyCodec, slow: 
 
 
 def told(service: PreviewService) -> str:
-    return generate_latest(service.figures.registry).decode()
+    return generate_latest(service.metrics.registry).decode()
 
 
 def test_what_was_begun_is_there_for_whoever_comes_back(
     dataset: Dataset, toy: ToyCodec, slow: Slow
 ) -> None:
     """Otherwise a picture that takes too long is decoded again and again, each time in vain."""
-    wish = Wish("s0000", 3)
+    wish = PreviewRequest("s0000", 3)
 
     async def ask() -> Answer:
         service = PreviewService(dataset, toy)
@@ -197,7 +199,7 @@ class Blocked:
 def test_pictures_do_not_wait_for_searches(
     dataset: Dataset, toy: ToyCodec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pages = Blocked(monkeypatch, library, "page")
+    pages = Blocked(monkeypatch, preview_reader, "page")
 
     async def ask() -> None:
         service = PreviewService(dataset, toy)
@@ -206,7 +208,7 @@ def test_pictures_do_not_wait_for_searches(
                 asyncio.create_task(service.page(None, 10, f"{n}", None)) for n in range(50)
             ]
             await until(lambda: pages.entered > 3)
-            assert (await service.image(Wish("s0000", 1))).body
+            assert (await service.image(PreviewRequest("s0000", 1))).body
             assert (await service.info("s0000"))["width"] == 32
         finally:
             pages.go_on.set()
@@ -220,7 +222,7 @@ def test_what_is_known_does_not_wait_for_a_slow_store(
     dataset: Dataset, toy: ToyCodec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As many pictures as may be in work are being read; one that was shown before is there."""
-    wish = Wish("s0005", 1)
+    wish = PreviewRequest("s0005", 1)
 
     async def ask() -> None:
         service = PreviewService(dataset, toy)
@@ -228,7 +230,7 @@ def test_what_is_known_does_not_wait_for_a_slow_store(
         store = Blocked(monkeypatch, dataset, "fetch")
         try:
             others = [
-                asyncio.create_task(service.image(Wish("s0000", 1, 16 + side)))
+                asyncio.create_task(service.image(PreviewRequest("s0000", 1, 16 + side)))
                 for side in range(service.limits.running)
             ]
             await until(lambda: store.entered == service.limits.running)
@@ -250,10 +252,10 @@ def test_large_pictures_are_in_work_one_after_the_other(
 
     async def ask() -> None:
         service = PreviewService(dataset, toy, Limits(memory=2 * size))
-        first = await started(service, slow, Wish("large", 2))
-        second = asyncio.create_task(service.image(Wish("large", 3)))
+        first = await started(service, slow, PreviewRequest("large", 2))
+        second = asyncio.create_task(service.image(PreviewRequest("large", 3)))
         await until(lambda: "strata_preview_inside 2.0" in told(service))
-        third = await started(service, slow, Wish("s0000", 1))
+        third = await started(service, slow, PreviewRequest("s0000", 1))
         slow.go.set()
         await asyncio.gather(first, second, third)
         service.close()

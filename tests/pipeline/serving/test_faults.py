@@ -17,7 +17,7 @@ from ray.exceptions import RayActorError
 from codec import CorruptStreamError, EncodedImage
 from pipeline.reader.dataset import Dataset, open_dataset
 from pipeline.serving import replicas
-from pipeline.serving.figures import Figures
+from pipeline.serving.metrics import Metrics
 from pipeline.stores.filesystems import StorageError
 from tests.pipeline.makers import ToyCodec
 from tests.pipeline.serving.conftest import Client, Slow, url
@@ -211,7 +211,7 @@ def test_figures_of_a_replica_whose_cluster_does_not_answer(
     """Those of the others are missing then; its own are there, and are shared again later."""
     context = SimpleNamespace(app_name="previews", replica_id=SimpleNamespace(unique_id="abc"))
     monkeypatch.setattr(replicas.serve, "get_replica_context", lambda: context)
-    shared = replicas.SharedFigures(Figures())
+    shared = replicas.SharedMetrics(Metrics())
     for error in (ValueError("no such actor"), RayActorError(), RuntimeError("not connected")):
         monkeypatch.setattr(shared, "_found", Mock(side_effect=error))
         assert b'strata_preview_cache_bytes{replica="abc"} 0.0' in asyncio.run(shared.text())

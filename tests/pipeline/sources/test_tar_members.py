@@ -69,7 +69,7 @@ def test_a_tar_written_by_gnu_tar(tmp_path: Path) -> None:
         (b"PAR1" * 1000, "not a tar"),
         (png(), "not a tar"),
         (gzip.compress(tar_bytes(samples(1))), "not a tar"),
-        (tar_bytes(samples(1)) * 2, "one behind the other"),
+        (tar_bytes(samples(1)) * 2, "concatenated"),
         (tar_bytes([]) + bytes(MAX_PADDING), "broken"),
     ],
 )

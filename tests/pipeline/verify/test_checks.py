@@ -50,7 +50,7 @@ def of_another(manifest: dict[str, Any]) -> None:
     [
         (wrong_total, "manifest", "its totals say ok 10"),
         (wrong_size, "manifest", "bytes is"),
-        (wrong_hash, "record", "do not agree on sha256"),
+        (wrong_hash, "record", "contradicts the manifest on sha256"),
         (no_file, "manifest", "not a manifest"),
         (of_another, "manifest", "other parameters"),
     ],

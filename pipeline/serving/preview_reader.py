@@ -1,4 +1,4 @@
-"""What a server reads of its dataset. All of this runs in threads; ``service.py`` says when."""
+"""Read what previews need from a dataset. ``service.py`` calls all of this in threads."""
 
 import hashlib
 import logging
@@ -16,7 +16,7 @@ from ..reader.dataset import Dataset
 from ..reader.pages import page
 from ..stores.filesystems import storage_errors
 from ..stores.passing import may_pass
-from .answers import CannotShow, NotThere
+from .answers import CannotShow, NotFound
 from .rendering import RELEASE, Format, etag
 
 log = logging.getLogger("strata.previews")
@@ -31,8 +31,8 @@ ORIGINALS = {
 
 
 @dataclass(frozen=True)
-class Wish:
-    """A picture as somebody wants it: its first ``layers``, no longer than ``max_side`` pixels."""
+class PreviewRequest:
+    """Which picture to show: its first ``layers``, with no side longer than ``max_side`` pixels."""
 
     key: str
     layers: int | None = None
@@ -41,10 +41,10 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Found:
-    """A wish and the place it leads to. ``layers`` are those that are stored and wanted."""
+class LocatedPicture:
+    """A request and where its picture lies. ``layers`` is how many are stored and asked for."""
 
-    wish: Wish
+    request: PreviewRequest
     entry: IndexEntry
     layers: int
     original: bool
@@ -52,15 +52,15 @@ class Found:
 
     @property
     def quick(self) -> bool:
-        """Whether decoding it costs little: codecs have a light way to a first layer made small."""
-        longest, side = max(self.entry.width, self.entry.height), self.wish.max_side
+        """Whether it decodes quickly: codecs have a fast path to a small picture of layer one."""
+        longest, side = max(self.entry.width, self.entry.height), self.request.max_side
         small = self.entry.width * self.entry.height <= _QUICK_PIXELS
         return self.layers == 1 and (small or (side is not None and 2 * side <= longest))
 
     @property
     def memory(self) -> int:
-        """About the bytes that it takes while it is in work, besides those of decoding."""
-        longest, side = max(self.entry.width, self.entry.height), self.wish.max_side
+        """About how many bytes it takes while it is processed, besides those of decoding."""
+        longest, side = max(self.entry.width, self.entry.height), self.request.max_side
         scale = min(1.0, side / longest) if self.quick and side else 1.0
         pixels = int(self.entry.width * self.entry.height * scale**2)
         kept = self.entry.original.length if self.original and self.entry.original else 0
@@ -68,33 +68,33 @@ class Found:
 
 
 @dataclass(frozen=True)
-class FoundOriginal:
-    """Where a kept file lies. Without an index nobody knows before whether it is kept."""
+class LocatedOriginal:
+    """Where a kept original lies; without an index, it may turn out that none is kept."""
 
     entry: IndexEntry
     etag: str
 
     @property
     def nbytes(self) -> int:
-        """Its length; something like it where that is not known."""
+        """Its length; a guess where that is not known."""
         entry = self.entry
         return entry.original.length if entry.original else entry.width * entry.height
 
 
 @dataclass(frozen=True)
-class Source:
-    """What a picture is made from. ``damaged`` is the first layer that cannot be used."""
+class PictureData:
+    """What a picture is made from. ``damaged`` is the number of the first unusable layer."""
 
     stream: EncodedImage
     alpha: bytes | None
     damaged: int | None
 
 
-class Library:
+class PreviewReader:
     """One dataset as previews need it.
 
-    Methods raise NotThere for what is not there or damaged, CannotShow for what is too large,
-    StorageError where the store does not answer.
+    Methods raise NotFound for a picture that is missing or damaged, CannotShow for one that is too
+    large, StorageError if the store does not answer.
     """
 
     def __init__(self, dataset: Dataset, codec: Codec, max_pixels: int) -> None:
@@ -103,45 +103,45 @@ class Library:
 
     # -- pictures ---------------------------------------------------------------------------------
 
-    def find(self, wish: Wish) -> Found:
-        """Where it lies. Reads the index, nothing else."""
-        with self._reading(wish.key):
-            entry = self._entry(wish.key)
-            wanted = self.dataset.num_layers if wish.layers is None else wish.layers
+    def find(self, request: PreviewRequest) -> LocatedPicture:
+        """Where the picture lies. Reads nothing but the index."""
+        with self._reading(request.key):
+            entry = self._entry(request.key)
+            wanted = self.dataset.num_layers if request.layers is None else request.layers
             layers = min(wanted, entry.num_layers)
             original = entry.num_layers < wanted and self._has_original(entry)
         self._check_size(entry.width, entry.height)
-        # What a picture is made from: its place (data files are written once), and its bytes.
+        # The file and row identify the data, because data files are written once.
         parts = (self.dataset.model_id, *_place(entry), entry.header)
         parts = (*parts, entry.lengths[:layers], entry.crc32s[:layers])
-        tag = etag((*parts, original, layers, wish.max_side, wish.format))
-        return Found(wish, entry, layers, original, tag)
+        tag = etag((*parts, original, layers, request.max_side, request.format))
+        return LocatedPicture(request, entry, layers, original, tag)
 
-    def read(self, found: Found) -> Source:
-        """Its sound layers."""
+    def read(self, found: LocatedPicture) -> PictureData:
+        """The layers of the picture before the first damaged one."""
         entry, layers = found.entry, found.layers
         with self._reading(entry.key):
             while True:
                 try:
                     (record,) = self.dataset.fetch([entry.key], layers, columns=["alpha"])
                     break
-                except DamagedDataError as error:  # without an index, nobody knows which layer
+                except DamagedDataError as error:  # without an index, it does not name a layer
                     layers = layers - 1 if error.layer is None else error.layer
                     if layers < 1:
                         raise
         self._check_size(record.encoded.width, record.encoded.height)
         damaged = layers if layers < found.layers else None
-        return Source(record.encoded, record.extra["alpha"], damaged)
+        return PictureData(record.encoded, record.extra["alpha"], damaged)
 
     # -- originals --------------------------------------------------------------------------------
 
-    def find_original(self, key: str) -> FoundOriginal:
-        """Where the kept file lies. Reads the index, nothing else."""
+    def find_original(self, key: str) -> LocatedOriginal:
+        """Where the kept file lies. Reads nothing but the index."""
         with self._reading(key):
             entry = self._entry(key)
         if entry.indexed and entry.original is None:
             raise _not_kept(key)
-        return FoundOriginal(entry, etag((*_place(entry), "original")))
+        return LocatedOriginal(entry, etag((*_place(entry), "original")))
 
     def original(self, entry: IndexEntry) -> tuple[bytes, str]:
         """The kept file and its media type."""
@@ -155,7 +155,7 @@ class Library:
     # -- what is known ----------------------------------------------------------------------------
 
     def info(self, key: str) -> dict[str, Any]:
-        """What there is to know of one picture besides its pixels."""
+        """The metadata of one picture."""
         with self._reading(key):
             entry = self._entry(key)
             row = self.dataset.metadata(key, _INFO)
@@ -179,10 +179,9 @@ class Library:
         }
 
     def page(self, after: str | None, limit: int, search: str, filter: Any) -> dict[str, Any]:
-        """Some pictures in the dataset's order, and the cursor that goes on behind them.
+        """Some pictures in the dataset's order, and the cursor of the next page.
 
-        Raises CursorError for a cursor that was not given by this dataset. What is damaged or gone
-        is not in a list.
+        Damaged and missing files are left out. Raises CursorError for a cursor of another dataset.
         """
         with self._answering():
             items, cursor = page(self.dataset.lookup, after, limit, search, filter, _left_out)
@@ -190,7 +189,7 @@ class Library:
         return {"items": shown, "next": cursor}
 
     def facts(self) -> dict[str, Any]:
-        """What there is to know of the dataset; its address is not for everybody."""
+        """Facts about the dataset, without its URL, which clients need not know."""
         dataset, codec = self.dataset, self._codec
         return {
             "name": dataset.url.rstrip("/").rpartition("/")[2],
@@ -208,7 +207,7 @@ class Library:
     def _entry(self, key: str) -> IndexEntry:
         entry = self.dataset.locate(key)
         if entry is None:
-            raise NotThere(f"there is no picture with the key {key!r}")
+            raise NotFound(f"there is no picture with the key {key!r}")
         return entry
 
     def _has_original(self, entry: IndexEntry) -> bool:
@@ -225,7 +224,7 @@ class Library:
 
     @contextmanager
     def _reading(self, key: str) -> Iterator[None]:
-        """What is damaged or gone stays so: that is no reason to tell anybody to come again."""
+        """Turn damage into NotFound: unlike a store that does not answer, it does not pass."""
         try:
             with self._answering():
                 yield
@@ -236,7 +235,7 @@ class Library:
 
     @contextmanager
     def _answering(self) -> Iterator[None]:
-        """Some errors of stores come as they are: they are not this program's mistakes."""
+        """Turn errors of stores into StorageError: they are not bugs of this program."""
         try:
             yield
         except Exception as error:
@@ -246,18 +245,18 @@ class Library:
                 raise
 
 
-def nothing_left(key: str, error: Exception) -> NotThere:
-    """For whoever asked; what it was goes to the log, for it names files."""
+def nothing_left(key: str, error: Exception) -> NotFound:
+    """The error for a client. The cause names files, so it goes to the log."""
     log.error("%r cannot be shown: %s", key, error)
-    return NotThere(f"{key!r} cannot be shown: its data is damaged or gone")
+    return NotFound(f"{key!r} cannot be shown: its data is damaged or gone")
 
 
 def _left_out(error: DatasetError) -> None:
-    log.error("a list goes on without its pictures: %s", error)
+    log.error("a page leaves out pictures: %s", error)
 
 
-def _not_kept(key: str) -> NotThere:
-    return NotThere(f"the original of {key!r} was not kept")
+def _not_kept(key: str) -> NotFound:
+    return NotFound(f"the original of {key!r} was not kept")
 
 
 def _place(entry: IndexEntry) -> tuple[object, ...]:
@@ -270,7 +269,7 @@ def _in_json(psnr: list[float] | None) -> list[float | None] | None:
 
 
 def _version(dataset: Dataset) -> str:
-    """Of what the dataset holds and how it is shown: it changes when any picture may."""
+    """A hash of the data files and of this release: it changes whenever a picture may."""
     files = sorted((file.name, file.bytes, file.footer_bytes) for file in dataset.files)
     text = repr((RELEASE, dataset.fingerprint, files))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""What the server measures of itself, as Prometheus reads it."""
+"""The server's metrics, in Prometheus' format."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -21,17 +21,17 @@ T = TypeVar("T")
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.8, 1.5, 3.0, 10.0, 30.0)
 
 
-class Source(Protocol):
-    """Where /metrics come from."""
+class MetricsSource(Protocol):
+    """What /metrics shows."""
 
     async def text(self) -> bytes:
         """Prometheus' exposition format."""
 
     async def share(self) -> None:
-        """What is to be done for it in the background, until it is cancelled."""
+        """Work in the background, until it is cancelled."""
 
 
-class Figures:
+class Metrics:
     """The metrics of one server process."""
 
     def __init__(self) -> None:
@@ -95,7 +95,7 @@ class Figures:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Counts the seconds of what stands in it."""
+        """Count the seconds of a ``with`` block."""
         started = perf_counter()
         try:
             yield
@@ -103,7 +103,7 @@ class Figures:
             self.stages.labels(name).inc(perf_counter() - started)
 
     def working(self, stage: str, function: Callable[..., T]) -> Callable[..., T]:
-        """``function``, counting the processor's seconds in the thread that calls it."""
+        """``function``, with its CPU seconds counted in the thread that calls it."""
         counter = self.cpu.labels(stage)
 
         def counted(*arguments: Any) -> T:
@@ -118,7 +118,7 @@ class Figures:
     async def run(
         self, threads: Executor, stage: str, function: Callable[..., T], *arguments: Any
     ) -> T:
-        """``function`` in one of the threads, counting both kinds of seconds."""
+        """Run ``function`` in one of the threads; counts its seconds and its CPU seconds."""
         loop, work = asyncio.get_running_loop(), self.working(stage, function)
         with self.stage(stage):
             return await loop.run_in_executor(threads, work, *arguments)
@@ -128,4 +128,4 @@ class Figures:
         return generate_latest(self.registry)
 
     async def share(self) -> None:
-        """Nothing: there is one process. ``replicas.SharedFigures`` has more to do."""
+        """Do nothing, because there is one process; see ``replicas.SharedMetrics``."""
