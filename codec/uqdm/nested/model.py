@@ -70,8 +70,8 @@ def _chosen(rest: Tensor, log_p: Tensor, reach: float) -> Tensor:
 
 
 @dataclass
-class _Share:
-    """Pictures of a batch at one level: its state before the level, and the level's digits."""
+class _AtLevel:
+    """Pictures at a level: their state before it, and the level's digits."""
 
     level: int
     images: Tensor
@@ -166,92 +166,87 @@ class NestedModel(nn.Module):
         coefficients = to_bands(images, config)
         grid, states = torch.zeros_like(coefficients), []
         for level in range(config.levels if levels is None else levels):
-            share = _Share(level, images, coefficients, grid, torch.zeros_like(grid))
+            stage = _AtLevel(level, images, coefficients, grid, torch.zeros_like(grid))
             board, trunk, outputs = colours_of(grid), None, None
             if level:
-                trunk, outputs = self._trunk_outputs([share])
+                trunk, outputs = self._trunk_outputs([stage])
             for number in range(len(config.passes[level])):
                 if level == 0:
-                    known = grid + share.digits * self._units(0, grid)
+                    known = grid + stage.digits * self._units(0, grid)
                     logits = self._first_outputs(known, [number])[..., :2, :]
                     logits = logits + self.first_bias[number, :2, 0]
                 else:
                     assert trunk is not None
                     assert outputs is not None
-                    logits = self._logits(share, outputs[0])
+                    logits = self._logits(stage, outputs[0])
                     if number:
-                        logits = logits + self._added([(share, trunk[0], number)], board)[0]
+                        logits = logits + self._added([(stage, trunk[0], number)], board)[0]
                 mask = torch.from_numpy(pass_mask(config, level, number)).to(grid.device)
                 coded = mask[board].expand_as(grid)
-                log_p, rest = self._distribution(share, logits, coded)
+                log_p, rest = self._distribution(stage, logits, coded)
                 most = log_p.shape[-1] // 2
                 near = rest.round()
                 chosen = _chosen(rest, log_p, config.mendable).float() - most
-                share.digits[coded] = torch.where(near.abs() > most, near, chosen)
-            states.append((grid, share.digits))
-            grid = grid + share.digits * self._units(level, grid)
+                stage.digits[coded] = torch.where(near.abs() > most, near, chosen)
+            states.append((grid, stage.digits))
+            grid = grid + stage.digits * self._units(level, grid)
         return [*states, (grid, torch.zeros_like(grid))]
 
     def forward(
         self,
         images: Tensor,
-        levels: list[int],
+        levels: Sequence[int],
         places: Sequence[int] = range(len(PLACES)),
         states: Sequence[tuple[Tensor, Tensor]] | None = None,
     ) -> list[dict[str, Tensor]]:
-        """Losses of pictures ``(B, 3, H, W) uint8``, B a multiple of ``len(levels)``.
+        """Losses of pictures ``(B, 3, H, W) uint8`` at some levels.
 
-        Each level takes its share of the batch; ``config.levels`` is what comes after the last.
-        Returned for each: ``bits`` per pixel that the level costs, and ``mse``, the error of the
-        reconstruction before the level in squared Deltas per pixel. ``preview`` is the light
-        network's, of level 1. After the last level, ``bits`` are those of a pixel network at some
-        ``places``, as if all were like them. A network that is frozen is left out.
+        ``config.levels`` is what comes after the last level. Returned for each: ``bits`` per pixel
+        that the level costs, and ``mse``, the error of the reconstruction before the level in
+        squared Deltas per pixel. ``preview`` is the light network's, of level 1. After the last
+        level, ``bits`` are those of a pixel network at some ``places``, as if all were like them. A
+        network that is frozen is left out.
 
         ``states`` are those of ``encoded_states``; None: ``state_before``'s.
         """
-        config = self.config
-        coefficients = to_bands(images, config)
-        shares = []
-        at = torch.arange(len(images), device=images.device).chunk(len(levels))
-        for level, own in zip(levels, at, strict=True):
-            c = coefficients[own]
-            state = (
-                self.state_before(c, level) if states is None else [x[own] for x in states[level]]
-            )
-            shares.append(_Share(level, images[own], c, *state))
+        coefficients = to_bands(images, self.config)
+        stages = []
+        for level in levels:
+            state = self.state_before(coefficients, level) if states is None else states[level]
+            stages.append(_AtLevel(level, images, coefficients, *state))
         losses: list[dict[str, Tensor]] = [{} for _ in levels]
-        for share, loss in zip(shares, losses, strict=True):
-            if share.level <= 1 and self.first_network.head.requires_grad:
-                loss |= self._first_losses(share)
-        later = [i for i, share in enumerate(shares) if share.level]
+        for stage, loss in zip(stages, losses, strict=True):
+            if stage.level <= 1 and self.first_network.head.requires_grad:
+                loss |= self._first_losses(stage)
+        later = [i for i, stage in enumerate(stages) if stage.level]
         pixels = self.pixel_network is not None and self.pixel_network.bias.requires_grad
         if later and (self.network.head.requires_grad or pixels):
-            found = self._later_losses([shares[i] for i in later], places)
+            found = self._later_losses([stages[i] for i in later], places)
             for i, loss in zip(later, found, strict=True):
                 losses[i] |= loss
         return losses
 
     # -- level 0 ----------------------------------------------------------------------------------
 
-    def _first_losses(self, share: _Share) -> dict[str, Tensor]:
+    def _first_losses(self, stage: _AtLevel) -> dict[str, Tensor]:
         """Bits of level 0, or at level 1 the error of previews after it."""
         config, passes = self.config, self.layout.steps - 1
-        board = colours_of(share.grid)
-        if share.level == 1:
-            out = self._first_outputs(share.grid, [passes])
-            shift = self._shift(share, out[..., OUTPUTS["shift"], :], self.first_bias[passes])
-            return {"preview": self._error(share, shift)}
+        board = colours_of(stage.grid)
+        if stage.level == 1:
+            out = self._first_outputs(stage.grid, [passes])
+            shift = self._shift(stage, out[..., OUTPUTS["shift"], :], self.first_bias[passes])
+            return {"preview": self._error(stage, shift)}
         masks = torch.from_numpy(np.stack([pass_mask(config, 0, n) for n in range(passes)]))
         masks = masks.to(board.device)[:, board]
         known = torch.cumsum(masks, 0) - masks.long()
-        values = share.digits * self._units(0, share.grid)
-        states = torch.cat([share.grid + values * m for m in known])
+        values = stage.digits * self._units(0, stage.grid)
+        states = torch.cat([stage.grid + values * m for m in known])
         outputs = self._first_outputs(states, list(range(passes))).chunk(passes)
         logits = outputs[0][..., :2, :] + self.first_bias[0, :2, 0]
         for number in range(1, passes):
             own = outputs[number][..., :2, :] + self.first_bias[number, :2, 0]
             logits = torch.where(masks[number].unsqueeze(-2), own, logits)
-        return {"bits": self._bits(share, logits)}
+        return {"bits": self._bits(stage, logits)}
 
     def _first_outputs(self, grids: Tensor, steps: list[int]) -> Tensor:
         """The light network's outputs ``(B, h, w, 3, 192)``, 0 for bands that it does not have."""
@@ -273,63 +268,67 @@ class NestedModel(nn.Module):
 
     # -- later levels -----------------------------------------------------------------------------
 
-    def _trunk_outputs(self, shares: Sequence[_Share]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        """The trunk and its outputs ``(b, h, w, 3, 192)``, of each share."""
-        config, device = self.config, shares[0].grid.device
+    def _trunk_outputs(
+        self, stages: Sequence[_AtLevel]
+    ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """The trunk and its outputs ``(b, h, w, 3, 192)``, of each stage."""
+        config, device = self.config, stages[0].grid.device
         features = Features(config, device)
-        seen = torch.cat([features(s.grid, feature_unit(config, s.level)) for s in shares])
-        step = torch.tensor([s.level - 1 for s in shares], device=device)
+        seen = torch.cat([features(s.grid, feature_unit(config, s.level)) for s in stages])
+        step = torch.tensor([s.level - 1 for s in stages], device=device)
         with mixed_precision(device):
-            step = step.repeat_interleave(len(shares[0].grid))
+            step = step.repeat_interleave(len(stages[0].grid))
             trunk = self.network.trunk(seen, colours_of(seen), step)
         outputs = self.network.outputs(trunk).unflatten(-1, (len(OUTPUTS), BANDS))
-        return trunk.chunk(len(shares)), outputs.chunk(len(shares))
+        return trunk.chunk(len(stages)), outputs.chunk(len(stages))
 
-    def _later_losses(self, shares: list[_Share], places: Sequence[int]) -> list[dict[str, Tensor]]:
-        config, board = self.config, colours_of(shares[0].grid)
-        trunks, outputs = self._trunk_outputs(shares)
+    def _later_losses(
+        self, stages: list[_AtLevel], places: Sequence[int]
+    ) -> list[dict[str, Tensor]]:
+        config, board = self.config, colours_of(stages[0].grid)
+        trunks, outputs = self._trunk_outputs(stages)
         losses: list[dict[str, Tensor]] = []
-        for share, out in zip(shares, outputs, strict=True):
-            shift = self._shift(share, out[..., OUTPUTS["shift"], :], self.bias[share.level - 1])
-            losses.append({"mse": self._error(share, shift)})
-            if share.level == config.levels and self.pixel_network is not None:
-                bits = self._pixel_bits(share.grid, shift, share.images, places)
+        for stage, out in zip(stages, outputs, strict=True):
+            shift = self._shift(stage, out[..., OUTPUTS["shift"], :], self.bias[stage.level - 1])
+            losses.append({"mse": self._error(stage, shift)})
+            if stage.level == config.levels and self.pixel_network is not None:
+                bits = self._pixel_bits(stage.grid, shift, stage.images, places)
                 losses[-1]["bits"] = bits
         passes = [
-            (share, trunk, number)
-            for share, trunk in zip(shares, trunks, strict=True)
-            if share.level < config.levels
-            for number in range(1, len(config.passes[share.level]))
+            (stage, trunk, number)
+            for stage, trunk in zip(stages, trunks, strict=True)
+            if stage.level < config.levels
+            for number in range(1, len(config.passes[stage.level]))
         ]
         added = iter(self._added(passes, board) if passes else [])
-        for share, out, loss in zip(shares, outputs, losses, strict=True):
-            if share.level == config.levels:
+        for stage, out, loss in zip(stages, outputs, losses, strict=True):
+            if stage.level == config.levels:
                 continue
-            logits = start = self._logits(share, out)
-            for number in range(1, len(config.passes[share.level])):
-                mask = torch.from_numpy(pass_mask(config, share.level, number)).to(board.device)
+            logits = start = self._logits(stage, out)
+            for number in range(1, len(config.passes[stage.level])):
+                mask = torch.from_numpy(pass_mask(config, stage.level, number)).to(board.device)
                 logits = torch.where(mask[board].unsqueeze(-2), start + next(added), logits)
-            loss["bits"] = self._bits(share, logits)
+            loss["bits"] = self._bits(stage, logits)
         return losses
 
-    def _logits(self, share: _Share, out: Tensor) -> Tensor:
+    def _logits(self, stage: _AtLevel, out: Tensor) -> Tensor:
         """Tilts and widths ``(b, h, w, 2, 192)`` by the trunk's outputs alone."""
-        bias = self.bias[share.level - 1, :2]
-        significant = (share.grid != 0).unsqueeze(-2)
+        bias = self.bias[stage.level - 1, :2]
+        significant = (stage.grid != 0).unsqueeze(-2)
         return out[..., :2, :] + torch.where(significant, bias[:, 1], bias[:, 0])
 
-    def _added(self, passes: Sequence[tuple[_Share, Tensor, int]], board: Tensor) -> list[Tensor]:
+    def _added(self, passes: Sequence[tuple[_AtLevel, Tensor, int]], board: Tensor) -> list[Tensor]:
         """What the pass network adds to tilts and widths ``(b, h, w, 2, 192)``, of each pass.
 
-        Passes are of a share, with what the trunk has seen of it.
+        Passes are of a stage, with what the trunk has seen of it.
         """
         seen, device = [], board.device
-        for share, _, number in passes:
-            masks = [pass_mask(self.config, share.level, before) for before in range(number)]
+        for stage, _, number in passes:
+            masks = [pass_mask(self.config, stage.level, before) for before in range(number)]
             known = torch.from_numpy(np.logical_or.reduce(masks)).to(device)
-            seen.append(digit_features(share.digits * known[board]))
-        levels = [share.level - 1 for share, _, _ in passes]
-        steps = [self._later[share.level, number] for share, _, number in passes]
+            seen.append(digit_features(stage.digits * known[board]))
+        levels = [stage.level - 1 for stage, _, _ in passes]
+        steps = [self._later[stage.level, number] for stage, _, number in passes]
         level, step = (
             torch.tensor(n, device=device).repeat_interleave(len(seen[0])) for n in (levels, steps)
         )
@@ -340,51 +339,53 @@ class NestedModel(nn.Module):
 
     # -- both -------------------------------------------------------------------------------------
 
-    def _distribution(self, share: _Share, logits: Tensor, coded: Tensor) -> tuple[Tensor, Tensor]:
+    def _distribution(
+        self, stage: _AtLevel, logits: Tensor, coded: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Log-probabilities ``(n, 2 A + 1)`` of the coded digits, and what they stand for ``(n,)``.
 
         Args:
             logits: tilts and widths ``(b, h, w, 2, 192)``.
             coded: which coefficients have digits, ``(b, h, w, 192) bool``.
         """
-        config, level = self.config, share.level
+        config, level = self.config, stage.level
         tilt_grid, width_grid = config.grids(level)
         tilt = _on_grid(logits[..., 0, :][coded], tilt_grid)
         width = _on_grid(logits[..., 1, :][coded], width_grid)
         if level:
-            sets = (share.grid != 0)[coded].long() + 2 * (level - 1)
+            sets = (stage.grid != 0)[coded].long() + 2 * (level - 1)
         else:
             low = torch.from_numpy(config.low_bands()).to(coded.device)
             sets = low.expand_as(coded)[coded].long()
         energy, theta = self.tails(level == 0)
         log_p = log_pmf(tilt, width, energy[sets], theta[sets])
-        rest = (share.coefficients - share.grid) / self._units(level, share.grid)
+        rest = (stage.coefficients - stage.grid) / self._units(level, stage.grid)
         return log_p, rest[coded]
 
     def _units(self, level: int, like: Tensor) -> Tensor:
         return torch.from_numpy(self.config.units(level)).to(like.device)
 
-    def _bits(self, share: _Share, logits: Tensor) -> Tensor:
+    def _bits(self, stage: _AtLevel, logits: Tensor) -> Tensor:
         """Bits per pixel of a level, of each coefficient by the logits of its pass."""
         config = self.config
-        coded = torch.from_numpy(config.level_bands(share.level)).to(logits.device)
-        log_p, rest = self._distribution(share, logits, coded.expand_as(share.grid))
+        coded = torch.from_numpy(config.level_bands(stage.level)).to(logits.device)
+        log_p, rest = self._distribution(stage, logits, coded.expand_as(stage.grid))
         target = _chosen(rest, log_p, config.mendable)
-        return -log_p.gather(-1, target[:, None]).sum() / _LN2 / share.pixels
+        return -log_p.gather(-1, target[:, None]).sum() / _LN2 / stage.pixels
 
     @staticmethod
-    def _shift(share: _Share, out: Tensor, bias: Tensor) -> Tensor:
-        """Where coefficients are expected before the share's level, in Deltas of the level before.
+    def _shift(stage: _AtLevel, out: Tensor, bias: Tensor) -> Tensor:
+        """Where coefficients are expected before the stage's level, in Deltas of the level before.
 
         Args:
             bias: ``(3, 2, 192)``.
         """
         own = bias[OUTPUTS["shift"]]
-        shift = out + torch.where(share.grid != 0, own[1], own[0])
+        shift = out + torch.where(stage.grid != 0, own[1], own[0])
         return _on_grid(shift, Grid(-127 / SHIFT_UNIT, 1 / SHIFT_UNIT, 255))
 
-    def _error(self, share: _Share, shift: Tensor) -> Tensor:
-        error = (share.coefficients - share.grid) / self.config.unit(share.level - 1) - shift
+    def _error(self, stage: _AtLevel, shift: Tensor) -> Tensor:
+        error = (stage.coefficients - stage.grid) / self.config.unit(stage.level - 1) - shift
         return error.square().mean() * (BANDS / BLOCK**2)
 
     @torch.no_grad()

@@ -130,8 +130,8 @@ _FEW = tuple((("all", (0, 1, 2, 3, 4)),) for _ in range(6))
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"colours": [1.0] * 9}, "independent"),
-        ({"colours": [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 5.0]}, "at most 4"),
+        ({"colours": [0.5] * 9}, "independent"),
+        ({"colours": [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 5.0]}, "at most 2"),
         ({"colours": [1.0] * 8}, "nine"),
         ({"colours": [float("nan"), *[0.0] * 3, 1.0, *[0.0] * 3, 1.0]}, "finite"),
         ({"colours": ["a"] * 9}, "not a"),
@@ -154,7 +154,7 @@ _FEW = tuple((("all", (0, 1, 2, 3, 4)),) for _ in range(6))
         ({"passes": [*_FEW[:5], [["most", [0]]]]}, "passes"),
         ({"passes": [*_FEW[:5], []]}, "passes"),
         ({"levels": 5}, "levels"),
-        ({"levels": 1, "orders": [[14, 14]], "passes": _FEW[:1]}, "lead"),
+        ({"levels": 1, "orders": [[14, 14]], "passes": _FEW[:1]}, "2 to"),
         ({"first_delta": 0.0}, "first_delta"),
         ({"first_delta": 1e4}, "first_delta"),
         ({"dead_zone": 0.5}, "dead_zone"),
