@@ -28,6 +28,7 @@ from codec.numerics.memory import is_out_of_memory, release_memory
 
 from ..dataset.rows import Row, Status
 from ..running.stages import StageClock
+from ..running.worker import WorkerSettings
 from ..sources.shards import MAX_FIELD_BYTES, Sample, ShardFile, is_picture
 from ..stores.reasons import describe
 from ..stores.threads import ahead_within
@@ -46,13 +47,12 @@ SYSTEMATIC = 8  # so many failures and no success before: the codec is broken, n
 
 
 @dataclass(frozen=True)
-class CompressSettings:
-    """What every compressing worker is told. ``output`` is the dataset's URL.
+class CompressSettings(WorkerSettings):
+    """Settings of every compressing worker. ``output`` is the dataset's URL.
 
     ``layers`` is the number of layer columns; with ``fit`` each picture stores the most of them
     that are not larger than its file, otherwise all. ``codec_options`` go to ``Codec.encode``.
-    ``min_psnr`` (dB) is a floor for what ``keep_original`` calls larger. ``input_options`` and
-    ``output_options`` are fsspec's storage options; they may hold secrets.
+    ``min_psnr`` (dB): where a stream stays below it, ``keep_original="larger"`` keeps the original.
     """
 
     output: str
@@ -65,12 +65,6 @@ class CompressSettings:
     max_pixels: int = MAX_PIXELS
     keep_original: KeepOriginal = "bad"
     min_psnr: float | None = None
-    batch_size: int = 32
-    device: str = "cpu"
-    threads: int = 1
-    scratch: str | None = None
-    input_options: dict[str, Any] = field(default_factory=dict, repr=False)
-    output_options: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """The compressing worker: one shard in, one Parquet file out, published and recorded.
 
-It is a plain class, so it can be tested and used without Ray; the scheduler makes it an actor. Its
-arguments and results are small (URLs and counts): picture bytes never enter the object store.
+Its arguments and results are small (URLs and counts): picture bytes never enter the object store.
 
 ``run`` may be called from several threads at once. Its three stages have a lock each, so that one
 shard is fetched and another published while a third is encoded, and never more of each::
@@ -39,11 +38,11 @@ from ..dataset.rows import (
     schema,
     stream_columns,
 )
-from ..running.activity import Activity
 from ..running.stages import StageClock, Turn
+from ..running.worker import Worker
 from ..running.worker_errors import plain_errors
 from ..sources.shards import Shard, ShardError, ShardFile, open_shard
-from ..stores.store import Store, scratch_folder
+from ..stores.store import scratch_folder
 from .encoder import CompressSettings, SampleEncoder
 
 
@@ -61,13 +60,12 @@ class ShardJob:
     previous: str | None = None
 
 
-class ShardCompressor:
-    """Owns one device: ``ready`` loads the model, ``run`` does a shard; ``progress`` is polled."""
+class ShardCompressor(Worker[CompressSettings]):
+    """Owns one device: ``ready`` loads the model, ``run`` compresses a shard."""
 
     def __init__(self, settings: CompressSettings) -> None:
-        self.settings = settings
+        super().__init__(settings)
         self._fetching, self._encoding, self._publishing = Turn(), Turn(), Turn()
-        self.activity = Activity()
 
     @cached_property
     def encoder(self) -> SampleEncoder:
@@ -82,18 +80,10 @@ class ShardCompressor:
         )
         return SampleEncoder(codec, settings)
 
-    @cached_property
-    def store(self) -> Store:
-        return Store(self.settings.output, self.settings.output_options)
-
     @plain_errors
     def ready(self) -> str:
         """Load the model; returns its id. Raises UnknownModelError, InvalidModelError."""
         return self.encoder.codec.model_id
-
-    def progress(self) -> dict[str, Any]:
-        """What the worker is doing: shards under way, busy seconds by stage, traffic, memory."""
-        return self.activity.report()
 
     @plain_errors
     def run(self, job: ShardJob, skip: Mapping[int, str] | None = None) -> dict[str, Any]:

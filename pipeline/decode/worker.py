@@ -23,14 +23,13 @@ from ..dataset.rows import (
     reason_kind,
     row_bytes,
 )
-from ..reader.dataset import DataFile, Dataset, open_dataset
-from ..running.activity import Activity
+from ..reader.dataset import DataFile
 from ..running.stages import StageClock
 from ..running.worker_errors import plain_errors
 from ..stores.reasons import describe
 from ..stores.store import Store, scratch_folder
 from ..stores.threads import ahead
-from .layer_rule import LayerRule
+from .dataset_worker import DatasetWorker, HandOutSettings
 from .samples import COUNTS, Form, Sample, finished
 from .selection import Chosen, Selection, timed
 from .targets import DECODE_COMMITS, FileTarget, TarTarget, UnwritableNameError, publish_tar
@@ -49,36 +48,23 @@ _COLUMNS = (
 
 
 @dataclass(frozen=True)
-class DecodeSettings:
-    """What every decoding worker is told. ``dataset`` and ``output`` are URLs.
+class DecodeSettings(HandOutSettings):
+    """Settings of every decoding worker.
 
-    ``condition`` is a ``--filter``, ``max_side`` the longest that a picture may be (pixels), what
-    claims more than ``max_pixels`` is bad.
-    ``codec_options`` go to ``Codec.decode``: they say nothing of shards, batches or places, since
-    a picture must come out the same wherever it is decoded. ``input_options`` (the dataset's) and
-    ``output_options`` are fsspec's storage options; they may hold secrets.
+    ``max_side`` (pixels) is the longest that a picture may be; one that claims more than
+    ``max_pixels`` is bad. ``codec_options`` go to ``Codec.decode``. They say nothing of shards,
+    batches or machines, since a picture must come out the same wherever it is decoded.
     """
 
-    dataset: str
-    output: str
-    fingerprint: str
-    rule: LayerRule
     format: Literal["webdataset", "files"]
     image_format: str
     quality: int
-    condition: str = ""
     max_side: int | None = None
     max_pixels: int | None = None
     codec_options: dict[str, Any] = field(default_factory=dict)
-    batch_size: int = 32
-    device: str = "cpu"
-    threads: int = 1
-    scratch: str | None = None
-    input_options: dict[str, Any] = field(default_factory=dict, repr=False)
-    output_options: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
-class ShardDecoder:
+class ShardDecoder(DatasetWorker[DecodeSettings]):
     """Owns one device. ``ready`` loads the dataset's model, ``run`` decodes a data file.
 
     One file at a time, in windows: rows are read until they and their pictures make WINDOW_BYTES,
@@ -87,17 +73,8 @@ class ShardDecoder:
     """
 
     def __init__(self, settings: DecodeSettings) -> None:
-        self.settings = settings
-        self.activity = Activity()
+        super().__init__(settings)
         self._failing = 0  # pictures since the last that could be decoded
-
-    @cached_property
-    def dataset(self) -> Dataset:
-        return open_dataset(self.settings.dataset, self.settings.input_options)
-
-    @cached_property
-    def store(self) -> Store:
-        return Store(self.settings.output, self.settings.output_options)
 
     @cached_property
     def codec(self) -> Codec:
@@ -110,10 +87,6 @@ class ShardDecoder:
     def ready(self) -> str:
         """Load the model; returns its id. Raises DatasetError, UnknownModelError."""
         return self.codec.model_id
-
-    def progress(self) -> dict[str, Any]:
-        """What the worker is doing: files under way, busy seconds by stage, traffic, memory."""
-        return self.activity.report()
 
     @cached_property
     def form(self) -> Form:

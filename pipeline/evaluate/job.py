@@ -16,7 +16,6 @@ from codec.errors import InvalidModelError
 
 from ..dataset.layout import model_path
 from ..dataset.ledger import fingerprint
-from ..running.cluster import WorkerShape
 from ..running.job import RunningOptions, Stop, run_job_tasks
 from ..running.options import OptionError
 from ..running.progress.events import EventLog, job_log
@@ -142,25 +141,10 @@ def _evaluate(options: EvaluateOptions, stop: Stop, log: EventLog) -> Evaluation
         if f"{task.name}.json" not in there
     }
     summary.tasks, summary.resumed = len(tasks), len(tasks) - len(missing)
-
-    def settings(shape: WorkerShape) -> EvaluateSettings:
-        return EvaluateSettings(
-            output=store.url,
-            fingerprint=mark,
-            shown_bpp=options.show_bpp,
-            lpips=lpips,
-            batch_size=options.batch_size,
-            device=shape.device,
-            threads=shape.threads,
-            scratch=options.scratch,
-            input_options=options.input_options,
-            output_options=options.output_options,
-        )
-
     outcomes = run_job_tasks(
         "measuring",
         Evaluator,
-        settings,
+        EvaluateSettings(store.url, mark, options.show_bpp, lpips),
         missing,
         options,
         summary,

@@ -7,13 +7,13 @@ from typing import Any
 
 from ..stores.store import clear_scratch
 from . import cluster
-from .cluster import WorkerShape
 from .progress import Progress
 from .progress.events import EventLog
 from .progress.metrics import Metrics
 from .progress.summary import Summary, count_reasons
 from .scheduler import run_tasks
 from .tasks import Outcome, Policy, Task
+from .worker import WorkerSettings
 
 Stop = Callable[[], str]
 """Asked now and then whether a job must finish what is under way and end; says why, or ""."""
@@ -47,7 +47,7 @@ class RunningOptions:
 def run_job_tasks(
     verb: str,
     worker: type,
-    settings: Callable[[WorkerShape], Any],
+    settings: WorkerSettings,
     tasks: Mapping[Task, int],
     options: RunningOptions,
     summary: Summary,
@@ -63,7 +63,7 @@ def run_job_tasks(
     Args:
         verb: what people read that the job is doing.
         worker: what ``run_tasks`` runs.
-        settings: makes the worker's settings, out of what each worker owns.
+        settings: the worker's. What does not change its output is set here.
         tasks: with the bytes of input that each of them takes.
         in_flight: how many tasks a worker takes at once, where it is not the policy's number.
         keep_results: False leaves the results of the outcomes empty, where a job has them from its
@@ -78,12 +78,20 @@ def run_job_tasks(
     sizes = {task.name: size for task, size in tasks.items()}
     progress = Progress(verb, sizes, events=log, metrics=Metrics())
     watcher = JobWatcher(progress, stop, max_bad_fraction)
+    settings = replace(
+        settings,
+        batch_size=options.batch_size,
+        device=shape.device,
+        threads=shape.threads,
+        scratch=options.scratch,
+        input_options=options.input_options,
+        output_options=options.output_options,
+    )
     policy = options.policy if in_flight is None else replace(options.policy, in_flight=in_flight)
     try:
-        made = settings(shape)
         outcomes = [
             outcome if keep_results or outcome.result is None else replace(outcome, result={})
-            for outcome in run_tasks(worker, made, list(tasks), shape, policy, watcher)
+            for outcome in run_tasks(worker, settings, list(tasks), shape, policy, watcher)
         ]
     finally:
         progress.close()

@@ -25,6 +25,11 @@ class Outcome:
     attempts: int = 0
     crashed: bool = False
 
+    @property
+    def failure(self) -> str:
+        """The error, and after how many attempts."""
+        return f"{self.error} (attempts: {self.attempts})"
+
 
 @dataclass(frozen=True)
 class Policy:

@@ -18,7 +18,6 @@ from ..dataset.layout import PLAN_NAME, RECORD_SUFFIX, SUFFIX, manifest_name, mo
 from ..dataset.ledger import latest_manifest
 from ..dataset.models import check_model
 from ..reader.dataset import DataFile, Dataset, DatasetError
-from ..running.cluster import WorkerShape
 from ..running.job import RunningOptions, Stop, run_job_tasks
 from ..running.progress.events import EventLog, job_log
 from ..running.progress.summary import Problem, plural
@@ -212,20 +211,7 @@ class _Verification:
         decode = options.decode and report.model_state != "damaged"
         if options.decode and not decode:
             report.notes.append("no picture was decoded, because the model is damaged")
-
-        def settings(shape: WorkerShape) -> VerifySettings:
-            return VerifySettings(
-                dataset=dataset.url,
-                model_id=dataset.model_id,
-                layers=dataset.num_layers,
-                decode=decode,
-                batch_size=options.batch_size,
-                device=shape.device,
-                threads=shape.threads,
-                scratch=options.scratch,
-                input_options=options.input_options,
-            )
-
+        settings = VerifySettings(dataset.url, dataset.model_id, dataset.num_layers, decode)
         outcomes = run_job_tasks(
             "verifying",
             ShardVerifier,
@@ -240,8 +226,7 @@ class _Verification:
         for outcome in outcomes:
             file = files[outcome.task.name]
             if outcome.result is None:
-                error = f"{outcome.error} (attempts: {outcome.attempts})"
-                report.unchecked.append(Problem(file.path, "", error))
+                report.unchecked.append(Problem(file.path, "", outcome.failure))
             else:
                 self._take(file, outcome.result)
 

@@ -6,7 +6,7 @@ next manifest lists that instead. A record or model that is damaged is removed a
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from codec.errors import StrataError
 from codec.models import zoo
 
-from ..compress.job import CompressOptions, run_shards
+from ..compress.job import run_shards
 from ..compress.worker import ShardJob
 from ..dataset.index_writer import index_table, publish_index
 from ..dataset.layout import (
@@ -196,18 +196,16 @@ class Repair:
                 continue
             base = shard_name(shard, self.plan.fingerprint)
             jobs[base] = ShardJob(base, shard, highest[base] + 1), damage
-        compressing = CompressOptions(
-            inputs=(),
-            output=self.dataset.url,
-            model=self.dataset.model_id,
-            **{item.name: getattr(options, item.name) for item in fields(RunningOptions)}
-            | {"input_options": self.source_options, "output_options": options.input_options},
+        compressing = replace(
+            options, input_options=self.source_options, output_options=options.input_options
         )
         todo = [job for job, _ in jobs.values()]
-        for outcome in run_shards(todo, self.plan, compressing, summary, log, stop):
+        for outcome in run_shards(
+            todo, self.plan, self.dataset.url, compressing, summary, log, stop
+        ):
             _, damage = jobs.pop(outcome.task.name)
             if outcome.result is None:
-                damage.why_not = f"{outcome.error} (attempts: {outcome.attempts})"
+                damage.why_not = outcome.failure
             else:
                 result = {k: v for k, v in outcome.result.items() if k != "found"}
                 self.correct([entry_of(result)])

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,8 @@ from ..dataset.index_writer import index_facts, index_table, same_index
 from ..dataset.models import load_model
 from ..dataset.rows import encoded_image, file_sha256, schema, stream_columns
 from ..reader.dataset import DataFile
-from ..running.activity import Activity
 from ..running.stages import StageClock
+from ..running.worker import Worker, WorkerSettings
 from ..running.worker_errors import plain_errors
 from ..stores.reasons import describe
 from ..stores.store import Store, scratch_folder
@@ -35,21 +35,13 @@ BATCH_PIXELS = 1 << 22
 
 
 @dataclass(frozen=True)
-class VerifySettings:
-    """What every verifying worker is told. ``dataset`` is a URL.
-
-    ``input_options`` are the dataset's storage options; they may hold secrets.
-    """
+class VerifySettings(WorkerSettings):
+    """Settings of every verifying worker. ``dataset`` is a URL."""
 
     dataset: str
     model_id: str
     layers: int
     decode: bool = True
-    batch_size: int = 32
-    device: str = "cpu"
-    threads: int = 1
-    scratch: str | None = None
-    input_options: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
 class _Problems:
@@ -65,18 +57,15 @@ class _Problems:
             self.first.append(text.encode("utf-8", "backslashreplace").decode())
 
 
-class ShardVerifier:
+class ShardVerifier(Worker[VerifySettings]):
     """Owns one device. ``ready`` loads the dataset's model, ``run`` checks a data file.
 
     One file at a time: a local copy of each takes its place on the disk.
     """
 
-    def __init__(self, settings: VerifySettings) -> None:
-        self.settings = settings
-        self.activity = Activity()
-
     @cached_property
     def store(self) -> Store:
+        """The dataset."""
         return Store(self.settings.dataset, self.settings.input_options)
 
     @cached_property
@@ -95,10 +84,6 @@ class ShardVerifier:
     def ready(self) -> str:
         """Load the model, if pictures are to be decoded. Raises UnknownModelError."""
         return self.codec.model_id if self.settings.decode else self.settings.model_id
-
-    def progress(self) -> dict[str, Any]:
-        """What the worker is doing: files under way, busy seconds by stage, traffic, memory."""
-        return self.activity.report()
 
     @plain_errors
     def run(self, file: DataFile) -> dict[str, Any]:
@@ -280,5 +265,3 @@ class ShardVerifier:
         if exact and row["image_sha256"] not in (None, hashlib.sha256(picture.tobytes()).digest()):
             return "decodes to other pixels than it was made of"
         return ""
-
-    # -- what the driver sees ---------------------------------------------------------------------

@@ -98,12 +98,12 @@ def test_bad_samples_are_named(make_dataset: Make, tmp_path: Path, toy: ToyCodec
 
     # another model's streams cannot be read: all of them are bad, and none is guessed
     toy.model_id = "1" * 64
-    monkey = decode_worker.Dataset.codec
+    monkey = Dataset.codec
     try:
-        decode_worker.Dataset.codec = lambda *_: toy  # type: ignore[method-assign, assignment]
+        Dataset.codec = lambda *_: toy  # type: ignore[method-assign, assignment]
         (record,) = decode(dataset, tmp_path / "out2")
     finally:
-        decode_worker.Dataset.codec = monkey  # type: ignore[method-assign]
+        Dataset.codec = monkey  # type: ignore[method-assign]
     assert (record["ok"], record["bad"]) == (0, 4)
     assert "layer 0" in record["problems"][0][2]
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import pipeline.compress.job
+import pipeline.dataset.job
 from pipeline.compress.job import CompressOptions, compress
 from pipeline.reader.dataset import DatasetError, open_dataset
 from pipeline.running.job import JobWatcher
@@ -149,18 +150,18 @@ def test_jobs_that_end_together_list_each_others_files(
     ours = str(write_tar(tmp_path / "a.tar", samples(3)))
     theirs = str(write_tar(tmp_path / "b.tar", samples(2, 10)))
     output = tmp_path / "set"
-    publish = pipeline.compress.job.publish_manifest
+    publish = pipeline.dataset.job.publish_manifest
 
     def late(*arguments: Any, **options: Any) -> int:
-        monkeypatch.setattr(pipeline.compress.job, "publish_manifest", publish)
+        monkeypatch.setattr(pipeline.dataset.job, "publish_manifest", publish)
         assert run(toy, theirs, output).ok == 2
         return publish(*arguments, **options)
 
-    monkeypatch.setattr(pipeline.compress.job, "publish_manifest", late)
+    monkeypatch.setattr(pipeline.dataset.job, "publish_manifest", late)
     summary = run(toy, ours, output)
     assert (summary.ok, summary.exit_code) == (3, 0)
     assert len(open_dataset(str(output))) == 5
-    monkeypatch.setattr(pipeline.compress.job, "publish_manifest", late)
+    monkeypatch.setattr(pipeline.dataset.job, "publish_manifest", late)
     assert run(toy, ours, output).resumed == 1  # with nothing to do it is no different
     assert len(open_dataset(str(output))) == 5
 
