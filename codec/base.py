@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from .errors import StrataError
 from .images import resizing
 from .stream import bitstream
 
@@ -25,6 +26,14 @@ class EncodedImage:
 
     header: bytes
     layers: tuple[bytes, ...]
+
+    def __repr__(self) -> str:
+        """Size, layers and bytes, never the bytes themselves; also of a damaged stream."""
+        try:
+            size = f"{self.width}x{self.height}"
+        except StrataError:
+            size = "damaged header"
+        return f"EncodedImage({size}, {self.num_layers} layers, {self.nbytes} bytes)"
 
     @cached_property
     def info(self) -> bitstream.StreamHeader:

@@ -16,10 +16,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from codec.models.zoo import DEFAULT_MODELS
-from pipeline.compress.job import CompressOptions, compress
+from pipeline import CompressOptions, compress_dataset
 from pipeline.running.command_line import (
+    add_max_bad_fraction,
     add_running_options,
+    decibels,
     given_options,
+    new_parser,
     output_url,
     positive,
     run_job,
@@ -28,24 +31,8 @@ from pipeline.running.command_line import (
 )
 
 
-def fraction(text: str) -> float:
-    number = float(text)
-    if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError(f"must be 0 to 1, not {text}")
-    return number
-
-
-def decibels(text: str) -> float:
-    number = float(text)
-    if not 0 < number < 200:
-        raise argparse.ArgumentTypeError(f"must be a PSNR in dB, not {text}")
-    return number
-
-
 def parse(arguments: list[str] | None = None) -> CompressOptions:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument(
         "--input",
         nargs="+",
@@ -124,14 +111,7 @@ def parse(arguments: list[str] | None = None) -> CompressOptions:
         choices=["bad"],
         help="try the samples again that were bad in earlier runs; the good ones stay as they are",
     )
-    parser.add_argument(
-        "--max-bad-fraction",
-        type=fraction,
-        default=0.5,
-        metavar="F",
-        help="stop when more than this fraction of the samples (once there are 200) or of the "
-        "shards (once there are 10) failed; 1 never stops (default: %(default)s)",
-    )
+    add_max_bad_fraction(parser, "shards")
     add_running_options(parser)
     given = parser.parse_args(arguments)
     layers = None
@@ -161,4 +141,4 @@ def parse(arguments: list[str] | None = None) -> CompressOptions:
 
 if __name__ == "__main__":
     options = parse()
-    sys.exit(run_job(lambda: compress(options, stop_reason)))
+    sys.exit(run_job(lambda: compress_dataset(options, stop_reason)))

@@ -14,52 +14,32 @@ keys are unknown, and the summary names them; 2: nothing was done, the message s
 told to stop.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.decode.job import DecodeOptions, decode
+from pipeline import DecodeOptions, decode_dataset
 from pipeline.running.command_line import (
+    above_zero,
+    add_max_bad_fraction,
     add_running_options,
     given_options,
+    new_parser,
     output_url,
     positive,
     run_job,
     running_options,
     stop_reason,
+    zero_or_more,
 )
 
 DECODING = ("image_format", "quality", "max_side", "max_pixels")
 CODEC_OPTIONS = ("realism", "decoder", "steps", "noise_scale", "seed", "tile_pixels")
 
 
-def noise_scale(text: str) -> float:
-    number = float(text)
-    if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"must not be negative, but is {text}")
-    return number
-
-
-def above_zero(text: str) -> float:
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be above 0, but is {text}")
-    return number
-
-
-def fraction(text: str) -> float:
-    number = float(text)
-    if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError(f"must be 0 to 1, not {text}")
-    return number
-
-
 def parse(arguments: list[str] | None = None) -> DecodeOptions:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("--input", required=True, metavar="DATASET", help="the dataset's URL")
     parser.add_argument("--output", required=True, metavar="URL", help="the folder to write to")
     which = parser.add_argument_group("which pictures (default: all)")
@@ -157,7 +137,7 @@ def parse(arguments: list[str] | None = None) -> DecodeOptions:
     )
     cdc.add_argument(
         "--noise-scale",
-        type=noise_scale,
+        type=zero_or_more,
         metavar="G",
         help="of the noise that the diffusion starts from: 0 is closest to the original, more "
         "adds detail (default: 0)",
@@ -176,14 +156,7 @@ def parse(arguments: list[str] | None = None) -> DecodeOptions:
         help="how large an area the model is given at once, at least 1048576; larger pictures are "
         "cut into tiles, which bounds the memory (default: 4194304)",
     )
-    parser.add_argument(
-        "--max-bad-fraction",
-        type=fraction,
-        default=0.5,
-        metavar="F",
-        help="stop when more than this fraction of the samples (once there are 200) or of the data "
-        "files (once there are 10) failed; 1 never stops (default: %(default)s)",
-    )
+    add_max_bad_fraction(parser, "data files")
     add_running_options(parser)
     given = parser.parse_args(arguments)
     if given.quality is not None and given.quality > 100:
@@ -215,4 +188,4 @@ def parse(arguments: list[str] | None = None) -> DecodeOptions:
 
 if __name__ == "__main__":
     options = parse()
-    sys.exit(run_job(lambda: decode(options, stop_reason)))
+    sys.exit(run_job(lambda: decode_dataset(options, stop_reason)))

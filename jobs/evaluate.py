@@ -28,9 +28,12 @@ from pathlib import Path, PurePath
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.evaluate import EvaluateOptions, evaluate
+from pipeline import EvaluateOptions, evaluate_models
 from pipeline.running.command_line import (
+    above_zero,
     add_running_options,
+    new_parser,
+    not_negative,
     output_url,
     positive,
     run_job,
@@ -39,20 +42,6 @@ from pipeline.running.command_line import (
 )
 
 SECRET = ("--input-options", "--output-options")
-
-
-def rate(text: str) -> float:
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be above 0, but is {text}")
-    return number
-
-
-def whole(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"must not be negative, but is {text}")
-    return number
 
 
 def curve(text: str) -> tuple[str, tuple[tuple[float, float], ...]]:
@@ -81,11 +70,7 @@ def command(arguments: Sequence[str]) -> str:
 
 
 def parse(arguments: Sequence[str] | None = None) -> EvaluateOptions:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = new_parser(__doc__, allow_abbrev=False)
     parser.add_argument(
         "--data", nargs="+", action="extend", required=True, metavar="URL", help="tars of pictures"
     )
@@ -119,7 +104,7 @@ def parse(arguments: Sequence[str] | None = None) -> EvaluateOptions:
     )
     parser.add_argument(
         "--show",
-        type=whole,
+        type=not_negative,
         default=2,
         metavar="N",
         help="pictures to show side by side in the report (default: %(default)s)",
@@ -127,7 +112,7 @@ def parse(arguments: Sequence[str] | None = None) -> EvaluateOptions:
     parser.add_argument(
         "--show-bpp",
         nargs="+",
-        type=rate,
+        type=above_zero,
         default=[0.15, 0.4, 1.0],
         metavar="X",
         help="the rates to show them at (default: 0.15 0.4 1.0)",
@@ -194,4 +179,4 @@ def parse(arguments: Sequence[str] | None = None) -> EvaluateOptions:
 
 if __name__ == "__main__":
     options = parse()
-    sys.exit(run_job(lambda: evaluate(options, stop_reason)))
+    sys.exit(run_job(lambda: evaluate_models(options, stop_reason)))

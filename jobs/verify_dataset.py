@@ -25,17 +25,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from pipeline import Subset, VerifyOptions, VerifyReport, verify_dataset
 from pipeline.running.command_line import (
     add_running_options,
+    add_storage_options,
     log_path,
+    new_parser,
     run_job,
     running_options,
-    seconds_or_none,
     stop_reason,
-    storage_options,
+    zero_or_more,
 )
-from pipeline.verify.job import Subset, VerifyOptions, verify
-from pipeline.verify.report import VerifyReport
 
 
 def subset(text: str) -> Subset:
@@ -64,9 +64,7 @@ def json_path(text: str) -> str:
 
 def parse(arguments: list[str] | None = None) -> tuple[VerifyOptions, str | None]:
     """The options, and where the report goes as JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("--input", required=True, metavar="DATASET", help="the dataset's URL")
     level = parser.add_mutually_exclusive_group()
     level.add_argument("--read-data", action="store_true", help="read every data file in full")
@@ -83,13 +81,7 @@ def parse(arguments: list[str] | None = None) -> tuple[VerifyOptions, str | None
         "--no-decode", action="store_true", help="read in full, but do not decode the pictures"
     )
     parser.add_argument("--repair", action="store_true", help="repair what is found damaged")
-    parser.add_argument(
-        "--source-options",
-        type=storage_options,
-        default={},
-        metavar="JSON",
-        help="fsspec storage options of the original shards, for --repair (or @FILE)",
-    )
+    add_storage_options(parser, "--source-options", "for --repair: the original shards'")
     parser.add_argument(
         "--collect-garbage",
         action="store_true",
@@ -97,7 +89,7 @@ def parse(arguments: list[str] | None = None) -> tuple[VerifyOptions, str | None
     )
     parser.add_argument(
         "--older-than",
-        type=seconds_or_none,
+        type=zero_or_more,
         default=24.0,
         metavar="HOURS",
         help="what counts as garbage: younger files may be those of a running job (default: "
@@ -139,7 +131,7 @@ def main() -> int:
     reports: list[VerifyReport] = []
 
     def job() -> VerifyReport:
-        reports.append(verify(options, stop_reason))
+        reports.append(verify_dataset(options, stop_reason))
         return reports[0]
 
     # With the report on standard output, nothing else may be there.

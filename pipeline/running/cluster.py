@@ -24,6 +24,10 @@ KEEP_FREED_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
     "MALLOC_TOP_PAD_": str(64 << 20),
 }
+LOST = (
+    "a submitted job runs in a temporary copy of the folder, so a relative path would be lost; "
+    "give an absolute path or a URL"
+)
 CPUS_PER_GPU = 4  # for GPU machines that nobody has seen yet
 
 
@@ -53,6 +57,11 @@ class WorkerShape:
 def inside_ray_job() -> bool:
     """Whether this process was started by ``ray job submit``."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def would_be_lost(url: str) -> bool:
+    """Whether this is a relative path inside a submitted job, where it would not last."""
+    return inside_ray_job() and "://" not in url and not os.path.isabs(url)
 
 
 def connect(address: str | None) -> None:

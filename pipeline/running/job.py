@@ -7,9 +7,9 @@ from typing import Any
 
 from ..stores.store import clear_scratch
 from . import cluster
-from .progress import Progress
 from .progress.events import EventLog
 from .progress.metrics import Metrics
+from .progress.progress import Progress
 from .progress.summary import Summary, count_reasons
 from .scheduler import run_tasks
 from .tasks import Outcome, Policy, Task

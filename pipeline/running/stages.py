@@ -6,8 +6,6 @@ from collections import defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-STAGES = ("download", "decode", "device", "coder", "check", "upload")
-
 
 class StageClock:
     """Adds up busy seconds by stage, from any thread; a shard's clock adds to its worker's too."""

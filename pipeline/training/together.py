@@ -28,11 +28,11 @@ from ..running.cluster import WorkerShape
 from ..stores.filesystems import StorageError
 from .data import open_shard
 from .folders import is_remote, local_path, open_folder
+from .options import TrainOptions
 
 # Others wait while the first worker codes pictures for its figures, or counts tables. A lost worker
 # is noticed by Ray, which does not depend on this.
 COLLECTIVE_SECONDS = 4 * 3600
-RESTARTS = 3
 _NEEDED = ("pandas", "pydantic", "requests")  # by Ray Train
 _MARK = ".begun-by"
 # Else torch advises that every parameter had a gradient in the first batch, which is chance.
@@ -67,29 +67,16 @@ class Order:
 
 
 def train_together(
-    settings: RunSettings,
-    out: str,
-    workers: int,
-    *,
-    worker_cpus: int | None = None,
-    device: str = "auto",
-    address: str | None = None,
-    restarts: int = RESTARTS,
-    init: Path | None = None,
-    input_options: Mapping[str, Any] | None = None,
-    output_options: Mapping[str, Any] | None = None,
-    scratch: str | None = None,
-    log: Callable[[str], None] = print,
+    options: TrainOptions, settings: RunSettings, init: Path | None, log: Callable[[str], None]
 ) -> None:
-    """Train on ``workers`` workers until the settings say to stop.
+    """Train on ``options.workers`` workers until the settings say to stop.
 
-    Args:
-        restarts: how often the workers are started again from the last checkpoint, after one of
-            them or its machine was lost; -1 for as often as it takes.
-        init: where the model of ``settings.init`` lies on this machine.
-
-    Raises StrataError: ClusterError, LostWorkersError, and those of ``codec.training.run.run``.
+    ``settings`` are the options with URLs of single shards; ``init`` is where the model of
+    ``settings.init`` lies on this machine. Raises StrataError: ClusterError, LostWorkersError, and
+    those of ``codec.training.run.run``.
     """
+    assert options.workers is not None
+    workers = options.workers
     # Workers stay in the driver's folder, so that relative paths mean what they mean elsewhere.
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # which prints everything twice
@@ -100,10 +87,10 @@ def train_together(
             f"--workers needs Ray Train, and {', '.join(missing)} is not installed: "
             "pip install -e '.[train]' -c infra/constraints.txt"
         )
-    cluster.connect(address)
+    cluster.connect(options.address)
     import ray  # not before there is a connection, see there
 
-    shape = cluster.share(workers, device, workers, worker_cpus)
+    shape = cluster.share(workers, options.device or "auto", workers, options.threads)
     if len(ray.nodes()) == 1:  # nobody takes it away and leaves the others
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     if shape.workers < workers:
@@ -112,16 +99,16 @@ def train_together(
     order = Order(
         settings=settings,
         init=_packed(init) if init else None,
-        out=out,
+        out=options.out,
         mark=mark,
         threads=shape.threads,
         cuda=shape.device == "cuda",
-        input_options=input_options or {},
-        output_options=output_options or {},
-        scratch=scratch,
+        input_options=options.input_options,
+        output_options=options.output_options,
+        scratch=options.scratch,
     )
-    with _marked(out, mark):
-        refusal = _fit(order, shape, restarts)
+    with _marked(options.out, mark):
+        refusal = _fit(order, shape, options.restarts)
     if refusal:
         raise StrataError(refusal)
 

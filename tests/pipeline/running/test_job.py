@@ -12,7 +12,7 @@ import pipeline.dataset.job
 from pipeline.compress.job import CompressOptions, compress
 from pipeline.reader.dataset import DatasetError, open_dataset
 from pipeline.running.job import JobWatcher
-from pipeline.running.progress import Progress
+from pipeline.running.progress.progress import Progress
 from pipeline.running.progress.summary import Summary
 from pipeline.running.tasks import Outcome, Task
 from pipeline.stores.store import StorageError, Store

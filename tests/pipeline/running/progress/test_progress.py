@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pipeline.running.progress import Progress
 from pipeline.running.progress.display import duration, shorten, size
 from pipeline.running.progress.events import EventLog
+from pipeline.running.progress.progress import Progress
 from pipeline.running.progress.rates import Growth, Window
 from pipeline.running.progress.summary import Problem, Summary
 from tests.pipeline.running.progress.reports import Clock, encoding, record, worker
