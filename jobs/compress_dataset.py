@@ -23,6 +23,7 @@ from pipeline.running.command_line import (
     decibels,
     given_options,
     new_parser,
+    options_of,
     output_url,
     positive,
     run_job,
@@ -35,6 +36,7 @@ def parse(arguments: list[str] | None = None) -> CompressOptions:
     parser = new_parser(__doc__)
     parser.add_argument(
         "--input",
+        dest="inputs",
         nargs="+",
         action="extend",
         required=True,
@@ -120,22 +122,14 @@ def parse(arguments: list[str] | None = None) -> CompressOptions:
             layers = positive(given.store_layers)
         except (ValueError, argparse.ArgumentTypeError):
             parser.error(f"--store-layers must be a positive number or auto: {given.store_layers}")
-    extra = {} if given.max_pixels is None else {"max_pixels": given.max_pixels}
-    return CompressOptions(
-        inputs=tuple(given.input),
+    return options_of(
+        CompressOptions,
+        given,
         output=output_url(parser, given.output),
-        codec=given.codec,
         model=given.model or DEFAULT_MODELS[given.codec or "uqdm"],
         store_layers=layers,
-        lossless=given.lossless,
         codec_options=given_options(given, ["quality", "tile_pixels"]),
-        min_side=given.min_side,
-        keep_original=given.keep_original,
-        min_psnr=given.min_psnr,
-        retry=given.retry,
-        max_bad_fraction=given.max_bad_fraction,
         **running_options(given),
-        **extra,
     )
 
 

@@ -22,10 +22,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from pipeline import DecodeOptions, decode_dataset
 from pipeline.running.command_line import (
     above_zero,
+    add_dataset,
     add_max_bad_fraction,
     add_running_options,
     given_options,
     new_parser,
+    options_of,
     output_url,
     positive,
     run_job,
@@ -40,7 +42,7 @@ CODEC_OPTIONS = ("realism", "decoder", "steps", "noise_scale", "seed", "tile_pix
 
 def parse(arguments: list[str] | None = None) -> DecodeOptions:
     parser = new_parser(__doc__)
-    parser.add_argument("--input", required=True, metavar="DATASET", help="the dataset's URL")
+    add_dataset(parser)
     parser.add_argument("--output", required=True, metavar="URL", help="the folder to write to")
     which = parser.add_argument_group("which pictures (default: all)")
     which.add_argument(
@@ -167,21 +169,11 @@ def parse(arguments: list[str] | None = None) -> DecodeOptions:
         parser.error(f"{names}: --format strata decodes nothing")
     if given.ignore_missing and given.keys is None:
         parser.error("--ignore-missing: there are no --keys")
-    return DecodeOptions(
-        dataset=given.input,
+    return options_of(
+        DecodeOptions,
+        given,
         output=output_url(parser, given.output),
-        format=given.format,
-        layers=given.layers,
-        target_bpp=given.target_bpp,
-        max_bytes=given.max_bytes,
-        min_psnr=given.min_psnr,
-        keys=given.keys,
-        ignore_missing=given.ignore_missing,
-        filter=given.filter,
-        keep_original=given.keep_original,
-        max_bad_fraction=given.max_bad_fraction,
         codec_options=given_options(given, CODEC_OPTIONS),
-        **decoding,
         **running_options(given),
     )
 

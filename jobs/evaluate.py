@@ -34,6 +34,7 @@ from pipeline.running.command_line import (
     add_running_options,
     new_parser,
     not_negative,
+    options_of,
     output_url,
     positive,
     run_job,
@@ -77,6 +78,7 @@ def parse(arguments: Sequence[str] | None = None) -> EvaluateOptions:
     parser.add_argument("--output", required=True, metavar="URL", help="the folder to write to")
     parser.add_argument(
         "--model",
+        dest="models",
         nargs="+",
         action="extend",
         default=[],
@@ -155,22 +157,14 @@ def parse(arguments: Sequence[str] | None = None) -> EvaluateOptions:
         if len(peers) > 1:
             parser.error("--peers: none goes with no other")
         peers = ()
-    if not given.model and peers == ():
+    if not given.models and peers == ():
         parser.error("there is nothing to measure: give --model, or --peers other than none")
-    return EvaluateOptions(
-        data=tuple(given.data),
+    return options_of(
+        EvaluateOptions,
+        given,
         output=output_url(parser, given.output),
-        models=tuple(given.model),
         peers=peers,
-        first=given.first,
-        layers=given.layers,
-        anchor=given.anchor,
-        show=given.show,
-        show_bpp=tuple(given.show_bpp),
-        lpips=given.lpips,
         given=dict(given.given),
-        earlier=given.earlier,
-        markdown=given.markdown,
         section=given.section or PurePath(given.data[0]).name.partition(".")[0],
         command=command(sys.argv[1:] if arguments is None else arguments),
         **running_options(given),

@@ -17,16 +17,22 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipeline import index_keys
-from pipeline.running.command_line import add_scratch, add_storage_options, exit_code, new_parser
+from pipeline.running.command_line import (
+    add_dataset,
+    add_scratch,
+    add_storage_options,
+    exit_code,
+    new_parser,
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = new_parser(__doc__)
-    parser.add_argument("--input", required=True, metavar="DATASET", help="the dataset's URL")
+    add_dataset(parser)
     add_scratch(parser, ", 24 bytes for each picture")
     add_storage_options(parser, "--input-options", "the dataset's")
     given = parser.parse_args(arguments)
-    return exit_code(lambda: print(index_keys(given.input, given.input_options, given.scratch)))
+    return exit_code(lambda: print(index_keys(given.dataset, given.input_options, given.scratch)))
 
 
 if __name__ == "__main__":

@@ -20,10 +20,12 @@ from pipeline import ServeOptions, serve_previews
 from pipeline.running.command_line import (
     above_zero,
     add_address,
+    add_dataset,
     add_device,
     add_storage_options,
     exit_code,
     new_parser,
+    options_of,
     port,
     positive,
 )
@@ -34,7 +36,7 @@ from pipeline.serving.options import MOST_CPU_REPLICAS
 def parse(arguments: list[str] | None = None) -> ServeOptions:
     parser = new_parser(__doc__)
     limits = Limits()
-    parser.add_argument("--input", required=True, metavar="DATASET", help="the dataset's URL")
+    add_dataset(parser)
     add_storage_options(parser, "--input-options", "the dataset's")
     parser.add_argument(
         "--host",
@@ -60,6 +62,7 @@ def parse(arguments: list[str] | None = None) -> ServeOptions:
     group = parser.add_argument_group("limits of each replica")
     group.add_argument(
         "--max-running",
+        dest="running",
         type=positive,
         default=limits.running,
         metavar="N",
@@ -68,6 +71,7 @@ def parse(arguments: list[str] | None = None) -> ServeOptions:
     )
     group.add_argument(
         "--max-queued",
+        dest="waiting",
         type=positive,
         default=limits.waiting,
         metavar="N",
@@ -76,6 +80,7 @@ def parse(arguments: list[str] | None = None) -> ServeOptions:
     )
     group.add_argument(
         "--batch-size",
+        dest="batch",
         type=positive,
         default=limits.batch,
         metavar="N",
@@ -83,6 +88,7 @@ def parse(arguments: list[str] | None = None) -> ServeOptions:
     )
     group.add_argument(
         "--request-timeout",
+        dest="deadline",
         type=above_zero,
         default=limits.deadline,
         metavar="SECONDS",
@@ -105,23 +111,10 @@ def parse(arguments: list[str] | None = None) -> ServeOptions:
     )
     add_address(parser)
     given = parser.parse_args(arguments)
-    return ServeOptions(
-        dataset=given.input,
-        host=given.host,
-        port=given.port,
-        replicas=given.replicas,
-        cpus_per_replica=given.cpus_per_replica,
-        device=given.device,
-        address=given.address,
-        limits=Limits(
-            running=given.max_running,
-            waiting=given.max_queued,
-            batch=given.batch_size,
-            deadline=given.request_timeout,
-            max_pixels=given.max_pixels,
-            cache_bytes=given.cache_mb << 20,
-        ),
-        input_options=given.input_options,
+    return options_of(
+        ServeOptions,
+        given,
+        limits=options_of(Limits, given, cache_bytes=given.cache_mb << 20),
     )
 
 

@@ -35,6 +35,7 @@ from pipeline.running.command_line import (
     add_storage_options,
     exit_code,
     new_parser,
+    options_of,
     positive,
 )
 from pipeline.training.job import local_model
@@ -57,7 +58,11 @@ def parse(arguments: Sequence[str] | None = None) -> TrainOptions:
         "--data", nargs="+", action="extend", required=True, metavar="URL", help="tar shards"
     )
     parser.add_argument(
-        "--config", default=recipes.DEFAULT_RECIPE, choices=recipes.RECIPES, help=names
+        "--config",
+        dest="recipe",
+        default=recipes.DEFAULT_RECIPE,
+        choices=recipes.RECIPES,
+        help=names,
     )
     parser.add_argument(
         "--out", required=True, metavar="URL", help="the run's folder, such as s3://bucket/run"
@@ -70,6 +75,7 @@ def parse(arguments: Sequence[str] | None = None) -> TrainOptions:
     )
     parser.add_argument(
         "--validate",
+        dest="validation",
         nargs="+",
         action="extend",
         default=[],
@@ -110,25 +116,13 @@ def parse(arguments: Sequence[str] | None = None) -> TrainOptions:
         parser.error(f"--device {given.device}: with --workers it is auto, cpu or cuda")
     if given.address and not given.workers:
         parser.error("--address: say how many workers to start there (--workers)")
-    return TrainOptions(
-        data=tuple(given.data),
-        out=given.out,
-        recipe=given.config,
-        codec=given.codec,
-        init=given.init,
+    return options_of(
+        TrainOptions,
+        given,
         init_path=init_path,
-        validation=tuple(given.validate),
         training=given_flags(given, TrainingConfig),
         loss=given_flags(given, objective) if objective else {},
         trackers=tuple(dict.fromkeys(given.log)),
-        device=given.device,
-        threads=given.threads,
-        workers=given.workers,
-        address=given.address,
-        restarts=given.restarts,
-        scratch=given.scratch,
-        input_options=given.input_options,
-        output_options=given.output_options,
     )
 
 

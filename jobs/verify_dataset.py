@@ -27,10 +27,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipeline import Subset, VerifyOptions, VerifyReport, verify_dataset
 from pipeline.running.command_line import (
+    add_dataset,
     add_running_options,
     add_storage_options,
     log_path,
     new_parser,
+    options_of,
     run_job,
     running_options,
     stop_reason,
@@ -65,7 +67,7 @@ def json_path(text: str) -> str:
 def parse(arguments: list[str] | None = None) -> tuple[VerifyOptions, str | None]:
     """The options, and where the report goes as JSON."""
     parser = new_parser(__doc__)
-    parser.add_argument("--input", required=True, metavar="DATASET", help="the dataset's URL")
+    add_dataset(parser)
     level = parser.add_mutually_exclusive_group()
     level.add_argument("--read-data", action="store_true", help="read every data file in full")
     level.add_argument(
@@ -114,16 +116,15 @@ def parse(arguments: list[str] | None = None) -> tuple[VerifyOptions, str | None
         read = Subset(share=read.share, seed=seed)
     elif given.seed is not None:
         parser.error("--seed: only with --read-data-subset and a percentage")
-    return VerifyOptions(
-        dataset=given.input,
+    options = options_of(
+        VerifyOptions,
+        given,
         read=read,
         decode=not given.no_decode,
-        repair=given.repair,
-        source_options=given.source_options,
-        collect_garbage=given.collect_garbage,
         older_than=3600 * given.older_than,
         **running_options(given),
-    ), given.json
+    )
+    return options, given.json
 
 
 def main() -> int:

@@ -8,8 +8,9 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from codec.errors import StrataError
 
@@ -17,7 +18,11 @@ from . import cluster
 from .progress.summary import Summary
 from .tasks import Policy
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 INTERRUPTED = "interrupted: what is committed stays, the same command goes on from there"
+Options = TypeVar("Options", bound="DataclassInstance")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 draining = threading.Event()
@@ -98,6 +103,12 @@ def new_parser(text: str | None, *, allow_abbrev: bool = True) -> argparse.Argum
     )
 
 
+def add_dataset(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--input", dest="dataset", required=True, metavar="DATASET", help="the dataset's URL"
+    )
+
+
 def add_address(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--address",
@@ -157,6 +168,7 @@ def add_running_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--cpus-per-worker",
+        dest="worker_cpus",
         type=positive,
         metavar="N",
         help="threads of each worker (default: its share of the machine); with --workers, also "
@@ -206,20 +218,22 @@ def add_running_options(parser: argparse.ArgumentParser) -> None:
 
 
 def running_options(given: argparse.Namespace) -> dict[str, Any]:
-    """What ``add_running_options`` was given, as arguments of ``RunningOptions``."""
+    """Those of ``RunningOptions`` that ``options_of`` cannot take as they were given."""
     return {
-        "batch_size": given.batch_size,
-        "device": given.device,
-        "workers": given.workers,
-        "worker_cpus": given.cpus_per_worker,
-        "address": given.address,
         "policy": Policy(given.attempts, given.shard_timeout, given.drain_seconds),
         # Workers may run in other folders.
         "scratch": given.scratch and os.path.abspath(given.scratch),
-        "log": given.log,
-        "input_options": given.input_options,
-        "output_options": given.output_options,
     }
+
+
+def options_of(kind: type[Options], given: argparse.Namespace, /, **changes: Any) -> Options:
+    """A dataclass of options: what was given under the names of its fields, then ``changes``."""
+    values = {
+        item.name: tuple(value) if isinstance(value, list) else value
+        for item in fields(kind)
+        if (value := getattr(given, item.name, None)) is not None
+    }
+    return kind(**values | changes)
 
 
 def given_options(given: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import os
 import tempfile
 import uuid
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -50,20 +50,16 @@ class Order:
     Attributes:
         settings: with URLs of single shards.
         init: name and content of the file of weights to go on from.
-        out: the run's folder, a URL or a path that is the same folder on every machine.
-        mark: what the driver wrote into that folder, if it is a path.
+        mark: what the driver wrote into the run's folder, if it is a path.
         threads: of each worker.
     """
 
+    options: TrainOptions
     settings: RunSettings
     init: tuple[str, bytes] | None = field(default=None, repr=False)
-    out: str
     mark: str
     threads: int
     cuda: bool
-    input_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    output_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    scratch: str | None = None
 
 
 def train_together(
@@ -97,15 +93,12 @@ def train_together(
         log(f"the cluster has room for {shape.workers} of {workers} workers")
     mark = uuid.uuid4().hex
     order = Order(
+        options=options,
         settings=settings,
         init=_packed(init) if init else None,
-        out=options.out,
         mark=mark,
         threads=shape.threads,
         cuda=shape.device == "cuda",
-        input_options=options.input_options,
-        output_options=options.output_options,
-        scratch=options.scratch,
     )
     with _marked(options.out, mark):
         refusal = _fit(order, shape, options.restarts)
@@ -190,7 +183,7 @@ def work(order: Order) -> str:
         with contextlib.ExitStack() as stack:
             run(
                 order.settings,
-                partial(open_shard, options=order.input_options),
+                partial(open_shard, options=order.options.input_options),
                 team.everywhere(partial(_enter, order, stack, team.rank)),
                 device=device,
                 log=log,
@@ -208,14 +201,15 @@ def _enter(order: Order, stack: contextlib.ExitStack, rank: int) -> RunFolder:
     """The run's folder in the first worker; the others' stay empty."""
     if rank > 0:
         return RunFolder(Path(stack.enter_context(tempfile.TemporaryDirectory())))
-    if not is_remote(order.out):
-        mark = local_path(order.out) / _MARK
+    options = order.options
+    if not is_remote(options.out):
+        mark = local_path(options.out) / _MARK
         if not mark.is_file() or mark.read_text() != order.mark:
             raise StorageError(
-                f"{order.out}: this worker's machine has another folder of that name than the one "
-                "the job was started on: give a URL, or a path that all machines share"
+                f"{options.out}: on this worker's machine that is another folder than where the "
+                "job was started: give a URL, or a path that all machines share"
             )
-    return stack.enter_context(open_folder(order.out, order.output_options, order.scratch))
+    return stack.enter_context(open_folder(options.out, options.output_options, options.scratch))
 
 
 def _packed(model: Path) -> tuple[str, bytes]:
