@@ -40,7 +40,7 @@ from ..dataset.rows import (
 )
 from ..running.stages import StageClock, Turn
 from ..running.worker import Worker
-from ..running.worker_errors import plain_errors
+from ..running.worker_errors import picklable_errors
 from ..sources.shards import Shard, ShardError, ShardFile, open_shard
 from ..stores.store import scratch_folder
 from .encoder import CompressSettings, SampleEncoder
@@ -80,12 +80,12 @@ class ShardCompressor(Worker[CompressSettings]):
         )
         return SampleEncoder(codec, settings)
 
-    @plain_errors
+    @picklable_errors
     def ready(self) -> str:
         """Load the model; returns its id. Raises UnknownModelError, InvalidModelError."""
         return self.encoder.codec.model_id
 
-    @plain_errors
+    @picklable_errors
     def run(self, job: ShardJob, skip: Mapping[int, str] | None = None) -> dict[str, Any]:
         """Compress a shard into its data file and return the commit record.
 
@@ -135,7 +135,7 @@ class ShardCompressor(Worker[CompressSettings]):
                 }
                 return slim(ledger.commit(name, record))
 
-    @plain_errors
+    @picklable_errors
     def probe(
         self, job: ShardJob, start: int, stop: int, skip: Mapping[int, str] | None = None
     ) -> int:

@@ -15,7 +15,7 @@ from ..dataset.publisher import Publisher
 from ..dataset.rows import RowWriter, inspect_file, schema
 from ..reader.dataset import DataFile, Dataset
 from ..running.stages import StageClock
-from ..running.worker_errors import plain_errors
+from ..running.worker_errors import picklable_errors
 from ..stores.store import scratch_folder
 from .dataset_worker import DatasetWorker, HandOutSettings
 from .layer_rule import cut
@@ -43,12 +43,12 @@ class ShardCopier(DatasetWorker[CopySettings]):
         columns = [name for name in schema(0).names if name != "original" or settings.keep_original]
         return Selection(self.dataset, settings.rule, columns, settings.condition, originals=False)
 
-    @plain_errors
+    @picklable_errors
     def ready(self) -> str:
         """Open the dataset; returns its model's id. Raises DatasetError."""
         return self.dataset.model_id
 
-    @plain_errors
+    @picklable_errors
     def run(self, name: str, file: DataFile, keys: Sequence[str] | None = None) -> dict[str, Any]:
         """Copy a data file, or what has one of the ``keys`` in it, as the data file ``name``.
 

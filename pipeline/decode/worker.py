@@ -25,7 +25,7 @@ from ..dataset.rows import (
 )
 from ..reader.dataset import DataFile
 from ..running.stages import StageClock
-from ..running.worker_errors import plain_errors
+from ..running.worker_errors import picklable_errors
 from ..stores.reasons import describe
 from ..stores.store import Store, scratch_folder
 from ..stores.threads import ahead
@@ -83,7 +83,7 @@ class ShardDecoder(DatasetWorker[DecodeSettings]):
         codec.max_pixels = self.settings.max_pixels or codec.max_pixels
         return codec
 
-    @plain_errors
+    @picklable_errors
     def ready(self) -> str:
         """Load the model; returns its id. Raises DatasetError, UnknownModelError."""
         return self.codec.model_id
@@ -98,7 +98,7 @@ class ShardDecoder(DatasetWorker[DecodeSettings]):
     def selection(self) -> Selection:
         return Selection(self.dataset, self.settings.rule, _COLUMNS, self.settings.condition)
 
-    @plain_errors
+    @picklable_errors
     def run(self, file: DataFile, keys: Sequence[str] | None = None) -> dict[str, Any]:
         """Decode one data file, or what has one of the ``keys`` in it; returns its commit record.
 

@@ -20,7 +20,7 @@ from ..dataset.ledger import Ledger
 from ..dataset.models import load_model
 from ..running.stages import StageClock
 from ..running.worker import Worker, WorkerSettings
-from ..running.worker_errors import plain_errors
+from ..running.worker_errors import picklable_errors
 from ..sources.shards import Sample, Shard, ShardFile, open_shard
 from ..stores.reasons import describe
 from ..stores.store import scratch_folder
@@ -82,13 +82,13 @@ class Evaluator(Worker[EvaluateSettings]):
             self.store.fetch(f"{WEIGHTS}/{self.settings.lpips}", local)
             return load_lpips(local, self.settings.device)
 
-    @plain_errors
+    @picklable_errors
     def ready(self) -> str:
         """Models are loaded when they are needed. Raises StorageError, InvalidModelError."""
         _ = self.learned
         return "ready"
 
-    @plain_errors
+    @picklable_errors
     def run(self, task: EvaluationTask, skip: Mapping[int, str] | None = None) -> dict[str, Any]:
         """Measure a task, record it, and return the record's counts.
 
@@ -112,7 +112,7 @@ class Evaluator(Worker[EvaluateSettings]):
         }
         return _counts(ledger.commit(task.name, record))
 
-    @plain_errors
+    @picklable_errors
     def probe(
         self, task: EvaluationTask, start: int, stop: int, skip: Mapping[int, str] | None = None
     ) -> int:

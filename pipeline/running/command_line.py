@@ -251,7 +251,7 @@ def output_url(parser: argparse.ArgumentParser, url: str) -> str:
 
 def stop_reason() -> str:
     """Why the job should finish what is under way and end; "" until a signal asks for it."""
-    return "told to by a signal" if draining.is_set() else ""
+    return "a signal asked for it" if draining.is_set() else ""
 
 
 def exit_code(

@@ -19,7 +19,7 @@ Stop = Callable[[], str]
 """Asked now and then whether a job must finish what is under way and end; says why, or ""."""
 
 KILLED_WITHIN = 2.0  # seconds that Ray takes to end the processes of workers it kills
-# Nobody wants a job to stop because the first two pictures of a hundred million are bad.
+# A job must not stop because the first two pictures of a hundred million are bad.
 ENOUGH_SAMPLES = 200
 ENOUGH_SHARDS = 10
 
@@ -69,7 +69,7 @@ def run_job_tasks(
         keep_results: False leaves the results of the outcomes empty, where a job has them from its
             ledger: of a hundred thousand shards they are half a gigabyte.
 
-    Raises ClusterError when there is no cluster, or nobody to work in it.
+    Raises ClusterError when there is no cluster, or no worker in it.
     """
     if not tasks:
         return []
@@ -103,10 +103,10 @@ def run_job_tasks(
 
 
 class JobWatcher:
-    """A scheduler's watcher that shows progress, and stops when told to or when all goes wrong.
+    """A scheduler's watcher: shows progress, and ends the job on request or after many failures.
 
     Args:
-        stop: asked all the time; returns why the job must stop, usually "".
+        stop: called at every update; returns why the job must stop, usually "".
         max_bad_fraction: of the new samples, or of the new shards; more stops the job, once there
             are enough of them to judge by. 1 never does.
     """
@@ -117,7 +117,7 @@ class JobWatcher:
         stop: Stop = lambda: "",
         max_bad_fraction: float = 1.0,
     ) -> None:
-        self.progress_view = progress
+        self.progress = progress
         self.stop = stop
         self.max_bad_fraction = max_bad_fraction
         self.stopped = ""
@@ -126,18 +126,16 @@ class JobWatcher:
         self._reasons: Counter[str] = Counter()
 
     def ready(self) -> None:
-        self.progress_view.start()
+        self.progress.start()
 
     def event(self, kind: str, **facts: Any) -> None:
-        self.progress_view.event(kind, **facts)
+        self.progress.event(kind, **facts)
 
-    def progress(self, new: list[Outcome], workers: list[dict[str, Any]]) -> str:
+    def update(self, new: list[Outcome], workers: list[dict[str, Any]]) -> str:
         for outcome in new:
             self._count(outcome.result)
-            self.progress_view.finish(
-                outcome.task.name, outcome.result, outcome.error, outcome.attempts
-            )
-        self.progress_view.show(workers)
+            self.progress.finish(outcome.task.name, outcome.result, outcome.error, outcome.attempts)
+        self.progress.show(workers)
         self.stopped = self.stopped or self.stop() or self._too_bad()
         return self.stopped
 

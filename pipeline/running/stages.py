@@ -37,10 +37,10 @@ class StageClock:
 
 
 class Turn:
-    """A lock that goes to whoever has waited longest.
+    """A lock that threads get in the order in which they asked for it.
 
-    ``threading.Lock`` goes to anybody. Here the order matters: the driver takes the oldest task of
-    a worker that makes no progress for the one that is stuck.
+    ``threading.Lock`` keeps no order. Here it matters: of a worker that finishes nothing, the
+    driver takes the oldest task for the one that is stuck.
     """
 
     def __init__(self) -> None:

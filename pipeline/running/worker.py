@@ -1,7 +1,7 @@
 """What the workers of all jobs have in common.
 
-A worker is a plain class, so that it can be tested and used without Ray; the scheduler makes it an
-actor (``scheduler.run_tasks``).
+A worker is an ordinary class, which can be used without Ray. The scheduler makes it an actor
+(``scheduler.run_tasks``).
 """
 
 from dataclasses import dataclass, field
@@ -45,6 +45,6 @@ class Worker(Generic[Settings]):
         settings: Any = self.settings
         return Store(settings.output, settings.output_options)
 
-    def progress(self) -> dict[str, Any]:
-        """Tasks under way, busy seconds by stage, traffic, memory: see ``Activity.report``."""
-        return self.activity.report()
+    def status(self) -> dict[str, Any]:
+        """Tasks under way, busy seconds by stage, traffic, memory: see ``Activity.status``."""
+        return self.activity.status()

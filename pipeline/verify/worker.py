@@ -25,7 +25,7 @@ from ..dataset.rows import encoded_image, file_sha256, schema, stream_columns
 from ..reader.dataset import DataFile
 from ..running.stages import StageClock
 from ..running.worker import Worker, WorkerSettings
-from ..running.worker_errors import plain_errors
+from ..running.worker_errors import picklable_errors
 from ..stores.reasons import describe
 from ..stores.store import Store, scratch_folder
 from .checks import LISTED_PROBLEMS
@@ -80,12 +80,12 @@ class ShardVerifier(Worker[VerifySettings]):
             settings.scratch,
         )
 
-    @plain_errors
+    @picklable_errors
     def ready(self) -> str:
         """Load the model, if pictures are to be decoded. Raises UnknownModelError."""
         return self.codec.model_id if self.settings.decode else self.settings.model_id
 
-    @plain_errors
+    @picklable_errors
     def run(self, file: DataFile) -> dict[str, Any]:
         """Read all of a data file and say what is wrong with it.
 

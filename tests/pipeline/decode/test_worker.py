@@ -293,7 +293,7 @@ def test_what_the_driver_sees_of_a_worker(
     decode_toy = toy.decode
 
     def watched(*arguments: Any, **options: Any) -> Any:
-        seen.append(worker.progress())
+        seen.append(worker.status())
         return decode_toy(*arguments, **options)
 
     monkeypatch.setattr(toy, "decode", watched)
@@ -303,7 +303,7 @@ def test_what_the_driver_sees_of_a_worker(
     begun = {"stage": "decode", "samples": 1, "of": 31, "bad": 0, "key": "s0000"}
     assert shards[0] == begun  # the bad sample needs no decoding
     assert shards[1] == begun | {"samples": 21, "key": "s0020"}
-    after = worker.progress()
+    after = worker.status()
     assert after["shards"] == {}
     assert {"download", "device", "write", "upload"} <= after["stage_seconds"].keys()
     assert record["stage_seconds"] == after["stage_seconds"]  # it did nothing else
