@@ -11,7 +11,7 @@ original shard, or plain files, decoded with the dataset's own model; or a datas
 streams cut short (strata), without decoding. Only the layers asked for are read. Running the same
 command again does only what is missing. Exit code 0: every picture came back; 1: some did not, or
 keys are unknown, and the summary names them; 2: nothing was done, the message says why; 130: it was
-told to stop.
+stopped by a signal.
 """
 
 import sys
@@ -110,7 +110,7 @@ def parse(arguments: list[str] | None = None) -> DecodeOptions:
         type=positive,
         metavar="N",
         help="pictures of more (width times height) are not decoded and count as bad, which "
-        "bounds the memory that a dataset of somebody else's can claim (default: the limit that "
+        "bounds the memory that an untrusted dataset can claim (default: the limit that "
         "it was compressed with)",
     )
     form.add_argument(

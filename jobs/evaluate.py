@@ -16,7 +16,7 @@ The output folder gets report.html, report.json and results.md, and the records 
 running the same command again does only what is missing, another model takes over the rest. What
 the figures mean is in docs/evaluation.md. Exit code 0: every picture was measured with everything;
 1: some were not, and the summary names them; 2: nothing was done, the message says why; 130: it was
-told to stop.
+stopped by a signal.
 """
 
 import argparse

@@ -7,8 +7,8 @@ Examples:
     curl 'http://127.0.0.1:8000/v1/images/some%2Fkey?layers=1&max_side=256' > preview.webp
 
 Runs on Ray Serve until SIGTERM or Ctrl-C: on a Ray of its own, or on a cluster (--address, or under
-ray job submit). Whoever reaches the port sees every picture: put access control in front of it.
-Exit code 0: it was told to end; 1: it ended by itself; 2: it could not begin, the message says why.
+ray job submit). Every client that reaches the port sees all pictures: put access control before it.
+Exit code 0: ended by a signal; 1: it ended by itself; 2: it could not begin, the message says why.
 """
 
 import sys
@@ -75,7 +75,7 @@ def parse(arguments: list[str] | None = None) -> ServeOptions:
         type=positive,
         default=limits.waiting,
         metavar="N",
-        help="requests that may wait; more are told to come back later, with 503 (default: "
+        help="requests that may wait; more get the answer 503 (come back later) (default: "
         "%(default)s)",
     )
     group.add_argument(

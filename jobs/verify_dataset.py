@@ -8,10 +8,10 @@ Examples:
 
 The quick check reads the plan, the manifest, the model, and of each data file its commit record
 and its footer. --read-data reads and decodes everything. --repair encodes the shards of damaged
-files again if they are still what they were, and makes lost records, indexes, manifests and copies
-of shipped models anew; it removes no data file. Exit code 0: sound, or everything repaired; 1:
+files again if the shards have not changed, and restores records, indexes, manifests and copies of
+shipped models; it removes no data file. Exit code 0: sound, or everything repaired; 1:
 damage that is still there, or files that could not be checked; 2: nothing could be checked, the
-message says why; 130: it was told to stop.
+message says why; 130: it was stopped by a signal.
 """
 
 import argparse

@@ -27,7 +27,7 @@ from .worker import ShardCompressor, ShardJob
 
 @dataclass(frozen=True)
 class CompressOptions(RunningOptions):
-    """What the person asked for; see the job's --help.
+    """See ``jobs/compress_dataset.py --help``.
 
     ``codec`` None means the model's, ``store_layers`` None means ``auto``. ``codec_options`` are
     those that were given of the codec's own options for encoding.

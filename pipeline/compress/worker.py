@@ -48,7 +48,7 @@ from .encoder import CompressSettings, SampleEncoder
 
 @dataclass(frozen=True)
 class ShardJob:
-    """What is to be done with a shard.
+    """A shard to compress.
 
     ``generation`` counts the files that a shard has had. With ``previous`` (the path of a data
     file of an earlier generation) only the samples that are bad there are encoded again.
@@ -238,7 +238,7 @@ class ShardCompressor(Worker[CompressSettings]):
 
     @contextmanager
     def _place(self, name: str) -> Iterator[Path]:
-        """A local folder for a shard, which the driver sees as long."""
+        """A local folder for a shard; the driver sees the shard for as long as the block takes."""
         sizes = {"picture_bytes": 0, "stream_bytes": 0}
         shown = self.activity.shard(name, stage="wait", **sizes)
         with shown, scratch_folder(self.settings.scratch) as scratch:
@@ -246,7 +246,7 @@ class ShardCompressor(Worker[CompressSettings]):
 
     @contextmanager
     def _stage(self, turn: Turn, name: str, stage: str) -> Iterator[None]:
-        """Hold the one place that there is for a stage."""
+        """Hold a stage, which one shard at a time can be in."""
         with turn:
             self.activity.show(name, stage=stage)
             try:
@@ -288,7 +288,7 @@ class ShardCompressor(Worker[CompressSettings]):
 
 
 def _stored_bytes(row: Row) -> int:
-    """What stands for the picture's file in the dataset."""
+    """Bytes in the dataset that replace the picture's file."""
     stream = row.encoded.nbytes if row.encoded is not None else 0
     return stream + len(row.alpha or b"") + len(row.original or b"")
 

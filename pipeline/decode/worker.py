@@ -36,11 +36,11 @@ from .targets import DECODE_COMMITS, FileTarget, TarTarget, UnwritableNameError,
 
 T = TypeVar("T")
 
-# Rows held at once with their decoded pictures. A row that is larger makes a window alone.
+# Rows held at once with their decoded pictures. A larger row is a window of its own.
 WINDOW_BYTES = 3 << 25
 WINDOW_ROWS = 256
 BATCH_PIXELS = 1 << 22
-SYSTEMATIC = 8  # so many failures and no success between: the device is broken, not the pictures
+SYSTEMATIC = 8  # failures in a row: the device is broken, not the pictures
 _COLUMNS = (
     *("fields", "alpha", "key_bytes", "status", "reason", "source_field"),
     *("layers", "cumulative_bytes"),
@@ -102,9 +102,9 @@ class ShardDecoder(DatasetWorker[DecodeSettings]):
     def run(self, file: DataFile, keys: Sequence[str] | None = None) -> dict[str, Any]:
         """Decode one data file, or what has one of the ``keys`` in it; returns its commit record.
 
-        What older generations of the file were decoded to is removed, so that no picture is there
-        twice. Where no row is asked for, there is a record but no tar. Raises RuntimeError, also
-        where the device seems to fail and not the pictures, and StrataError as it says.
+        The output of older generations of the file is removed, so that no picture is there twice.
+        Where no row is asked for, there is a record but no tar. Raises StrataError; RuntimeError
+        for other faults, also where the device seems to fail and not the pictures.
         """
         self.ready()
         self._failing = 0
@@ -170,7 +170,7 @@ class ShardDecoder(DatasetWorker[DecodeSettings]):
     def _samples(
         self, file: DataFile, keys: Sequence[str] | None, clock: StageClock
     ) -> Iterator[Sample]:
-        """What becomes of the rows of ``file`` that are asked for, in its order."""
+        """The samples of the rows of ``file`` that are asked for, in its order."""
         threads = self.settings.threads
 
         def finish(pair: tuple[Chosen, np.ndarray | Exception | None]) -> Sample:
@@ -184,7 +184,7 @@ class ShardDecoder(DatasetWorker[DecodeSettings]):
             for window in _windows(timed(rows, clock)):
                 self.activity.show(file.name, stage="decode")
                 results = self._decode_window(window, file, clock)
-                window.clear()  # nobody else holds its rows now
+                window.clear()  # its rows are held by the results only
                 yield from ahead(pool, finish, _taken(results), lambda: 2 * threads)
 
     def _decode_window(
@@ -224,10 +224,10 @@ class ShardDecoder(DatasetWorker[DecodeSettings]):
         return deque(zip(window, results, strict=True))
 
     def _watch(self, result: np.ndarray | Exception) -> None:
-        """Raise RuntimeError where it is not these pictures that fail: they are not to be lost."""
+        """Raise RuntimeError after failures in a row: a broken device makes no picture bad."""
         if not isinstance(result, Exception):
             self._failing = 0
-        elif not isinstance(result, StrataError):  # which is said of a stream
+        elif not isinstance(result, StrataError):  # a StrataError is the stream's own fault
             self._failing += 1
             if self._failing == SYSTEMATIC:
                 raise RuntimeError(f"no picture could be decoded: {describe(result)}")

@@ -46,7 +46,7 @@ _OVERHEAD = 1000  # bytes that a kept answer takes besides its body
 
 @dataclass(frozen=True)
 class Settings:
-    """What a server process is told. ``options`` are fsspec's, and may hold secrets."""
+    """Settings of a server process. ``options`` are fsspec's, and may hold secrets."""
 
     dataset: str
     options: dict[str, Any] = field(default_factory=dict, repr=False)

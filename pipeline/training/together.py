@@ -1,4 +1,4 @@
-"""One training on the workers of a Ray cluster: Ray Train starts them, and again when one is lost.
+"""One training on the workers of a Ray cluster. Ray Train restarts them when one is lost.
 
 Checkpoints do not go through Ray: they are in the run's own folder, where a later start finds them,
 whatever its number of workers, with Ray or without.
@@ -87,7 +87,7 @@ def train_together(
     import ray  # not before there is a connection, see there
 
     shape = cluster.share(workers, options.device or "auto", workers, options.threads)
-    if len(ray.nodes()) == 1:  # nobody takes it away and leaves the others
+    if len(ray.nodes()) == 1:  # no machine can be preempted without the driver's
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     if shape.workers < workers:
         log(f"the cluster has room for {shape.workers} of {workers} workers")
@@ -164,9 +164,9 @@ def _fit(order: Order, shape: WorkerShape, restarts: int) -> str:
 
 
 def work(order: Order) -> str:
-    """A worker's whole life; returns why training cannot go on, or ''.
+    """All that a worker does; returns why training cannot go on, or ''.
 
-    What trying again would not mend is returned instead of raised, because Ray tries again.
+    Permanent errors are returned, not raised, because Ray tries again after an exception.
     """
     import torch
     from ray.train.torch import get_device

@@ -3,8 +3,8 @@
     plan, manifest, model ─► footers and records ─► whole files ─► repair ─► manifest ─► garbage
           checks.py               footers.py         worker.py         repair.py       garbage.py
 
-The quick check needs no Ray: whole files are read by workers. What it tells, and under which keys
-as JSON, is in ``report.py``.
+The quick check needs no Ray: only whole files are read by workers. ``report.py`` describes the
+report.
 """
 
 import math
@@ -74,7 +74,7 @@ class Subset:
 
 @dataclass(frozen=True)
 class VerifyOptions(RunningOptions):
-    """What the person asked for; see the job's --help.
+    """See ``jobs/verify_dataset.py --help``.
 
     ``read`` is None for the quick check. ``source_options`` are the sources' storage options,
     ``older_than`` is in seconds.
@@ -248,7 +248,7 @@ class _Verification:
         self.report.stopped = self.report.stopped or self.stop()
         return bool(self.report.stopped)
 
-    # -- putting in order -------------------------------------------------------------------------
+    # -- repairing --------------------------------------------------------------------------------
 
     def _repair(self, dataset: Dataset) -> None:
         report, options = self.report, self.options
@@ -277,7 +277,7 @@ class _Verification:
         self._stopped()
 
     def _repair_indexes(self, repair: Repair, dataset: Dataset) -> None:
-        """Make indexes anew, and those that earlier releases did not write."""
+        """Write damaged indexes again, and those that earlier releases did not write."""
         report, hurt = self.report, self._hurt()
         bare = [index_damage(file, "was never written") for file in _without_index(dataset)]
         todo = [one for one in (*report.of_kind("index"), *bare) if _name(one) not in hurt]
@@ -286,7 +286,7 @@ class _Verification:
             report.notes.append(f"indexes that earlier releases did not write: {written} written")
 
     def _drop_records(self) -> None:
-        """Damaged records and indexes of files that were replaced are only in the way."""
+        """Remove damaged records and indexes of files that were replaced."""
         mended = {_name(one) for one in self.report.of_kind("data") if one.repaired}
         for damage in (*self.report.of_kind("record"), *self.report.of_kind("index")):
             if damage.repaired:
@@ -307,7 +307,7 @@ class _Verification:
         try:
             found = find_garbage(self.store, options.older_than)
         except StorageError as error:
-            report.notes.append(f"nobody looked for garbage: {error}")
+            report.notes.append(f"garbage was not looked for: {error}")
             return
         if not options.collect_garbage:
             report.orphans = found
@@ -337,7 +337,7 @@ def _name(damage: Damage) -> str:
 
 
 def _once(damaged: list[Damage]) -> list[Damage]:
-    """The same without what was found twice; whoever knows the file knows more."""
+    """The same without what was found twice; an entry that knows its data file is kept."""
     found: dict[tuple[str, str], Damage] = {}
     for damage in damaged:
         known = found.get((damage.kind, damage.path))

@@ -1,4 +1,4 @@
-"""Put a damaged dataset in order: from its sources, from its own files, from the shipped models.
+"""Repair a damaged dataset: from its sources, from its own files, from the shipped models.
 
 No data file is overwritten or removed: what replaces one is its shard's next generation, and the
 next manifest lists that instead. A record or model that is damaged is removed and written again.
@@ -54,13 +54,9 @@ from .checks import (
     read_manifest,
 )
 
-STOPPED = "the job was stopped before it came to this: run it again"
-_TOLD = (
-    "sha256",
-    "footer_bytes",
-    "column_bytes",
-    *COUNTS,
-)  # what a file itself tells of its record
+STOPPED = "the job was stopped before this was repaired: run it again"
+# What a record says that follows from its data file.
+_FROM_FILE = ("sha256", "footer_bytes", "column_bytes", *COUNTS)
 
 
 def repair_model(store: Store, damage: Damage, model_id: str) -> None:
@@ -95,23 +91,23 @@ class Repair:
     # -- records ----------------------------------------------------------------------------------
 
     def records(self, damaged: Sequence[Damage], scratch: str | None, stop: Stop) -> list[Damage]:
-        """Make records anew from their files. Returns the files that turn out to be damaged."""
+        """Write records again from their data files. Returns the files that turn out damaged."""
         return _each(damaged, scratch, stop, self._record, "its data file could not be read")
 
     def _record(self, damage: Damage, folder: Path) -> list[Damage]:
         name = damage.path.removeprefix(f"{COMMITS}/").removesuffix(RECORD_SUFFIX)
         path = data_path(name)
         if damage.file is None and not self.store.exists(path):
-            self.store.remove(damage.path)  # it is in the way of the job that would do it again
+            self.store.remove(damage.path)  # so that a compressing job does the shard again
             damage.repaired = True
             return []
         local = self._local(path, folder)
         try:
             facts = inspect_file(local, self.dataset.num_layers).to_json()
-            told = read_metadata(pq.ParquetFile(local), name)
+            metadata = read_metadata(pq.ParquetFile(local), name)
         except (StrataError, OSError, ValueError) as error:
             return self._worse(damage, f"cannot be read: {describe(error)}")
-        if told.get("fingerprint") != self.dataset.fingerprint:
+        if metadata.get("fingerprint") != self.dataset.fingerprint:
             return self._worse(damage, "belongs to a dataset with other parameters")
         entry = damage.file.record if damage.file is not None else {}
         standing = self._standing(name)
@@ -124,8 +120,13 @@ class Repair:
         self.store.remove(damage.path)
         table = index_table(local, self.dataset.num_layers)
         index = publish_index(self.store, name, table, folder)
-        told_by_file = {"source": told["source"], "model_id": told["model_id"], "index": index}
-        record = {**entry, **facts, **told_by_file}
+        record = {
+            **entry,
+            **facts,
+            "source": metadata["source"],
+            "model_id": metadata["model_id"],
+            "index": index,
+        }
         record.pop("path", None)
         record = self.ledger.commit(name, record)
         if entry:
@@ -152,8 +153,8 @@ class Repair:
     # -- indexes ----------------------------------------------------------------------------------
 
     def indexes(self, damaged: Sequence[Damage], scratch: str | None, stop: Stop) -> list[Damage]:
-        """Make indexes anew from their data files. Returns the files that turn out damaged."""
-        return _each(damaged, scratch, stop, self._index, "it could not be made anew")
+        """Write indexes again from their data files. Returns the files that turn out damaged."""
+        return _each(damaged, scratch, stop, self._index, "it could not be written again")
 
     def _index(self, damage: Damage, folder: Path) -> list[Damage]:
         assert damage.file is not None
@@ -279,7 +280,7 @@ class Repair:
 
 
 def _agrees(record: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
-    return all(record[key] == facts[key] for key in _TOLD if key in record)
+    return all(record[key] == facts[key] for key in _FROM_FILE if key in record)
 
 
 def _each(
@@ -289,7 +290,7 @@ def _each(
     make: Callable[[Damage, Path], list[Damage]],
     failure: str,
 ) -> list[Damage]:
-    """``make`` each anew; returns what it finds to be damaged, and says of others why they are."""
+    """Repair each with ``make``. Returns what it finds damaged; others get a ``why_not``."""
     worse = []
     with scratch_folder(scratch) as folder:
         for damage in damaged:

@@ -1,6 +1,6 @@
-"""The verifying worker: one data file in, everything that is wrong with it out.
+"""The verifying worker: one data file in, a list of its problems out.
 
-A damaged file is a result. Exceptions are for what may pass: a store that does not answer, a
+A damaged file is a result. Exceptions are for faults that may pass: a store that does not answer, a
 device without memory.
 """
 
@@ -60,7 +60,7 @@ class _Problems:
 class ShardVerifier(Worker[VerifySettings]):
     """Owns one device. ``ready`` loads the dataset's model, ``run`` checks a data file.
 
-    One file at a time: a local copy of each takes its place on the disk.
+    One file at a time, because each takes its size on the local disk.
     """
 
     @cached_property
@@ -87,7 +87,7 @@ class ShardVerifier(Worker[VerifySettings]):
 
     @picklable_errors
     def run(self, file: DataFile) -> dict[str, Any]:
-        """Read all of a data file and say what is wrong with it.
+        """Read all of a data file and return its problems.
 
         Returns its ``path``, the first ``problems`` and their ``problem_count``, ``rows``, of them
         ``ok`` (sound) and ``bad`` (damaged), and how many pictures were ``decoded``. Of a sound
@@ -197,7 +197,7 @@ class ShardVerifier(Worker[VerifySettings]):
                 return "is gone"
         if facts is None:
             return "does not say where the values of its data file lie"
-        if any(facts[name] != told for name, told in file.index.items() if name in facts):
+        if any(facts[name] != value for name, value in file.index.items() if name in facts):
             return "is not the one that its record names"
         return ""
 
@@ -208,7 +208,7 @@ class ShardVerifier(Worker[VerifySettings]):
         counts: Counter[str],
         problems: _Problems,
     ) -> list[dict[str, Any]]:
-        """The rows with which nothing is wrong, as far as one sees without decoding."""
+        """The rows that have no problem before they are decoded."""
         sound, settings = [], self.settings
         for row in rows:
             key = f"row {counts['rows']}" if "key" in lost else repr(row["key"])
