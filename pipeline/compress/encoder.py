@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Any, Literal, TypeGuard
 
 import numpy as np
@@ -28,6 +29,7 @@ from codec.numerics.memory import is_out_of_memory, release_memory
 
 from ..dataset.rows import Row, Status
 from ..running.stages import StageClock
+from ..running.windows import windows
 from ..running.worker import WorkerSettings
 from ..sources.shards import MAX_FIELD_BYTES, Sample, ShardFile, is_picture
 from ..stores.reasons import describe
@@ -172,19 +174,11 @@ class SampleEncoder:
             with self._clock.timed("decode", threads):
                 return self._load(file, *numbered, skip.get(numbered[0]))
 
-        window: list[_Loaded] = []
-        total = 0
-        most = min(self.settings.batch_size, WINDOW_ROWS)  # at first: the device waits for it
+        cost = attrgetter("cost")
         limits = {"budget": WINDOW_BYTES, "count": WINDOW_ROWS, "threads": threads}
-        for loaded in ahead_within(self._loaders, load, samples, lambda one: one.cost, **limits):
-            if window and (len(window) == most or total + loaded.cost > WINDOW_BYTES):
-                yield window
-                window, total = [], 0
-                most = min(2 * most, WINDOW_ROWS)
-            window.append(loaded)
-            total += loaded.cost
-        if window:
-            yield window
+        loaded = ahead_within(self._loaders, load, samples, cost, **limits)
+        first = self.settings.batch_size  # few, because the device waits for them
+        return windows(loaded, cost, WINDOW_BYTES, WINDOW_ROWS, first)
 
     def _load(self, file: ShardFile, index: int, sample: Sample, skip: str | None) -> _Loaded:
         """Read a sample's fields and decode its picture, or say why it has none."""

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,6 +25,7 @@ from ..dataset.rows import (
 )
 from ..reader.dataset import DataFile
 from ..running.stages import StageClock
+from ..running.windows import windows
 from ..running.worker_errors import picklable_errors
 from ..stores.reasons import describe
 from ..stores.store import Store, scratch_folder
@@ -181,7 +182,7 @@ class ShardDecoder(DatasetWorker[DecodeSettings]):
             rows = self.selection.rows(
                 opened, keys, lambda count: self.activity.transferred(read=count)
             )
-            for window in _windows(timed(rows, clock)):
+            for window in windows(timed(rows, clock), _cost, WINDOW_BYTES, WINDOW_ROWS):
                 self.activity.show(file.name, stage="decode")
                 results = self._decode_window(window, file, clock)
                 window.clear()  # its rows are held by the results only
@@ -245,23 +246,9 @@ def remove_decoded(store: Store, name: str) -> None:
     store.remove(f"{name}.tar")
 
 
-def _windows(rows: Iterable[Chosen]) -> Iterator[list[Chosen]]:
-    """Rows in groups that memory can hold, with their pictures decoded."""
-    window: list[Chosen] = []
-    total = 0
-    for chosen in rows:
-        cost = _cost(chosen.row)
-        if window and (len(window) == WINDOW_ROWS or total + cost > WINDOW_BYTES):
-            yield window
-            window, total = [], 0
-        window.append(chosen)
-        total += cost
-    if window:
-        yield window
-
-
-def _cost(row: Mapping[str, Any]) -> int:
+def _cost(chosen: Chosen) -> int:
     """Bytes in memory: what was read of the row, its picture, and its alpha channel."""
+    row = chosen.row
     channels = 3 if row["alpha"] is None else 4
     return row_bytes(row) + channels * (row["width"] or 0) * (row["height"] or 0)
 

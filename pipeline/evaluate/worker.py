@@ -19,6 +19,7 @@ from codec.images.files import read_image
 from ..dataset.ledger import Ledger
 from ..dataset.models import load_model
 from ..running.stages import StageClock
+from ..running.windows import windows
 from ..running.worker import Worker, WorkerSettings
 from ..running.worker_errors import picklable_errors
 from ..sources.shards import Sample, Shard, ShardFile, open_shard
@@ -211,17 +212,13 @@ class Evaluator(Worker[EvaluateSettings]):
             with clock.timed("decode", self.settings.threads):
                 return _load(file, task.start + number, samples[number], skip.get(number))
 
-        window: list[Loaded] = []
-        pixels = 0
-        for one in ahead(pool, load, numbers, lambda: self.settings.threads):
-            more = 0 if one.rgb is None else one.rgb.shape[0] * one.rgb.shape[1]
-            if window and (pixels + more > BATCH_PIXELS or len(window) == self.settings.batch_size):
-                yield window
-                window, pixels = [], 0
-            window.append(one)
-            pixels += more
-        if window:
-            yield window
+        loaded = ahead(pool, load, numbers, lambda: self.settings.threads)
+        return windows(
+            loaded,
+            lambda one: 0 if one.rgb is None else one.rgb.shape[0] * one.rgb.shape[1],
+            BATCH_PIXELS,
+            self.settings.batch_size,
+        )
 
     def _open(self, shard: Shard) -> ShardFile:
         """The shard as a local file, held until another one is asked for."""
