@@ -1,4 +1,4 @@
-"""How much is done at once. Requests beyond that are refused at once, with a time to come back."""
+"""How much is done at once: what comes beyond that is told to come back later, at once."""
 
 import asyncio
 import math
@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
-LONGEST_PAUSE = 30  # seconds: the longest time to come back after
+LONGEST_PAUSE = 30  # seconds: the most that a client is told to wait
 SLOWER = 10  # times: how much longer than others pictures may take that are not quick to decode
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of one server process. They alone bound its memory.
+    """What one server process takes upon itself. Memory is bounded by these figures alone.
 
     Of pictures that are quick to decode ``running`` are in work at once and ``waiting`` more may
     wait, of the others as many again, and of originals. ``memory`` bytes of streams and pixels of
@@ -68,7 +68,7 @@ class Gate:
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
-        """Hold a place among those who wait. Raises Busy at once where there is none."""
+        """For as long as somebody waits. Raises Busy at once where there is no room to wait in."""
         if self._inside >= self._most:
             raise Busy(self.retry_after())
         self._inside += 1
@@ -79,7 +79,7 @@ class Gate:
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
-        """Hold a place among the pieces of work, in the order of the requests."""
+        """For as long as something is in work."""
         async with self._slots:
             started = time.monotonic()
             yield
@@ -87,14 +87,14 @@ class Gate:
 
     @asynccontextmanager
     async def enter(self) -> AsyncIterator[None]:
-        """Both: for work that one request asks for."""
+        """Both: for what nobody shares."""
         with self.admitted():
             async with self.slot():
                 yield
 
 
 class Room:
-    """Memory for work: a piece waits until enough is free, in the order of the requests."""
+    """Memory for what is in work: who finds too little left waits, in their order."""
 
     def __init__(self, total: int) -> None:
         self._total = self._free = total
@@ -103,7 +103,7 @@ class Room:
 
     @asynccontextmanager
     async def take(self, nbytes: int) -> AsyncIterator[None]:
-        """Hold ``nbytes``, or all memory: a piece that needs more than that runs alone."""
+        """So many bytes, or all there are: what needs more than that is in work alone."""
         needed = min(nbytes, self._total)
         async with self._turn:
             while self._free < needed:
