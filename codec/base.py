@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from .errors import StrataError
 from .images import resizing
 from .stream import bitstream
 
@@ -25,6 +26,14 @@ class EncodedImage:
 
     header: bytes
     layers: tuple[bytes, ...]
+
+    def __repr__(self) -> str:
+        """Size, layers and bytes, never the bytes themselves; also of a damaged stream."""
+        try:
+            size = f"{self.width}x{self.height}"
+        except StrataError:
+            size = "damaged header"
+        return f"EncodedImage({size}, {self.num_layers} layers, {self.nbytes} bytes)"
 
     @cached_property
     def info(self) -> bitstream.StreamHeader:
@@ -80,7 +89,7 @@ class Codec(ABC):
     Attributes:
         name: short name of the model, as given to ``load_codec`` where it is a shipped one.
         codec: name of the codec family (``uqdm``, ``cdc``).
-        model_id: sha256 (hex) of the model file, which names the model for ever.
+        model_id: sha256 (hex) of the model file, which identifies the model.
         num_layers: layers of a complete stream.
         archive_layers: layers worth storing when bit-exactness is not asked for.
         lossless: whether the last layer makes the picture exact.
@@ -122,8 +131,8 @@ class Codec(ABC):
         """The first half of ``encode``, which needs the device; what it returns does the rest.
 
         The second half (entropy coding) may be called in another thread, while the device does
-        the next pictures; if it is a ``coding.Coding``, it can be had of another process. Errors of
-        the pictures may come from either half.
+        the next pictures; a ``coder_process.Coding`` can also run in another process. Errors of the
+        pictures may come from either half.
         """
         encoded = self.encode(images, layers=layers, **options)
         return lambda: encoded

@@ -1,8 +1,8 @@
 """The second half of encoding, symbols to bytes: here, or in processes that do nothing else.
 
-constriction keeps Python's lock while it codes, so that two threads code no faster than one, and
-the thread that feeds a GPU waits beside them. A ``Helper`` is a process of its own for it. It needs
-no torch and no model: symbols and tables are sent to it, tables once.
+constriction keeps Python's lock while it codes: two threads code no faster than one, and the thread
+that feeds a GPU waits for them. A ``Helper`` therefore codes in a process of its own, without torch
+and without a model: symbols are sent to it for each picture, tables once.
 
     python -m codec.coder_process    what such a process runs: requests on its standard input
 """
@@ -27,7 +27,7 @@ from .base import EncodedImage
 from .scheme import LayerSymbols
 from .stream import bitstream, entropy
 
-_REQUEST_PIXELS = 1 << 18  # pictures are sent together up to this: a message has its price
+_REQUEST_PIXELS = 1 << 18  # small pictures are sent together, because each message takes time
 _LARGE = 1 << 16  # bytes of an array that is sent as it lies in memory
 _ALIGN = 64
 _PATIENCE = 3  # processes that end without an answer
@@ -101,8 +101,7 @@ class Coding:
 class Helper:
     """A process that codes, where ``AVAILABLE``. One request at a time; it ends with this object.
 
-    Whatever happens to it, nothing is lost: what it does not answer is done here. If that happens
-    again and again, everything is.
+    If it does not answer, its pictures are coded here; after ``_PATIENCE`` times in a row, all are.
     """
 
     def __init__(self) -> None:
@@ -188,7 +187,7 @@ class Helper:
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """Also where it is stopped, or busy: nobody waits for its answer any more."""
+    """End the process, even if it is stopped or busy."""
     process.kill()
     for pipe in (process.stdin, process.stdout):
         assert pipe is not None
@@ -198,7 +197,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 
 class _Memory:
-    """Memory that both processes see, of a file that is nowhere: it is gone when they are."""
+    """Memory that both processes see: a file without a name, which ends with them."""
 
     def __init__(self, file: int) -> None:
         self.file = file
@@ -254,7 +253,7 @@ def _take(pipe: IO[bytes], length: int) -> bytes:
 
 
 def _requests(pipe: IO[bytes], memory: _Memory) -> Iterator[list[Quantised]]:
-    with contextlib.suppress(EOFError):  # nobody asks any more
+    with contextlib.suppress(EOFError):  # the other process has closed the pipe
         while True:
             request, *beside = _read(pipe)
             if beside:
@@ -266,9 +265,9 @@ def _requests(pipe: IO[bytes], memory: _Memory) -> Iterator[list[Quantised]]:
 
 def main() -> None:
     """Answer requests until there are no more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # for whoever asks: it lets what runs be finished
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the asking process decides when to end
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever prints must not speak in between
+    os.dup2(2, 1)  # what is printed must not mix with the answers
     for pictures in _requests(sys.stdin.buffer, _Memory(int(sys.argv[1]))):
         try:
             streams = [(one.header, one.layers) for one in (x.code() for x in pictures)]

@@ -16,10 +16,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from codec.models.zoo import DEFAULT_MODELS
-from pipeline.compress.job import CompressOptions, compress
+from pipeline import CompressOptions, compress_dataset
 from pipeline.running.command_line import (
+    add_max_bad_fraction,
     add_running_options,
+    decibels,
     given_options,
+    new_parser,
+    options_of,
     output_url,
     positive,
     run_job,
@@ -28,26 +32,11 @@ from pipeline.running.command_line import (
 )
 
 
-def fraction(text: str) -> float:
-    number = float(text)
-    if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError(f"must be 0 to 1, not {text}")
-    return number
-
-
-def decibels(text: str) -> float:
-    number = float(text)
-    if not 0 < number < 200:
-        raise argparse.ArgumentTypeError(f"must be a PSNR in dB, not {text}")
-    return number
-
-
 def parse(arguments: list[str] | None = None) -> CompressOptions:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument(
         "--input",
+        dest="inputs",
         nargs="+",
         action="extend",
         required=True,
@@ -124,14 +113,7 @@ def parse(arguments: list[str] | None = None) -> CompressOptions:
         choices=["bad"],
         help="try the samples again that were bad in earlier runs; the good ones stay as they are",
     )
-    parser.add_argument(
-        "--max-bad-fraction",
-        type=fraction,
-        default=0.5,
-        metavar="F",
-        help="stop when more than this fraction of the samples (once there are 200) or of the "
-        "shards (once there are 10) failed; 1 never stops (default: %(default)s)",
-    )
+    add_max_bad_fraction(parser, "shards")
     add_running_options(parser)
     given = parser.parse_args(arguments)
     layers = None
@@ -140,25 +122,17 @@ def parse(arguments: list[str] | None = None) -> CompressOptions:
             layers = positive(given.store_layers)
         except (ValueError, argparse.ArgumentTypeError):
             parser.error(f"--store-layers must be a positive number or auto: {given.store_layers}")
-    extra = {} if given.max_pixels is None else {"max_pixels": given.max_pixels}
-    return CompressOptions(
-        inputs=tuple(given.input),
+    return options_of(
+        CompressOptions,
+        given,
         output=output_url(parser, given.output),
-        codec=given.codec,
         model=given.model or DEFAULT_MODELS[given.codec or "uqdm"],
         store_layers=layers,
-        lossless=given.lossless,
         codec_options=given_options(given, ["quality", "tile_pixels"]),
-        min_side=given.min_side,
-        keep_original=given.keep_original,
-        min_psnr=given.min_psnr,
-        retry=given.retry,
-        max_bad_fraction=given.max_bad_fraction,
         **running_options(given),
-        **extra,
     )
 
 
 if __name__ == "__main__":
     options = parse()
-    sys.exit(run_job(lambda: compress(options, stop_reason)))
+    sys.exit(run_job(lambda: compress_dataset(options, stop_reason)))

@@ -11,56 +11,38 @@ original shard, or plain files, decoded with the dataset's own model; or a datas
 streams cut short (strata), without decoding. Only the layers asked for are read. Running the same
 command again does only what is missing. Exit code 0: every picture came back; 1: some did not, or
 keys are unknown, and the summary names them; 2: nothing was done, the message says why; 130: it was
-told to stop.
+stopped by a signal.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.decode.job import DecodeOptions, decode
+from pipeline import DecodeOptions, decode_dataset
 from pipeline.running.command_line import (
+    above_zero,
+    add_dataset,
+    add_max_bad_fraction,
     add_running_options,
     given_options,
+    new_parser,
+    options_of,
     output_url,
     positive,
     run_job,
     running_options,
     stop_reason,
+    zero_or_more,
 )
 
 DECODING = ("image_format", "quality", "max_side", "max_pixels")
 CODEC_OPTIONS = ("realism", "decoder", "steps", "noise_scale", "seed", "tile_pixels")
 
 
-def noise_scale(text: str) -> float:
-    number = float(text)
-    if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"must not be negative, but is {text}")
-    return number
-
-
-def above_zero(text: str) -> float:
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be above 0, but is {text}")
-    return number
-
-
-def fraction(text: str) -> float:
-    number = float(text)
-    if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError(f"must be 0 to 1, not {text}")
-    return number
-
-
 def parse(arguments: list[str] | None = None) -> DecodeOptions:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--input", required=True, metavar="DATASET", help="the dataset's URL")
+    parser = new_parser(__doc__)
+    add_dataset(parser)
     parser.add_argument("--output", required=True, metavar="URL", help="the folder to write to")
     which = parser.add_argument_group("which pictures (default: all)")
     which.add_argument(
@@ -128,7 +110,7 @@ def parse(arguments: list[str] | None = None) -> DecodeOptions:
         type=positive,
         metavar="N",
         help="pictures of more (width times height) are not decoded and count as bad, which "
-        "bounds the memory that a dataset of somebody else's can claim (default: the limit that "
+        "bounds the memory that an untrusted dataset can claim (default: the limit that "
         "it was compressed with)",
     )
     form.add_argument(
@@ -157,7 +139,7 @@ def parse(arguments: list[str] | None = None) -> DecodeOptions:
     )
     cdc.add_argument(
         "--noise-scale",
-        type=noise_scale,
+        type=zero_or_more,
         metavar="G",
         help="of the noise that the diffusion starts from: 0 is closest to the original, more "
         "adds detail (default: 0)",
@@ -176,14 +158,7 @@ def parse(arguments: list[str] | None = None) -> DecodeOptions:
         help="how large an area the model is given at once, at least 1048576; larger pictures are "
         "cut into tiles, which bounds the memory (default: 4194304)",
     )
-    parser.add_argument(
-        "--max-bad-fraction",
-        type=fraction,
-        default=0.5,
-        metavar="F",
-        help="stop when more than this fraction of the samples (once there are 200) or of the data "
-        "files (once there are 10) failed; 1 never stops (default: %(default)s)",
-    )
+    add_max_bad_fraction(parser, "data files")
     add_running_options(parser)
     given = parser.parse_args(arguments)
     if given.quality is not None and given.quality > 100:
@@ -194,25 +169,15 @@ def parse(arguments: list[str] | None = None) -> DecodeOptions:
         parser.error(f"{names}: --format strata decodes nothing")
     if given.ignore_missing and given.keys is None:
         parser.error("--ignore-missing: there are no --keys")
-    return DecodeOptions(
-        dataset=given.input,
+    return options_of(
+        DecodeOptions,
+        given,
         output=output_url(parser, given.output),
-        format=given.format,
-        layers=given.layers,
-        target_bpp=given.target_bpp,
-        max_bytes=given.max_bytes,
-        min_psnr=given.min_psnr,
-        keys=given.keys,
-        ignore_missing=given.ignore_missing,
-        filter=given.filter,
-        keep_original=given.keep_original,
-        max_bad_fraction=given.max_bad_fraction,
         codec_options=given_options(given, CODEC_OPTIONS),
-        **decoding,
         **running_options(given),
     )
 
 
 if __name__ == "__main__":
     options = parse()
-    sys.exit(run_job(lambda: decode(options, stop_reason)))
+    sys.exit(run_job(lambda: decode_dataset(options, stop_reason)))

@@ -16,7 +16,7 @@ The output folder gets report.html, report.json and results.md, and the records 
 running the same command again does only what is missing, another model takes over the rest. What
 the figures mean is in docs/evaluation.md. Exit code 0: every picture was measured with everything;
 1: some were not, and the summary names them; 2: nothing was done, the message says why; 130: it was
-told to stop.
+stopped by a signal.
 """
 
 import argparse
@@ -28,9 +28,13 @@ from pathlib import Path, PurePath
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.evaluate import EvaluateOptions, evaluate
+from pipeline import EvaluateOptions, evaluate_models
 from pipeline.running.command_line import (
+    above_zero,
     add_running_options,
+    new_parser,
+    not_negative,
+    options_of,
     output_url,
     positive,
     run_job,
@@ -39,20 +43,6 @@ from pipeline.running.command_line import (
 )
 
 SECRET = ("--input-options", "--output-options")
-
-
-def rate(text: str) -> float:
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be above 0, but is {text}")
-    return number
-
-
-def whole(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"must not be negative, but is {text}")
-    return number
 
 
 def curve(text: str) -> tuple[str, tuple[tuple[float, float], ...]]:
@@ -81,17 +71,14 @@ def command(arguments: Sequence[str]) -> str:
 
 
 def parse(arguments: Sequence[str] | None = None) -> EvaluateOptions:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = new_parser(__doc__, allow_abbrev=False)
     parser.add_argument(
         "--data", nargs="+", action="extend", required=True, metavar="URL", help="tars of pictures"
     )
     parser.add_argument("--output", required=True, metavar="URL", help="the folder to write to")
     parser.add_argument(
         "--model",
+        dest="models",
         nargs="+",
         action="extend",
         default=[],
@@ -119,7 +106,7 @@ def parse(arguments: Sequence[str] | None = None) -> EvaluateOptions:
     )
     parser.add_argument(
         "--show",
-        type=whole,
+        type=not_negative,
         default=2,
         metavar="N",
         help="pictures to show side by side in the report (default: %(default)s)",
@@ -127,7 +114,7 @@ def parse(arguments: Sequence[str] | None = None) -> EvaluateOptions:
     parser.add_argument(
         "--show-bpp",
         nargs="+",
-        type=rate,
+        type=above_zero,
         default=[0.15, 0.4, 1.0],
         metavar="X",
         help="the rates to show them at (default: 0.15 0.4 1.0)",
@@ -170,22 +157,14 @@ def parse(arguments: Sequence[str] | None = None) -> EvaluateOptions:
         if len(peers) > 1:
             parser.error("--peers: none goes with no other")
         peers = ()
-    if not given.model and peers == ():
+    if not given.models and peers == ():
         parser.error("there is nothing to measure: give --model, or --peers other than none")
-    return EvaluateOptions(
-        data=tuple(given.data),
+    return options_of(
+        EvaluateOptions,
+        given,
         output=output_url(parser, given.output),
-        models=tuple(given.model),
         peers=peers,
-        first=given.first,
-        layers=given.layers,
-        anchor=given.anchor,
-        show=given.show,
-        show_bpp=tuple(given.show_bpp),
-        lpips=given.lpips,
         given=dict(given.given),
-        earlier=given.earlier,
-        markdown=given.markdown,
         section=given.section or PurePath(given.data[0]).name.partition(".")[0],
         command=command(sys.argv[1:] if arguments is None else arguments),
         **running_options(given),
@@ -194,4 +173,4 @@ def parse(arguments: Sequence[str] | None = None) -> EvaluateOptions:
 
 if __name__ == "__main__":
     options = parse()
-    sys.exit(run_job(lambda: evaluate(options, stop_reason)))
+    sys.exit(run_job(lambda: evaluate_models(options, stop_reason)))

@@ -15,41 +15,38 @@ numpy, Pillow and safetensors. docs/training.md tells more.
 """
 
 import argparse
-import signal
 import sys
-import tempfile
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from codec.errors import StrataError
-from codec.models import zoo  # before torch, whose threads it sets
-from codec.training.data import Open
+from codec.models import zoo
 from codec.training.flags import add_flags, given_flags
 from codec.training.loop import TrainingConfig
-from codec.training.recipe import TRAINING_FILE, TrainingFile
-from codec.training.run import VALIDATION_PICTURES, RunSettings, recipes_of, run
-from codec.training.run_folder import RunFolder
+from codec.training.recipe import TrainingFile
+from codec.training.run import VALIDATION_PICTURES, recipes_of
 from codec.training.tracking import PACKAGES
+from pipeline import TrainOptions, train_model
+from pipeline.running.command_line import (
+    add_address,
+    add_scratch,
+    add_storage_options,
+    exit_code,
+    new_parser,
+    options_of,
+    positive,
+)
+from pipeline.training.job import local_model
 
-import torch  # isort: skip
 
-
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None = None) -> TrainOptions:
     """Options, the codec among them. Raises StrataError where --init cannot be read."""
     family, init_path = _family(arguments)
     recipes = recipes_of(family)
     names = "; ".join(f"{name}: {recipe.about}" for name, recipe in recipes.RECIPES.items())
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = new_parser(__doc__, allow_abbrev=False)
     parser.add_argument(
         "--codec",
         choices=zoo.families(),
@@ -61,7 +58,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--data", nargs="+", action="extend", required=True, metavar="URL", help="tar shards"
     )
     parser.add_argument(
-        "--config", default=recipes.DEFAULT_RECIPE, choices=recipes.RECIPES, help=names
+        "--config",
+        dest="recipe",
+        default=recipes.DEFAULT_RECIPE,
+        choices=recipes.RECIPES,
+        help=names,
     )
     parser.add_argument(
         "--out", required=True, metavar="URL", help="the run's folder, such as s3://bucket/run"
@@ -74,6 +75,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--validate",
+        dest="validation",
         nargs="+",
         action="extend",
         default=[],
@@ -89,7 +91,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--threads",
         "--cpus-per-worker",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="CPU threads (default: torch's; a worker's share of its machine)",
     )
@@ -104,33 +106,36 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     _add_cluster_options(parser)
     speed = parser.add_argument_group("how long and how fast")
     add_flags(speed, TrainingConfig, "default: the recipe's; {} in most")
-    if hasattr(recipes, "ObjectiveConfig"):
+    objective = getattr(recipes, "ObjectiveConfig", None)
+    if objective:
         loss = parser.add_argument_group(f"the loss of {family}")
         default = "default: the recipe's or, with --init, the model's; {} in most"
-        add_flags(loss, recipes.ObjectiveConfig, default)
+        add_flags(loss, objective, default)
     given = parser.parse_args(arguments)
-    given.init_path = init_path
     if given.workers and given.device not in (None, "auto", "cpu", "cuda"):
         parser.error(f"--device {given.device}: with --workers it is auto, cpu or cuda")
     if given.address and not given.workers:
         parser.error("--address: say how many workers to start there (--workers)")
-    return given
+    return options_of(
+        TrainOptions,
+        given,
+        init_path=init_path,
+        training=given_flags(given, TrainingConfig),
+        loss=given_flags(given, objective) if objective else {},
+        trackers=tuple(dict.fromkeys(given.log)),
+    )
 
 
 def _add_cluster_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("several workers, and stores")
     group.add_argument(
         "--workers",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="train on N workers of a Ray cluster, each on its share of the shards (default: in "
         "this process, without Ray)",
     )
-    group.add_argument(
-        "--address",
-        help="the Ray cluster to use (default: RAY_ADDRESS, the job's own cluster under ray job "
-        "submit, or else a private one on this machine)",
-    )
+    add_address(group)
     group.add_argument(
         "--restarts",
         type=int,
@@ -139,31 +144,9 @@ def _add_cluster_options(parser: argparse.ArgumentParser) -> None:
         help="how often the workers are started again from the last checkpoint when one is lost; "
         "-1: as often as it takes (default: %(default)s)",
     )
-    group.add_argument(
-        "--scratch", metavar="DIR", help="local folder for temporary files (default: the system's)"
-    )
-    for name, whose in (("--input-options", "the shards'"), ("--output-options", "the run's")):
-        group.add_argument(
-            name,
-            type=_storage_options,
-            default={},
-            metavar="JSON",
-            help=f"{whose} fsspec storage options, or @FILE that holds them",
-        )
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
-    return number
-
-
-def _storage_options(text: str) -> dict[str, Any]:
-    # A machine for training may lack what this imports.
-    from pipeline.running.command_line import storage_options
-
-    return storage_options(text)
+    add_scratch(group)
+    add_storage_options(group, "--input-options", "the shards'")
+    add_storage_options(group, "--output-options", "the run's")
 
 
 def _family(arguments: Sequence[str] | None) -> tuple[str, Path | None]:
@@ -174,13 +157,11 @@ def _family(arguments: Sequence[str] | None) -> tuple[str, Path | None]:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--codec")
     parser.add_argument("--init")
-    parser.add_argument("--output-options", type=_storage_options, default={})
+    add_storage_options(parser, "--output-options", "")
     given, _ = parser.parse_known_args(arguments)
     path = None
     if given.init is not None:
-        path = Path(given.init)
-        if "://" in given.init:
-            path = _fetch_model(given.init, given.output_options)
+        path = local_model(given.init, given.output_options)
         family = TrainingFile.find(path).codec
         if given.codec not in (None, family):
             raise StrataError(f"--codec {given.codec}: {given.init} is a {family} model")
@@ -188,127 +169,12 @@ def _family(arguments: Sequence[str] | None) -> tuple[str, Path | None]:
     return given.codec if given.codec in zoo.families() else "uqdm", path
 
 
-_fetched: list[tempfile.TemporaryDirectory[str]] = []  # models for as long as this process lives
-
-
-def _fetch_model(url: str, options: Mapping[str, Any]) -> Path:
-    from pipeline.stores.store import Store, storage_errors
-
-    _fetched.append(tempfile.TemporaryDirectory(prefix="strata-model-"))
-    folder = Path(_fetched[-1].name)
-    with storage_errors(url, f"its {TRAINING_FILE} cannot be read"):
-        Store(url, options).fetch(TRAINING_FILE, folder / TRAINING_FILE)
-    return folder
-
-
-def shards_of(urls: Sequence[str], options: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of single shards. Plain local files need no more than Python."""
-    if all(Path(url).is_file() for url in urls):
-        return tuple(urls)
-    from pipeline.training.data import list_shards
-
-    return list_shards(urls, options)
-
-
-def opener(shards: Sequence[str], options: Mapping[str, Any]) -> Open:
-    if all(Path(shard).is_file() for shard in shards):
-        return lambda path: open(path, "rb")
-    from pipeline.training.data import open_shard
-
-    return partial(open_shard, options=options)
-
-
-@contextmanager
-def folder_of(options: argparse.Namespace) -> Iterator[RunFolder]:
-    if "://" not in options.out:
-        yield RunFolder(Path(options.out))
-        return
-    from pipeline.training.folders import open_folder
-
-    with open_folder(options.out, options.output_options) as folder:
-        yield folder
-
-
-def log(line: str) -> None:
-    print(line, flush=True)
-
-
-def settings_of(options: argparse.Namespace) -> RunSettings:
-    recipes = recipes_of(options.codec)
-    loss = {}
-    if hasattr(recipes, "ObjectiveConfig"):
-        loss = given_flags(options, recipes.ObjectiveConfig)
-    return RunSettings(
-        codec=options.codec,
-        recipe=options.config,
-        init=options.init,
-        data=shards_of(options.data, options.input_options),
-        validation=shards_of(options.validate, options.input_options),
-        training=given_flags(options, TrainingConfig),
-        loss=loss,
-        trackers=tuple(dict.fromkeys(options.log)),
-    )
-
-
-def run_here(options: argparse.Namespace) -> None:
-    """In this process, without Ray."""
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    device = options.device or "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise StrataError("--device cuda: torch finds no GPU here")
-    settings = settings_of(options)
-    open_shard = opener((*settings.data, *settings.validation), options.input_options)
-    with folder_of(options) as folder:
-        run(settings, open_shard, folder, device=device, log=log, init=options.init_path)
-
-
-def run_together(options: argparse.Namespace) -> None:
-    """On the workers of a Ray cluster."""
-    from pipeline.running import cluster
-    from pipeline.training.together import train_together
-
-    if (
-        cluster.inside_ray_job()
-        and "://" not in options.out
-        and not Path(options.out).is_absolute()
-    ):
-        raise StrataError(
-            f"--out {options.out}: a submitted job runs in a temporary copy of the folder, so a "
-            "relative path would be lost; give an absolute path or a URL"
-        )
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
-    try:
-        train_together(
-            settings_of(options),
-            options.out,
-            options.workers,
-            init=options.init_path,
-            worker_cpus=options.threads,
-            device=options.device or "auto",
-            address=options.address,
-            restarts=options.restarts,
-            input_options=options.input_options,
-            output_options=options.output_options,
-            scratch=options.scratch,
-            log=log,
-        )
-    finally:
-        cluster.disconnect()
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    try:
-        options = parse(arguments)
-        run_together(options) if options.workers else run_here(options)
-    except (StrataError, OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
-    return 0
+    return exit_code(
+        lambda: train_model(parse(arguments)),
+        "interrupted: the same command goes on from the last checkpoint",
+        (StrataError, OSError, ValueError),
+    )
 
 
 if __name__ == "__main__":

@@ -8,10 +8,10 @@ Examples:
 
 The quick check reads the plan, the manifest, the model, and of each data file its commit record
 and its footer. --read-data reads and decodes everything. --repair encodes the shards of damaged
-files again if they are still what they were, and makes lost records, indexes, manifests and copies
-of shipped models anew; it removes no data file. Exit code 0: sound, or everything repaired; 1:
+files again if the shards have not changed, and restores records, indexes, manifests and copies of
+shipped models; it removes no data file. Exit code 0: sound, or everything repaired; 1:
 damage that is still there, or files that could not be checked; 2: nothing could be checked, the
-message says why; 130: it was told to stop.
+message says why; 130: it was stopped by a signal.
 """
 
 import argparse
@@ -25,17 +25,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from pipeline import Subset, VerifyOptions, VerifyReport, verify_dataset
 from pipeline.running.command_line import (
+    add_dataset,
     add_running_options,
+    add_storage_options,
     log_path,
+    new_parser,
+    options_of,
     run_job,
     running_options,
-    seconds_or_none,
     stop_reason,
-    storage_options,
+    zero_or_more,
 )
-from pipeline.verify.job import Subset, VerifyOptions, verify
-from pipeline.verify.report import VerifyReport
 
 
 def subset(text: str) -> Subset:
@@ -64,10 +66,8 @@ def json_path(text: str) -> str:
 
 def parse(arguments: list[str] | None = None) -> tuple[VerifyOptions, str | None]:
     """The options, and where the report goes as JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--input", required=True, metavar="DATASET", help="the dataset's URL")
+    parser = new_parser(__doc__)
+    add_dataset(parser)
     level = parser.add_mutually_exclusive_group()
     level.add_argument("--read-data", action="store_true", help="read every data file in full")
     level.add_argument(
@@ -83,13 +83,7 @@ def parse(arguments: list[str] | None = None) -> tuple[VerifyOptions, str | None
         "--no-decode", action="store_true", help="read in full, but do not decode the pictures"
     )
     parser.add_argument("--repair", action="store_true", help="repair what is found damaged")
-    parser.add_argument(
-        "--source-options",
-        type=storage_options,
-        default={},
-        metavar="JSON",
-        help="fsspec storage options of the original shards, for --repair (or @FILE)",
-    )
+    add_storage_options(parser, "--source-options", "for --repair: the original shards'")
     parser.add_argument(
         "--collect-garbage",
         action="store_true",
@@ -97,7 +91,7 @@ def parse(arguments: list[str] | None = None) -> tuple[VerifyOptions, str | None
     )
     parser.add_argument(
         "--older-than",
-        type=seconds_or_none,
+        type=zero_or_more,
         default=24.0,
         metavar="HOURS",
         help="what counts as garbage: younger files may be those of a running job (default: "
@@ -122,16 +116,15 @@ def parse(arguments: list[str] | None = None) -> tuple[VerifyOptions, str | None
         read = Subset(share=read.share, seed=seed)
     elif given.seed is not None:
         parser.error("--seed: only with --read-data-subset and a percentage")
-    return VerifyOptions(
-        dataset=given.input,
+    options = options_of(
+        VerifyOptions,
+        given,
         read=read,
         decode=not given.no_decode,
-        repair=given.repair,
-        source_options=given.source_options,
-        collect_garbage=given.collect_garbage,
         older_than=3600 * given.older_than,
         **running_options(given),
-    ), given.json
+    )
+    return options, given.json
 
 
 def main() -> int:
@@ -139,7 +132,7 @@ def main() -> int:
     reports: list[VerifyReport] = []
 
     def job() -> VerifyReport:
-        reports.append(verify(options, stop_reason))
+        reports.append(verify_dataset(options, stop_reason))
         return reports[0]
 
     # With the report on standard output, nothing else may be there.

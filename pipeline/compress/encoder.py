@@ -4,9 +4,9 @@
     bytes -> pixels  ──►  pixels -> symbols ──► symbols -> bytes  ──►  rows, in the shard's order
 
 Beside a GPU each coder thread has a process that codes for it (codec/coder_process.py).
-Each arrow is a bounded queue: whoever is ahead waits, so memory does not depend on the shard. All
-calls of the codec that need the device come from one thread, because torch keeps a pool of
-threads for every thread that calls it.
+Each arrow is a bounded queue, so memory does not depend on the shard. All calls of the codec that
+need the device come from one thread, because torch keeps a pool of threads for every thread that
+calls it.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Any, Literal, TypeGuard
 
 import numpy as np
@@ -28,31 +29,32 @@ from codec.numerics.memory import is_out_of_memory, release_memory
 
 from ..dataset.rows import Row, Status
 from ..running.stages import StageClock
+from ..running.windows import windows
+from ..running.worker import WorkerSettings
 from ..sources.shards import MAX_FIELD_BYTES, Sample, ShardFile, is_picture
 from ..stores.reasons import describe
 from ..stores.threads import ahead_within
 
 KeepOriginal = Literal["never", "bad", "larger", "always"]
-KEEP_FILTERED_BYTES = 1 << 20  # what a person chose to leave out is kept only where it is small
+KEEP_FILTERED_BYTES = 1 << 20  # larger fields of samples that were left out on purpose are dropped
 # Beside an original that is kept, a stream only serves previews: an eighth of the bytes is enough.
 PREVIEW_SHARE = 8
 # Samples held with their decoded pictures, three times: read ahead, on the device, in the coder.
-# A sample that is larger makes a window alone, and what is read ahead may be more by one sample per
-# loader thread, because nobody knows how large a picture is before it is decoded.
+# A larger sample is a window of its own. What is read ahead may be more by one sample per loader
+# thread, because the size of a picture is unknown before it is decoded.
 WINDOW_BYTES = 3 << 25
 WINDOW_ROWS = 256
 BATCH_PIXELS = 1 << 22
-SYSTEMATIC = 8  # so many failures and no success before: the codec is broken, not the pictures
+SYSTEMATIC = 8  # failures, and no success before: the codec is broken, not the pictures
 
 
 @dataclass(frozen=True)
-class CompressSettings:
-    """What every compressing worker is told. ``output`` is the dataset's URL.
+class CompressSettings(WorkerSettings):
+    """Settings of every compressing worker. ``output`` is the dataset's URL.
 
     ``layers`` is the number of layer columns; with ``fit`` each picture stores the most of them
     that are not larger than its file, otherwise all. ``codec_options`` go to ``Codec.encode``.
-    ``min_psnr`` (dB) is a floor for what ``keep_original`` calls larger. ``input_options`` and
-    ``output_options`` are fsspec's storage options; they may hold secrets.
+    ``min_psnr`` (dB): where a stream stays below it, ``keep_original="larger"`` keeps the original.
     """
 
     output: str
@@ -65,17 +67,11 @@ class CompressSettings:
     max_pixels: int = MAX_PIXELS
     keep_original: KeepOriginal = "bad"
     min_psnr: float | None = None
-    batch_size: int = 32
-    device: str = "cpu"
-    threads: int = 1
-    scratch: str | None = None
-    input_options: dict[str, Any] = field(default_factory=dict, repr=False)
-    output_options: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A sample on its way: its row so far, and the picture if there is one to encode.
+    """A sample under way: its row so far, and the picture if there is one to encode.
 
     Until it is decided whether to keep it, ``row.original`` is the picture's file.
     """
@@ -91,17 +87,23 @@ class _Loaded:
         return pixels + sum(len(data) for data in contents if data is not None)
 
 
+@dataclass(frozen=True)
+class _DeviceFailure:
+    """The device could not do a batch as a whole."""
+
+    out_of_memory: bool
+
+
 @dataclass
 class _Batch:
-    """Pictures on the device together: their positions in the window, and what comes of them.
+    """Pictures on the device together, and their positions in the window.
 
-    ``coding`` gives the future of their streams; or, where the device could not do the batch as a
-    whole, whether memory was short.
+    ``begun`` is the device's half, whose result is the coder's half: the future of their streams.
     """
 
     positions: list[int]
     images: list[np.ndarray]
-    coding: Future[Future[list[EncodedImage]] | bool]
+    begun: Future[Future[list[EncodedImage]] | _DeviceFailure]
 
 
 class SampleEncoder:
@@ -145,9 +147,9 @@ class SampleEncoder:
         """One row for each of the numbered ``samples``, in their order.
 
         ``skip`` gives, by number, the reasons why samples must not be touched (they are bad).
-        ``on_coded`` hears how many pictures have been coded, in any thread and long before their
-        rows are complete; ``on_rows`` hears of the rows. With ``strict`` a codec that fails on
-        each of the first pictures, and they are many, raises RuntimeError instead of giving
+        ``on_coded`` is called with the number of pictures that have been coded, in any thread and
+        long before their rows are complete; ``on_rows`` with the rows. With ``strict`` a codec that
+        fails on all of the first ``SYSTEMATIC`` pictures raises RuntimeError instead of giving
         nothing but bad rows.
         """
         self._clock, self._on_coded = clock, on_coded
@@ -172,19 +174,11 @@ class SampleEncoder:
             with self._clock.timed("decode", threads):
                 return self._load(file, *numbered, skip.get(numbered[0]))
 
-        window: list[_Loaded] = []
-        total = 0
-        most = min(self.settings.batch_size, WINDOW_ROWS)  # at first: the device waits for it
+        cost = attrgetter("cost")
         limits = {"budget": WINDOW_BYTES, "count": WINDOW_ROWS, "threads": threads}
-        for loaded in ahead_within(self._loaders, load, samples, lambda one: one.cost, **limits):
-            if window and (len(window) == most or total + loaded.cost > WINDOW_BYTES):
-                yield window
-                window, total = [], 0
-                most = min(2 * most, WINDOW_ROWS)
-            window.append(loaded)
-            total += loaded.cost
-        if window:
-            yield window
+        loaded = ahead_within(self._loaders, load, samples, cost, **limits)
+        first = self.settings.batch_size  # few, because the device waits for them
+        return windows(loaded, cost, WINDOW_BYTES, WINDOW_ROWS, first)
 
     def _load(self, file: ShardFile, index: int, sample: Sample, skip: str | None) -> _Loaded:
         """Read a sample's fields and decode its picture, or say why it has none."""
@@ -267,14 +261,16 @@ class SampleEncoder:
     def _begin_batch(self, positions: list[int], images: list[np.ndarray]) -> _Batch:
         while len(self._queued) > 1:  # one on the device, and one that it need not wait for
             wait([self._queued.popleft()])
-        coding = self._device.submit(self._begin_coding, images)
-        self._queued.append(coding)
-        return _Batch(positions, images, coding)
+        begun = self._device.submit(self._begin_coding, images)
+        self._queued.append(begun)
+        return _Batch(positions, images, begun)
 
-    def _begin_coding(self, images: list[np.ndarray]) -> Future[list[EncodedImage]] | bool:
+    def _begin_coding(
+        self, images: list[np.ndarray]
+    ) -> Future[list[EncodedImage]] | _DeviceFailure:
         """The device's half of a batch, whose other half is left to the coder."""
         finish = self._quantise(images)
-        if isinstance(finish, bool):
+        if isinstance(finish, _DeviceFailure):
             return finish
         while len(self._coding) > self._coders:  # the device waits for the coder here
             wait([self._coding.popleft()])
@@ -282,8 +278,10 @@ class SampleEncoder:
         self._coding.append(streams)
         return streams
 
-    def _quantise(self, images: list[np.ndarray]) -> Callable[[], list[EncodedImage]] | bool:
-        """What the coder has to finish. Where the device fails: whether memory was short."""
+    def _quantise(
+        self, images: list[np.ndarray]
+    ) -> Callable[[], list[EncodedImage]] | _DeviceFailure:
+        """What the coder has to finish."""
         settings = self.settings
         try:
             with self._clock.timed("device"):
@@ -291,11 +289,13 @@ class SampleEncoder:
                     images, layers=settings.layers, **settings.codec_options
                 )
         except Exception as error:
-            short = is_out_of_memory(error)
-        if short:  # outside the handler, whose traceback holds what is to be released
+            failure = _DeviceFailure(is_out_of_memory(error))
+        if (
+            failure.out_of_memory
+        ):  # outside the handler, whose traceback holds what is to be released
             release_memory()
             self._batch_pixels = max(1, sum(image[..., 0].size for image in images) // 2)
-        return short
+        return failure
 
     def _code(self, finish: Callable[[], list[EncodedImage]]) -> list[EncodedImage]:
         """The coder's half of a batch. Runs in a coder's thread."""
@@ -318,15 +318,16 @@ class SampleEncoder:
 
     def _streams(self, batch: _Batch) -> list[EncodedImage | Exception]:
         """A batch's streams; where it failed as a whole, those of its parts and the reasons."""
-        coding = batch.coding.result()
-        if not isinstance(coding, bool) and coding.exception() is None:
-            streams = coding.result()
+        begun = batch.begun.result()
+        if not isinstance(begun, _DeviceFailure) and begun.exception() is None:
+            streams = begun.result()
             try:
                 self._check(batch.images, streams)
                 return list(streams)
             except ValueError:
                 pass
-        return list(self.on_device(in_parts, self._encode, batch.images, coding is True))
+        halve = isinstance(begun, _DeviceFailure) and begun.out_of_memory
+        return list(self.on_device(in_parts, self._encode, batch.images, halve))
 
     def _encode(self, images: list[np.ndarray]) -> list[EncodedImage]:
         settings = self.settings
@@ -367,7 +368,7 @@ class SampleEncoder:
     def _qualities(
         self, images: list[np.ndarray], streams: list[EncodedImage | Exception]
     ) -> list[tuple[float, ...] | Exception | None]:
-        """PSNR in dB of each picture after each of its layers; None where nobody asked for it."""
+        """PSNR in dB of each picture after each of its layers; None where no floor is set."""
         if self.settings.min_psnr is None:
             return [None] * len(images)
         numbers = [n for n, stream in enumerate(streams) if isinstance(stream, EncodedImage)]
@@ -431,7 +432,7 @@ def layers_worth_storing(encoded: EncodedImage, limit: int, alpha_bytes: int, so
 
 
 def check_codec_result(codec: Codec, encoded: EncodedImage, height: int, width: int) -> None:
-    """A stream that claims another size than its picture would be found out years too late."""
+    """Raises ValueError for a stream that claims another size than its picture's."""
     if (encoded.height, encoded.width) != (height, width):
         raise ValueError(
             f"{codec.name} encoded {width}x{height} as {encoded.width}x{encoded.height}"

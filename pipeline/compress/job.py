@@ -8,38 +8,26 @@ from typing import Any, Literal
 from codec import Codec, load_codec
 from codec.images.files import MAX_PIXELS
 
-from ..dataset.layout import DATA, PLAN_NAME, SUFFIX, data_path, generation_name, shard_name
-from ..dataset.ledger import (
-    FORMAT_VERSION,
-    Ledger,
-    NewerManifestError,
-    Plan,
-    check_inputs,
-    latest_manifest,
-    publish_manifest,
-)
+from ..dataset.job import Records, run_dataset_job
+from ..dataset.layout import PLAN_NAME, data_path, generation_name, shard_name
+from ..dataset.ledger import FORMAT_VERSION, Plan, check_inputs
 from ..dataset.models import publish_model
 from ..dataset.rows import SCHEMA_VERSION
-from ..running.cluster import WorkerShape
 from ..running.job import RunningOptions, Stop, run_job_tasks
 from ..running.options import OptionError, check_codec_options
 from ..running.progress.events import EventLog, job_log
-from ..running.progress.summary import Problem, Summary, megabytes, ratio
+from ..running.progress.summary import Summary, megabytes, ratio
 from ..running.tasks import Outcome, Task
-from ..sources.shards import Shard, expand_inputs
-from ..stores.store import Store, storage_errors
+from ..sources.shards import expand_inputs
+from ..stores.store import Store
 from ..stores.urls import refuse_secrets
 from .encoder import CompressSettings, KeepOriginal
 from .worker import ShardCompressor, ShardJob
 
-_UNFINISHED = (
-    "the manifest cannot be written (what is committed stays, the same command goes on from there)"
-)
-
 
 @dataclass(frozen=True)
 class CompressOptions(RunningOptions):
-    """What the person asked for; see the job's --help.
+    """See ``jobs/compress_dataset.py --help``.
 
     ``codec`` None means the model's, ``store_layers`` None means ``auto``. ``codec_options`` are
     those that were given of the codec's own options for encoding.
@@ -79,110 +67,77 @@ def _compress(options: CompressOptions, stop: Stop, log: EventLog) -> Summary:
     plan = Plan(PLAN_NAME, _parameters(options, model))
     shards = expand_inputs(options.inputs, options.input_options)
     store = Store(options.output, options.output_options)
-    ledger = Ledger(store, plan.fingerprint)
-    with storage_errors(store.url, "cannot be written"):
-        plan.check(store)
-        number = latest_manifest(store)  # before the records: see publish_manifest
-        done, lost = ledger.completed(DATA, SUFFIX)
-        check_inputs(shards, done)
-        create_only = _prepare_output(store, plan, model)
     names = {shard_name(shard, plan.fingerprint): shard for shard in shards}
-    jobs = [ShardJob(name, shard) for name, shard in names.items() if name not in done]
-    resumed = len(names) - len(jobs)
-    if options.retry == "bad":
+    summary = Summary("compressed", shards=len(shards))
+
+    def run(done: Records) -> Sequence[Outcome]:
+        jobs = [ShardJob(name, shard) for name, shard in names.items() if name not in done]
         again = [name for name in names if name in done and done[name]["bad"]]
+        if options.retry != "bad":
+            again = []
+        summary.resumed = len(names) - len(jobs) - len(again)
         jobs += [
             ShardJob(name, names[name], done[name]["generation"] + 1, _data_path(done[name]))
             for name in again
         ]
-        resumed -= len(again)
-
-    summary = Summary("compressed", shards=len(shards), resumed=resumed)
-    if not create_only:
-        summary.notes.append(
-            f"warning: {store.url} ignores create-only writes: run one job at a time on it"
+        return run_shards(
+            jobs,
+            plan,
+            store.url,
+            options,
+            summary,
+            log,
+            stop,
+            codec_options=options.codec_options,
+            max_bad_fraction=options.max_bad_fraction,
+            keep_results=False,  # they are in the ledger
         )
-    summary.notes += [f"warning: {name} was damaged or lost and is done again" for name in lost]
-    # The results are in the ledger.
-    outcomes = run_shards(jobs, plan, options, summary, log, stop, keep_results=False)
-    failures = {
-        outcome.task.name: f"{outcome.error} (attempts: {outcome.attempts})"
-        for outcome in outcomes
-        if outcome.result is None
-    }
-    reread = bool(outcomes)  # this job has added records, and so may others have
-    with storage_errors(store.url, _UNFINISHED):
-        while True:
-            if reread:
-                del done  # not all records twice in memory
-                number = latest_manifest(store)
-                done, _ = ledger.completed(DATA, SUFFIX)
-            summary.failed_shards = _failed_shards(names, failures, done, summary.stopped)
-            if summary.stopped:
-                break
-            failed = [{"url": p.shard, "error": p.reason} for p in summary.failed_shards]
-            try:
-                number = publish_manifest(store, plan, done, failed, after=number)
-            except NewerManifestError:
-                reread = True
-                continue
-            summary.notes.append(f"{store.url}: manifest {number}, {len(done)} data files")
-            break
-    _summarise(summary, {name: done[name] for name in names if name in done})
+
+    records = run_dataset_job(
+        store,
+        plan,
+        {name: shard.url for name, shard in names.items()},
+        run,
+        summary,
+        publish_model=lambda: publish_model(store, model.model_id, model.model_path),
+        check=lambda done: check_inputs(shards, done),
+    )
+    _summarise(summary, records)
     return summary
-
-
-def _failed_shards(
-    names: Mapping[str, Shard],
-    failures: Mapping[str, str],
-    done: Mapping[str, Any],
-    stopped: str,
-) -> list[Problem]:
-    """The shards that could not be compressed, and those whose file has vanished since it was."""
-    problems = [Problem(names[name].url, "", error) for name, error in failures.items()]
-    if not stopped:  # else they may not have been begun
-        lost = "its file was lost after it was recorded: run the job again"
-        problems += [
-            Problem(shard.url, "", lost)
-            for name, shard in names.items()
-            if name not in done and name not in failures
-        ]
-    return problems
 
 
 def run_shards(
     jobs: Sequence[ShardJob],
     plan: Plan,
-    options: CompressOptions,
+    output: str,
+    options: RunningOptions,
     summary: Summary,
     log: EventLog,
     stop: Stop = lambda: "",
     *,
+    codec_options: Mapping[str, Any] | None = None,
+    max_bad_fraction: float = 0.5,
     keep_results: bool = True,
 ) -> Sequence[Outcome]:
-    """Compress shards by a plan, on as many workers as there are; adds this run to the summary."""
+    """Compress shards into the dataset ``output``, by its plan; adds this run to the summary.
+
+    ``codec_options`` are given in addition to the plan's.
+    """
+    if not jobs:
+        return []
     planned = plan.parameters
-
-    def settings(shape: WorkerShape) -> CompressSettings:
-        return CompressSettings(
-            output=Store(options.output, options.output_options).url,
-            fingerprint=plan.fingerprint,
-            model_id=planned["model_id"],
-            layers=planned["layers"],
-            fit=planned["fit_source"],
-            codec_options={**planned.get("codec_options", {}), **options.codec_options},
-            min_side=planned["min_side"],
-            max_pixels=planned["max_pixels"],
-            keep_original=planned["keep_original"],
-            min_psnr=planned["min_psnr"],
-            batch_size=options.batch_size,
-            device=shape.device,
-            threads=shape.threads,
-            scratch=options.scratch,
-            input_options=options.input_options,
-            output_options=options.output_options,
-        )
-
+    settings = CompressSettings(
+        output=output,
+        fingerprint=plan.fingerprint,
+        model_id=planned["model_id"],
+        layers=planned["layers"],
+        fit=planned["fit_source"],
+        codec_options={**planned.get("codec_options", {}), **(codec_options or {})},
+        min_side=planned["min_side"],
+        max_pixels=planned["max_pixels"],
+        keep_original=planned["keep_original"],
+        min_psnr=planned["min_psnr"],
+    )
     return run_job_tasks(
         "compressing",
         ShardCompressor,
@@ -192,7 +147,7 @@ def run_shards(
         summary,
         log,
         stop,
-        max_bad_fraction=options.max_bad_fraction,
+        max_bad_fraction=max_bad_fraction,
         keep_results=keep_results,
     )
 
@@ -257,13 +212,6 @@ def _layers(options: CompressOptions, model: Codec) -> tuple[int, bool]:
             f"{model.num_layers} layers"
         )
     return options.store_layers, False
-
-
-def _prepare_output(store: Store, plan: Plan, model: Codec) -> bool:
-    """Write the plan and the model. Returns whether the store honours create-only writes."""
-    create_only = plan.establish(store)
-    publish_model(store, model.model_id, model.model_path)
-    return create_only
 
 
 def _summarise(summary: Summary, records: Mapping[str, Mapping[str, Any]]) -> None:

@@ -1,7 +1,6 @@
 """The compressing worker: one shard in, one Parquet file out, published and recorded.
 
-It is a plain class, so it can be tested and used without Ray; the scheduler makes it an actor. Its
-arguments and results are small (URLs and counts): picture bytes never enter the object store.
+Its arguments and results are small (URLs and counts): picture bytes never enter the object store.
 
 ``run`` may be called from several threads at once. Its three stages have a lock each, so that one
 shard is fetched and another published while a third is encoded, and never more of each::
@@ -39,17 +38,17 @@ from ..dataset.rows import (
     schema,
     stream_columns,
 )
-from ..running.activity import Activity
 from ..running.stages import StageClock, Turn
-from ..running.worker_errors import plain_errors
+from ..running.worker import Worker
+from ..running.worker_errors import picklable_errors
 from ..sources.shards import Shard, ShardError, ShardFile, open_shard
-from ..stores.store import Store, scratch_folder
+from ..stores.store import scratch_folder
 from .encoder import CompressSettings, SampleEncoder
 
 
 @dataclass(frozen=True)
 class ShardJob:
-    """What is to be done with a shard.
+    """A shard to compress.
 
     ``generation`` counts the files that a shard has had. With ``previous`` (the path of a data
     file of an earlier generation) only the samples that are bad there are encoded again.
@@ -61,13 +60,12 @@ class ShardJob:
     previous: str | None = None
 
 
-class ShardCompressor:
-    """Owns one device: ``ready`` loads the model, ``run`` does a shard; ``progress`` is polled."""
+class ShardCompressor(Worker[CompressSettings]):
+    """Owns one device: ``ready`` loads the model, ``run`` compresses a shard."""
 
     def __init__(self, settings: CompressSettings) -> None:
-        self.settings = settings
+        super().__init__(settings)
         self._fetching, self._encoding, self._publishing = Turn(), Turn(), Turn()
-        self.activity = Activity()
 
     @cached_property
     def encoder(self) -> SampleEncoder:
@@ -82,20 +80,12 @@ class ShardCompressor:
         )
         return SampleEncoder(codec, settings)
 
-    @cached_property
-    def store(self) -> Store:
-        return Store(self.settings.output, self.settings.output_options)
-
-    @plain_errors
+    @picklable_errors
     def ready(self) -> str:
         """Load the model; returns its id. Raises UnknownModelError, InvalidModelError."""
         return self.encoder.codec.model_id
 
-    def progress(self) -> dict[str, Any]:
-        """What the worker is doing: shards under way, busy seconds by stage, traffic, memory."""
-        return self.activity.report()
-
-    @plain_errors
+    @picklable_errors
     def run(self, job: ShardJob, skip: Mapping[int, str] | None = None) -> dict[str, Any]:
         """Compress a shard into its data file and return the commit record.
 
@@ -145,7 +135,7 @@ class ShardCompressor:
                 }
                 return slim(ledger.commit(name, record))
 
-    @plain_errors
+    @picklable_errors
     def probe(
         self, job: ShardJob, start: int, stop: int, skip: Mapping[int, str] | None = None
     ) -> int:
@@ -248,7 +238,7 @@ class ShardCompressor:
 
     @contextmanager
     def _place(self, name: str) -> Iterator[Path]:
-        """A local folder for a shard, which the driver sees as long."""
+        """A local folder for a shard; the driver sees the shard for as long as the block takes."""
         sizes = {"picture_bytes": 0, "stream_bytes": 0}
         shown = self.activity.shard(name, stage="wait", **sizes)
         with shown, scratch_folder(self.settings.scratch) as scratch:
@@ -256,7 +246,7 @@ class ShardCompressor:
 
     @contextmanager
     def _stage(self, turn: Turn, name: str, stage: str) -> Iterator[None]:
-        """Hold the one place that there is for a stage."""
+        """Hold a stage, which one shard at a time can be in."""
         with turn:
             self.activity.show(name, stage=stage)
             try:
@@ -298,7 +288,7 @@ class ShardCompressor:
 
 
 def _stored_bytes(row: Row) -> int:
-    """What stands for the picture's file in the dataset."""
+    """Bytes in the dataset that replace the picture's file."""
     stream = row.encoded.nbytes if row.encoded is not None else 0
     return stream + len(row.alpha or b"") + len(row.original or b"")
 

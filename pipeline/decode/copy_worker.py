@@ -4,7 +4,7 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,12 @@ from ..dataset.layout import EMPTY_COMMITS
 from ..dataset.ledger import Ledger, slim
 from ..dataset.publisher import Publisher
 from ..dataset.rows import RowWriter, inspect_file, schema
-from ..reader.dataset import DataFile, Dataset, open_dataset
-from ..running.activity import Activity
+from ..reader.dataset import DataFile, Dataset
 from ..running.stages import StageClock
-from ..running.worker_errors import plain_errors
-from ..stores.store import Store, scratch_folder
-from .layer_rule import LayerRule, cut
+from ..running.worker_errors import picklable_errors
+from ..stores.store import scratch_folder
+from .dataset_worker import DatasetWorker, HandOutSettings
+from .layer_rule import cut
 from .selection import Selection, timed
 
 # What records say beside a data file's own facts: pictures, their layers, and the bytes of their
@@ -27,40 +27,15 @@ COUNTS = ("streams", "layers", "whole_bytes")
 
 
 @dataclass(frozen=True)
-class TruncateSettings:
-    """What every worker is told. ``dataset`` and ``output`` are URLs.
+class CopySettings(HandOutSettings):
+    """Settings of every copying worker. ``layers`` is the number of the copy's layer columns."""
 
-    ``layers`` is the number of layer columns of the output, ``condition`` a ``--filter``.
-    ``input_options`` (the dataset's) and ``output_options`` are fsspec's storage options; they may
-    hold secrets.
-    """
-
-    dataset: str
-    output: str
-    fingerprint: str
-    rule: LayerRule
     layers: int
     keep_original: bool
-    condition: str = ""
-    scratch: str | None = None
-    input_options: dict[str, Any] = field(default_factory=dict, repr=False)
-    output_options: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
-class ShardTruncator:
+class ShardCopier(DatasetWorker[CopySettings]):
     """Copies one data file at a time, a row group of it in memory."""
-
-    def __init__(self, settings: TruncateSettings) -> None:
-        self.settings = settings
-        self.activity = Activity()
-
-    @cached_property
-    def dataset(self) -> Dataset:
-        return open_dataset(self.settings.dataset, self.settings.input_options)
-
-    @cached_property
-    def store(self) -> Store:
-        return Store(self.settings.output, self.settings.output_options)
 
     @cached_property
     def selection(self) -> Selection:
@@ -68,16 +43,12 @@ class ShardTruncator:
         columns = [name for name in schema(0).names if name != "original" or settings.keep_original]
         return Selection(self.dataset, settings.rule, columns, settings.condition, originals=False)
 
-    @plain_errors
+    @picklable_errors
     def ready(self) -> str:
         """Open the dataset; returns its model's id. Raises DatasetError."""
         return self.dataset.model_id
 
-    def progress(self) -> dict[str, Any]:
-        """What the worker is doing: files under way, busy seconds by stage, traffic, memory."""
-        return self.activity.report()
-
-    @plain_errors
+    @picklable_errors
     def run(self, name: str, file: DataFile, keys: Sequence[str] | None = None) -> dict[str, Any]:
         """Copy a data file, or what has one of the ``keys`` in it, as the data file ``name``.
 

@@ -12,14 +12,13 @@ from typing import Any
 from ..dataset.layout import split_generation
 from ..dataset.ledger import Ledger, Plan
 from ..reader.dataset import DataFile
-from ..running.cluster import WorkerShape
 from ..running.job import Stop, run_job_tasks
 from ..running.progress.events import EventLog, job_log
 from ..running.progress.summary import Problem, Summary, megabytes
 from ..running.tasks import Outcome, Task
 from ..stores.store import Store, storage_errors
 from ..stores.urls import refuse_secrets
-from .copy_job import truncate
+from .copy_job import copy_dataset
 from .request import DecodeOptions, DecodeSummary, Request, begin_summary, resolve
 from .samples import COUNTS
 from .targets import DECODE_COMMITS, DECODE_PLAN
@@ -29,7 +28,7 @@ __all__ = ["DecodeOptions", "decode"]
 
 
 def decode(options: DecodeOptions, stop: Stop = lambda: "") -> Summary:
-    """Hand out a dataset, or a part of it, as tars, as files or as a truncated dataset.
+    """Hand out a dataset, or a part of it, as tars, as files or as a dataset of its own.
 
     Does only what is missing. ``stop`` is asked now and then whether to finish what is under way
     and end; it returns why. Raises StrataError for what must be put right before anything can be
@@ -38,7 +37,7 @@ def decode(options: DecodeOptions, stop: Stop = lambda: "") -> Summary:
     refuse_secrets(options.dataset, options.output, *([options.keys] if options.keys else []))
     with job_log(options.log, "decode", options) as log:
         request = resolve(options)
-        run = truncate if options.format == "strata" else _decode
+        run = copy_dataset if options.format == "strata" else _decode
         summary = run(options, request, stop, log)
         log.finish(summary)
         return summary
@@ -67,8 +66,7 @@ def _decode(options: DecodeOptions, request: Request, stop: Stop, log: EventLog)
         if outcome.result is not None:
             done[outcome.task.name] = outcome.result
         else:
-            problem = f"{outcome.error} (attempts: {outcome.attempts})"
-            summary.failed_shards.append(Problem(outcome.task.name, "", problem))
+            summary.failed_shards.append(Problem(outcome.task.name, "", outcome.failure))
     totals: Counter[str] = Counter()
     for file in files:
         if file.name in done:
@@ -119,29 +117,19 @@ def _run(
 ) -> Sequence[Outcome]:
     """Decode what is missing, on as many workers as there are; adds this run to the summary."""
     assert options.format != "strata"
-    form = options.format
-
-    def settings(shape: WorkerShape) -> DecodeSettings:
-        return DecodeSettings(
-            dataset=request.dataset.url,
-            output=Store(options.output, options.output_options).url,
-            fingerprint=plan.fingerprint,
-            rule=request.rule,
-            format=form,
-            image_format=options.image_format,
-            quality=options.quality,
-            condition=request.condition,
-            max_side=options.max_side,
-            max_pixels=options.max_pixels,
-            codec_options=options.codec_options,
-            batch_size=options.batch_size,
-            device=shape.device,
-            threads=shape.threads,
-            scratch=options.scratch,
-            input_options=options.input_options,
-            output_options=options.output_options,
-        )
-
+    settings = DecodeSettings(
+        dataset=request.dataset.url,
+        output=Store(options.output, options.output_options).url,
+        fingerprint=plan.fingerprint,
+        rule=request.rule,
+        format=options.format,
+        image_format=options.image_format,
+        quality=options.quality,
+        condition=request.condition,
+        max_side=options.max_side,
+        max_pixels=options.max_pixels,
+        codec_options=options.codec_options,
+    )
     return run_job_tasks(
         "decoding",
         ShardDecoder,

@@ -1,4 +1,4 @@
-"""What a decoding job is asked for: its options, and what they come to for a dataset."""
+"""The options of a decoding job, and what they mean for a dataset."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from .layer_rule import LayerRule, layer_rule
 
 @dataclass(frozen=True)
 class DecodeOptions(RunningOptions):
-    """What the person asked for; see the job's --help.
+    """See ``jobs/decode_dataset.py --help``.
 
     Of ``layers``, ``target_bpp`` (bits per pixel), ``max_bytes`` and ``min_psnr`` (dB) at most one
     is given; without them all layers are meant. ``keys`` is a file's URL or ``-``, ``max_side`` in
@@ -46,7 +46,7 @@ class DecodeOptions(RunningOptions):
 
 @dataclass(frozen=True)
 class Request:
-    """What the options come to: data files, in them keys (None: all rows), a condition, a rule.
+    """What the options mean: data files, in them keys (None: all rows), a condition, a rule.
 
     ``parameters`` are what a plan must say of this; ``unknown`` are keys that the dataset does
     not have.
@@ -80,7 +80,7 @@ class DecodeSummary(Summary):
 
 
 def resolve(options: DecodeOptions) -> Request:
-    """Hold the options against each other and the dataset, and find the keys in it.
+    """Check the options against each other and the dataset, and find the keys in it.
 
     Raises OptionError, DatasetError, StorageError.
     """
@@ -94,7 +94,7 @@ def resolve(options: DecodeOptions) -> Request:
     )
     if options.codec_options:
         check_codec_options(dataset.codec(), "decode", options.codec_options, dataset.url)
-    # Absent where not given, so that what was begun before there were subsets can be gone on with.
+    # Absent where not given, so that outputs from before there were subsets can be resumed.
     parameters: dict[str, Any] = {"filter": condition} if condition else {}
     files: list[tuple[DataFile, tuple[str, ...] | None]] = [(one, None) for one in dataset.files]
     unknown: list[str] = []

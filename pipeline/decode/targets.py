@@ -20,7 +20,7 @@ class UnwritableNameError(Exception):
 
 
 class TarTarget:
-    """A tar on local disk that does not depend on when or by whom it is written."""
+    """A tar on local disk whose bytes depend only on its samples."""
 
     def __init__(self, path: Path) -> None:
         self._tar = tarfile.open(path, "w", format=tarfile.GNU_FORMAT)  # noqa: SIM115
@@ -38,8 +38,8 @@ class TarTarget:
 class FileTarget:
     """A folder per shard.
 
-    A file that is there already is of an earlier attempt, of an older generation of the shard or of
-    a job whose plan somebody removed: it is replaced if its content is another.
+    A file that is there already may come from an earlier attempt, from an older generation of the
+    shard or from a job whose plan was removed. It is replaced if its content differs.
     """
 
     def __init__(self, store: Store, folder: str) -> None:
@@ -62,9 +62,9 @@ class FileTarget:
 def publish_tar(store: Store, ledger: Ledger, name: str, local: Path, scratch: Path) -> None:
     """Publish ``local`` as ``<name>.tar``, before it is recorded.
 
-    A tar that is there already may be of an earlier attempt, and stays. What is neither that nor
-    recorded makes room: it is of a job with other parameters whose plan somebody removed. Raises a
-    passing StorageError when another job writes the same name just now.
+    A tar with the same content stays: an earlier attempt wrote it. So does a recorded one. Any
+    other comes from a job with other parameters whose plan was removed, and is replaced. Raises
+    a passing StorageError when another job is writing the same name.
     """
     path = f"{name}.tar"
     if store.create_from(path, local):
@@ -84,8 +84,8 @@ def publish_tar(store: Store, ledger: Ledger, name: str, local: Path, scratch: P
 def safe_path(name: str) -> str:
     """``name`` as a relative path that cannot leave its folder; different names stay different.
 
-    Parts that would be skipped or climb (empty, ``.``, ``..``) and bytes that some file system
-    refuses are written as ``%XX``, and so is ``%`` itself.
+    Written as ``%XX`` are empty parts, ``.`` and ``..``, bytes that some file system refuses, and
+    ``%`` itself.
     """
     return "/".join(_safe_part(part) for part in name.split("/"))
 

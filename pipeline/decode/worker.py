@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,25 +23,25 @@ from ..dataset.rows import (
     reason_kind,
     row_bytes,
 )
-from ..reader.dataset import DataFile, Dataset, open_dataset
-from ..running.activity import Activity
+from ..reader.dataset import DataFile
 from ..running.stages import StageClock
-from ..running.worker_errors import plain_errors
+from ..running.windows import windows
+from ..running.worker_errors import picklable_errors
 from ..stores.reasons import describe
 from ..stores.store import Store, scratch_folder
 from ..stores.threads import ahead
-from .layer_rule import LayerRule
+from .dataset_worker import DatasetWorker, HandOutSettings
 from .samples import COUNTS, Form, Sample, finished
 from .selection import Chosen, Selection, timed
 from .targets import DECODE_COMMITS, FileTarget, TarTarget, UnwritableNameError, publish_tar
 
 T = TypeVar("T")
 
-# Rows held at once with their decoded pictures. A row that is larger makes a window alone.
+# Rows held at once with their decoded pictures. A larger row is a window of its own.
 WINDOW_BYTES = 3 << 25
 WINDOW_ROWS = 256
 BATCH_PIXELS = 1 << 22
-SYSTEMATIC = 8  # so many failures and no success between: the device is broken, not the pictures
+SYSTEMATIC = 8  # failures in a row: the device is broken, not the pictures
 _COLUMNS = (
     *("fields", "alpha", "key_bytes", "status", "reason", "source_field"),
     *("layers", "cumulative_bytes"),
@@ -49,36 +49,23 @@ _COLUMNS = (
 
 
 @dataclass(frozen=True)
-class DecodeSettings:
-    """What every decoding worker is told. ``dataset`` and ``output`` are URLs.
+class DecodeSettings(HandOutSettings):
+    """Settings of every decoding worker.
 
-    ``condition`` is a ``--filter``, ``max_side`` the longest that a picture may be (pixels), what
-    claims more than ``max_pixels`` is bad.
-    ``codec_options`` go to ``Codec.decode``: they say nothing of shards, batches or places, since
-    a picture must come out the same wherever it is decoded. ``input_options`` (the dataset's) and
-    ``output_options`` are fsspec's storage options; they may hold secrets.
+    ``max_side`` (pixels) is the longest that a picture may be; one that claims more than
+    ``max_pixels`` is bad. ``codec_options`` go to ``Codec.decode``. They say nothing of shards,
+    batches or machines, since a picture must come out the same wherever it is decoded.
     """
 
-    dataset: str
-    output: str
-    fingerprint: str
-    rule: LayerRule
     format: Literal["webdataset", "files"]
     image_format: str
     quality: int
-    condition: str = ""
     max_side: int | None = None
     max_pixels: int | None = None
     codec_options: dict[str, Any] = field(default_factory=dict)
-    batch_size: int = 32
-    device: str = "cpu"
-    threads: int = 1
-    scratch: str | None = None
-    input_options: dict[str, Any] = field(default_factory=dict, repr=False)
-    output_options: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
-class ShardDecoder:
+class ShardDecoder(DatasetWorker[DecodeSettings]):
     """Owns one device. ``ready`` loads the dataset's model, ``run`` decodes a data file.
 
     One file at a time, in windows: rows are read until they and their pictures make WINDOW_BYTES,
@@ -87,17 +74,8 @@ class ShardDecoder:
     """
 
     def __init__(self, settings: DecodeSettings) -> None:
-        self.settings = settings
-        self.activity = Activity()
+        super().__init__(settings)
         self._failing = 0  # pictures since the last that could be decoded
-
-    @cached_property
-    def dataset(self) -> Dataset:
-        return open_dataset(self.settings.dataset, self.settings.input_options)
-
-    @cached_property
-    def store(self) -> Store:
-        return Store(self.settings.output, self.settings.output_options)
 
     @cached_property
     def codec(self) -> Codec:
@@ -106,14 +84,10 @@ class ShardDecoder:
         codec.max_pixels = self.settings.max_pixels or codec.max_pixels
         return codec
 
-    @plain_errors
+    @picklable_errors
     def ready(self) -> str:
         """Load the model; returns its id. Raises DatasetError, UnknownModelError."""
         return self.codec.model_id
-
-    def progress(self) -> dict[str, Any]:
-        """What the worker is doing: files under way, busy seconds by stage, traffic, memory."""
-        return self.activity.report()
 
     @cached_property
     def form(self) -> Form:
@@ -125,13 +99,13 @@ class ShardDecoder:
     def selection(self) -> Selection:
         return Selection(self.dataset, self.settings.rule, _COLUMNS, self.settings.condition)
 
-    @plain_errors
+    @picklable_errors
     def run(self, file: DataFile, keys: Sequence[str] | None = None) -> dict[str, Any]:
         """Decode one data file, or what has one of the ``keys`` in it; returns its commit record.
 
-        What older generations of the file were decoded to is removed, so that no picture is there
-        twice. Where no row is asked for, there is a record but no tar. Raises RuntimeError, also
-        where the device seems to fail and not the pictures, and StrataError as it says.
+        The output of older generations of the file is removed, so that no picture is there twice.
+        Where no row is asked for, there is a record but no tar. Raises StrataError; RuntimeError
+        for other faults, also where the device seems to fail and not the pictures.
         """
         self.ready()
         self._failing = 0
@@ -197,7 +171,7 @@ class ShardDecoder:
     def _samples(
         self, file: DataFile, keys: Sequence[str] | None, clock: StageClock
     ) -> Iterator[Sample]:
-        """What becomes of the rows of ``file`` that are asked for, in its order."""
+        """The samples of the rows of ``file`` that are asked for, in its order."""
         threads = self.settings.threads
 
         def finish(pair: tuple[Chosen, np.ndarray | Exception | None]) -> Sample:
@@ -208,10 +182,10 @@ class ShardDecoder:
             rows = self.selection.rows(
                 opened, keys, lambda count: self.activity.transferred(read=count)
             )
-            for window in _windows(timed(rows, clock)):
+            for window in windows(timed(rows, clock), _cost, WINDOW_BYTES, WINDOW_ROWS):
                 self.activity.show(file.name, stage="decode")
                 results = self._decode_window(window, file, clock)
-                window.clear()  # nobody else holds its rows now
+                window.clear()  # its rows are held by the results only
                 yield from ahead(pool, finish, _taken(results), lambda: 2 * threads)
 
     def _decode_window(
@@ -251,10 +225,10 @@ class ShardDecoder:
         return deque(zip(window, results, strict=True))
 
     def _watch(self, result: np.ndarray | Exception) -> None:
-        """Raise RuntimeError where it is not these pictures that fail: they are not to be lost."""
+        """Raise RuntimeError after failures in a row: a broken device makes no picture bad."""
         if not isinstance(result, Exception):
             self._failing = 0
-        elif not isinstance(result, StrataError):  # which is said of a stream
+        elif not isinstance(result, StrataError):  # a StrataError is the stream's own fault
             self._failing += 1
             if self._failing == SYSTEMATIC:
                 raise RuntimeError(f"no picture could be decoded: {describe(result)}")
@@ -272,23 +246,9 @@ def remove_decoded(store: Store, name: str) -> None:
     store.remove(f"{name}.tar")
 
 
-def _windows(rows: Iterable[Chosen]) -> Iterator[list[Chosen]]:
-    """Rows in groups that memory can hold, with their pictures decoded."""
-    window: list[Chosen] = []
-    total = 0
-    for chosen in rows:
-        cost = _cost(chosen.row)
-        if window and (len(window) == WINDOW_ROWS or total + cost > WINDOW_BYTES):
-            yield window
-            window, total = [], 0
-        window.append(chosen)
-        total += cost
-    if window:
-        yield window
-
-
-def _cost(row: Mapping[str, Any]) -> int:
+def _cost(chosen: Chosen) -> int:
     """Bytes in memory: what was read of the row, its picture, and its alpha channel."""
+    row = chosen.row
     channels = 3 if row["alpha"] is None else 4
     return row_bytes(row) + channels * (row["width"] or 0) * (row["height"] or 0)
 

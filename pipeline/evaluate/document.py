@@ -66,15 +66,15 @@ class Document:
                     f"plot METRIC or plot METRIC LOW-HIGH, with one of {', '.join(LABELS)}"
                 )
 
-    def fill(self, found: Evaluation, told: Mapping[str, Any]) -> list[str]:
-        """Make its places anew. Returns in words which stay as they were, for want of figures."""
-        made = {table.title: table.body() for table in tables(found, told["bd_rate"]["anchor"])}
+    def fill(self, found: Evaluation, reported: Mapping[str, Any]) -> list[str]:
+        """Fill its places again. Returns notes on those that stay, because there are no figures."""
+        made = {table.title: table.body() for table in tables(found, reported["bd_rate"]["anchor"])}
         made["about"] = "".join(
             f"- {name}: {_code(name, value)}\n"
-            for name, value in about(dict(told))
+            for name, value in about(dict(reported))
             if name.split()[0] in _ABOUT
         )
-        figures = {name: value for name, value in told.items() if name not in _NOT_KEPT}
+        figures = {name: value for name, value in reported.items() if name not in _NOT_KEPT}
         self._keep(f"{self.section}.json", json.dumps(figures, separators=(",", ":")) + "\n")
         return self.renew(
             lambda what: self._plot(found, what) if what.startswith("plot ") else made.get(what, "")

@@ -17,22 +17,22 @@ class Earlier:
     """What ``report.json`` of an earlier evaluation holds, or its copy beside a document."""
 
     path: Path
-    told: Mapping[str, Any]
+    reported: Mapping[str, Any]
     series: tuple[Series, ...]
 
     @classmethod
     def read(cls, path: Path) -> "Earlier":
         """Raises OptionError where it is not a report."""
         try:
-            told = json.loads(path.read_text())
-            series = tuple(_series(one) for one in told["series"])
+            reported = json.loads(path.read_text())
+            series = tuple(_series(one) for one in reported["series"])
             for key in ("made", "pictures", "models", "problems"):
-                told[key]
+                reported[key]
         except (OSError, ValueError, TypeError, LookupError) as error:
             raise OptionError(
                 f"--earlier {path}: not the report.json of an evaluation: {error!r}"
             ) from error
-        return cls(path, told, series)
+        return cls(path, reported, series)
 
     @property
     def curves(self) -> list[str]:
@@ -51,7 +51,7 @@ class Earlier:
     def check(self, pictures: Mapping[str, Any]) -> None:
         """Raises OptionError where it was made of other ``pictures``, as the report has them."""
         for key in ("count", "pixels", "sizes", "digest"):
-            there = self.told["pictures"].get(key)
+            there = self.reported["pictures"].get(key)
             if key == "digest" and there is None:  # reports had none before 2026-11-22
                 continue
             if there != pictures[key]:
@@ -73,7 +73,7 @@ class Earlier:
         measured = {one.name for one in found.speeds}
         found.speeds += [
             Speed(one["name"], one["encode"], one["decode"])
-            for one in self.told.get("speed", ())
+            for one in self.reported.get("speed", ())
             if one["name"] not in measured and one["name"].startswith(tuple(kept))
         ]
         return kept
@@ -87,19 +87,19 @@ class Earlier:
         ids = {one["model_id"] for one in now}
         return [
             dict(one)
-            for one in self.told["models"]
+            for one in self.reported["models"]
             if one["name"] not in gone and one["model_id"] not in ids
         ]
 
     def sources(self, kept: Sequence[str]) -> list[dict[str, Any]]:
         """Where the groups that were taken over come from: this report, or one before it."""
         out = []
-        for one in self.told.get("earlier", ()):
+        for one in self.reported.get("earlier", ()):
             if of := [group for group in kept if group in one["of"]]:
                 out.append({**one, "of": of})
         known = {group for one in out for group in one["of"]}
         if rest := [group for group in kept if group not in known]:
-            facts = {key: self.told.get(key) for key in ("made", "command", "versions")}
+            facts = {key: self.reported.get(key) for key in ("made", "command", "versions")}
             out.append({"of": rest, **facts})
         return out
 

@@ -66,7 +66,7 @@ class Series:
 
     ``kind`` is ``prefixes`` (one file, cut), ``settings`` (whole files), ``cuts`` (all prefixes of
     a peer's several files) or ``single``. ``group`` is the contender's. What is ``given`` was not
-    measured: somebody said it.
+    measured here.
     """
 
     name: str
@@ -326,7 +326,7 @@ def _add_series(out: Evaluation, measured: Sequence[_Measured], common: set[Pict
 
 
 def given_series(name: str, points: Sequence[tuple[float, float]]) -> Series:
-    """Rates and PSNRs that somebody else measured, on the same pictures."""
+    """Rates and PSNRs that others measured, on the same pictures."""
     nan = float("nan")
     figures = [
         Figures("", 1, rate, value, value, nan, nan, nan, 0) for rate, value in sorted(points)

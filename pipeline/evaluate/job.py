@@ -16,7 +16,6 @@ from codec.errors import InvalidModelError
 
 from ..dataset.layout import model_path
 from ..dataset.ledger import fingerprint
-from ..running.cluster import WorkerShape
 from ..running.job import RunningOptions, Stop, run_job_tasks
 from ..running.options import OptionError
 from ..running.progress.events import EventLog, job_log
@@ -56,7 +55,7 @@ REPORT, TABLES, PAGE = "report.json", "results.md", "report.html"
 class EvaluateOptions(RunningOptions):
     """What is measured. See ``jobs/evaluate.py --help`` for the options; ``command`` is printed.
 
-    ``peers`` None means all that are installed. ``given`` are curves that somebody else measured:
+    ``peers`` None means all that are installed. ``given`` are curves that others measured:
     rates and PSNRs by name. ``earlier`` is the report.json of an evaluation of the same pictures,
     whose other curves are taken over, and whose peers are not measured again unless they are named.
     ``markdown`` is a document to fill, ``section`` its name for this.
@@ -142,25 +141,10 @@ def _evaluate(options: EvaluateOptions, stop: Stop, log: EventLog) -> Evaluation
         if f"{task.name}.json" not in there
     }
     summary.tasks, summary.resumed = len(tasks), len(tasks) - len(missing)
-
-    def settings(shape: WorkerShape) -> EvaluateSettings:
-        return EvaluateSettings(
-            output=store.url,
-            fingerprint=mark,
-            shown_bpp=options.show_bpp,
-            lpips=lpips,
-            batch_size=options.batch_size,
-            device=shape.device,
-            threads=shape.threads,
-            scratch=options.scratch,
-            input_options=options.input_options,
-            output_options=options.output_options,
-        )
-
     outcomes = run_job_tasks(
         "measuring",
         Evaluator,
-        settings,
+        EvaluateSettings(store.url, mark, options.show_bpp, lpips),
         missing,
         options,
         summary,
@@ -186,25 +170,25 @@ def _evaluate(options: EvaluateOptions, stop: Stop, log: EventLog) -> Evaluation
         kept = earlier.complete(found)
         sources = earlier.sources(kept)
         of_models += earlier.models(of_models, kept)
-    told = report(found, of_models, options.data, options.command, anchor, sources)
+    reported = report(found, of_models, options.data, options.command, anchor, sources)
     for one in lost:
-        told["problems"].append({"of": "all", "what": one.shard, "reason": one.reason})
+        reported["problems"].append({"of": "all", "what": one.shard, "reason": one.reason})
     if summary.stopped:
-        told["notes"].append(f"not everything was measured: {summary.stopped}")
+        reported["notes"].append(f"not everything was measured: {summary.stopped}")
     files = {
-        REPORT: json.dumps(told, indent=1) + "\n",
-        TABLES: results(found, told),
-        PAGE: page(found, told),
+        REPORT: json.dumps(reported, indent=1) + "\n",
+        TABLES: results(found, reported),
+        PAGE: page(found, reported),
     }
     with storage_errors(store.url, "cannot be written"):
-        for name, text in files.items():  # made anew from the records, so nothing is lost
+        for name, text in files.items():  # made of the records, so nothing is lost
             store.remove(name)
             store.create(name, text.encode("utf-8", "backslashreplace"))
     summary.notes.append(f"{store.url}/{PAGE}: the report, beside {REPORT} and {TABLES}")
     if document is not None and summary.stopped:
         summary.notes.append(f"{document.path} stays as it was until everything is measured")
     elif document is not None:
-        summary.notes += [f"{document.path}: filled", *document.fill(found, told)]
+        summary.notes += [f"{document.path}: filled", *document.fill(found, reported)]
     return summary
 
 

@@ -1,4 +1,4 @@
-"""LPIPS, where somebody has its weights. Nothing is downloaded."""
+"""LPIPS, where its weights are given. Nothing is downloaded."""
 
 from pathlib import Path
 

@@ -32,19 +32,19 @@ svg.key { width: 26px; height: 8px; } .plot p span { white-space: nowrap; margin
 """.replace("LIGHT", LIGHT).replace("DARK", DARK)
 
 
-def page(found: Evaluation, told: Mapping[str, Any]) -> str:
+def page(found: Evaluation, reported: Mapping[str, Any]) -> str:
     """The report for people: light or dark as their browser is, without scripts."""
     facts = "".join(
         f"<dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd>\n"
-        for name, value in about(dict(told))
+        for name, value in about(dict(reported))
     )
-    anchor = told["bd_rate"]["anchor"]
+    anchor = reported["bd_rate"]["anchor"]
     problems = "".join(
         f"<li>{html.escape(one['what'])}: {html.escape(one['of'])}: "
         f"{html.escape(one['reason'])}</li>\n"
-        for one in told["problems"]
+        for one in reported["problems"]
     )
-    notes = "".join(f"<p>{html.escape(note)}</p>\n" for note in told["notes"])
+    notes = "".join(f"<p>{html.escape(note)}</p>\n" for note in reported["notes"])
     plots = "".join(plot(found, metric) for metric in LABELS)
     parts = [
         "<!doctype html>\n<html lang=en>\n<head>\n<meta charset=utf-8>\n"

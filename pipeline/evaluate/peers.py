@@ -154,14 +154,14 @@ def _tile(data: bytes) -> tuple[bytes, list[int], bytes]:
     if part != 0 or parts not in (0, 1) or data[end:] != _EOI:
         raise ValueError("the codestream has more than one tile or tile-part")
     at += 12
-    told = b""
+    packed = b""
     while data[at : at + 2] != b"\xff\x93":
         marker, length = struct.unpack_from(">HH", data, at)
         if marker == 0xFF58:
-            told += data[at + 5 : at + 2 + length]
+            packed += data[at + 5 : at + 2 + length]
         at += 2 + length
     lengths, value = [], 0
-    for byte in told:  # seven bits each, the last byte of a number below 128 (A.7.3)
+    for byte in packed:  # seven bits each, the last byte of a number below 128 (A.7.3)
         value = value << 7 | byte & 0x7F
         if byte < 0x80:
             lengths.append(value)

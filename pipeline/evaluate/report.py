@@ -1,4 +1,4 @@
-"""What is told: all figures as JSON, and as Markdown tables."""
+"""The report: all figures as JSON, and as Markdown tables."""
 
 import importlib.metadata
 import os
@@ -84,7 +84,7 @@ def notes(found: Evaluation) -> list[str]:
     out = []
     if found.alpha:
         out.append(
-            f"{found.alpha} pictures have an alpha channel: nobody was given it, only the colours"
+            f"{found.alpha} pictures have an alpha channel: every codec was given the colours only"
         )
     if found.unequal:
         out.append(
@@ -126,26 +126,29 @@ def versions() -> dict[str, str]:
     return out | dict.fromkeys(sorted(libraries), "")
 
 
-def about(told: dict[str, Any]) -> list[tuple[str, str]]:
+def about(reported: dict[str, Any]) -> list[tuple[str, str]]:
     """Names and values for a reader, of what was measured with what."""
-    pictures, computer = told["pictures"], told["machine"]
+    pictures, computer = reported["pictures"], reported["machine"]
     sizes = ", ".join(pictures["sizes"][:3]) + (", ..." if len(pictures["sizes"]) > 3 else "")
     count = f"{pictures['count']} of {sizes}, {pictures['pixels'] / 1e6:.1f} megapixels"
-    earlier = (_earlier(one, told["versions"]) for one in told["earlier"])
-    versions_ = ", ".join(f"{name} {of}".strip() for name, of in told["versions"].items())
+    earlier = (_earlier(one, reported["versions"]) for one in reported["earlier"])
+    versions_ = ", ".join(f"{name} {of}".strip() for name, of in reported["versions"].items())
     rows = [
-        ("command", told["command"]),
-        ("data", " ".join(told["data"])),
+        ("command", reported["command"]),
+        ("data", " ".join(reported["data"])),
         ("pictures", f"{count}; {pictures['bad']} bad, {pictures['filtered']} filtered"),
-        *((f"model {one['name']}", f"{one['codec']}, {one['model_id']}") for one in told["models"]),
+        *(
+            (f"model {one['name']}", f"{one['codec']}, {one['model_id']}")
+            for one in reported["models"]
+        ),
         *(("earlier", words) for words in earlier),
         (
             "machine",
             f"{computer['processor']}, {computer['processors']} processors, {computer['system']}; "
-            f"workers on {', '.join(told['nodes'])}",
+            f"workers on {', '.join(reported['nodes'])}",
         ),
         ("versions", versions_),
-        ("made", told["made"]),
+        ("made", reported["made"]),
     ]
     return [(name, value) for name, value in rows if value]
 
@@ -158,11 +161,11 @@ def _earlier(source: Mapping[str, Any], now: Mapping[str, str]) -> str:
     return words + (f" with {', '.join(others)}" if others else "")
 
 
-def results(found: Evaluation, told: dict[str, Any]) -> str:
+def results(found: Evaluation, reported: dict[str, Any]) -> str:
     """``results.md``: what was measured with what, and all tables."""
     lines = ["## Results", ""]
-    lines += [f"- {name}: {value}" for name, value in about(told)]
-    lines += [f"- {note}" for note in told["notes"]]
-    lines += [f"- {one['of']}: {one['what']}: {one['reason']}" for one in told["problems"]]
-    made = tables(found, told["bd_rate"]["anchor"])
+    lines += [f"- {name}: {value}" for name, value in about(reported)]
+    lines += [f"- {note}" for note in reported["notes"]]
+    lines += [f"- {one['of']}: {one['what']}: {one['reason']}" for one in reported["problems"]]
+    made = tables(found, reported["bd_rate"]["anchor"])
     return "\n".join(lines) + "\n\n" + "\n".join(table.markdown() for table in made)

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -18,12 +18,13 @@ from codec.images.files import read_image
 
 from ..dataset.ledger import Ledger
 from ..dataset.models import load_model
-from ..running.activity import Activity
 from ..running.stages import StageClock
-from ..running.worker_errors import plain_errors
+from ..running.windows import windows
+from ..running.worker import Worker, WorkerSettings
+from ..running.worker_errors import picklable_errors
 from ..sources.shards import Sample, Shard, ShardFile, open_shard
 from ..stores.reasons import describe
-from ..stores.store import Store, scratch_folder
+from ..stores.store import scratch_folder
 from ..stores.threads import ahead
 from .bench import Bench, Loaded, Measured, rgb_of
 from .contenders import Contender
@@ -49,37 +50,26 @@ class EvaluationTask:
 
 
 @dataclass(frozen=True)
-class EvaluateSettings:
-    """What every worker is told. ``shown_bpp`` are the rates at which pictures are shown.
+class EvaluateSettings(WorkerSettings):
+    """Settings of every worker. ``shown_bpp`` are the rates at which pictures are shown.
 
-    ``lpips`` names a file of weights in the output. The storage options may hold secrets.
+    ``lpips`` names a file of weights in the output.
     """
 
     output: str
     fingerprint: str
     shown_bpp: tuple[float, ...] = ()
     lpips: str | None = None
-    batch_size: int = 32
-    device: str = "cpu"
-    threads: int = 1
-    scratch: str | None = None
-    input_options: dict[str, Any] = field(default_factory=dict, repr=False)
-    output_options: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
-class Evaluator:
+class Evaluator(Worker[EvaluateSettings]):
     """Owns one device. ``run`` measures a task and records it; ``ready`` has nothing to load."""
 
     def __init__(self, settings: EvaluateSettings) -> None:
-        self.settings = settings
-        self.activity = Activity()
+        super().__init__(settings)
         self._codecs: OrderedDict[str, Codec] = OrderedDict()
         self._held: tuple[Shard, ShardFile] | None = None
         self._holding = ExitStack()
-
-    @cached_property
-    def store(self) -> Store:
-        return Store(self.settings.output, self.settings.output_options)
 
     @cached_property
     def learned(self) -> Learned | None:
@@ -93,17 +83,13 @@ class Evaluator:
             self.store.fetch(f"{WEIGHTS}/{self.settings.lpips}", local)
             return load_lpips(local, self.settings.device)
 
-    @plain_errors
+    @picklable_errors
     def ready(self) -> str:
         """Models are loaded when they are needed. Raises StorageError, InvalidModelError."""
         _ = self.learned
         return "ready"
 
-    def progress(self) -> dict[str, Any]:
-        """What the worker is doing: see ``Activity.report``."""
-        return self.activity.report()
-
-    @plain_errors
+    @picklable_errors
     def run(self, task: EvaluationTask, skip: Mapping[int, str] | None = None) -> dict[str, Any]:
         """Measure a task, record it, and return the record's counts.
 
@@ -127,7 +113,7 @@ class Evaluator:
         }
         return _counts(ledger.commit(task.name, record))
 
-    @plain_errors
+    @picklable_errors
     def probe(
         self, task: EvaluationTask, start: int, stop: int, skip: Mapping[int, str] | None = None
     ) -> int:
@@ -226,17 +212,13 @@ class Evaluator:
             with clock.timed("decode", self.settings.threads):
                 return _load(file, task.start + number, samples[number], skip.get(number))
 
-        window: list[Loaded] = []
-        pixels = 0
-        for one in ahead(pool, load, numbers, lambda: self.settings.threads):
-            more = 0 if one.rgb is None else one.rgb.shape[0] * one.rgb.shape[1]
-            if window and (pixels + more > BATCH_PIXELS or len(window) == self.settings.batch_size):
-                yield window
-                window, pixels = [], 0
-            window.append(one)
-            pixels += more
-        if window:
-            yield window
+        loaded = ahead(pool, load, numbers, lambda: self.settings.threads)
+        return windows(
+            loaded,
+            lambda one: 0 if one.rgb is None else one.rgb.shape[0] * one.rgb.shape[1],
+            BATCH_PIXELS,
+            self.settings.batch_size,
+        )
 
     def _open(self, shard: Shard) -> ShardFile:
         """The shard as a local file, held until another one is asked for."""

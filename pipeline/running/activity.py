@@ -55,7 +55,7 @@ class Activity:
             self._bytes["bytes_in"] += read
             self._bytes["bytes_out"] += written
 
-    def report(self) -> dict[str, Any]:
+    def status(self) -> dict[str, Any]:
         """All of it, with the process's memory in bytes, as ``Progress.show`` takes it."""
         with self._lock:
             shards = {name: dict(shard) for name, shard in self._shards.items()}

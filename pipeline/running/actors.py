@@ -1,7 +1,7 @@
 """The actors of a job: started, restarted, replaced, and asked what they do.
 
 An actor that dies is restarted by Ray, on another machine if its own is gone. This module knows
-nothing of tasks; which of them an actor has, and what becomes of them, the scheduler says.
+nothing of tasks: the scheduler decides which of them an actor gets, and what happens to them.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from .tasks import Watcher
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 20.0  # between attempts to start a worker
 # A cloud cluster may have to start machines first, or wait for spot machines to come back.
 PATIENCE_SECONDS = 1800.0
-WAITING_SECONDS = 60.0  # after which people are told, and then each time it doubles
+WAITING_SECONDS = 60.0  # before the first message that no worker is there; then it doubles
 
 C = TypeVar("C")
 
@@ -38,11 +38,11 @@ class Actor(Generic[C]):
     calls: dict[Any, C] = field(default_factory=dict)
     ready: bool = False
     failures: int = 0
-    reserved: bool = False  # gets no more work until it is empty, and then a task that goes alone
+    reserved: bool = False  # gets no more work until it is empty, and then a suspect
     clock: float = 0.0  # when it last finished something, or began after having nothing
     overdue: C | None = None  # the call for which it is being killed
-    progress: dict[str, Any] = field(default_factory=dict)
-    asked: Any = None  # the reference of a call of ``progress``
+    status: dict[str, Any] = field(default_factory=dict)
+    asked: Any = None  # the reference of a call of ``status``
     failed_starts: int = 0
     retry_at: float = 0.0  # when to ask again whether it is ready
 
@@ -66,9 +66,9 @@ class Answer:
         """The worker's own exception without Ray's traceback around it."""
         cause = getattr(self.error, "cause", None)
         if cause is not None:
-            # What workers raise as RuntimeError says itself what it was: see plain_errors.
-            plain = type(cause) is RuntimeError
-            return str(cause) if plain else f"{type(cause).__name__}: {cause}"
+            # A worker's RuntimeError names the original exception itself: see picklable_errors.
+            named = type(cause) is RuntimeError
+            return str(cause) if named else f"{type(cause).__name__}: {cause}"
         lines = [line.strip() for line in str(self.error).splitlines() if line.strip()]
         return lines[0] if lines else type(self.error).__name__
 
@@ -84,7 +84,7 @@ class Crew(Generic[C]):
 
     Args:
         in_flight: calls that an actor answers at the same time.
-        watcher: hears of what happens to actors.
+        watcher: gets the events of actors.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Crew(Generic[C]):
         self.ray = ray
         self.watcher = watcher
         options: dict[str, Any] = {
-            "concurrency_groups": {"status": 1},  # ``progress`` answers while ``run`` runs
+            "concurrency_groups": {"status": 1},  # ``status`` answers while ``run`` runs
             "max_concurrency": in_flight,
             "num_cpus": shape.cpus,
             "num_gpus": shape.gpus,
@@ -154,13 +154,13 @@ class Crew(Generic[C]):
     # -- the life of an actor ---------------------------------------------------------------------
 
     def ask_ready(self, actor: Actor[C]) -> None:
-        """Begin anew with an actor, which may be a new process: it has nothing to do."""
+        """Treat an actor as new: it may be another process, and has no calls."""
         actor.ready, actor.reserved, actor.overdue = False, False, None
-        actor.progress, actor.asked, actor.calls = {}, None, {}
+        actor.status, actor.asked, actor.calls = {}, None, {}
         actor.starting = actor.handle.ready.remote()
 
     def take_ready(self, actor: Actor[C], answer: Answer) -> None:
-        """What an actor answered to ``ask_ready``; only a fault that stays ends it for good."""
+        """Take an actor's answer to ``ask_ready``; only a permanent error removes the actor."""
         actor.starting = None
         if answer.error is None:
             actor.ready, actor.failed_starts, actor.failures = True, 0, 0
@@ -176,7 +176,7 @@ class Crew(Generic[C]):
             return
         if not answer.died:
             self.watcher.event("worker_cannot_start", worker=actor.slot, error=answer.text)
-        # A restarting actor refuses calls at once. One that is dead for good needs a successor.
+        # A restarting actor refuses calls at once. One that Ray does not restart is replaced.
         if isinstance(answer.error, self.ray.exceptions.ActorDiedError):
             with contextlib.suppress(Exception):
                 self.ray.kill(actor.handle)
@@ -184,7 +184,7 @@ class Crew(Generic[C]):
         self._pause(actor)
 
     def restart(self, actor: Actor[C]) -> None:
-        """Tasks fail in this actor one after the other: perhaps a new process does better."""
+        """Replace an actor's process, because task after task has failed in it."""
         self.watcher.event("worker_restarted", worker=actor.slot, failures=actor.failures)
         self.ray.kill(actor.handle, no_restart=False)
         actor.ready, actor.failures = False, 0
@@ -203,9 +203,9 @@ class Crew(Generic[C]):
     # -- watching ---------------------------------------------------------------------------------
 
     def attend(self) -> None:
-        """Ask those again whose pause is over.
+        """Ask actors again whose pause is over.
 
-        Raises ClusterError when nobody has been there to work for too long.
+        Raises ClusterError when no actor has been ready for too long.
         """
         if not self.actors:
             raise ClusterError(f"no worker can be started: {self._last_start_error}")
@@ -230,16 +230,16 @@ class Crew(Generic[C]):
             self._next_notice *= 2
             self.watcher.event("waiting", seconds=round(waited), workers=len(self.actors))
 
-    def reports(self) -> Sequence[dict[str, Any]]:
-        """What each actor last said that it does; asking never waits for an answer."""
+    def statuses(self) -> Sequence[dict[str, Any]]:
+        """The last known status of each actor; never waits for an answer."""
         for actor in self.actors:
             if not actor.ready or actor.overdue is not None:
                 continue
             if actor.asked is None:
-                method = actor.handle.progress.options(concurrency_group="status")
+                method = actor.handle.status.options(concurrency_group="status")
                 actor.asked = method.remote()
             elif self.ray.wait([actor.asked], timeout=0)[0]:
                 with contextlib.suppress(self.ray.exceptions.RayError):
-                    actor.progress = self.ray.get(actor.asked)
+                    actor.status = self.ray.get(actor.asked)
                 actor.asked = None
-        return [{"worker": actor.slot, **actor.progress} for actor in self.actors]
+        return [{"worker": actor.slot, **actor.status} for actor in self.actors]

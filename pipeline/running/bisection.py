@@ -1,13 +1,13 @@
-"""Find, by bisection, the sample of a shard that kills whoever touches it."""
+"""Find, by bisection, the sample of a shard that kills every worker which touches it."""
 
 
-class PoisonSearch:
+class DeadlySampleSearch:
     """The driver's side of a search. Each step tries a range of samples in an expendable worker.
 
     Use: ``start, stop = next_range()``, try these samples, then ``answer(died, total)``; until
     ``finished``. The first range is empty: it only opens the shard, and tells its length
     (``total`` samples). Then the range that must hold the sample is halved until one is left, and
-    that one is tried alone. A verdict needs two deaths: workers die of other things as well.
+    that one is tried alone. A verdict needs two deaths: workers also die for other reasons.
 
     Attributes:
         found: the number of the sample, None as long as (or if) there is none.
@@ -63,4 +63,4 @@ class PoisonSearch:
         """What a search that found nothing has shown."""
         if not self.total:
             return "opening the shard is enough"
-        return "no single sample does it alone"
+        return "no single sample kills it alone"

@@ -24,7 +24,11 @@ KEEP_FREED_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
     "MALLOC_TOP_PAD_": str(64 << 20),
 }
-CPUS_PER_GPU = 4  # for GPU machines that nobody has seen yet
+LOST = (
+    "a submitted job runs in a temporary copy of the folder, so a relative path would be lost; "
+    "give an absolute path or a URL"
+)
+CPUS_PER_GPU = 4  # for GPU machines that have not been started yet
 
 
 class ClusterError(StrataError):
@@ -55,6 +59,11 @@ def inside_ray_job() -> bool:
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
+def would_be_lost(url: str) -> bool:
+    """Whether this is a relative path inside a submitted job, where it would not last."""
+    return inside_ray_job() and "://" not in url and not os.path.isabs(url)
+
+
 def connect(address: str | None) -> None:
     """Connect to ``address``, to the surrounding Ray job, or to a new private cluster.
 
@@ -62,8 +71,8 @@ def connect(address: str | None) -> None:
     """
     wanted = address or os.environ.get("RAY_ADDRESS")
     if not wanted and "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
-        # Left alone, Ray writes a token into the home directory, and from then on asks every
-        # other cluster of this user for it. One of our own in the environment leaves no trace.
+        # Without a token, Ray writes one into the home directory, and from then on asks every
+        # other cluster of this user for it. A token in the environment leaves no trace.
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a Ray warning
@@ -118,10 +127,10 @@ def divide(
 
     ``nodes`` are the resources of the machines, ``device`` is ``auto``, ``cpu`` or ``cuda``. One
     GPU for each worker where there are GPUs, otherwise one CPU, or more where memory, tasks or
-    ``workers`` are fewer. On a cluster that grows when it is asked to, what there is now says
-    little: ``cuda`` with ``workers``, or ``workers`` with ``worker_cpus``, is taken at its word.
-    Raises ClusterError when ``cuda`` is asked for, there is no GPU and nobody said how many there
-    will be.
+    ``workers`` are fewer. A cluster that grows on demand may have no machines yet: ``cuda`` with
+    ``workers``, or ``workers`` with ``worker_cpus``, is therefore taken as it is given.
+    Raises ClusterError when ``cuda`` is asked for, there is no GPU, and ``workers`` does not say
+    how many there will be.
     """
     most = max(1, tasks)
     with_gpus = [node for node in nodes if node.get("GPU", 0) >= 1]

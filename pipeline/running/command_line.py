@@ -2,13 +2,15 @@
 
 import argparse
 import json
+import math
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from codec.errors import StrataError
 
@@ -16,41 +18,44 @@ from . import cluster
 from .progress.summary import Summary
 from .tasks import Policy
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 INTERRUPTED = "interrupted: what is committed stays, the same command goes on from there"
+Options = TypeVar("Options", bound="DataclassInstance")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 draining = threading.Event()
 """Set by the first SIGTERM or SIGINT of a job."""
 
 
-def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
-    return number
+def _number(kind: type, words: str, holds: Callable[[Any], bool]) -> Callable[[str], Any]:
+    """A ``type`` for argparse: a number of this kind, of which ``holds`` is true."""
+
+    def check(text: str) -> Any:
+        number = kind(text)
+        if not holds(number):
+            raise argparse.ArgumentTypeError(f"must be {words}, not {text}")
+        return number
+
+    check.__name__ = kind.__name__  # argparse names it where the text is no number at all
+    return check
 
 
-def seconds(text: str) -> float:
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a positive number of seconds, not {text}")
-    return number
-
-
-def seconds_or_none(text: str) -> float:
-    number = float(text)
-    if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number of seconds, or 0, not {text}")
-    return number
+positive = _number(int, "at least 1", lambda number: number >= 1)
+not_negative = _number(int, "at least 0", lambda number: number >= 0)
+percent = _number(int, "1 to 100", lambda number: 1 <= number <= 100)
+port = _number(int, "from 1 to 65535", lambda number: 1 <= number < 1 << 16)
+fraction = _number(float, "0 to 1", lambda number: 0 <= number <= 1)
+above_zero = _number(float, "above 0", lambda number: 0 < number < math.inf)
+zero_or_more = _number(float, "0 or more", lambda number: 0 <= number < math.inf)
+decibels = _number(float, "a PSNR in dB, above 0 and below 200", lambda number: 0 < number < 200)
 
 
 def log_path(text: str) -> str:
     """Refuse an event log that would vanish with a submitted job's copy of the folder."""
-    if cluster.inside_ray_job() and not os.path.isabs(text):
-        raise argparse.ArgumentTypeError(
-            f"{text}: a submitted job runs in a temporary copy of the folder, so a relative path "
-            "would be lost; give an absolute path"
-        )
+    if cluster.would_be_lost(text):
+        raise argparse.ArgumentTypeError(f"{text}: {cluster.LOST}")
     return text
 
 
@@ -89,6 +94,69 @@ def _kind(value: Any) -> str:
     return kinds.get(type(value), "a number")
 
 
+def new_parser(text: str | None, *, allow_abbrev: bool = True) -> argparse.ArgumentParser:
+    """A job's parser; ``text`` is the docstring of its script."""
+    return argparse.ArgumentParser(
+        description=text,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=allow_abbrev,
+    )
+
+
+def add_dataset(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--input", dest="dataset", required=True, metavar="DATASET", help="the dataset's URL"
+    )
+
+
+def add_address(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--address",
+        help="the Ray cluster to use (default: RAY_ADDRESS, the job's own cluster under ray job "
+        "submit, or else a private one on this machine)",
+    )
+
+
+def add_device(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--device",
+        choices=["auto", "cpu", "cuda"],
+        default="auto",
+        help="auto (default) takes the cluster's GPUs if it has any",
+    )
+
+
+def add_scratch(group: argparse._ActionsContainer, size: str = "") -> None:
+    """``size`` is how much is kept there, where people should know it."""
+    group.add_argument(
+        "--scratch",
+        metavar="DIR",
+        help=f"local folder for temporary files{size} (default: the system's)",
+    )
+
+
+def add_storage_options(group: argparse._ActionsContainer, name: str, whose: str) -> None:
+    group.add_argument(
+        name,
+        type=storage_options,
+        default={},
+        metavar="JSON",
+        help=f"{whose} fsspec storage options, such as '{{\"anon\": true}}', or @FILE that "
+        "holds them, which keeps secrets out of the shell's history",
+    )
+
+
+def add_max_bad_fraction(parser: argparse.ArgumentParser, files: str) -> None:
+    parser.add_argument(
+        "--max-bad-fraction",
+        type=fraction,
+        default=0.5,
+        metavar="F",
+        help="stop when more than this fraction of the samples (once there are 200) or of the "
+        f"{files} (once there are 10) failed; 1 never stops (default: %(default)s)",
+    )
+
+
 def add_running_options(parser: argparse.ArgumentParser) -> None:
     """Options that change how a job runs, but not what it writes."""
     group = parser.add_argument_group("running (none of these changes the result)")
@@ -100,17 +168,13 @@ def add_running_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--cpus-per-worker",
+        dest="worker_cpus",
         type=positive,
         metavar="N",
         help="threads of each worker (default: its share of the machine); with --workers, also "
         "asks a cluster that grows for machines that are not there yet",
     )
-    group.add_argument(
-        "--device",
-        choices=["auto", "cpu", "cuda"],
-        default="auto",
-        help="auto (default) takes the cluster's GPUs if it has any",
-    )
+    add_device(group)
     group.add_argument(
         "--batch-size",
         type=positive,
@@ -118,11 +182,7 @@ def add_running_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="pictures given to the codec at once (default: %(default)s)",
     )
-    group.add_argument(
-        "--address",
-        help="the Ray cluster to use (default: RAY_ADDRESS, the job's own cluster under ray job "
-        "submit, or else a private one on this machine)",
-    )
+    add_address(group)
     group.add_argument(
         "--attempts",
         type=positive,
@@ -132,22 +192,20 @@ def add_running_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--shard-timeout",
-        type=seconds,
+        type=above_zero,
         default=3600.0,
         metavar="SECONDS",
         help="a shard that takes longer is stopped and tried again (default: %(default)s)",
     )
     group.add_argument(
         "--drain-seconds",
-        type=seconds_or_none,
+        type=zero_or_more,
         default=Policy().drain,
         metavar="S",
         help="time that shards under way get to finish after SIGTERM or Ctrl-C (default: "
         "%(default)s; Kubernetes kills 30 s after SIGTERM)",
     )
-    group.add_argument(
-        "--scratch", metavar="DIR", help="local folder for temporary files (default: the system's)"
-    )
+    add_scratch(group)
     group.add_argument(
         "--log",
         type=log_path,
@@ -155,32 +213,27 @@ def add_running_options(parser: argparse.ArgumentParser) -> None:
         help="append what happens to this local file, one JSON object a line "
         "(pipeline/running/progress/events.py says which)",
     )
-    for name, whose in (("--input-options", "the input's"), ("--output-options", "the output's")):
-        group.add_argument(
-            name,
-            type=storage_options,
-            default={},
-            metavar="JSON",
-            help=f"{whose} fsspec storage options, such as '{{\"anon\": true}}', or @FILE that "
-            "holds them, which keeps secrets out of the shell's history",
-        )
+    add_storage_options(group, "--input-options", "the input's")
+    add_storage_options(group, "--output-options", "the output's")
 
 
 def running_options(given: argparse.Namespace) -> dict[str, Any]:
-    """What ``add_running_options`` was given, as arguments of ``RunningOptions``."""
+    """Those of ``RunningOptions`` that ``options_of`` cannot take as they were given."""
     return {
-        "batch_size": given.batch_size,
-        "device": given.device,
-        "workers": given.workers,
-        "worker_cpus": given.cpus_per_worker,
-        "address": given.address,
         "policy": Policy(given.attempts, given.shard_timeout, given.drain_seconds),
         # Workers may run in other folders.
         "scratch": given.scratch and os.path.abspath(given.scratch),
-        "log": given.log,
-        "input_options": given.input_options,
-        "output_options": given.output_options,
     }
+
+
+def options_of(kind: type[Options], given: argparse.Namespace, /, **changes: Any) -> Options:
+    """A dataclass of options: what was given under the names of its fields, then ``changes``."""
+    values = {
+        item.name: tuple(value) if isinstance(value, list) else value
+        for item in fields(kind)
+        if (value := getattr(given, item.name, None)) is not None
+    }
+    return kind(**values | changes)
 
 
 def given_options(given: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
@@ -191,17 +244,34 @@ def given_options(given: argparse.Namespace, names: Sequence[str]) -> dict[str, 
 
 def output_url(parser: argparse.ArgumentParser, url: str) -> str:
     """Refuse an output that would vanish: a relative path inside a submitted job."""
-    if cluster.inside_ray_job() and "://" not in url and not os.path.isabs(url):
-        parser.error(
-            f"--output {url}: a submitted job runs in a temporary copy of the folder, so a "
-            "relative path would be lost; give an absolute path or a URL"
-        )
+    if cluster.would_be_lost(url):
+        parser.error(f"--output {url}: {cluster.LOST}")
     return url
 
 
 def stop_reason() -> str:
-    """Why the job should finish what is under way and end; "" as long as nobody asked for it."""
-    return "told to by a signal" if draining.is_set() else ""
+    """Why the job should finish what is under way and end; "" until a signal asks for it."""
+    return "a signal asked for it" if draining.is_set() else ""
+
+
+def exit_code(
+    job: Callable[[], int | None],
+    interrupted: str = INTERRUPTED,
+    errors: tuple[type[Exception], ...] = (StrataError,),
+) -> int:
+    """Run ``job`` and return its exit code, by default 0.
+
+    One of ``errors`` is printed and gives 2, a KeyboardInterrupt prints ``interrupted`` and gives
+    130.
+    """
+    try:
+        return job() or 0
+    except errors as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(interrupted, file=sys.stderr)
+        return 130
 
 
 def run_job(job: Callable[[], Summary]) -> int:
@@ -214,19 +284,17 @@ def run_job(job: Callable[[], Summary]) -> int:
     draining.clear()
     for number in _SIGNALS:
         signal.signal(number, _stop)
+    done: list[Summary] = []
     try:
-        summary = job()
-    except StrataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(INTERRUPTED, file=sys.stderr)
-        return 130
+        code = exit_code(lambda: done.append(job()))
     finally:
         # Ray's processes must be ended now: no signal may interrupt that.
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         cluster.disconnect()
+    if not done:
+        return code
+    (summary,) = done
     summary.print()
     if summary.stopped and draining.is_set():
         print(INTERRUPTED, file=sys.stderr)

@@ -7,19 +7,19 @@ from typing import Any
 
 from ..stores.store import clear_scratch
 from . import cluster
-from .cluster import WorkerShape
-from .progress import Progress
 from .progress.events import EventLog
 from .progress.metrics import Metrics
+from .progress.progress import Progress
 from .progress.summary import Summary, count_reasons
 from .scheduler import run_tasks
 from .tasks import Outcome, Policy, Task
+from .worker import WorkerSettings
 
 Stop = Callable[[], str]
 """Asked now and then whether a job must finish what is under way and end; says why, or ""."""
 
 KILLED_WITHIN = 2.0  # seconds that Ray takes to end the processes of workers it kills
-# Nobody wants a job to stop because the first two pictures of a hundred million are bad.
+# A job must not stop because the first two pictures of a hundred million are bad.
 ENOUGH_SAMPLES = 200
 ENOUGH_SHARDS = 10
 
@@ -47,7 +47,7 @@ class RunningOptions:
 def run_job_tasks(
     verb: str,
     worker: type,
-    settings: Callable[[WorkerShape], Any],
+    settings: WorkerSettings,
     tasks: Mapping[Task, int],
     options: RunningOptions,
     summary: Summary,
@@ -63,13 +63,13 @@ def run_job_tasks(
     Args:
         verb: what people read that the job is doing.
         worker: what ``run_tasks`` runs.
-        settings: makes the worker's settings, out of what each worker owns.
+        settings: the worker's. What does not change its output is set here.
         tasks: with the bytes of input that each of them takes.
         in_flight: how many tasks a worker takes at once, where it is not the policy's number.
         keep_results: False leaves the results of the outcomes empty, where a job has them from its
             ledger: of a hundred thousand shards they are half a gigabyte.
 
-    Raises ClusterError when there is no cluster, or nobody to work in it.
+    Raises ClusterError when there is no cluster, or no worker in it.
     """
     if not tasks:
         return []
@@ -78,12 +78,20 @@ def run_job_tasks(
     sizes = {task.name: size for task, size in tasks.items()}
     progress = Progress(verb, sizes, events=log, metrics=Metrics())
     watcher = JobWatcher(progress, stop, max_bad_fraction)
+    settings = replace(
+        settings,
+        batch_size=options.batch_size,
+        device=shape.device,
+        threads=shape.threads,
+        scratch=options.scratch,
+        input_options=options.input_options,
+        output_options=options.output_options,
+    )
     policy = options.policy if in_flight is None else replace(options.policy, in_flight=in_flight)
     try:
-        made = settings(shape)
         outcomes = [
             outcome if keep_results or outcome.result is None else replace(outcome, result={})
-            for outcome in run_tasks(worker, made, list(tasks), shape, policy, watcher)
+            for outcome in run_tasks(worker, settings, list(tasks), shape, policy, watcher)
         ]
     finally:
         progress.close()
@@ -95,10 +103,10 @@ def run_job_tasks(
 
 
 class JobWatcher:
-    """A scheduler's watcher that shows progress, and stops when told to or when all goes wrong.
+    """A scheduler's watcher: shows progress, and ends the job on request or after many failures.
 
     Args:
-        stop: asked all the time; returns why the job must stop, usually "".
+        stop: called at every update; returns why the job must stop, usually "".
         max_bad_fraction: of the new samples, or of the new shards; more stops the job, once there
             are enough of them to judge by. 1 never does.
     """
@@ -109,7 +117,7 @@ class JobWatcher:
         stop: Stop = lambda: "",
         max_bad_fraction: float = 1.0,
     ) -> None:
-        self.progress_view = progress
+        self.progress = progress
         self.stop = stop
         self.max_bad_fraction = max_bad_fraction
         self.stopped = ""
@@ -118,18 +126,16 @@ class JobWatcher:
         self._reasons: Counter[str] = Counter()
 
     def ready(self) -> None:
-        self.progress_view.start()
+        self.progress.start()
 
     def event(self, kind: str, **facts: Any) -> None:
-        self.progress_view.event(kind, **facts)
+        self.progress.event(kind, **facts)
 
-    def progress(self, new: list[Outcome], workers: list[dict[str, Any]]) -> str:
+    def update(self, new: list[Outcome], workers: list[dict[str, Any]]) -> str:
         for outcome in new:
             self._count(outcome.result)
-            self.progress_view.finish(
-                outcome.task.name, outcome.result, outcome.error, outcome.attempts
-            )
-        self.progress_view.show(workers)
+            self.progress.finish(outcome.task.name, outcome.result, outcome.error, outcome.attempts)
+        self.progress.show(workers)
         self.stopped = self.stopped or self.stop() or self._too_bad()
         return self.stopped
 

@@ -4,10 +4,10 @@ Every task ends in exactly one ``Outcome``. Ray restarts an actor that dies (``a
 its shards are tried again is decided here, never by Ray, because only the driver can count.
 
 An actor has up to ``in_flight`` tasks at once: it fetches one and publishes another while it
-computes a third. When it dies nobody knows which of them was the reason, so each of them becomes a
-**suspect** and goes on alone in an actor, where its crashes count as attempts. A task that used up
-its attempts by crashing is searched for the one sample that does it (``bisection.py``), and goes on
-without that sample.
+computes a third. When the actor dies, any of them may be the reason. Each becomes a **suspect**,
+which runs alone in an actor and whose crashes count as attempts. A task that has crashed as often
+as it may be tried is searched for the one sample that kills the worker (``bisection.py``), and
+goes on without that sample.
 """
 
 import itertools
@@ -19,16 +19,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .actors import Actor, Answer, Crew
-from .bisection import PoisonSearch
+from .bisection import DeadlySampleSearch
 from .cluster import WorkerShape
 from .tasks import Outcome, Policy, Task, Watcher
 
 POLL_SECONDS = 0.5
-TIRED = 3  # so many tasks in a row that fail in one worker: start it anew, the fault may be its own
-LOOK_AHEAD = 100  # tasks that are looked at to find one that a free worker has not failed at
-FREE_LOSSES = 10  # so often a task may lose its machine without losing an attempt
-MAX_POISON = 8  # so many samples of one shard that kill their worker: the shard itself is at fault
-PROBE_SECONDS = 60.0  # even a single sample gets this long before it counts as hanging
+FAILURES_IN_A_ROW = 3  # of one worker, after which its process is replaced: it may be at fault
+LOOK_AHEAD = 100  # pending tasks among which one is looked for that a free worker has not failed at
+FREE_LOSSES = 10  # of a task's machine, which do not count as attempts
+MAX_DEADLY_SAMPLES = 8  # of one shard; with more of them the shard itself fails
+PROBE_SECONDS = 60.0  # the least that samples get before they count as hanging
 
 
 @dataclass(eq=False)
@@ -38,9 +38,9 @@ class _State:
     task: Task
     starts: int = 0
     failures: int = 0
-    alone: bool = False
+    suspect: bool = False  # goes on alone in an actor: it may have killed one
     skip: dict[int, str] = field(default_factory=dict)
-    search: PoisonSearch | None = None
+    search: DeadlySampleSearch | None = None
     crash: str = ""
     losses: int = 0
     failed_on: set[int] = field(default_factory=set)  # slots of workers
@@ -78,10 +78,10 @@ def run_tasks(
 ) -> Iterator[Outcome]:
     """Run every task on a pool of ``worker(settings)`` actors; yields outcomes as they come.
 
-    ``worker`` has methods ``ready()``, ``run(*arguments) -> dict`` and ``progress() -> dict``. If
-    it has ``probe(*arguments, start, stop, skip) -> int`` too, tasks that kill their worker are
+    ``worker`` has methods ``ready()``, ``run(*arguments) -> dict`` and ``status() -> dict``. If
+    it also has ``probe(*arguments, start, stop, skip) -> int``, tasks that kill their worker are
     searched, and ``run`` gets the samples to skip as a last argument. When the watcher asks to
-    stop, tasks that were not begun have no outcome. Raises ClusterError when no actor can be
+    stop, tasks that have not begun get no outcome. Raises ClusterError when no actor can be
     started.
     """
     yield from _Scheduler(worker, settings, tasks, shape, policy, watcher).run()
@@ -101,9 +101,9 @@ class _Scheduler:
         self.watcher = watcher
         self.searches = hasattr(worker, "probe")
         self.pending = deque(_State(task) for task in tasks)
-        self.alone: deque[_State] = deque()
+        self.suspects: deque[_State] = deque()
         self.scattered = False
-        self.stopping = 0.0  # the moment at which what is under way is given up
+        self.stopping = 0.0  # if not 0: the moment at which what is under way is given up
         count = min(shape.workers, len(tasks))
         self.crew = Crew[_Call](worker, settings, shape, count, policy.in_flight, watcher)
 
@@ -116,7 +116,7 @@ class _Scheduler:
                 new = list(self._collect())
                 yield from new
                 self._enforce_deadlines()
-                reason = self.watcher.progress(new, list(self.crew.reports()))
+                reason = self.watcher.update(new, list(self.crew.statuses()))
                 if reason and not self.stopping:
                     self._stop(reason)
                 if self.stopping and time.monotonic() > self.stopping:
@@ -128,7 +128,7 @@ class _Scheduler:
 
     def _work_left(self) -> bool:
         under_way = any(actor.calls for actor in self.crew.actors)
-        return under_way or (not self.stopping and bool(self.pending or self.alone))
+        return under_way or (not self.stopping and bool(self.pending or self.suspects))
 
     def _stop(self, reason: str) -> None:
         self.stopping = time.monotonic() + self.policy.drain
@@ -141,34 +141,34 @@ class _Scheduler:
         able = [
             actor
             for actor in self.crew.actors
-            if actor.ready and actor.overdue is None and actor.failures < TIRED
+            if actor.ready and actor.overdue is None and actor.failures < FAILURES_IN_A_ROW
         ]
         reserved = sum(actor.reserved for actor in able)
         for actor in sorted(able, key=lambda actor: len(actor.calls)):
-            if not self.alone:
+            if not self.suspects:
                 actor.reserved = False
-            elif reserved < len(self.alone) and not actor.reserved:
+            elif reserved < len(self.suspects) and not actor.reserved:
                 actor.reserved = True
                 reserved += 1
             if actor.reserved and not actor.calls:
                 actor.reserved = False
-                if self.alone:
-                    self._begin(actor, self.alone.popleft())
+                if self.suspects:
+                    self._begin(actor, self.suspects.popleft())
         starting = sum(not actor.calls and actor not in able for actor in self.crew.actors)
         while self.pending:
-            # Work must not wait behind a busy worker while another is idle, towards the end, or
-            # while another starts.
+            # Towards the end, and while workers start, a task must not wait behind a busy worker
+            # when another one could take it.
             share = -(-len(self.pending) // len(self.crew.actors))
             if len(self.pending) <= starting:
                 share = 0
-            alone = len(self.crew.actors) == 1
-            limit = self.policy.in_flight if alone else min(self.policy.in_flight, 1 + share)
+            only_one = len(self.crew.actors) == 1
+            limit = self.policy.in_flight if only_one else min(self.policy.in_flight, 1 + share)
             free = [
                 actor
                 for actor in able
                 if not actor.reserved
                 and len(actor.calls) < limit
-                and not any(call.state.alone for call in actor.calls.values())
+                and not any(call.state.suspect for call in actor.calls.values())
             ]
             if not free:
                 return
@@ -176,7 +176,7 @@ class _Scheduler:
                 return
 
     def _begin_one(self, free: Sequence[_Worker]) -> bool:
-        """Give a task to a worker, to one that has not failed at it as long as there is one."""
+        """Give one task to a worker, if possible to one that has not failed at it."""
         slots = {actor.slot for actor in self.crew.actors if actor.ready}
         for number, state in enumerate(itertools.islice(self.pending, LOOK_AHEAD)):
             fresh = [actor for actor in free if actor.slot not in state.failed_on]
@@ -207,7 +207,7 @@ class _Scheduler:
         actor.calls[ref] = _Call(state, probing, seconds, now + before + seconds, now)
 
     def _scatter(self) -> None:
-        """Another job does the same tasks in the same order: take another one, and share them."""
+        """Another job does the same tasks: a random order lets the two share them."""
         if not self.scattered:
             self.scattered = True
             random.shuffle(self.pending)
@@ -232,7 +232,7 @@ class _Scheduler:
             actor.failures += not answer.permanent
             state.failed_on.add(actor.slot)
             if call.probing:
-                # The search cannot go on; what was wrong in the first place stands.
+                # The search cannot go on: the crash that it was for is the task's error.
                 yield self._give_up(state, f"{state.crash}; searching it: {answer.text}", True)
             else:
                 yield from self._failed(state, answer.text, permanent=answer.permanent)
@@ -251,14 +251,14 @@ class _Scheduler:
             return
         if actor.overdue is not None:  # it answered while it was being killed
             self.crew.ask_ready(actor)
-        elif actor.failures >= TIRED:
+        elif actor.failures >= FAILURES_IN_A_ROW:
             self.crew.restart(actor)
 
     def _died(self, actor: _Worker, answer: Answer) -> Iterator[Outcome]:
-        """A worker died: sort out its tasks by what they may have had to do with it."""
+        """A worker died: decide for each of its tasks whether it may be the reason."""
         calls = list(actor.calls.values())
         culprit = actor.overdue
-        shards = actor.progress.get("shards", {}).values()
+        shards = actor.status.get("shards", {}).values()
         near = ", ".join(repr(shard["key"]) for shard in shards if shard.get("key"))
         self.crew.ask_ready(actor)
         if culprit is not None:
@@ -273,16 +273,16 @@ class _Scheduler:
             state = call.state
             if innocent and state.losses < FREE_LOSSES:
                 state.losses += 1
-                (self.alone if state.alone else self.pending).append(state)
+                (self.suspects if state.suspect else self.pending).append(state)
             elif call.probing:
                 yield from self._probed(state, died=True)
             elif culprit is not None and call is not culprit:
-                self.pending.appendleft(state)  # it only had bad company
-            elif len(calls) > 1 and culprit is None and not state.alone:
-                state.alone = True
-                self.alone.append(state)
+                self.pending.appendleft(state)  # another task's call hung, not this one's
+            elif len(calls) > 1 and culprit is None and not state.suspect:
+                state.suspect = True
+                self.suspects.append(state)
             else:
-                state.alone = True
+                state.suspect = True
                 yield from self._failed(state, text, crashed=True)
 
     def _failed(
@@ -294,11 +294,11 @@ class _Scheduler:
             self.watcher.event(
                 "attempt_failed", shard=state.task.name, error=error, attempt=state.failures
             )
-            (self.alone if state.alone else self.pending).append(state)
-        elif crashed and self.searches and len(state.skip) < MAX_POISON:
-            self.watcher.event("poison_search", shard=state.task.name, error=error)
-            state.search, state.crash = PoisonSearch(), error
-            self.alone.append(state)
+            (self.suspects if state.suspect else self.pending).append(state)
+        elif crashed and self.searches and len(state.skip) < MAX_DEADLY_SAMPLES:
+            self.watcher.event("deadly_sample_search", shard=state.task.name, error=error)
+            state.search, state.crash = DeadlySampleSearch(), error
+            self.suspects.append(state)
         else:
             yield self._give_up(state, error, crashed)
 
@@ -311,22 +311,22 @@ class _Scheduler:
         assert search is not None
         search.answer(died=died, total=total)
         if not search.finished:
-            self.alone.append(state)
+            self.suspects.append(state)
         elif search.found is None:
             yield self._give_up(state, f"{state.crash}; {search.verdict}", True)
         else:
             state.skip[search.found] = f"kills its worker: {state.crash}"
-            self.watcher.event("poison_found", shard=state.task.name, sample=search.found)
-            # With this sample out of the way, everything else has all its attempts again.
+            self.watcher.event("deadly_sample_found", shard=state.task.name, sample=search.found)
+            # Without this sample the task has all its attempts again.
             state.search, state.failures = None, 0
-            self.alone.append(state)
+            self.suspects.append(state)
 
     # -- watching ---------------------------------------------------------------------------------
 
     def _enforce_deadlines(self) -> None:
-        """Kill workers that finish nothing for too long, or a call of which should have ended.
+        """Kill workers that have finished nothing for too long, or that have an expired call.
 
-        Tasks take turns in a worker, so the oldest is the one that the others wait for.
+        Tasks take turns in a worker, so the others wait for the oldest.
         """
         now = time.monotonic()
         for actor in self.crew.actors:

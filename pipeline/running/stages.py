@@ -6,8 +6,6 @@ from collections import defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-STAGES = ("download", "decode", "device", "coder", "check", "upload")
-
 
 class StageClock:
     """Adds up busy seconds by stage, from any thread; a shard's clock adds to its worker's too."""
@@ -39,10 +37,10 @@ class StageClock:
 
 
 class Turn:
-    """A lock that goes to whoever has waited longest.
+    """A lock that threads get in the order in which they asked for it.
 
-    ``threading.Lock`` goes to anybody. Here the order matters: the driver takes the oldest task of
-    a worker that makes no progress for the one that is stuck.
+    ``threading.Lock`` keeps no order. Here it matters: of a worker that finishes nothing, the
+    driver takes the oldest task for the one that is stuck.
     """
 
     def __init__(self) -> None:

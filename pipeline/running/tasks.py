@@ -14,7 +14,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a task: a result, or the error of its last attempt.
+    """The end of a task: a result, or the error of its last attempt.
 
     ``attempts`` counts how often it was started.
     """
@@ -25,13 +25,18 @@ class Outcome:
     attempts: int = 0
     crashed: bool = False
 
+    @property
+    def failure(self) -> str:
+        """The error, and after how many attempts."""
+        return f"{self.error} (attempts: {self.attempts})"
+
 
 @dataclass(frozen=True)
 class Policy:
-    """How patient the driver is.
+    """How long the driver waits, and how often it tries.
 
     ``attempts`` that fail, per task; ``deadline`` seconds for each of them; ``drain`` seconds for
-    what is under way when the job is told to stop; ``in_flight`` tasks at once for each actor.
+    tasks under way when the job must stop; ``in_flight`` tasks at once for each actor.
     """
 
     attempts: int = 3
@@ -41,13 +46,13 @@ class Policy:
 
 
 class Watcher(Protocol):
-    """Who hears of a run while it goes on."""
+    """Gets what happens during a run."""
 
     def ready(self) -> None:
         """The first worker can begin."""
 
     def event(self, kind: str, **facts: Any) -> None:
-        """Something happened that a person would want to know afterwards."""
+        """Something happened that belongs into the log."""
 
-    def progress(self, new: list[Outcome], workers: list[dict[str, Any]]) -> str:
-        """New outcomes, and what each worker does. Returns why the run must stop, usually ""."""
+    def update(self, new: list[Outcome], workers: list[dict[str, Any]]) -> str:
+        """New outcomes, and each worker's status. Returns why the run must stop, usually ""."""

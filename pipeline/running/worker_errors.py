@@ -10,12 +10,11 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def plain_errors(method: Callable[P, R]) -> Callable[P, R]:
-    """Have ``method`` raise no errors but Strata's own and RuntimeErrors that tell the others.
+def picklable_errors(method: Callable[P, R]) -> Callable[P, R]:
+    """Let ``method`` raise only Strata's own errors; others become RuntimeErrors that name them.
 
-    A library's exception may not survive the way to the driver, and then takes the driver along
-    (or the worker: SystemExit). Nothing refers to it afterwards, because the frames in its
-    traceback hold pictures.
+    A library's exception may fail to unpickle in the driver, which then ends with it; a SystemExit
+    ends the worker. The original is not kept, because the frames in its traceback hold pictures.
     """
 
     @functools.wraps(method)
@@ -25,8 +24,8 @@ def plain_errors(method: Callable[P, R]) -> Callable[P, R]:
         except StrataError:
             raise
         except (Exception, SystemExit) as error:
-            plain = type(error) is RuntimeError
-            text = str(error) if plain else f"{type(error).__name__}: {error}"
+            named = type(error) is RuntimeError
+            text = str(error) if named else f"{type(error).__name__}: {error}"
         raise RuntimeError(text)
 
     return wrapped

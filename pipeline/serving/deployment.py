@@ -14,9 +14,9 @@ from ray import serve
 from ..running.cluster import KEEP_FREED_MEMORY
 from .app import create_app
 from .limits import Limits
+from .options import APPLICATION
 from .service import PreviewService, Settings
 
-NAME = "previews"
 # A line for each request costs more than some requests, and what matters is in /metrics.
 QUIET = {"log_level": "WARNING", "enable_access_log": False}
 # Serve's own queue comes before ours, which knows what a request costs and says when to come back.
@@ -41,7 +41,7 @@ def deploy(settings: Settings, replicas: int, cpus: float, gpus: float) -> serve
         "runtime_env": {"env_vars": KEEP_FREED_MEMORY},
     }
     deployment = serve.deployment(
-        name=NAME,
+        name=APPLICATION,
         num_replicas=replicas,
         max_ongoing_requests=_EVERYTHING,
         ray_actor_options=actor,

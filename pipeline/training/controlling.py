@@ -1,4 +1,4 @@
-"""Ray Train's trainer as training wants it, and what people are told when workers are lost."""
+"""Ray Train's trainer without a process that it does not need, and messages about lost workers."""
 
 from typing import Any
 

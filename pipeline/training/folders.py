@@ -19,7 +19,7 @@ from ..stores.store import Store, scratch_folder
 
 
 class RemoteFolder(RunFolder):
-    """A run whose files are in a store; ``path`` is a local folder that nobody else uses.
+    """A run whose files are in a store; ``path`` is a local folder of its own.
 
     What a run goes on from is fetched when it is asked for. A file appears in the store whole: an
     object store shows an upload when it is complete. The card goes up last.
@@ -47,7 +47,7 @@ class RemoteFolder(RunFolder):
         name = checkpoint_name(step)
         with self._errors("cannot be written"):
             while not self._store.create_from(name, self.path / name):
-                self._store.remove(name)  # the same step of a past that somebody went back from
+                self._store.remove(name)  # left by a run that was set back to an earlier checkpoint
             for old in outdated(list(self._store.sizes()), step, keep):
                 self._store.remove(old)
 

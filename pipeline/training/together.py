@@ -1,4 +1,4 @@
-"""One training on the workers of a Ray cluster: Ray Train starts them, and again when one is lost.
+"""One training on the workers of a Ray cluster. Ray Train restarts them when one is lost.
 
 Checkpoints do not go through Ray: they are in the run's own folder, where a later start finds them,
 whatever its number of workers, with Ray or without.
@@ -10,7 +10,7 @@ import os
 import tempfile
 import uuid
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -28,11 +28,11 @@ from ..running.cluster import WorkerShape
 from ..stores.filesystems import StorageError
 from .data import open_shard
 from .folders import is_remote, local_path, open_folder
+from .options import TrainOptions
 
 # Others wait while the first worker codes pictures for its figures, or counts tables. A lost worker
 # is noticed by Ray, which does not depend on this.
 COLLECTIVE_SECONDS = 4 * 3600
-RESTARTS = 3
 _NEEDED = ("pandas", "pydantic", "requests")  # by Ray Train
 _MARK = ".begun-by"
 # Else torch advises that every parameter had a gradient in the first batch, which is chance.
@@ -50,46 +50,29 @@ class Order:
     Attributes:
         settings: with URLs of single shards.
         init: name and content of the file of weights to go on from.
-        out: the run's folder, a URL or a path that is the same folder on every machine.
-        mark: what the driver wrote into that folder, if it is a path.
+        mark: what the driver wrote into the run's folder, if it is a path.
         threads: of each worker.
     """
 
+    options: TrainOptions
     settings: RunSettings
     init: tuple[str, bytes] | None = field(default=None, repr=False)
-    out: str
     mark: str
     threads: int
     cuda: bool
-    input_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    output_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    scratch: str | None = None
 
 
 def train_together(
-    settings: RunSettings,
-    out: str,
-    workers: int,
-    *,
-    worker_cpus: int | None = None,
-    device: str = "auto",
-    address: str | None = None,
-    restarts: int = RESTARTS,
-    init: Path | None = None,
-    input_options: Mapping[str, Any] | None = None,
-    output_options: Mapping[str, Any] | None = None,
-    scratch: str | None = None,
-    log: Callable[[str], None] = print,
+    options: TrainOptions, settings: RunSettings, init: Path | None, log: Callable[[str], None]
 ) -> None:
-    """Train on ``workers`` workers until the settings say to stop.
+    """Train on ``options.workers`` workers until the settings say to stop.
 
-    Args:
-        restarts: how often the workers are started again from the last checkpoint, after one of
-            them or its machine was lost; -1 for as often as it takes.
-        init: where the model of ``settings.init`` lies on this machine.
-
-    Raises StrataError: ClusterError, LostWorkersError, and those of ``codec.training.run.run``.
+    ``settings`` are the options with URLs of single shards; ``init`` is where the model of
+    ``settings.init`` lies on this machine. Raises StrataError: ClusterError, LostWorkersError, and
+    those of ``codec.training.run.run``.
     """
+    assert options.workers is not None
+    workers = options.workers
     # Workers stay in the driver's folder, so that relative paths mean what they mean elsewhere.
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # which prints everything twice
@@ -100,28 +83,25 @@ def train_together(
             f"--workers needs Ray Train, and {', '.join(missing)} is not installed: "
             "pip install -e '.[train]' -c infra/constraints.txt"
         )
-    cluster.connect(address)
+    cluster.connect(options.address)
     import ray  # not before there is a connection, see there
 
-    shape = cluster.share(workers, device, workers, worker_cpus)
-    if len(ray.nodes()) == 1:  # nobody takes it away and leaves the others
+    shape = cluster.share(workers, options.device or "auto", workers, options.threads)
+    if len(ray.nodes()) == 1:  # no machine can be preempted without the driver's
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     if shape.workers < workers:
         log(f"the cluster has room for {shape.workers} of {workers} workers")
     mark = uuid.uuid4().hex
     order = Order(
+        options=options,
         settings=settings,
         init=_packed(init) if init else None,
-        out=out,
         mark=mark,
         threads=shape.threads,
         cuda=shape.device == "cuda",
-        input_options=input_options or {},
-        output_options=output_options or {},
-        scratch=scratch,
     )
-    with _marked(out, mark):
-        refusal = _fit(order, shape, restarts)
+    with _marked(options.out, mark):
+        refusal = _fit(order, shape, options.restarts)
     if refusal:
         raise StrataError(refusal)
 
@@ -184,9 +164,9 @@ def _fit(order: Order, shape: WorkerShape, restarts: int) -> str:
 
 
 def work(order: Order) -> str:
-    """A worker's whole life; returns why training cannot go on, or ''.
+    """All that a worker does; returns why training cannot go on, or ''.
 
-    What trying again would not mend is returned instead of raised, because Ray tries again.
+    Permanent errors are returned, not raised, because Ray tries again after an exception.
     """
     import torch
     from ray.train.torch import get_device
@@ -203,7 +183,7 @@ def work(order: Order) -> str:
         with contextlib.ExitStack() as stack:
             run(
                 order.settings,
-                partial(open_shard, options=order.input_options),
+                partial(open_shard, options=order.options.input_options),
                 team.everywhere(partial(_enter, order, stack, team.rank)),
                 device=device,
                 log=log,
@@ -221,14 +201,15 @@ def _enter(order: Order, stack: contextlib.ExitStack, rank: int) -> RunFolder:
     """The run's folder in the first worker; the others' stay empty."""
     if rank > 0:
         return RunFolder(Path(stack.enter_context(tempfile.TemporaryDirectory())))
-    if not is_remote(order.out):
-        mark = local_path(order.out) / _MARK
+    options = order.options
+    if not is_remote(options.out):
+        mark = local_path(options.out) / _MARK
         if not mark.is_file() or mark.read_text() != order.mark:
             raise StorageError(
-                f"{order.out}: this worker's machine has another folder of that name than the one "
-                "the job was started on: give a URL, or a path that all machines share"
+                f"{options.out}: on this worker's machine that is another folder than where the "
+                "job was started: give a URL, or a path that all machines share"
             )
-    return stack.enter_context(open_folder(order.out, order.output_options, order.scratch))
+    return stack.enter_context(open_folder(options.out, options.output_options, options.scratch))
 
 
 def _packed(model: Path) -> tuple[str, bytes]:

@@ -3,8 +3,8 @@
     plan, manifest, model ─► footers and records ─► whole files ─► repair ─► manifest ─► garbage
           checks.py               footers.py         worker.py         repair.py       garbage.py
 
-The quick check needs no Ray: whole files are read by workers. What it tells, and under which keys
-as JSON, is in ``report.py``.
+The quick check needs no Ray: only whole files are read by workers. ``report.py`` describes the
+report.
 """
 
 import math
@@ -18,7 +18,6 @@ from ..dataset.layout import PLAN_NAME, RECORD_SUFFIX, SUFFIX, manifest_name, mo
 from ..dataset.ledger import latest_manifest
 from ..dataset.models import check_model
 from ..reader.dataset import DataFile, Dataset, DatasetError
-from ..running.cluster import WorkerShape
 from ..running.job import RunningOptions, Stop, run_job_tasks
 from ..running.progress.events import EventLog, job_log
 from ..running.progress.summary import Problem, plural
@@ -75,7 +74,7 @@ class Subset:
 
 @dataclass(frozen=True)
 class VerifyOptions(RunningOptions):
-    """What the person asked for; see the job's --help.
+    """See ``jobs/verify_dataset.py --help``.
 
     ``read`` is None for the quick check. ``source_options`` are the sources' storage options,
     ``older_than`` is in seconds.
@@ -212,20 +211,7 @@ class _Verification:
         decode = options.decode and report.model_state != "damaged"
         if options.decode and not decode:
             report.notes.append("no picture was decoded, because the model is damaged")
-
-        def settings(shape: WorkerShape) -> VerifySettings:
-            return VerifySettings(
-                dataset=dataset.url,
-                model_id=dataset.model_id,
-                layers=dataset.num_layers,
-                decode=decode,
-                batch_size=options.batch_size,
-                device=shape.device,
-                threads=shape.threads,
-                scratch=options.scratch,
-                input_options=options.input_options,
-            )
-
+        settings = VerifySettings(dataset.url, dataset.model_id, dataset.num_layers, decode)
         outcomes = run_job_tasks(
             "verifying",
             ShardVerifier,
@@ -240,8 +226,7 @@ class _Verification:
         for outcome in outcomes:
             file = files[outcome.task.name]
             if outcome.result is None:
-                error = f"{outcome.error} (attempts: {outcome.attempts})"
-                report.unchecked.append(Problem(file.path, "", error))
+                report.unchecked.append(Problem(file.path, "", outcome.failure))
             else:
                 self._take(file, outcome.result)
 
@@ -263,7 +248,7 @@ class _Verification:
         self.report.stopped = self.report.stopped or self.stop()
         return bool(self.report.stopped)
 
-    # -- putting in order -------------------------------------------------------------------------
+    # -- repairing --------------------------------------------------------------------------------
 
     def _repair(self, dataset: Dataset) -> None:
         report, options = self.report, self.options
@@ -292,7 +277,7 @@ class _Verification:
         self._stopped()
 
     def _repair_indexes(self, repair: Repair, dataset: Dataset) -> None:
-        """Make indexes anew, and those that earlier releases did not write."""
+        """Write damaged indexes again, and those that earlier releases did not write."""
         report, hurt = self.report, self._hurt()
         bare = [index_damage(file, "was never written") for file in _without_index(dataset)]
         todo = [one for one in (*report.of_kind("index"), *bare) if _name(one) not in hurt]
@@ -301,7 +286,7 @@ class _Verification:
             report.notes.append(f"indexes that earlier releases did not write: {written} written")
 
     def _drop_records(self) -> None:
-        """Damaged records and indexes of files that were replaced are only in the way."""
+        """Remove damaged records and indexes of files that were replaced."""
         mended = {_name(one) for one in self.report.of_kind("data") if one.repaired}
         for damage in (*self.report.of_kind("record"), *self.report.of_kind("index")):
             if damage.repaired:
@@ -322,7 +307,7 @@ class _Verification:
         try:
             found = find_garbage(self.store, options.older_than)
         except StorageError as error:
-            report.notes.append(f"nobody looked for garbage: {error}")
+            report.notes.append(f"garbage was not looked for: {error}")
             return
         if not options.collect_garbage:
             report.orphans = found
@@ -352,7 +337,7 @@ def _name(damage: Damage) -> str:
 
 
 def _once(damaged: list[Damage]) -> list[Damage]:
-    """The same without what was found twice; whoever knows the file knows more."""
+    """The same without what was found twice; an entry that knows its data file is kept."""
     found: dict[tuple[str, str], Damage] = {}
     for damage in damaged:
         known = found.get((damage.kind, damage.path))

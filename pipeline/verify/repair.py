@@ -1,4 +1,4 @@
-"""Put a damaged dataset in order: from its sources, from its own files, from the shipped models.
+"""Repair a damaged dataset: from its sources, from its own files, from the shipped models.
 
 No data file is overwritten or removed: what replaces one is its shard's next generation, and the
 next manifest lists that instead. A record or model that is damaged is removed and written again.
@@ -6,7 +6,7 @@ next manifest lists that instead. A record or model that is damaged is removed a
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from codec.errors import StrataError
 from codec.models import zoo
 
-from ..compress.job import CompressOptions, run_shards
+from ..compress.job import run_shards
 from ..compress.worker import ShardJob
 from ..dataset.index_writer import index_table, publish_index
 from ..dataset.layout import (
@@ -54,13 +54,9 @@ from .checks import (
     read_manifest,
 )
 
-STOPPED = "the job was stopped before it came to this: run it again"
-_TOLD = (
-    "sha256",
-    "footer_bytes",
-    "column_bytes",
-    *COUNTS,
-)  # what a file itself tells of its record
+STOPPED = "the job was stopped before this was repaired: run it again"
+# What a record says that follows from its data file.
+_FROM_FILE = ("sha256", "footer_bytes", "column_bytes", *COUNTS)
 
 
 def repair_model(store: Store, damage: Damage, model_id: str) -> None:
@@ -95,23 +91,23 @@ class Repair:
     # -- records ----------------------------------------------------------------------------------
 
     def records(self, damaged: Sequence[Damage], scratch: str | None, stop: Stop) -> list[Damage]:
-        """Make records anew from their files. Returns the files that turn out to be damaged."""
+        """Write records again from their data files. Returns the files that turn out damaged."""
         return _each(damaged, scratch, stop, self._record, "its data file could not be read")
 
     def _record(self, damage: Damage, folder: Path) -> list[Damage]:
         name = damage.path.removeprefix(f"{COMMITS}/").removesuffix(RECORD_SUFFIX)
         path = data_path(name)
         if damage.file is None and not self.store.exists(path):
-            self.store.remove(damage.path)  # it is in the way of the job that would do it again
+            self.store.remove(damage.path)  # so that a compressing job does the shard again
             damage.repaired = True
             return []
         local = self._local(path, folder)
         try:
             facts = inspect_file(local, self.dataset.num_layers).to_json()
-            told = read_metadata(pq.ParquetFile(local), name)
+            metadata = read_metadata(pq.ParquetFile(local), name)
         except (StrataError, OSError, ValueError) as error:
             return self._worse(damage, f"cannot be read: {describe(error)}")
-        if told.get("fingerprint") != self.dataset.fingerprint:
+        if metadata.get("fingerprint") != self.dataset.fingerprint:
             return self._worse(damage, "belongs to a dataset with other parameters")
         entry = damage.file.record if damage.file is not None else {}
         standing = self._standing(name)
@@ -124,8 +120,13 @@ class Repair:
         self.store.remove(damage.path)
         table = index_table(local, self.dataset.num_layers)
         index = publish_index(self.store, name, table, folder)
-        told_by_file = {"source": told["source"], "model_id": told["model_id"], "index": index}
-        record = {**entry, **facts, **told_by_file}
+        record = {
+            **entry,
+            **facts,
+            "source": metadata["source"],
+            "model_id": metadata["model_id"],
+            "index": index,
+        }
         record.pop("path", None)
         record = self.ledger.commit(name, record)
         if entry:
@@ -152,8 +153,8 @@ class Repair:
     # -- indexes ----------------------------------------------------------------------------------
 
     def indexes(self, damaged: Sequence[Damage], scratch: str | None, stop: Stop) -> list[Damage]:
-        """Make indexes anew from their data files. Returns the files that turn out damaged."""
-        return _each(damaged, scratch, stop, self._index, "it could not be made anew")
+        """Write indexes again from their data files. Returns the files that turn out damaged."""
+        return _each(damaged, scratch, stop, self._index, "it could not be written again")
 
     def _index(self, damage: Damage, folder: Path) -> list[Damage]:
         assert damage.file is not None
@@ -196,18 +197,16 @@ class Repair:
                 continue
             base = shard_name(shard, self.plan.fingerprint)
             jobs[base] = ShardJob(base, shard, highest[base] + 1), damage
-        compressing = CompressOptions(
-            inputs=(),
-            output=self.dataset.url,
-            model=self.dataset.model_id,
-            **{item.name: getattr(options, item.name) for item in fields(RunningOptions)}
-            | {"input_options": self.source_options, "output_options": options.input_options},
+        compressing = replace(
+            options, input_options=self.source_options, output_options=options.input_options
         )
         todo = [job for job, _ in jobs.values()]
-        for outcome in run_shards(todo, self.plan, compressing, summary, log, stop):
+        for outcome in run_shards(
+            todo, self.plan, self.dataset.url, compressing, summary, log, stop
+        ):
             _, damage = jobs.pop(outcome.task.name)
             if outcome.result is None:
-                damage.why_not = f"{outcome.error} (attempts: {outcome.attempts})"
+                damage.why_not = outcome.failure
             else:
                 result = {k: v for k, v in outcome.result.items() if k != "found"}
                 self.correct([entry_of(result)])
@@ -281,7 +280,7 @@ class Repair:
 
 
 def _agrees(record: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
-    return all(record[key] == facts[key] for key in _TOLD if key in record)
+    return all(record[key] == facts[key] for key in _FROM_FILE if key in record)
 
 
 def _each(
@@ -291,7 +290,7 @@ def _each(
     make: Callable[[Damage, Path], list[Damage]],
     failure: str,
 ) -> list[Damage]:
-    """``make`` each anew; returns what it finds to be damaged, and says of others why they are."""
+    """Repair each with ``make``. Returns what it finds damaged; others get a ``why_not``."""
     worse = []
     with scratch_folder(scratch) as folder:
         for damage in damaged:

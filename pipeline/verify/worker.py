@@ -1,6 +1,6 @@
-"""The verifying worker: one data file in, everything that is wrong with it out.
+"""The verifying worker: one data file in, a list of its problems out.
 
-A damaged file is a result. Exceptions are for what may pass: a store that does not answer, a
+A damaged file is a result. Exceptions are for faults that may pass: a store that does not answer, a
 device without memory.
 """
 
@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,9 @@ from ..dataset.index_writer import index_facts, index_table, same_index
 from ..dataset.models import load_model
 from ..dataset.rows import encoded_image, file_sha256, schema, stream_columns
 from ..reader.dataset import DataFile
-from ..running.activity import Activity
 from ..running.stages import StageClock
-from ..running.worker_errors import plain_errors
+from ..running.worker import Worker, WorkerSettings
+from ..running.worker_errors import picklable_errors
 from ..stores.reasons import describe
 from ..stores.store import Store, scratch_folder
 from .checks import LISTED_PROBLEMS
@@ -35,21 +35,13 @@ BATCH_PIXELS = 1 << 22
 
 
 @dataclass(frozen=True)
-class VerifySettings:
-    """What every verifying worker is told. ``dataset`` is a URL.
-
-    ``input_options`` are the dataset's storage options; they may hold secrets.
-    """
+class VerifySettings(WorkerSettings):
+    """Settings of every verifying worker. ``dataset`` is a URL."""
 
     dataset: str
     model_id: str
     layers: int
     decode: bool = True
-    batch_size: int = 32
-    device: str = "cpu"
-    threads: int = 1
-    scratch: str | None = None
-    input_options: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
 class _Problems:
@@ -65,18 +57,15 @@ class _Problems:
             self.first.append(text.encode("utf-8", "backslashreplace").decode())
 
 
-class ShardVerifier:
+class ShardVerifier(Worker[VerifySettings]):
     """Owns one device. ``ready`` loads the dataset's model, ``run`` checks a data file.
 
-    One file at a time: a local copy of each takes its place on the disk.
+    One file at a time, because each takes its size on the local disk.
     """
-
-    def __init__(self, settings: VerifySettings) -> None:
-        self.settings = settings
-        self.activity = Activity()
 
     @cached_property
     def store(self) -> Store:
+        """The dataset."""
         return Store(self.settings.dataset, self.settings.input_options)
 
     @cached_property
@@ -91,18 +80,14 @@ class ShardVerifier:
             settings.scratch,
         )
 
-    @plain_errors
+    @picklable_errors
     def ready(self) -> str:
         """Load the model, if pictures are to be decoded. Raises UnknownModelError."""
         return self.codec.model_id if self.settings.decode else self.settings.model_id
 
-    def progress(self) -> dict[str, Any]:
-        """What the worker is doing: files under way, busy seconds by stage, traffic, memory."""
-        return self.activity.report()
-
-    @plain_errors
+    @picklable_errors
     def run(self, file: DataFile) -> dict[str, Any]:
-        """Read all of a data file and say what is wrong with it.
+        """Read all of a data file and return its problems.
 
         Returns its ``path``, the first ``problems`` and their ``problem_count``, ``rows``, of them
         ``ok`` (sound) and ``bad`` (damaged), and how many pictures were ``decoded``. Of a sound
@@ -212,7 +197,7 @@ class ShardVerifier:
                 return "is gone"
         if facts is None:
             return "does not say where the values of its data file lie"
-        if any(facts[name] != told for name, told in file.index.items() if name in facts):
+        if any(facts[name] != value for name, value in file.index.items() if name in facts):
             return "is not the one that its record names"
         return ""
 
@@ -223,7 +208,7 @@ class ShardVerifier:
         counts: Counter[str],
         problems: _Problems,
     ) -> list[dict[str, Any]]:
-        """The rows with which nothing is wrong, as far as one sees without decoding."""
+        """The rows that have no problem before they are decoded."""
         sound, settings = [], self.settings
         for row in rows:
             key = f"row {counts['rows']}" if "key" in lost else repr(row["key"])
@@ -280,5 +265,3 @@ class ShardVerifier:
         if exact and row["image_sha256"] not in (None, hashlib.sha256(picture.tobytes()).digest()):
             return "decodes to other pixels than it was made of"
         return ""
-
-    # -- what the driver sees ---------------------------------------------------------------------

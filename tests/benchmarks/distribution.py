@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from pipeline.decode.copy_worker import ShardTruncator, TruncateSettings
+from pipeline.decode.copy_worker import CopySettings, ShardCopier
 from pipeline.decode.layer_rule import LayerRule
 from tests.pipeline.counting import CountingFileSystem
 from tests.pipeline.streams import rows, write_dataset
@@ -36,8 +36,8 @@ def main() -> None:
     first = next(iter(CASES.items()))
     for round, (name, (rule, chosen)) in enumerate([first, *CASES.items()]):
         with tempfile.TemporaryDirectory() as output:
-            worker = ShardTruncator(
-                TruncateSettings(dataset.url, output, "f", rule, rule.most, keep_original=False)
+            worker = ShardCopier(
+                CopySettings(dataset.url, output, "f", rule, rule.most, keep_original=False)
             )
             worker.ready()
             CountingFileSystem.requests.clear()

@@ -31,7 +31,7 @@ def test_the_documents_commands_are_understood() -> None:
     commands = job_commands((ROOT / "docs" / "serving.md").read_text())
     assert commands
     for words in commands:
-        assert parse_job(words).input
+        assert parse_job(words).dataset
 
 
 def test_the_manifest_is_valid(service: dict[str, Any]) -> None:

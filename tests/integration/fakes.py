@@ -43,7 +43,7 @@ class FakeWorker:
             raise PassingError("try later")
         return "ready"
 
-    def progress(self) -> dict[str, Any]:
+    def status(self) -> dict[str, Any]:
         return {"pid": os.getpid(), "shards": {"x": {"key": "the-last-key"}}}
 
     def run(

@@ -30,7 +30,7 @@ class Recorder:
     def event(self, kind: str, **facts: Any) -> None:
         self.events.append((kind, facts))
 
-    def progress(self, new: list[Outcome], workers: list[dict[str, Any]]) -> str:
+    def update(self, new: list[Outcome], workers: list[dict[str, Any]]) -> str:
         self.seen += new
         self.slots.update(worker["worker"] for worker in workers)
         enough = self.stop_after is not None and len(self.seen) >= self.stop_after
@@ -108,7 +108,7 @@ def test_the_sample_that_kills_is_found_and_left_out(tmp_path: Path) -> None:
     assert set(found["other"]) == {12}
     assert found["good"] == found["rest"] == {}
     assert found["bad"][4].startswith("kills its worker: its worker died")
-    samples = [facts["sample"] for kind, facts in recorder.events if kind == "poison_found"]
+    samples = [facts["sample"] for kind, facts in recorder.events if kind == "deadly_sample_found"]
     assert sorted(samples) == [4, 11, 12]
     assert calls(tmp_path, "bad.probes") <= 2 * (1 + 4 + 2)  # halving, not one by one
 

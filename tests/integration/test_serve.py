@@ -173,7 +173,7 @@ def test_a_port_that_somebody_has(run_here: RunHere, archive: Dataset) -> None:
         port = taken.getsockname()[1]
         code, _, errors = run_here(SCRIPT, "--input", archive.url, "--port", str(port))
     assert code == 2
-    assert f"--port {port}: nobody can listen there" in errors
+    assert f"--port {port}: cannot listen there" in errors
 
 
 @pytest.mark.slow

@@ -34,7 +34,7 @@ def test_the_report_says_the_command_without_secrets() -> None:
         (["--peers", "none"], "nothing to measure"),
         (["--peers", "none", "jpeg"], "none goes with no other"),
         (["--first", "0"], "--first"),
-        (["--show", "-1"], "--show: must not be negative"),
+        (["--show", "-1"], "--show: must be at least 0"),
         (["--show-bpp", "0"], "--show-bpp: must be above 0"),
         (["--input-opt", "{}"], "unrecognized"),
     ],

@@ -4,7 +4,9 @@ from functools import partial
 
 import pytest
 
+from pipeline.running import cluster
 from pipeline.running.cluster import divide
+from pipeline.serving import job
 from tests.jobs.scripts import load_job
 
 
@@ -27,7 +29,7 @@ def test_server_processes(
     nodes: list[dict[str, float]],
     expected: tuple[int, float, float],
 ) -> None:
-    job = load_job("serve_previews")
-    monkeypatch.setattr(job.cluster, "share", partial(divide, nodes))
-    shape = job.replicas_of(job.parse(["--input", "set", *flags]))
+    monkeypatch.setattr(cluster, "share", partial(divide, nodes))
+    options = load_job("serve_previews").parse(["--input", "set", *flags])
+    shape = job.replicas_of(options)
     assert (shape.workers, shape.cpus, shape.gpus) == expected

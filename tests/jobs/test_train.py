@@ -173,8 +173,9 @@ def test_training_needs_no_ray(shard: Path) -> None:
         "sys.modules['codec.cdc'] = None\n"  # one codec's training needs no other's
         "import train\n"
         "train.parse(['--data', 'x', '--out', 'x', '--init', 'uqdm'])\n"
-        f"names = train.shards_of([{str(shard)!r}], {{}})\n"
-        "with train.opener(names, {})(names[0]) as stream:\n"
+        "from pipeline.training.job import opener, shards_of\n"
+        f"names = shards_of([{str(shard)!r}], {{}})\n"
+        "with opener(names, {})(names[0]) as stream:\n"
         "    assert stream.read(1)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

@@ -76,7 +76,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         one = kind(settings)
         watcher.ready()
         outcomes = [Outcome(task, one.run(*task.arguments), attempts=1) for task in tasks]
-        watcher.progress(outcomes, [{"worker": 0, **one.progress()}])
+        watcher.update(outcomes, [{"worker": 0, **one.status()}])
         return outcomes
 
     monkeypatch.setattr(cluster, "connect", lambda address: None)

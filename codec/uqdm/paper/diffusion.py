@@ -41,9 +41,6 @@ class Step:
     scale: Array
 
 
-STEP_FIELDS = len(fields(Step))
-
-
 def gammas(gamma_0: Tensor, gamma_1: Tensor, steps: int) -> Tensor:
     """The linear schedule at t = 1, 1 - 1/T, ..., 0: ``(steps + 1,)``."""
     t = torch.linspace(1, 0, steps + 1, dtype=gamma_0.dtype, device=gamma_0.device)

@@ -1,5 +1,1 @@
 """What people and programs see of a job: live display, log, metrics, summary."""
-
-from .progress import Progress
-
-__all__ = ["Progress"]

@@ -1,4 +1,4 @@
-"""How progress looks: a live picture on a terminal, a plain line now and then elsewhere."""
+"""How progress looks: a live picture on a terminal, elsewhere a line every ten seconds."""
 
 import os
 import re
@@ -22,7 +22,7 @@ NAME_WIDTH = 24
 NODE_WIDTH = 15
 WIDE = 100  # columns
 _NAMED = ("shard", "message", "reason", "error")  # facts that need no name
-_HASH = re.compile(r"-[0-9a-f]{12}(?=\.\d+$|$)")  # what commit.shard_name puts behind a name
+_HASH = re.compile(r"-[0-9a-f]{12}(?=\.\d+$|$)")  # what layout.shard_name puts behind a name
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Totals:
 
     ``fraction`` is the part of ``total_bytes`` (of input) that is done, the shards under way
     included, as are ``samples``, ``bad``, ``picture_bytes`` and ``stream_bytes``. ``seconds_left``
-    is None as long as nobody can know. ``stage_shares`` are shares of the workers' time.
+    is None while it is unknown. ``stage_shares`` are shares of the workers' time.
     """
 
     seconds: float
@@ -255,7 +255,7 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time to wait, as exact as anybody could know it."""
+    """A time to wait, with one or two units."""
     whole = round(seconds)
     if whole < 120:
         return f"{whole} s"

@@ -21,8 +21,8 @@ bytes, durations seconds, shares go from 0 to 1. Later releases may add events a
 ``job_stopped``     the same; ``stopped`` says why. Of a job that was interrupted at once: error
 ``job_failed``      error: it ended before there was a summary
 
-Others (``draining``, ``poison_search``, ``poison_found``, ...) come from the scheduler, with
-``shard``, ``key`` or ``error`` where they concern one.
+Others (``draining``, ``deadly_sample_search``, ``deadly_sample_found``, ...) come from the
+scheduler, with ``shard``, ``key`` or ``error`` where they concern one.
 """
 
 import dataclasses
@@ -52,8 +52,8 @@ class EventLogError(StrataError):
 class EventLog:
     """Appends events to a local file, a line at a time; without a path it writes nothing.
 
-    Raises EventLogError at once where the path cannot be written, so that nobody finds out after
-    a night's work; a disk that fills up later costs a warning and the rest of the log.
+    Raises EventLogError at once where the path cannot be written. A disk that fills up later costs
+    a warning and the rest of the log.
     """
 
     def __init__(self, path: str | None) -> None:

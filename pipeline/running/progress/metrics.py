@@ -1,7 +1,7 @@
 """Metrics for Prometheus, through Ray: every node's agent serves them beside Ray's own.
 
-Ray puts ``ray_`` before the names below, so a query reads ``ray_strata_samples_total``. They come
-from the driver alone, so the node that runs it has them all, whatever the number of workers.
+Ray puts ``ray_`` before the names below, so a query reads ``ray_strata_samples_total``. Only
+the driver records them, so its node has them all, whatever the number of workers.
 """
 
 import sys

@@ -42,7 +42,7 @@ class Progress:
     """Follows a job from the driver's side.
 
     ``sizes`` maps task names to input bytes. The clock starts with ``start``, so starting workers
-    does not count as slowness. ``events`` and ``metrics`` are told what the person is shown.
+    does not count as slowness. ``events`` and ``metrics`` get what the display shows.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What a job did, for the person who ran it and for the log."""
+"""The result of a job, for people and for the log."""
 
 import sys
 from collections import Counter
@@ -45,7 +45,7 @@ class Problem:
 class Summary:
     """What a job did, over everything it was asked for, earlier runs included.
 
-    ``seconds`` and what follows up to ``restarts`` are of this run alone: wall-clock seconds,
+    ``seconds`` and what follows up to ``restarts`` are of this run only: wall-clock seconds,
     samples, bytes read and written, the stage that kept the workers busy longest and which share
     of their time (0 to 1), attempts that failed and workers that were started again. ``stopped``
     says why a job ended before it had tried everything. ``problems`` names the first bad samples,
@@ -78,7 +78,7 @@ class Summary:
         return 1 if self.bad or self.failed_shards or self.stopped else 0
 
     def add_problem(self, problem: Problem) -> None:
-        """Name a bad sample, as long as anybody would read its name."""
+        """Keep the name of a bad sample, if there are not ``LOGGED`` yet."""
         if len(self.problems) < LOGGED:
             self.problems.append(problem)
 

@@ -150,6 +150,13 @@ def test_truncating():
         encoded.truncate(-1)
 
 
+def test_a_stream_shows_its_size_and_not_its_bytes():
+    cut = stream().truncate(2)
+    assert repr(cut) == f"EncodedImage(768x512, 2 layers, {cut.nbytes} bytes)"
+    damaged = repr(EncodedImage(b"no header", cut.layers))
+    assert damaged.startswith("EncodedImage(damaged header, ")
+
+
 @pytest.mark.parametrize(
     ("width", "height"), [(0, 5), (5, 0), ((1 << 20) + 1, 1), (1 << 16, (1 << 14) + 1)]
 )

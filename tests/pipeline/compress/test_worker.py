@@ -210,20 +210,20 @@ def test_progress_counts_to_the_end(
     compressor = ShardCompressor(
         CompressSettings(dataset.url, dataset.fingerprint, toy.model_id, layers=4, fit=False)
     )
-    assert compressor.progress()["shards"] == {}
+    assert compressor.status()["shards"] == {}
     seen: list[dict[str, Any]] = []
     publish = worker.Publisher.publish
     monkeypatch.setattr(
         worker.Publisher,
         "publish",
-        lambda *to: seen.append(compressor.progress()) or publish(*to),
+        lambda *to: seen.append(compressor.status()) or publish(*to),
     )
     compressor.run(ShardJob("y-0123456789ab", *expand_inputs([str(other)])))
     (counts,) = seen[0]["shards"].values()
     assert counts["stage"] == "upload"
     assert (counts["samples"], counts["of"], counts["bad"]) == (5, 5, 1)
     assert counts["picture_bytes"] == sum(len(png(n)) for n in range(4))
-    after = compressor.progress()
+    after = compressor.status()
     assert after["shards"] == {}
     assert after["bytes_in"] == other.stat().st_size
     assert after["bytes_out"] > 0
@@ -359,7 +359,7 @@ def test_a_shard_may_be_under_way_twice(
         one, other = pool.map(compressor.run, [job, job])
     assert one == other
     assert one["ok"] == 3
-    assert compressor.progress()["shards"] == {}
+    assert compressor.status()["shards"] == {}
 
 
 def torn(compressor: ShardCompressor, job: ShardJob) -> tuple[str, bytes]:

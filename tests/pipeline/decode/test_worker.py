@@ -98,12 +98,12 @@ def test_bad_samples_are_named(make_dataset: Make, tmp_path: Path, toy: ToyCodec
 
     # another model's streams cannot be read: all of them are bad, and none is guessed
     toy.model_id = "1" * 64
-    monkey = decode_worker.Dataset.codec
+    monkey = Dataset.codec
     try:
-        decode_worker.Dataset.codec = lambda *_: toy  # type: ignore[method-assign, assignment]
+        Dataset.codec = lambda *_: toy  # type: ignore[method-assign, assignment]
         (record,) = decode(dataset, tmp_path / "out2")
     finally:
-        decode_worker.Dataset.codec = monkey  # type: ignore[method-assign]
+        Dataset.codec = monkey  # type: ignore[method-assign]
     assert (record["ok"], record["bad"]) == (0, 4)
     assert "layer 0" in record["problems"][0][2]
 
@@ -293,7 +293,7 @@ def test_what_the_driver_sees_of_a_worker(
     decode_toy = toy.decode
 
     def watched(*arguments: Any, **options: Any) -> Any:
-        seen.append(worker.progress())
+        seen.append(worker.status())
         return decode_toy(*arguments, **options)
 
     monkeypatch.setattr(toy, "decode", watched)
@@ -303,7 +303,7 @@ def test_what_the_driver_sees_of_a_worker(
     begun = {"stage": "decode", "samples": 1, "of": 31, "bad": 0, "key": "s0000"}
     assert shards[0] == begun  # the bad sample needs no decoding
     assert shards[1] == begun | {"samples": 21, "key": "s0020"}
-    after = worker.progress()
+    after = worker.status()
     assert after["shards"] == {}
     assert {"download", "device", "write", "upload"} <= after["stage_seconds"].keys()
     assert record["stage_seconds"] == after["stage_seconds"]  # it did nothing else

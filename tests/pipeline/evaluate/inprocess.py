@@ -9,8 +9,7 @@ import pytest
 
 from codec.images.files import write_image
 from pipeline.evaluate import EvaluateOptions, EvaluationSummary, evaluate, job
-from pipeline.evaluate.worker import Evaluator
-from pipeline.running.cluster import WorkerShape
+from pipeline.evaluate.worker import EvaluateSettings, Evaluator
 from pipeline.running.tasks import Outcome, Task
 from tests.pipeline.makers import write_tar
 
@@ -53,13 +52,13 @@ class Runner:
         self,
         verb: str,
         worker: type[Evaluator],
-        settings: Callable[[WorkerShape], Any],
+        settings: EvaluateSettings,
         tasks: Mapping[Task, int],
         *rest: Any,
         **more: Any,
     ) -> list[Outcome]:
         self.done = []
-        evaluator = worker(settings(WorkerShape(1, 1.0, 0.0, "cpu")))
+        evaluator = worker(settings)
         evaluator.ready()
         outcomes = []
         for task in tasks:

@@ -13,7 +13,13 @@ import pytest
 
 from codec.errors import StrataError
 from pipeline.running import command_line
-from pipeline.running.command_line import add_running_options, run_job, running_options, stop_reason
+from pipeline.running.command_line import (
+    add_running_options,
+    options_of,
+    run_job,
+    running_options,
+    stop_reason,
+)
 from pipeline.running.job import RunningOptions
 from pipeline.running.progress.summary import Problem, Summary
 
@@ -34,7 +40,8 @@ def handlers(monkeypatch: pytest.MonkeyPatch) -> object:
 def parse(*arguments: str) -> RunningOptions:
     parser = argparse.ArgumentParser()
     add_running_options(parser)
-    return RunningOptions(**running_options(parser.parse_args(arguments)))
+    given = parser.parse_args(arguments)
+    return options_of(RunningOptions, given, **running_options(given))
 
 
 # -- signals --------------------------------------------------------------------------------------

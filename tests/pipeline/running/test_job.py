@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 import pipeline.compress.job
+import pipeline.dataset.job
 from pipeline.compress.job import CompressOptions, compress
 from pipeline.reader.dataset import DatasetError, open_dataset
 from pipeline.running.job import JobWatcher
-from pipeline.running.progress import Progress
+from pipeline.running.progress.progress import Progress
 from pipeline.running.progress.summary import Summary
 from pipeline.running.tasks import Outcome, Task
 from pipeline.stores.store import StorageError, Store
@@ -32,30 +33,30 @@ def watcher(fraction: float, **options: Any) -> JobWatcher:
 
 def test_a_job_in_which_most_samples_fail_stops() -> None:
     watching = watcher(0.25)
-    assert watching.progress([outcome(0, 5, 100)], []) == ""  # too few to judge by
-    assert watching.progress([outcome(1, 300, 0)], []) == ""  # 100 of 405
-    reason = watching.progress([outcome(2, 0, 10, "no such codec")], [])
+    assert watching.update([outcome(0, 5, 100)], []) == ""  # too few to judge by
+    assert watching.update([outcome(1, 300, 0)], []) == ""  # 100 of 405
+    reason = watching.update([outcome(2, 0, 10, "no such codec")], [])
     assert reason == (
         "110 of 415 samples failed, more than --max-bad-fraction 0.25 "
         "(most often: broken, no such codec)"
     )
-    assert watching.progress([outcome(3, 5000, 0)], []) == reason  # it stays stopped
+    assert watching.update([outcome(3, 5000, 0)], []) == reason  # it stays stopped
 
 
 def test_a_job_in_which_most_shards_fail_stops() -> None:
     watching = watcher(0.5)
-    assert watching.progress([outcome(n, 0, 0) for n in range(9)], []) == ""
-    assert "10 of 10 shards failed" in watching.progress([outcome(9, 0, 0)], [])
+    assert watching.update([outcome(n, 0, 0) for n in range(9)], []) == ""
+    assert "10 of 10 shards failed" in watching.update([outcome(9, 0, 0)], [])
 
 
 def test_a_fraction_of_one_never_stops() -> None:
-    assert watcher(1.0).progress([outcome(n, 0, 100) for n in range(20)], []) == ""
+    assert watcher(1.0).update([outcome(n, 0, 100) for n in range(20)], []) == ""
 
 
 def test_somebody_else_may_stop_a_job() -> None:
     wishes = iter(["", "", "enough"])
     watching = watcher(1.0, stop=lambda: next(wishes, ""))
-    assert [watching.progress([], []) for _ in range(4)] == ["", "", "enough", "enough"]
+    assert [watching.update([], []) for _ in range(4)] == ["", "", "enough", "enough"]
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ def test_what_was_committed_before_a_stop_stays(
         one, outcomes = kind(settings), []
         for task in tasks:
             outcomes.append(Outcome(task, one.run(*task.arguments), attempts=1))
-            if watching.progress(outcomes[-1:], []):
+            if watching.update(outcomes[-1:], []):
                 break
         return outcomes
 
@@ -105,7 +106,7 @@ def test_being_told_to_stop_when_all_is_done(
 ) -> None:
     tar = str(write_tar(tmp_path / "a.tar", samples(3)))
     options = CompressOptions((tar,), str(tmp_path / "set"), str(toy.model_path), store_layers=4)
-    summary = compress(options, lambda: "told to by a signal")
+    summary = compress(options, lambda: "a signal asked for it")
     assert (summary.stopped, summary.exit_code) == ("", 0)
     assert len(open_dataset(str(tmp_path / "set"))) == 3
 
@@ -149,18 +150,18 @@ def test_jobs_that_end_together_list_each_others_files(
     ours = str(write_tar(tmp_path / "a.tar", samples(3)))
     theirs = str(write_tar(tmp_path / "b.tar", samples(2, 10)))
     output = tmp_path / "set"
-    publish = pipeline.compress.job.publish_manifest
+    publish = pipeline.dataset.job.publish_manifest
 
     def late(*arguments: Any, **options: Any) -> int:
-        monkeypatch.setattr(pipeline.compress.job, "publish_manifest", publish)
+        monkeypatch.setattr(pipeline.dataset.job, "publish_manifest", publish)
         assert run(toy, theirs, output).ok == 2
         return publish(*arguments, **options)
 
-    monkeypatch.setattr(pipeline.compress.job, "publish_manifest", late)
+    monkeypatch.setattr(pipeline.dataset.job, "publish_manifest", late)
     summary = run(toy, ours, output)
     assert (summary.ok, summary.exit_code) == (3, 0)
     assert len(open_dataset(str(output))) == 5
-    monkeypatch.setattr(pipeline.compress.job, "publish_manifest", late)
+    monkeypatch.setattr(pipeline.dataset.job, "publish_manifest", late)
     assert run(toy, ours, output).resumed == 1  # with nothing to do it is no different
     assert len(open_dataset(str(output))) == 5
 

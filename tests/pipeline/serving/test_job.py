@@ -1,4 +1,4 @@
-"""What jobs/serve_previews.py makes of the Serve that it finds, and of its end; without Ray."""
+"""What the serving job makes of the Serve that it finds, and of its end; without Ray."""
 
 import threading
 from types import SimpleNamespace
@@ -8,8 +8,8 @@ import pytest
 from ray.serve import context
 
 from codec.errors import StrataError
-from jobs import serve_previews
-from jobs.serve_previews import NAME
+from pipeline.serving import job
+from pipeline.serving.options import APPLICATION, ServeOptions
 
 
 def running(*applications: str, status: str = "RUNNING") -> Any:
@@ -25,7 +25,7 @@ def running(*applications: str, status: str = "RUNNING") -> Any:
         (("127.0.0.1", 8000), ["others"], None),
         (("127.0.0.1", 8001), [], "listens at 127.0.0.1:8001: give --host 127.0.0.1 --port 8001"),
         (("0.0.0.0", 8000), [], "give --host 0.0.0.0 --port 8000"),
-        (("127.0.0.1", 8000), ["others", NAME], "this cluster serves previews already"),
+        (("127.0.0.1", 8000), ["others", APPLICATION], "this cluster serves previews already"),
     ],
 )
 def test_a_serve_that_runs_already_is_not_taken_over(
@@ -35,15 +35,15 @@ def test_a_serve_that_runs_already_is_not_taken_over(
     words: str | None,
 ) -> None:
     """Serve itself would listen elsewhere than we say, and show the other job's users our data."""
-    options = listens and SimpleNamespace(host=listens[0], port=listens[1])
-    client = options and SimpleNamespace(http_config=options)
+    config = listens and SimpleNamespace(host=listens[0], port=listens[1])
+    client = config and SimpleNamespace(http_config=config)
     monkeypatch.setattr(context, "_get_global_client", lambda **_: client)
-    given = serve_previews.parse(["--input", "x"])
+    options = ServeOptions(dataset="x")
     if words is None:
-        serve_previews._check_serve(running(*applications), given)
+        job.check_serve(running(*applications), options)
     else:
         with pytest.raises(StrataError, match=words):
-            serve_previews._check_serve(running(*applications), given)
+            job.check_serve(running(*applications), options)
 
 
 def unreachable() -> None:
@@ -53,7 +53,7 @@ def unreachable() -> None:
 @pytest.mark.parametrize(
     ("serve", "words"),
     [
-        (running(NAME, status="DEPLOY_FAILED"), "the server is DEPLOY_FAILED"),
+        (running(APPLICATION, status="DEPLOY_FAILED"), "the server is DEPLOY_FAILED"),
         (running("others"), "the server is gone"),
         (SimpleNamespace(status=unreachable), "does not answer any more: the cluster has gone"),
     ],
@@ -61,21 +61,21 @@ def unreachable() -> None:
 def test_a_server_that_ends_by_itself_ends_the_job_with_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], serve: Any, words: str
 ) -> None:
-    monkeypatch.setattr(serve_previews, "_LOOK_EVERY", 0.01)
-    assert serve_previews._wait(serve, threading.Event()) == 1
+    monkeypatch.setattr(job, "_LOOK_EVERY", 0.01)
+    assert job.wait(serve, threading.Event()) == 1
     assert words in capsys.readouterr().err
 
 
-def test_a_server_that_is_told_to_end_ends_with_0(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = threading.Event()
-    looks = iter([running(NAME), SimpleNamespace(status=unreachable), running(NAME)])
+def test_a_server_that_is_asked_to_end_ends_with_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    ending = threading.Event()
+    looks = iter([running(APPLICATION), SimpleNamespace(status=unreachable), running(APPLICATION)])
 
     def status() -> Any:
-        """Ray may miss a look or two: its controller is started anew."""
+        """Ray may miss a look or two: its controller restarts."""
         look = next(looks, None)
         if look is None:
-            told.set()
-        return (look or running(NAME)).status()
+            ending.set()
+        return (look or running(APPLICATION)).status()
 
-    monkeypatch.setattr(serve_previews, "_LOOK_EVERY", 0.01)
-    assert serve_previews._wait(SimpleNamespace(status=status), told) == 0
+    monkeypatch.setattr(job, "_LOOK_EVERY", 0.01)
+    assert job.wait(SimpleNamespace(status=status), ending) == 0

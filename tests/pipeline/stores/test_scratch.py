@@ -23,6 +23,7 @@ from pipeline.running.job import RunningOptions, run_job_tasks
 from pipeline.running.progress.events import EventLog
 from pipeline.running.progress.summary import Summary
 from pipeline.running.tasks import Outcome, Task
+from pipeline.running.worker import WorkerSettings
 from pipeline.stores import store as store_module
 from pipeline.stores.store import LOCK, SCRATCH, clear_scratch, scratch_folder
 
@@ -152,8 +153,8 @@ def test_a_job_ends_with_its_killed_workers_scratch_removed(
     folders = []
     with ExitStack() as stack:
 
-        def run_tasks(kind: Any, settings: str, tasks: list[Task], *_: Any) -> list[Outcome]:
-            folder, kill = stack.enter_context(owner(Path(settings)))
+        def run_tasks(kind: Any, settings: Any, tasks: list[Task], *_: Any) -> list[Outcome]:
+            folder, kill = stack.enter_context(owner(Path(settings.scratch)))
             folders.append(folder)
             monkeypatch.setattr(time, "sleep", lambda _: kill())
             raise KeyboardInterrupt
@@ -168,7 +169,7 @@ def test_a_job_ends_with_its_killed_workers_scratch_removed(
             run_job_tasks(
                 "testing",
                 object,
-                lambda shape: options.scratch,
+                WorkerSettings(),
                 {Task("a", ()): 1},
                 options,
                 Summary("tested"),

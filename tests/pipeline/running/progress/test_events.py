@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.running.progress import Progress, progress
+from pipeline.running.progress import progress
 from pipeline.running.progress.events import EventLog, EventLogError, job_log
+from pipeline.running.progress.progress import Progress
 from pipeline.running.progress.summary import Summary
 from tests.pipeline.running.progress.reports import Clock, encoding, record, worker
 

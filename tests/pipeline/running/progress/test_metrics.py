@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.running.progress import Progress, metrics
+from pipeline.running.progress import metrics
 from pipeline.running.progress.metrics import METRICS, Metrics
+from pipeline.running.progress.progress import Progress
 from tests.pipeline.running.progress.reports import encoding, record, worker
 
 ROOT = Path(__file__).resolve().parents[4]

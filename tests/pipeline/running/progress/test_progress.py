@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pipeline.running.progress import Progress
 from pipeline.running.progress.display import duration, shorten, size
 from pipeline.running.progress.events import EventLog
+from pipeline.running.progress.progress import Progress
 from pipeline.running.progress.rates import Growth, Window
 from pipeline.running.progress.summary import Problem, Summary
 from tests.pipeline.running.progress.reports import Clock, encoding, record, worker
@@ -242,7 +242,9 @@ def test_names_and_errors_can_be_anything(
         clock.now += 11
         report = worker(shards={HOSTILE: encoding(samples, key="k\udcff[b]")})
         shown.show([report | {"node": "n[red]\x07"}])
-    shown.event("poison_found", shard=HOSTILE, key="k\udcff\x1b[2J", error="E: [bold]x\nsecond")
+    shown.event(
+        "deadly_sample_found", shard=HOSTILE, key="k\udcff\x1b[2J", error="E: [bold]x\nsecond"
+    )
     shown.finish(HOSTILE, None, "E: \x1b[2J")
     shown.close()
     text = out.getvalue()
@@ -324,12 +326,12 @@ def test_the_summary_tells_this_run_and_what_went_wrong(clock: Clock) -> None:
     shown.event("attempt_failed", shard=NAME, error="x", attempt=1)
     shown.finish(NAME, record(100, bad=1, bytes=4 * 10**6))  # the last report missed some of it
     shown.finish("b", record(50, found=True))  # another job had done it: not this run's work
-    summary = Summary("compressed", shards=2, ok=149, bad=1, stopped="told to by a signal")
+    summary = Summary("compressed", shards=2, ok=149, bad=1, stopped="a signal asked for it")
     summary.problems.append(Problem("s3://b/a.tar", "k\udce9", "broken"))
     shown.add_to(summary)
     lines = summary.lines()
     assert lines[1:5] == [
-        "stopped: told to by a signal",
+        "stopped: a signal asked for it",
         "100 samples in 10.0 s: 10.0 images/s, 2.0 MB/s in, 0.4 MB/s out",
         "slowest stage: coder (80 % of the workers' time)",
         "1 attempt failed, 1 worker started again",
@@ -337,7 +339,7 @@ def test_the_summary_tells_this_run_and_what_went_wrong(clock: Clock) -> None:
     assert summary.exit_code == 1
     packed = json.loads(json.dumps(summary.to_json()))
     assert packed["restarts"] == 1
-    assert packed["stopped"] == "told to by a signal"
+    assert packed["stopped"] == "a signal asked for it"
     assert packed["problems"] == [{"shard": "s3://b/a.tar", "key": "k\udce9", "reason": "broken"}]
 
 

@@ -1,0 +1,103 @@
+"""The steps of a job that writes a dataset: plan, what is missing, records, manifest.
+
+The jobs differ in what a data file is made of: of a shard (compress/job.py), or of another
+dataset's data file (decode/copy_job.py).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..running.progress.summary import Problem, Summary
+from ..running.tasks import Outcome
+from ..stores.store import Store, storage_errors
+from .layout import DATA, SUFFIX
+from .ledger import (
+    Ledger,
+    NewerManifestError,
+    Plan,
+    latest_manifest,
+    publish_manifest,
+)
+
+Records = dict[str, dict[str, Any]]
+"""Commit records by the names of their data files without the generation."""
+
+_UNFINISHED = (
+    "the manifest cannot be written (what is committed stays, the same command goes on from there)"
+)
+_LOST = "its file was lost after it was recorded: run the job again"
+
+
+def run_dataset_job(
+    store: Store,
+    plan: Plan,
+    sources: Mapping[str, str],
+    run: Callable[[Records], Sequence[Outcome]],
+    summary: Summary,
+    *,
+    publish_model: Callable[[], None],
+    completed: Callable[[Ledger], tuple[Records, list[str]]] = lambda ledger: ledger.completed(
+        DATA, SUFFIX
+    ),
+    check: Callable[[Records], None] = lambda done: None,
+    failed_before: Sequence[Mapping[str, Any]] = (),
+) -> Records:
+    """Write what is missing of a dataset, and a manifest that lists all of it.
+
+    Args:
+        sources: by the names of all data files of this job, what people know their sources by.
+        run: does what these records lack, and records it. Its outcomes need no results.
+        summary: gets the shards that failed, and notes.
+        publish_model: gives the dataset its copy of the model.
+        completed: what is done, and the names of what was and is lost; see ``Ledger.completed``.
+        check: raises StrataError where the job must not go on from these records.
+        failed_before: what the manifest lists as failed beside what fails here.
+
+    Returns the records of ``sources``. Raises StrataError for what must be put right before
+    anything can be done.
+    """
+    ledger = Ledger(store, plan.fingerprint)
+    with storage_errors(store.url, "cannot be written"):
+        plan.check(store)
+        number = latest_manifest(store)  # before the records: see publish_manifest
+        done, lost = completed(ledger)
+        check(done)
+        create_only = plan.establish(store)
+        publish_model()
+    if not create_only:
+        summary.notes.append(
+            f"warning: {store.url} ignores create-only writes: run one job at a time on it"
+        )
+    summary.notes += [f"warning: {name} was damaged or lost and is done again" for name in lost]
+    outcomes = run(done)
+    failures = {one.task.name: one.failure for one in outcomes if one.result is None}
+    reread = bool(outcomes)  # this job has added records, and so may others have
+    with storage_errors(store.url, _UNFINISHED):
+        while True:
+            if reread:
+                done = {}  # all records twice would take memory
+                number = latest_manifest(store)
+                done, _ = completed(ledger)
+            summary.failed_shards = [
+                Problem(sources[name], "", error) for name, error in failures.items()
+            ]
+            if summary.stopped:
+                break
+            summary.failed_shards += [
+                Problem(source, "", _LOST)
+                for name, source in sources.items()
+                if name not in done and name not in failures
+            ]
+            # A copy has records of data files that have no row in it, and therefore no file.
+            listed = {name: record for name, record in done.items() if record["bytes"]}
+            failed = [{"url": one.shard, "error": one.reason} for one in summary.failed_shards]
+            try:
+                number = publish_manifest(
+                    store, plan, listed, [*failed, *failed_before], after=number
+                )
+            except NewerManifestError:
+                reread = True
+                continue
+            summary.notes.append(f"{store.url}: manifest {number}, {len(listed)} data files")
+            break
+    return {name: done[name] for name in sources if name in done}

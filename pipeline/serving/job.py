@@ -1,0 +1,158 @@
+"""The serving job: start the application on Ray Serve, wait, and end it."""
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import Any
+
+from codec.errors import StrataError
+
+from ..reader.dataset import open_dataset
+from ..running import cluster
+from .options import APPLICATION, MOST_CPU_REPLICAS, ServeOptions
+
+_LOOK_EVERY = 5.0  # seconds between looks at whether the server still lives
+_LOOKS = 3  # without an answer, until Ray counts as gone
+
+
+def serve_previews(options: ServeOptions) -> int:
+    """Serve until SIGTERM or SIGINT. Returns the exit code: 1 where the server ended by itself.
+
+    Raises StrataError where it cannot begin. Only for the main thread, because of the signals.
+    """
+    ending = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ending.set())
+    try:
+        return _serve(_absolute(options), ending)
+    finally:
+        cluster.disconnect()
+
+
+def _absolute(options: ServeOptions) -> ServeOptions:
+    """The same with a path that means the same in replicas, which run in other folders."""
+    url = options.dataset
+    if cluster.would_be_lost(url):
+        raise StrataError(f"--input {url}: {cluster.LOST}")
+    return options if "://" in url else replace(options, dataset=os.path.abspath(url))
+
+
+def _serve(options: ServeOptions, ending: threading.Event) -> int:
+    """Start, print the address, wait. The exit code."""
+    dataset = open_dataset(options.dataset, options.input_options)  # its faults are said at once
+    for package in ("fastapi", "uvicorn", "prometheus_client"):
+        if find_spec(package) is None:
+            raise StrataError(f"{package} is not installed: pip install 'strata-images[serve]'")
+    host, port = options.host, options.port
+    if not (options.address or os.environ.get("RAY_ADDRESS") or cluster.inside_ray_job()):
+        check_port(host, port)
+    cluster.connect(options.address)  # before anything else imports Ray, see there
+    from ray import serve
+    from ray.exceptions import RayError
+
+    from .deployment import QUIET, deploy
+    from .service import Settings
+
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    shape = replicas_of(options)
+    settings = Settings(options.dataset, options.input_options, shape.device, options.limits)
+    if ending.is_set():
+        return 0
+    check_serve(serve, options)
+    try:
+        try:
+            serve.start(http_options={"host": host, "port": port}, logging_config=QUIET)
+            serve.run(deploy(settings, shape.workers, shape.cpus, shape.gpus), name=APPLICATION)
+        except (RuntimeError, RayError) as error:
+            raise StrataError(f"the server did not start: {error}") from error
+        shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+        shown = f"[{shown}]" if ":" in shown else shown
+        print(
+            f"{len(dataset)} pictures of {options.dataset} are at http://{shown}:{port}/ "
+            f"({shape.workers} x {shape.threads} {shape.device}); Ctrl-C ends it",
+            flush=True,
+        )
+        return wait(serve, ending)
+    finally:
+        _end(serve, options.limits.deadline)
+
+
+def check_port(host: str, port: int) -> None:
+    """Raises StrataError where the port is taken: Ray says so half a minute later, at length."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.create_server((host, port), family=family):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StrataError(f"--host {host} --port {port}: cannot listen there: {reason}") from error
+
+
+def replicas_of(options: ServeOptions) -> cluster.WorkerShape:
+    """How many server processes, and what each owns of the connected cluster."""
+    device, cpus = options.device, options.cpus_per_replica
+    shape = cluster.share(options.replicas, device, 1 << 20, cpus)
+    if options.replicas is None and shape.device == "cpu":
+        shape = cluster.share(min(shape.workers, MOST_CPU_REPLICAS), device, 1 << 20, cpus)
+    return shape
+
+
+def check_serve(serve: Any, options: ServeOptions) -> None:
+    """Raises StrataError where a Serve that runs already would do something else than we say.
+
+    It goes on to listen where it does, and an application of the same name it replaces.
+    """
+    from ray.serve.context import _get_global_client
+
+    client = _get_global_client(raise_if_no_controller_running=False)
+    if client is None:
+        return
+    host, port = client.http_config.host, client.http_config.port
+    if (host, port) != (options.host, options.port):
+        raise StrataError(
+            f"Ray Serve runs on this cluster already, and listens at {host}:{port}: give --host "
+            f"{host} --port {port}, or end it with `serve shutdown`"
+        )
+    if APPLICATION in serve.status().applications:
+        raise StrataError(
+            "this cluster serves previews already: end that job first (if it was killed, what it "
+            "left ends with `serve shutdown`)"
+        )
+
+
+def wait(serve: Any, ending: threading.Event) -> int:
+    """Until ``ending`` is set, or the server has ended by itself. The exit code."""
+    missed = 0
+    while not ending.wait(_LOOK_EVERY):
+        try:
+            application = serve.status().applications.get(APPLICATION)
+            missed = 0
+        except Exception as error:  # Ray has many; the controller may be restarting
+            missed += 1
+            if missed < _LOOKS:
+                continue
+            print(f"error: Ray does not answer any more: {error}", file=sys.stderr)
+            return 1
+        state = "gone" if application is None else application.status
+        if state in ("gone", "DEPLOY_FAILED", "NOT_STARTED"):
+            print(f"error: the server is {state}; Ray's logs say why", file=sys.stderr)
+            return 1
+    return 0
+
+
+def _end(serve: Any, deadline: float) -> None:
+    """Let requests under way finish, but not for ever: Serve waits for a Ray that is gone, too."""
+
+    def end() -> None:
+        with contextlib.suppress(Exception):
+            serve.delete(APPLICATION)
+
+    ending = threading.Thread(target=end, daemon=True)
+    ending.start()
+    ending.join(deadline + 5)

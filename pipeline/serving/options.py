@@ -1,0 +1,29 @@
+"""What a serving job is asked for."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from .limits import DEFAULT_LIMITS, Limits
+
+APPLICATION = "previews"  # its name on Ray Serve
+# Two threads in one process decode a preview hardly faster than one, two processes nearly twice as
+# many: but each takes a quarter of a gigabyte.
+MOST_CPU_REPLICAS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions:
+    """See ``jobs/serve_previews.py --help``. ``limits`` are those of each replica.
+
+    ``input_options`` are the dataset's storage options; they may hold secrets.
+    """
+
+    dataset: str
+    host: str = "127.0.0.1"
+    port: int = 8000
+    replicas: int | None = None
+    cpus_per_replica: int | None = None
+    device: str = "auto"
+    address: str | None = None
+    limits: Limits = DEFAULT_LIMITS
+    input_options: dict[str, Any] = field(default_factory=dict, repr=False)

@@ -1,0 +1,132 @@
+"""The training job: in this process, or on the workers of a Ray cluster.
+
+In this process, with local files, it needs nothing beside torch, numpy, Pillow and safetensors: a
+machine for training may lack the packages of the object store.
+"""
+
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from codec.errors import StrataError
+from codec.training.data import Open
+from codec.training.recipe import TRAINING_FILE
+from codec.training.run import RunSettings, run
+from codec.training.run_folder import RunFolder
+
+from .options import TrainOptions
+
+Log = Callable[[str], None]
+_fetched: list[tempfile.TemporaryDirectory[str]] = []  # models for as long as this process lives
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)
+
+
+def train_model(options: TrainOptions, log: Log = _print) -> None:
+    """Train until the options say to stop; goes on from the last checkpoint in ``options.out``.
+
+    Raises StrataError for what must be put right, KeyboardInterrupt after Ctrl-C.
+    """
+    if options.workers:
+        _train_together(options, log)
+    else:
+        _train_here(options, log)
+
+
+def _train_here(options: TrainOptions, log: Log) -> None:
+    import torch  # after codec, which sets what its threads do while they wait
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    device = options.device or "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise StrataError("--device cuda: torch finds no GPU here")
+    settings = _settings(options)
+    open_shard = opener((*settings.data, *settings.validation), options.input_options)
+    with _folder(options) as folder:
+        run(settings, open_shard, folder, device=device, log=log, init=_init_path(options))
+
+
+def _train_together(options: TrainOptions, log: Log) -> None:
+    from ..running import cluster
+    from .together import train_together
+
+    if cluster.would_be_lost(options.out):
+        raise StrataError(f"--out {options.out}: {cluster.LOST}")
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
+    try:
+        train_together(options, _settings(options), _init_path(options), log)
+    finally:
+        cluster.disconnect()
+
+
+def _settings(options: TrainOptions) -> RunSettings:
+    return RunSettings(
+        codec=options.codec,
+        recipe=options.recipe,
+        init=options.init,
+        data=shards_of(options.data, options.input_options),
+        validation=shards_of(options.validation, options.input_options),
+        training=options.training,
+        loss=options.loss,
+        trackers=options.trackers,
+    )
+
+
+def shards_of(urls: Sequence[str], options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of single shards. Plain local files need no more than Python."""
+    if all(Path(url).is_file() for url in urls):
+        return tuple(urls)
+    from .data import list_shards
+
+    return list_shards(urls, options)
+
+
+def opener(shards: Sequence[str], options: Mapping[str, Any]) -> Open:
+    """What opens these shards."""
+    if all(Path(shard).is_file() for shard in shards):
+        return lambda path: open(path, "rb")
+    from .data import open_shard
+
+    return partial(open_shard, options=options)
+
+
+@contextmanager
+def _folder(options: TrainOptions) -> Iterator[RunFolder]:
+    if "://" not in options.out:
+        yield RunFolder(Path(options.out))
+        return
+    from .folders import open_folder
+
+    with open_folder(options.out, options.output_options) as folder:
+        yield folder
+
+
+def _init_path(options: TrainOptions) -> Path | None:
+    if options.init is None or options.init_path is not None:
+        return options.init_path
+    return local_model(options.init, options.output_options)
+
+
+def local_model(init: str, options: Mapping[str, Any]) -> Path:
+    """Where the model to go on from lies on this machine; one behind a URL is fetched.
+
+    ``options`` are its storage options. Raises StorageError.
+    """
+    if "://" not in init:
+        return Path(init)
+    from ..stores.store import Store, storage_errors
+
+    _fetched.append(tempfile.TemporaryDirectory(prefix="strata-model-"))
+    folder = Path(_fetched[-1].name)
+    with storage_errors(init, f"its {TRAINING_FILE} cannot be read"):
+        Store(init, options).fetch(TRAINING_FILE, folder / TRAINING_FILE)
+    return folder
