@@ -3,7 +3,7 @@
 Reading: ``open_dataset``. For training: ``StrataImages``, ``ray_dataset``. Each job is a function
 with the name of its script in ``jobs/``, and takes its options as one dataclass:
 
-    summary = compress_dataset(CompressOptions(("photos.tar",), "archive", "uqdm-small"))
+    summary = compress_dataset(CompressOptions(("photos.tar",), "archive", "uqdm"))
     dataset = open_dataset("archive")
     picture = dataset.image("some/key", layers=2)
 """
