@@ -147,7 +147,7 @@ def _decode(data: bytes, format: str, max_pixels: int) -> Picture:
         raise UnsupportedImageError(
             f"{width}x{height} is {width * height} pixels, more than the limit of {max_pixels}"
         )
-    _refuse_deep(image, data, format)
+    _refuse_unsupported(image, data, format)
     if (frames := getattr(image, "n_frames", 1)) != 1:
         raise UnsupportedImageError(
             f"the {format} file has {frames} frames or pages; keeping one would lose the others"
@@ -194,7 +194,7 @@ def _check_png(data: bytes) -> None:
     raise BrokenImageError("the png file is cut short: it has no IEND chunk")
 
 
-def _refuse_deep(image: ImageFile.ImageFile, data: bytes, format: str) -> None:
+def _refuse_unsupported(image: ImageFile.ImageFile, data: bytes, format: str) -> None:
     """Refuse more than 8 bits a channel, which Pillow often cuts to 8 without a word."""
     bits = 8
     if format == "tiff" and isinstance(image, TiffImageFile):

@@ -186,16 +186,17 @@ def add_running_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--attempts",
         type=positive,
-        default=3,
+        default=Policy().attempts,
         metavar="N",
         help="times a shard is tried when its worker dies or is late (default: %(default)s)",
     )
     group.add_argument(
         "--shard-timeout",
         type=above_zero,
-        default=3600.0,
+        default=Policy().deadline,
         metavar="SECONDS",
-        help="a shard that takes longer is stopped and tried again (default: %(default)s)",
+        help="a worker that finishes no shard for this long is stopped, and its shard tried again "
+        "(default: %(default)s)",
     )
     group.add_argument(
         "--drain-seconds",

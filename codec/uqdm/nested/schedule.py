@@ -61,6 +61,7 @@ class Grid:
 Orders = tuple[int, int]  # the largest u + v of bands, for luma and for chroma
 Pass = tuple[str, tuple[int, ...]]  # bands "low", "high" or "all", in blocks of some colours
 _ALL_ORDERS = (2 * BLOCK - 2, 2 * BLOCK - 2)
+# Squares of a checkerboard, by the sum of row and column, as colours of blocks.
 _EVEN, _ODD, _EVERY = (0, 1, 2, 3), (4,), (0, 1, 2, 3, 4)
 _HALVES: tuple[Pass, ...] = (("low", _EVEN), ("low", _ODD), ("high", _EVEN), ("high", _ODD))
 
