@@ -7,14 +7,14 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..errors import InvalidModelError
-from ..numerics.lapped_transform import BANDS, BLOCK
+from ..numerics.lapped_transform import BLOCK
 from ..training.data import Pictures
 from ..training.loop import TrainingConfig
 from ..training.recipe import Recipe, Trainable, TrainingFile
@@ -41,8 +41,30 @@ _TINY = {
     "first_network": {"channels": 32, "hidden": 64, "blocks": 1},
     "pixel_network": {"channels": 32, "hidden": 64, "blocks": 1, "heads": 16},
 }
-# Of luma and both chromas: the weight of the lowest band, and the frequency where it is halved.
-_SLOPES = ((2.2, 2.5), (1.76, 1.2), (2.42, 1.6))
+# What luma, red against green, and blue against both add to red, green and blue: the linear part of
+# XYB (the colours of JPEG XL), in pixel values. Multiples of 2**-14, see ``inverse_exact``.
+_VISUAL_COLOURS = (
+    *(0.57733154296875, 0.57733154296875, 0.57733154296875),
+    *(0.90179443359375, -0.3306884765625, -0.27825927734375),
+    *(-0.083984375, -0.083984375, 0.992919921875),
+)
+
+
+class _Slope(NamedTuple):
+    """How the weights of a colour's bands fall: gain / (1 + (frequency / middle)**power)."""
+
+    gain: float
+    middle: float
+    power: float
+    mean: float  # the weight of the lowest band is so many times larger
+    next: float  # and that of its two neighbours
+
+
+_SLOPES = (
+    _Slope(2.86123, 1.91980, 1.30835, 1.32810, 1.0),
+    _Slope(0.85283, 2.13260, 1.16608, 1.23970, 0.85748),
+    _Slope(0.99442, 0.77029, 0.93190, 1.76776, 0.94091),
+)
 _NESTED = {"codec": "uqdm", "quantizer": "nested", "domain": "bands"}
 _PAPER = {"codec": "uqdm", "quantizer": "universal", "domain": "pixels"}
 _PAPER_TRAINING = TrainingConfig(
@@ -124,8 +146,10 @@ def build(
         return _universal(recipe.model)
     rng = np.random.default_rng(seed)
     crops = [pictures.batch(16, 0.0, rng) for _ in range(_STATISTICS // 16)]
-    weights = visual_weights() if recipe.model["weights"] == "visual" else np.ones(BANDS)
-    config = NestedConfig(band_weights=tuple(weights.tolist()))
+    config = NestedConfig()
+    if recipe.model["weights"] == "visual":
+        weights = tuple(visual_weights().tolist())
+        config = NestedConfig(colours=_VISUAL_COLOURS, band_weights=weights)
     squares = [to_bands(x, config).square().mean((0, 1, 2)) for x in crops]
     rms = torch.stack(squares).mean(0).sqrt() * config.last_delta
     config = dataclasses.replace(config, band_rms=tuple(round(v, 5) for v in rms.tolist()))
@@ -140,9 +164,12 @@ def visual_weights() -> np.ndarray:
 
     Chosen by SSIMULACRA2 and Butteraugli: docs/experiments.md.
     """
-    radius = np.hypot(*np.mgrid[:BLOCK, :BLOCK])
-    slopes = [gain / (1 + (radius / middle) ** 1.5) for gain, middle in _SLOPES]
-    return np.round(np.stack(slopes).flatten(), 5)
+    frequency = np.hypot(*np.mgrid[:BLOCK, :BLOCK])
+    weights = np.stack([s.gain / (1 + (frequency / s.middle) ** s.power) for s in _SLOPES])
+    for own, slope in zip(weights, _SLOPES, strict=True):
+        own[0, 0] *= slope.mean
+        own[[0, 1], [1, 0]] *= slope.next
+    return np.round(weights.flatten(), 4)
 
 
 def _universal(config: Mapping[str, Any]) -> Trainable:

@@ -14,7 +14,6 @@ from codec.uqdm.codec import UQDMCodec
 from codec.uqdm.nested.model import NestedModel
 from codec.uqdm.nested.schedule import NestedConfig
 from codec.uqdm.nested.scheme import NestedScheme
-from codec.uqdm.recipes import visual_weights
 
 NETWORKS: dict[str, dict[str, int]] = {
     "network": {"channels": 16, "hidden": 32, "blocks": 2},
@@ -22,9 +21,17 @@ NETWORKS: dict[str, dict[str, int]] = {
     "first_network": {"channels": 16, "hidden": 32, "blocks": 2},
     "pixel_network": {"channels": 16, "hidden": 32, "blocks": 2, "heads": 16},
 }
-CONFIG = NestedConfig(
-    band_weights=tuple(visual_weights().tolist()), band_rms=tuple(np.geomspace(6, 0.02, 192))
-)
+
+
+def _weights() -> tuple[float, ...]:
+    """Weights of bands that fall with the frequency."""
+    radius = np.hypot(*np.mgrid[:8, :8])
+    slopes = ((2.2, 2.5), (1.76, 1.2), (2.42, 1.6))
+    weights = [gain / (1 + (radius / middle) ** 1.5) for gain, middle in slopes]
+    return tuple(np.round(np.stack(weights).flatten(), 5).tolist())
+
+
+CONFIG = NestedConfig(band_weights=_weights(), band_rms=tuple(np.geomspace(6, 0.02, 192)))
 LAYERS = CONFIG.levels + 1  # of ``nested_codec``'s
 
 

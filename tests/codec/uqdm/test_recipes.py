@@ -189,3 +189,13 @@ def test_the_shipped_model_goes_on() -> None:
     config, tensors = zoo.read_model(zoo.model_file("uqdm"))
     assert restored.config["nested"] == config["nested"]
     same(restored.tensors(), tensors)
+
+
+def test_the_shipped_model_has_its_recipes_bands(pictures: Pictures) -> None:
+    shipped, _ = zoo.read_model(zoo.model_file("uqdm"))
+    made = recipes.build(RECIPE, pictures).config
+    for name in ("colours", "band_weights"):
+        np.testing.assert_allclose(made["nested"][name], shipped["nested"][name], atol=1e-4)
+    for name in ("levels", "orders", "lead_order", "passes"):
+        theirs = json.loads(json.dumps(made["nested"][name]))
+        assert theirs == shipped["nested"][name]
