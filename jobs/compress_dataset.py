@@ -29,6 +29,7 @@ from pipeline.running.command_line import (
     run_job,
     running_options,
     stop_reason,
+    zero_or_more,
 )
 
 
@@ -112,6 +113,13 @@ def parse(arguments: list[str] | None = None) -> CompressOptions:
         "--retry",
         choices=["bad"],
         help="try the samples again that were bad in earlier runs; the good ones stay as they are",
+    )
+    parser.add_argument(
+        "--save-seconds",
+        type=zero_or_more,
+        metavar="S",
+        help="how often the finished rows of a shard under way are saved: a lost worker loses no "
+        "more than that (default: 180)",
     )
     add_max_bad_fraction(parser, "shards")
     add_running_options(parser)

@@ -35,6 +35,7 @@ from ..sources.shards import MAX_FIELD_BYTES, Sample, ShardFile, is_picture
 from ..stores.reasons import describe
 from ..stores.threads import ahead_within
 
+SAVE_SECONDS = 180.0  # with what is under way on a CPU, a lost worker costs less than five minutes
 KeepOriginal = Literal["never", "bad", "larger", "always"]
 KEEP_FILTERED_BYTES = 1 << 20  # larger fields of samples that were left out on purpose are dropped
 # Beside an original that is kept, a stream only serves previews: an eighth of the bytes is enough.
@@ -55,6 +56,7 @@ class CompressSettings(WorkerSettings):
     ``layers`` is the number of layer columns; with ``fit`` each picture stores the most of them
     that are not larger than its file, otherwise all. ``codec_options`` go to ``Codec.encode``.
     ``min_psnr`` (dB): where a stream stays below it, ``keep_original="larger"`` keeps the original.
+    Rows of a shard under way are saved every ``save_seconds``.
     """
 
     output: str
@@ -67,6 +69,7 @@ class CompressSettings(WorkerSettings):
     max_pixels: int = MAX_PIXELS
     keep_original: KeepOriginal = "bad"
     min_psnr: float | None = None
+    save_seconds: float = SAVE_SECONDS
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from ..running.tasks import Outcome, Task
 from ..sources.shards import expand_inputs
 from ..stores.store import Store
 from ..stores.urls import refuse_secrets
-from .encoder import CompressSettings, KeepOriginal
+from .encoder import SAVE_SECONDS, CompressSettings, KeepOriginal
 from .worker import ShardCompressor, ShardJob
 
 
@@ -46,6 +46,7 @@ class CompressOptions(RunningOptions):
     min_psnr: float | None = None
     retry: Literal["bad"] | None = None
     max_bad_fraction: float = 0.5
+    save_seconds: float = SAVE_SECONDS
 
 
 def compress(options: CompressOptions, stop: Stop = lambda: "") -> Summary:
@@ -90,6 +91,7 @@ def _compress(options: CompressOptions, stop: Stop, log: EventLog) -> Summary:
             stop,
             codec_options=options.codec_options,
             max_bad_fraction=options.max_bad_fraction,
+            save_seconds=options.save_seconds,
             keep_results=False,  # they are in the ledger
         )
 
@@ -117,6 +119,7 @@ def run_shards(
     *,
     codec_options: Mapping[str, Any] | None = None,
     max_bad_fraction: float = 0.5,
+    save_seconds: float = SAVE_SECONDS,
     keep_results: bool = True,
 ) -> Sequence[Outcome]:
     """Compress shards into the dataset ``output``, by its plan; adds this run to the summary.
@@ -137,6 +140,7 @@ def run_shards(
         max_pixels=planned["max_pixels"],
         keep_original=planned["keep_original"],
         min_psnr=planned["min_psnr"],
+        save_seconds=save_seconds,
     )
     return run_job_tasks(
         "compressing",

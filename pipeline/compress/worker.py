@@ -1,5 +1,7 @@
 """The compressing worker: one shard in, one Parquet file out, published and recorded.
 
+While a shard is being encoded its rows are saved every few minutes (``saved_rows.py``).
+
 Its arguments and results are small (URLs and counts): picture bytes never enter the object store.
 
 ``run`` may be called from several threads at once. Its three stages have a lock each, so that one
@@ -15,8 +17,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +42,13 @@ from ..dataset.rows import (
     stream_columns,
 )
 from ..running.stages import StageClock, Turn
+from ..running.tasks import PausedError
 from ..running.worker import Worker
 from ..running.worker_errors import picklable_errors
 from ..sources.shards import Shard, ShardError, ShardFile, open_shard
 from ..stores.store import scratch_folder
 from .encoder import CompressSettings, SampleEncoder
+from .saved_rows import SavedRows
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,7 @@ class ShardCompressor(Worker[CompressSettings]):
     def __init__(self, settings: CompressSettings) -> None:
         super().__init__(settings)
         self._fetching, self._encoding, self._publishing = Turn(), Turn(), Turn()
+        self._pausing = threading.Event()
 
     @cached_property
     def encoder(self) -> SampleEncoder:
@@ -102,10 +108,11 @@ class ShardCompressor(Worker[CompressSettings]):
             return {**slim(standing), "found": True}
         started, clock = time.monotonic(), StageClock(self.activity.clock)
         with self._place(job.name) as scratch, ExitStack() as fetched:
-            file, previous = self._fetch(job, scratch, fetched, clock)
+            saved = SavedRows(self.store, name, scratch)
+            file, previous = self._fetch(job, scratch, fetched, clock, saved)
             with self._stage(self._encoding, job.name, "encode"):
                 local = scratch / f"{name}.parquet"
-                self._encode(job, file, previous, local, clock, skip or {})
+                self._encode(job, file, previous, saved, local, clock, skip or {})
             samples = len(file.samples)
             fetched.close()  # the tar's bytes are not needed for publishing
             with self._stage(self._publishing, job.name, "upload"):
@@ -133,7 +140,16 @@ class ShardCompressor(Worker[CompressSettings]):
                     "stage_seconds": clock.seconds(),
                     "node": platform.node(),
                 }
-                return slim(ledger.commit(name, record))
+                committed = slim(ledger.commit(name, record))
+                saved.remove()
+                return committed
+
+    def pause(self) -> None:
+        """Save the rows of the shard under way as soon as there is one more; ``run`` raises Paused.
+
+        Shards that wait for their turn raise it, too. One that is being published is finished.
+        """
+        self._pausing.set()
 
     @picklable_errors
     def probe(
@@ -147,7 +163,7 @@ class ShardCompressor(Worker[CompressSettings]):
         self.ready()
         clock = StageClock(self.activity.clock)
         with self._place(job.name) as scratch, ExitStack() as fetched:
-            file, _ = self._fetch(job, scratch, fetched, clock, with_previous=False)
+            file, _ = self._fetch(replace(job, previous=None), scratch, fetched, clock)
             numbered = list(enumerate(file.samples))[start:stop]
             with self._stage(self._encoding, job.name, "encode"):
                 rows = self.encoder.rows(
@@ -163,17 +179,19 @@ class ShardCompressor(Worker[CompressSettings]):
         scratch: Path,
         fetched: ExitStack,
         clock: StageClock,
-        *,
-        with_previous: bool = True,
+        saved: SavedRows | None = None,
     ) -> tuple[ShardFile, Path | None]:
-        """Hold the shard, and the data file it had before if that is needed, as local files."""
+        """Hold the shard, and the data files it had before if they are needed, as local files."""
         with self._stage(self._fetching, job.name, "download"), clock.timed("download"):
+            self._end_if_pausing(job)
             opened = open_shard(job.shard, scratch, self.settings.input_options)
             file = fetched.enter_context(opened)
             previous = None
-            if job.previous is not None and with_previous:
+            if job.previous is not None:
                 previous = scratch / "previous.parquet"
                 self.store.fetch(job.previous, previous)
+            if saved is not None:
+                saved.fetch()
         self.activity.transferred(read=job.shard.size)
         self.activity.show(job.name, of=len(file.samples))
         return file, previous
@@ -183,39 +201,75 @@ class ShardCompressor(Worker[CompressSettings]):
         job: ShardJob,
         file: ShardFile,
         previous: Path | None,
+        saved: SavedRows,
         local: Path,
         clock: StageClock,
         skip: Mapping[int, str],
     ) -> None:
         """Write every sample of the shard as a row of ``local``."""
+        self._end_if_pausing(job)
         metadata = {
             "fingerprint": self.settings.fingerprint,
             "model_id": self.settings.model_id,
             "source": _source(job.shard),
         }
-        writer = RowWriter(local, self.settings.layers, metadata)
-        count = self._counting(job.name)
-        numbered = enumerate(file.samples)
-        if previous is None:
-            for row in self.encoder.rows(file, numbered, clock, *count, skip=skip):
-                writer.append(row)
-        else:
-            old = pq.ParquetFile(previous, page_checksum_verification=True)
-            if old.metadata.num_rows != len(file.samples):
-                raise ShardError(
-                    f"{job.shard.url}: has {len(file.samples)} samples, and had "
-                    f"{old.metadata.num_rows} when it was compressed"
-                )
-            states = old.read(columns=["status"]).column("status").to_pylist()
-            again = [(n, sample) for n, sample in numbered if states[n] == "bad"]
-            self.activity.show(job.name, of=len(again))
-            rows = self.encoder.rows(file, again, clock, *count, skip=skip, strict=False)
-            for columns in iter_rows(old, schema(self.settings.layers).names):
-                if columns["status"] == "bad":
-                    writer.append(next(rows))
-                else:
-                    writer.copy(columns)
+        layers, samples = self.settings.layers, len(file.samples)
+        part, count = local.with_suffix(".part"), 0
+        writer = RowWriter(part, layers, metadata)
+        began = time.monotonic()
+        for row in self._rows(job, file, previous, saved.rows, clock, skip):
+            writer.copy(row)
+            count += 1
+            late = time.monotonic() - began >= self.settings.save_seconds or self._pausing.is_set()
+            if late and saved.rows + count < samples:
+                writer.close()
+                saved.add(part, count)
+                self._end_if_pausing(job)
+                part, count = local.with_suffix(f".{saved.rows}.part"), 0
+                writer = RowWriter(part, layers, metadata)
+                began = time.monotonic()
         writer.close()
+        if not saved.rows:
+            part.rename(local)
+            return
+        whole = RowWriter(local, layers, metadata)
+        for row in chain(saved, iter_rows(pq.ParquetFile(part), schema(layers).names)):
+            whole.copy(row)
+        whole.close()
+
+    def _rows(
+        self,
+        job: ShardJob,
+        file: ShardFile,
+        previous: Path | None,
+        start: int,
+        clock: StageClock,
+        skip: Mapping[int, str],
+    ) -> Iterator[dict[str, Any]]:
+        """The rows of the shard from ``start`` on, as ``RowWriter.copy`` takes them."""
+        layers, on_progress = self.settings.layers, self._counting(job.name)
+        numbered = list(enumerate(file.samples))[start:]
+        if previous is None:
+            self.activity.show(job.name, of=len(numbered))
+            for row in self.encoder.rows(file, numbered, clock, *on_progress, skip=skip):
+                yield row.columns(layers)
+            return
+        old = pq.ParquetFile(previous, page_checksum_verification=True)
+        if old.metadata.num_rows != len(file.samples):
+            raise ShardError(
+                f"{job.shard.url}: has {len(file.samples)} samples, and had "
+                f"{old.metadata.num_rows} when it was compressed"
+            )
+        states = old.read(columns=["status"]).column("status").to_pylist()
+        again = [(n, sample) for n, sample in numbered if states[n] == "bad"]
+        self.activity.show(job.name, of=len(again))
+        rows = self.encoder.rows(file, again, clock, *on_progress, skip=skip, strict=False)
+        for columns in islice(iter_rows(old, schema(layers).names), start, None):
+            yield next(rows).columns(layers) if columns["status"] == "bad" else columns
+
+    def _end_if_pausing(self, job: ShardJob) -> None:
+        if self._pausing.is_set():
+            raise PausedError(f"{job.name}: the job stops; the next one goes on with it")
 
     def _inspect(self, local: Path) -> FileFacts:
         return inspect_file(local, self.settings.layers)

@@ -7,6 +7,7 @@
     keys/<digest>.bin        the map of keys to data files
     commits/<name>.json      the record of each data file
     .strata/commits/         of a copy: records of data files that have no row in it
+    .strata/saved/           rows of shards that are still being encoded
     manifest-<number>.json   what readers trust; the highest number wins
 
 Nothing is overwritten, so a file that replaces another has a name of its own: the first file of a
@@ -28,15 +29,19 @@ INDEX = "index"
 KEYS = "keys"
 COMMITS = "commits"
 EMPTY_COMMITS = ".strata/commits"
+SAVED = ".strata/saved"
 SUFFIX = ".parquet"  # of data files and of their indexes
 RECORD_SUFFIX = ".json"
 # Folders in which each shard has a file.
 FOLDERS = ((DATA, SUFFIX), (INDEX, SUFFIX), (COMMITS, RECORD_SUFFIX))
 SHARD_NAME = re.compile(r".+-[0-9a-f]{12}(?:\.[1-9]\d*)?")  # what shard_name gives, any generation
 KEY_MAP_NAME = re.compile(r"[0-9a-f]{32}\.bin")
-WRITTEN = re.compile(r"(data|index|keys|commits|models/[^/]+)/[^/]+|[^/]+\.json")  # any path above
+WRITTEN = re.compile(
+    r"(data|index|keys|commits|models/[^/]+|\.strata/[^/]+)/[^/]+|[^/]+\.json"
+)  # any path above
 _HASH = re.compile(r"-[0-9a-f]{12}$")
 _GENERATION = re.compile(r"(.+)\.([1-9]\d*)")
+_SAVED = re.compile(r"(.+)\.(\d+)-(\d+)\.parquet")
 _MANIFEST = re.compile(r"manifest-(\d{6})\.json")
 
 
@@ -76,6 +81,17 @@ def index_path(name: str) -> str:
 def record_path(name: str, folder: str = COMMITS) -> str:
     """The commit record of the data file ``name``."""
     return f"{folder}/{name}{RECORD_SUFFIX}"
+
+
+def saved_path(name: str, start: int, stop: int) -> str:
+    """The rows ``start`` to ``stop`` of the data file ``name`` while that is being made."""
+    return f"{SAVED}/{name}.{start}-{stop}{SUFFIX}"
+
+
+def saved_rows(file: str) -> tuple[str, int, int]:
+    """The data file's name, start and stop of a file in ``SAVED``; ("", 0, 0) for any other."""
+    match = _SAVED.fullmatch(file)
+    return (match[1], int(match[2]), int(match[3])) if match else ("", 0, 0)
 
 
 def key_map_path(digest: str) -> str:

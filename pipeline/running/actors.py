@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 from codec.errors import StrataError
 
 from .cluster import ClusterError, WorkerShape
-from .tasks import Watcher
+from .tasks import PausedError, Watcher
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 20.0  # between attempts to start a worker
 # A cloud cluster may have to start machines first, or wait for spot machines to come back.
@@ -39,7 +39,7 @@ class Actor(Generic[C]):
     ready: bool = False
     failures: int = 0
     reserved: bool = False  # gets no more work until it is empty, and then a suspect
-    clock: float = 0.0  # when it last finished something, or began after having nothing
+    clock: float = 0.0  # when it last got on, or began after having nothing
     overdue: C | None = None  # the call for which it is being killed
     status: dict[str, Any] = field(default_factory=dict)
     asked: Any = None  # the reference of a call of ``status``
@@ -60,6 +60,11 @@ class Answer:
         """Whether another attempt would end in the same way."""
         cause = getattr(self.error, "cause", None)
         return isinstance(cause, StrataError) and not getattr(cause, "passing", False)
+
+    @property
+    def paused(self) -> bool:
+        """Whether the worker has put the task aside because it was asked to."""
+        return isinstance(getattr(self.error, "cause", None), PausedError)
 
     @property
     def text(self) -> str:
@@ -229,6 +234,12 @@ class Crew(Generic[C]):
         if waited > self._next_notice:
             self._next_notice *= 2
             self.watcher.event("waiting", seconds=round(waited), workers=len(self.actors))
+
+    def pause(self) -> None:
+        """Ask all workers to put their tasks aside, those that can."""
+        for actor in self.actors:
+            if actor.ready and hasattr(actor.handle, "pause"):
+                actor.handle.pause.options(concurrency_group="status").remote()
 
     def statuses(self) -> Sequence[dict[str, Any]]:
         """The last known status of each actor; never waits for an answer."""

@@ -3,12 +3,14 @@
 import os
 import secrets
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from codec.errors import StrataError
 
@@ -28,6 +30,8 @@ LOST = (
     "a submitted job runs in a temporary copy of the folder, so a relative path would be lost; "
     "give an absolute path or a URL"
 )
+ANSWER_SECONDS = 20.0  # of a cluster that is there, at the longest
+CLIENT_PORT = 10001  # of ray:// addresses without one
 CPUS_PER_GPU = 4  # for GPU machines that have not been started yet
 
 
@@ -92,6 +96,7 @@ def connect(address: str | None) -> None:
             "include_dashboard": False,
         }
     else:
+        _check_that_somebody_listens(wanted)
         options["address"] = wanted
         if not inside_ray_job():
             # Workers on other machines need our two packages; inside a job they have them.
@@ -104,6 +109,21 @@ def connect(address: str | None) -> None:
             signal.signal(signal.SIGTERM, handler)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ClusterError(f"no Ray cluster at {wanted or 'this machine'}: {error}") from error
+
+
+def _check_that_somebody_listens(address: str) -> None:
+    """Raises ClusterError where a connection fails: Ray itself would try for ten minutes."""
+    place = urlsplit(address if "://" in address else f"//{address}")
+    try:
+        if place.hostname is None or (place.port is None and place.scheme != "ray"):
+            return  # a word that Ray knows, such as auto
+        port = place.port or CLIENT_PORT
+        socket.create_connection((place.hostname, port), ANSWER_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise ClusterError(
+            f"no Ray cluster at {address}: {error}. Give the host and port that `ray status` or "
+            "`ray start` prints, or ray://host:10001"
+        ) from error
 
 
 def share(

@@ -11,6 +11,7 @@ goes on without that sample.
 """
 
 import itertools
+import math
 import random
 import time
 from collections import deque
@@ -54,15 +55,17 @@ class _State:
 class _Call:
     """One outstanding call of an actor.
 
-    ``deadline`` is in seconds since its actor last finished anything, ``expires`` the moment at
-    which it is late even if the actor finishes others.
+    It is late if its actor has finished no sample, stage or task for ``deadline`` seconds, or if it
+    has not got on itself for ``patience`` seconds. It last ``moved`` to ``place``.
     """
 
     state: _State
     probing: bool
     deadline: float
-    expires: float
+    patience: float
     began: float
+    moved: float
+    place: tuple[Any, Any] = (None, None)
 
 
 _Worker = Actor[_Call]
@@ -80,9 +83,9 @@ def run_tasks(
 
     ``worker`` has methods ``ready()``, ``run(*arguments) -> dict`` and ``status() -> dict``. If
     it also has ``probe(*arguments, start, stop, skip) -> int``, tasks that kill their worker are
-    searched, and ``run`` gets the samples to skip as a last argument. When the watcher asks to
-    stop, tasks that have not begun get no outcome. Raises ClusterError when no actor can be
-    started.
+    searched, and ``run`` gets the samples to skip as a last argument. If it has ``pause()``, its
+    ``run`` may raise PausedError after that was called. When the watcher asks to stop, tasks that
+    have not begun or were paused get no outcome. Raises ClusterError when no actor can be started.
     """
     yield from _Scheduler(worker, settings, tasks, shape, policy, watcher).run()
 
@@ -104,6 +107,7 @@ class _Scheduler:
         self.suspects: deque[_State] = deque()
         self.scattered = False
         self.stopping = 0.0  # if not 0: the moment at which what is under way is given up
+        self.pausing = math.inf  # the moment at which workers are asked to put it aside
         count = min(shape.workers, len(tasks))
         self.crew = Crew[_Call](worker, settings, shape, count, policy.in_flight, watcher)
 
@@ -115,10 +119,13 @@ class _Scheduler:
                 self._assign()
                 new = list(self._collect())
                 yield from new
-                self._enforce_deadlines()
                 reason = self.watcher.update(new, list(self.crew.statuses()))
+                self._enforce_deadlines()
                 if reason and not self.stopping:
                     self._stop(reason)
+                if time.monotonic() > self.pausing:
+                    self.pausing = math.inf
+                    self.crew.pause()
                 if self.stopping and time.monotonic() > self.stopping:
                     return
         finally:
@@ -132,8 +139,11 @@ class _Scheduler:
 
     def _stop(self, reason: str) -> None:
         self.stopping = time.monotonic() + self.policy.drain
+        self.pausing = time.monotonic() + self.policy.drain / 2  # the rest is for saving
         under_way = sum(len(actor.calls) for actor in self.crew.actors)
-        self.watcher.event("draining", reason=reason, under_way=under_way)
+        self.watcher.event(
+            "draining", reason=reason, under_way=under_way, seconds=self.policy.drain
+        )
 
     def _assign(self) -> None:
         if self.stopping:
@@ -202,9 +212,9 @@ class _Scheduler:
             state.starts += 1
             ref = actor.handle.run.remote(*state.arguments)
         # Tasks take turns, so each may have to wait for all that were there before.
-        before = sum(call.deadline for call in actor.calls.values())
+        patience = seconds + sum(call.deadline for call in actor.calls.values())
         probing = state.search is not None
-        actor.calls[ref] = _Call(state, probing, seconds, now + before + seconds, now)
+        actor.calls[ref] = _Call(state, probing, seconds, patience, now, now)
 
     def _scatter(self) -> None:
         """Another job does the same tasks: a random order lets the two share them."""
@@ -229,6 +239,8 @@ class _Scheduler:
         actor.clock = time.monotonic()
         state = call.state
         if answer.error is not None:
+            if answer.paused:
+                return
             actor.failures += not answer.permanent
             state.failed_on.add(actor.slot)
             if call.probing:
@@ -262,7 +274,7 @@ class _Scheduler:
         near = ", ".join(repr(shard["key"]) for shard in shards if shard.get("key"))
         self.crew.ask_ready(actor)
         if culprit is not None:
-            text = f"took longer than {culprit.deadline:.0f} s (--shard-timeout)"
+            text = f"finished no sample for {culprit.deadline:.0f} s (--shard-timeout)"
         else:
             where = f" near sample {near}" if near else ""
             text = f"its worker died{where}: {answer.text}"
@@ -324,7 +336,7 @@ class _Scheduler:
     # -- watching ---------------------------------------------------------------------------------
 
     def _enforce_deadlines(self) -> None:
-        """Kill workers that have finished nothing for too long, or that have an expired call.
+        """Kill workers that have got on with nothing for too long, or not with one of their tasks.
 
         Tasks take turns in a worker, so the others wait for the oldest.
         """
@@ -332,10 +344,21 @@ class _Scheduler:
         for actor in self.crew.actors:
             if not actor.calls or actor.overdue is not None:
                 continue
-            late = next(iter(actor.calls.values()))
-            if now - actor.clock <= late.deadline:
-                expired = [call for call in actor.calls.values() if now > call.expires]
-                if not expired:
-                    continue
-                late = expired[0]
-            self.crew.kill_for(actor, late)
+            self._note_progress(actor, now)
+            calls = list(actor.calls.values())
+            late = [call for call in calls if now - call.moved > call.patience]
+            if now - actor.clock > calls[0].deadline:
+                late.insert(0, calls[0])
+            if late:
+                self.crew.kill_for(actor, late[0])
+
+    def _note_progress(self, actor: _Worker, now: float) -> None:
+        """Look in an actor's last status at the stages and samples of its tasks."""
+        shards = actor.status.get("shards", {})
+        for call in actor.calls.values():
+            shard = shards.get(call.state.task.name, {})
+            place = shard.get("stage"), shard.get("samples")
+            if place != call.place:
+                call.place, call.moved, actor.clock = place, now, now
+            elif place[0] == "wait":
+                call.moved = now

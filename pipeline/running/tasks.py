@@ -3,6 +3,12 @@
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from codec.errors import StrataError
+
+
+class PausedError(StrataError):
+    """A worker was asked to stop: the task is not done, and what it had finished is saved."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -35,8 +41,9 @@ class Outcome:
 class Policy:
     """How long the driver waits, and how often it tries.
 
-    ``attempts`` that fail, per task; ``deadline`` seconds for each of them; ``drain`` seconds for
-    tasks under way when the job must stop; ``in_flight`` tasks at once for each actor.
+    ``attempts`` that fail, per task; ``deadline`` seconds in which a worker must finish something;
+    ``drain`` seconds for tasks under way when the job must stop; ``in_flight`` tasks at once for
+    each actor.
     """
 
     attempts: int = 3

@@ -1,8 +1,8 @@
 """Find and remove what killed and repeated jobs leave in a dataset's folder.
 
 Only files with Strata's names are considered: data files and their indexes, maps of keys, commit
-records, temporaries of local writes, and unfinished uploads to S3. Files that the newest manifest
-lists are never garbage.
+records, saved rows, temporaries of local writes, and unfinished uploads to S3. Files that the
+newest manifest lists are never garbage.
 """
 
 import json
@@ -23,12 +23,14 @@ from ..dataset.layout import (
     MODELS,
     PLAN_NAME,
     RECORD_SUFFIX,
+    SAVED,
     SHARD_NAME,
     SUFFIX,
     WRITTEN,
     generation_name,
     manifest_name,
     record_path,
+    saved_rows,
     split_generation,
 )
 from ..dataset.ledger import latest_manifest
@@ -68,7 +70,7 @@ def find_garbage(store: Store, older_than: float) -> list[Garbage]:
         )
     with storage_errors(store.url, "cannot be searched for garbage"):
         limit = _now(store) - older_than
-        found = [*_unlisted(store), *_parts(store), *_uploads(store)]
+        found = [*_unlisted(store), *_saved(store), *_parts(store), *_uploads(store)]
         return [item for item in found if item.modified <= limit]
 
 
@@ -88,6 +90,7 @@ def remove_garbage(store: Store, items: Sequence[Garbage]) -> None:
 _NO_RECORD = "no commit record"
 _SUPERSEDED = "replaced by a newer file"
 _TEMPORARY = "left over from a write"
+_UNFINISHED = "rows of a shard that nobody finished"
 _UPLOAD = "an upload that never ended"
 
 
@@ -132,13 +135,21 @@ def _unlisted(store: Store) -> Iterator[Garbage]:
                 yield Garbage(path, size, _SUPERSEDED, max(since, store.modified(path)))
 
 
+def _saved(store: Store) -> Iterator[Garbage]:
+    """Rows that were saved while a shard was encoded: removed when it was committed."""
+    for file, size in store.sizes(SAVED).items():
+        if saved_rows(file)[0]:
+            path = f"{SAVED}/{file}"
+            yield Garbage(path, size, _UNFINISHED, store.modified(path))
+
+
 def _parts(store: Store) -> Iterator[Garbage]:
     """Temporaries of killed local writes."""
     if not store.is_local:
         return
     models = store.fs.glob(store.path(f"{MODELS}/*/"))
     folders = [path.rstrip("/").removeprefix(store.root).lstrip("/") for path in models]
-    for folder in ("", DATA, INDEX, KEYS, COMMITS, *folders):
+    for folder in ("", DATA, INDEX, KEYS, COMMITS, SAVED, *folders):
         for file, size in store.sizes(folder).items():
             if _PART.fullmatch(file):
                 path = f"{folder}/{file}".lstrip("/")

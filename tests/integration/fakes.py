@@ -1,13 +1,16 @@
 """Workers that misbehave on demand; in a module of their own, so that Ray's processes find them."""
 
 import os
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from codec.errors import StrataError
+from pipeline.running.activity import Activity
 from pipeline.running.stages import Turn
+from pipeline.running.tasks import PausedError
 
 SAMPLES = 13
 
@@ -142,6 +145,36 @@ class LateWorker(FakeWorker):
                 break
             time.sleep(0.1)
         return {**result, "pid": os.getpid()}
+
+
+class SteadyWorker(FakeWorker):
+    """One that shows how it gets on, and puts its task aside when it is asked to."""
+
+    def __init__(self, settings: str) -> None:
+        super().__init__(settings)
+        self.activity = Activity()
+        self.pausing = threading.Event()
+
+    def status(self) -> dict[str, Any]:
+        return self.activity.status()
+
+    def pause(self) -> None:
+        self.pausing.set()
+
+    def run(
+        self, name: str, behaviour: str, skip: Mapping[int, str] | None = None
+    ) -> dict[str, Any]:
+        samples = {"steady": 16, "for ever": 1200}.get(behaviour, 0)
+        if behaviour == "for ever":
+            time.sleep(1)  # tasks that come at the same moment take their turns in any order
+        with self.activity.shard(name, stage="wait"), self.computing:
+            for _ in range(samples):
+                if self.pausing.wait(0.5):
+                    (self.folder / "saved").write_text(name)
+                    raise PausedError(name)
+                self.activity.show(name, stage="encode")
+                self.activity.add(name, samples=1)
+        return {"name": name}
 
 
 class SlowOpeningWorker(SearchableWorker):

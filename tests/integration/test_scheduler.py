@@ -9,7 +9,13 @@ import pytest
 from pipeline.running.cluster import ClusterError, WorkerShape
 from pipeline.running.scheduler import run_tasks
 from pipeline.running.tasks import Outcome, Policy, Task
-from tests.integration.fakes import FakeWorker, LateWorker, SearchableWorker, SlowOpeningWorker
+from tests.integration.fakes import (
+    FakeWorker,
+    LateWorker,
+    SearchableWorker,
+    SlowOpeningWorker,
+    SteadyWorker,
+)
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_session")]
 
@@ -119,7 +125,7 @@ def test_a_sample_that_hangs_is_found_too(tmp_path: Path) -> None:
     )
     assert outcomes["bad"].result is not None
     assert set(outcomes["bad"].result["skip"]) == {12}
-    assert "longer than 3 s" in outcomes["bad"].result["skip"][12]
+    assert "no sample for 3 s" in outcomes["bad"].result["skip"][12]
 
 
 def test_a_search_allows_for_slow_opening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +150,7 @@ def test_deadlines(tmp_path: Path) -> None:
     behaviours = {"slow": "hang", "stuck": "hang once", "good": "", "fine": "slow"}
     outcomes = run(tmp_path, behaviours, attempts=2, deadline=4)
     assert time.monotonic() - started < 90
-    assert "longer than 4 s" in outcomes["slow"].error
+    assert "no sample for 4 s" in outcomes["slow"].error
     assert outcomes["slow"].attempts == 2
     assert outcomes["stuck"].attempts == 2
     for name in ("stuck", "good", "fine"):
@@ -157,7 +163,7 @@ def test_a_task_that_hangs_beside_others_is_late_too(tmp_path: Path) -> None:
     recorder = Recorder()
     outcomes = run(tmp_path, behaviours, recorder=recorder, workers=1, attempts=1, deadline=4)
     late = [facts for kind, facts in recorder.events if kind == "worker_died"]
-    assert "longer than 4 s" in outcomes.pop("stuck").error
+    assert "no sample for 4 s" in outcomes.pop("stuck").error
     assert len(late[0]["shards"]) > 1  # it was not the last one left
     assert all(outcome.result is not None for outcome in outcomes.values())
 
@@ -166,6 +172,22 @@ def test_waiting_behind_a_slow_task_is_not_being_late(tmp_path: Path) -> None:
     behaviours = {f"slow{n}": "slow" for n in range(4)}  # 8 s for one worker
     outcomes = run(tmp_path, behaviours, workers=1, attempts=1, deadline=5)
     assert all(outcome.result is not None for outcome in outcomes.values())
+
+
+def test_a_task_that_gets_on_is_not_late(tmp_path: Path) -> None:
+    """However long it takes in all, and however long another one waits for its turn."""
+    behaviours = {"long": "steady", "next": "steady"}  # 2 x 8 s
+    outcomes = run(tmp_path, behaviours, SteadyWorker, workers=1, attempts=1, deadline=4)
+    assert all(outcome.result is not None for outcome in outcomes.values())
+
+
+def test_stopping_lets_workers_save_what_they_have(tmp_path: Path) -> None:
+    recorder = Recorder(stop_after=1)
+    behaviours = {"good": "", "long": "for ever", "other": "for ever"}
+    outcomes = run(tmp_path, behaviours, SteadyWorker, recorder, workers=1, drain=20)
+    assert list(outcomes) == ["good"]  # what was paused has neither failed nor succeeded
+    assert (tmp_path / "saved").read_text() in ("long", "other")
+    assert recorder.kinds() == ["draining"]
 
 
 def test_stopping_finishes_what_is_under_way(tmp_path: Path) -> None:

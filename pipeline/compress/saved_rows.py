@@ -1,0 +1,85 @@
+"""Rows of a shard that is still being encoded, saved in the store every few minutes.
+
+A shard of ten thousand pictures takes hours. When its worker is lost, the next attempt takes up the
+rows that were saved and goes on behind them. No reader knows of these files. They are removed when
+the shard is committed.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from codec.errors import StrataError
+
+from ..dataset.layout import SAVED, saved_path, saved_rows
+from ..dataset.rows import iter_rows
+from ..stores.store import Store
+
+
+class SavedRows:
+    """The saved rows of the data file ``name``, from its first row on.
+
+    Attributes:
+        rows: how many rows are saved, or at least kept on this machine.
+    """
+
+    def __init__(self, store: Store, name: str, scratch: Path) -> None:
+        self.rows = 0
+        self._store, self._name, self._scratch = store, name, scratch
+        self._files: list[tuple[Path, int]] = []  # each with how many of its rows to pass over
+
+    def fetch(self) -> None:
+        """Take up what earlier attempts saved. Damaged files are removed from the store."""
+        found = {}
+        for file in self._store.sizes(SAVED):
+            name, start, stop = saved_rows(file)
+            if name == self._name:
+                found[start, stop] = file
+        while fitting := [span for span in found if span[0] <= self.rows < span[1]]:
+            start, stop = max(fitting, key=lambda span: span[1])
+            file = found.pop((start, stop))
+            local = self._scratch / file
+            try:
+                self._store.fetch(f"{SAVED}/{file}", local)
+            except FileNotFoundError:  # another job has committed the shard
+                continue
+            if not _sound(local, stop - start):
+                self._store.remove(f"{SAVED}/{file}")
+                continue
+            self._files.append((local, self.rows - start))
+            self.rows = stop
+
+    def add(self, local: Path, rows: int) -> None:
+        """Save a closed file of the ``rows`` rows that follow."""
+        start, self.rows = self.rows, self.rows + rows
+        self._files.append((local, 0))
+        # The rows are still on this machine. A store that takes no file now may do so later.
+        with contextlib.suppress(OSError, StrataError):
+            self._store.create_from(saved_path(self._name, start, self.rows), local)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """All of them, as ``RowWriter.copy`` takes them."""
+        for local, passed in self._files:
+            file = pq.ParquetFile(local, page_checksum_verification=True)
+            yield from islice(iter_rows(file, file.schema_arrow.names), passed, None)
+
+    def remove(self) -> None:
+        """Remove all that anybody has saved of this data file."""
+        for file in self._store.sizes(SAVED):
+            if saved_rows(file)[0] == self._name:
+                self._store.remove(f"{SAVED}/{file}")
+
+
+def _sound(local: Path, rows: int) -> bool:
+    """Whether a file can be read whole, and has so many rows."""
+    try:
+        file = pq.ParquetFile(local, page_checksum_verification=True)
+        for group in range(file.num_row_groups):
+            file.read_row_group(group)
+        return bool(file.metadata.num_rows == rows)
+    except Exception:  # Parquet's reader raises many classes for damaged bytes
+        return False
