@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .progress.rates import resident_bytes
+from .progress.memory import free_bytes, kernel_kills, resident_bytes
 from .stages import StageClock
 
 
@@ -56,7 +56,7 @@ class Activity:
             self._bytes["bytes_out"] += written
 
     def status(self) -> dict[str, Any]:
-        """All of it, with the process's memory in bytes, as ``Progress.show`` takes it."""
+        """All of it, and the memory of process and machine, as ``Progress.show`` takes it."""
         with self._lock:
             shards = {name: dict(shard) for name, shard in self._shards.items()}
             traffic = dict(self._bytes)
@@ -64,6 +64,8 @@ class Activity:
             "node": platform.node(),
             "pid": os.getpid(),
             "rss": resident_bytes(),
+            "free": free_bytes(),
+            "kernel_kills": kernel_kills(),
             "shards": shards,
             "stage_seconds": self.clock.seconds(),
             **traffic,

@@ -246,11 +246,11 @@ class Crew(Generic[C]):
         for actor in self.actors:
             if not actor.ready or actor.overdue is not None:
                 continue
-            if actor.asked is None:
-                method = actor.handle.status.options(concurrency_group="status")
-                actor.asked = method.remote()
-            elif self.ray.wait([actor.asked], timeout=0)[0]:
+            if actor.asked is not None and self.ray.wait([actor.asked], timeout=0)[0]:
                 with contextlib.suppress(self.ray.exceptions.RayError):
                     actor.status = self.ray.get(actor.asked)
                 actor.asked = None
+            if actor.asked is None:
+                method = actor.handle.status.options(concurrency_group="status")
+                actor.asked = method.remote()
         return [{"worker": actor.slot, **actor.status} for actor in self.actors]

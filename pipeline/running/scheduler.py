@@ -12,16 +12,19 @@ goes on without that sample.
 
 import itertools
 import math
+import platform
 import random
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from .actors import Actor, Answer, Crew
 from .bisection import DeadlySampleSearch
 from .cluster import WorkerShape
+from .progress.display import size
+from .progress.memory import kernel_kills
 from .tasks import Outcome, Policy, Task, Watcher
 
 POLL_SECONDS = 0.5
@@ -29,6 +32,9 @@ FAILURES_IN_A_ROW = 3  # of one worker, after which its process is replaced: it 
 LOOK_AHEAD = 100  # pending tasks among which one is looked for that a free worker has not failed at
 FREE_LOSSES = 10  # of a task's machine, which do not count as attempts
 MAX_DEADLY_SAMPLES = 8  # of one shard; with more of them the shard itself fails
+# A worker died for lack of memory if its machine had less left than this part of that and what the
+# worker held. Ray begins to kill when 5 % of a machine's memory is left.
+SCARCE = 0.1
 PROBE_SECONDS = 60.0  # the least that samples get before they count as hanging
 
 
@@ -88,6 +94,19 @@ def run_tasks(
     have not begun or were paused get no outcome. Raises ClusterError when no actor can be started.
     """
     yield from _Scheduler(worker, settings, tasks, shape, policy, watcher).run()
+
+
+def _lack_of_memory(status: Mapping[str, Any]) -> str:
+    """The reason in words if a worker with this last status died for lack of memory, else ""."""
+    free, held = status.get("free"), status.get("rss", 0)
+    here = status.get("node") == platform.node()
+    killed = here and kernel_kills() > status.get("kernel_kills", math.inf)
+    if not killed and (free is None or free > SCARCE * (free + held)):
+        return ""
+    return (
+        f"most likely for lack of memory (it held {size(held)}); fewer workers (--workers), a "
+        "smaller --batch-size or larger machines help"
+    )
 
 
 class _Scheduler:
@@ -277,7 +296,7 @@ class _Scheduler:
             text = f"finished no sample for {culprit.deadline:.0f} s (--shard-timeout)"
         else:
             where = f" near sample {near}" if near else ""
-            text = f"its worker died{where}: {answer.text}"
+            text = f"its worker died{where}: {_lack_of_memory(actor.status) or answer.text}"
         names = [call.state.task.name for call in calls]
         self.watcher.event("worker_died", worker=actor.slot, shards=names, error=text)
         innocent = culprit is None and answer.machine_is_gone

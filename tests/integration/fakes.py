@@ -37,6 +37,7 @@ class FakeWorker:
     def __init__(self, settings: str) -> None:
         self.folder = Path(settings)
         self.computing = Turn()
+        self.starved = False
 
     def ready(self) -> str:
         if (self.folder / "cannot-start").exists():
@@ -47,7 +48,8 @@ class FakeWorker:
         return "ready"
 
     def status(self) -> dict[str, Any]:
-        return {"pid": os.getpid(), "shards": {"x": {"key": "the-last-key"}}}
+        memory = {"rss": 5 << 30, "free": 1 << 20} if self.starved else {}
+        return {"pid": os.getpid(), "shards": {"x": {"key": "the-last-key"}}, **memory}
 
     def run(
         self, name: str, behaviour: str, skip: Mapping[int, str] | None = None
@@ -74,6 +76,10 @@ class FakeWorker:
                     time.sleep(0.1)
                 case "die":
                     time.sleep(1.5)  # long enough to be asked for its progress
+                    os._exit(1)
+                case "starve":
+                    self.starved = True
+                    time.sleep(5)  # long enough to be asked for its progress
                     os._exit(1)
                 case "die once" if count == 1:
                     os._exit(1)

@@ -105,6 +105,12 @@ def test_a_task_that_kills_its_worker_does_not_stop_the_others(tmp_path: Path) -
     assert "worker_died" in recorder.kinds()
 
 
+def test_a_worker_that_dies_for_lack_of_memory_says_so(tmp_path: Path) -> None:
+    outcomes = run(tmp_path, {"large": "starve", "good": ""}, attempts=1)
+    assert "for lack of memory (it held 5.37 GB)" in outcomes["large"].error
+    assert "--batch-size" in outcomes["large"].error
+
+
 def test_the_sample_that_kills_is_found_and_left_out(tmp_path: Path) -> None:
     behaviours = {"bad": "poison 4 11", "good": "", "other": "poison 12", "rest": "slow"}
     recorder = Recorder()

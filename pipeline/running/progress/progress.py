@@ -9,8 +9,9 @@ from typing import Any, TextIO
 
 from .display import LOG_SECONDS, Totals, WorkerView, describe_event, display_for
 from .events import EventLog
+from .memory import resident_bytes
 from .metrics import Metrics
-from .rates import Growth, Window, resident_bytes
+from .rates import Growth, Window
 from .summary import Summary
 
 SETTLED_SECONDS = 5.0  # a rate over less than this says nothing about what is left

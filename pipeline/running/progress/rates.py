@@ -1,7 +1,5 @@
 """Rates and totals out of cumulative figures whose sources may start again from nothing."""
 
-import resource
-import sys
 from collections import deque
 from collections.abc import Hashable, Mapping
 
@@ -58,13 +56,3 @@ class Growth:
             grown[name] = value - before if value >= before else value
             self._last[name] = value
         return grown
-
-
-def resident_bytes() -> int:
-    """Memory of this process that is in RAM, in bytes; its peak where /proc does not tell."""
-    try:
-        with open("/proc/self/statm", "rb") as file:
-            return int(file.read().split()[1]) * resource.getpagesize()
-    except (OSError, IndexError, ValueError):
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024

@@ -1,8 +1,10 @@
 """Dividing a cluster: a worker never asks for more than one machine has."""
 
+import socket
+
 import pytest
 
-from pipeline.running.cluster import ClusterError, WorkerShape, divide
+from pipeline.running.cluster import ClusterError, WorkerShape, connect, divide
 
 
 @pytest.mark.parametrize(
@@ -70,3 +72,13 @@ def test_clusters_that_grow(
 def test_more_cpus_than_any_machine_has() -> None:
     with pytest.raises(ClusterError, match="--cpus-per-worker 16"):
         divide([{"CPU": 4}], None, "cpu", 1, 16)
+
+
+@pytest.mark.parametrize("kind", ["{}", "ray://{}"])
+def test_an_address_where_nobody_listens(kind: str) -> None:
+    """Ray itself would try for ten minutes."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        host, port = unused.getsockname()
+        with pytest.raises(ClusterError, match=r"no Ray cluster at .*refused.*ray status"):
+            connect(kind.format(f"{host}:{port}"))
