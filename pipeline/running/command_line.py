@@ -195,7 +195,7 @@ def add_running_options(parser: argparse.ArgumentParser) -> None:
         type=above_zero,
         default=Policy().deadline,
         metavar="SECONDS",
-        help="a worker that finishes no shard for this long is stopped, and its shard tried again "
+        help="a worker that finishes no sample for this long is stopped, and its shard tried again "
         "(default: %(default)s)",
     )
     group.add_argument(
@@ -203,8 +203,8 @@ def add_running_options(parser: argparse.ArgumentParser) -> None:
         type=zero_or_more,
         default=Policy().drain,
         metavar="S",
-        help="time that shards under way get to finish after SIGTERM or Ctrl-C (default: "
-        "%(default)s; Kubernetes kills 30 s after SIGTERM)",
+        help="time that shards under way get after SIGTERM or Ctrl-C, to be finished or saved "
+        "(default: %(default)s; Kubernetes kills 30 s after SIGTERM)",
     )
     add_scratch(group)
     group.add_argument(
@@ -307,7 +307,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
     if draining.is_set():
         raise KeyboardInterrupt
     draining.set()
-    message = "stopping: finishing the shards under way (again to stop at once)"
+    message = "stopping: finishing or saving the shards under way (again to stop at once)"
     try:
         print(message, file=sys.stderr, flush=True)
     except RuntimeError:  # the signal came in the middle of a write to this very stream

@@ -291,12 +291,13 @@ class _Scheduler:
         culprit = actor.overdue
         shards = actor.status.get("shards", {}).values()
         near = ", ".join(repr(shard["key"]) for shard in shards if shard.get("key"))
+        lack_of_memory = _lack_of_memory(actor.status)
         self.crew.ask_ready(actor)
         if culprit is not None:
             text = f"finished no sample for {culprit.deadline:.0f} s (--shard-timeout)"
         else:
             where = f" near sample {near}" if near else ""
-            text = f"its worker died{where}: {_lack_of_memory(actor.status) or answer.text}"
+            text = f"its worker died{where}: {lack_of_memory or answer.text}"
         names = [call.state.task.name for call in calls]
         self.watcher.event("worker_died", worker=actor.slot, shards=names, error=text)
         innocent = culprit is None and answer.machine_is_gone

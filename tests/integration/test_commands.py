@@ -121,7 +121,7 @@ def test_a_job_that_is_stopped_leaves_nothing_half_done(tmp_path: Path) -> None:
     job.send_signal(signal.SIGTERM)
     _, errors = job.communicate(timeout=60)
     assert job.returncode == 130
-    assert "stopping: finishing the shards under way" in errors
+    assert "stopping: finishing or saving the shards under way" in errors
     assert "goes on from there" in errors
     time.sleep(1)
     data, recorded = (

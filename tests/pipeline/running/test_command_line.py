@@ -62,7 +62,7 @@ def test_the_first_signal_asks_and_the_job_ends_as_it_likes(
     assert run_job(job) == 130
     shown = capsys.readouterr()
     assert "compressed 3 pictures" in shown.out
-    assert "stopping: finishing the shards under way" in shown.err
+    assert "stopping: finishing or saving the shards under way" in shown.err
     assert "interrupted: what is committed stays" in shown.err
 
 
