@@ -287,8 +287,9 @@ class Nested:
         self.companded = np.rint(12 * np.log2(1 + np.arange(1024))).astype(int)
         self.low, self.leading = self._up_to(n["low_order"]), self._up_to(n["lead_order"])
         self.bands = [self._up_to(order) for order in n["orders"]]
-        if self.levels > 1:
-            self.bands[1] &= ~self.leading
+        self.lead = n.get("lead", 1)
+        for level in range(1, self.lead + 1):
+            self.bands[level] &= ~self.leading
         self.trunk, self.light = Network(model, "network"), Network(model, "first_network")
         self.later = Network(model, "pass_network")
         self.tables = {name: model.tables(f"tables.{name}") for name in ("first", "refine")}
@@ -312,8 +313,7 @@ class Nested:
 
     def units(self, level: int) -> np.ndarray:
         """What a digit of each band is worth."""
-        leads = self.leading & (level == 0)
-        return np.where(leads, self.unit(min(1, self.levels - 1)), self.unit(level))
+        return np.where(self.leading & (level < self.lead), self.unit(self.lead), self.unit(level))
 
     def features(self, g: np.ndarray, size: np.ndarray, bands: np.ndarray) -> np.ndarray:
         """Of some bands; ``size`` is |G| in the unit of companded features."""
@@ -323,7 +323,7 @@ class Nested:
 
     def look(self, g: np.ndarray, level: int) -> np.ndarray:
         """What the trunk's head sees before a level; after the last one if it is ``levels``."""
-        size = abs(g) * 3 if level == self.levels else abs(g) // self.unit(level)
+        size = abs(g) * 3 if level == self.levels else abs(g) // self.units(level)
         return self.trunk.trunk(self.features(g, size, np.arange(192)), level - 1, self.colours(g))
 
     def decode(self, stream: Stream) -> list[np.ndarray]:

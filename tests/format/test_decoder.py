@@ -66,6 +66,7 @@ CONFIGS = {
     "as shipped": CONFIG,
     "no leads": replace(CONFIG, lead_order=(-1, -1)),
     "many leads": replace(CONFIG, lead_order=(1, 2)),
+    "leads by three levels": replace(CONFIG, lead_order=(0, 1), lead=3),
     "four levels": NestedConfig(
         levels=4,
         first_delta=1.0,

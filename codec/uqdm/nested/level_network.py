@@ -26,7 +26,7 @@ from .schedule import (
     NestedConfig,
     blocks_of,
     colours_of,
-    feature_unit,
+    feature_units,
     orientation,
     places_of,
     table_set,
@@ -177,10 +177,10 @@ class LevelNetworks:
 
     def _trunk(self, grid: Tensor, level: int) -> Tensor:
         """``(B, h, w, channels) int8``."""
-        unit, board = feature_unit(self.config, level), colours_of(grid)
+        units, board = feature_units(self.config, level, grid), colours_of(grid)
 
         def of(piece: Piece, at: Tensor | None) -> Tensor:
-            features = self._features(grid[piece.pictures, *piece.seen], unit)
+            features = self._features(grid[piece.pictures, *piece.seen], units)
             x = self._network.trunk(features, board[piece.seen], level - 1, at)
             return x.to(torch.int8).view(len(x), -1, x.shape[-1])
 

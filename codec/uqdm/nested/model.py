@@ -28,7 +28,7 @@ from .schedule import (
     NestedConfig,
     colours_of,
     digit_tables,
-    feature_unit,
+    feature_units,
     level_digits,
     log_pmf,
     pass_mask,
@@ -274,7 +274,7 @@ class NestedModel(nn.Module):
         """The trunk and its outputs ``(b, h, w, 3, 192)``, of each stage."""
         config, device = self.config, stages[0].grid.device
         features = Features(config, device)
-        seen = torch.cat([features(s.grid, feature_unit(config, s.level)) for s in stages])
+        seen = torch.cat([features(s.grid, feature_units(config, s.level, s.grid)) for s in stages])
         step = torch.tensor([s.level - 1 for s in stages], device=device)
         with mixed_precision(device):
             step = step.repeat_interleave(len(stages[0].grid))

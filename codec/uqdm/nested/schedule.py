@@ -75,8 +75,9 @@ class NestedConfig:
         band_weights: what each band is multiplied by before it is quantised.
         orders: of each level, the bands that have digits in it: those with u + v up to this. Other
             bands are hardly ever significant there; the few that are escape at a later level.
-        lead_order: bands up to this, if any, have level 1's digits in level 0 already: colours, for
-            the sake of small pictures.
+        lead_order: bands up to this, if any, lead: colours, for the sake of small pictures.
+        lead: the level whose digits those bands have in level 0 already; until after it they have
+            no others.
         low_order: bands up to this are "low".
         passes: of each level, its passes.
         band_rms: the usual size of each band's coefficients, weights included.
@@ -86,6 +87,7 @@ class NestedConfig:
     first_delta: float = 12.0
     dead_zone: float = 0.1
     lead_order: Orders = (-1, 0)
+    lead: int = 1
     low_order: Orders = (2, 1)
     orders: tuple[Orders, ...] = ((4, 2), (6, 3), (10, 5), *(_ALL_ORDERS,) * 3)
     passes: tuple[tuple[Pass, ...], ...] = (
@@ -133,6 +135,8 @@ class NestedConfig:
             raise ValueError("each level has an order, and the last one all bands")
         if (bands_up_to(self.lead_order) & ~bands_up_to(self.orders[0])).any():
             raise ValueError("bands that lead are among those of level 0")
+        if type(self.lead) is not int or not 1 <= self.lead < self.levels:
+            raise ValueError("bands lead by 1 level or more, and not by all")
         passes = [one for level in self.passes for one in level]
         known = {c for n in range(COLOURS) for c in itertools.combinations(_EVERY, n + 1)}
         kinds = {(bands, colours) for bands in ("low", "high", "all") for colours in known}
@@ -179,8 +183,8 @@ class NestedConfig:
 
     def units(self, level: int) -> np.ndarray:
         """``(192,) float32``: what a digit of each band is worth at a level, in last Deltas."""
-        leads = bands_up_to(self.lead_order) if level == 0 else np.zeros(BANDS, bool)
-        return np.where(leads, self.unit(1), self.unit(level)).astype(np.float32)
+        leading = bands_up_to(self.lead_order) & (level < self.lead)
+        return np.where(leading, self.unit(self.lead), self.unit(level)).astype(np.float32)
 
     def pass_colours(self, level: int, number: int) -> tuple[int, ...]:
         """The colours of the blocks that a pass has digits of, ascending."""
@@ -209,7 +213,7 @@ class NestedConfig:
     def level_bands(self, level: int) -> np.ndarray:
         """``(192,) bool``: the bands that have digits at a level."""
         coded = bands_up_to(self.orders[level])
-        return coded & ~bands_up_to(self.lead_order) if level == 1 else coded
+        return coded & ~bands_up_to(self.lead_order) if 1 <= level <= self.lead else coded
 
     def band_mask(self, level: int, number: int) -> np.ndarray:
         """``(192,) bool``: the bands that a pass has digits of."""
@@ -422,9 +426,11 @@ def pass_mask(config: NestedConfig, level: int, number: int) -> np.ndarray:
     return mask
 
 
-def feature_unit(config: NestedConfig, level: int) -> float:
-    """The Delta that the trunk's companded feature is relative to, in last Deltas.
+def feature_units(config: NestedConfig, level: int, like: Tensor) -> Tensor:
+    """The Deltas ``(192,)`` that the trunk's companded features are relative to, in last Deltas.
 
-    That of the level that it is about to give the tables of, after the last one a third of it.
+    Those of the level that it is about to give the tables of, after the last one a third of them.
     """
-    return 1 / RATIO if level == config.levels else config.unit(level)
+    last = level == config.levels
+    units = config.units(level - last) / (RATIO if last else 1)
+    return torch.from_numpy(units).to(like.device, non_blocking=True)

@@ -87,23 +87,25 @@ def test_places_of_a_pass() -> None:
             assert found.tolist() == np.flatnonzero(expected).tolist()
 
 
-def test_leading_bands_have_level_1s_digits_in_level_0(codec: UQDMCodec) -> None:
-    """Of that size: and none in level 1."""
+@pytest.mark.parametrize("lead", [1, 2])
+def test_leading_bands_have_later_digits_in_level_0(tmp_path: Path, lead: int) -> None:
+    """Of that size: and none until after that level."""
+    config = dataclasses.replace(CONFIG, lead=lead)
     picture = noise_pictures(1, 64, seed=3)[0].permute(1, 2, 0).numpy()
-    grids = grids_after(codec, picture)
+    grids = grids_after(nested_codec(tmp_path, config=config), picture)
     leads = np.isin(np.arange(192), [64, 128])  # the lowest of both chromas
-    first, second = CONFIG.unit(0), CONFIG.unit(1)
-    assert (grids[0][..., leads] % second == 0).all()
+    first, theirs = config.unit(0), config.unit(lead)
+    assert (grids[0][..., leads] % theirs == 0).all()
     assert (grids[0][..., leads] % first != 0).any()
     assert (grids[0][..., ~leads] % first == 0).all()
-    np.testing.assert_array_equal(grids[0][..., leads], grids[1][..., leads])
+    np.testing.assert_array_equal(grids[0][..., leads], grids[lead][..., leads])
     assert (grids[0][..., ~leads] != grids[1][..., ~leads]).any()
-    assert (grids[1][..., leads] != grids[2][..., leads]).any()
-    # They are as near after level 0 as others are after level 1.
-    coefficients = to_bands(torch.from_numpy(picture).permute(2, 0, 1)[None], CONFIG)[0].numpy()
+    assert (grids[lead][..., leads] != grids[lead + 1][..., leads]).any()
+    # They are as near after level 0 as others are after that level.
+    coefficients = to_bands(torch.from_numpy(picture).permute(2, 0, 1)[None], config)[0].numpy()
     off = np.abs(coefficients - grids[0])[..., leads]
-    assert off.max() <= CONFIG.mendable * second
-    assert off.mean() < second / 3
+    assert off.max() <= config.mendable * theirs
+    assert off.mean() < theirs / 3
 
 
 def test_bands_beyond_a_levels_order_are_zero_until_they_have_digits(codec: UQDMCodec) -> None:
@@ -149,6 +151,9 @@ _FEW = tuple((("all", (0, 1, 2, 3, 4)),) for _ in range(6))
         ({"lead_order": [0]}, "not a"),
         ({"lead_order": ["a", 0]}, "not a"),
         ({"lead_order": [14, 14]}, "lead"),
+        ({"lead": 0}, "lead"),
+        ({"lead": 6}, "lead"),
+        ({"lead": 1.5}, "lead"),
         ({"passes": _FEW}, "not a"),
         ({"passes": [*_FEW[:5], [["all", [5]]]]}, "passes"),
         ({"passes": [*_FEW[:5], [["most", [0]]]]}, "passes"),
