@@ -1,6 +1,8 @@
 """What all tests share: a quiet, private environment, and the pictures to work on."""
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import hypothesis
@@ -27,6 +29,17 @@ hypothesis.settings.load_profile("default")
 # Real browsers and real clusters: one hiccup of a slow machine must not stop everything. What was
 # run once more is told at the end, as RERUN. Nothing else ever is.
 RUN_ONCE_MORE = ("browser", "integration")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A folder for temporary files that no other process has, which may test at the same time.
+
+    A job that ends waits up to two seconds for the scratch folders of others on its machine.
+    """
+    common = os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # pytest's own
+    private = tempfile.mkdtemp(prefix="st-", dir=common)  # short, because Ray has sockets there
+    os.environ["TMPDIR"] = tempfile.tempdir = private
+    config.add_cleanup(lambda: shutil.rmtree(private, ignore_errors=True))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

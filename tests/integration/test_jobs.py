@@ -169,29 +169,3 @@ def test_decoding_to_files_and_resuming(tmp_path: Path) -> None:
         decode(DecodeOptions(options.dataset, options.output, layers=1, format="files"))
     with pytest.raises(StrataError, match="--layers 99"):
         decode(DecodeOptions(options.dataset, str(tmp_path / "x"), layers=99))
-
-
-def test_on_an_object_store(s3: str, tmp_path: Path) -> None:
-    import fsspec
-
-    fs = fsspec.filesystem("s3")
-    for number in range(3):
-        fs.pipe_file(f"strata/in/x-{number}.tar", tar_bytes(samples(2, 10 * number)))
-    fs.pipe_file("strata/in/y-0.tar", tar_bytes(samples(2, 90))[: 512 * 7])
-    pattern = f"{s3}/in/x-{{0..2}}.tar"
-    summary = run([pattern, f"{s3}/in/y-*.tar"], f"{s3}/set", lossless=True)
-    assert (summary.exit_code, summary.ok, len(summary.failed_shards)) == (1, 6, 1)
-    assert "s3://strata/in/y-0.tar" in summary.failed_shards[0].reason
-    assert not any("create-only" in note for note in summary.notes)
-    again = run([pattern], f"{s3}/set", lossless=True)
-    assert (again.exit_code, again.resumed, again.new_samples) == (0, 3, 0)
-
-    dataset = pipeline.open_dataset(f"{s3}/set")
-    assert len(list(dataset.keys())) == 6
-    expected = read_image(samples(1, 20)[0][1]).rgb
-    assert (dataset.image("s0020") == expected).all()
-    back = decode(DecodeOptions(f"{s3}/set", f"{s3}/out", workers=1))
-    assert back.exit_code == 0
-    fs.invalidate_cache()
-    names = sorted(path.rsplit("/", 1)[-1] for path in fs.ls("strata/out", detail=False))
-    assert [name[:4] for name in names if name.endswith(".tar")] == ["x-0-", "x-1-", "x-2-"]

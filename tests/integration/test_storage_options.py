@@ -23,13 +23,12 @@ TAR = tar_bytes(samples(40))
 
 
 @pytest.fixture
-def folder(moto_server: S3Server, request: pytest.FixtureRequest) -> str:
+def folder(moto_server: S3Server, folder: str) -> str:
     """A folder of its own for each test, with a shard in it that everybody may read."""
-    name = "".join(c if c.isalnum() else "-" for c in request.node.name)
-    store = Store(moto_server.url, moto_server.options())
-    store.create(f"{name}/in/x.tar", TAR)
-    store.fs.chmod(store.path(f"{name}/in/x.tar"), "public-read")
-    return f"{moto_server.url}/{name}"
+    store = Store(f"{moto_server.url}/{folder}", moto_server.options())
+    store.create("in/x.tar", TAR)
+    store.fs.chmod(store.path("in/x.tar"), "public-read")
+    return store.url
 
 
 @pytest.fixture
