@@ -108,12 +108,12 @@ def test_a_job_that_is_stopped_leaves_nothing_half_done(tmp_path: Path) -> None:
         text=True,
     )
     commits = tmp_path / "set" / "commits"
-    for _ in range(1000):
+    for _ in range(1200):
         if commits.is_dir() and list(commits.glob("*.json")):
             break
         time.sleep(0.1)
     job.send_signal(signal.SIGTERM)
-    _, errors = job.communicate(timeout=60)
+    _, errors = job.communicate(timeout=150)
     assert job.returncode == 130
     assert "stopping: finishing or saving the shards under way" in errors
     assert "goes on from there" in errors

@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "jobs" / "serve_previews.py"
 PATIENCE = 120  # seconds for Ray to start on a machine that does other things, too
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def replicas_add_up(port: int) -> None:
         r'strata_preview_requests_total{replica="(\w+)",route="/v1/dataset",status="200"} (\S+)'
     )
     asked = int(json.loads(get(port, "/v1/dataset")[2])["pictures"] == 3)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         found = dict(re.findall(pattern, get(port, "/metrics")[2].decode()))
         # one request was made before; a replica's figures come some seconds later to the others
@@ -137,7 +137,7 @@ def test_from_s3_until_it_is_told_to_end(
             os.killpg(process.pid, ending)  # as Ctrl-C does: all of the terminal's processes
         else:
             process.send_signal(ending)
-        printed, errors = process.communicate(timeout=60)
+        printed, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
     assert f"3 pictures of {archive.url} are at http://127.0.0.1:{port}/" in printed
     assert "Traceback" not in errors

