@@ -43,14 +43,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    real = [item.path.relative_to(TESTS).parts[0] in RUN_ONCE_MORE for item in items]
-    for item, often in zip(items, real, strict=True):
-        if often:
+    folders = [item.path.relative_to(TESTS).parts[0] for item in items]
+    for item, folder in zip(items, folders, strict=True):
+        if folder in RUN_ONCE_MORE:
             item.add_marker(pytest.mark.flaky(reruns=1))
     if hasattr(config, "workerinput"):
         # One of several processes (infra/test.sh), which get a file at a time: those that take
         # minutes, mostly waiting, come first, and many short ones fill up the end.
-        order = sorted(range(len(items)), key=lambda number: not real[number])
+        long = (*RUN_ONCE_MORE, "recipes")
+        order = sorted(range(len(items)), key=lambda number: folders[number] not in long)
         items[:] = [items[number] for number in order]
 
 
