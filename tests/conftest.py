@@ -1,6 +1,8 @@
 """What all tests share: a quiet, private environment, and the pictures to work on."""
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import hypothesis
@@ -29,15 +31,27 @@ hypothesis.settings.load_profile("default")
 RUN_ONCE_MORE = ("browser", "integration")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """A folder for temporary files that no other process has, which may test at the same time.
+
+    A job that ends waits up to two seconds for the scratch folders of others on its machine.
+    """
+    common = os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # pytest's own
+    private = tempfile.mkdtemp(prefix="st-", dir=common)  # short, because Ray has sockets there
+    os.environ["TMPDIR"] = tempfile.tempdir = private
+    config.add_cleanup(lambda: shutil.rmtree(private, ignore_errors=True))
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    real = [item.path.relative_to(TESTS).parts[0] in RUN_ONCE_MORE for item in items]
-    for item, often in zip(items, real, strict=True):
-        if often:
+    folders = [item.path.relative_to(TESTS).parts[0] for item in items]
+    for item, folder in zip(items, folders, strict=True):
+        if folder in RUN_ONCE_MORE:
             item.add_marker(pytest.mark.flaky(reruns=1))
     if hasattr(config, "workerinput"):
         # One of several processes (infra/test.sh), which get a file at a time: those that take
         # minutes, mostly waiting, come first, and many short ones fill up the end.
-        order = sorted(range(len(items)), key=lambda number: not real[number])
+        long = (*RUN_ONCE_MORE, "recipes")
+        order = sorted(range(len(items)), key=lambda number: folders[number] not in long)
         items[:] = [items[number] for number in order]
 
 

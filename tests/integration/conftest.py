@@ -62,6 +62,12 @@ def ray_session(s3: str) -> Iterator[None]:
 
 
 @pytest.fixture
+def folder(tmp_path: Path) -> str:
+    """A folder of a bucket that nobody has written to: no other test, and no earlier try of one."""
+    return tmp_path.name
+
+
+@pytest.fixture
 def run_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> RunHere:

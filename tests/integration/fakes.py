@@ -189,5 +189,5 @@ class SlowOpeningWorker(SearchableWorker):
     def probe(
         self, name: str, behaviour: str, start: int, stop: int, skip: Mapping[int, str]
     ) -> int:
-        time.sleep(4)
+        time.sleep(2)
         return super().probe(name, behaviour, start, stop, skip)

@@ -20,7 +20,7 @@ from tests.integration.faults import FaultProxy
 from tests.integration.servers import S3Server
 
 NOTICE_SECONDS = 120  # that Ray may take to find that a machine is gone
-AWAY_SECONDS = 10  # in which there is no machine, after that
+AWAY_SECONDS = 5  # in which there is no machine, after that
 
 
 def main(endpoint: str, folder: str, name: str, temp: str) -> None:

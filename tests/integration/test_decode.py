@@ -69,8 +69,8 @@ def test_a_part_as_tars(archive: str, tmp_path: Path) -> None:
     assert decode(options).resumed == 2
 
 
-def test_a_truncated_dataset(archive: str, s3: str) -> None:
-    output = f"{s3}/distribution/cut"
+def test_a_truncated_dataset(archive: str, s3: str, folder: str) -> None:
+    output = f"{s3}/{folder}"
     options = DecodeOptions(archive, output, format="strata", layers=2, workers=1)
     summary = decode(options)
     assert (summary.exit_code, summary.ok, summary.shards) == (0, 12, 3)
@@ -85,11 +85,11 @@ def test_a_truncated_dataset(archive: str, s3: str) -> None:
 
 
 def test_the_driver_of_a_copy_is_killed(
-    archive: str, moto_server: S3Server, run_here: RunHere, tmp_path: Path
+    archive: str, moto_server: S3Server, folder: str, run_here: RunHere, tmp_path: Path
 ) -> None:
     """Without warning, before a record; then the same command again."""
     budget = 700  # bytes: some of the layers
-    output = f"{moto_server.url}/distribution/killed"
+    output = f"{moto_server.url}/{folder}"
     command = [sys.executable, str(DECODE), "--input", archive, "--output", output]
     command += ["--format", "strata", "--max-bytes", str(budget), "--workers", "1"]
     with FaultProxy(moto_server.endpoint) as proxy:
@@ -101,7 +101,7 @@ def test_the_driver_of_a_copy_is_killed(
                 ):  # its worker may outlive it, and try on
                     os.kill(job.pid, signal.SIGKILL)
 
-            record = "/killed/commits/x-1"
+            record = f"/{folder}/commits/x-1"
             proxy.call(kill_driver, method="PUT", path=record, times=None, cut=True)
             assert job.wait(PATIENCE) == -signal.SIGKILL
         assert not marked(f"HOME={tmp_path}")

@@ -1,8 +1,11 @@
-"""Whatever a worker or the network does, the dataset is the undisturbed one, and in time."""
+"""Whatever a worker or the network does, the dataset is what it would have been, and in time."""
 
 import os
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,29 +14,21 @@ import pytest
 from pipeline.compress.job import compress
 from pipeline.running.progress.summary import Summary
 from pipeline.sources.shards import Shard, ShardError, open_shard
-from tests.integration.corpus import DEADLINE, SHARDS, Contents, Corpus
+from tests.integration.corpus import DEADLINE, SAMPLES, SHARDS, Corpus
 from tests.integration.faults import FaultProxy
 from tests.integration.processes import actors, kill
 from tests.integration.servers import S3Server
 from tests.pipeline.makers import samples, tar_bytes
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 SLOWLY = 20_000  # bytes per second
 
 
 @pytest.fixture(scope="module")
-def corpus(moto_server: S3Server) -> Corpus:
+def corpus(moto_server: S3Server, ray_session: None) -> Corpus:
     corpus = Corpus(moto_server)
     corpus.upload()
     return corpus
-
-
-@pytest.fixture(scope="module")
-def undisturbed(corpus: Corpus, ray_session: None) -> Contents:
-    assert compress(corpus.job("undisturbed")).exit_code == 0
-    contents = corpus.contents("undisturbed")
-    corpus.check_undisturbed(contents)
-    return contents
 
 
 @pytest.fixture
@@ -52,15 +47,16 @@ def run(corpus: Corpus, name: str, proxy: FaultProxy, **policy: Any) -> Summary:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "point"),
+    "point",
     [
-        ("before-encoding", {"method": "GET", "path": r"/x-1\.tar", "when": "before"}),
-        ("amid-upload", {"method": "PUT", "path": "/data/x-1", "when": "middle"}),
-        ("before-record", {"method": "PUT", "path": "/data/x-1", "when": "after"}),
+        {"method": "GET", "path": r"/x-1\.tar", "when": "before"},
+        {"method": "PUT", "path": "/data/x-1", "when": "middle"},
+        {"method": "PUT", "path": "/data/x-1", "when": "after"},
     ],
+    ids=["before-encoding", "amid-upload", "before-record"],
 )
 def test_a_worker_is_killed(
-    name: str, point: dict[str, Any], corpus: Corpus, undisturbed: Contents, proxy: FaultProxy
+    point: dict[str, Any], corpus: Corpus, proxy: FaultProxy, folder: str
 ) -> None:
     killed: list[int] = []
 
@@ -69,55 +65,72 @@ def test_a_worker_is_killed(
         kill(killed)
 
     proxy.call(kill_worker, **point, cut=True)
-    summary = run(corpus, name, proxy)
+    summary = run(corpus, folder, proxy)
     assert len(killed) == 1
-    assert (summary.exit_code, summary.ok) == (0, len(undisturbed))
-    corpus.check(name, undisturbed)
-    again = run(corpus, name, proxy)
+    assert (summary.exit_code, summary.ok) == (0, SHARDS * SAMPLES)
+    corpus.check(folder)
+    again = run(corpus, folder, proxy)
     assert (again.exit_code, again.resumed, again.new_samples) == (0, SHARDS, 0)
 
 
 @pytest.mark.slow
-def test_a_busy_store(corpus: Corpus, undisturbed: Contents, proxy: FaultProxy) -> None:
-    rule = proxy.slow_down(0.1, seed=1)
-    assert run(corpus, "slow-down", proxy).exit_code == 0
-    assert rule.hits >= 3
-    corpus.check("slow-down", undisturbed)
+def test_two_jobs_at_the_same_time(corpus: Corpus, proxy: FaultProxy, folder: str) -> None:
+    """Both are about to publish the same shard at the same moment."""
+    meeting = threading.Barrier(2, timeout=DEADLINE)
+    proxy.call(lambda path: meeting.wait(), method="PUT", path="/data/x-0", when="before", times=2)
+    patient = corpus.server.options(proxy.endpoint)
+    job = replace(corpus.job(folder), worker_cpus=1, input_options=patient, output_options=patient)
+    with ThreadPoolExecutor() as pool:
+        for running in [pool.submit(compress, job) for _ in range(2)]:
+            summary = running.result()
+            assert (summary.exit_code, summary.ok) == (0, SHARDS * SAMPLES)
+    assert not meeting.broken
+    refused = [e for e in proxy.exchanges if "/data/x-0" in e.path and e.status == 412]
+    assert len(refused) == 1
+    corpus.check(folder)
 
 
 @pytest.mark.slow
-def test_downloads_that_break_off(corpus: Corpus, undisturbed: Contents, proxy: FaultProxy) -> None:
+def test_a_busy_store(corpus: Corpus, proxy: FaultProxy, folder: str) -> None:
+    rule = proxy.slow_down(0.1, seed=1)
+    assert run(corpus, folder, proxy).exit_code == 0
+    assert rule.hits >= 3
+    corpus.check(folder)
+
+
+@pytest.mark.slow
+def test_downloads_that_break_off(corpus: Corpus, proxy: FaultProxy, folder: str) -> None:
     """More often than one download is continued, so that an attempt fails too."""
     rules = [
         proxy.truncate(path="/models/", times=2),
         proxy.truncate(path=r"/x-[01]\.tar", times=4),
         proxy.stall(path=r"/x-2\.tar", times=1),
     ]
-    assert run(corpus, "broken-off", proxy).exit_code == 0
+    assert run(corpus, folder, proxy).exit_code == 0
     assert [rule.hits for rule in rules] == [2, 4, 1]
-    corpus.check("broken-off", undisturbed)
+    corpus.check(folder)
 
 
 @pytest.mark.slow
-def test_a_shard_that_never_comes(corpus: Corpus, undisturbed: Contents, proxy: FaultProxy) -> None:
+def test_a_shard_that_never_comes(corpus: Corpus, proxy: FaultProxy, folder: str) -> None:
     """The job ends without it, says so, and does it when the store is well again."""
     proxy.stall(path=r"/x-1\.tar")
-    summary = run(corpus, "never", proxy, attempts=1)
+    summary = run(corpus, folder, proxy, attempts=1)
     assert summary.exit_code == 1
     assert [problem.shard for problem in summary.failed_shards] == [f"{corpus.inputs}/x-1.tar"]
-    half = corpus.contents("never")
-    assert 0 < len(half) < len(undisturbed)
+    half = corpus.contents(folder)
+    assert 0 < len(half) < SHARDS * SAMPLES
     proxy.clear()
-    again = run(corpus, "never", proxy)
+    again = run(corpus, folder, proxy)
     assert (again.exit_code, again.resumed) == (0, SHARDS - 1)
-    corpus.check("never", undisturbed)
+    corpus.check(folder)
 
 
 @pytest.mark.slow
-def test_a_slow_network(corpus: Corpus, undisturbed: Contents, proxy: FaultProxy) -> None:
+def test_a_slow_network(corpus: Corpus, proxy: FaultProxy, folder: str) -> None:
     proxy.throttle(SLOWLY, path=r"\.tar|/data/")
-    assert run(corpus, "slowly", proxy).exit_code == 0
-    corpus.check("slowly", undisturbed)
+    assert run(corpus, folder, proxy).exit_code == 0
+    corpus.check(folder)
 
 
 def test_a_tar_cut_anywhere_is_refused_or_whole(tmp_path: Path) -> None:

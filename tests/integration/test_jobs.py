@@ -1,4 +1,7 @@
-"""The main line with the shipped model: tars in, Parquet out, and back at any layer."""
+"""The main line with the shipped model: tars in, Parquet out, and back at any layer.
+
+On Ray where shards fail; else with one worker in this process, which is seconds less for a job.
+"""
 
 import json
 import tarfile
@@ -17,9 +20,12 @@ from codec.models.zoo import DEFAULT_MODELS
 from pipeline.compress.job import CompressOptions, compress
 from pipeline.decode.job import DecodeOptions, decode
 from pipeline.running.progress.summary import Summary
+from tests.pipeline.conftest import without_ray
 from tests.pipeline.makers import samples, tar_bytes, write_tar
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_session")]
+__all__ = ["without_ray"]
+
+pytestmark = pytest.mark.integration
 
 
 def run(inputs: list[str], output: str, **options: Any) -> Summary:
@@ -51,6 +57,7 @@ def read_tars(folder: Path) -> dict[str, bytes]:
     return found
 
 
+@pytest.mark.usefixtures("without_ray")
 def test_there_and_back_without_loss(tmp_path: Path, photo: np.ndarray) -> None:
     files = photo_files(photo)
     write_tar(tmp_path / "a.tar", files)
@@ -83,6 +90,7 @@ def test_there_and_back_without_loss(tmp_path: Path, photo: np.ndarray) -> None:
     assert errors[0] > errors[-2] > 0
 
 
+@pytest.mark.usefixtures("without_ray")
 def test_the_default_is_not_larger_than_the_originals(tmp_path: Path, photo: np.ndarray) -> None:
     files = [(f"{n}.jpg", write_image(photo[n * 9 :][:128, :160], None, "jpg")) for n in range(3)]
     write_tar(tmp_path / "a.tar", files)
@@ -97,6 +105,7 @@ def test_the_default_is_not_larger_than_the_originals(tmp_path: Path, photo: np.
         assert row["layers"] == 1 or row["cumulative_bytes"][-1] <= row["source_bytes"]
 
 
+@pytest.mark.usefixtures("ray_session")
 def test_what_is_bad_is_named_and_the_rest_goes_through(tmp_path: Path) -> None:
     write_tar(tmp_path / "good.tar", samples(3))
     write_tar(tmp_path / "some.tar", [*samples(2, 10), ("broken.png", b"\x89PNG\r\n\x1a\n")])
@@ -116,6 +125,7 @@ def test_what_is_bad_is_named_and_the_rest_goes_through(tmp_path: Path) -> None:
     assert "'broken'" in "\n".join(back.lines())
 
 
+@pytest.mark.usefixtures("without_ray")
 def test_running_again_does_only_what_is_missing(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_tar(tmp_path / f"{name}.tar", samples(2))
@@ -144,6 +154,7 @@ def test_running_again_does_only_what_is_missing(tmp_path: Path) -> None:
         run([str(tmp_path / "*.tar")], str(output))
 
 
+@pytest.mark.usefixtures("without_ray")
 def test_decoding_to_files_and_resuming(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", [*samples(2), ("../../up.png", samples(1)[0][1])])
     run([str(tmp_path / "a.tar")], str(tmp_path / "set"))
@@ -169,29 +180,3 @@ def test_decoding_to_files_and_resuming(tmp_path: Path) -> None:
         decode(DecodeOptions(options.dataset, options.output, layers=1, format="files"))
     with pytest.raises(StrataError, match="--layers 99"):
         decode(DecodeOptions(options.dataset, str(tmp_path / "x"), layers=99))
-
-
-def test_on_an_object_store(s3: str, tmp_path: Path) -> None:
-    import fsspec
-
-    fs = fsspec.filesystem("s3")
-    for number in range(3):
-        fs.pipe_file(f"strata/in/x-{number}.tar", tar_bytes(samples(2, 10 * number)))
-    fs.pipe_file("strata/in/y-0.tar", tar_bytes(samples(2, 90))[: 512 * 7])
-    pattern = f"{s3}/in/x-{{0..2}}.tar"
-    summary = run([pattern, f"{s3}/in/y-*.tar"], f"{s3}/set", lossless=True)
-    assert (summary.exit_code, summary.ok, len(summary.failed_shards)) == (1, 6, 1)
-    assert "s3://strata/in/y-0.tar" in summary.failed_shards[0].reason
-    assert not any("create-only" in note for note in summary.notes)
-    again = run([pattern], f"{s3}/set", lossless=True)
-    assert (again.exit_code, again.resumed, again.new_samples) == (0, 3, 0)
-
-    dataset = pipeline.open_dataset(f"{s3}/set")
-    assert len(list(dataset.keys())) == 6
-    expected = read_image(samples(1, 20)[0][1]).rgb
-    assert (dataset.image("s0020") == expected).all()
-    back = decode(DecodeOptions(f"{s3}/set", f"{s3}/out", workers=1))
-    assert back.exit_code == 0
-    fs.invalidate_cache()
-    names = sorted(path.rsplit("/", 1)[-1] for path in fs.ls("strata/out", detail=False))
-    assert [name[:4] for name in names if name.endswith(".tar")] == ["x-0-", "x-1-", "x-2-"]

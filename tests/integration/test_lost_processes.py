@@ -1,6 +1,5 @@
-"""Jobs as whole programs with a Ray of their own: killed, doubled, poisoned, on lost machines."""
+"""Jobs as whole programs with a Ray of their own: killed, poisoned, on lost machines."""
 
-import contextlib
 import io
 import json
 import os
@@ -8,24 +7,23 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import pipeline
-from tests.integration.corpus import SAMPLES, SHARDS, Contents, Corpus
+from tests.integration.conftest import RunHere
+from tests.integration.corpus import SAMPLES, SHARDS, Corpus
 from tests.integration.faults import FaultProxy
 from tests.integration.processes import kill, marked
-from tests.integration.servers import BUCKET, S3Server
+from tests.integration.servers import BUCKET, ROOT, S3Server
 from tests.pipeline.makers import picture, samples, tar_bytes
 
-ROOT = Path(__file__).resolve().parents[2]
+COMPRESS = ROOT / "jobs" / "compress_dataset.py"
 PATIENCE = 250  # seconds for a job with its Ray, which takes 20 to 30 on two idle cores
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -59,8 +57,14 @@ def started(
 
 
 def compress_command(corpus: Corpus, name: str) -> list[str]:
-    script = str(ROOT / "jobs" / "compress_dataset.py")
-    command = [sys.executable, script, "--input", corpus.inputs, "--output", corpus.output(name)]
+    command = [
+        sys.executable,
+        str(COMPRESS),
+        "--input",
+        corpus.inputs,
+        "--output",
+        corpus.output(name),
+    ]
     return [*command, "--model", "uqdm", "--lossless", "--workers", "1"]
 
 
@@ -71,20 +75,11 @@ def corpus(moto_server: S3Server) -> Corpus:
     return corpus
 
 
-@pytest.fixture(scope="module")
-def undisturbed(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Contents:
-    home = tmp_path_factory.mktemp("undisturbed")
-    with started(compress_command(corpus, "undisturbed"), home, corpus.server.endpoint) as job:
-        _, errors = job.communicate(timeout=PATIENCE)
-        assert job.returncode == 0, errors
-    contents = corpus.contents("undisturbed")
-    corpus.check_undisturbed(contents)
-    return contents
-
-
-def test_the_driver_is_killed(corpus: Corpus, undisturbed: Contents, tmp_path: Path) -> None:
+def test_the_driver_is_killed(
+    ray_session: None, corpus: Corpus, run_here: RunHere, folder: str, tmp_path: Path
+) -> None:
     """Without warning, so that parts of its Ray outlive it; then the same command again."""
-    command = compress_command(corpus, "killed")
+    command = compress_command(corpus, folder)
     with FaultProxy(corpus.server.endpoint) as proxy:
         with started(command, tmp_path, proxy.endpoint) as job:
 
@@ -94,33 +89,10 @@ def test_the_driver_is_killed(corpus: Corpus, undisturbed: Contents, tmp_path: P
             proxy.call(kill_driver, method="PUT", path="/commits/x-1", when="before", cut=True)
             assert job.wait(PATIENCE) == -signal.SIGKILL
         assert not marked(f"HOME={tmp_path}")
-    with started(command, tmp_path, corpus.server.endpoint) as again:
-        output, errors = again.communicate(timeout=PATIENCE)
-    assert again.returncode == 0, errors
-    assert f"compressed {len(undisturbed)} pictures of {SHARDS} shards" in output
-    corpus.check("killed", undisturbed)
-
-
-def test_two_jobs_at_the_same_time(corpus: Corpus, undisturbed: Contents, tmp_path: Path) -> None:
-    """Both are about to publish the same shard at the same moment."""
-    command = compress_command(corpus, "doubled")
-    meeting = threading.Barrier(2, timeout=PATIENCE / 2)
-    with FaultProxy(corpus.server.endpoint) as proxy, contextlib.ExitStack() as running:
-        proxy.call(
-            lambda path: meeting.wait(), method="PUT", path="/data/x-0", when="before", times=2
-        )
-        homes = [tmp_path / name for name in "ab"]
-        for home in homes:
-            home.mkdir()
-        jobs = [running.enter_context(started(command, h, proxy.endpoint)) for h in homes]
-        for job in jobs:
-            output, errors = job.communicate(timeout=PATIENCE)
-            assert job.returncode == 0, errors
-            assert f"compressed {len(undisturbed)} pictures of {SHARDS} shards" in output
-        assert not meeting.broken
-        refused = [e for e in proxy.exchanges if "/data/x-0" in e.path and e.status == 412]
-        assert len(refused) == 1
-    corpus.check("doubled", undisturbed)
+    code, output, errors = run_here(COMPRESS, *command[2:])
+    assert code == 0, errors
+    assert f"compressed {SHARDS * SAMPLES} pictures of {SHARDS} shards" in output
+    corpus.check(folder)
 
 
 # A machine that does not answer is given up within seconds, which is up to a minute otherwise.
@@ -133,26 +105,26 @@ PATIENCE_OF_RAY = {
 }
 
 
-def test_a_machine_is_lost(corpus: Corpus, undisturbed: Contents, tmp_path: Path) -> None:
+def test_a_machine_is_lost(corpus: Corpus, folder: str, tmp_path: Path) -> None:
     module = "tests.integration.lose_node"
     # a socket's path ends at 107 bytes, and pytest's folders are long
-    with tempfile.TemporaryDirectory(prefix="strata-ray-", ignore_cleanup_errors=True) as short:
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as short:
         command = [
             sys.executable,
             "-m",
             module,
             corpus.server.endpoint,
             corpus.folder,
-            "node",
+            folder,
             short,
         ]
         with started(command, tmp_path, corpus.server.endpoint, **PATIENCE_OF_RAY) as program:
             output, errors = program.communicate(timeout=2 * PATIENCE)
     assert program.returncode == 0, errors
     (result,) = (line for line in output.splitlines() if line.startswith("{"))  # amid Ray's own
-    facts = {"lost": True, "given_up": True, "exit_code": 0, "ok": len(undisturbed)}
+    facts = {"lost": True, "given_up": True, "exit_code": 0, "ok": SHARDS * SAMPLES}
     assert json.loads(result) == facts
-    corpus.check("node", undisturbed)
+    corpus.check(folder)
 
 
 # Goes into every Python process of the job, and makes the workers' PNG decoder one that a certain
@@ -182,7 +154,9 @@ def poisoned_png(seed: int) -> bytes:
     return out.getvalue()
 
 
-def test_a_picture_that_kills_its_worker(moto_server: S3Server, tmp_path: Path) -> None:
+def test_a_picture_that_kills_its_worker(
+    moto_server: S3Server, folder: str, tmp_path: Path
+) -> None:
     """It alone is bad, and the shard comes through with all the others."""
     corpus = Corpus(moto_server, "poison")
     corpus.upload()
@@ -191,17 +165,13 @@ def test_a_picture_that_kills_its_worker(moto_server: S3Server, tmp_path: Path) 
     ]
     corpus.server.filesystem().pipe_file(f"{BUCKET}/poison/in/x-1.tar", tar_bytes(files))
     (tmp_path / "sitecustomize.py").write_text(KILLED_BY_A_PICTURE)
-    command = [*compress_command(corpus, "set"), "--attempts", "1"]
+    command = [*compress_command(corpus, folder), "--attempts", "1"]
     with started(command, tmp_path, moto_server.endpoint, PYTHONPATH=str(tmp_path)) as job:
         output, errors = job.communicate(timeout=PATIENCE)
     assert job.returncode == 1, errors
     assert f"compressed {SHARDS * SAMPLES - 1} pictures of {SHARDS} shards; 1 bad" in output
-    dataset = pipeline.open_dataset(corpus.output("set"), moto_server.options())
+    dataset = pipeline.open_dataset(corpus.output(folder), moto_server.options())
     ((url, key, status, reason),) = dataset.problems()
     assert (url, key, status) == (f"{corpus.inputs}/x-1.tar", "s0015", "bad")
     assert reason.startswith("kills its worker")
-    found = corpus.contents("set")
-    numbers = [10 * shard + n for shard in range(SHARDS) for n in range(SAMPLES)]
-    assert sorted(found) == [f"s{number:04d}" for number in numbers if number != 15]
-    for number in numbers:
-        assert number == 15 or np.array_equal(found[f"s{number:04d}"][1], picture(number))
+    corpus.check(folder, without="s0015")

@@ -138,7 +138,7 @@ def test_a_search_allows_for_slow_opening(tmp_path: Path, monkeypatch: pytest.Mo
     """A shard that takes long to fetch does so for every probe, however few samples it tries."""
     monkeypatch.setattr("pipeline.running.scheduler.PROBE_SECONDS", 0.5)
     outcomes = run(
-        tmp_path, {"bad": "poison 12"}, SlowOpeningWorker, attempts=1, deadline=10, workers=1
+        tmp_path, {"bad": "poison 12"}, SlowOpeningWorker, attempts=1, deadline=6, workers=1
     )
     assert outcomes["bad"].result is not None
     assert set(outcomes["bad"].result["skip"]) == {12}
@@ -155,7 +155,7 @@ def test_deadlines(tmp_path: Path) -> None:
     started = time.monotonic()
     behaviours = {"slow": "hang", "stuck": "hang once", "good": "", "fine": "slow"}
     outcomes = run(tmp_path, behaviours, attempts=2, deadline=4)
-    assert time.monotonic() - started < 90
+    assert time.monotonic() - started < 250
     assert "no sample for 4 s" in outcomes["slow"].error
     assert outcomes["slow"].attempts == 2
     assert outcomes["stuck"].attempts == 2
@@ -165,7 +165,7 @@ def test_deadlines(tmp_path: Path) -> None:
 
 def test_a_task_that_hangs_beside_others_is_late_too(tmp_path: Path) -> None:
     """The others go on, so its worker is never without progress."""
-    behaviours = {"stuck": "hang aside", **{f"good{n}": "short" for n in range(200)}}
+    behaviours = {"stuck": "hang aside", **{f"good{n}": "short" for n in range(100)}}
     recorder = Recorder()
     outcomes = run(tmp_path, behaviours, recorder=recorder, workers=1, attempts=1, deadline=4)
     late = [facts for kind, facts in recorder.events if kind == "worker_died"]
@@ -212,7 +212,7 @@ def test_stopping_does_not_wait_for_ever(tmp_path: Path) -> None:
         tmp_path, {"good": "", "stuck": "hang later"}, recorder=recorder, workers=1, drain=2
     )
     assert list(outcomes) == ["good"]
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < 250
 
 
 def test_workers_that_cannot_start_end_the_job(tmp_path: Path) -> None:

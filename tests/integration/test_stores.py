@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,12 +47,12 @@ def together(count: int, work: Callable[[int], Any]) -> list[Any]:
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_there_and_back(server: S3Server) -> None:
-    fs, options = server.filesystem(), server.options()
+def test_there_and_back(swift_server: S3Server, folder: str) -> None:
+    fs, options = swift_server.filesystem(), swift_server.options()
     for number in range(2):
-        fs.pipe_file(f"{BUCKET}/back/in/x-{number}.tar", tar_bytes(samples(2, 10 * number)))
-    fs.pipe_file(f"{BUCKET}/back/in/y-0.tar", tar_bytes(samples(2, 90))[: 512 * 7])
-    url = f"{server.url}/back"
+        fs.pipe_file(f"{BUCKET}/{folder}/in/x-{number}.tar", tar_bytes(samples(2, 10 * number)))
+    fs.pipe_file(f"{BUCKET}/{folder}/in/y-0.tar", tar_bytes(samples(2, 90))[: 512 * 7])
+    url = f"{swift_server.url}/{folder}"
     job = CompressOptions(
         (f"{url}/in/x-{{0..1}}.tar", f"{url}/in/y-*.tar"),
         f"{url}/set",
@@ -63,7 +64,7 @@ def test_there_and_back(server: S3Server) -> None:
     )
     summary = compress(job)
     assert (summary.exit_code, summary.ok, len(summary.failed_shards)) == (1, 4, 1)
-    assert "back/in/y-0.tar" in summary.failed_shards[0].reason
+    assert f"{folder}/in/y-0.tar" in summary.failed_shards[0].reason
     assert not any("create-only" in note for note in summary.notes)
     again = compress(job)
     assert (again.resumed, again.new_samples, again.ok) == (2, 0, 4)
@@ -78,7 +79,7 @@ def test_there_and_back(server: S3Server) -> None:
         )
     )
     assert (back.exit_code, back.ok) == (0, 4)
-    tars = [name for name in fs.ls(f"{BUCKET}/back/out", detail=False) if name.endswith(".tar")]
+    tars = [name for name in fs.ls(f"{BUCKET}/{folder}/out", detail=False) if name.endswith(".tar")]
     assert [name.rsplit("/", 1)[-1][:4] for name in sorted(tars)] == ["x-0-", "x-1-"]
 
 
@@ -89,8 +90,8 @@ def test_a_wrong_key_is_refused_and_not_shown(swift_server: S3Server) -> None:
     assert "not-the-secret" not in str(caught.value)
 
 
-def test_create_only(server: S3Server, tmp_path: Any) -> None:
-    store = Store(f"{server.url}/once", server.options())
+def test_create_only(server: S3Server, folder: str, tmp_path: Path) -> None:
+    store = Store(f"{server.url}/{folder}", server.options())
     local = tmp_path / "file"
     local.write_bytes(b"the first" * 1000)
     assert store.create_from("a", local)
@@ -101,10 +102,10 @@ def test_create_only(server: S3Server, tmp_path: Any) -> None:
     assert store.refuses_overwriting("a")
 
 
-def test_of_many_writers_at_once_one_wins(moto_server: S3Server) -> None:
+def test_of_many_writers_at_once_one_wins(moto_server: S3Server, folder: str) -> None:
     """On Swift two may win: it looks before it writes (and the job says nothing about it)."""
     options = moto_server.options()
-    stores = [Store(f"{moto_server.url}/race", options) for _ in range(6)]
+    stores = [Store(f"{moto_server.url}/{folder}", options) for _ in range(6)]
     for name in "abcde":
         won = together(6, lambda n: stores[n].create(name, b"%d" % n))  # noqa: B023
         assert won.count(True) == 1
@@ -124,13 +125,13 @@ def test_listings_of_several_pages(server: S3Server) -> None:
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_few_layers_are_few_bytes(server: S3Server) -> None:
+def test_few_layers_are_few_bytes(swift_server: S3Server, folder: str) -> None:
     """Ranged reads of the real server, counted on their way."""
-    fs = server.filesystem()
+    fs = swift_server.filesystem()
     files = [(f"p{number}.png", png(number, 96, 96)) for number in range(6)]
-    fs.pipe_file(f"{BUCKET}/ranges/a.tar", tar_bytes(files))
-    url = f"{server.url}/ranges"
-    options = server.options()
+    fs.pipe_file(f"{BUCKET}/{folder}/a.tar", tar_bytes(files))
+    url = f"{swift_server.url}/{folder}"
+    options = swift_server.options()
     job = CompressOptions(
         (f"{url}/a.tar",),
         f"{url}/set",
@@ -143,8 +144,8 @@ def test_few_layers_are_few_bytes(server: S3Server) -> None:
     assert compress(job).exit_code == 0
     read = {}
     for layers in (1, 3, 7):
-        with FaultProxy(server.endpoint) as proxy:
-            dataset = pipeline.open_dataset(f"{url}/set", server.options(proxy.endpoint))
+        with FaultProxy(swift_server.endpoint) as proxy:
+            dataset = pipeline.open_dataset(f"{url}/set", swift_server.options(proxy.endpoint))
             streams = [record.encoded for record in dataset.read(layers)]
             assert [len(stream.layers) for stream in streams] == [layers] * 6
             _, read[layers] = proxy.bytes("GET", r"/data/.*\.parquet")

@@ -21,7 +21,7 @@ from tests.jobs.scripts import load_job
 from tests.pipeline.makers import png, tar_bytes
 
 PATIENCE = 200  # seconds, of which two cores that do nothing else need 30
-STEPS = 40
+STEPS = 16
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
@@ -55,7 +55,7 @@ def test_a_killed_worker_changes_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     recipe = ["--config", "tiny", "--batch", "4", "--crop", "32", "--validate", f"{shards}/0.tar"]
-    recipe += ["--warmup", "10", "--learning-rate", "0.001", "--checkpoint-minutes", "0"]
+    recipe += ["--warmup", "4", "--learning-rate", "0.001", "--checkpoint-minutes", "0"]
     recipe += ["--counted-crops", "4"]
     run = Store(f"{s3}/training-runs/{tmp_path.name}-{time.time_ns()}")
     again = [*recipe, "--data", shards, "--out", run.url]

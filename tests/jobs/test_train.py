@@ -44,7 +44,7 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(*arguments: object) -> list[str]:
-    few = ["--counted-crops", "8"]  # seconds instead of half a minute
+    few = ["--counted-crops", "8", "--crop", "32"]  # seconds instead of half a minute
     return ["--config", "tiny", "--threads", "1", "--batch", "4", *few, *map(str, arguments)]
 
 

@@ -144,7 +144,7 @@ def test_ray_leaves_the_signals_to_the_job(tmp_path: Path, number: signal.Signal
             os.killpg(job.pid, number)
         else:
             job.send_signal(number)
-        out, err = job.communicate(timeout=60)
+        out, err = job.communicate(timeout=200)
     finally:
         if job.poll() is None:
             os.killpg(job.pid, signal.SIGKILL)

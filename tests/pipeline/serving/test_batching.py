@@ -2,8 +2,8 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from prometheus_client import generate_latest
 
 from codec import EncodedImage
 from pipeline.reader.dataset import Dataset
-from pipeline.serving import preview_reader
+from pipeline.serving import batching, preview_reader
 from pipeline.serving.answers import Answer
 from pipeline.serving.batching import LONGEST_BATCH, Batcher
 from pipeline.serving.limits import Limits
@@ -27,13 +27,17 @@ def stream(codec: ToyCodec) -> EncodedImage:
     return codec.encode([picture(1)])[0]
 
 
-def test_batches_are_as_long_as_others_can_wait(toy: ToyCodec) -> None:
+def test_batches_are_as_long_as_others_can_wait(
+    toy: ToyCodec, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Slow pictures go in small batches, quick ones all together, the first of a kind alone."""
     sizes: dict[int, list[int]] = {1: [], 2: []}
+    now = [0.0]  # a clock that only decoding moves
+    monkeypatch.setattr(batching, "time", SimpleNamespace(monotonic=lambda: now[0]))
 
     def decode(streams: Sequence[EncodedImage], layers: int, _: int | None) -> list[np.ndarray]:
         sizes[layers].append(len(streams))
-        time.sleep(len(streams) * SECONDS if layers == 2 else 0)
+        now[0] += len(streams) * SECONDS if layers == 2 else 1e-6
         return [np.zeros((1, 1, 3), np.uint8) for _ in streams]
 
     async def ask() -> None:

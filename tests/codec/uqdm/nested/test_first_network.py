@@ -133,7 +133,7 @@ def test_the_shipped_model_previews_one_layer_as_well_as_it_decodes_it(photo: np
     (whole,) = codec.decode(streams)
     original = resizing.shrink(photo, *small.shape[:2])
     reached = metrics.psnr(original, resizing.shrink(whole, *small.shape[:2]))
-    assert metrics.psnr(original, small) > reached - 1
+    assert metrics.psnr(original, small) > reached - 0.75
 
 
 def test_lossless_and_flow_previews_are_made_of_the_whole(

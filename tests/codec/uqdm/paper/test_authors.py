@@ -254,10 +254,11 @@ def test_rates_and_quality_equal_the_authors(shared, tmp_path):
     main(["import", str(reference), "--out", str(tmp_path / "tiny")])
     codec = zoo.load_codec(tmp_path / "tiny")
     images = px64(shared, 64)
-    streams = codec.encode(images)
+    quantised = codec.begin_encode(images).pictures
+    symbols = [list(picture.layers) for picture in quantised]
+    streams = [picture.code() for picture in quantised]
     ids = [s.info.stream_id for s in streams]
     pixels = sum(i.shape[0] * i.shape[1] for i in images)
-    symbols = codec.scheme.encode(images, ids, 5)
     nbytes = np.array([[len(layer) for layer in stream.layers] for stream in streams])
     protection = np.array([[len(layer.protection) for layer in layers] for layers in symbols])
     assert protection.sum() < 0.015 * nbytes.sum()  # of pictures as small as these

@@ -116,7 +116,7 @@ def test_prometheus_reads_them_from_the_node() -> None:
         "from tests.pipeline.running.progress.test_metrics import read_from_ray; read_from_ray()"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=250
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
