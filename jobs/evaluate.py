@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Measure models beside other codecs on tars of pictures: rates, PSNR, MS-SSIM, realism.
+"""Measure models beside other codecs on tars of pictures: how good they look for how many bits.
 
 Examples:
     python jobs/evaluate.py --data kodak.tar --model uqdm cdc-small --output report
@@ -12,19 +12,18 @@ A model is a shipped name, a model's file or folder, or the URL of a dataset. Op
 after commas: quality=all (default) or quality=0+2, those its codec decodes with (decoder, steps,
 noise_scale, seed; realism), prefixes=no (only whole streams, not every layer), label=NAME.
 
-The output folder gets report.html, report.json and results.md, and the records they are made of:
-running the same command again does only what is missing, another model takes over the rest. What
-the figures mean is in docs/evaluation.md. Exit code 0: every picture was measured with everything;
-1: some were not, and the summary names them; 2: nothing was done, the message says why; 130: it was
-stopped by a signal.
+The output folder gets report.html, report.json, results.md and a plot for each figure, and the
+records they are made of: running the same command again does only what is missing, another model
+takes over the rest. It needs the extra eyes (pip install -e '.[eyes]' -c infra/constraints.txt);
+docs/evaluation.md says what the figures mean. Exit code 0: every picture was measured with
+everything; 1: some were not, and the summary names them; 2: nothing was done, the message says why;
+130: it was stopped by a signal.
 """
 
-import argparse
-import math
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -43,20 +42,6 @@ from pipeline.running.command_line import (
 )
 
 SECRET = ("--input-options", "--output-options")
-
-
-def curve(text: str) -> tuple[str, tuple[tuple[float, float], ...]]:
-    """``NAME=0.2:29.4,0.5:33`` as the name, and rates with PSNRs."""
-    name, _, points = text.partition("=")
-    try:
-        pairs = [
-            (float(bpp), float(psnr)) for bpp, psnr in (p.split(":") for p in points.split(","))
-        ]
-    except ValueError:
-        pairs = []
-    if not name or not pairs or not all(bpp > 0 and math.isfinite(bpp + db) for bpp, db in pairs):
-        raise argparse.ArgumentTypeError(f"must be NAME=BPP:DB,BPP:DB,..., but is {text}")
-    return name, tuple(pairs)
 
 
 def command(arguments: Sequence[str]) -> str:
@@ -89,20 +74,13 @@ def parse(arguments: Sequence[str] | None = None) -> EvaluateOptions:
         "--peers",
         nargs="+",
         metavar="NAME",
-        help="codecs to compare with: jpeg, jpeg_progressive (also cut at its scans), jpeg2000, "
-        "jpeg2000_layers (one file, cut at its layers), webp, avif, jxl, and the lossless png, "
-        "webp_lossless, jpeg2000_lossless, jxl_lossless; or none (default: all that are installed)",
+        help="codecs to compare with: avif, avif_ssimulacra2 (tuned to that figure), jxl, webp, "
+        "jpeg2000, jpeg, and the lossless jxl_lossless, webp_lossless, jpeg2000_lossless, png; or "
+        "none (default: all that are installed)",
     )
     parser.add_argument("--first", type=positive, metavar="N", help="only the first N pictures")
     parser.add_argument(
         "--layers", type=positive, metavar="K", help="only the first K layers of each model"
-    )
-    parser.add_argument(
-        "--anchor",
-        default="",
-        metavar="NAME",
-        help="the curve that BD-rates are against: a peer, or a model as the tables call it "
-        "(default: jpeg, or else the first model)",
     )
     parser.add_argument(
         "--show",
@@ -115,40 +93,10 @@ def parse(arguments: Sequence[str] | None = None) -> EvaluateOptions:
         "--show-bpp",
         nargs="+",
         type=above_zero,
-        default=[0.15, 0.4, 1.0],
+        default=[0.1, 0.3, 1.0],
         metavar="X",
-        help="the rates to show them at (default: 0.15 0.4 1.0)",
-    )
-    parser.add_argument(
-        "--lpips",
-        metavar="FILE",
-        help="also measure LPIPS (VGG16), with the weights in this local file",
-    )
-    parser.add_argument(
-        "--given",
-        nargs="+",
-        action="extend",
-        default=[],
-        type=curve,
-        metavar="NAME=BPP:DB,...",
-        help="curves that others measured on the same pictures, as rates and PSNRs",
-    )
-    parser.add_argument(
-        "--earlier",
-        metavar="FILE",
-        help="the local report.json of an evaluation of the same pictures: its curves are taken "
-        "over, but for those measured now; of peers only those are measured that it lacks or that "
-        "--peers names",
-    )
-    parser.add_argument(
-        "--markdown",
-        metavar="FILE",
-        help="also put tables and plots into this local document, where it has places for them",
-    )
-    parser.add_argument(
-        "--section",
-        metavar="NAME",
-        help="what that document calls this evaluation (default: the first tar's name)",
+        help="the rates to show them at, or those of the first model's layers that are nearest "
+        "(default: 0.1 0.3 1.0)",
     )
     add_running_options(parser)
     given = parser.parse_args(arguments)
@@ -164,8 +112,6 @@ def parse(arguments: Sequence[str] | None = None) -> EvaluateOptions:
         given,
         output=output_url(parser, given.output),
         peers=peers,
-        given=dict(given.given),
-        section=given.section or PurePath(given.data[0]).name.partition(".")[0],
         command=command(sys.argv[1:] if arguments is None else arguments),
         **running_options(given),
     )

@@ -98,11 +98,6 @@ class PatchLines:
     mean: tuple[float, ...]
     power: tuple[float, ...]
 
-    def first(self, patches: int, lines: int) -> "PatchLines":
-        """Only the first ``patches`` of each level, on the first ``lines``; mean and power stay."""
-        few = tuple(level[:patches, :lines].copy() for level in self.positions)
-        return PatchLines(few, self.mean, self.power)
-
 
 def patch_lines(image: np.ndarray) -> PatchLines:
     """The patches that ``sliced_wasserstein`` compares, of an ``(H, W, 3) uint8`` picture.

@@ -1,30 +1,39 @@
 """Pictures and one contender: files out of pictures, pictures out of files, figures out of both."""
 
-import base64
-import io
-import math
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from codec import Codec
 from codec.batches import one_by_one_on_error
-from codec.images.metrics import PatchLines, bits_per_pixel
 
 from ..running.options import OptionError
 from ..running.stages import StageClock
 from .contenders import Contender
-from .measuring import SET_LINES, SET_PATCHES, Learned, Likeness, Original, Point
+from .measuring import Original, Row
 from .peers import Peer, all_peers
 
-CROP = 192  # pixels a side of what is shown in the report
-NEAR = math.log(1.6)  # how far a rate may be from the one at which pictures are shown
+
+@dataclass(frozen=True)
+class Point:
+    """Which file: a contender's setting, and how many of its layers."""
+
+    setting: str
+    prefix: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.setting}|{self.prefix}"
+
+    @classmethod
+    def of_key(cls, key: str) -> "Point":
+        setting, _, prefix = key.rpartition("|")
+        return cls(setting, int(prefix))
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,12 +50,9 @@ class Loaded:
 
 @dataclass(eq=False)
 class Measured:
-    """What came of one picture: by point its figures and patches, and crops to show."""
+    """What came of one picture: figures by point, and seconds."""
 
-    points: dict[Point, Likeness] = field(default_factory=dict)
-    lines: dict[Point, PatchLines] = field(default_factory=dict)
-    shown: dict[float, dict[str, Any]] = field(default_factory=dict)
-    original: PatchLines | None = None
+    points: dict[Point, Row] = field(default_factory=dict)
     encode_s: float = 0.0
     decode_s: float = 0.0
 
@@ -55,9 +61,7 @@ class Measured:
 class Bench:
     """What measures a contender on pictures that are in memory.
 
-    Attributes:
-        codec: gives a model by its id.
-        shown: positions of samples that are shown in the report, at rates near ``shown_bpp``.
+    ``codec`` gives a model by its id; ``metrics`` are the names of what is measured.
     """
 
     contender: Contender
@@ -65,9 +69,7 @@ class Bench:
     clock: StageClock
     pool: ThreadPoolExecutor
     threads: int
-    shown: tuple[int, ...] = ()
-    shown_bpp: tuple[float, ...] = ()
-    learned: Learned | None = None
+    metrics: tuple[str, ...]
 
     def measure(self, pictures: list[Loaded]) -> list[Measured | Exception]:
         """What came of each picture. One that fails does not take the others with it."""
@@ -82,104 +84,76 @@ class Bench:
         return list(self.pool.map(single, pictures))
 
     def _by_model(self, some: list[Loaded]) -> list[Measured]:
-        spec, setting = self.contender.spec, self.contender.setting
-        codec = self.codec(spec["model_id"])
         out = [Measured() for _ in some]
         images = [rgb_of(one) for one in some]
-        originals = list(self.pool.map(lambda image: Original(image, self.learned), images))
-        begun = time.perf_counter()
-        with self.clock.timed("device"):
-            streams = codec.encode(images, layers=spec["layers"], **spec["encode"])
-        encode_s = time.perf_counter() - begun
-        shares = [image.size / sum(x.size for x in images) for image in images]
-        if spec["prefixes"]:
-            decoded = codec.decode_progressively(streams, **spec["decode"])
-        else:
-            decoded = (codec.decode(streams, **spec["decode"]) for _ in range(1))  # when asked
-        decode_s = 0.0
-        layers = 0
+        originals = [Original(image, self.metrics) for image in images]
+        coded = model_files(self.codec, self.contender.spec, images)
+        seconds: list[float] = []  # of encoding, then of decoding after each of the prefixes
         while True:
             begun = time.perf_counter()
             with self.clock.timed("device"):
-                pictures = next(decoded, None)
-            decode_s += time.perf_counter() - begun
-            if pictures is None:
+                found = next(coded, None)
+            seconds.append(time.perf_counter() - begun)
+            if found is None:
                 break
-            layers = layers + 1 if spec["prefixes"] else max(s.num_layers for s in streams)
+            layers, nbytes, pictures = found
 
-            def look(position: int, layers: int = layers, pictures: Any = pictures) -> None:
-                nbytes = streams[position].truncate(layers).nbytes
+            point = Point(self.contender.setting, layers)
+
+            def look(original: Original, nbytes: int, shown: np.ndarray) -> Row:
                 with self.clock.timed("measure", self.threads):
-                    self._take(
-                        some[position],
-                        out[position],
-                        originals[position],
-                        Point(setting, layers),
-                        pictures[position],
-                        nbytes,
-                    )
+                    return original.compare(shown, nbytes)
 
-            list(self.pool.map(look, range(len(some))))
-        for result, share in zip(out, shares, strict=True):
-            result.encode_s, result.decode_s = share * encode_s, share * decode_s
+            if layers:
+                rows = self.pool.map(look, originals, nbytes, pictures)
+                for result, row in zip(out, rows, strict=True):
+                    result.points[point] = row
+        for result, image in zip(out, images, strict=True):
+            share = image.size / sum(each.size for each in images)
+            result.encode_s, result.decode_s = share * seconds[0], share * sum(seconds[1:])
         return out
 
     def _by_peer(self, one: Loaded) -> Measured:
         """The seconds of a peer are means over its settings."""
-        peer = _peer(self.contender)
+        peer = peer_of(self.contender)
         out, image = Measured(), rgb_of(one)
-        original = Original(image, self.learned)
+        original = Original(image, self.metrics)
         for setting in peer.settings:
             begun = time.perf_counter()
             with self.clock.timed("device", self.threads):
-                files = peer.files(image, setting)
-            out.encode_s += (time.perf_counter() - begun) / len(peer.settings)
-            for prefix, file in enumerate(files, start=1):
-                begun = time.perf_counter()
-                with self.clock.timed("device", self.threads):
-                    shown = peer.decode(file.data)
-                if prefix == len(files):
-                    out.decode_s += (time.perf_counter() - begun) / len(peer.settings)
-                with self.clock.timed("measure", self.threads):
-                    point = Point(setting.name, prefix)
-                    self._take(one, out, original, point, shown, file.nbytes)
+                data = peer.encode(image, setting)
+            encoded = time.perf_counter()
+            with self.clock.timed("device", self.threads):
+                shown = peer.decode(data)
+            out.encode_s += (encoded - begun) / len(peer.settings)
+            out.decode_s += (time.perf_counter() - encoded) / len(peer.settings)
+            with self.clock.timed("measure", self.threads):
+                out.points[Point(setting.name, 1)] = original.compare(shown, len(data))
         return out
 
-    def _take(
-        self,
-        one: Loaded,
-        out: Measured,
-        original: Original,
-        point: Point,
-        shown: np.ndarray,
-        nbytes: int,
-    ) -> None:
-        likeness, lines = original.compare(shown, nbytes)
-        out.points[point], out.lines[point] = likeness, lines.first(SET_PATCHES, SET_LINES)
-        out.original = original.lines
-        if one.index not in self.shown:
-            return
-        bpp = bits_per_pixel(nbytes, shown.shape[1], shown.shape[0])
-        for target in self.shown_bpp:
-            distance = abs(math.log(bpp / target))
-            best = out.shown.get(target, {"distance": NEAR})
-            if distance < best["distance"]:
-                out.shown[target] = {
-                    "distance": distance,
-                    "target": target,
-                    "bpp": bpp,
-                    "point": point.key,
-                    "picture": _crop(shown),
-                    "original": _crop(original.picture),
-                }
+
+def model_files(
+    codec: Callable[[str], Codec], spec: Mapping[str, Any], images: list[np.ndarray]
+) -> Iterator[tuple[int, list[int], list[np.ndarray]]]:
+    """How many layers, and the bytes and pictures of these: first of none, once all are encoded."""
+    model = codec(spec["model_id"])
+    streams = model.encode(images, layers=spec["layers"], **spec["encode"])
+    yield 0, [], []
+    if not spec["prefixes"]:
+        last = max(stream.num_layers for stream in streams)
+        yield last, [s.nbytes for s in streams], model.decode(streams, **spec["decode"])
+        return
+    each = model.decode_progressively(streams, **spec["decode"])
+    for layers, pictures in enumerate(each, start=1):
+        yield layers, [stream.truncate(layers).nbytes for stream in streams], pictures
 
 
-def _peer(contender: Contender) -> Peer:
+def peer_of(contender: Contender) -> Peer:
     """Raises OptionError where this worker would write other files than the driver."""
     peer = all_peers()[contender.spec["peer"]]
     if peer.library != contender.spec["library"]:
         raise OptionError(
-            f"{platform.node()} has {peer.library or 'no library'} for {peer.title}, the driver "
+            f"{platform.node()} has {peer.library or 'nothing'} for {peer.title}, the driver "
             f"{contender.spec['library']}: install the same"
         )
     return peer
@@ -188,13 +162,3 @@ def _peer(contender: Contender) -> Peer:
 def rgb_of(one: Loaded) -> np.ndarray:
     assert one.rgb is not None
     return one.rgb
-
-
-def _crop(picture: np.ndarray) -> str:
-    """The middle of a picture as an exact WebP."""
-    height, width = picture.shape[:2]
-    top, left = max(0, (height - CROP) // 2), max(0, (width - CROP) // 2)
-    out = io.BytesIO()
-    piece = Image.fromarray(picture[top : top + CROP, left : left + CROP])
-    piece.save(out, "WEBP", lossless=True, quality=80, method=4)
-    return base64.b64encode(out.getvalue()).decode()

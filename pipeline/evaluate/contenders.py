@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,10 @@ class Contender:
     def lossless(self) -> bool:
         """Whether a peer's files are exact. Of models, their own pictures tell."""
         return not self.is_model and all_peers()[self.spec["peer"]].lossless
+
+    @property
+    def title(self) -> str:
+        return f"{self.group} {self.setting}".strip()
 
     def to_json(self) -> dict[str, Any]:
         return {"group": self.group, "setting": self.setting, "spec": dict(self.spec)}
@@ -132,11 +136,8 @@ def _of_model(
         raise OptionError(f"--model {text}: prefixes must be yes or no, not {prefixes}")
     options = {name: _value(value) for name, value in given.items()}
     encode = {name: value for name, value in options.items() if name in codec.encode_options}
-    decode = {
-        name: value
-        for name, value in options.items()
-        if name in codec.decode_options or name not in codec.encode_options
-    }
+    only_encode = set(codec.encode_options) - set(codec.decode_options)
+    decode = {name: value for name, value in options.items() if name not in only_encode}
     try:
         codec.check_options("decode", decode)
         codec.check_options("encode", encode)
@@ -215,13 +216,10 @@ def available_qualities(codec: Codec) -> list[int]:
     return qualities
 
 
-def peer_contenders(
-    names: Sequence[str] | None, known: Collection[str] = ()
-) -> tuple[list[Contender], list[str]]:
-    """Contenders for peers by name (None: all that are here, but for those whose curves are
-    ``known`` already), and in words what is left out.
+def peer_contenders(names: Sequence[str] | None) -> tuple[list[Contender], list[str]]:
+    """Contenders for peers by name (None: all that are here), and in words what is left out.
 
-    Raises OptionError for a name that there is not, or a peer asked for whose library is missing.
+    Raises OptionError for a name that there is not, or a peer asked for that is not installed.
     """
     peers = all_peers()
     contenders, notes = [], []
@@ -230,10 +228,10 @@ def peer_contenders(
             f"--peers: there is no {', '.join(unknown)}, but {', '.join(peers)}, none"
         )
     for name, peer in peers.items():
-        if peer.title in known if names is None else name not in names:
+        if names is not None and name not in names:
             continue
         if peer.library:
-            settings = [[one.name, dict(one.arguments), one.cut] for one in peer.settings]
+            settings = [[one.name, dict(one.arguments)] for one in peer.settings]
             spec = {"peer": name, "library": peer.library, "settings": settings}
             contenders.append(Contender(peer.title, "", spec))
         elif names is None:
@@ -254,23 +252,3 @@ def check_names(contenders: Sequence[Contender]) -> None:
                 f"--model: {contender.group} is there twice; tell them apart with label=..."
             )
         seen.add(key)
-
-
-def anchor_name(contenders: Sequence[Contender], wanted: str, others: Sequence[str] = ()) -> str:
-    """The name of the curve that others are held against. Raises OptionError where there is none.
-
-    ``wanted`` is a peer's name or a curve's; "" is JPEG where it is measured, else the first model.
-    ``others`` are names of curves that are there beside those of the contenders.
-    """
-    peers = all_peers()
-    title = peers[wanted].title if wanted in peers else wanted
-    curves = [one for one in contenders if not one.lossless]
-    names = dict.fromkeys(
-        name for one in curves for name in (one.group, f"{one.group} {one.setting}".strip())
-    ) | dict.fromkeys(others)
-    if not wanted:
-        return peers["jpeg"].title if peers["jpeg"].title in names else next(iter(names), "")
-    found = next((name for name in names if name.lower() == title.lower()), None)
-    if found is None:
-        raise OptionError(f"--anchor {wanted}: it is not measured here; choose {', '.join(names)}")
-    return found

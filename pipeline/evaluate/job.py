@@ -7,17 +7,13 @@ another model, or fewer pictures, takes over what they have in common.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
-
-from codec.errors import InvalidModelError
 
 from ..dataset.layout import model_path
 from ..dataset.ledger import fingerprint
 from ..running.job import RunningOptions, Stop, run_job_tasks
-from ..running.options import OptionError
 from ..running.progress.events import EventLog, job_log
 from ..running.progress.summary import Problem, Summary
 from ..running.tasks import Task
@@ -25,28 +21,15 @@ from ..sources.shards import Sample, Shard, expand_inputs, open_shard
 from ..sources.tar_members import ShardError
 from ..stores.store import StorageError, Store, scratch_folder, storage_errors
 from ..stores.urls import refuse_secrets
-from .contenders import (
-    Contender,
-    ModelFile,
-    anchor_name,
-    check_names,
-    model_contenders,
-    peer_contenders,
-)
-from .document import Document
-from .earlier import Earlier
-from .figures import Evaluation, collect, given_series
+from .contenders import Contender, check_names, model_contenders, peer_contenders
+from .figures import Evaluation, collect
+from .measuring import installed
 from .page import page
-from .report import pictures, report, results
-from .worker import (
-    RECORDS,
-    WEIGHTS,
-    EvaluateSettings,
-    EvaluationTask,
-    Evaluator,
-)
+from .plots import plots
+from .report import report, results
+from .worker import RECORDS, EvaluateSettings, EvaluationTask, Evaluator
 
-FORMAT = 1  # of records; a new number where any figure is defined in another way
+FORMAT = 2  # of records; a new number where any figure is defined in another way
 TASK_SAMPLES, TASK_BYTES = 32, 2 << 20  # of a task: what a killed worker has to do again
 REPORT, TABLES, PAGE = "report.json", "results.md", "report.html"
 
@@ -55,10 +38,7 @@ REPORT, TABLES, PAGE = "report.json", "results.md", "report.html"
 class EvaluateOptions(RunningOptions):
     """What is measured. See ``jobs/evaluate.py --help`` for the options; ``command`` is printed.
 
-    ``peers`` None means all that are installed. ``given`` are curves that others measured:
-    rates and PSNRs by name. ``earlier`` is the report.json of an evaluation of the same pictures,
-    whose other curves are taken over, and whose peers are not measured again unless they are named.
-    ``markdown`` is a document to fill, ``section`` its name for this.
+    ``peers`` None means all that are installed.
     """
 
     data: tuple[str, ...]
@@ -67,14 +47,8 @@ class EvaluateOptions(RunningOptions):
     peers: tuple[str, ...] | None = None
     first: int | None = None
     layers: int | None = None
-    anchor: str = ""
     show: int = 2
-    show_bpp: tuple[float, ...] = (0.15, 0.4, 1.0)
-    lpips: str | None = None
-    given: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
-    earlier: str | None = None
-    markdown: str | None = None
-    section: str = ""
+    show_bpp: tuple[float, ...] = (0.1, 0.3, 1.0)
     command: str = ""
 
 
@@ -108,30 +82,22 @@ def evaluate(options: EvaluateOptions, stop: Stop = lambda: "") -> EvaluationSum
 
 
 def _evaluate(options: EvaluateOptions, stop: Stop, log: EventLog) -> EvaluationSummary:
+    metrics = installed()
     contenders, models = model_contenders(
         options.models, options.layers, options.input_options, options.scratch
     )
-    earlier = None if options.earlier is None else Earlier.read(Path(options.earlier))
-    peers, notes = peer_contenders(options.peers, earlier.groups if earlier else ())
+    peers, notes = peer_contenders(options.peers)
     contenders += peers
     check_names(contenders)
-    measured = {one.group for one in contenders} | (earlier.measured if earlier else set())
-    if clash := set(options.given) & measured:
-        raise OptionError(f"--given {min(clash)}: that is measured here; give it another name")
-    document = None
-    if options.markdown is not None:
-        document = Document(Path(options.markdown), options.section)
-        document.check()
-    anchor = anchor_name(contenders, options.anchor, earlier.curves if earlier else ())
     store = Store(options.output, options.output_options)
     shards = expand_inputs(options.data, options.input_options)
     summary = EvaluationSummary("measured", shards=len(shards), contenders=len(contenders))
     summary.notes += notes
     with storage_errors(store.url, "cannot be written"):
-        lpips = _publish(store, models, options.lpips)
-    pieces = _pieces(shards, options, summary)
+        for model in models:
+            store.create_from(model_path(model.model_id), model.path)
+    tasks = _tasks(_pieces(shards, options, summary), contenders, options, metrics)
     lost = list(summary.failed_shards)
-    tasks = _tasks(pieces, contenders, options, lpips)
     mark = fingerprint({"evaluation": FORMAT})
     with storage_errors(store.url, "cannot be read"):
         there = store.sizes(RECORDS)
@@ -144,7 +110,7 @@ def _evaluate(options: EvaluateOptions, stop: Stop, log: EventLog) -> Evaluation
     outcomes = run_job_tasks(
         "measuring",
         Evaluator,
-        EvaluateSettings(store.url, mark, options.show_bpp, lpips),
+        EvaluateSettings(store.url, mark, metrics),
         missing,
         options,
         summary,
@@ -156,59 +122,29 @@ def _evaluate(options: EvaluateOptions, stop: Stop, log: EventLog) -> Evaluation
     failed = {one.task.name: one.error for one in outcomes if one.result is None}
     summary.failed_shards += [Problem(name, "", error) for name, error in failed.items()]
     with storage_errors(store.url, "cannot be read"):
-        found = collect(store, mark, list(tasks), failed)
+        found = collect(store, mark, list(tasks), metrics, failed)
     _conclude(found, summary)
     if not found.series:
         summary.notes.append("there is no report: no picture was measured by all contenders")
         return summary
-    found.digest = _digest(pieces)
-    found.series += [given_series(name, points) for name, points in options.given.items()]
-    of_models = [one.to_json() for one in models]
-    sources: list[dict[str, Any]] = []
-    if earlier is not None:
-        earlier.check(pictures(found))
-        kept = earlier.complete(found)
-        sources = earlier.sources(kept)
-        of_models += earlier.models(of_models, kept)
-    reported = report(found, of_models, options.data, options.command, anchor, sources)
-    for one in lost:
-        reported["problems"].append({"of": "all", "what": one.shard, "reason": one.reason})
+    found.problems += [{"of": "all", "what": one.shard, "reason": one.reason} for one in lost]
+    of_models = [model.to_json() for model in models]
+    reported = report(found, of_models, contenders, options.data, options.command)
+    reported["notes"] += notes
     if summary.stopped:
         reported["notes"].append(f"not everything was measured: {summary.stopped}")
     files = {
         REPORT: json.dumps(reported, indent=1) + "\n",
         TABLES: results(found, reported),
         PAGE: page(found, reported),
+        **plots(found),
     }
     with storage_errors(store.url, "cannot be written"):
         for name, text in files.items():  # made of the records, so nothing is lost
             store.remove(name)
             store.create(name, text.encode("utf-8", "backslashreplace"))
     summary.notes.append(f"{store.url}/{PAGE}: the report, beside {REPORT} and {TABLES}")
-    if document is not None and summary.stopped:
-        summary.notes.append(f"{document.path} stays as it was until everything is measured")
-    elif document is not None:
-        summary.notes += [f"{document.path}: filled", *document.fill(found, reported)]
     return summary
-
-
-def _publish(store: Store, models: Sequence[ModelFile], lpips: str | None) -> str | None:
-    """Put models and weights where every worker finds them. Returns the weights' name."""
-    for model in models:
-        store.create_from(model_path(model.model_id), model.path)
-    if lpips is None:
-        return None
-    path = Path(lpips)
-    if not path.is_file():
-        raise InvalidModelError(f"--lpips {lpips}: there is no such file")
-    from .lpips import load_lpips
-
-    load_lpips(path)  # or every picture would fail for it
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    name = digest[:32] + path.suffix
-    store.create_from(f"{WEIGHTS}/{name}", path)
-    return name
 
 
 @dataclass(frozen=True)
@@ -227,17 +163,6 @@ class _Piece:
     @property
     def nbytes(self) -> int:
         return sum(map(_picture_bytes, self.samples))
-
-
-def _digest(pieces: Sequence[_Piece]) -> str:
-    """Of the pictures' keys and sizes in bytes: the same set has the same, wherever it lies."""
-    lines = sorted(
-        f"{_picture_bytes(sample)} {sample.key}\n"
-        for piece in pieces
-        for sample in piece.samples
-        if not sample.filtered
-    )
-    return hashlib.sha256("".join(lines).encode("utf-8", "replace")).hexdigest()[:16]
 
 
 def _pieces(
@@ -288,35 +213,36 @@ def _tasks(
     pieces: Sequence[_Piece],
     contenders: Sequence[Contender],
     options: EvaluateOptions,
-    lpips: str | None,
+    metrics: Sequence[str],
 ) -> dict[EvaluationTask, int]:
-    """Every piece with every contender, with its bytes; a shard's together, models first."""
+    """Every piece with every contender, with its bytes; a shard's together, models first. Then
+    every picture that is shown, with all contenders."""
     out: dict[EvaluationTask, int] = {}
+
+    def add(piece: _Piece, start: int, stop: int, of: tuple[Contender, ...], *rates: float) -> None:
+        what = "shown" if rates else of[0].spec.get("peer") or of[0].spec["model_id"][:8]
+        identity: dict[str, Any] = {
+            "format": FORMAT,
+            "shard": [piece.shard.url, piece.shard.size, piece.shard.etag],
+            "samples": [start, stop],
+            "specs": [dict(one.spec) for one in of],
+            "names": [one.group for one in of] if rates else [],
+            "rates": rates,
+            "metrics": list(metrics),
+        }
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode("utf-8", "replace"))
+        name = f"{what}-{start:06d}-{digest.hexdigest()[:20]}"
+        out[EvaluationTask(name, piece.shard, start, stop, of, rates)] = piece.nbytes
+
     for shard in dict.fromkeys(piece.shard for piece in pieces):
         own = [piece for piece in pieces if piece.shard == shard]
         for contender in contenders:
             for piece in own:
-                name = _record_name(piece, contender, options, lpips)
-                task = EvaluationTask(name, shard, piece.start, piece.stop, contender, piece.shown)
-                out[task] = piece.nbytes
+                add(piece, piece.start, piece.stop, (contender,))
+        for piece in own:
+            for number in piece.shown:
+                add(piece, number, number + 1, tuple(contenders), *options.show_bpp)
     return out
-
-
-def _record_name(
-    piece: _Piece, contender: Contender, options: EvaluateOptions, lpips: str | None
-) -> str:
-    shard = piece.shard
-    identity: dict[str, Any] = {
-        "format": FORMAT,
-        "shard": [shard.url, shard.size, shard.etag],
-        "samples": [piece.start, piece.stop],
-        "spec": dict(contender.spec),
-        "shown": [list(piece.shown), list(options.show_bpp)] if piece.shown else None,
-        "lpips": lpips,
-    }
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode("utf-8", "replace"))
-    what = contender.spec.get("peer") or contender.spec["model_id"][:8]
-    return f"{what}-{piece.start:06d}-{digest.hexdigest()[:20]}"
 
 
 def _conclude(found: Evaluation, summary: EvaluationSummary) -> None:
@@ -327,6 +253,6 @@ def _conclude(found: Evaluation, summary: EvaluationSummary) -> None:
         summary.reasons[problem["reason"].split(":", 1)[0]] += 1
     if found.unequal:
         summary.notes.append(
-            "some contenders have no figures of some pictures, which are left out of all figures "
-            f"but swd_set: {', '.join(found.unequal)}"
+            "some contenders have no figures of some pictures, which are left out of all figures: "
+            f"{', '.join(found.unequal)}"
         )

@@ -1,138 +1,156 @@
-"""One picture against what came back of it, and the patches of a whole set of pictures."""
+"""The figures of merit: how near a picture came to its original."""
 
-import base64
-import zlib
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import functools
+import importlib.util
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 
 from codec.images import metrics
-from codec.images.metrics import BANDS, PatchLines
 
-Learned = Callable[[np.ndarray, np.ndarray], float | None]
-"""A learned distance of two ``(H, W, 3) uint8`` pictures; None where it has no opinion."""
+from ..running.options import OptionError
 
-# Of the set's patches: how many of each picture and level, on how many of the lines, and how finely
-# their positions are told apart. Bins widen with the distance from 0 (asinh): a sixteenth of a
-# level at 0, 12 % of the position far away.
-SET_PATCHES, SET_LINES, SET_BINS, SET_REACH = 64, 32, 128, 1000.0
-_EDGES = np.sinh(np.linspace(-1, 1, SET_BINS + 1) * np.arcsinh(SET_REACH))
+SMALLEST = 8  # pixels a side, that SSIMULACRA2 and Butteraugli can judge
 
 
 @dataclass(frozen=True)
-class Point:
-    """Which file: a contender's setting, and how many of its layers (or scans)."""
+class Metric:
+    """A figure of merit.
 
-    setting: str
-    prefix: int
-
-    @property
-    def key(self) -> str:
-        return f"{self.setting}|{self.prefix}"
-
-    @classmethod
-    def of_key(cls, key: str) -> "Point":
-        setting, _, prefix = key.rpartition("|")
-        return cls(setting, int(prefix))
-
-
-@dataclass(frozen=True)
-class Likeness:
-    """How near a picture came to its original, and for how many bytes.
-
-    ``learned`` is a learned distance (LPIPS), where one was asked for.
+    Attributes:
+        title: what people read; ``words`` say what it means.
+        rises: whether more is better.
+        span: the qualities over which bits are compared; None where they are not.
+        exact: what is recorded of a picture that came back as it was.
+        shown: the figure that people read, of what is recorded or the mean of it.
     """
 
-    nbytes: int
-    mse: float
-    ms_ssim: float
-    swd: float
-    exact: bool
-    learned: float | None = None
+    title: str
+    words: str
+    rises: bool = True
+    digits: int = 2
+    span: tuple[float, float] | None = None
+    exact: float = 0.0
+    shown: Callable[[float], float] = float
 
-    def to_json(self) -> list[float | int | bool | None]:
-        return [self.nbytes, self.mse, self.ms_ssim, self.swd, self.exact, self.learned]
+
+METRICS = {
+    "ssimulacra2": Metric(
+        "SSIMULACRA2",
+        "How good a picture looks to people, calibrated by their votes: 30 is low quality, 50 "
+        "medium, 70 high, and 90 cannot be told from the original in a flicker test.",
+        digits=1,
+        span=(30, 90),
+        exact=100.0,
+    ),
+    "ms_ssim": Metric(
+        "MS-SSIM, dB",
+        "Whether structures of the brightness are kept, at five scales: -10 log10(1 - MS-SSIM). "
+        "More is better.",
+        span=(12, 26),
+        exact=1.0,
+        shown=metrics.ms_ssim_decibel,
+    ),
+    "psnr": Metric(
+        "PSNR, dB",
+        "The squared error of all pixels and channels, in decibels. More is better. It does not "
+        "know what eyes see.",
+        span=(28, 40),
+        shown=lambda error: metrics.psnr_of_mean_mse([error]),
+    ),
+    "butteraugli": Metric(
+        "Butteraugli",
+        "A model of the eye that weighs the worst places most (its 3-norm): at 1 people begin to "
+        "see a difference. Less is better.",
+        rises=False,
+        span=(1, 5),
+    ),
+    "swd": Metric(
+        "SWD",
+        "Whether there are the same kinds of detail, wherever they are: the sliced Wasserstein "
+        "distance of small patches, times a thousand. Less is better.",
+        rises=False,
+        digits=1,
+        shown=lambda distance: 1000 * distance,
+    ),
+}
+
+
+@functools.cache
+def installed() -> tuple[str, ...]:
+    """Names of the metrics that can be measured here. Raises OptionError without the first one."""
+    if importlib.util.find_spec("ssimulacra2") is None:
+        raise OptionError(
+            "SSIMULACRA2 is not installed: pip install -e '.[eyes]' -c infra/constraints.txt"
+        )
+    lacking = () if shutil.which("butteraugli_main") else ("butteraugli",)
+    return tuple(name for name in METRICS if name not in lacking)
+
+
+def ssimulacra2(original: np.ndarray, shown: np.ndarray) -> float | None:
+    """Of two ``(H, W, 3) uint8`` pictures; None for those too small."""
+    from ssimulacra2 import compute_ssimulacra2
+
+    if min(shown.shape[:2]) < SMALLEST:
+        return None
+    return float(compute_ssimulacra2(BytesIO(ppm(original)), BytesIO(ppm(shown))))
+
+
+def butteraugli(original: np.ndarray, shown: np.ndarray) -> float | None:
+    """The 3-norm, by libjxl's program. Raises RuntimeError with its words where it fails."""
+    if min(shown.shape[:2]) < SMALLEST:
+        return None
+    with tempfile.TemporaryDirectory() as name:
+        paths = [Path(name, "original.ppm"), Path(name, "shown.ppm")]
+        for path, picture in zip(paths, (original, shown), strict=True):
+            path.write_bytes(ppm(picture))
+        command = ["butteraugli_main", *map(str, paths)]
+        done = subprocess.run(command, capture_output=True, text=True)
+    try:
+        return float(done.stdout.rpartition("3-norm:")[2])
+    except ValueError:
+        raise RuntimeError(f"butteraugli_main failed: {done.stderr.strip()[-500:]}") from None
+
+
+def ppm(picture: np.ndarray) -> bytes:
+    """An ``(H, W, 3) uint8`` picture as a file that every program reads."""
+    return b"P6 %d %d 255\n" % picture.shape[1::-1] + picture.tobytes()
+
+
+Row = list[float | None]
+"""Bytes, whether exact (1 or 0), and what each metric that was asked for records."""
 
 
 class Original:
-    """A picture to compare with. Its patches are looked at once."""
+    """A picture to compare with, ``(H, W, 3) uint8``. Its patches are looked at once."""
 
-    def __init__(self, picture: np.ndarray, learned: Learned | None = None) -> None:
-        self.picture = picture
-        self.lines = metrics.patch_lines(picture)
-        self._learned = learned
+    def __init__(self, picture: np.ndarray, names: Sequence[str]) -> None:
+        self.picture, self.names = picture, names
+        self._lines = functools.cache(lambda: metrics.patch_lines(picture))
 
-    def compare(self, shown: np.ndarray, nbytes: int) -> tuple[Likeness, PatchLines]:
+    def compare(self, shown: np.ndarray, nbytes: int) -> Row:
         """Raises ValueError where the shape is another one."""
-        learned = None if self._learned is None else self._learned(self.picture, shown)
+        if shown.shape != self.picture.shape:
+            raise ValueError(f"expected a picture of {self.picture.shape}, got {shown.shape}")
         if np.array_equal(self.picture, shown):
-            return Likeness(nbytes, 0.0, 1.0, 0.0, True, learned), self.lines
-        error = metrics.mse(self.picture, shown)
-        lines = metrics.patch_lines(shown)
-        swd = metrics.sliced_wasserstein(self.lines, lines)
-        similarity = metrics.ms_ssim(self.picture, shown)
-        return Likeness(nbytes, error, similarity, swd, False, learned), lines
+            return [nbytes, 1, *(METRICS[name].exact for name in self.names)]
+        return [nbytes, 0, *(self._measure(name, shown) for name in self.names)]
+
+    def _measure(self, name: str, shown: np.ndarray) -> float | None:
+        if name == "swd":
+            return metrics.sliced_wasserstein(self._lines(), metrics.patch_lines(shown))
+        return _MEASURES[name](self.picture, shown)
 
 
-@dataclass
-class PatchSet:
-    """Patches of many pictures: counts of their positions on the lines, level by level.
-
-    Attributes:
-        counts: ``(levels, SET_LINES, SET_BINS) int64``. The bands come from the finest on, the
-            low-pass rest is always the last level.
-        moments: ``(levels, 3)``: pictures, sum of their means, sum of their mean squares.
-    """
-
-    counts: np.ndarray = field(
-        default_factory=lambda: np.zeros((BANDS + 1, SET_LINES, SET_BINS), np.int64)
-    )
-    moments: np.ndarray = field(default_factory=lambda: np.zeros((BANDS + 1, 3)))
-
-    def add(self, lines: PatchLines) -> None:
-        """Add one picture."""
-        last = len(lines.positions) - 1
-        for number, positions in enumerate(lines.positions):
-            level = BANDS if number == last else number
-            some = positions[:SET_PATCHES, :SET_LINES]
-            # what is beyond the last edge counts as being there
-            bins = np.clip(np.searchsorted(_EDGES, some, side="right") - 1, 0, SET_BINS - 1)
-            np.add.at(self.counts[level], (np.arange(SET_LINES)[None], bins), 1)
-            self.moments[level] += (1, lines.mean[number], lines.power[number])
-
-    def merge(self, other: "PatchSet") -> None:
-        self.counts += other.counts
-        self.moments += other.moments
-
-    def distance(self, other: "PatchSet") -> float:
-        """Sliced Wasserstein distance of two sets, as ``metrics.sliced_wasserstein`` is of two
-        pictures, up to the width of the bins."""
-        distances = []
-        for level in range(BANDS + 1):
-            here, there = self.moments[level], other.moments[level]
-            if not here[0] or not there[0]:
-                continue
-            shares = [
-                one.counts[level].cumsum(axis=1) / one.counts[level].sum(axis=1, keepdims=True)
-                for one in (self, other)
-            ]
-            apart = np.abs(shares[0] - shares[1])  # at the bins' upper edges
-            before = np.pad(apart[:, :-1], [(0, 0), (1, 0)])
-            areas = ((apart + before) / 2 * np.diff(_EDGES)).sum(axis=1)
-            mean, power = (here[1:] / here[0] + there[1:] / there[0]) / 2
-            distances.append(areas.mean() / metrics.deviation(mean, power))
-        return float(np.mean(distances)) if distances else 0.0
-
-    def pack(self) -> str:
-        """As text for a record: a few kilobytes."""
-        data = self.counts.astype("<u4").tobytes() + self.moments.astype("<f8").tobytes()
-        return base64.b64encode(zlib.compress(data, 6)).decode()
-
-    @classmethod
-    def unpack(cls, text: str) -> "PatchSet":
-        data = zlib.decompress(base64.b64decode(text))
-        size = (BANDS + 1) * SET_LINES * SET_BINS
-        counts = np.frombuffer(data, "<u4", size).reshape(BANDS + 1, SET_LINES, SET_BINS)
-        moments = np.frombuffer(data, "<f8", offset=4 * size).reshape(BANDS + 1, 3)
-        return cls(counts.astype(np.int64), moments.copy())
+_MEASURES: dict[str, Callable[[np.ndarray, np.ndarray], float | None]] = {
+    "ssimulacra2": ssimulacra2,
+    "ms_ssim": metrics.ms_ssim,
+    "psnr": metrics.mse,
+    "butteraugli": butteraugli,
+}

@@ -1,47 +1,43 @@
-"""Other codecs through their libraries: settings, files, and the prefixes of files that have any.
+"""Other codecs: their settings, files, and pictures out of files.
 
-Every setting writes its codec's smallest file, with one thread, without metadata.
+Every setting asks for its codec's smallest file, with one thread, without metadata.
 """
 
+import bisect
 import functools
 import importlib.metadata
-import importlib.util
 import io
-import struct
+import math
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, features
 
-_JPEG = (1, 3, 5, 8, 12, 18, 25, 35, 50, 65, 80, 90, 95)
-_SCANS = (25, 50, 80, 95)  # qualities of which the file is cut at its scans too
-_RATIOS = (480, 300, 200, 120, 80, 50, 30, 20, 12, 8, 6, 4)  # JPEG 2000's, against 24 bpp
-# Libraries halve the resolution of colours by default, which is dear at high qualities: these are
-# measured without it too, and a curve takes what is cheapest. WebP has no choice.
-_JPEG_444, _AVIF_444 = (80, 90, 95, 98), (70, 80, 90, 95)
-_WEBP = (0, 5, 10, 20, 30, 45, 60, 75, 85, 92, 97)
-_AVIF = (1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95)
-_JXL = (25, 20, 15, 11, 8, 6, 4, 3, 2, 1, 0.5, 0.2)  # distances: 1 is about where people see it
-_EOI = b"\xff\xd9"
+from .measuring import ppm
 
-
-@dataclass(frozen=True)
-class Prefix:
-    """What is decoded of a file, ``data``, and how many bytes of the file it takes."""
-
-    nbytes: int
-    data: bytes
+_JPEG, _JPEG_444 = (8, 18, 35, 60, 82), (75, 88, 93, 96)
+_WEBP = (1, 12, 35, 60, 80, 91, 97)
+_AVIF, _AVIF_444 = (0, 12, 28, 45), (20, 40, 58, 75, 88, 94)
+_AVIF_TUNED = (0, 15, 35, 55, 75, 90)
+_JXL = (20, 12, 7, 4, 2.3, 1.3, 0.8, 0.5)  # distances
+_RATIOS = (250, 100, 45, 22, 11, 6)  # JPEG 2000's, against 24 bits per pixel
+# JPEG and AVIF halve the resolution of colours by default, which is dear at high qualities: these
+# are measured without it too, and a curve takes what is cheapest. WebP has no choice.
+FULL = {"subsampling": "4:4:4"}
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One point of a peer, or one file cut at several: a name and arguments for its encoder."""
+    """One point of a peer: a name, and arguments for its encoder."""
 
     name: str
     arguments: Mapping[str, Any] = field(hash=False)
-    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,9 +46,12 @@ class Peer:
 
     Attributes:
         name: as given to ``--peers``; ``title`` is what tables say.
-        library: which library does it, with its version; empty where it is not installed.
+        library: which encoder, its version, and its effort; empty where it is not installed.
+        settings: what is measured.
+        encode, decode: a picture, ``(H, W, 3) uint8``, to the bytes of a file and back.
+        scale: many settings, from the smallest file to the largest, of which ``near`` picks one;
+            empty for a lossless codec.
         missing: how to get it, in words.
-        lossless: whether its files are exact.
     """
 
     name: str
@@ -61,16 +60,19 @@ class Peer:
     settings: tuple[Setting, ...]
     encode: Callable[[np.ndarray, Setting], bytes]
     decode: Callable[[bytes], np.ndarray]
-    prefixes: Callable[[bytes], list[Prefix]]
-    lossless: bool = False
+    scale: tuple[Setting, ...] = ()
     missing: str = "this Pillow was built without it"
 
-    def files(self, picture: np.ndarray, setting: Setting) -> list[Prefix]:
-        """The picture's file, after its prefixes if the setting cuts it."""
-        data = self.encode(picture, setting)
-        if setting.cut:
-            return self.prefixes(data)
-        return [Prefix(len(data), data)]
+    @property
+    def lossless(self) -> bool:
+        return not self.scale
+
+    def near(self, picture: np.ndarray, nbytes: int) -> bytes:
+        """The picture's file whose size is nearest to ``nbytes``, by ratio."""
+        file = functools.cache(lambda number: self.encode(picture, self.scale[number]))
+        above = bisect.bisect_left(range(len(self.scale)), nbytes, key=lambda n: len(file(n)))
+        around = [n for n in (above - 1, above) if 0 <= n < len(self.scale)]
+        return min(map(file, around), key=lambda data: abs(math.log(len(data) / nbytes)))
 
 
 def _save(picture: np.ndarray, setting: Setting) -> bytes:
@@ -84,197 +86,122 @@ def _open(data: bytes) -> np.ndarray:
         return np.asarray(opened.convert("RGB"))
 
 
-def _whole(data: bytes) -> list[Prefix]:
-    return [Prefix(len(data), data)]
-
-
-def jpeg_scans(data: bytes) -> list[Prefix]:
-    """A progressive JPEG cut behind each of its scans. The whole file is the last.
-
-    A prefix is closed by an end marker for the decoder, which is not counted: decoders show a file
-    without it as well. Raises ValueError where ``data`` is no JPEG.
-    """
-    if data[:2] != b"\xff\xd8":
-        raise ValueError("not a JPEG file")
-    ends, at = [], 2
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xD9:
-            break
-        (length,) = struct.unpack_from(">H", data, at + 2)
-        at += 2 + length
-        if marker == 0xDA:  # entropy-coded bytes follow, until a marker other than RST (T.81, B.1)
-            at = _next_marker(data, at)
-            ends.append(at)
-    if not ends:
-        raise ValueError("the JPEG file has no scan")
-    return [*(Prefix(end, data[:end] + _EOI) for end in ends[:-1]), Prefix(len(data), data)]
-
-
-def _next_marker(data: bytes, at: int) -> int:
-    while (at := data.find(b"\xff", at)) >= 0 and at + 1 < len(data):
-        follower = data[at + 1]
-        if follower != 0 and not 0xD0 <= follower <= 0xD7:
-            return at
-        at += 2
-    return len(data)
-
-
-def jpeg2000_layers(data: bytes) -> list[Prefix]:
-    """A JPEG 2000 codestream of one tile, progression by layer, cut behind each of its layers.
-
-    Each is a codestream of its own: its header says that it has so many layers, and nothing more
-    was needed to decode it. The table of packet lengths (PLT), by which the cuts are found, is
-    taken out first, and not counted. Raises ValueError for other codestreams.
-    """
-    header, lengths, packets = _tile(data)
-    cod = header.find(b"\xff\x52")
-    progression, layers = struct.unpack_from(">BH", header, cod + 5)  # ISO 15444-1, A.6.1
-    if progression != 0 or len(lengths) % layers:
-        raise ValueError("the codestream is not ordered by layer")
-    each = len(lengths) // layers
-    out = []
-    for count in range(1, layers + 1):
-        kept = packets[: sum(lengths[: count * each])]
-        main = header[: cod + 6] + struct.pack(">H", count) + header[cod + 8 :]
-        tile = struct.pack(">HHHIBB", 0xFF90, 10, 0, 14 + len(kept), 0, 1) + b"\xff\x93" + kept
-        cut = main + tile + _EOI
-        out.append(Prefix(len(cut), cut))
-    return out
-
-
-def _tile(data: bytes) -> tuple[bytes, list[int], bytes]:
-    """Main header, lengths of packets, and the packets of a codestream of one tile."""
-    at = data.find(b"\xff\x90")
-    if data[:4] != b"\xff\x4f\xff\x51" or at < 0:
-        raise ValueError("not a JPEG 2000 codestream")
-    header = data[:at]
-    _, _, _, psot, part, parts = struct.unpack_from(">HHHIBB", data, at)
-    end = at + psot if psot else len(data) - 2
-    if part != 0 or parts not in (0, 1) or data[end:] != _EOI:
-        raise ValueError("the codestream has more than one tile or tile-part")
-    at += 12
-    packed = b""
-    while data[at : at + 2] != b"\xff\x93":
-        marker, length = struct.unpack_from(">HH", data, at)
-        if marker == 0xFF58:
-            packed += data[at + 5 : at + 2 + length]
-        at += 2 + length
-    lengths, value = [], 0
-    for byte in packed:  # seven bits each, the last byte of a number below 128 (A.7.3)
-        value = value << 7 | byte & 0x7F
-        if byte < 0x80:
-            lengths.append(value)
-            value = 0
-    packets = data[at + 2 : end]
-    if not lengths or sum(lengths) != len(packets):
-        raise ValueError("the codestream has no table of its packets' lengths")
-    return header, lengths, packets
-
-
 def _jxl_encode(picture: np.ndarray, setting: Setting) -> bytes:
-    import imagecodecs
-
-    return bytes(imagecodecs.jpegxl_encode(picture, effort=7, numthreads=1, **setting.arguments))
+    options = ["-e", "7", "--num_threads=0", "-d", f"{setting.arguments['distance']:g}"]
+    return _through("cjxl", ppm(picture), "in.ppm", "out.jxl", options)
 
 
 def _jxl_decode(data: bytes) -> np.ndarray:
-    import imagecodecs
+    return _open(_through("djxl", data, "in.jxl", "out.ppm", ["--num_threads=0"]))
 
-    return np.asarray(imagecodecs.jpegxl_decode(data, numthreads=1))
+
+def _through(program: str, data: bytes, source: str, result: str, options: Sequence[str]) -> bytes:
+    """What a program of libjxl makes of a file. Raises RuntimeError with its words."""
+    with tempfile.TemporaryDirectory() as name:
+        paths = [Path(name, source), Path(name, result)]
+        paths[0].write_bytes(data)
+        done = subprocess.run([program, *map(str, paths), *options], capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{program} failed: {done.stderr.strip()[-500:]}")
+        return paths[1].read_bytes()
 
 
 def _jxl_library() -> str:
-    """Found without importing it, which takes a second."""
-    if importlib.util.find_spec("imagecodecs") is None:
+    if not (shutil.which("cjxl") and shutil.which("djxl")):
         return ""
-    return f"imagecodecs {importlib.metadata.version('imagecodecs')}"
+    said = subprocess.run(["cjxl", "--version"], capture_output=True, text=True).stdout
+    return f"cjxl {said.split()[1].lstrip('v')}, effort 7"
 
 
-def _pillow(version: str | None, library: str) -> str:
+def _pillow(version: str | None, library: str, effort: str = "") -> str:
     if version is None:
         return ""
-    return f"Pillow {importlib.metadata.version('pillow')}, {library} {version}"
+    words = f"{library} {version} in Pillow {importlib.metadata.version('pillow')}"
+    return f"{words}, {effort}" if effort else words
 
 
-def _peer(name: str, title: str, library: str, settings: Sequence[Setting], **more: Any) -> Peer:
-    functions = {"encode": _save, "decode": _open, "prefixes": _whole} | more
-    return Peer(name, title, library, tuple(settings), **functions)
+def _avif_library(tune: str) -> str:
+    library = _pillow(features.version_module("avif"), "libavif", f"speed 6, tune {tune}")
+    if not library:
+        return ""
+    from PIL import _avif
+
+    encoders = [word for word in _avif.codec_versions().split(", ") if "[enc" in word]
+    return f"{', '.join(encoders).replace(' [enc]:', ' ')}, {library}"
+
+
+def _qualities(values: Sequence[int], arguments: Mapping[str, Any]) -> tuple[Setting, ...]:
+    colours = f" {arguments['subsampling']}" if "subsampling" in arguments else ""
+    return tuple(Setting(f"q{q}{colours}", {**arguments, "quality": q}) for q in values)
 
 
 @functools.cache
 def all_peers() -> dict[str, Peer]:
-    """Every peer by name, also those whose library is missing here."""
-    jpeg = {"format": "JPEG", "optimize": True}
-    jpeg2000 = {
-        "format": "JPEG2000",
-        "mct": 1,  # the colour transform, without which it is far worse
-        "no_jp2": True,  # the box around the codestream costs 85 bytes
-    }
-    lossy2000 = jpeg2000 | {"irreversible": True, "quality_mode": "rates"}
-    layered2000 = lossy2000 | {"quality_layers": list(_RATIOS), "progression": "LRCP", "plt": True}
-    webp, avif = {"format": "WEBP", "method": 6}, {"format": "AVIF", "max_threads": 1}
-    jpg = _pillow(features.version_codec("jpg"), "libjpeg-turbo")
+    """Every peer by name, also those that are not installed here."""
+    jpeg = {"format": "JPEG", "optimize": True, "progressive": True}
+    webp = {"format": "WEBP", "method": 6}
+    # mct is the colour transform, without which it is far worse; the box around the codestream
+    # costs 85 bytes
+    jpeg2000: dict[str, Any] = {"format": "JPEG2000", "mct": 1, "no_jp2": True}
+    jpg = _pillow(features.version_codec("jpg"), "libjpeg-turbo", "progressive, optimised")
     j2k = _pillow(features.version_codec("jpg_2000"), "OpenJPEG")
-    web = _pillow(features.version_module("webp"), "libwebp")
-    avi = _pillow(features.version_module("avif"), "libavif")
-    png = _pillow(features.version_codec("zlib"), "zlib")
-    xl = _jxl_library()
-    jxl: dict[str, Any] = {
-        "encode": _jxl_encode,
-        "decode": _jxl_decode,
-        "missing": "pip install -e '.[jxl]' -c infra/constraints.txt installs it",
-    }
+    web = _pillow(features.version_module("webp"), "libwebp", "method 6")
+    png = _pillow(features.version_codec("zlib"), "zlib", "optimised")
+    programs = "its programs cjxl and djxl are not installed (Debian: apt install libjxl-tools)"
 
-    def qualities(
-        values: tuple[int, ...], arguments: Mapping[str, Any], full: tuple[int, ...] = ()
-    ) -> list[Setting]:
-        plain = [Setting(f"q{q}", {**arguments, "quality": q}) for q in values]
-        colours = {**arguments, "subsampling": "4:4:4"}
-        return plain + [Setting(f"q{q} 4:4:4", {**colours, "quality": q}) for q in full]
+    def pillow(
+        name: str, title: str, library: str, settings: Sequence[Setting], scale: Any = ()
+    ) -> Peer:
+        return Peer(name, title, library, tuple(settings), _save, _open, tuple(scale))
 
-    progressive = [
-        replace(one, cut=one.arguments["quality"] in _SCANS and "subsampling" not in one.arguments)
-        for one in qualities(_JPEG, {**jpeg, "progressive": True}, _JPEG_444)
-    ]
-    ratios = [Setting(f"1:{r}", {**lossy2000, "quality_layers": [r]}) for r in _RATIOS]
-    one = [Setting("", {**jpeg2000, "irreversible": False})]
+    def ratio(value: float) -> Setting:
+        lossy = {"irreversible": True, "quality_mode": "rates", "quality_layers": [value]}
+        return Setting(f"1:{value:g}", {**jpeg2000, **lossy})
+
+    def distance(value: float) -> Setting:
+        return Setting(f"d{value:g}", {"distance": value})
+
+    def jxl(name: str, title: str, settings: Sequence[float], scale: Sequence[Setting]) -> Peer:
+        library, points = _jxl_library(), tuple(map(distance, settings))
+        return Peer(name, title, library, points, _jxl_encode, _jxl_decode, tuple(scale), programs)
+
+    def avif(name: str, title: str, tune: str) -> Peer:
+        plain = {"format": "AVIF", "speed": 6, "max_threads": 1, "advanced": {"tune": tune}}
+        colours = plain | FULL
+        if tune == "iq":  # the default
+            settings = (*_qualities(_AVIF, plain), *_qualities(_AVIF_444, colours))
+        else:
+            settings = _qualities(_AVIF_TUNED, colours)
+        return pillow(name, title, _avif_library(tune), settings, _qualities(range(100), colours))
+
+    ratios = [ratio(round(float(value), 2)) for value in np.geomspace(480, 2, 200)]
+    distances = [distance(round(float(value), 3)) for value in np.geomspace(25, 0.1, 150)]
     peers = [
-        _peer("jpeg", "JPEG", jpg, qualities(_JPEG, jpeg, _JPEG_444)),
-        _peer("jpeg_progressive", "progressive JPEG", jpg, progressive, prefixes=jpeg_scans),
-        _peer("jpeg2000", "JPEG 2000", j2k, ratios),
-        _peer(
-            "jpeg2000_layers",
-            "JPEG 2000, one file",
-            j2k,
-            [Setting("", layered2000, cut=True)],
-            prefixes=jpeg2000_layers,
+        avif("avif", "AVIF", "iq"),
+        avif("avif_ssimulacra2", "AVIF tuned", "ssimulacra2"),
+        jxl("jxl", "JPEG XL", _JXL, distances),
+        pillow("webp", "WebP", web, _qualities(_WEBP, webp), _qualities(range(101), webp)),
+        pillow("jpeg2000", "JPEG 2000", j2k, [ratio(value) for value in _RATIOS], ratios),
+        pillow(
+            "jpeg",
+            "JPEG",
+            jpg,
+            (*_qualities(_JPEG, jpeg), *_qualities(_JPEG_444, jpeg | FULL)),
+            _qualities(range(1, 97), jpeg),
         ),
-        _peer("webp", "WebP", web, qualities(_WEBP, webp)),
-        _peer("avif", "AVIF", avi, qualities(_AVIF, avif, _AVIF_444)),
-        _peer("jxl", "JPEG XL", xl, [Setting(f"d{d:g}", {"distance": d}) for d in _JXL], **jxl),
-        _peer(
-            "png",
-            "PNG",
-            png,
-            [Setting("", {"format": "PNG", "optimize": True})],
-            lossless=True,
-        ),
-        _peer(
+        jxl("jxl_lossless", "JPEG XL lossless", [0], ()),
+        pillow(
             "webp_lossless",
             "WebP lossless",
             web,
             [Setting("", {**webp, "lossless": True, "quality": 100})],
-            lossless=True,
         ),
-        _peer("jpeg2000_lossless", "JPEG 2000 lossless", j2k, one, lossless=True),
-        _peer(
-            "jxl_lossless",
-            "JPEG XL lossless",
-            xl,
-            [Setting("", {"lossless": True})],
-            lossless=True,
-            **jxl,
+        pillow(
+            "jpeg2000_lossless",
+            "JPEG 2000 lossless",
+            j2k,
+            [Setting("", {**jpeg2000, "irreversible": False})],
         ),
+        pillow("png", "PNG", png, [Setting("", {"format": "PNG", "optimize": True})]),
     ]
     return {peer.name: peer for peer in peers}

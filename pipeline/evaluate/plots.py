@@ -1,180 +1,114 @@
-"""Curves as SVG, in the page or in files of their own. Nothing is loaded from elsewhere."""
+"""Curves as SVG, for the page and as files of their own. Nothing is loaded from elsewhere."""
 
 import html
 import math
 from collections.abc import Sequence
 
-import numpy as np
-
 from .curves import rising
 from .figures import Evaluation, Series
+from .measuring import METRICS
 
-WIDTH, HEIGHT = 760, 460
-LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 44
-COLOURS = 10  # --c0 to --c9
-LIGHT = """--text: #1b1f24; --back: #fff; --faint: #667; --grid: #dde1e6;
+WIDTH, HEIGHT = 640, 400
+LEFT, RIGHT, TOP, BOTTOM = 44, 10, 26, 40
+KEY, COLUMNS = 18, 4  # of the names: height of a row, and how many are in it
+LIGHT = """--text: #1b1f24; --back: #fff; --faint: #5b6470; --grid: #dde1e6; --band: #f1f5f9;
+  --good: #12703a; --bad: #b3261e;
   --c0: #0b0b0b; --c1: #d1242f; --c2: #0969da; --c3: #1a7f37; --c4: #b35900; --c5: #8250df;
   --c6: #0891a3; --c7: #bf3989; --c8: #7a6a00; --c9: #57606a;"""
-DARK = """--text: #e3e7ec; --back: #14171b; --faint: #9aa4af;
-  --grid: #30363d; --c0: #f5f5f5; --c1: #ff7b72; --c2: #6cb6ff; --c3: #57d364; --c4: #f0a04b;
+DARK = """--text: #e3e7ec; --back: #14171b; --faint: #9aa4af; --grid: #30363d; --band: #1b2129;
+  --good: #57d364; --bad: #ff7b72;
+  --c0: #f5f5f5; --c1: #ff7b72; --c2: #6cb6ff; --c3: #57d364; --c4: #f0a04b;
   --c5: #c297ff; --c6: #4fd6e6; --c7: #ff8fd0; --c8: #d8c84a; --c9: #aab4be;"""
-LABELS = {
-    "psnr": "PSNR, dB",
-    "ms_ssim": "MS-SSIM, -10 log10(1 - MS-SSIM) in dB",
-    "swd": "sliced Wasserstein distance, mean over pictures (less is better)",
-    "swd_set": "sliced Wasserstein distance of the set (less is better)",
-}
-ALL_RATES = (0.0, math.inf)
-TITLE, KEY, _COLUMNS = 22, 18, 4  # of a file: heights of its title and a row of names
 _TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)
 _DASHES = ("", "7 4", "2 3")
 
 
-def plot(found: Evaluation, metric: str) -> str:
-    """A figure element with all curves in ``metric`` over the rate; "" where there are none.
+def plots(found: Evaluation) -> dict[str, str]:
+    """A file for each metric, by its name."""
+    drawn = {f"{name}.svg": plot(found.comparable(), name) for name in found.metrics}
+    return {name: text for name, text in drawn.items() if text}
 
-    Rates are logarithmic. Models have thick lines, prefixes of a model with several settings thin
-    ones.
+
+def plot(series: Sequence[Series], metric: str) -> str:
+    """An SVG of the curves in ``metric`` over the rate, and their names; "" where there are none.
+
+    Rates are logarithmic. Models have thick lines. The qualities at which bits are compared are
+    shaded, and what lies far outside of them is left out. It is light or dark as the reader's
+    browser is.
     """
-    curves = _curves(drawn(found), metric, ALL_RATES)
+    curves = [(one, points) for one in series if len(points := _points(one, metric)) > 1]
     if not curves:
         return ""
-    colours = _colours([one for one, _ in curves])
-    keys = {one.name: f'<path d="M0 4H26" {_stroke(one, colours, found)}/>' for one, _ in curves}
-    legend = "".join(
-        f'<span><svg viewBox="0 0 26 8" class=key>{key}</svg> {html.escape(name)}</span> '
-        for name, key in keys.items()
-    )
-    title = html.escape(LABELS[metric])
-    drawing = (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{LABELS[metric]}">'
-        f"{_drawing(found, metric, curves)}</svg>"
-    )
-    return f"<figure class=plot><figcaption>{title}</figcaption>{drawing}<p>{legend}</p></figure>\n"
-
-
-def plot_file(found: Evaluation, metric: str, rates: tuple[float, float]) -> str:
-    """An SVG file with the main curves between two rates, and their names; "" without any curve.
-
-    It has its own background, light or dark as the reader's browser is. Of codecs with several
-    settings it draws whole files, of models thinly their prefixes too.
-    """
-    curves = _curves([one for one in drawn(found) if not _is_cut_peer(one)], metric, rates)
-    if not curves:
-        return ""
-    colours = _colours([one for one, _ in curves])
-    named = [one for one, _ in curves if not _is_thin(one, found)]
-    rows = -(-len(named) // _COLUMNS)
-    height = HEIGHT + TITLE + KEY * rows + 8
-    names = []
-    for number, one in enumerate(named):
-        x = LEFT + number % _COLUMNS * (WIDTH - LEFT) / _COLUMNS
-        y = HEIGHT + TITLE + KEY * (number // _COLUMNS) + 8
-        names.append(
-            f'<path d="M{x:.0f} {y}h26" {_stroke(one, colours, found)}/>'
-            + _text(x + 32, y + 4, one.name, "start")
-        )
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
-        f'width="{WIDTH}" height="{height}">\n'
-        f"<style>svg {{ {LIGHT} }}\n@media (prefers-color-scheme: dark) {{ svg {{ {DARK} }} }}\n"
-        "text { font: 12px system-ui, sans-serif; fill: var(--faint); }</style>\n"
-        f'<rect width="{WIDTH}" height="{height}" fill="var(--back)"/>\n'
-        f"{_text(LEFT, 18, LABELS[metric], 'start')}"
-        f'<g transform="translate(0 {TITLE})">{_drawing(found, metric, curves)}</g>\n'
-        f"{''.join(names)}</svg>\n"
-    )
-
-
-def _curves(
-    series: Sequence[Series], metric: str, rates: tuple[float, float]
-) -> list[tuple[Series, list[tuple[float, float]]]]:
-    low, high = rates
-    curves = []
-    for one in series:
-        points = [point for point in _line_points(one, metric) if low <= point[0] <= high]
-        if len(points) > 1:
-            curves.append((one, points))
-    return curves
-
-
-def _drawing(
-    found: Evaluation, metric: str, curves: Sequence[tuple[Series, list[tuple[float, float]]]]
-) -> str:
     rates = [rate for _, points in curves for rate, _ in points]
     values = [value for _, points in curves for _, value in points]
     low, high = math.log(min(rates) * 0.93), math.log(max(rates) * 1.07)
     margin = 0.04 * ((max(values) - min(values)) or 1)
     bottom, top = min(values) - margin, max(values) + margin
+    rows = -(-len(curves) // COLUMNS)
+    height = HEIGHT + KEY * rows + 8
 
     def x(rate: float) -> float:
         return LEFT + (math.log(rate) - low) / (high - low) * (WIDTH - LEFT - RIGHT)
 
     def y(value: float) -> float:
-        return HEIGHT - BOTTOM - (value - bottom) / (top - bottom) * (HEIGHT - TOP - BOTTOM)
+        share = (min(max(value, bottom), top) - bottom) / (top - bottom)
+        return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
 
-    parts = []
+    about = METRICS[metric]
+    parts = [f'<rect width="{WIDTH}" height="{height}" fill="var(--back)"/>']
+    if about.span:
+        upper, lower = sorted(map(y, about.span))
+        parts.append(
+            f'<rect x="{LEFT}" y="{upper:.1f}" width="{WIDTH - LEFT - RIGHT}" '
+            f'height="{lower - upper:.1f}" fill="var(--band)"/>'
+        )
+    parts.append(_text(LEFT, 16, about.title, "start"))
     for tick in _TICKS:
         if low <= math.log(tick) <= high:
             parts.append(_line(x(tick), TOP, x(tick), HEIGHT - BOTTOM))
-            parts.append(_text(x(tick), HEIGHT - BOTTOM + 16, f"{tick:g}", "middle"))
+            parts.append(_text(x(tick), HEIGHT - BOTTOM + 15, f"{tick:g}", "middle"))
     for tick in nice_ticks(bottom, top):
         parts.append(_line(LEFT, y(tick), WIDTH - RIGHT, y(tick)))
         parts.append(_text(LEFT - 6, y(tick) + 4, f"{tick:g}", "end"))
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, "bits per pixel", "middle"))
-    colours = _colours([one for one, _ in curves])
-    for one, points in curves:
+    for number, (one, points) in enumerate(curves):
+        colour, dash = f"var(--c{number % 10})", _DASHES[min(number // 10, 2)]
+        stroke = f'fill="none" stroke="{colour}" stroke-dasharray="{dash}"'
+        stroke += f' stroke-width="{2.6 if one.is_model else 1.4}"'
         path = " ".join(f"{x(rate):.1f},{y(value):.1f}" for rate, value in points)
-        stroke = _stroke(one, colours, found)
-        parts.append(f'<polyline points="{path}" fill="none" {stroke}/>')
+        parts.append(f'<polyline points="{path}" {stroke}/>')
         for rate, value in points:
             title = html.escape(f"{one.name}: {rate:.3f} bpp, {value:.4g}")
             parts.append(
-                f'<circle cx="{x(rate):.1f}" cy="{y(value):.1f}" r="2.6" '
-                f'fill="var(--c{colours[one.group]})"><title>{title}</title></circle>'
+                f'<circle cx="{x(rate):.1f}" cy="{y(value):.1f}" r="2.6" fill="{colour}">'
+                f"<title>{title}</title></circle>"
             )
-    return "".join(parts)
+        left = LEFT + number % COLUMNS * (WIDTH - LEFT) / COLUMNS
+        line = HEIGHT + 8 + KEY * (number // COLUMNS)
+        parts.append(f'<path d="M{left:.0f} {line}h22" {stroke}/>')
+        parts.append(_text(left + 27, line + 4, one.name, "start"))
+    words = html.escape(f"{about.title} over bits per pixel")
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
+        f'aria-label="{words}">\n<style>svg {{ {LIGHT} }}\n'
+        f"@media (prefers-color-scheme: dark) {{ svg {{ {DARK} }} }}\n"
+        "svg text { font: 12px system-ui, sans-serif; fill: var(--faint); }</style>\n"
+        + "".join(parts)
+        + "</svg>\n"
+    )
 
 
-def drawn(found: Evaluation) -> list[Series]:
-    """Series worth a line."""
-    return [one for one in found.series if not one.lossless and len(one.points) > 1]
-
-
-def _line_points(one: Series, metric: str) -> list[tuple[float, float]]:
+def _points(one: Series, metric: str) -> list[tuple[float, float]]:
     """By rate. Of several settings only those that no cheaper one is as good as."""
-    points = sorted((r, v) for r, v in one.curve(metric) if np.isfinite(v) and r > 0)
-    if one.kind not in ("settings", "cuts"):
-        return points
-    sign = -1 if metric.startswith("swd") else 1
-    rates, values = rising([(rate, sign * value) for rate, value in points])
-    return list(zip(rates.tolist(), (sign * values).tolist(), strict=True))
-
-
-def _colours(series: Sequence[Series]) -> dict[str, int]:
-    groups = dict.fromkeys(one.group for one in series)
-    return {group: number % COLOURS for number, group in enumerate(groups)}
-
-
-def _is_thin(one: Series, found: Evaluation) -> bool:
-    """Prefixes of one of several settings."""
-    several = any(other.kind == "settings" and other.group == one.group for other in found.series)
-    return one.kind == "prefixes" and several
-
-
-def _is_cut_peer(one: Series) -> bool:
-    """One of a peer's cut files, which the curve of all of them stands for."""
-    return one.kind == "prefixes" and not one.is_model and one.name != one.group
-
-
-def _stroke(one: Series, colours: dict[str, int], found: Evaluation) -> str:
-    thin = _is_thin(one, found)
-    width = 0.8 if thin else 2.4 if one.is_model else 1.3
-    thin |= one.kind == "cuts"
-    turn = list(colours).index(one.group) // COLOURS if one.group in colours else 0
-    dash = _DASHES[min(turn + thin, len(_DASHES) - 1)]
-    dashed = f' stroke-dasharray="{dash}"' if dash else ""
-    return f'stroke="var(--c{colours[one.group]})" stroke-width="{width}"{dashed}'
+    curve = sorted(one.curve(metric))
+    if one.kind == "settings":
+        rates, values = rising(curve)
+        curve = list(zip(rates.tolist(), values.tolist(), strict=True))
+    sign, span = 1 if METRICS[metric].rises else -1, METRICS[metric].span
+    low, high = (-math.inf, math.inf) if span is None else span
+    margin = 0.0 if span is None else (high - low) / 2
+    shown = [(rate, sign * value) for rate, value in curve]
+    return [(rate, value) for rate, value in shown if low - margin <= value <= high + margin]
 
 
 def nice_ticks(low: float, high: float, about: int = 8) -> list[float]:

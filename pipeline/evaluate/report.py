@@ -4,32 +4,32 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from .contenders import Contender
 from .figures import Evaluation
-from .peers import all_peers
-from .tables import tables
+from .measuring import METRICS
+from .tables import model_curves, others_of, tables, verdicts
 
-_PACKAGES = ("strata-images", "torch", "numpy", "pillow", "ray")
+_PACKAGES = ("strata-images", "torch", "numpy", "pillow", "ray", "ssimulacra2")
 
 
 def report(
     found: Evaluation,
     models: Sequence[Mapping[str, str]],
+    contenders: Sequence[Contender],
     data: Sequence[str],
     command: str,
-    anchor: str,
-    earlier: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """``report.json``: what was measured, with what, and every figure. Keys stay.
+    """``report.json``: what was measured, with what, and every figure.
 
-    ``models`` are names, codecs and ids; ``earlier`` says where curves come from that were not
-    measured now, see ``Earlier.sources``.
-
-    Rates are bits per pixel, BD-rates percent, speeds megapixels a second; a PSNR of null is exact.
+    Rates are bits per pixel, bits at equal quality percent, speeds megapixels a second. A figure of
+    null is infinite, or was not measured.
     """
+    spans = {name: METRICS[name].span for name in found.metrics if METRICS[name].span}
     return {
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
@@ -38,8 +38,16 @@ def report(
         "nodes": list(found.nodes),
         "versions": versions(),
         "models": list(models),
-        "earlier": list(earlier),
-        "pictures": pictures(found),
+        "peers": {one.group: one.spec["library"] for one in contenders if not one.is_model},
+        "pictures": {
+            "count": found.pictures,
+            "pixels": found.pixels,
+            "sizes": list(found.sizes[:20]),
+            "with_alpha": found.alpha,
+            "bad": found.bad,
+            "filtered": found.filtered,
+        },
+        "verdict": {one.name: verdicts(found, one) for one in model_curves(found)},
         "series": [
             {
                 "name": one.name,
@@ -47,35 +55,28 @@ def report(
                 "kind": one.kind,
                 "model": one.is_model,
                 "lossless": one.lossless,
-                "given": one.given,
-                "worse": one.worse(),
+                "worse": {name: one.worse(name) for name in found.metrics},
                 "points": [point.to_json() for point in one.points],
             }
             for one in found.series
         ],
-        "bd_rate": {
-            "anchor": anchor,
-            "percent": found.bd_rates(anchor),
-            "against": {one.name: found.bd_rates(one.name) for one in found.comparable()},
+        "bits": {
+            "spans": spans,
+            "percent": {
+                one.name: {
+                    other.name: {
+                        name: asdict(bits)
+                        for name in spans
+                        if (bits := found.bits(one, other, name)) is not None
+                    }
+                    for other in others_of(found, one)
+                }
+                for one in model_curves(found)
+            },
         },
-        "speed": [
-            {"name": one.name, "encode": one.encode, "decode": one.decode} for one in found.speeds
-        ],
+        "speed": [asdict(one) for one in found.speeds],
         "problems": list(found.problems),
         "notes": notes(found),
-    }
-
-
-def pictures(found: Evaluation) -> dict[str, Any]:
-    """What was measured on."""
-    return {
-        "count": found.pictures,
-        "pixels": found.pixels,
-        "sizes": list(found.sizes[:20]),
-        "with_alpha": found.alpha,
-        "bad": found.bad,
-        "filtered": found.filtered,
-        "digest": found.digest,
     }
 
 
@@ -88,13 +89,18 @@ def notes(found: Evaluation) -> list[str]:
         )
     if found.unequal:
         out.append(
-            "figures are over the pictures that all contenders did; only the SWD of the set is "
-            f"over each one's own, which are fewer for: {', '.join(found.unequal)}"
+            "figures are over the pictures that all contenders did; there are fewer for: "
+            f"{', '.join(found.unequal)}"
         )
     if len(found.sizes) > 1:
         out.append(
             f"pictures of {len(found.sizes)} sizes: rates and PSNR weigh pixels, other figures "
             "pictures"
+        )
+    if "butteraugli" not in found.metrics:
+        out.append(
+            "Butteraugli was not measured: butteraugli_main is not installed (Debian: apt install "
+            "libjxl-devtools)"
         )
     return out
 
@@ -115,57 +121,45 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of Python, packages, and the peers' libraries."""
+    """Of Python and packages."""
     out = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
             out[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    libraries = {p.library.split(", ")[-1] for p in all_peers().values() if p.library}
-    return out | dict.fromkeys(sorted(libraries), "")
+    return out
 
 
-def about(reported: dict[str, Any]) -> list[tuple[str, str]]:
+def about(reported: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Names and values for a reader, of what was measured with what."""
     pictures, computer = reported["pictures"], reported["machine"]
     sizes = ", ".join(pictures["sizes"][:3]) + (", ..." if len(pictures["sizes"]) > 3 else "")
     count = f"{pictures['count']} of {sizes}, {pictures['pixels'] / 1e6:.1f} megapixels"
-    earlier = (_earlier(one, reported["versions"]) for one in reported["earlier"])
-    versions_ = ", ".join(f"{name} {of}".strip() for name, of in reported["versions"].items())
     rows = [
+        ("pictures", f"{count}; {pictures['bad']} bad, {pictures['filtered']} filtered"),
+        *((f"model {m['name']}", f"{m['codec']}, {m['model_id']}") for m in reported["models"]),
+        *reported["peers"].items(),
+        ("versions", ", ".join(f"{name} {of}" for name, of in reported["versions"].items())),
         ("command", reported["command"]),
         ("data", " ".join(reported["data"])),
-        ("pictures", f"{count}; {pictures['bad']} bad, {pictures['filtered']} filtered"),
-        *(
-            (f"model {one['name']}", f"{one['codec']}, {one['model_id']}")
-            for one in reported["models"]
-        ),
-        *(("earlier", words) for words in earlier),
         (
             "machine",
             f"{computer['processor']}, {computer['processors']} processors, {computer['system']}; "
             f"workers on {', '.join(reported['nodes'])}",
         ),
-        ("versions", versions_),
         ("made", reported["made"]),
     ]
     return [(name, value) for name, value in rows if value]
 
 
-def _earlier(source: Mapping[str, Any], now: Mapping[str, str]) -> str:
-    """What was taken over, when it was measured, and with which other versions."""
-    versions_ = source["versions"] or {}
-    others = [f"{name} {of}".strip() for name, of in versions_.items() if now.get(name) != of]
-    words = f"{', '.join(source['of'])}: measured {source['made']}"
-    return words + (f" with {', '.join(others)}" if others else "")
-
-
-def results(found: Evaluation, reported: dict[str, Any]) -> str:
-    """``results.md``: what was measured with what, and all tables."""
-    lines = ["## Results", ""]
-    lines += [f"- {name}: {value}" for name, value in about(reported)]
+def results(found: Evaluation, reported: Mapping[str, Any]) -> str:
+    """``results.md``: the verdict, all tables, and what was measured with what."""
+    lines = []
+    for name, sentences in reported["verdict"].items():
+        lines += [f"### {name}: verdict", "", *(f"- {words}" for words in sentences), ""]
+    lines += [table.markdown() for table in tables(found)]
+    lines += ["### about", "", *(f"- {name}: {value}" for name, value in about(reported))]
     lines += [f"- {note}" for note in reported["notes"]]
     lines += [f"- {one['of']}: {one['what']}: {one['reason']}" for one in reported["problems"]]
-    made = tables(found, reported["bd_rate"]["anchor"])
-    return "\n".join(lines) + "\n\n" + "\n".join(table.markdown() for table in made)
+    return "\n".join(lines) + "\n"

@@ -1,26 +1,27 @@
-"""The figures as tables, for Markdown and for the page."""
+"""The figures as tables and sentences, for Markdown and for the page."""
 
-import html
-from collections.abc import Callable, Iterable, Sequence
+import itertools
 from dataclasses import dataclass
 
-from codec.images import metrics
+from .curves import at_rate
+from .figures import Bits, Evaluation, Figures, Series
+from .measuring import METRICS
 
-from .curves import above, at_rate, bd_rate
-from .figures import METRICS, Evaluation, Figures, Series
-
-_REALISM = ("psnr", "ms_ssim", "swd", "swd_set")
-_LABELS = {"psnr": "PSNR, dB", "ms_ssim": "MS-SSIM, dB", "swd": "SWD"}
+FIRST = "ssimulacra2"
 
 
 @dataclass(frozen=True)
 class Table:
-    """A title, a line about it, a header, and rows of text."""
+    """A title, a line about it, a header, and rows of text.
+
+    ``best`` has, for each row, the number of the cell that is to stand out.
+    """
 
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
+    best: tuple[int | None, ...] = ()
 
     def markdown(self) -> str:
         return f"### {self.title}\n\n{self.body()}"
@@ -30,228 +31,175 @@ class Table:
         lines = [self.note, ""] if self.note else []
         lines.append("| " + " | ".join(map(_cell, self.header)) + " |")
         lines.append("|---" * len(self.header) + "|")
-        lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in self.rows]
+        for row, best in itertools.zip_longest(self.rows, self.best):
+            cells = [f"**{text}**" if i == best else text for i, text in enumerate(row)]
+            lines.append("| " + " | ".join(map(_cell, cells)) + " |")
         return "\n".join(lines) + "\n"
-
-    def html(self) -> str:
-        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in self.header)
-        rows = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>\n"
-            for row in self.rows
-        )
-        note = f"<p>{html.escape(self.note)}</p>\n" if self.note else ""
-        return (
-            f"<h3>{html.escape(self.title)}</h3>\n{note}<div class=wide><table><thead><tr>{head}"
-            f"</tr></thead>\n<tbody>{rows}</tbody></table></div>\n"
-        )
 
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def tables(found: Evaluation, anchor: str) -> list[Table]:
+def model_curves(found: Evaluation) -> list[Series]:
+    return [one for one in found.comparable() if one.is_model]
+
+
+def others_of(found: Evaluation, one: Series) -> list[Series]:
+    return [other for other in found.comparable() if other.group != one.group]
+
+
+def verdicts(found: Evaluation, one: Series) -> list[str]:
+    """What a model's curve takes against others, and where others win, in sentences."""
+    out = []
+    if known := best_first(found, one):
+        words = ", ".join(f"{_fewer(bits.percent)} {other.name}" for other, bits in known)
+        out.append(f"For the same {span_words(FIRST)} {one.name} takes {words}.")
+    for metric in found.metrics:
+        lost = [
+            f"{other.name} ({bits.percent:+.0f} %)"
+            for other in others_of(found, one)
+            if metric != FIRST and (bits := found.bits(one, other, metric)) and bits.percent > 0
+        ]
+        if lost:
+            out.append(f"At equal {METRICS[metric].title} others take fewer: {', '.join(lost)}.")
+    exact = [(p.bpp, s.group) for s in found.series for p in s.points if p.exact == found.pictures]
+    own = [bpp for bpp, group in exact if group == one.group]
+    better = [f"{group} ({bpp:.2f})" for bpp, group in sorted(exact) if own and bpp < min(own)]
+    if own:
+        words = f"Its exact files have {min(own):.2f} bits per pixel"
+        out.append(f"{words}; smaller ones: {', '.join(dict.fromkeys(better)) or 'none'}.")
+    return out
+
+
+def best_first(found: Evaluation, one: Series) -> list[tuple[Series, Bits]]:
+    """Other curves with the bits of ``one`` beyond theirs, codecs before models."""
+    rows = [(other, found.bits(one, other, FIRST)) for other in others_of(found, one)]
+    known = [(other, bits) for other, bits in rows if bits is not None]
+    return sorted(known, key=lambda row: (row[0].is_model, -row[1].percent))
+
+
+def _fewer(percent: float) -> str:
+    if abs(percent) < 0.5:
+        return "as many bits as"
+    return f"{abs(percent):.0f} % {'fewer' if percent < 0 else 'more'} bits than"
+
+
+def span_words(metric: str) -> str:
+    """A metric, and between which qualities bits are compared."""
+    span = METRICS[metric].span
+    assert span is not None
+    return f"{METRICS[metric].title} (mean over {span[0]:g} to {span[1]:g})"
+
+
+def tables(found: Evaluation) -> list[Table]:
     """All of them, models first."""
     out: list[Table] = []
-    for one in found.series:
-        if one.is_model:
-            out.append(own_table(one))
-            others = [other for other in found.comparable() if other.group != one.group]
-            out += [other_table(one, others, metric) for metric in _LABELS if others]
-    out += [decoders_table(found), bd_table(found, anchor)]
-    out += [against_table(found, metric) for metric in ("psnr", "ms_ssim")]
-    out += [above_table(found, metric) for metric in ("psnr", "ms_ssim")]
-    out.append(lossless_table(found))
-    out += [
-        own_table(one)
-        for one in found.series
-        if not (one.is_model or one.lossless or one.given or one.kind == "cuts")
-    ]
+    for one in model_curves(found):
+        out.append(bits_table(found, one))
+        for metric in found.metrics:
+            out.append(beside_table(found, one, metric))
+    out.append(exact_table(found))
+    out += [own_table(found, one) for one in found.series]
     out.append(speed_table(found))
     return [table for table in out if table.rows]
 
 
-def own_table(one: Series) -> Table:
-    """What a series reaches itself."""
-    learned = any(point.lpips is not None for point in one.points)
-    header = ["bpp", "PSNR, dB", "mean PSNR", "MS-SSIM", "in dB", "SWD", "SWD, set", "exact"]
+def bits_table(found: Evaluation, one: Series) -> Table:
+    """A model's bits beyond those of every other curve, for every metric."""
+    names = [name for name in found.metrics if METRICS[name].span]
     rows = []
+    for other in others_of(found, one):
+        bits = [found.bits(one, other, name) for name in names]
+        if any(bits):
+            rows.append((other.name, *map(_bits, bits, names)))
+    note = (
+        f"Bits of {one.name} beyond those of each other codec at equal quality (BD-rate); less is "
+        "better. Means over pictures of the curves' distances between the qualities in the head; "
+        "where curves share only a part of these, the part stands beside."
+    )
+    spans = [f"{METRICS[name].title}, {_span(METRICS[name].span)}" for name in names]
+    return Table(f"{one.name}: bits at equal quality", ("against", *spans), tuple(rows), note)
+
+
+def _span(span: tuple[float, float] | None) -> str:
+    return "" if span is None else f"{span[0]:g} to {span[1]:g}"
+
+
+def _bits(bits: Bits | None, metric: str) -> str:
+    span = METRICS[metric].span
+    if bits is None or span is None:
+        return ""
+    partly = bits.high - bits.low < 0.9 * (span[1] - span[0])
+    digits = 0 if METRICS[metric].rises else 1
+    part = f" ({bits.low:.{digits}f} to {bits.high:.{digits}f})" if partly else ""
+    return f"{bits.percent:+.1f} %{part}"
+
+
+def beside_table(found: Evaluation, one: Series, metric: str) -> Table:
+    """What others reach at the rates of a curve, between the points of their own files."""
+    others = others_of(found, one)
+    sign = 1 if METRICS[metric].rises else -1
+    rows, best = [], []
     for point in one.points:
-        row = [
-            f"{point.bpp:.4f}",
-            _decibel(point.psnr),
-            _decibel(point.psnr_mean),
-            f"{point.ms_ssim:.5f}",
-            f"{metrics.ms_ssim_decibel(point.ms_ssim):.2f}",
-            f"{1000 * point.swd:.1f}",
-            f"{1000 * point.swd_set:.1f}",
+        at = [at_rate(other.curve(metric), point.bpp) for other in others]
+        own = point.values.get(metric)
+        goodness = [None if own is None or point.exact else sign * own, *at]
+        known = [value for value in goodness if value is not None]
+        best.append(2 + goodness.index(max(known)) if len(known) > 1 else None)
+        there = [_number(None if value is None else sign * value, metric) for value in at]
+        rows.append((_label(one, point), _rate(point.bpp), _value(point, metric, found), *there))
+    note = (
+        f"{METRICS[metric].words} At the same rate, interpolated in its logarithm between each "
+        "codec's own files; empty where it has none near it. The best of a row stands out."
+    )
+    header = (_first(one), "bpp", one.name, *(other.name for other in others))
+    title = f"{one.name}: {METRICS[metric].title}, beside others"
+    return Table(title, header, tuple(rows), note, tuple(best))
+
+
+def own_table(found: Evaluation, one: Series) -> Table:
+    """What a series reaches itself."""
+    rows = [
+        (
+            _label(one, point),
+            _rate(point.bpp),
+            *(_value(point, name, found) for name in found.metrics),
             str(point.exact),
-        ]
-        if learned:
-            row.append("" if point.lpips is None else f"{point.lpips:.4f}")
-        rows.append((_label(one, point), *row))
-    names = [_first(one), *header, *(["LPIPS"] if learned else [])]
-    return Table(_title(one), tuple(names), tuple(rows), "; ".join(verdicts(one)))
-
-
-def _title(one: Series) -> str:
-    kinds = {"prefixes": "after each part of one file", "settings": "whole files"}
-    return f"{one.name}: {kinds[one.kind]}" if one.kind in kinds else one.name
+        )
+        for point in one.points
+    ]
+    worse = {METRICS[name].title: one.worse(name) for name in found.metrics}
+    words = [f"{name} is worse after {', '.join(map(str, at))}" for name, at in worse.items() if at]
+    if one.kind == "prefixes" and not words:
+        words = ["No prefix is worse than the one before it, in any figure."]
+    header = (_first(one), "bpp", *(METRICS[name].title for name in found.metrics), "exact")
+    kinds = {"prefixes": "after each layer of one file", "settings": "whole files"}
+    title = f"{one.name}: {kinds[one.kind]}" if one.kind in kinds else one.name
+    return Table(title, header, tuple(rows), "; ".join(words))
 
 
 def _first(one: Series) -> str:
-    if one.kind == "prefixes":
-        return "layers" if one.is_model or "2000" in one.group else "scans"
-    return "setting"
+    return "layers" if one.kind == "prefixes" else "setting"
 
 
 def _label(one: Series, point: Figures) -> str:
     return str(point.prefix) if one.kind == "prefixes" else point.setting
 
 
-def _decibel(value: float | None) -> str:
-    return "exact" if value is None else f"{value:.2f}"
+def _rate(bpp: float) -> str:
+    return f"{bpp:.3f}" if bpp < 1 else f"{bpp:.2f}"
 
 
-def verdicts(one: Series) -> list[str]:
-    """Whether any prefix is worse than the one before it."""
-    out = []
-    for metric, layers in one.worse().items():
-        if layers:
-            after = ", ".join(map(str, layers))
-            out.append(f"{METRICS[metric]} falls after {after}")
-    if one.kind == "prefixes" and not out:
-        out.append("no prefix is worse than the one before it")
-    return out
+def _value(point: Figures, metric: str, found: Evaluation) -> str:
+    return "exact" if point.exact == found.pictures else _number(point.values.get(metric), metric)
 
 
-def other_table(one: Series, others: Sequence[Series], metric: str) -> Table:
-    """What others reach at the rates of a series, between the points of their own files."""
-    curves = [_rising(other, metric) for other in others]
-    rows = []
-    for point, (_, value) in zip(one.points, _rising(one, metric), strict=True):
-        at = [at_rate(curve, point.bpp) for curve in curves]
-        cells = ["" if there is None else _number(there, metric) for there in at]
-        own = "exact" if point.psnr is None else _number(value, metric)
-        rows.append((_label(one, point), f"{point.bpp:.3f}", own, *cells))
-    header = (_first(one), "bpp", one.group, *(other.name for other in others))
-    note = "At the same rate, interpolated in its logarithm; empty where there is no file near it."
-    return Table(f"{one.name}: {_LABELS[metric]}, beside others", header, tuple(rows), note)
+def _number(value: float | None, metric: str) -> str:
+    return "" if value is None else f"{value:.{METRICS[metric].digits}f}"
 
 
-def _rising(one: Series, metric: str) -> list[tuple[float, float]]:
-    """A curve that rises with quality: distances with a minus."""
-    sign = -1 if metric.startswith("swd") else 1
-    return [(rate, sign * value) for rate, value in one.curve(metric)]
-
-
-def _number(value: float, metric: str) -> str:
-    return f"{-1000 * value:.1f}" if metric.startswith("swd") else f"{value:.2f}"
-
-
-def bd_table(found: Evaluation, anchor: str) -> Table:
-    rates = found.bd_rates(anchor)
-    rows = tuple(
-        (name, *(_percent(of[metric]) for metric in ("psnr", "ms_ssim")))
-        for name, of in sorted(rates.items(), key=lambda item: _sortable(item[1]["psnr"]))
-        if any(value is not None for value in of.values())
-    )
-    note = f"Bits beyond those of {anchor} at equal quality, where both have it. Less is better."
-    return Table("BD-rate", ("curve", "PSNR", "MS-SSIM"), rows, note)
-
-
-def against_table(found: Evaluation, metric: str) -> Table:
-    """BD-rates of every curve of a model against every other codec's."""
-    others = found.comparable()
-    rows = []
-    for own in _model_curves(found):
-        rates = [
-            None if one.group == own.group else bd_rate(own.curve(metric), one.curve(metric))
-            for one in others
-        ]
-        rows.append((own.name, *map(_percent, rates)))
-    header = ("bits of", *(one.name for one in others))
-    note = "Bits beyond those of each other codec at equal quality, where both have it."
-    return _without_empty(f"BD-rate against each, {_LABELS[metric]}", header, rows, note)
-
-
-def above_table(found: Evaluation, metric: str) -> Table:
-    """Between which rates every curve of a model is above every other codec's."""
-    others = found.comparable()
-    rows = []
-    for own in _model_curves(found):
-        cells = []
-        for one in others:
-            own_curve, other = own.curve(metric), one.curve(metric)
-            spans = None if one.group == own.group else above(own_curve, other)
-            cells.append("" if spans is None else _spans(spans))
-        rows.append((own.name, *cells))
-    header = ("above, in bpp", *(one.name for one in others))
-    note = (
-        "Between which rates it is better, of those that both have; between points, both are "
-        "interpolated in the logarithm of the rate."
-    )
-    return _without_empty(f"Where it is above, {_LABELS[metric]}", header, rows, note)
-
-
-def _model_curves(found: Evaluation) -> list[Series]:
-    return [one for one in found.series if one.is_model and len(one.points) > 1]
-
-
-def _without_empty(
-    title: str, header: Sequence[str], rows: Sequence[Sequence[str]], note: str
-) -> Table:
-    """A table without rows and columns that have nothing but a name."""
-    rows = [row for row in rows if any(row[1:])]
-    kept = [0, *(i for i in range(1, len(header)) if any(row[i] for row in rows))]
-    cells = tuple(tuple(row[i] for i in kept) for row in rows)
-    return Table(title, tuple(header[i] for i in kept), cells, note)
-
-
-def _spans(spans: Sequence[tuple[float, float]]) -> str:
-    return ", ".join(f"{low:.2g}-{high:.2g}" for low, high in spans) or "nowhere"
-
-
-def decoders_table(found: Evaluation) -> Table:
-    """The same files decoded in several ways, beside others at their rates."""
-    whole: dict[tuple[str, str], list[tuple[Series, Figures]]] = {}
-    for one in found.series:
-        if one.is_model and one.kind != "prefixes":
-            for point in one.points:
-                whole.setdefault((point.setting, f"{point.bpp:.5f}"), []).append((one, point))
-    others = [one for one in found.comparable() if not one.is_model and not one.given]
-    rows = []
-    for (setting, _), several in whole.items():
-        if len(several) < 2:
-            continue
-        bpp = several[0][1].bpp
-        for one, point in several:
-            similarity = metrics.ms_ssim_decibel(point.ms_ssim)
-            cells = [_decibel(point.psnr), f"{similarity:.2f}"]
-            cells += [f"{1000 * point.swd:.1f}", f"{1000 * point.swd_set:.1f}"]
-            rows.append((f"{one.group}, {setting}", f"{bpp:.3f}", *cells))
-        for one in others:
-            at = [at_rate(_rising(one, metric), bpp) for metric in _REALISM]
-            if any(value is not None for value in at):
-                cells = [
-                    "" if value is None else _number(value, metric)
-                    for value, metric in zip(at, _REALISM, strict=True)
-                ]
-                rows.append((one.name, f"{bpp:.3f}", *cells))
-    header = ("decoder", "bpp", "PSNR, dB", "MS-SSIM, dB", "SWD", "SWD, set")
-    note = "The same files decoded in several ways, and what others have at the same rate."
-    return Table("Decoders", header, tuple(rows), note)
-
-
-def _sortable(value: float | None) -> float:
-    return float("inf") if value is None else value
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{value:+.1f} %"
-
-
-def lossless_table(found: Evaluation) -> Table:
+def exact_table(found: Evaluation) -> Table:
     """Everything that gave every picture back as it was, by rate."""
     rows = []
     for one in found.series:
@@ -259,21 +207,15 @@ def lossless_table(found: Evaluation) -> Table:
             if point.exact == found.pictures or (one.lossless and point.exact):
                 label = "" if one.kind == "single" else f", {_first(one)} {_label(one, point)}"
                 rows.append((point.bpp, one.name + label, point.exact))
-    shown = _unique(
-        ((name, f"{bpp:.3f}", f"{n} of {found.pictures}") for bpp, name, n in sorted(rows))
-    )
-    return Table("Exact", ("", "bpp", "exact pictures"), shown)
-
-
-def _unique(rows: Iterable[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
-    return tuple(dict.fromkeys(rows))
+    cells = [(name, f"{bpp:.3f}", f"{n} of {found.pictures}") for bpp, name, n in sorted(rows)]
+    note = "Files that give every picture back bit by bit; the smallest first."
+    return Table("Exact files", ("", "bpp", "exact pictures"), tuple(dict.fromkeys(cells)), note)
 
 
 def speed_table(found: Evaluation) -> Table:
-    number: Callable[[float], str] = lambda value: f"{value:.3g}"  # noqa: E731
-    rows = tuple((one.name, number(one.encode), number(one.decode)) for one in found.speeds)
+    rows = tuple((one.name, f"{one.encode:.3g}", f"{one.decode:.3g}") for one in found.speeds)
     note = (
         "Megapixels a second by the clock, as it went with all workers side by side: no benchmark. "
-        "Models decode all prefixes; of peers it is the mean of the settings."
+        "Models decode all prefixes; of other codecs it is the mean of the settings."
     )
     return Table("Speed in this run", ("", "encode", "decode"), rows, note)

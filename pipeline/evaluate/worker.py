@@ -1,4 +1,4 @@
-"""The evaluating worker: some pictures of a shard and one contender in, one record out."""
+"""The evaluating worker: some pictures of a shard and a contender in, one record out."""
 
 import platform
 import time
@@ -7,17 +7,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from codec import Codec
+from codec.batches import one_by_one_on_error
 from codec.errors import StrataError
 from codec.images.files import read_image
 
 from ..dataset.ledger import Ledger
 from ..dataset.models import load_model
+from ..running.options import OptionError
 from ..running.stages import StageClock
 from ..running.windows import windows
 from ..running.worker import Worker, WorkerSettings
@@ -28,9 +29,10 @@ from ..stores.store import scratch_folder
 from ..stores.threads import ahead
 from .bench import Bench, Loaded, Measured, rgb_of
 from .contenders import Contender
-from .measuring import Learned, PatchSet, Point
+from .gallery import crops
+from .measuring import installed
 
-RECORDS, WEIGHTS = "records", "weights"
+RECORDS = "records"
 BATCH_PIXELS = 1 << 22
 KEPT_MODELS = 3
 MAX_PIXELS = 1 << 25  # of a picture: the figures take some sixty bytes for each, beside the model
@@ -39,31 +41,28 @@ NO_PICTURE = "there is no picture in the sample"
 
 @dataclass(frozen=True)
 class EvaluationTask:
-    """Samples ``start`` to ``stop`` of a shard, and a contender. ``shown`` go into the report."""
+    """Samples ``start`` to ``stop`` of a shard, and the contender that is measured on them; or,
+    with ``rates``, all contenders, whose pictures are cropped for the report at these rates."""
 
     name: str
     shard: Shard
     start: int
     stop: int
-    contender: Contender
-    shown: tuple[int, ...] = ()
+    contenders: tuple[Contender, ...]
+    rates: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class EvaluateSettings(WorkerSettings):
-    """Settings of every worker. ``shown_bpp`` are the rates at which pictures are shown.
-
-    ``lpips`` names a file of weights in the output.
-    """
+    """Settings of every worker. ``metrics`` are the names of what is measured."""
 
     output: str
     fingerprint: str
-    shown_bpp: tuple[float, ...] = ()
-    lpips: str | None = None
+    metrics: tuple[str, ...]
 
 
 class Evaluator(Worker[EvaluateSettings]):
-    """Owns one device. ``run`` measures a task and records it; ``ready`` has nothing to load."""
+    """Owns one device. ``run`` measures a task and records it; models are loaded when needed."""
 
     def __init__(self, settings: EvaluateSettings) -> None:
         super().__init__(settings)
@@ -71,22 +70,11 @@ class Evaluator(Worker[EvaluateSettings]):
         self._held: tuple[Shard, ShardFile] | None = None
         self._holding = ExitStack()
 
-    @cached_property
-    def learned(self) -> Learned | None:
-        """LPIPS, where its weights were given."""
-        if self.settings.lpips is None:
-            return None
-        from .lpips import load_lpips
-
-        with scratch_folder(self.settings.scratch) as folder:
-            local = folder / self.settings.lpips
-            self.store.fetch(f"{WEIGHTS}/{self.settings.lpips}", local)
-            return load_lpips(local, self.settings.device)
-
     @picklable_errors
     def ready(self) -> str:
-        """Models are loaded when they are needed. Raises StorageError, InvalidModelError."""
-        _ = self.learned
+        """Raises OptionError where a program or package is missing that the driver has."""
+        if lacking := set(self.settings.metrics) - set(installed()):
+            raise OptionError(f"{platform.node()} cannot measure {', '.join(lacking)}")
         return "ready"
 
     @picklable_errors
@@ -138,24 +126,11 @@ class Evaluator(Worker[EvaluateSettings]):
         pictures: list[dict[str, Any]] = []
         failed: list[tuple[int, str, str]] = []
         filtered: list[tuple[int, str, str]] = []
-        shown: list[dict[str, Any]] = []
-        sets: dict[Point, PatchSet] = {}
-        originals = PatchSet()
         foreign: Exception | None = None
         with ThreadPoolExecutor(self.settings.threads) as pool:
-            bench = Bench(
-                task.contender,
-                self._codec,
-                clock,
-                pool,
-                self.settings.threads,
-                task.shown,
-                self.settings.shown_bpp,
-                self.learned,
-            )
             for window in self._windows(task, numbers, skip, clock, pool):
                 found = [one for one in window if one.rgb is not None]
-                results = bench.measure(found)
+                results = self._results(task, found, clock, pool)
                 by_index = dict(zip((one.index for one in found), results, strict=True))
                 for one in window:
                     result = by_index.get(one.index)
@@ -167,31 +142,47 @@ class Evaluator(Worker[EvaluateSettings]):
                         failed.append((one.index, one.key, describe(result)))
                         foreign = foreign if isinstance(result, StrataError) else result
                     else:
-                        pictures.append(_row(one, result))
-                        shown += [
-                            {"key": one.key, "index": one.index, **s} for s in result.shown.values()
-                        ]
-                        assert result.original is not None
-                        originals.add(result.original)
-                        for point, lines in result.lines.items():
-                            sets.setdefault(point, PatchSet()).add(lines)
-                    bad = not one.filtered and not isinstance(result, Measured)
+                        pictures.append(result)
+                    bad = not one.filtered and not isinstance(result, dict)
                     self.activity.add(task.name, samples=1, bad=bad)
-        if strict and task.contender.is_model and foreign and not pictures and len(failed) > 1:
+        of_model = len(task.contenders) == 1 and task.contenders[0].is_model
+        if strict and of_model and foreign and not pictures and len(failed) > 1:
             raise RuntimeError(f"no picture could be measured: {describe(foreign)}")
         return {
-            "contender": task.contender.to_json(),
+            "contenders": [contender.to_json() for contender in task.contenders],
             "ok": len(pictures),
             "bad": len(failed),
             "filtered": len(filtered),
             "rows": len(pictures) + len(failed) + len(filtered),
+            "metrics": list(self.settings.metrics),
             "pictures": pictures,
             "failed": failed,
             "left_out": filtered,
-            "shown": shown,
-            "sets": {point.key: one.pack() for point, one in sets.items()},
-            "originals": originals.pack(),
         }
+
+    def _results(
+        self,
+        task: EvaluationTask,
+        found: list[Loaded],
+        clock: StageClock,
+        pool: ThreadPoolExecutor,
+    ) -> list[dict[str, Any] | Exception]:
+        """What is recorded of each picture, or why it failed."""
+        if task.rates:
+            return one_by_one_on_error(
+                lambda some: [
+                    {
+                        "key": one.key,
+                        "rates": crops(rgb_of(one), task.contenders, task.rates, self._codec),
+                    }
+                    for one in some
+                ],
+                found,
+            )
+        (contender,), settings = task.contenders, self.settings
+        bench = Bench(contender, self._codec, clock, pool, settings.threads, settings.metrics)
+        measured = zip(found, bench.measure(found), strict=True)
+        return [_row(one, of) if isinstance(of, Measured) else of for one, of in measured]
 
     # -- pictures ---------------------------------------------------------------------------------
 
@@ -270,7 +261,7 @@ def _row(one: Loaded, result: Measured) -> dict[str, Any]:
         "width": image.shape[1],
         "height": image.shape[0],
         "alpha": one.alpha,
-        "points": {point.key: like.to_json() for point, like in result.points.items()},
+        "points": {point.key: row for point, row in result.points.items()},
         "encode_s": result.encode_s,
         "decode_s": result.decode_s,
     }

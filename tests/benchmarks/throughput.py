@@ -38,7 +38,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from codec import Codec, load_codec
 from codec.numerics import int8_products
 from codec.uqdm.nested.integer_network import IntegerNetwork
-from pipeline.evaluate.document import Document
+from docs.make_results import fill
 from pipeline.evaluate.peers import all_peers
 from pipeline.evaluate.report import machine, versions
 from pipeline.evaluate.tables import Table
@@ -46,8 +46,8 @@ from pipeline.running.cluster import KEEP_FREED_MEMORY
 from tests.benchmarks import pictures
 
 # One setting of each other codec, of about a bit a pixel where it has the choice.
-PEERS = {"jpeg": "q65", "jpeg2000": "1:20", "webp": "q75", "avif": "q70", "jxl": "d2"}
-PEERS |= {"png": "", "webp_lossless": "", "jpeg2000_lossless": "", "jxl_lossless": ""}
+PEERS = {"jpeg": "q60", "jpeg2000": "1:22", "webp": "q60", "avif": "q58 4:4:4", "jxl": "d2.3"}
+PEERS |= {"png": "", "webp_lossless": "", "jpeg2000_lossless": "", "jxl_lossless": "d0"}
 CDC_NETWORK = ("analysis", "hyper_analysis", "hyper_mean", "synthesis", "denoise")
 
 
@@ -301,9 +301,6 @@ def main() -> None:
     become_a_worker()
     if options.floats:
         int8_products.bytes_are_faster = lambda: False
-    document = options.markdown and Document(options.markdown, "speed")
-    if document:
-        document.check()
     width, height = map(int, options.size.split("x"))
     source = (
         pictures.from_tar(options.data, 1) if options.data else pictures.synthetic(1, height, width)
@@ -320,9 +317,9 @@ def main() -> None:
         f"torch {versions()['torch']}.\n"
     )
     print(about + "\n" + "\n".join(table.markdown() for table in tables))
-    if document:
+    if options.markdown:
         made = {table.title: table.body() for table in tables} | {"about": about}
-        for note in document.renew(lambda what: made.get(what, "")):
+        for note in fill(options.markdown, "speed", lambda what: made.get(what, "")):
             print(note, file=sys.stderr)
 
 

@@ -11,13 +11,13 @@ def test_what_was_given_is_what_is_done() -> None:
     parse = load_job("evaluate").parse
     plain = parse(DATA)
     assert (plain.data, plain.models, plain.peers, plain.first) == (("a.tar",), (), None, None)
-    assert (plain.layers, plain.show, plain.show_bpp) == (None, 2, (0.15, 0.4, 1.0))
+    assert (plain.layers, plain.show, plain.show_bpp) == (None, 2, (0.1, 0.3, 1.0))
     more = parse([*DATA, "--model", "a", "b,quality=0", "--model", "c", "--peers", "none"])
     assert (more.models, more.peers) == (("a", "b,quality=0", "c"), ())
-    part = parse([*DATA, "--first", "6", "--layers", "2", "--peers", "webp", "--anchor", "webp"])
-    assert (part.first, part.layers, part.peers, part.anchor) == (6, 2, ("webp",), "webp")
-    shown = parse([*DATA, "--show", "0", "--show-bpp", "0.5", "--lpips", "w.pt"])
-    assert (shown.show, shown.show_bpp, shown.lpips) == (0, (0.5,), "w.pt")
+    part = parse([*DATA, "--first", "6", "--layers", "2", "--peers", "webp"])
+    assert (part.first, part.layers, part.peers) == (6, 2, ("webp",))
+    shown = parse([*DATA, "--show", "0", "--show-bpp", "0.5"])
+    assert (shown.show, shown.show_bpp) == (0, (0.5,))
 
 
 def test_the_report_says_the_command_without_secrets() -> None:

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from pipeline.evaluate.curves import at_rate, bd_rate, falls, integral, interpolate, rising
+from pipeline.evaluate.curves import at_rate, falls, more_bits, rising
 
 RATES = np.array([0.1, 0.25, 0.5, 1.0, 2.0])
+SPAN = (20.0, 33.0)  # what these curves have
 
 
 def curve(factor: float = 1.0, gain: float = 0.0) -> list[tuple[float, float]]:
@@ -13,55 +14,41 @@ def curve(factor: float = 1.0, gain: float = 0.0) -> list[tuple[float, float]]:
     return [(factor * rate, 30 + gain + 3 * np.log2(rate)) for rate in RATES]
 
 
+def percent(*curves: list[tuple[float, float]], span: tuple[float, float] = SPAN) -> float:
+    found = more_bits(*curves, span)
+    assert found is not None
+    return float(100 * np.expm1(found[0]))
+
+
 def test_equal_curves_have_no_difference() -> None:
-    assert bd_rate(curve(), curve()) == pytest.approx(0, abs=1e-9)
+    assert percent(curve(), curve()) == pytest.approx(0, abs=1e-9)
 
 
 def test_a_curve_that_takes_a_third_more_bits() -> None:
-    assert bd_rate(curve(4 / 3), curve()) == pytest.approx(100 / 3)
-    assert bd_rate(curve(), curve(4 / 3)) == pytest.approx(-25)
+    assert percent(curve(4 / 3), curve()) == pytest.approx(100 / 3)
+    assert percent(curve(), curve(4 / 3)) == pytest.approx(-25)
 
 
 def test_a_curve_that_is_better_by_decibels() -> None:
     """3 dB are a doubling of the rate everywhere, so one that is 3 dB better saves half."""
-    assert bd_rate(curve(gain=3), curve()) == pytest.approx(-50)
+    assert percent(curve(gain=3), curve()) == pytest.approx(-50)
 
 
-def test_a_difference_that_grows_is_averaged_over_the_overlap() -> None:
-    """log rate = v against 2v on values 0 to 1: the mean difference is 1/2."""
+def test_a_difference_that_grows_is_averaged_over_the_span() -> None:
+    """log rate = v against 2v on values 0 to 1: the mean difference is 1/2, on 0 to .5 1/4."""
     values = np.linspace(0, 1, 5)
-    anchor = [(float(np.exp(v)), float(v)) for v in values]
+    others = [(float(np.exp(v)), float(v)) for v in values]
     steeper = [(float(np.exp(2 * v)), float(v)) for v in values]
-    assert bd_rate(steeper, anchor) == pytest.approx(100 * (np.exp(0.5) - 1))
-    half = [point for point in steeper if point[1] <= 0.5]
-    assert bd_rate(half, anchor) == pytest.approx(100 * (np.exp(0.25) - 1))
-
-
-def test_a_curve_through_few_points_by_hand() -> None:
-    """Values 0, 1, 2 at y 0, 1, 4: slopes by Fritsch and Butland 0, 3/2, 4, so the integral is
-    1/2 + (0 - 3/2) / 12 + 5/2 + (3/2 - 4) / 12."""
-    x, y = np.array([0.0, 1.0, 2.0]), np.array([0.0, 1.0, 4.0])
-    assert integral(x, y, 0, 2) == pytest.approx(3 - 1 / 8 - 2.5 / 12)
-    at = np.linspace(0, 2, 41)
-    assert (np.diff(interpolate(x, y, at)) > 0).all()
-
-
-def test_it_agrees_with_scipy() -> None:
-    scipy = pytest.importorskip("scipy.interpolate")
-    random = np.random.default_rng(1)
-    for _ in range(20):
-        x, y = np.sort(random.random(7)), np.cumsum(random.random(7))
-        theirs = scipy.PchipInterpolator(x, y)
-        at = np.linspace(x[0], x[-1], 50)
-        assert interpolate(x, y, at) == pytest.approx(theirs(at))
-        low, high = x[0] + 0.01, x[-1] - 0.02
-        assert integral(x, y, low, high) == pytest.approx(theirs.integrate(low, high))
+    assert more_bits(steeper, others, (0, 1)) == pytest.approx((0.5, 0, 1))
+    assert more_bits(steeper, others, (0, 0.5)) == pytest.approx((0.25, 0, 0.5))
+    assert more_bits(steeper[:3], others, (0, 1)) == pytest.approx((0.25, 0, 0.5))
 
 
 def test_nothing_to_compare() -> None:
-    assert bd_rate(curve(gain=100), curve()) is None
-    assert bd_rate(curve()[:1], curve()) is None
-    assert bd_rate([(1, float("inf")), (2, float("inf"))], curve()) is None
+    assert more_bits(curve(gain=100), curve(), SPAN) is None
+    assert more_bits(curve()[:1], curve(), SPAN) is None
+    assert more_bits([(1, float("inf")), (2, float("inf"))], curve(), SPAN) is None
+    assert more_bits(curve(), curve(), (0.0, 100.0)) is None  # they share 13 of the 100
 
 
 def test_exact_points_and_points_that_fall_are_left_out() -> None:
@@ -69,7 +56,7 @@ def test_exact_points_and_points_that_fall_are_left_out() -> None:
     rates, values = rising(points)
     assert list(rates) == list(RATES)
     assert (np.diff(values) > 0).all()
-    assert bd_rate(points, curve()) == pytest.approx(0, abs=1e-9)
+    assert percent(points, curve()) == pytest.approx(0, abs=1e-9)
 
 
 def test_between_points_the_logarithm_of_the_rate_counts() -> None:

@@ -1,5 +1,7 @@
 """The whole job on small pictures: figures, accounting, resuming, and the report."""
 
+import base64
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -8,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from codec import load_codec
-from codec.errors import InvalidModelError, UnknownModelError
+from codec.errors import UnknownModelError
 from codec.images import metrics
 from codec.images.files import write_image
+from pipeline.evaluate import measuring
 from pipeline.evaluate import worker as evaluate_worker
 from pipeline.evaluate.contenders import ModelRequest
 from pipeline.evaluate.worker import Evaluator
@@ -59,14 +63,37 @@ def test_figures_are_those_of_real_bytes_and_pictures(
     assert told(tmp_path)["models"][0]["model_id"] == codec.model_id
 
 
-def test_bd_rates_are_against_the_anchor(run: Runner, model: str, tmp_path: Path) -> None:
-    data = run.tar("a.tar", png_samples((48, 48)))
-    run(data, peers=("jpeg", "webp"), anchor="webp")
-    bd = told(tmp_path)["bd_rate"]
-    assert bd["anchor"] == "WebP"
-    assert set(bd["percent"]) == {"JPEG"}
-    with pytest.raises(OptionError, match="--anchor avif: it is not measured"):
-        run(data, peers=("jpeg",), anchor="avif")
+def test_bits_at_equal_quality_are_means_over_pictures(run: Runner, tmp_path: Path) -> None:
+    """By hand from the points of each picture alone, which reports of one picture have."""
+    smooth = [
+        np.asarray(Image.fromarray(photograph(8, 8, seed=i)).resize((96, 96))) for i in (0, 1)
+    ]
+    files = [(f"{number}.png", write_image(picture)) for number, picture in enumerate(smooth)]
+    run(run.tar("a.tar", files), peers=("jpeg", "jpeg2000"))
+    assert [one.name for one in run.found.series] == ["JPEG 2000", "JPEG"]
+    both = run.found.bits(run.found.series[1], run.found.series[0], "ssimulacra2")
+    assert both is not None
+    assert both.pictures == 2
+    alone = []
+    for number, file in enumerate(files):
+        run(run.tar(f"{number}.tar", [file]), peers=("jpeg", "jpeg2000"))
+        one = run.found.bits(run.found.series[1], run.found.series[0], "ssimulacra2")
+        assert one is not None
+        alone.append(np.log1p(one.percent / 100))
+    assert both.percent == pytest.approx(100 * np.expm1(np.mean(alone)))
+    assert run.found.bits(run.found.series[0], run.found.series[1], "swd") is None
+
+
+def test_the_verdict_says_who_wins(run: Runner, model: str, tmp_path: Path) -> None:
+    """The toy is far worse than JPEG."""
+    run(run.tar("a.tar", png_samples((160, 224))), models=(model,), peers=("jpeg",))
+    (sentences,) = told(tmp_path)["verdict"].values()
+    assert sentences[0].startswith("For the same SSIMULACRA2 (mean over 30 to 90) toy takes ")
+    assert " more bits than JPEG" in sentences[0]
+    text = (tmp_path / "report" / "results.md").read_text()
+    assert f"### toy: verdict\n\n- {sentences[0]}\n" in text
+    percent = told(tmp_path)["bits"]["percent"]["toy"]["JPEG"]["ssimulacra2"]["percent"]
+    assert f"{percent:.0f} % more bits than JPEG" in sentences[0]
 
 
 def test_exact_pictures_are_counted(run: Runner, tmp_path: Path) -> None:
@@ -75,7 +102,7 @@ def test_exact_pictures_are_counted(run: Runner, tmp_path: Path) -> None:
         (point,) = series(tmp_path, name)["points"]
         assert point["exact"] == 2
         assert point["psnr"] is None
-        assert (point["swd"], point["ms_ssim"]) == (0, 1)
+        assert (point["swd"], point["ssimulacra2"]) == (0, 100)
     assert all(point["exact"] == 0 for point in series(tmp_path, "JPEG")["points"])
 
 
@@ -249,21 +276,15 @@ def test_a_sample_that_kills_workers_is_left_alone(
     assert told(tmp_path)["problems"][0]["reason"] == "kills its worker: it died"
 
 
-def test_lpips_with_weights_from_a_file(run: Runner, tmp_path: Path) -> None:
-    import torch
-
-    from codec.cdc.perceptual import LPIPS
-
-    torch.manual_seed(0)
-    weights = {name: value.abs() for name, value in LPIPS().state_dict().items()}
-    torch.save(weights, tmp_path / "vgg.pt")
-    data = run.tar("a.tar", png_samples((40, 40), (12, 40)))
-    run(data, peers=("jpeg", "png"), lpips=str(tmp_path / "vgg.pt"))
-    (exact,) = series(tmp_path, "PNG")["points"]
-    assert exact["lpips"] == 0
-    assert series(tmp_path, "JPEG")["points"][0]["lpips"] > 0
-    with pytest.raises(InvalidModelError, match="there is no such file"):
-        run(data, peers=("jpeg",), lpips=str(tmp_path / "none.pt"))
+def test_without_ssimulacra2_nothing_is_measured(
+    run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(measuring.importlib.util, "find_spec", lambda name: None)
+    measuring.installed.cache_clear()
+    with pytest.raises(OptionError, match=r"pip install -e '\.\[eyes\]'"):
+        run(run.tar("a.tar", png_samples((24, 24))), peers=("jpeg",))
+    assert not (tmp_path / "report").exists()
 
 
 def test_the_model_of_a_dataset(run: Runner, make_dataset: Make, tmp_path: Path) -> None:
@@ -296,7 +317,7 @@ def test_alpha_is_left_out_in_words(run: Runner, tmp_path: Path) -> None:
 class _Page(HTMLParser):
     """Checks that elements are closed, and collects attributes and words."""
 
-    VOID = frozenset({"meta", "img", "br", "line", "path", "polyline"})
+    VOID = frozenset({"meta", "img", "br"})
 
     def __init__(self) -> None:
         super().__init__()
@@ -324,9 +345,9 @@ def test_the_page_stands_by_itself(run: Runner, model: str, tmp_path: Path) -> N
     run(
         run.tar("a.tar", files),
         models=(model,),
-        peers=("jpeg", "jpeg_progressive", "png"),
+        peers=("jpeg", "png"),
         show=1,
-        show_bpp=(1.0, 3.0),
+        show_bpp=(6.0, 3.0),
         command="python jobs/evaluate.py --data 'a&b'",
     )
     text = (tmp_path / "report" / "report.html").read_text()
@@ -334,16 +355,52 @@ def test_the_page_stands_by_itself(run: Runner, model: str, tmp_path: Path) -> N
     page.feed(text)
     assert page.open == []
     assert not {tag for tag, _, _ in page.attributes} & {"script", "link", "iframe", "object"}
-    loaded = [value for _, name, value in page.attributes if name in ("src", "href", "srcset")]
+    loaded = [value for _, name, value in page.attributes if name in ("src", "srcset")]
     assert loaded
+    assert all(v.startswith("#") for tag, name, v in page.attributes if name == "href")
     assert all(value.startswith("data:image/webp;base64,") for value in loaded)
-    assert not re.search(r"https?://|url\(|@import", text)
+    assert not re.search(r"https?://(?!www.w3.org/2000/svg)|url\(|@import", text)
     assert not [name for _, name, _ in page.attributes if name.startswith("on")]
     assert "prefers-color-scheme: dark" in text
     model_id = told(tmp_path)["models"][0]["model_id"]
-    for words in ("a<b>&, about 1 bpp", "--data 'a&b'", model_id, "numpy", "BD-rate"):
+    for words in ("a<b>&,", "--data 'a&b'", model_id, "numpy", "libjpeg-turbo", "Verdict"):
         assert words in page.words, words
-    assert text.count('<svg viewBox="0 0 760') == 4
-    tables = (tmp_path / "report" / "results.md").read_text()
-    assert "### JPEG: whole files" in tables
-    assert "### BD-rate" in tables
+    linked = {value for tag, name, value in page.attributes if (tag, name) == ("a", "href")}
+    there = {f"#{value}" for _, name, value in page.attributes if name == "id"}
+    assert {"#verdict", "#pictures", "#about"} <= linked == there
+
+
+def test_pictures_of_one_row_have_the_same_size(run: Runner, model: str, tmp_path: Path) -> None:
+    data = run.tar("a.tar", png_samples((160, 224)))
+    run(data, models=(model,), peers=("jpeg2000", "png"), show=1, show_bpp=(0.6, 12.0))
+    (shown,) = run.found.shown
+    assert shown["key"] == "p000"
+    for row in shown["rates"]:
+        names = [file["of"] for file in row["files"]]
+        assert names[:2] == ["original", "toy"]
+        assert "PNG" not in names
+        assert row["files"][1]["bpp"] == row["bpp"]
+        for file in row["files"][1:]:
+            assert 0.8 <= file["bpp"] / row["bpp"] <= 1.25
+            assert file["score"] < 100
+            picture = Image.open(io.BytesIO(base64.b64decode(file["picture"])))
+            assert picture.size == (192, 160)
+    assert names[2:] == ["JPEG 2000"]
+    before = run.found.shown
+    run(data, models=(model,), peers=("jpeg2000", "png"), show=1, show_bpp=(0.6, 12.0))
+    assert run.done == []
+    assert run.found.shown == before
+
+
+def test_a_picture_that_cannot_be_shown_is_named(
+    run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise FloatingPointError("no crops today")
+
+    monkeypatch.setattr(evaluate_worker, "crops", broken)
+    summary = run(run.tar("a.tar", png_samples((24, 24))), peers=("jpeg", "webp"), show=1)
+    assert summary.exit_code == 1
+    (problem,) = told(tmp_path)["problems"]
+    assert problem["of"] == "pictures of the report"
+    assert "no crops today" in problem["reason"]

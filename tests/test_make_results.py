@@ -1,0 +1,81 @@
+"""docs/make_results.py: places of documents are filled from reports, and words around stay."""
+
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from docs import make_results
+from docs.make_results import DOCUMENTS, EVERY, fill, fill_from, headed, thin
+from tests.pipeline.makers import write_tar
+
+DOCUMENT = """# Ours
+
+Words of people.
+
+<!-- small: toy: verdict -->
+old
+<!-- end -->
+
+Between.
+
+<!-- small: plot psnr -->
+<!-- end -->
+
+<!-- large: about -->
+of another evaluation
+<!-- end -->
+
+<!-- small: no such table -->
+stays
+<!-- end -->
+"""
+
+
+@pytest.fixture
+def document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "doc.md"
+    path.write_text(DOCUMENT)
+    monkeypatch.setattr(make_results, "DOCUMENTS", (path,))
+    monkeypatch.setattr(make_results, "RESULTS", tmp_path / "results")
+    report = tmp_path / "report"
+    report.mkdir()
+    (report / "results.md").write_text("### toy: verdict\n\n- It wins.\n\n### about\n\n- all\n")
+    (report / "report.json").write_text("{}")
+    (report / "psnr.svg").write_text("<svg/>")
+    return path
+
+
+def test_places_are_filled_and_words_stay(document: Path, tmp_path: Path) -> None:
+    left = fill_from(tmp_path / "report", "small")
+    text = document.read_text()
+    assert "<!-- small: toy: verdict -->\n- It wins.\n<!-- end -->\n\nBetween." in text
+    assert "(results/small-psnr.svg)" in text
+    assert (tmp_path / "results" / "small-psnr.svg").read_text() == "<svg/>"
+    assert (tmp_path / "results" / "small.json").exists()
+    assert "of another evaluation" in text
+    assert "-->\nstays\n<!-- end -->" in text
+    assert left == ["doc.md: small: no such table: nothing to show, left as it was"]
+    fill_from(tmp_path / "report", "small")
+    assert document.read_text() == text
+
+
+def test_parts_have_headings() -> None:
+    assert headed("before\n### a: b\n\n| x |\n### c\nd\n") == {"a: b": "\n| x |\n", "c": "d\n"}
+
+
+def test_every_nth_picture(tmp_path: Path) -> None:
+    files = [(f"{n}.{end}", b"x") for n in range(5) for end in ("json", "png")]
+    thin(write_tar(tmp_path / "a.tar", files), tmp_path / "b.tar", 2)
+    with tarfile.open(tmp_path / "b.tar") as tar:
+        assert tar.getnames() == ["0.png", "2.png", "4.png"]
+
+
+def test_our_documents_have_places_for_every_set() -> None:
+    for name in EVERY:
+        asked: list[str] = []
+        for document in DOCUMENTS:
+            copy = document.read_text()
+            fill(document, name, lambda what, asked=asked: asked.append(what) or "")
+            assert document.read_text() == copy
+        assert "uqdm: verdict" in asked
