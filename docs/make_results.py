@@ -15,6 +15,7 @@ The first word is the set; the rest a heading of its report's results.md, or "pl
 """
 
 import argparse
+import json
 import re
 import shutil
 import sys
@@ -31,6 +32,9 @@ DOCUMENTS = (DOCS / "results.md", DOCS.parent / "README.md")
 RESULTS = DOCS / "results"
 EVERY = {"kodak": 4, "mixed": 2, "px64": 8}  # pictures; a whole set takes hours on two cores
 MODELS = ("uqdm", "cdc-small,prefixes=no")
+# The documents are about the codecs, not about whose machine measured them.
+NOT_TOLD = ("- command: ", "- data: ", "- machine: ")
+NOT_KEPT = ("data", "machine", "nodes", "speed")
 _PLACE = re.compile(r"^<!-- ([\w-]+): (.+?) -->\n(.*?)^<!-- end -->$", re.M | re.S)
 
 
@@ -64,8 +68,12 @@ def headed(markdown: str) -> dict[str, str]:
 def fill_from(report: Path, name: str) -> list[str]:
     """Put the figures of a report into the documents, and its plots and JSON beside them."""
     made = headed((report / "results.md").read_text())
+    lines = made["about"].splitlines(keepends=True)
+    made["about"] = "".join(line for line in lines if not line.startswith(NOT_TOLD))
+    figures = json.loads((report / "report.json").read_text())
+    kept = {key: value for key, value in figures.items() if key not in NOT_KEPT}
     RESULTS.mkdir(exist_ok=True)
-    shutil.copyfile(report / "report.json", RESULTS / f"{name}.json")
+    (RESULTS / f"{name}.json").write_text(json.dumps(kept, separators=(",", ":")) + "\n")
 
     def make(what: str) -> str:
         if not what.startswith("plot "):

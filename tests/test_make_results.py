@@ -1,5 +1,6 @@
 """docs/make_results.py: places of documents are filled from reports, and words around stay."""
 
+import json
 import tarfile
 from pathlib import Path
 
@@ -22,6 +23,9 @@ Between.
 <!-- small: plot psnr -->
 <!-- end -->
 
+<!-- small: about -->
+<!-- end -->
+
 <!-- large: about -->
 of another evaluation
 <!-- end -->
@@ -40,8 +44,10 @@ def document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(make_results, "RESULTS", tmp_path / "results")
     report = tmp_path / "report"
     report.mkdir()
-    (report / "results.md").write_text("### toy: verdict\n\n- It wins.\n\n### about\n\n- all\n")
-    (report / "report.json").write_text("{}")
+    (report / "results.md").write_text(
+        "### toy: verdict\n\n- It wins.\n\n### about\n\n- data: /home/me/a.tar\n- made: now\n"
+    )
+    (report / "report.json").write_text('{"series": [], "data": ["/home/me/a.tar"]}')
     (report / "psnr.svg").write_text("<svg/>")
     return path
 
@@ -52,7 +58,8 @@ def test_places_are_filled_and_words_stay(document: Path, tmp_path: Path) -> Non
     assert "<!-- small: toy: verdict -->\n- It wins.\n<!-- end -->\n\nBetween." in text
     assert "(results/small-psnr.svg)" in text
     assert (tmp_path / "results" / "small-psnr.svg").read_text() == "<svg/>"
-    assert (tmp_path / "results" / "small.json").exists()
+    assert json.loads((tmp_path / "results" / "small.json").read_text()) == {"series": []}
+    assert "<!-- small: about -->\n- made: now\n<!-- end -->" in text
     assert "of another evaluation" in text
     assert "-->\nstays\n<!-- end -->" in text
     assert left == ["doc.md: small: no such table: nothing to show, left as it was"]

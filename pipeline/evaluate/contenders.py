@@ -5,7 +5,6 @@ import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,36 +57,18 @@ class Contender:
         return {"group": self.group, "setting": self.setting, "spec": dict(self.spec)}
 
 
-@dataclass(frozen=True)
-class ModelFile:
-    """A model that is to be measured: its id, file, and short name."""
+def parse_model(text: str) -> tuple[str, dict[str, str]]:
+    """Of a ``--model`` argument where the model is, and the options that were given with it.
 
-    model_id: str
-    name: str
-    codec: str
-    path: Path
-
-    def to_json(self) -> dict[str, str]:
-        return {"name": self.name, "codec": self.codec, "model_id": self.model_id}
-
-
-@dataclass(frozen=True)
-class ModelRequest:
-    """A ``--model`` argument: where the model is, and what was given with it."""
-
-    source: str
-    options: Mapping[str, str] = field(hash=False)
-
-    @classmethod
-    def parse(cls, text: str) -> "ModelRequest":
-        """Raises OptionError where the text is not of the form."""
-        source, *pairs = text.split(",")
-        if not source or not all(_OPTION.match(pair) for pair in pairs):
-            raise OptionError(f"--model {text}: {_FORM}")
-        options = dict(pair.split("=", 1) for pair in pairs)
-        if len(options) < len(pairs):
-            raise OptionError(f"--model {text}: an option is given twice")
-        return cls(source, options)
+    Raises OptionError where the text is not of the form.
+    """
+    source, *pairs = text.split(",")
+    if not source or not all(_OPTION.match(pair) for pair in pairs):
+        raise OptionError(f"--model {text}: {_FORM}")
+    options = dict(pair.split("=", 1) for pair in pairs)
+    if len(options) < len(pairs):
+        raise OptionError(f"--model {text}: an option is given twice")
+    return source, options
 
 
 def model_contenders(
@@ -95,19 +76,19 @@ def model_contenders(
     layers: int | None,
     storage_options: Mapping[str, Any] | None = None,
     scratch: str | None = None,
-) -> tuple[list[Contender], list[ModelFile]]:
-    """Contenders of the ``--model`` arguments, and the models they need.
+) -> tuple[list[Contender], list[tuple[str, Codec]]]:
+    """Contenders of the ``--model`` arguments, and the models they need with their short names.
 
     Raises OptionError for options that a model does not take, UnknownModelError and others where a
     model cannot be had.
     """
     contenders: list[Contender] = []
-    models: dict[str, ModelFile] = {}
+    models: dict[str, tuple[str, Codec]] = {}  # by id
     for text in texts:
-        request = ModelRequest.parse(text)
-        codec, name = _load(request.source, storage_options, scratch)
-        models[codec.model_id] = ModelFile(codec.model_id, name, codec.codec, codec.model_path)
-        contenders += _of_model(text, request, codec, name, layers)
+        source, given = parse_model(text)
+        codec, name = _load(source, storage_options, scratch)
+        models[codec.model_id] = name, codec
+        contenders += _of_model(text, given, codec, name, layers)
     return contenders, list(models.values())
 
 
@@ -126,9 +107,8 @@ def _load(source: str, options: Mapping[str, Any] | None, scratch: str | None) -
 
 
 def _of_model(
-    text: str, request: ModelRequest, codec: Codec, short: str, layers: int | None
+    text: str, given: dict[str, str], codec: Codec, short: str, layers: int | None
 ) -> list[Contender]:
-    given = dict(request.options)
     qualities = _qualities(text, codec, given.pop("quality", "all"))
     label = given.pop("label", "")
     prefixes = given.pop("prefixes", "yes")

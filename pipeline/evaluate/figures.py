@@ -223,8 +223,9 @@ def collect(
     facts: dict[Picture, tuple[int, bool, str]] = {}
     bad: set[Picture] = set()
     filtered: set[Picture] = set()
-    for title, own in _by_title(tasks).items():
+    for own in _by_contender(tasks):
         one = _Measured(own[0].contenders[0])
+        title = SHOWN if own[0].rates else one.contender.title
         for task in own:
             record = ledger.read(task.name)
             url = task.shard.url
@@ -263,12 +264,12 @@ def collect(
     return out
 
 
-def _by_title(tasks: Sequence[EvaluationTask]) -> dict[str, list[EvaluationTask]]:
-    found: dict[str, list[EvaluationTask]] = {}
+def _by_contender(tasks: Sequence[EvaluationTask]) -> list[list[EvaluationTask]]:
+    """Tasks of one contender together, and those of pictures for the report."""
+    found: dict[Any, list[EvaluationTask]] = {}
     for task in tasks:
-        title = SHOWN if task.rates else task.contenders[0].title
-        found.setdefault(title, []).append(task)
-    return found
+        found.setdefault((task.contenders, task.rates), []).append(task)
+    return list(found.values())
 
 
 def _merged(problems: Sequence[dict[str, str]], contenders: int) -> list[dict[str, str]]:

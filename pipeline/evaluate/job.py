@@ -94,8 +94,8 @@ def _evaluate(options: EvaluateOptions, stop: Stop, log: EventLog) -> Evaluation
     summary = EvaluationSummary("measured", shards=len(shards), contenders=len(contenders))
     summary.notes += notes
     with storage_errors(store.url, "cannot be written"):
-        for model in models:
-            store.create_from(model_path(model.model_id), model.path)
+        for _, model in models:
+            store.create_from(model_path(model.model_id), model.model_path)
     tasks = _tasks(_pieces(shards, options, summary), contenders, options, metrics)
     lost = list(summary.failed_shards)
     mark = fingerprint({"evaluation": FORMAT})
@@ -128,8 +128,7 @@ def _evaluate(options: EvaluateOptions, stop: Stop, log: EventLog) -> Evaluation
         summary.notes.append("there is no report: no picture was measured by all contenders")
         return summary
     found.problems += [{"of": "all", "what": one.shard, "reason": one.reason} for one in lost]
-    of_models = [model.to_json() for model in models]
-    reported = report(found, of_models, contenders, options.data, options.command)
+    reported = report(found, models, contenders, options.data, options.command)
     reported["notes"] += notes
     if summary.stopped:
         reported["notes"].append(f"not everything was measured: {summary.stopped}")

@@ -17,6 +17,7 @@ from codec.images import metrics
 from ..running.options import OptionError
 
 SMALLEST = 8  # pixels a side, that SSIMULACRA2 and Butteraugli can judge
+CALIBRATED = 225  # pixels a side, below which SSIMULACRA2 has not all of its six scales
 
 
 @dataclass(frozen=True)

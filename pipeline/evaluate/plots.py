@@ -14,11 +14,11 @@ KEY, COLUMNS = 18, 4  # of the names: height of a row, and how many are in it
 LIGHT = """--text: #1b1f24; --back: #fff; --faint: #5b6470; --grid: #dde1e6; --band: #f1f5f9;
   --good: #12703a; --bad: #b3261e;
   --c0: #0b0b0b; --c1: #d1242f; --c2: #0969da; --c3: #1a7f37; --c4: #b35900; --c5: #8250df;
-  --c6: #0891a3; --c7: #bf3989; --c8: #7a6a00; --c9: #57606a;"""
+  --c6: #6b7280; --c7: #bf3989; --c8: #7a6a00; --c9: #0891a3;"""
 DARK = """--text: #e3e7ec; --back: #14171b; --faint: #9aa4af; --grid: #30363d; --band: #1b2129;
   --good: #57d364; --bad: #ff7b72;
   --c0: #f5f5f5; --c1: #ff7b72; --c2: #6cb6ff; --c3: #57d364; --c4: #f0a04b;
-  --c5: #c297ff; --c6: #4fd6e6; --c7: #ff8fd0; --c8: #d8c84a; --c9: #aab4be;"""
+  --c5: #c297ff; --c6: #aab4be; --c7: #ff8fd0; --c8: #d8c84a; --c9: #4fd6e6;"""
 _TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)
 _DASHES = ("", "7 4", "2 3")
 

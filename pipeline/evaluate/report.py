@@ -9,9 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from codec import Codec
+
 from .contenders import Contender
 from .figures import Evaluation
-from .measuring import METRICS
+from .measuring import CALIBRATED, METRICS
 from .tables import model_curves, others_of, tables, verdicts
 
 _PACKAGES = ("strata-images", "torch", "numpy", "pillow", "ray", "ssimulacra2")
@@ -19,7 +21,7 @@ _PACKAGES = ("strata-images", "torch", "numpy", "pillow", "ray", "ssimulacra2")
 
 def report(
     found: Evaluation,
-    models: Sequence[Mapping[str, str]],
+    models: Sequence[tuple[str, Codec]],
     contenders: Sequence[Contender],
     data: Sequence[str],
     command: str,
@@ -37,7 +39,10 @@ def report(
         "machine": machine(),
         "nodes": list(found.nodes),
         "versions": versions(),
-        "models": list(models),
+        "models": [
+            {"name": name, "codec": model.codec, "model_id": model.model_id}
+            for name, model in models
+        ],
         "peers": {one.group: one.spec["library"] for one in contenders if not one.is_model},
         "pictures": {
             "count": found.pictures,
@@ -96,6 +101,11 @@ def notes(found: Evaluation) -> list[str]:
         out.append(
             f"pictures of {len(found.sizes)} sizes: rates and PSNR weigh pixels, other figures "
             "pictures"
+        )
+    if any(min(map(int, size.split("x"))) < CALIBRATED for size in found.sizes):
+        out.append(
+            f"of pictures under {CALIBRATED} pixels a side SSIMULACRA2 lacks scales that it is "
+            "calibrated with: its figures are not those of larger pictures"
         )
     if "butteraugli" not in found.metrics:
         out.append(

@@ -62,7 +62,8 @@ def verdicts(found: Evaluation, one: Series) -> list[str]:
             if metric != FIRST and (bits := found.bits(one, other, metric)) and bits.percent > 0
         ]
         if lost:
-            out.append(f"At equal {METRICS[metric].title} others take fewer: {', '.join(lost)}.")
+            title = METRICS[metric].title.partition(",")[0]
+            out.append(f"At equal {title} it takes more bits than {', '.join(lost)}.")
     exact = [(p.bpp, s.group) for s in found.series for p in s.points if p.exact == found.pictures]
     own = [bpp for bpp, group in exact if group == one.group]
     better = [f"{group} ({bpp:.2f})" for bpp, group in sorted(exact) if own and bpp < min(own)]

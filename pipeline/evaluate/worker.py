@@ -154,7 +154,6 @@ class Evaluator(Worker[EvaluateSettings]):
             "bad": len(failed),
             "filtered": len(filtered),
             "rows": len(pictures) + len(failed) + len(filtered),
-            "metrics": list(self.settings.metrics),
             "pictures": pictures,
             "failed": failed,
             "left_out": filtered,

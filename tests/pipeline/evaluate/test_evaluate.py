@@ -18,7 +18,7 @@ from codec.images import metrics
 from codec.images.files import write_image
 from pipeline.evaluate import measuring
 from pipeline.evaluate import worker as evaluate_worker
-from pipeline.evaluate.contenders import ModelRequest
+from pipeline.evaluate.contenders import parse_model
 from pipeline.evaluate.worker import Evaluator
 from pipeline.running.options import OptionError
 from tests.pipeline.conftest import Make
@@ -60,6 +60,7 @@ def test_figures_are_those_of_real_bytes_and_pictures(
     assert [point["setting"] for point in whole["points"]] == ["quality 0", "quality 1"]
     assert whole["points"][1]["psnr"] == prefixes["points"][2]["psnr"]
     assert told(tmp_path)["pictures"]["count"] == 3
+    assert any("under 225 pixels a side SSIMULACRA2" in note for note in told(tmp_path)["notes"])
     assert told(tmp_path)["models"][0]["model_id"] == codec.model_id
 
 
@@ -252,7 +253,7 @@ def test_options_of_models(run: Runner, model: str, tmp_path: Path) -> None:
         run(data, peers=("gif",))
     with pytest.raises(UnknownModelError, match="a dataset's URL"):
         run(data, models=("nothing-here",))
-    assert ModelRequest.parse("a,b=c").options == {"b": "c"}
+    assert parse_model("a,b=c") == ("a", {"b": "c"})
 
 
 def test_a_sample_that_kills_workers_is_left_alone(

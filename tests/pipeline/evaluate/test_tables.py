@@ -43,7 +43,7 @@ def test_verdicts() -> None:
         "For the same SSIMULACRA2 (mean over 30 to 90) ours takes 25 % more bits than better, "
         "as many bits as same, 20 % fewer bits than worse."
     )
-    assert second == "At equal PSNR, dB others take fewer: better (+25 %)."
+    assert second == "At equal PSNR it takes more bits than better (+25 %)."
     assert third == "Its exact files have 10.00 bits per pixel; smaller ones: small (9.00)."
 
 
