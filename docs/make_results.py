@@ -11,7 +11,8 @@ the other folder. Begun again, it does only what is missing. Both documents have
     what is here is made anew
     <!-- end -->
 
-The first word is the set; the rest a heading of its report's results.md, or "plot" and a figure.
+The first word is the set; the rest a heading of its report's results.md, which may be followed by
+"(table)" to leave out the words before the table, or "plot" and a figure.
 """
 
 import argparse
@@ -77,7 +78,8 @@ def fill_from(report: Path, name: str) -> list[str]:
 
     def make(what: str) -> str:
         if not what.startswith("plot "):
-            return made.get(what, "")
+            text = made.get(what.removesuffix(" (table)"), "")
+            return text[text.find("|") :] if what.endswith(" (table)") else text
         metric = what.removeprefix("plot ")
         if not (report / f"{metric}.svg").exists():
             return ""

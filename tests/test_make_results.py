@@ -23,6 +23,9 @@ Between.
 <!-- small: plot psnr -->
 <!-- end -->
 
+<!-- small: toy: PSNR (table) -->
+<!-- end -->
+
 <!-- small: about -->
 <!-- end -->
 
@@ -45,7 +48,8 @@ def document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     report = tmp_path / "report"
     report.mkdir()
     (report / "results.md").write_text(
-        "### toy: verdict\n\n- It wins.\n\n### about\n\n- data: /home/me/a.tar\n- made: now\n"
+        "### toy: verdict\n\n- It wins.\n\n### toy: PSNR\n\nWords.\n\n| a |\n\n"
+        "### about\n\n- data: /home/me/a.tar\n- made: now\n"
     )
     (report / "report.json").write_text('{"series": [], "data": ["/home/me/a.tar"]}')
     (report / "psnr.svg").write_text("<svg/>")
@@ -57,6 +61,7 @@ def test_places_are_filled_and_words_stay(document: Path, tmp_path: Path) -> Non
     text = document.read_text()
     assert "<!-- small: toy: verdict -->\n- It wins.\n<!-- end -->\n\nBetween." in text
     assert "(results/small-psnr.svg)" in text
+    assert "(table) -->\n| a |\n<!-- end -->" in text
     assert (tmp_path / "results" / "small-psnr.svg").read_text() == "<svg/>"
     assert json.loads((tmp_path / "results" / "small.json").read_text()) == {"series": []}
     assert "<!-- small: about -->\n- made: now\n<!-- end -->" in text

@@ -18,6 +18,7 @@ from .tables import (
     exact_table,
     model_curves,
     own_table,
+    part,
     span_words,
     speed_table,
 )
@@ -50,7 +51,9 @@ def _model(found: Evaluation, one: Series) -> dict[str, Any]:
     """What the page says of a model's curve."""
     return {
         "name": one.name,
-        "cards": [(other.name, bits.percent) for other, bits in best_first(found, one)],
+        "cards": [
+            (other.name + part(bits, FIRST), bits.percent) for other, bits in best_first(found, one)
+        ],
         "bits": bits_table(found, one),
         "beside": [beside_table(found, one, metric) for metric in found.metrics],
     }

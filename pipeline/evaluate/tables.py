@@ -53,8 +53,10 @@ def verdicts(found: Evaluation, one: Series) -> list[str]:
     """What a model's curve takes against others, and where others win, in sentences."""
     out = []
     if known := best_first(found, one):
-        words = ", ".join(f"{_fewer(bits.percent)} {other.name}" for other, bits in known)
-        out.append(f"For the same {span_words(FIRST)} {one.name} takes {words}.")
+        words = ", ".join(
+            f"{_fewer(bits.percent)} {other.name}{part(bits, FIRST)}" for other, bits in known
+        )
+        out.append(f"For the same {span_words(FIRST)} {one.name} takes these bits: {words}.")
     for metric in found.metrics:
         lost = [
             f"{other.name} ({bits.percent:+.0f} %)"
@@ -82,8 +84,8 @@ def best_first(found: Evaluation, one: Series) -> list[tuple[Series, Bits]]:
 
 def _fewer(percent: float) -> str:
     if abs(percent) < 0.5:
-        return "as many bits as"
-    return f"{abs(percent):.0f} % {'fewer' if percent < 0 else 'more'} bits than"
+        return "as many as"
+    return f"{abs(percent):.0f} % {'fewer' if percent < 0 else 'more'} than"
 
 
 def span_words(metric: str) -> str:
@@ -128,13 +130,16 @@ def _span(span: tuple[float, float] | None) -> str:
 
 
 def _bits(bits: Bits | None, metric: str) -> str:
-    span = METRICS[metric].span
-    if bits is None or span is None:
+    return "" if bits is None else f"{bits.percent:+.1f} %{part(bits, metric)}"
+
+
+def part(bits: Bits, metric: str) -> str:
+    """Between which qualities two curves were compared, where that is not the whole span."""
+    low, high = METRICS[metric].span or (0, 0)
+    if bits.high - bits.low > 0.9 * (high - low):
         return ""
-    partly = bits.high - bits.low < 0.9 * (span[1] - span[0])
     digits = 0 if METRICS[metric].rises else 1
-    part = f" ({bits.low:.{digits}f} to {bits.high:.{digits}f})" if partly else ""
-    return f"{bits.percent:+.1f} %{part}"
+    return f" ({bits.low:.{digits}f} to {bits.high:.{digits}f})"
 
 
 def beside_table(found: Evaluation, one: Series, metric: str) -> Table:

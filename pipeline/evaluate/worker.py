@@ -35,7 +35,7 @@ from .measuring import installed
 RECORDS = "records"
 BATCH_PIXELS = 1 << 22
 KEPT_MODELS = 3
-MAX_PIXELS = 1 << 25  # of a picture: the figures take some sixty bytes for each, beside the model
+MAX_PIXELS = 1 << 24  # of a picture: SSIMULACRA2 takes 535 bytes for each, beside the model
 NO_PICTURE = "there is no picture in the sample"
 
 

@@ -89,12 +89,12 @@ def test_the_verdict_says_who_wins(run: Runner, model: str, tmp_path: Path) -> N
     """The toy is far worse than JPEG."""
     run(run.tar("a.tar", png_samples((160, 224))), models=(model,), peers=("jpeg",))
     (sentences,) = told(tmp_path)["verdict"].values()
-    assert sentences[0].startswith("For the same SSIMULACRA2 (mean over 30 to 90) toy takes ")
-    assert " more bits than JPEG" in sentences[0]
+    assert sentences[0].startswith("For the same SSIMULACRA2 (mean over 30 to 90) toy takes these ")
+    assert " more than JPEG" in sentences[0]
     text = (tmp_path / "report" / "results.md").read_text()
     assert f"### toy: verdict\n\n- {sentences[0]}\n" in text
     percent = told(tmp_path)["bits"]["percent"]["toy"]["JPEG"]["ssimulacra2"]["percent"]
-    assert f"{percent:.0f} % more bits than JPEG" in sentences[0]
+    assert f"{percent:.0f} % more than JPEG" in sentences[0]
 
 
 def test_exact_pictures_are_counted(run: Runner, tmp_path: Path) -> None:

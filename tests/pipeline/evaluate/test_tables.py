@@ -40,8 +40,8 @@ def test_verdicts() -> None:
     same = series("same", 1.001)
     first, second, third = verdicts(evaluation(ours, worse, better, same, small), ours)
     assert first == (
-        "For the same SSIMULACRA2 (mean over 30 to 90) ours takes 25 % more bits than better, "
-        "as many bits as same, 20 % fewer bits than worse."
+        "For the same SSIMULACRA2 (mean over 30 to 90) ours takes these bits: 25 % more than "
+        "better, as many as same, 20 % fewer than worse."
     )
     assert second == "At equal PSNR it takes more bits than better (+25 %)."
     assert third == "Its exact files have 10.00 bits per pixel; smaller ones: small (9.00)."
