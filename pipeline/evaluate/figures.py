@@ -36,7 +36,12 @@ class Figures:
     bpp: float
     exact: int
     values: Mapping[str, float | None]
-    each: Mapping[str, np.ndarray] = field(repr=False, compare=False, default_factory=dict)
+    each: Mapping[str, np.ndarray] = field(repr=False, compare=False)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether every picture came back as it was."""
+        return self.exact == len(self.each["bpp"])
 
     def to_json(self) -> dict[str, Any]:
         values = {m: None if v is None else round(v, 4) for m, v in self.values.items()}
@@ -61,13 +66,13 @@ class Series:
 
     def curve(self, metric: str) -> list[tuple[float, float]]:
         """Rates, and qualities of which more is better, without exact points."""
-        sign = 1 if METRICS[metric].rises else -1
-        lossy = (p for p in self.points if not p.exact)
+        sign = METRICS[metric].sign
+        lossy = (p for p in self.points if not p.is_exact)
         return [(p.bpp, sign * v) for p in lossy if (v := p.values.get(metric)) is not None]
 
     def curve_of(self, picture: int, metric: str) -> list[tuple[float, float]]:
         """The same of a single picture."""
-        sign = 1 if METRICS[metric].rises else -1
+        sign = METRICS[metric].sign
         points = [(p.each["bpp"][picture], sign * p.each[metric][picture]) for p in self.points]
         return [(rate, value) for rate, value in points if math.isfinite(value)]
 
@@ -75,7 +80,7 @@ class Series:
         """The prefixes (the first is 1) after which it is worse than before."""
         if self.kind != "prefixes":
             return []
-        sign = 1 if METRICS[metric].rises else -1
+        sign = METRICS[metric].sign
         values = [p.values.get(metric) for p in self.points]
         return falls([math.inf if v is None else sign * v for v in values])
 
@@ -140,7 +145,7 @@ class Evaluation:
         span = METRICS[metric].span
         if span is None:
             return None
-        sign = 1 if METRICS[metric].rises else -1
+        sign = METRICS[metric].sign
         low, high = sorted(sign * end for end in span)
         found = [
             more_bits(one.curve_of(i, metric), other.curve_of(i, metric), (low, high))

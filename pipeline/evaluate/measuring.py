@@ -26,7 +26,7 @@ class Metric:
 
     Attributes:
         title: what people read; ``words`` say what it means.
-        rises: whether more is better.
+        sign: 1 where more is better, else -1.
         span: the qualities over which bits are compared; None where they are not.
         exact: what is recorded of a picture that came back as it was.
         shown: the figure that people read, of what is recorded or the mean of it.
@@ -34,7 +34,7 @@ class Metric:
 
     title: str
     words: str
-    rises: bool = True
+    sign: int = 1
     digits: int = 2
     span: tuple[float, float] | None = None
     exact: float = 0.0
@@ -69,14 +69,14 @@ METRICS = {
         "Butteraugli",
         "A model of the eye that weighs the worst places most (its 3-norm): at 1 people begin to "
         "see a difference. Less is better.",
-        rises=False,
+        sign=-1,
         span=(1, 5),
     ),
     "swd": Metric(
         "SWD",
         "Whether there are the same kinds of detail, wherever they are: the sliced Wasserstein "
         "distance of small patches, times a thousand. Less is better.",
-        rises=False,
+        sign=-1,
         digits=1,
         shown=lambda distance: 1000 * distance,
     ),

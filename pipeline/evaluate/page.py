@@ -38,7 +38,6 @@ def page(found: Evaluation, reported: Mapping[str, Any]) -> str:
         span=span_words(FIRST),
         metrics=[(name, METRICS[name]) for name in found.metrics],
         plots={name: plot(comparable, name) for name in found.metrics},
-        prefixes=plot([one for one in found.series if one.kind == "prefixes"], FIRST),
         models=[_model(found, one) for one in model_curves(found)],
         shown=shown,
         exact=exact_table(found),

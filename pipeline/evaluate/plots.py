@@ -104,7 +104,7 @@ def _points(one: Series, metric: str) -> list[tuple[float, float]]:
     if one.kind == "settings":
         rates, values = rising(curve)
         curve = list(zip(rates.tolist(), values.tolist(), strict=True))
-    sign, span = 1 if METRICS[metric].rises else -1, METRICS[metric].span
+    sign, span = METRICS[metric].sign, METRICS[metric].span
     low, high = (-math.inf, math.inf) if span is None else span
     margin = 0.0 if span is None else (high - low) / 2
     shown = [(rate, sign * value) for rate, value in curve]

@@ -61,12 +61,12 @@ def verdicts(found: Evaluation, one: Series) -> list[str]:
         lost = [
             f"{other.name} ({bits.percent:+.0f} %)"
             for other in others_of(found, one)
-            if metric != FIRST and (bits := found.bits(one, other, metric)) and bits.percent > 0
+            if metric != FIRST and (bits := found.bits(one, other, metric)) and bits.percent >= 0.5
         ]
         if lost:
             title = METRICS[metric].title.partition(",")[0]
             out.append(f"At equal {title} it takes more bits than {', '.join(lost)}.")
-    exact = [(p.bpp, s.group) for s in found.series for p in s.points if p.exact == found.pictures]
+    exact = [(p.bpp, s.group) for s in found.series for p in s.points if p.is_exact]
     own = [bpp for bpp, group in exact if group == one.group]
     better = [f"{group} ({bpp:.2f})" for bpp, group in sorted(exact) if own and bpp < min(own)]
     if own:
@@ -138,23 +138,23 @@ def part(bits: Bits, metric: str) -> str:
     low, high = METRICS[metric].span or (0, 0)
     if bits.high - bits.low > 0.9 * (high - low):
         return ""
-    digits = 0 if METRICS[metric].rises else 1
+    digits = 0 if METRICS[metric].sign > 0 else 1
     return f" ({bits.low:.{digits}f} to {bits.high:.{digits}f})"
 
 
 def beside_table(found: Evaluation, one: Series, metric: str) -> Table:
     """What others reach at the rates of a curve, between the points of their own files."""
     others = others_of(found, one)
-    sign = 1 if METRICS[metric].rises else -1
+    sign = METRICS[metric].sign
     rows, best = [], []
     for point in one.points:
         at = [at_rate(other.curve(metric), point.bpp) for other in others]
         own = point.values.get(metric)
-        goodness = [None if own is None or point.exact else sign * own, *at]
+        goodness = [None if own is None or point.is_exact else sign * own, *at]
         known = [value for value in goodness if value is not None]
         best.append(2 + goodness.index(max(known)) if len(known) > 1 else None)
         there = [_number(None if value is None else sign * value, metric) for value in at]
-        rows.append((_label(one, point), _rate(point.bpp), _value(point, metric, found), *there))
+        rows.append((_label(one, point), _rate(point.bpp), _value(point, metric), *there))
     note = (
         f"{METRICS[metric].words} At the same rate, interpolated in its logarithm between each "
         "codec's own files; empty where it has none near it. The best of a row stands out."
@@ -170,7 +170,7 @@ def own_table(found: Evaluation, one: Series) -> Table:
         (
             _label(one, point),
             _rate(point.bpp),
-            *(_value(point, name, found) for name in found.metrics),
+            *(_value(point, name) for name in found.metrics),
             str(point.exact),
         )
         for point in one.points
@@ -197,8 +197,8 @@ def _rate(bpp: float) -> str:
     return f"{bpp:.3f}" if bpp < 1 else f"{bpp:.2f}"
 
 
-def _value(point: Figures, metric: str, found: Evaluation) -> str:
-    return "exact" if point.exact == found.pictures else _number(point.values.get(metric), metric)
+def _value(point: Figures, metric: str) -> str:
+    return "exact" if point.is_exact else _number(point.values.get(metric), metric)
 
 
 def _number(value: float | None, metric: str) -> str:
@@ -210,7 +210,7 @@ def exact_table(found: Evaluation) -> Table:
     rows = []
     for one in found.series:
         for point in one.points:
-            if point.exact == found.pictures or (one.lossless and point.exact):
+            if point.is_exact or (one.lossless and point.exact):
                 label = "" if one.kind == "single" else f", {_first(one)} {_label(one, point)}"
                 rows.append((point.bpp, one.name + label, point.exact))
     cells = [(name, f"{bpp:.3f}", f"{n} of {found.pictures}") for bpp, name, n in sorted(rows)]

@@ -35,7 +35,8 @@ def evaluation(*curves: Series) -> Evaluation:
 def test_verdicts() -> None:
     ours = series("ours", 1, model=True, exact=10)
     worse, better = series("worse", 1.25), series("better", 0.8)
-    single = Figures("", 1, 9.0, 1, {"ssimulacra2": 100.0, "psnr": None})
+    each = {"bpp": np.array([9.0])}
+    single = Figures("", 1, 9.0, 1, {"ssimulacra2": 100.0, "psnr": None}, each)
     small = Series("small", "small", "single", (single,), lossless=True)
     same = series("same", 1.001)
     first, second, third = verdicts(evaluation(ours, worse, better, same, small), ours)
@@ -64,6 +65,16 @@ def test_the_best_of_a_row_stands_out() -> None:
     assert table.rows[4][3] == ""
     line = table.markdown().splitlines()[-6]
     assert line.startswith("| 1 | 0.100 | 20.0 | **2")
+
+
+def test_a_point_counts_until_every_picture_is_exact() -> None:
+    each = {"bpp": np.array([1.0, 3.0]), "ssimulacra2": np.array([80.0, np.nan])}
+    one = Figures("", 1, 2.0, 1, {"ssimulacra2": 90.0}, each)
+    both = Figures("", 2, 4.0, 2, {"ssimulacra2": 100.0}, each)
+    curves = Series("x", "x", "prefixes", (one, both))
+    assert curves.curve("ssimulacra2") == [(2.0, 90.0)]
+    assert curves.curve_of(0, "ssimulacra2") == [(1.0, 80.0), (1.0, 80.0)]
+    assert curves.curve_of(1, "ssimulacra2") == []
 
 
 def test_exact_files() -> None:
