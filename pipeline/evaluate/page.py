@@ -11,11 +11,11 @@ from .measuring import METRICS
 from .plots import DARK, LIGHT, plot
 from .report import about
 from .tables import (
-    FIRST,
     beside_table,
     best_first,
     bits_table,
     exact_table,
+    judge,
     model_curves,
     own_table,
     part,
@@ -35,7 +35,6 @@ def page(found: Evaluation, reported: Mapping[str, Any]) -> str:
         dark=jinja2.filters.do_mark_safe(DARK),
         reported=reported,
         about=about(reported),
-        span=span_words(FIRST),
         metrics=[(name, METRICS[name]) for name in found.metrics],
         plots={name: plot(comparable, name) for name in found.metrics},
         models=[_model(found, one) for one in model_curves(found)],
@@ -48,11 +47,12 @@ def page(found: Evaluation, reported: Mapping[str, Any]) -> str:
 
 def _model(found: Evaluation, one: Series) -> dict[str, Any]:
     """What the page says of a model's curve."""
+    first, known = judge(found, one), best_first(found, one)
     return {
         "name": one.name,
-        "cards": [
-            (other.name + part(bits, FIRST), bits.percent) for other, bits in best_first(found, one)
-        ],
+        "judge": METRICS[first],
+        "span": span_words(first),
+        "cards": [(other.name + part(bits, first), bits.percent) for other, bits in known],
         "bits": bits_table(found, one),
         "beside": [beside_table(found, one, metric) for metric in found.metrics],
     }

@@ -7,8 +7,6 @@ from .curves import at_rate
 from .figures import Bits, Evaluation, Figures, Series
 from .measuring import METRICS
 
-FIRST = "ssimulacra2"
-
 
 @dataclass(frozen=True)
 class Table:
@@ -51,17 +49,17 @@ def others_of(found: Evaluation, one: Series) -> list[Series]:
 
 def verdicts(found: Evaluation, one: Series) -> list[str]:
     """What a model's curve takes against others, and where others win, in sentences."""
-    out = []
+    out, first = [], judge(found, one)
     if known := best_first(found, one):
         words = ", ".join(
-            f"{_fewer(bits.percent)} {other.name}{part(bits, FIRST)}" for other, bits in known
+            f"{_fewer(bits.percent)} {other.name}{part(bits, first)}" for other, bits in known
         )
-        out.append(f"For the same {span_words(FIRST)} {one.name} takes these bits: {words}.")
+        out.append(f"For the same {span_words(first)} {one.name} takes these bits: {words}.")
     for metric in found.metrics:
         lost = [
             f"{other.name} ({bits.percent:+.0f} %)"
             for other in others_of(found, one)
-            if metric != FIRST and (bits := found.bits(one, other, metric)) and bits.percent >= 0.5
+            if metric != first and (bits := found.bits(one, other, metric)) and bits.percent >= 0.5
         ]
         if lost:
             title = METRICS[metric].title.partition(",")[0]
@@ -75,9 +73,17 @@ def verdicts(found: Evaluation, one: Series) -> list[str]:
     return out
 
 
+def judge(found: Evaluation, one: Series) -> str:
+    """The figure of the verdict: the first in which the curve can be compared with any other."""
+    others = others_of(found, one)
+    known = (m for m in found.metrics if any(found.bits(one, other, m) for other in others))
+    return next(known, "ssimulacra2")
+
+
 def best_first(found: Evaluation, one: Series) -> list[tuple[Series, Bits]]:
     """Other curves with the bits of ``one`` beyond theirs, codecs before models."""
-    rows = [(other, found.bits(one, other, FIRST)) for other in others_of(found, one)]
+    first = judge(found, one)
+    rows = [(other, found.bits(one, other, first)) for other in others_of(found, one)]
     known = [(other, bits) for other, bits in rows if bits is not None]
     return sorted(known, key=lambda row: (row[0].is_model, -row[1].percent))
 
@@ -110,9 +116,10 @@ def tables(found: Evaluation) -> list[Table]:
 
 def bits_table(found: Evaluation, one: Series) -> Table:
     """A model's bits beyond those of every other curve, for every metric."""
-    names = [name for name in found.metrics if METRICS[name].span]
+    others = others_of(found, one)
+    names = [m for m in found.metrics if any(found.bits(one, other, m) for other in others)]
     rows = []
-    for other in others_of(found, one):
+    for other in others:
         bits = [found.bits(one, other, name) for name in names]
         if any(bits):
             rows.append((other.name, *map(_bits, bits, names)))

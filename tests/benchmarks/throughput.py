@@ -11,6 +11,7 @@ between the multiplications included. UQDM's networks multiply 8-bit integers wh
 quick at that, and can be faster than any convolution of floats: see
 codec/numerics/int8_products.py; ``--floats`` does without. The process has the environment of a
 job's worker (pipeline/running/cluster.py). It takes less than three minutes on an idle machine.
+JPEG XL is a program, whose start and files count.
 """
 
 import argparse

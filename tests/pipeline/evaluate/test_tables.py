@@ -48,6 +48,19 @@ def test_verdicts() -> None:
     assert third == "Its exact files have 10.00 bits per pixel; smaller ones: small (9.00)."
 
 
+def test_the_verdict_is_by_the_first_figure_that_can_compare() -> None:
+    ours, other = series("ours", 1, model=True), series("other", 1.25)
+    for one in (ours, other):
+        for point in one.points:
+            point.each["ssimulacra2"][:] -= 80  # far below the span
+    found = evaluation(ours, other)
+    (words,) = verdicts(found, ours)
+    assert words == (
+        "For the same PSNR, dB (mean over 28 to 40) ours takes these bits: 20 % fewer than other."
+    )
+    assert bits_table(found, ours).header == ("against", "PSNR, dB, 28 to 40")
+
+
 def test_curves_that_share_a_part_say_which() -> None:
     ours, other = series("ours", 1, model=True), series("other", 1.25)
     short = Series("short", "short", "settings", other.points[:4])  # another cubic at its end
