@@ -35,7 +35,7 @@ EVERY = {"kodak": 4, "mixed": 2, "px64": 8}  # pictures; a whole set takes hours
 MODELS = ("uqdm", "cdc-small,prefixes=no")
 # The documents are about the codecs, not about whose machine measured them.
 NOT_TOLD = ("- command: ", "- data: ", "- machine: ")
-NOT_KEPT = ("data", "machine", "nodes", "speed")
+NOT_KEPT = ("data", "machine", "nodes")
 _PLACE = re.compile(r"^<!-- ([\w-]+): (.+?) -->\n(.*?)^<!-- end -->$", re.M | re.S)
 
 

@@ -1,10 +1,9 @@
 """Pictures and one contender: files out of pictures, pictures out of files, figures out of both."""
 
 import platform
-import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -48,13 +47,8 @@ class Loaded:
     filtered: str = ""
 
 
-@dataclass(eq=False)
-class Measured:
-    """What came of one picture: figures by point, and seconds."""
-
-    points: dict[Point, Row] = field(default_factory=dict)
-    encode_s: float = 0.0
-    decode_s: float = 0.0
+Measured = dict[Point, Row]
+"""What came of one picture."""
 
 
 @dataclass(frozen=True)
@@ -84,61 +78,44 @@ class Bench:
         return list(self.pool.map(single, pictures))
 
     def _by_model(self, some: list[Loaded]) -> list[Measured]:
-        out = [Measured() for _ in some]
+        out: list[Measured] = [{} for _ in some]
         images = [rgb_of(one) for one in some]
         originals = [Original(image, self.metrics) for image in images]
         coded = model_files(self.codec, self.contender.spec, images)
-        seconds: list[float] = []  # of encoding, then of decoding after each of the prefixes
+
+        def look(original: Original, nbytes: int, shown: np.ndarray) -> Row:
+            with self.clock.timed("measure", self.threads):
+                return original.compare(shown, nbytes)
+
         while True:
-            begun = time.perf_counter()
             with self.clock.timed("device"):
                 found = next(coded, None)
-            seconds.append(time.perf_counter() - begun)
             if found is None:
-                break
+                return out
             layers, nbytes, pictures = found
-
-            point = Point(self.contender.setting, layers)
-
-            def look(original: Original, nbytes: int, shown: np.ndarray) -> Row:
-                with self.clock.timed("measure", self.threads):
-                    return original.compare(shown, nbytes)
-
-            if layers:
-                rows = self.pool.map(look, originals, nbytes, pictures)
-                for result, row in zip(out, rows, strict=True):
-                    result.points[point] = row
-        for result, image in zip(out, images, strict=True):
-            share = image.size / sum(each.size for each in images)
-            result.encode_s, result.decode_s = share * seconds[0], share * sum(seconds[1:])
-        return out
+            rows = self.pool.map(look, originals, nbytes, pictures)
+            for result, row in zip(out, rows, strict=True):
+                result[Point(self.contender.setting, layers)] = row
 
     def _by_peer(self, one: Loaded) -> Measured:
-        """The seconds of a peer are means over its settings."""
-        peer = peer_of(self.contender)
-        out, image = Measured(), rgb_of(one)
+        peer, image = peer_of(self.contender), rgb_of(one)
         original = Original(image, self.metrics)
+        out = {}
         for setting in peer.settings:
-            begun = time.perf_counter()
             with self.clock.timed("device", self.threads):
                 data = peer.encode(image, setting)
-            encoded = time.perf_counter()
-            with self.clock.timed("device", self.threads):
                 shown = peer.decode(data)
-            out.encode_s += (encoded - begun) / len(peer.settings)
-            out.decode_s += (time.perf_counter() - encoded) / len(peer.settings)
             with self.clock.timed("measure", self.threads):
-                out.points[Point(setting.name, 1)] = original.compare(shown, len(data))
+                out[Point(setting.name, 1)] = original.compare(shown, len(data))
         return out
 
 
 def model_files(
     codec: Callable[[str], Codec], spec: Mapping[str, Any], images: list[np.ndarray]
 ) -> Iterator[tuple[int, list[int], list[np.ndarray]]]:
-    """How many layers, and the bytes and pictures of these: first of none, once all are encoded."""
+    """How many layers, and the bytes and pictures of these."""
     model = codec(spec["model_id"])
     streams = model.encode(images, layers=spec["layers"], **spec["encode"])
-    yield 0, [], []
     if not spec["prefixes"]:
         last = max(stream.num_layers for stream in streams)
         yield last, [s.nbytes for s in streams], model.decode(streams, **spec["decode"])

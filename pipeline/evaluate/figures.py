@@ -99,15 +99,6 @@ class Bits:
     pictures: int
 
 
-@dataclass(frozen=True)
-class Speed:
-    """Megapixels a second of one contender, by the clock, with all workers side by side."""
-
-    name: str
-    encode: float
-    decode: float
-
-
 @dataclass
 class Evaluation:
     """All that was measured. ``problems`` are pictures and tasks without figures, and why;
@@ -121,7 +112,6 @@ class Evaluation:
     bad: int = 0
     sizes: tuple[str, ...] = ()
     series: list[Series] = field(default_factory=list)
-    speeds: list[Speed] = field(default_factory=list)
     shown: list[dict[str, Any]] = field(default_factory=list)
     problems: list[dict[str, str]] = field(default_factory=list)
     unequal: list[str] = field(default_factory=list)
@@ -167,8 +157,6 @@ class _Measured:
     ids: list[Picture] = field(default_factory=list)
     pixels: list[int] = field(default_factory=list)
     rows: dict[Point, list[list[float]]] = field(default_factory=dict)
-    encode_s: float = 0.0
-    decode_s: float = 0.0
 
     def add(self, shard: str, record: Mapping[str, Any]) -> None:
         for picture in record["pictures"]:
@@ -180,8 +168,6 @@ class _Measured:
                 rows.append(found.get(point) or found[_nearest(point, found)])
             self.ids.append((shard, picture["index"]))
             self.pixels.append(picture["width"] * picture["height"])
-            self.encode_s += picture["encode_s"]
-            self.decode_s += picture["decode_s"]
 
     def _missing(self, point: Point, i: int) -> list[float]:
         return self.rows[_nearest(point, self.rows)][i]
@@ -297,9 +283,6 @@ def _add_series(out: Evaluation, measured: Sequence[_Measured], common: set[Pict
         chosen = [order[id_] for id_ in sorted(common)]
         figures = [one.figures(point, chosen, out.metrics) for point in one.rows]
         groups.setdefault(one.contender.group, []).append((one, figures))
-        megapixels = sum(one.pixels) / 1e6
-        seconds = max(one.encode_s, 1e-9), max(one.decode_s, 1e-9)
-        out.speeds.append(Speed(one.contender.title, *(megapixels / each for each in seconds)))
     for group, members in groups.items():
         contender = members[0][0].contender
         facts = {"is_model": contender.is_model, "lossless": contender.lossless}

@@ -20,7 +20,6 @@ from .tables import (
     own_table,
     part,
     span_words,
-    speed_table,
 )
 
 
@@ -41,7 +40,6 @@ def page(found: Evaluation, reported: Mapping[str, Any]) -> str:
         shown=shown,
         exact=exact_table(found),
         own=[own_table(found, one) for one in found.series if one.points],
-        speed=speed_table(found),
     )
 
 

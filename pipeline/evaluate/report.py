@@ -28,8 +28,8 @@ def report(
 ) -> dict[str, Any]:
     """``report.json``: what was measured, with what, and every figure.
 
-    Rates are bits per pixel, bits at equal quality percent, speeds megapixels a second. A figure of
-    null is infinite, or was not measured.
+    Rates are bits per pixel, bits at equal quality percent. A figure of null is infinite or was not
+    measured.
     """
     spans = {name: METRICS[name].span for name in found.metrics if METRICS[name].span}
     return {
@@ -79,7 +79,6 @@ def report(
                 for one in model_curves(found)
             },
         },
-        "speed": [asdict(one) for one in found.speeds],
         "problems": list(found.problems),
         "notes": notes(found),
     }

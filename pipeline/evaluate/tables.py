@@ -110,7 +110,6 @@ def tables(found: Evaluation) -> list[Table]:
             out.append(beside_table(found, one, metric))
     out.append(exact_table(found))
     out += [own_table(found, one) for one in found.series]
-    out.append(speed_table(found))
     return [table for table in out if table.rows]
 
 
@@ -223,12 +222,3 @@ def exact_table(found: Evaluation) -> Table:
     cells = [(name, f"{bpp:.3f}", f"{n} of {found.pictures}") for bpp, name, n in sorted(rows)]
     note = "Files that give every picture back bit by bit; the smallest first."
     return Table("Exact files", ("", "bpp", "exact pictures"), tuple(dict.fromkeys(cells)), note)
-
-
-def speed_table(found: Evaluation) -> Table:
-    rows = tuple((one.name, f"{one.encode:.3g}", f"{one.decode:.3g}") for one in found.speeds)
-    note = (
-        "Megapixels a second by the clock, as it went with all workers side by side: no benchmark. "
-        "Models decode all prefixes; of other codecs it is the mean of the settings."
-    )
-    return Table("Speed in this run", ("", "encode", "decode"), rows, note)

@@ -181,7 +181,7 @@ class Evaluator(Worker[EvaluateSettings]):
         (contender,), settings = task.contenders, self.settings
         bench = Bench(contender, self._codec, clock, pool, settings.threads, settings.metrics)
         measured = zip(found, bench.measure(found), strict=True)
-        return [_row(one, of) if isinstance(of, Measured) else of for one, of in measured]
+        return [of if isinstance(of, Exception) else _row(one, of) for one, of in measured]
 
     # -- pictures ---------------------------------------------------------------------------------
 
@@ -260,9 +260,7 @@ def _row(one: Loaded, result: Measured) -> dict[str, Any]:
         "width": image.shape[1],
         "height": image.shape[0],
         "alpha": one.alpha,
-        "points": {point.key: row for point, row in result.points.items()},
-        "encode_s": result.encode_s,
-        "decode_s": result.decode_s,
+        "points": {point.key: row for point, row in result.items()},
     }
 
 
