@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ...models.checks import check_shapes
 from ...numerics.lapped_transform import BANDS
+from ...numerics.tiles import pieces
 from .integer_network import IntegerNetwork, NetworkConfig
 from .schedule import (
     LATTICE,
@@ -29,7 +30,6 @@ from .schedule import (
     colours_of,
     places_of,
 )
-from .tiles import pieces
 
 TILE = 192  # blocks on a side that the network sees at once, halo apart
 

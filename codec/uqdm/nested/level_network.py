@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ...numerics.int8_products import Matrix
 from ...numerics.lapped_transform import BANDS
+from ...numerics.tiles import Piece, in_tiles
 from .integer_network import IntegerNetwork
 from .pass_network import IntegerPasses, digit_features
 from .schedule import (
@@ -31,7 +32,6 @@ from .schedule import (
     places_of,
     table_set,
 )
-from .tiles import Piece, in_tiles
 
 TILE = 96  # blocks on a side that a network sees at once, halo apart: bounds its memory
 FINE = 16  # outputs of both networks are added in sixteenths of a grid's step

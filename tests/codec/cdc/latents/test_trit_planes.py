@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from codec.cdc.latents.trees import MAX_COUNTED
 from codec.cdc.latents.trit_planes import MAX_RESIDUAL, Progress, Trees, assign_layers, build_trees
-from codec.stream.entropy import Decoder, cross_entropy, encode
+from codec.stream.entropy import Decoder, encode
 from tests.benchmarks.layer_orders import one_piece_tables
+from tests.codec.ideal import cross_entropy
 
 SCALES = np.geomspace(0.1, 64, 96)
 ORDERS = ["slope", "sigma", "planes"]
