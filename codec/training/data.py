@@ -2,7 +2,7 @@
 
 import json
 import tarfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import BinaryIO
@@ -153,14 +153,6 @@ def _crop(picture: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarra
     if take == size:
         return piece
     return np.asarray(Image.fromarray(piece).resize((size, size), Image.Resampling.LANCZOS))
-
-
-def read_shards(shards: Iterable[tuple[str, BinaryIO]], crop: int, log: Log = print) -> Pictures:
-    """Pictures of ``(name, open tar)`` shards."""
-    pictures = Pictures(crop)
-    for name, stream in shards:
-        pictures.add_tar(name, stream, log)
-    return pictures
 
 
 Share = list[tuple[str, int, int]]  # a shard, and of its pictures the first and every how many

@@ -110,20 +110,7 @@ class NestedConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "NestedConfig":
-        values = dict(values)
-        for name in ("first_tilt", "first_width", "tilt", "width"):
-            if name in values:
-                values[name] = Grid(**values[name])
-        if "passes" in values:
-            values["passes"] = tuple(
-                tuple((str(b), tuple(c)) for b, c in level) for level in values["passes"]
-            )
-        if "orders" in values:
-            values["orders"] = tuple(tuple(order) for order in values["orders"])
-        for name in ("lead_order", "low_order", "colours", "band_weights", "band_rms"):
-            if name in values:
-                values[name] = tuple(values[name])
-        config = cls(**values)
+        config = cls(**{name: _from_json(value) for name, value in values.items()})
         config.check()
         return config
 
@@ -198,9 +185,6 @@ class NestedConfig:
         """Grids of tilt and width at a level."""
         return (self.first_tilt, self.first_width) if level == 0 else (self.tilt, self.width)
 
-    def max_digit(self, level: int) -> int:
-        return self.first_digits if level == 0 else self.digits
-
     @property
     def mendable(self) -> float:
         """The largest error of a digit, in its Delta, that the next level's tables know."""
@@ -220,6 +204,13 @@ class NestedConfig:
         low, coded = self.low_bands(), self.level_bands(level)
         which = self.passes[level][number][0]
         return coded & (low if which == "low" else ~low if which == "high" else True)
+
+
+def _from_json(value: Any) -> Any:
+    """Lists as tuples, at any depth; objects are grids."""
+    if isinstance(value, list | tuple):
+        return tuple(map(_from_json, value))
+    return Grid(**value) if isinstance(value, dict) else value
 
 
 def bands_up_to(order: Orders) -> np.ndarray:
@@ -288,21 +279,15 @@ def from_bands(coefficients: Tensor, config: NestedConfig, chosen: Tensor | None
     return (coefficients * scale).permute(0, 3, 1, 2)
 
 
-def digits(coefficients: Tensor, grid: Tensor, unit: float | Tensor, dead_zone: float) -> Tensor:
+def level_digits(coefficients: Tensor, grid: Tensor, level: int, config: NestedConfig) -> Tensor:
     """Digits that depend on nothing else, float integers: what training takes for the encoder's.
 
     A coefficient that is still zero ("insignificant") has a wider zero bin, about as wide as the
-    encoder's choice (``digit_choice.py``) makes it on average.
+    encoder's choice (``digit_choice.py``) makes it on average. Bands without digits have zeros.
     """
-    rest = (coefficients - grid) / unit
-    rounding = torch.where(grid == 0, 0.5 - dead_zone, 0.5)
-    return torch.sign(rest) * torch.floor(rest.abs() + rounding)
-
-
-def level_digits(coefficients: Tensor, grid: Tensor, level: int, config: NestedConfig) -> Tensor:
-    """``digits`` of all bands at a level: zero where a band has none."""
-    units = torch.from_numpy(config.units(level)).to(grid.device)
-    k = digits(coefficients, grid, units, config.dead_zone)
+    rest = (coefficients - grid) / torch.from_numpy(config.units(level)).to(grid.device)
+    rounding = torch.where(grid == 0, 0.5 - config.dead_zone, 0.5)
+    k = torch.sign(rest) * torch.floor(rest.abs() + rounding)
     coded = config.level_bands(level)
     return k if coded.all() else k * torch.from_numpy(coded).to(k.device)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...errors import CorruptStreamError, InvalidModelError
 from ...images.resizing import shrink
-from ...models.checks import check_shapes
+from ...models.checks import below, check_shapes
 from ...numerics import lapped_transform as bands
 from ...numerics.lapped_transform import BANDS, BLOCK
 from ...scheme import Choice, LayerSymbols
@@ -70,7 +70,7 @@ class NestedScheme:
             self._first = FirstLevel(
                 self.config,
                 config["first_network"],
-                _named("first_network.", tensors),
+                below("first_network.", tensors),
                 self._biases(tensors, "first_bias", layout.steps),
                 self.device,
             )
@@ -112,7 +112,7 @@ class NestedScheme:
             raise ValueError(f"its network must have {sizes} steps, inputs, outputs, colours")
         if (passes.trunk, passes.levels, passes.steps) != (network.channels, levels - 1, later):
             raise ValueError("its pass network does not fit its levels, passes and network")
-        own, added = (_named(f"{name}.", tensors) for name in ("network", "pass_network"))
+        own, added = (below(f"{name}.", tensors) for name in ("network", "pass_network"))
         for t, steps, outputs in ((own, levels, sizes[2]), (added, later, 2 * BANDS)):
             check_shapes(
                 {"head.scale": t["head.scale"]}, [("head.scale", (steps, outputs), torch.float32)]
@@ -131,7 +131,7 @@ class NestedScheme:
         """The lossless layer, whose tables join the others; None where the model has none."""
         if "pixel_network" not in config:
             return None
-        own = _named("pixel_network.", tensors)
+        own = below("pixel_network.", tensors)
         network = PlacesNetwork(config["pixel_network"], own, self.device)
         self.tables["residual"] = _tables(tensors, "residual", pixels.ROW_LIMIT)
         self.tables["tuning"] = _tables(tensors, "tuning")
@@ -338,11 +338,6 @@ def _to_pictures(x: Tensor, height: int, width: int) -> list[np.ndarray]:
     """The top left of ``(B, 3, H, W)`` in [-1, 1] as ``(height, width, 3) uint8`` each."""
     pixels = ((x + 1) * 128 - 0.5).round_().clamp_(0, 255).to(torch.uint8)
     return list(pixels[:, :, :height, :width].permute(0, 2, 3, 1).contiguous().cpu().numpy())
-
-
-def _named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names begin with ``prefix``, without it."""
-    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
 
 
 def _pad(pixels: Tensor) -> Tensor:
