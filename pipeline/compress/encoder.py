@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeGuard
 import numpy as np
 
 from codec import Codec, EncodedImage, coder_process
-from codec.batches import batches_by_size, in_parts, one_by_one_on_error
+from codec.batches import batches_by_size, in_parts, one_by_one_on_error, windows
 from codec.coder_process import Coding, Helper
 from codec.images.files import MAX_PIXELS, pack_alpha, read_image
 from codec.images.metrics import psnr
@@ -29,7 +29,6 @@ from codec.numerics.memory import is_out_of_memory, release_memory
 
 from ..dataset.rows import Row, Status
 from ..running.stages import StageClock
-from ..running.windows import windows
 from ..running.worker import WorkerSettings
 from ..sources.shards import MAX_FIELD_BYTES, Sample, ShardFile, is_picture
 from ..stores.reasons import describe

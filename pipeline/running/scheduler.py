@@ -93,7 +93,9 @@ def run_tasks(
     ``run`` may raise PausedError after that was called. When the watcher asks to stop, tasks that
     have not begun or were paused get no outcome. Raises ClusterError when no actor can be started.
     """
-    yield from _Scheduler(worker, settings, tasks, shape, policy, watcher).run()
+    count = min(shape.workers, len(tasks))
+    crew = Crew[_Call](worker, settings, shape, count, policy.in_flight, watcher)
+    yield from _Scheduler(crew, tasks, policy, watcher, hasattr(worker, "probe")).run()
 
 
 def _lack_of_memory(status: Mapping[str, Any]) -> str:
@@ -112,23 +114,18 @@ def _lack_of_memory(status: Mapping[str, Any]) -> str:
 class _Scheduler:
     def __init__(
         self,
-        worker: type,
-        settings: Any,
+        crew: Crew[_Call],
         tasks: Sequence[Task],
-        shape: WorkerShape,
         policy: Policy,
         watcher: Watcher,
+        searches: bool,
     ) -> None:
-        self.policy = policy
-        self.watcher = watcher
-        self.searches = hasattr(worker, "probe")
+        self.crew, self.policy, self.watcher, self.searches = crew, policy, watcher, searches
         self.pending = deque(_State(task) for task in tasks)
         self.suspects: deque[_State] = deque()
         self.scattered = False
         self.stopping = 0.0  # if not 0: the moment at which what is under way is given up
         self.pausing = math.inf  # the moment at which workers are asked to put it aside
-        count = min(shape.workers, len(tasks))
-        self.crew = Crew[_Call](worker, settings, shape, count, policy.in_flight, watcher)
 
     def run(self) -> Iterator[Outcome]:
         """Yields outcomes as they come; kills the actors however it ends."""

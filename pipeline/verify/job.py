@@ -20,7 +20,7 @@ from ..dataset.models import check_model
 from ..reader.dataset import DataFile, Dataset, DatasetError
 from ..running.job import RunningOptions, Stop, run_job_tasks
 from ..running.progress.events import EventLog, job_log
-from ..running.progress.summary import Problem, plural
+from ..running.progress.summary import Problem
 from ..running.scheduler import Task
 from ..stores.store import StorageError, Store, storage_errors
 from ..stores.urls import refuse_secrets
@@ -189,12 +189,6 @@ class _Verification:
         report.unlisted, others = unlisted_records(dataset)
         report.damaged = _once([*report.damaged, *others])
         report.foreign = foreign_files(dataset)
-        bare = len(_without_index(dataset))
-        if bare and not self.options.repair:
-            report.notes.append(
-                f"{plural(bare, 'data file')} of an earlier release without an index: reading by "
-                "key takes longer (--repair writes one)"
-            )
 
     def _read_files(self, dataset: Dataset, subset: Subset) -> None:
         """The full check, on Ray's workers, of what passed the quick one."""
@@ -258,7 +252,9 @@ class _Verification:
             hurt = self._hurt()
             records = [one for one in report.of_kind("record") if _name(one) not in hurt]
             report.damaged += repair.records(records, options.scratch, self.stop)
-            self._repair_indexes(repair, dataset)
+            hurt = self._hurt()
+            todo = [one for one in report.of_kind("index") if _name(one) not in hurt]
+            report.damaged += repair.indexes(todo, options.scratch, self.stop)
         data = report.of_kind("data")
         if data and report.model_state == "damaged":
             for damage in data:
@@ -275,15 +271,6 @@ class _Verification:
                 damage.repaired = not damage.why_not
             self._drop_records()
         self._stopped()
-
-    def _repair_indexes(self, repair: Repair, dataset: Dataset) -> None:
-        """Write damaged indexes again, and those that earlier releases did not write."""
-        report, hurt = self.report, self._hurt()
-        bare = [index_damage(file, "was never written") for file in _without_index(dataset)]
-        todo = [one for one in (*report.of_kind("index"), *bare) if _name(one) not in hurt]
-        report.damaged += repair.indexes(todo, self.options.scratch, self.stop)
-        if written := sum(one.repaired for one in bare):
-            report.notes.append(f"indexes that earlier releases did not write: {written} written")
 
     def _drop_records(self) -> None:
         """Remove damaged records and indexes of files that were replaced."""
@@ -319,10 +306,6 @@ class _Verification:
         else:
             remove_garbage(self.store, found)
             report.removed = found
-
-
-def _without_index(dataset: Dataset) -> list[DataFile]:
-    return [file for file in dataset.files if file.index is None]
 
 
 def _is_index_of(damage: Damage, file: DataFile) -> bool:

@@ -72,13 +72,13 @@ def test_a_job_from_start_to_end(tmp_path: Path, clock: Clock) -> None:
     found = {event["event"]: event for event in events}
     started = found["job_started"]
     assert started["job"] == "compress"
-    assert started["options"]["inputs"] == ["https://host/a.tar", "s3://b/*.tar"]
+    assert started["options"]["inputs"] == ["https://***@host/a.tar", "s3://b/*.tar"]
     assert started["driver_pid"] == os.getpid()
     assert found["worker_ready"]["pid"] == 2
     done = found["shard_done"]
     assert (done["shard"], done["attempts"], done["rows"], done["bad"]) == ("a", 2, 9, 1)
     assert (done["source_bytes"], done["seconds"], done["stage_seconds"]) == (77, 2.0, stages)
-    assert done["url"] == "https://host/a.tar"
+    assert done["url"] == "https://***@host/a.tar"
     assert found["shard_failed"]["error"] == "ShardError: cut"
     seen = found["progress"]
     assert seen["workers"] == {"busy": 1, "starting": 1}
@@ -102,7 +102,7 @@ def test_no_secret_is_written(tmp_path: Path) -> None:
     assert "AKIA" not in text
     started, failed = read(path)[:2]
     assert started["options"]["input_options"] == ["client_kwargs", "key", "secret"]
-    assert failed["error"].startswith("GET https://h/x")
+    assert failed["error"].startswith("GET https://***@h/x")
 
 
 def test_how_a_job_ended(tmp_path: Path) -> None:
