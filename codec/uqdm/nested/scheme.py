@@ -19,6 +19,7 @@ from ...scheme import Choice, LayerSymbols
 from ...stream.entropy import PRECISION, Tables
 from ..scheme import BATCH_PIXELS, Realism
 from . import pixel_lattice as pixels
+from .bands import from_bands, to_bands, to_pictures
 from .digit_choice import Prices, choose
 from .first_network import FirstLayout, FirstLevel, typical
 from .integer_network import IntegerNetwork, NetworkConfig
@@ -27,17 +28,13 @@ from .lossless import LosslessLayer, check_count, layer_symbols
 from .pass_network import IntegerPasses, PassConfig
 from .pixel_network import PlacesNetwork
 from .schedule import (
-    COLOURS,
-    LATTICE,
+    LATTICES,
     OUTPUTS,
     SETS,
     SHIFT_UNIT,
     NestedConfig,
-    colours_of,
-    from_bands,
+    lattice_of,
     pass_mask,
-    to_bands,
-    to_pictures,
 )
 from .state import NestedState
 
@@ -107,7 +104,7 @@ class NestedScheme:
         network = NetworkConfig.from_dict(config["network"])
         passes = PassConfig.from_dict(config["pass_network"])
         levels, later = self.config.levels, len(self.config.later_passes())
-        sizes = (levels, 2 * BANDS, len(OUTPUTS) * BANDS, COLOURS)
+        sizes = (levels, 2 * BANDS, len(OUTPUTS) * BANDS, LATTICES)
         if (network.steps, network.inputs, network.outputs, network.colours) != sizes:
             raise ValueError(f"its network must have {sizes} steps, inputs, outputs, colours")
         if (passes.trunk, passes.levels, passes.steps) != (network.channels, levels - 1, later):
@@ -191,12 +188,12 @@ class NestedScheme:
     @torch.inference_mode()
     def least_bits(self, height: int, width: int) -> float:
         """See ``Scheme``: those of the first pass, whose tables depend on the size alone."""
-        reach, period = self._first.reach, len(LATTICE)
-        rows, columns = (typical(-(-side // BLOCK), reach, period) for side in (height, width))
+        reach = self._first.reach
+        rows, columns = (typical(-(-side // BLOCK), reach) for side in (height, width))
         small = (BLOCK * (int(rows.max()) + 1), BLOCK * (int(columns.max()) + 1))
         state = self.start([small], [0])
         (choice,) = self.choices(state, 0, 0)
-        board = colours_of(state.first_grid()).cpu()
+        board = lattice_of(state.first_grid()).cpu()
         mask = torch.from_numpy(pass_mask(self.config, 0, 0))[board]
         bits = torch.zeros(mask.shape, dtype=torch.float64)
         bits[mask] = torch.from_numpy(choice.tables.least_bits()[choice.index])

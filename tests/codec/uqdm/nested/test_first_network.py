@@ -7,7 +7,7 @@ import torch
 from codec import CorruptStreamError, EncodedImage, load_codec
 from codec.images import metrics, resizing
 from codec.uqdm.codec import UQDMCodec
-from codec.uqdm.nested import first_network, schedule
+from codec.uqdm.nested import bands, first_network, schedule
 from codec.uqdm.nested.scheme import NestedScheme
 from tests.codec.ideal import ideal_bits
 from tests.codec.small_models import CONFIG, nested_codec, nested_model, noise_pictures
@@ -75,7 +75,7 @@ def test_bands_that_levels_leave_out_come_back_exactly(codec: UQDMCodec) -> None
     stripes[:, ::2] = 255
     left_out = ~(config.level_bands(0) | config.level_bands(1))
     images = torch.from_numpy(stripes).permute(2, 0, 1)[None]
-    coefficients = schedule.to_bands(images, config)[..., left_out]
+    coefficients = bands.to_bands(images, config)[..., left_out]
     assert coefficients.abs().max() > 3 * config.unit(2)
     (stream,) = scheme.encode([stripes], [0], 3)
     largest = [max(np.abs(symbols).max() for symbols in layer.symbols) for layer in stream]

@@ -13,6 +13,7 @@ from codec.numerics import int8_products
 from codec.uqdm import recipes
 from codec.uqdm.codec import UQDMCodec
 from codec.uqdm.nested import first_network, integer_network, level_network, tuning
+from codec.uqdm.nested.export import export, model_config
 from codec.uqdm.nested.integer_network import IntegerNetwork
 from codec.uqdm.nested.objective import NestedObjective
 from codec.uqdm.nested.scheme import NestedScheme
@@ -137,7 +138,7 @@ def test_training_sees_the_network_that_runs() -> None:
     board = (torch.arange(12)[:, None] + torch.arange(12)) % 5
     with torch.no_grad():
         seen = model.network(features, board, torch.tensor([2]))
-    exported = model.export()
+    exported = export(model)
     weights = {
         name.removeprefix("network."): tensor
         for name, tensor in exported.items()
@@ -242,7 +243,7 @@ def test_progressive_decoding_is_decoding_every_prefix(
 
 def test_counted_tables_shorten_what_they_were_counted_on() -> None:
     model = nested_model(pixels=False)
-    trainable = recipes.UQDMTrainable(model, NestedObjective(), model.model_config())
+    trainable = recipes.UQDMTrainable(model, NestedObjective(), model_config(model))
     pictures = list(noise_pictures(6, 64, seed=9).permute(0, 2, 3, 1).numpy())
     plain, counted = trainable.tensors(), trainable.tensors(pictures)
     assert plain.keys() == counted.keys()

@@ -10,6 +10,7 @@ from codec import CorruptStreamError, EncodedImage, InvalidModelError, load_code
 from codec.models import zoo
 from codec.uqdm.codec import UQDMCodec
 from codec.uqdm.nested import integer_network, pixel_lattice, pixel_network, tuning
+from codec.uqdm.nested.export import export, model_config
 from codec.uqdm.nested.pixel_network import Look
 from codec.uqdm.nested.scheme import NestedScheme
 from tests.codec.ideal import cross_entropy
@@ -85,7 +86,7 @@ def test_the_loss_is_the_length_of_the_layer(monkeypatch: pytest.MonkeyPatch) ->
     states = model.encoded_states(images)
     with torch.no_grad():
         (losses,) = model(images, [LAYERS - 1], states=states)
-    scheme = NestedScheme(model.model_config(), model.export(), "cpu")
+    scheme = NestedScheme(model_config(model), export(model), "cpu")
     (stream,) = scheme.encode(list(images.permute(0, 2, 3, 1).numpy()), [0], LAYERS)
     parts = list(stream[-1].parts())[tuning.PASSES :]
     bits = sum(cross_entropy(*part) for part in parts) / 64**2
