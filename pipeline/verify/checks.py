@@ -15,11 +15,10 @@ from ..dataset.layout import (
     DATA,
     FOLDERS,
     PLAN_NAME,
-    RECORD_SUFFIX,
     SHARD_NAME,
-    SUFFIX,
     data_path,
     manifest_name,
+    names_in,
     record_path,
     split_generation,
 )
@@ -146,7 +145,7 @@ def manifest_of_records(
             break
     damage = []
     ledger = Ledger(store, plan["fingerprint"])
-    names = _record_names(store)
+    names = names_in(store, COMMITS)
     for record, problem in read_records(ledger, names):
         if isinstance(record, str):
             damage.append(Damage("record", record_path(record), [problem]))
@@ -155,7 +154,7 @@ def manifest_of_records(
         if known is None or known["generation"] <= record["generation"]:
             newest[record["base"]] = entry_of(record)
     recorded = frozenset(names)
-    for name in _names(store, DATA, SUFFIX):
+    for name in names_in(store, DATA):
         base, generation = split_generation(name)
         known = newest.get(base)
         if name not in recorded and (known is None or known["generation"] < generation):
@@ -209,7 +208,7 @@ def read_record(ledger: Ledger, name: str) -> tuple[str, dict[str, Any] | None, 
 def unlisted_records(dataset: Dataset) -> tuple[list[str], list[Damage]]:
     """The names of files with records newer than the manifest, and damaged records."""
     listed = dict(split_generation(file.name) for file in dataset.files)
-    others = [name for name in _record_names(dataset.store) if not _is_listed(name, listed)]
+    others = [name for name in names_in(dataset.store, COMMITS) if not _is_listed(name, listed)]
     newer, damage = [], []
     for record, problem in read_records(Ledger(dataset.store, dataset.fingerprint), others):
         if isinstance(record, str):
@@ -233,12 +232,3 @@ def foreign_files(dataset: Dataset) -> list[str]:
 def _is_listed(name: str, listed: Mapping[str, int]) -> bool:
     base, generation = split_generation(name)
     return listed.get(base) == generation
-
-
-def _record_names(store: Store) -> list[str]:
-    return _names(store, COMMITS, RECORD_SUFFIX)
-
-
-def _names(store: Store, folder: str, suffix: str) -> list[str]:
-    files = (file.removesuffix(suffix) for file in store.sizes(folder) if file.endswith(suffix))
-    return sorted(filter(SHARD_NAME.fullmatch, files))

@@ -78,7 +78,7 @@ def test_a_job_from_start_to_end(tmp_path: Path, clock: Clock) -> None:
     done = found["shard_done"]
     assert (done["shard"], done["attempts"], done["rows"], done["bad"]) == ("a", 2, 9, 1)
     assert (done["source_bytes"], done["seconds"], done["stage_seconds"]) == (77, 2.0, stages)
-    assert done["url"] == "https://***@host/a.tar"
+    assert done["url"] == "https://host/a.tar"
     assert found["shard_failed"]["error"] == "ShardError: cut"
     seen = found["progress"]
     assert seen["workers"] == {"busy": 1, "starting": 1}
