@@ -21,7 +21,7 @@ from ..running.tasks import Outcome, Task
 from ..sources.shards import expand_inputs
 from ..stores.store import Store
 from ..stores.urls import refuse_secrets
-from .encoder import SAVE_SECONDS, CompressSettings, KeepOriginal
+from .settings import SAVE_SECONDS, CompressSettings, KeepOriginal
 from .worker import ShardCompressor, ShardJob
 
 

@@ -47,8 +47,9 @@ from ..running.worker import Worker
 from ..running.worker_errors import picklable_errors
 from ..sources.shards import Shard, ShardError, ShardFile, open_shard
 from ..stores.store import scratch_folder
-from .encoder import CompressSettings, SampleEncoder
+from .encoder import SampleEncoder
 from .saved_rows import SavedRows
+from .settings import CompressSettings
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,34 @@
+"""What every worker of a job that compresses is told."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from codec.images.files import MAX_PIXELS
+
+from ..running.worker import WorkerSettings
+
+SAVE_SECONDS = 180.0  # with what is under way on a CPU, a lost worker costs less than five minutes
+KeepOriginal = Literal["never", "bad", "larger", "always"]
+
+
+@dataclass(frozen=True)
+class CompressSettings(WorkerSettings):
+    """Settings of every compressing worker. ``output`` is the dataset's URL.
+
+    ``layers`` is the number of layer columns; with ``fit`` each picture stores the most of them
+    that are not larger than its file, otherwise all. ``codec_options`` go to ``Codec.encode``.
+    ``min_psnr`` (dB): where a stream stays below it, ``keep_original="larger"`` keeps the original.
+    Rows of a shard under way are saved every ``save_seconds``.
+    """
+
+    output: str
+    fingerprint: str
+    model_id: str
+    layers: int
+    fit: bool
+    codec_options: dict[str, Any] = field(default_factory=dict)
+    min_side: int = 0
+    max_pixels: int = MAX_PIXELS
+    keep_original: KeepOriginal = "bad"
+    min_psnr: float | None = None
+    save_seconds: float = SAVE_SECONDS
