@@ -68,7 +68,7 @@ _SLOPES = (
     _Slope(0.99442, 0.77029, 0.93190, 1.76776, 0.94091),
 )
 _NESTED = {"codec": "uqdm", "quantizer": "nested", "domain": "bands"}
-_PAPER = {"codec": "uqdm", "quantizer": "universal", "domain": "pixels"}
+_UNIVERSAL = {"codec": "uqdm", "quantizer": "universal", "domain": "pixels"}
 _PAPER_TRAINING = TrainingConfig(
     learning_rate=2e-4, warmup=1000, ema=0.9999, batch=16, crop=64, final_rate=1.0
 )
@@ -87,12 +87,12 @@ RECIPES = {
         about="nested, weighted for eyes, .2 M parameters: for trying things out",
     ),
     "paper-tiny": Recipe(
-        {**_PAPER, "network": {"channels": 32, "blocks": 1}},
+        {**_UNIVERSAL, "network": {"channels": 32, "blocks": 1}},
         _PAPER_TRAINING,
         "the paper's pixel-space model at the size of its tiny checkpoint",
     ),
     "paper-small": Recipe(
-        {**_PAPER, "network": {"channels": 64, "blocks": 3}},
+        {**_UNIVERSAL, "network": {"channels": 64, "blocks": 3}},
         _PAPER_TRAINING,
         "the paper's pixel-space model, 2 M parameters",
     ),
