@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..dataset.layout import DATA, INDEX, data_path, index_path, paths_in, record_path
-from ..dataset.ledger import Ledger
+from ..dataset.ledger import Ledger, entry_of
 from ..dataset.rows import (
     METADATA_KEY,
     ROWS_PER_GROUP,
@@ -25,7 +25,7 @@ from ..dataset.rows import (
 from ..reader.dataset import DataFile, Dataset
 from ..stores.ranges import RangeFile
 from ..stores.reasons import describe
-from .checks import Damage, data_file, entry_of, read_record
+from .checks import Damage, read_record
 from .rows import first_line
 
 
@@ -92,7 +92,7 @@ class FileChecker:
                 text = f"does not fit its data file: {'; '.join(wrong[1])}"
                 damage.append(_record_damage(file, text))
             elif listing:
-                file = data_file(record)
+                file = DataFile.of(entry_of(record))
             elif differing := _differences(file.record, record):
                 text = f"it contradicts the manifest on {', '.join(differing)}"
                 damage.append(_record_damage(file, text))

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..dataset.layout import PLAN_NAME, RECORD_SUFFIX, SUFFIX, manifest_name, model_path
-from ..dataset.ledger import latest_manifest
+from ..dataset.ledger import latest_manifest, totals_of
 from ..dataset.models import check_model
 from ..reader.dataset import DataFile, Dataset, DatasetError
 from ..running.job import RunningOptions, Stop, run_job_tasks
@@ -25,7 +25,6 @@ from ..running.scheduler import Task
 from ..stores.store import StorageError, Store, storage_errors
 from ..stores.urls import refuse_secrets
 from .checks import (
-    COUNTS,
     Damage,
     foreign_files,
     in_threads,
@@ -156,7 +155,7 @@ class _Verification:
             report.damaged += damaged
         dataset = Dataset(self.store, plan, manifest)
         report.manifest, report.files = number, len(dataset.files)
-        report.totals = {key: sum(file.record[key] for file in dataset.files) for key in COUNTS}
+        report.totals = totals_of([file.record for file in dataset.files])
         report.failed, report.model_id = dataset.failed, dataset.model_id
         return dataset
 
@@ -234,7 +233,10 @@ class _Verification:
             report.damaged.append(
                 Damage("data", file.path, result["problems"], url, file, problem_count=count)
             )
-            report.damaged = [one for one in report.damaged if not _is_index_of(one, file)]
+            # An index of a damaged data file is of no use, whatever it is like.
+            report.damaged = [
+                one for one in report.damaged if one.kind != "index" or _name(one) != file.name
+            ]
         elif result["index_problem"]:
             report.damaged = _once([*report.damaged, index_damage(file, result["index_problem"])])
 
@@ -306,11 +308,6 @@ class _Verification:
         else:
             remove_garbage(self.store, found)
             report.removed = found
-
-
-def _is_index_of(damage: Damage, file: DataFile) -> bool:
-    """An index of a damaged data file is of no use, whatever it is like."""
-    return damage.kind == "index" and damage.file is not None and damage.file.name == file.name
 
 
 def _name(damage: Damage) -> str:

@@ -30,9 +30,11 @@ from ..dataset.layout import (
     split_generation,
 )
 from ..dataset.ledger import (
+    COUNTS,
     Ledger,
     NewerManifestError,
     Plan,
+    entry_of,
     latest_manifest,
     publish_manifest,
 )
@@ -46,9 +48,7 @@ from ..sources.shards import Shard, expand_inputs
 from ..stores.reasons import describe
 from ..stores.store import Store, scratch_folder
 from .checks import (
-    COUNTS,
     Damage,
-    entry_of,
     in_threads,
     manifest_of_records,
     read_manifest,
