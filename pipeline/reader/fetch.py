@@ -65,9 +65,7 @@ def fetch(
         Range(entries[number].file.path, span.offset, span.length) for number, _, span in parts
     ]
     values: list[dict[int | str, bytes]] = [{} for _ in entries]
-    suspects: dict[
-        int, int | str
-    ] = {}  # the first part of each that has a wrong checksum or is missing
+    suspects: dict[int, int | str] = {}  # the first part of each that is damaged or missing
     for (number, name, span), data in zip(parts, read_ranges(lookup.store, ranges), strict=True):
         if isinstance(data, bytes) and zlib.crc32(data) == span.crc32:
             values[number][name] = data
