@@ -62,6 +62,7 @@ class DecodeSettings(HandOutSettings):
     quality: int
     max_side: int | None = None
     max_pixels: int | None = None
+    side_pictures: bool = True
     codec_options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -93,7 +94,13 @@ class ShardDecoder(DatasetWorker[DecodeSettings]):
     def form(self) -> Form:
         settings = self.settings
         limit = settings.max_pixels or self.dataset.parameters["max_pixels"]
-        return Form(settings.image_format, settings.quality, settings.max_side, limit)
+        return Form(
+            settings.image_format,
+            settings.quality,
+            settings.max_side,
+            limit,
+            settings.side_pictures,
+        )
 
     @cached_property
     def selection(self) -> Selection:

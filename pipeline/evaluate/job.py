@@ -17,7 +17,9 @@ from ..running.job import RunningOptions, Stop, run_job_tasks
 from ..running.progress.events import EventLog, job_log
 from ..running.progress.summary import Problem, Summary
 from ..running.tasks import Task
-from ..sources.shards import Sample, Shard, expand_inputs, open_shard
+from ..sources.listing import expand_inputs
+from ..sources.samples import Sample
+from ..sources.shards import Shard, open_shard
 from ..sources.tar_members import ShardError
 from ..stores.store import StorageError, Store, scratch_folder, storage_errors
 from ..stores.urls import refuse_secrets

@@ -11,7 +11,8 @@ import pytest
 
 import pipeline
 from pipeline.dataset.ledger import Ledger, Plan
-from pipeline.sources.shards import expand_inputs, open_shard
+from pipeline.sources.listing import expand_inputs
+from pipeline.sources.shards import open_shard
 from pipeline.stores.store import PART_BYTES, StorageError, Store
 from pipeline.verify.garbage import find_garbage, remove_garbage
 from tests.integration.faults import FaultProxy
@@ -44,7 +45,7 @@ def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 SIZE_OF_SHARD = (
-    "import sys, json; from pipeline.sources.shards import expand_inputs; "
+    "import sys, json; from pipeline.sources.listing import expand_inputs; "
     "print(expand_inputs([sys.argv[1]], json.loads(sys.argv[2]))[0].size)"
 )
 

@@ -9,7 +9,8 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from pipeline.sources.shards import Shard, expand_inputs, open_shard
+from pipeline.sources.listing import expand_inputs
+from pipeline.sources.shards import Shard, open_shard
 from pipeline.stores.store import StorageError
 from tests.pipeline.makers import samples, tar_bytes, write_tar
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import webdataset
 
-from pipeline.sources.shards import Shard, expand_inputs, group_samples, open_shard
+from pipeline.sources.listing import expand_inputs
+from pipeline.sources.samples import group_samples
+from pipeline.sources.shards import Shard, open_shard
 from pipeline.sources.tar_members import MAX_PADDING, Member, ShardError, read_members
 from tests.pipeline.makers import png, samples, tar_bytes, write_tar
 
