@@ -39,7 +39,7 @@ def looks_like_tar(begin: bytes) -> bool:
     try:
         tarfile.TarInfo.frombuf(begin[:BLOCK], "utf-8", "surrogateescape")
     except tarfile.HeaderError:
-        return not any(begin)
+        return len(begin) == BLOCK and not any(begin)
     return True
 
 

@@ -105,8 +105,9 @@ def normal_path(path: str) -> str:
     path = "/" + path.lstrip("/") if path.startswith("//") else path
     normal = os.path.normpath(path)
     if os.path.exists(path) and not (os.path.exists(normal) and os.path.samefile(path, normal)):
-        folder, name = os.path.split(path)  # ".." behind a link does not undo it
-        return os.path.join(os.path.realpath(folder), name)
+        # ".." behind a link does not undo it.
+        folder, name = os.path.split(path)
+        return os.path.realpath(path) if name == ".." else f"{os.path.realpath(folder)}/{name}"
     return normal
 
 

@@ -430,3 +430,24 @@ def test_rows_of_a_row_group_are_released_when_they_are_written(
     meter = metered(worker, toy, monkeypatch)
     assert worker.run(file)["ok"] == 70
     assert group < meter.peak < group + window / 4
+
+
+def test_side_pictures_come_beside_previews_only_where_they_are_asked_for(
+    make_dataset: Make, tmp_path: Path, without_ray: None
+) -> None:
+    files = [("a.png", png(1)), ("a.seg.png", png(2)), ("a.json", b"{}"), ("b.png", png(3))]
+    dataset = make_dataset([str(write_tar(tmp_path / "x.tar", files))])
+
+    def out(name: str, **options: Any) -> tuple[set[str], str]:
+        output = tmp_path / name
+        summary = decode_job(DecodeOptions(dataset=dataset.url, output=str(output), **options))
+        (path,) = output.glob("*.tar")
+        return set(tar_files(path)), "\n".join(summary.notes)
+
+    whole = {name for name, _ in files}
+    assert out("whole")[0] == whole
+    for number, limit in enumerate([{"layers": 1}, {"max_side": 8}, {"target_bpp": 1.0}]):
+        names, notes = out(f"small{number}", **limit)
+        assert names == whole - {"a.seg.png"}
+        assert "1 picture among the side fields left out" in notes
+        assert out(f"asked{number}", side_pictures=True, **limit)[0] == whole

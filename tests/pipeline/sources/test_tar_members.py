@@ -64,6 +64,32 @@ def test_a_tar_written_by_gnu_tar(tmp_path: Path) -> None:
     assert "link" in found[-1].problem
 
 
+@pytest.mark.parametrize("holes", [1, 40])
+@pytest.mark.parametrize("format", ["gnu", "posix", "posix --sparse-version=0.1"])
+def test_sparse_members_are_named_and_cost_no_other(
+    tmp_path: Path, format: str, holes: int
+) -> None:
+    """With four extents and more a map follows the header."""
+    with open(tmp_path / "b.bin", "wb") as file:
+        for number in range(holes):
+            file.seek(number << 17)
+            file.write(b"x" * 4096)
+        file.truncate(holes << 17)
+    for name in ("a.png", "b.png", "c.png"):
+        (tmp_path / name).write_bytes(png())
+    command = ["tar", "cSf", "x.tar", f"--format={format}".split(" ")[0], *format.split(" ")[1:]]
+    command += ["a.png", "b.bin", "b.png", "c.png"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    data = (tmp_path / "x.tar").read_bytes()
+    found = members(data)
+    assert [member.name for member in found] == ["a.png", "b.bin", "b.png", "c.png"]
+    assert "sparse" in found[1].problem
+    assert [data[m.offset : m.offset + m.size] == png() for m in found] == [True, False, True, True]
+    a, b, c = group_samples(found)
+    assert (a.problem, c.problem) == ("", "")
+    assert "'bin' is stored as a sparse file" in b.problem
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [
@@ -175,7 +201,7 @@ def test_a_gzipped_shard_and_a_cut_one(tmp_path: Path) -> None:
         assert [sample.key for sample in opened.samples] == ["s0000", "s0001"]
         assert opened.read(opened.samples[1].fields[1][1]) == b'{"n": 1}'
     data = path.read_bytes()
-    for cut in range(0, len(data), 101):
+    for cut in range(1, len(data), 101):
         path.write_bytes(data[:cut])
         with pytest.raises(ShardError), open_shard(*expand_inputs([str(path)]), tmp_path):
             pass
