@@ -18,8 +18,9 @@ Decode = Callable[[bytes], np.ndarray]
 PADS = (b"\0", b"\x55", b"\xaa", b"\xff")
 END_IS_LOST = "its end marker or metadata at its end are missing; the picture is whole"
 MAX_LOST = 1 << 20  # bytes of metadata; no more is made up
-ZEROS = 16  # at the end of a file: fewer may belong to the data
+FEW_ZEROS, ZEROS = 4, 16  # at the end of WebP data: worth a note; worth decoding it once more
 BLACK = 4096  # zero bytes at the end of uncompressed pixels that are worth a note
+_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _MARKER = re.compile(rb"\xff[^\0\xff\xd0-\xd7]")  # the next one behind the data of a JPEG scan
 
 
@@ -57,9 +58,10 @@ def _trailing_zeros(data: bytes) -> int:
 def _jpeg(data: bytes, decode: Decode, notes: list[str]) -> bytes:
     scans = _scans(data)
     if scans.end is None:
-        content = data.rstrip(b"\0") if _trailing_zeros(data) >= ZEROS else data
+        # A zero or two may belong to the data.
+        content = data.rstrip(b"\0") if _trailing_zeros(data) > 2 else data
         content = content.removesuffix(b"\xff")
-        if scans.lacking or not _same((content + 64 * p + b"\xff\xd9" for p in PADS), decode):
+        if scans.lacking or not _same(_endings(content, b"\xff\xd9", scans), decode):
             zeros = len(data) - len(content)
             how = f"its last {zeros} bytes are zeros" if zeros > 1 else "it has no end marker"
             raise BrokenImageError(f"the jpeg file is cut short: {how}, and pixels are missing")
@@ -68,18 +70,17 @@ def _jpeg(data: bytes, decode: Decode, notes: list[str]) -> bytes:
     return data
 
 
-def check_scans(data: bytes, pixels: np.ndarray, decode: Decode, notes: list[str]) -> None:
+def check_scans(data: bytes, corner: np.ndarray, decode: Decode, notes: list[str]) -> None:
     """Look for data that end early although the end marker of a JPEG is there.
 
-    libjpeg fills what is missing with the middle grey. Raises BrokenImageError if pixels are so.
+    libjpeg fills what is missing with the middle grey: ``corner`` are the last few pixels. Raises
+    BrokenImageError if any are missing, up to a block that was begun.
     """
     scans = _scans(data)
-    corner = pixels[-8:, -8:].astype(int)
-    is_filled = np.ptp(corner) == 0 and abs(corner.flat[0] - 128) <= 1
+    is_filled = np.ptp(corner) == 0 and abs(int(corner.flat[0]) - 128) <= 1
     if scans.end is None or not (is_filled or scans.lacking):
         return
-    start, rest = data[: scans.end], data[scans.end :]
-    if not _same((start + 64 * pad + rest for pad in (b"", *PADS)), decode):
+    if not _same(_endings(data[: scans.end], data[scans.end :], scans), decode):
         raise BrokenImageError("the jpeg file's data end early, and pixels are missing")
     if scans.lacking:
         notes.append("the last scans are missing: the picture is coarser than it was")
@@ -87,20 +88,39 @@ def check_scans(data: bytes, pixels: np.ndarray, decode: Decode, notes: list[str
 
 @dataclass(frozen=True)
 class _Scans:
-    """Where the end marker of a JPEG is, if there is one, and whether scans are ``lacking``."""
+    """Where the end marker of a JPEG is, if there is one, and whether scans are ``lacking``.
+
+    ``restart`` is the marker with which its data would go on, where it has such markers.
+    """
 
     end: int | None
     lacking: bool
+    restart: bytes
+
+
+def _endings(content: bytes, rest: bytes, scans: _Scans) -> Iterator[bytes]:
+    """A JPEG with other bytes behind its data, each of which only half a picture would take."""
+    yield content + rest
+    for start in dict.fromkeys((b"", scans.restart)):
+        for pad in PADS:
+            yield content + start + 64 * pad + rest
 
 
 def _scans(data: bytes) -> _Scans:
     """Walk from marker to marker (ITU-T T.81, B.1)."""
     wanted: dict[int, set[int]] = {}  # by component, the coefficients that are not exact yet
-    at, is_progressive = 2, False
+    at, is_progressive, begin, restarts = 2, False, 0, False
+
+    def result(end: int | None) -> _Scans:
+        last = list(_RESTART.finditer(data, begin, len(data) if end is None else end))[-1:]
+        following = 0xD0 + (last[0][0][1] + 1) % 8 if last else 0xD0
+        restart = bytes([0xFF, following]) if restarts else b""
+        return _Scans(end, not wanted or any(wanted.values()), restart)
+
     while (marker := _MARKER.search(data, at)) is not None:
         at, kind = marker.start(), data[marker.start() + 1]
         if kind == 0xD9:
-            return _Scans(at, not wanted or any(wanted.values()))
+            return result(at)
         at += 2
         if kind == 1 or kind == 0xD8:
             continue
@@ -110,7 +130,10 @@ def _scans(data: bytes) -> _Scans:
         if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
             is_progressive = kind in (0xC2, 0xC6, 0xCA, 0xCE)
             wanted = {one: set(range(64 if is_progressive else 1)) for one in body[6::3]}
+        elif kind == 0xDD:
+            restarts = any(body)
         elif kind == 0xDA and len(body) >= 4:
+            begin = at
             first, last, shifts = body[-3:]
             for one in body[1 : 1 + 2 * body[0] : 2]:
                 if not is_progressive:
@@ -119,7 +142,7 @@ def _scans(data: bytes) -> _Scans:
                     wanted.get(one, set()).difference_update(range(first, last + 1))
             if not any(wanted.values()):
                 wanted = {-1: set()}  # nothing is lacking any more
-    return _Scans(None, not wanted or any(wanted.values()))
+    return result(None)
 
 
 def without_metadata(data: bytes) -> bytes:
@@ -147,26 +170,26 @@ def _webp(data: bytes, decode: Decode, notes: list[str]) -> bytes:
         kind, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
         begin, end = at + 8, at + 8 + size
         zeros = _trailing_zeros(data[begin:end])
-        # A plain surface may end in zeros, but then its decoder needs all of them.
-        if kind == b"VP8 " and zeros >= ZEROS:
+        if kind in (b"VP8 ", b"VP8L") and zeros >= FEW_ZEROS:
+            # A plain surface may be zeros in VP8, but then its decoder needs all of them.
             few = zeros // 4
             other = data[: end - few] + few * b"\xff" + data[end:]
-            if _same(iter((data, other)), decode):
+            lost = zeros >= ZEROS and (kind == b"VP8L" or _same(iter((data, other)), decode))
+            if lost:
                 raise BrokenImageError(
                     f"the webp file is cut short: its last {zeros} bytes are zeros"
                 )
+            notes.append(f"its last {zeros} bytes are zeros: a plain surface, or lost")
         at = end + size % 2
     return data
 
 
 def _avif(data: bytes, decode: Decode, notes: list[str]) -> bytes:
-    end = 0
-    for _, _, end in boxes(data, 0, len(data)):
-        pass
+    end = max((end for _, _, end in boxes(data, 0, len(data))), default=0)
     if end > len(data):
         return _padded(data, end - len(data), "avif", decode, notes)
     zeros = _trailing_zeros(data)
-    if zeros >= 8 and not _same(iter((data, data[:-zeros] + zeros * b"\xff")), decode):
+    if zeros and not _same((data[:-zeros] + zeros * pad for pad in PADS), decode):
         raise BrokenImageError(f"the avif file is cut short: its last {zeros} bytes are zeros")
     return data
 
@@ -207,8 +230,15 @@ def _tiles_are_there(data: bytes) -> bool:
 
 
 def _gif(data: bytes, decode: Decode, notes: list[str]) -> bytes:
-    if not data.rstrip(b"\0\r\n").endswith(b";"):
-        notes.append(END_IS_LOST)
+    """The end marker is not needed; what is told by zeros is whether data were overwritten."""
+    if data.rstrip(b"\0\r\n").endswith(b";"):
+        return data
+    zeros = _trailing_zeros(data)
+    if zeros > 2:  # one ends the data, one may stand for the marker
+        start = data[: 1 - zeros]
+        if not _same((start + (zeros - 1) * pad for pad in PADS), decode):
+            raise BrokenImageError(f"the gif file is cut short: its last {zeros} bytes are zeros")
+    notes.append(END_IS_LOST)
     return data
 
 

@@ -52,7 +52,7 @@ def told_profile(
     8 bits of sRGB cannot hold.
     """
     format = image.format
-    if format == "PNG":
+    if chunks:
         return _of_png(chunks, notes)
     icc = image.info.get("icc_profile")
     if icc is None and "icc_profile" in image.info:
@@ -107,7 +107,8 @@ def _of_avif(data: bytes, notes: list[str]) -> bytes | None:
     at = data.find(b"colrnclx")
     if at < 0 or at + 12 > len(data):
         return None
-    return _of_codes(*struct.unpack_from(">2H", data, at + 8), "nclx", notes)
+    primaries, curve = struct.unpack_from(">2H", data, at + 8)
+    return _of_codes(primaries, curve, "nclx", notes)
 
 
 def _of_jpeg2000(data: bytes, notes: list[str]) -> bytes | None:

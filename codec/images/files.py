@@ -168,15 +168,21 @@ def _decode(data: bytes, format: str, max_pixels: int) -> Picture:
         raise UnsupportedImageError(
             f"the {format} file has {frames} frames or pages; keeping one would lose the others"
         )
+    if png:
+        image.load()  # or looking for EXIF does, which may fail in silence
     profile = told_profile(image, data, png.colours if png else {}, notes)
     orientation = _orientation(image, notes)
     image.load()
     if image.size not in ((width, height), (height, width)):
         raise BrokenImageError(f"the {format} file has another size than its header claims")
-    if png and (png.is_interlaced or not np.asarray(image)[-1].any()):
+    right, bottom = image.size
+    if png and (
+        png.is_interlaced or not np.asarray(image.crop((0, bottom - 1, right, bottom))).any()
+    ):
         png.check()  # rows that are missing were left black
     if format == "jpeg":
-        check_scans(data, np.asarray(image), pixels, notes)
+        corner = np.asarray(image.crop((max(0, right - 8), max(0, bottom - 8), right, bottom)))
+        check_scans(data, corner, pixels, notes)
     if "mp" in image.info:
         notes.append("JPEG with several pictures (MPO): only the main one is kept")
     alpha, colour = _split_alpha(image, notes)

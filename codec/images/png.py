@@ -20,8 +20,10 @@ MAX_TEXT = 1 << 20  # unpacked; larger texts are not read
 MAX_PROFILE = 1 << 24
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 # Adam7: first column and row, and the steps, of each pass.
-_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2))
-_PASSES += ((0, 1, 1, 2),)
+_PASSES = (
+    *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8)),
+    *((2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
+)
 
 
 @dataclass
@@ -91,14 +93,14 @@ def read_png(data: bytes, notes: list[str]) -> Png:
                 png.rows.append(data[at + 8 : end - 4])
             return png
         content = data[at + 8 : end - 4]
+        if kind == b"IEND":
+            return png
         if data[end - 4 : end] != zlib.crc32(content, zlib.crc32(kind)).to_bytes(4):
             if kind in _PIXELS or kind[:1].isupper():
                 raise BrokenImageError(
                     f"the png file is damaged: wrong checksum of its {kind!r} chunk"
                 )
             notes.append(f"damaged {kind.decode()} chunk ignored")
-        elif kind == b"IEND":
-            return png
         elif kind == b"IHDR":
             if at != 8:
                 raise BrokenImageError("the png file is damaged: it has two IHDR chunks")
