@@ -84,6 +84,8 @@ def evaluate(options: EvaluateOptions, stop: Stop = lambda: "") -> EvaluationSum
 
 
 def _evaluate(options: EvaluateOptions, stop: Stop, log: EventLog) -> EvaluationSummary:
+    store = Store(options.output, options.output_options)
+    shards = expand_inputs(options.data, options.input_options)
     metrics = installed()
     contenders, models = model_contenders(
         options.models, options.layers, options.input_options, options.scratch
@@ -91,8 +93,6 @@ def _evaluate(options: EvaluateOptions, stop: Stop, log: EventLog) -> Evaluation
     peers, notes = peer_contenders(options.peers)
     contenders += peers
     check_names(contenders)
-    store = Store(options.output, options.output_options)
-    shards = expand_inputs(options.data, options.input_options)
     summary = EvaluationSummary("measured", shards=len(shards), contenders=len(contenders))
     summary.notes += notes
     with storage_errors(store.url, "cannot be written"):
