@@ -112,9 +112,10 @@ def _scans(data: bytes) -> _Scans:
     at, is_progressive, begin, restarts = 2, False, 0, False
 
     def result(end: int | None) -> _Scans:
-        last = list(_RESTART.finditer(data, begin, len(data) if end is None else end))[-1:]
-        following = 0xD0 + (last[0][0][1] + 1) % 8 if last else 0xD0
-        restart = bytes([0xFF, following]) if restarts else b""
+        restart = b""
+        if restarts:
+            found = _RESTART.findall(data, begin, len(data) if end is None else end)
+            restart = bytes([0xFF, 0xD0 + (found[-1][1] + 1) % 8 if found else 0xD0])
         return _Scans(end, not wanted or any(wanted.values()), restart)
 
     while (marker := _MARKER.search(data, at)) is not None:

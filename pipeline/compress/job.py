@@ -19,7 +19,7 @@ from ..running.progress.events import EventLog, job_log
 from ..running.progress.summary import Summary, megabytes, plural, ratio
 from ..running.tasks import Outcome, Task
 from ..sources.listing import expand_inputs
-from ..sources.samples import MAX_SAMPLE_BYTES
+from ..sources.samples import MAX_SAMPLE_BYTES, SIDE_FIELDS
 from ..sources.shards import Shard
 from ..stores.store import Store
 from ..stores.urls import refuse_secrets
@@ -244,9 +244,8 @@ def _summarise(summary: Summary, records: Mapping[str, Mapping[str, Any]]) -> No
         )
     if totals["side_pictures"]:
         summary.notes.append(
-            f"warning: {plural(totals['side_pictures'], 'picture')} not encoded, because they are "
-            "side fields of other samples: a sample is all files whose names are the same up to "
-            "the first dot, so 2024.01-a.png and 2024.02-b.png are one; they are kept as files"
+            f"warning: {plural(totals['side_pictures'], 'picture')} not encoded but kept as files, "
+            f"{SIDE_FIELDS}"
         )
     if records:
         files = totals["bytes"]

@@ -15,10 +15,10 @@ from ..dataset.layout import model_path
 from ..dataset.ledger import fingerprint
 from ..running.job import RunningOptions, Stop, run_job_tasks
 from ..running.progress.events import EventLog, job_log
-from ..running.progress.summary import Problem, Summary
+from ..running.progress.summary import Problem, Summary, plural
 from ..running.tasks import Task
 from ..sources.listing import expand_inputs
-from ..sources.samples import Sample
+from ..sources.samples import SIDE_FIELDS, Sample
 from ..sources.shards import Shard, open_shard
 from ..sources.tar_members import ShardError
 from ..stores.store import StorageError, Store, scratch_folder, storage_errors
@@ -171,7 +171,7 @@ def _pieces(
 ) -> list[_Piece]:
     """Cut the shards into pieces, up to the ``first`` pictures; looks into every shard once."""
     out: list[_Piece] = []
-    pictures = 0
+    pictures = beside = 0
     for shard in shards:
         if options.first is not None and pictures >= options.first:
             break
@@ -193,6 +193,7 @@ def _pieces(
                 out.append(_Piece(shard, start, tuple(samples[start:number]), tuple(shown)))
                 start, nbytes, shown = number, 0, []
             nbytes += size
+            beside += sample.side_pictures
             if not sample.filtered:
                 if pictures < options.show:
                     shown.append(number)
@@ -202,6 +203,8 @@ def _pieces(
                 break
         if len(samples) > start:
             out.append(_Piece(shard, start, tuple(samples[start:]), tuple(shown)))
+    if beside:
+        summary.notes.append(f"warning: {plural(beside, 'picture')} not measured, {SIDE_FIELDS}")
     return out
 
 

@@ -95,12 +95,12 @@ def _refuse_foreign(shards: Sequence[Shard], options: Mapping[str, Any] | None) 
     These are local files of other names that are no tars; and shards of which the first few all are
     none. A single damaged tar among others is for the job to report.
     """
-    first = shards[:LOOKED_INTO]
     named = [shard for shard in shards if "://" not in shard.url and not _is_tar(shard.url)]
     wrong = [problem for shard in named if (problem := _foreign(shard, options))]
-    if not wrong:
-        wrong = [problem for shard in first if (problem := _foreign(shard, options))]
-        wrong = wrong if len(wrong) == len(first) else []
+    for shard in shards[:LOOKED_INTO] if not wrong else ():
+        if not (problem := _foreign(shard, options)):
+            return
+        wrong.append(problem)
     if wrong:
         more = f", and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise StorageError(f"not a tar: {'; '.join(wrong[:5])}{more}")
@@ -108,9 +108,9 @@ def _refuse_foreign(shards: Sequence[Shard], options: Mapping[str, Any] | None) 
 
 def _foreign(shard: Shard, options: Mapping[str, Any] | None) -> str:
     """What a file begins with that cannot be a tar, or ''. Files that cannot be read pass."""
-    fs, path = open_filesystem(shard.url, options)
     if shard.url.startswith(("http://", "https://")):
         return ""  # a server may answer with the whole file
+    fs, path = open_filesystem(shard.url, options)
     try:
         begin = fs.cat_file(path, start=0, end=BLOCK)
     except Exception:

@@ -16,6 +16,10 @@ IMAGE_FIELDS = frozenset(
 # A worker holds several samples at once, each in several copies while its row is written; Parquet
 # takes at most 2 GiB of a row's fields.
 MAX_SAMPLE_BYTES = 1 << 28
+SIDE_FIELDS = (
+    "because they are side fields of other samples: a sample is all files whose names are the same "
+    "up to the first dot, so 2024.01-a.png and 2024.02-b.png are one"
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,11 @@ class Sample:
         names = [name for name, _ in self.fields]
         whole = (name for name in names if name.lower() in IMAGE_FIELDS)
         return next(whole, None) or next(filter(is_picture, names), None)
+
+    @property
+    def side_pictures(self) -> int:
+        """How many pictures it has beside the one to encode."""
+        return max(0, sum(is_picture(name) for name, _ in self.fields) - 1)
 
 
 def is_picture(field: str) -> bool:
