@@ -27,6 +27,11 @@ from .colour import to_srgb, told_profile
 from .png import read_png
 
 MAX_PIXELS = 1 << 27  # 134 megapixels: 400 MB of RGB, which a small worker can still hold
+# What names of pictures end in. Some are of formats that are not supported, which is then said.
+EXTENSIONS = frozenset(
+    {"jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "dib", "tif", "tiff"}
+    | {"ppm", "pgm", "pbm", "pnm", "jp2", "j2k", "jpx", "avif", "heic", "heif", "jxl", "tga", "ico"}
+)
 MAX_WEBP_SIDE, MAX_JPEG_SIDE = 16_383, 65_500
 
 # The decoders are called directly, not through Image.open: that one consults a process-wide pixel

@@ -19,6 +19,10 @@ from .tar_members import BLOCK, looks_like_tar
 LISTED_TOGETHER = 100  # URLs in one folder: from here on, listing it takes fewer requests
 ASKED_TOGETHER = 32
 LOOKED_INTO = 8  # shards whose first bytes are read before a job begins
+OTHER_PACKINGS = (
+    *(".tar.bz2", ".tbz", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".tar.lz4", ".tar.lz"),
+    *(".tar.z", ".tar.br", ".tar.7z"),
+)
 
 
 def expand_inputs(patterns: Sequence[str], options: Mapping[str, Any] | None = None) -> list[Shard]:
@@ -202,14 +206,22 @@ def _look(one: _Input) -> dict[str, dict[str, Any]] | None:
 
 
 def _search(fs: Any, folder: str) -> dict[str, dict[str, Any]]:
-    """The tars in a folder and the folders in it. Raises StorageError for the root of a store."""
+    """The tars in a folder and the folders in it.
+
+    Raises StorageError for the root of a store, and for tars in a packing that is not supported.
+    """
     if folder.strip("/") == "":
         raise StorageError("the root of a file system is not searched: is a variable unset?")
-    return {
-        name: entry
-        for name, entry in fs.find(folder, detail=True).items()
-        if _is_tar(name) and not _is_hidden(name, folder)
-    }
+    found = fs.find(folder, detail=True)
+    seen = {name: entry for name, entry in found.items() if not _is_hidden(name, folder)}
+    packed = [name for name in seen if name.lower().endswith(OTHER_PACKINGS)]
+    if packed:
+        count = f" ({len(packed)} files)" if len(packed) > 1 else ""
+        raise StorageError(
+            f"{packed[0]}: of packed tars only gzip is supported{count}: unpack it, move it "
+            "elsewhere, or give a glob that does not match it"
+        )
+    return {name: entry for name, entry in seen.items() if _is_tar(name)}
 
 
 def _is_tar(name: str) -> bool:

@@ -5,14 +5,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from codec.images.files import EXTENSIONS
+
 from .tar_members import Member
 
 # webdataset's rule: the key is the path up to the first dot of the base name
 _KEY_AND_FIELD = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$", re.DOTALL)
-IMAGE_FIELDS = frozenset(
-    {"jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "dib", "tif", "tiff"}
-    | {"ppm", "pgm", "pbm", "pnm", "jp2", "j2k", "jpx", "avif", "heic", "heif", "jxl", "tga", "ico"}
-)
 # A worker holds several samples at once, each in several copies while its row is written; Parquet
 # takes at most 2 GiB of a row's fields.
 MAX_SAMPLE_BYTES = 1 << 28
@@ -43,7 +41,7 @@ class Sample:
     def image_field(self) -> str | None:
         """The field to encode: the first whose name, or else whose extension, is a picture's."""
         names = [name for name, _ in self.fields]
-        whole = (name for name in names if name.lower() in IMAGE_FIELDS)
+        whole = (name for name in names if name.lower() in EXTENSIONS)
         return next(whole, None) or next(filter(is_picture, names), None)
 
     @property
@@ -54,7 +52,7 @@ class Sample:
 
 def is_picture(field: str) -> bool:
     """Whether a field's name, or its extension, is a picture's."""
-    return field.lower().rsplit(".", 1)[-1] in IMAGE_FIELDS
+    return field.lower().rsplit(".", 1)[-1] in EXTENSIONS
 
 
 def group_samples(members: Sequence[Member]) -> list[Sample]:

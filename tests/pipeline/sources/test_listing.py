@@ -317,6 +317,15 @@ def test_what_is_no_tar_is_refused_before_a_job_begins(tmp_path: Path) -> None:
     assert len(expand_inputs([str(blob)])) == 1
 
 
+@pytest.mark.parametrize("name", ["b.tar.zst", "b.tar.XZ", "b.tbz2"])
+def test_tars_of_another_packing_are_not_passed_over(tmp_path: Path, name: str) -> None:
+    for one in ("a.tar", name, f".{name}"):
+        (tmp_path / one).write_bytes(TAR)
+    with pytest.raises(StorageError, match=rf"/{name}: of packed tars only gzip"):
+        expand_inputs([str(tmp_path)])
+    assert names(tmp_path, "{}/*.tar") == ["a.tar"]
+
+
 @pytest.mark.parametrize("pattern", ["", " ", "/", "//", "bucket://", "bucket:///"])
 def test_unset_variables_search_nothing(bucket: BucketFileSystem, pattern: str) -> None:
     with pytest.raises(StorageError, match="variable"):
