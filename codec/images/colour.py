@@ -36,6 +36,7 @@ _PRIMARIES = {
 _CURVES = {1: 0.0, 6: 0.0, 14: 0.0, 15: 0.0, 13: 0.0, 4: 2.2, 5: 2.8, 8: 1.0}
 _HDR = {16: "PQ", 18: "HLG"}
 _UNSPECIFIED = 2
+TOLD = "colours told by"  # how the names of profiles begin that are made here
 _D50 = np.array([0.9642, 1.0, 0.8249])
 _BRADFORD = np.array(
     [[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]]
@@ -166,17 +167,18 @@ def _of_exif(image: Image.Image, notes: list[str]) -> bytes | None:
     except Exception:  # Pillow's parser raises half a dozen kinds; the orientation told of it
         return None
     if index == "R03" or space == 2:
-        return made_profile("Adobe RGB, by its EXIF block", _ADOBE, 563 / 256)
+        return made_profile("EXIF (Adobe RGB)", _ADOBE, 563 / 256)
     if space == 0xFFFF:
         notes.append("colours that are not sRGB's, by its EXIF block, taken for sRGB")
     return None
 
 
-def made_profile(name: str, xy: Sequence[float], gamma: float) -> bytes | None:
+def made_profile(told_by: str, xy: Sequence[float], gamma: float) -> bytes | None:
     """An ICC profile (ICC.1:2022) of x and y of white, red, green and blue; None for sRGB.
 
-    ``gamma`` is the exponent from stored values to light, or 0 for the curve of sRGB. Raises
-    ValueError, ArithmeticError or LinAlgError for impossible colours.
+    ``gamma`` is the exponent from stored values to light, or 0 for the curve of sRGB, and
+    ``told_by`` says for people where they come from. Raises ValueError,
+    ArithmeticError or LinAlgError for impossible colours.
     """
     if gamma == 0 and np.allclose(xy, SRGB, atol=0.005):
         return None
@@ -191,7 +193,7 @@ def made_profile(name: str, xy: Sequence[float], gamma: float) -> bytes | None:
     exact = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
     kind, numbers = (0, (gamma,)) if gamma else (3, exact)
     curve = b"para\0\0\0\0" + struct.pack(">2H", kind, 0) + _fixed(numbers)
-    text = name.encode("utf-16-be")
+    text = f"{TOLD} {told_by}".encode("utf-16-be")
     tags = {
         b"desc": b"mluc\0\0\0\0" + struct.pack(">2I4s2I", 1, 12, b"enUS", len(text), 28) + text,
         b"wtpt": b"XYZ \0\0\0\0" + _fixed(_D50),
@@ -259,7 +261,8 @@ def _through_profile(colour: Image.Image, icc: bytes, notes: list[str]) -> np.nd
     rgb = np.asarray(ImageCms.applyTransform(colour, transform))
     if is_grey:  # a grey picture stays grey, whatever the white point rounds to
         rgb = np.repeat(rgb[..., 1:2], 3, axis=2)
-    notes.append(f"converted to sRGB from ICC profile '{name}'")
+    source = name if name.startswith(TOLD) else f"ICC profile '{name}'"
+    notes.append(f"converted to sRGB from {source}")
     return rgb
 
 

@@ -67,7 +67,7 @@ SRGB_CHRM = chrm((0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06))
 def test_colours_of_png_chunks(chunks: bytes, space: str, gamma: float) -> None:
     result = read_image(row(chunks))
     assert np.abs(result.rgb - expected(space, gamma)).max() <= 2
-    assert "converted to sRGB" in result.notes[-1]
+    assert result.notes[-1].startswith("converted to sRGB from colours told by ")
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_adobe_rgb_of_cameras(format: str) -> None:
     options = {"JPEG": {"quality": 100}, "WEBP": {"lossless": True}}.get(format, {})
     result = read_image(file(stored, format, exif=exif, **options))
     assert np.abs(result.rgb[8, 8] - expected("adobe", 563 / 256)[0, 0]).max() <= 3
-    assert "Adobe RGB, by its EXIF block" in result.notes[0]
+    assert "colours told by EXIF (Adobe RGB)" in result.notes[0]
 
 
 def test_colours_that_cameras_only_deny_are_noted() -> None:
