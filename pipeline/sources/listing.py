@@ -187,6 +187,8 @@ def _look(one: _Input) -> dict[str, dict[str, Any]] | None:
             info = {"type": "nothing"}
         if info["type"] == "file":
             return {path: info}
+        if info["type"] == "other":
+            raise StorageError(f"{one.url}: a pipe or a device, and no file: tars are read twice")
         if info["type"] == "directory":
             found = _search(fs, path)
         elif any(character in without_query(one.url) for character in "*?["):

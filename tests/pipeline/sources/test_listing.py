@@ -326,6 +326,12 @@ def test_tars_of_another_packing_are_not_passed_over(tmp_path: Path, name: str) 
     assert names(tmp_path, "{}/*.tar") == ["a.tar"]
 
 
+def test_a_pipe_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.tar")
+    with pytest.raises(StorageError, match="a pipe or a device"):
+        expand_inputs([str(tmp_path / "a.tar")])
+
+
 @pytest.mark.parametrize("pattern", ["", " ", "/", "//", "bucket://", "bucket:///"])
 def test_unset_variables_search_nothing(bucket: BucketFileSystem, pattern: str) -> None:
     with pytest.raises(StorageError, match="variable"):
