@@ -437,17 +437,20 @@ def test_side_pictures_come_beside_previews_only_where_they_are_asked_for(
 ) -> None:
     files = [("a.png", png(1)), ("a.seg.png", png(2)), ("a.json", b"{}"), ("b.png", png(3))]
     dataset = make_dataset([str(write_tar(tmp_path / "x.tar", files))])
-
-    def out(name: str, **options: Any) -> tuple[set[str], str]:
-        output = tmp_path / name
-        summary = decode_job(DecodeOptions(dataset=dataset.url, output=str(output), **options))
-        (path,) = output.glob("*.tar")
-        return set(tar_files(path)), "\n".join(summary.notes)
-
     whole = {name for name, _ in files}
-    assert out("whole")[0] == whole
-    for number, limit in enumerate([{"layers": 1}, {"max_side": 8}, {"target_bpp": 1.0}]):
-        names, notes = out(f"small{number}", **limit)
-        assert names == whole - {"a.seg.png"}
-        assert "1 picture among the side fields left out" in notes
-        assert out(f"asked{number}", side_pictures=True, **limit)[0] == whole
+    for asked in (False, True):
+        (record,) = decode(dataset, tmp_path / str(asked), side_pictures=asked)
+        (path,) = (tmp_path / str(asked)).glob("*.tar")
+        assert set(tar_files(path)) == (whole if asked else whole - {"a.seg.png"})
+        assert record["left_out"] == (not asked)
+
+    def hands_out(**options: Any) -> bool:
+        given = DecodeOptions(dataset=dataset.url, output=str(tmp_path / "out"), **options)
+        return given.hands_out_side_pictures
+
+    assert hands_out()
+    for limit in ({"layers": 1}, {"max_side": 8}, {"target_bpp": 1.0}, {"min_psnr": 30.0}):
+        assert not hands_out(**limit)
+        assert hands_out(**limit, side_pictures=True)
+    small = DecodeOptions(dataset=dataset.url, output=str(tmp_path / "out"), layers=1)
+    assert "1 picture among the side fields left out" in "\n".join(decode_job(small).notes)
