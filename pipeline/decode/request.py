@@ -126,6 +126,8 @@ def _check(options: DecodeOptions) -> None:
         ]
         if given:
             raise OptionError(f"{', '.join(given)}: --format strata decodes nothing")
+        if options.side_pictures:
+            raise OptionError("--side-pictures: --format strata copies all side fields")
     elif options.keep_original:
         raise OptionError("--keep-original: only --format strata keeps files of pictures")
     for name, limit in (("--max-side", options.max_side), ("--max-pixels", options.max_pixels)):

@@ -67,14 +67,14 @@ def expand_inputs(patterns: Sequence[str], options: Mapping[str, Any] | None = N
 
 def _expand_braces(pattern: str) -> Iterable[str]:
     """What a pattern with braces stands for: the file of this very name, or else the range."""
-    if not {"{", "}"} & set(pattern) or os.path.exists(pattern):
+    if "{" not in pattern or os.path.exists(pattern):
         return [pattern]
     try:
-        return braceexpand.braceexpand(pattern)
+        return list(braceexpand.braceexpand(pattern))
     except ValueError as error:
         raise StorageError(
-            f"{pattern}: a brace is not closed, or was not opened, and there is no file of this "
-            "name; write a range as a-{00..31}.tar"
+            f"{pattern}: its braces do not match, and there is no file of this name; "
+            "write a range as a-{00..31}.tar"
         ) from error
 
 

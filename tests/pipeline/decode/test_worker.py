@@ -29,6 +29,7 @@ from pipeline.decode.targets import UnwritableNameError, safe_path
 from pipeline.decode.worker import DecodeSettings, ShardDecoder
 from pipeline.reader import originals
 from pipeline.reader.dataset import Dataset
+from pipeline.running.options import OptionError
 from tests.pipeline.conftest import Make
 from tests.pipeline.counting import CountingFileSystem
 from tests.pipeline.makers import ToyCodec, picture, png, samples, write_tar
@@ -452,5 +453,11 @@ def test_side_pictures_come_beside_previews_only_where_they_are_asked_for(
     for limit in ({"layers": 1}, {"max_side": 8}, {"target_bpp": 1.0}, {"min_psnr": 30.0}):
         assert not hands_out(**limit)
         assert hands_out(**limit, side_pictures=True)
+    with pytest.raises(OptionError, match="strata copies all side fields"):
+        decode_job(
+            DecodeOptions(
+                dataset=dataset.url, output="x", format="strata", side_pictures=True, layers=1
+            )
+        )
     small = DecodeOptions(dataset=dataset.url, output=str(tmp_path / "out"), layers=1)
     assert "1 picture among the side fields left out" in "\n".join(decode_job(small).notes)
