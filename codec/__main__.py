@@ -63,7 +63,7 @@ def _calibrate(
     name: str, data: Sequence[Path], count: int, safety: float, out: Path | None, device: str
 ) -> None:
     """Measure a model; write its guards into its file, or into ``out``, and all into the card."""
-    from .training.data import read_shards
+    from .training.data import Pictures
     from .uqdm.paper import calibration
     from .uqdm.paper.scheme import UniversalScheme
 
@@ -72,8 +72,9 @@ def _calibrate(
     found: list[Any] = []
     for shard in data:
         try:
+            pictures = Pictures(calibration.SIDE)
             with shard.open("rb") as stream:
-                pictures = read_shards([(shard.name, stream)], calibration.SIDE)
+                pictures.add_tar(shard.name, stream)
         except (OSError, tarfile.TarError) as error:
             raise InvalidModelError(f"{shard} cannot be read: {error}") from error
         found += calibration.squares(pictures.take(len(pictures)), count - len(found))

@@ -1,6 +1,6 @@
-"""Pictures in batches: of similar sizes, and smaller ones where a batch fails."""
+"""Batches that memory can hold: of similar pictures, and smaller ones where a batch fails."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, MutableSequence, Sequence
 from typing import TypeVar
 
 from .numerics.memory import is_out_of_memory, release_memory
@@ -17,17 +17,36 @@ def batches_by_size(
     A batch has at most ``batch_size`` pictures and, unless it is a single one, at most
     ``batch_pixels`` pixels.
     """
-    batch: list[int] = []
-    pixels = 0
-    for position in sorted(range(len(sizes)), key=lambda position: sizes[position]):
-        height, width = sizes[position]
-        if batch and (len(batch) == batch_size or pixels + height * width > batch_pixels):
-            yield batch
-            batch, pixels = [], 0
-        batch.append(position)
-        pixels += height * width
-    if batch:
-        yield batch
+    order = sorted(range(len(sizes)), key=lambda position: sizes[position])
+    return windows(order, lambda n: sizes[n][0] * sizes[n][1], batch_pixels, batch_size)
+
+
+def windows(
+    items: Iterable[T], cost: Callable[[T], int], budget: int, most: int, first: int | None = None
+) -> Iterator[list[T]]:
+    """Groups of at most ``most`` items that cost at most ``budget`` together.
+
+    An item that costs more is a group of its own. With ``first`` groups begin at that number of
+    items and double until ``most``. The caller may clear a group to let its items go.
+    """
+    window: list[T] = []
+    total, limit = 0, min(most if first is None else first, most)
+    for item in items:
+        more = cost(item)
+        if window and (len(window) == limit or total + more > budget):
+            yield window
+            window, total, limit = [], 0, min(2 * limit, most)
+        window.append(item)
+        total += more
+    if window:
+        yield window
+
+
+def taken(items: MutableSequence[T]) -> Iterator[T]:
+    """The items one by one, each of which is then no longer held by ``items``."""
+    items.reverse()
+    while items:
+        yield items.pop()
 
 
 def one_by_one_on_error(

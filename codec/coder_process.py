@@ -24,10 +24,12 @@ from typing import IO, Any, TypeVar
 import numpy as np
 
 from .base import EncodedImage
+from .batches import taken, windows
 from .scheme import LayerSymbols
 from .stream import bitstream, entropy
 
-_REQUEST_PIXELS = 1 << 18  # small pictures are sent together, because each message takes time
+# Small pictures are sent together, because each message takes time.
+_REQUEST_PIXELS, _MOST_PICTURES = 1 << 18, 1 << 12
 _LARGE = 1 << 16  # bytes of an array that is sent as it lies in memory
 _ALIGN = 64
 _PATIENCE = 3  # processes that end without an answer
@@ -60,6 +62,10 @@ class Quantised:
         packed = (self._pack(number, layer, protected) for number, layer in enumerate(self.layers))
         return EncodedImage(self.header, tuple(packed))
 
+    def pixels(self) -> int:
+        size = bitstream.unpack_header(self.header)
+        return size.width * size.height
+
     def _pack(self, number: int, symbols: LayerSymbols, protected: bool) -> bytes:
         index = symbols.index_bytes()
         check = bitstream.check24(index, symbols.symbol_bytes())
@@ -78,24 +84,12 @@ class Coding:
     pictures: list[Quantised]
 
     def __call__(self) -> list[EncodedImage]:
-        self.pictures.reverse()
-        out = []
-        while self.pictures:  # each one's symbols are let go when it is done
-            out.append(self.pictures.pop().code())
-        return out
+        return [picture.code() for picture in taken(self.pictures)]
 
     def by(self, helper: "Helper") -> list[EncodedImage]:
         """The same, by another process."""
-        self.pictures.reverse()
-        out: list[EncodedImage] = []
-        while self.pictures:
-            some = [self.pictures.pop()]
-            size = bitstream.unpack_header(some[0].header)
-            count = _REQUEST_PIXELS // (size.width * size.height)
-            while self.pictures and len(some) < count:
-                some.append(self.pictures.pop())
-            out += helper.code(some)
-        return out
+        groups = windows(taken(self.pictures), Quantised.pixels, _REQUEST_PIXELS, _MOST_PICTURES)
+        return [stream for some in groups for stream in helper.code(some)]
 
 
 class Helper:

@@ -10,7 +10,7 @@ schemes. A codec is a subclass that says which options it has and makes the sche
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -106,14 +106,6 @@ class LayeredCodec(Codec):
             pairs = zip(headers, streams, strict=True)
             yield chosen, [Quantised(self.model_id, *pair) for pair in pairs]
 
-    def cross_entropy(self, image: np.ndarray, **options: Any) -> list[float]:
-        """Ideal length in bits of each layer of a picture under the model's tables."""
-        self.check_options("encode", options)
-        stream_id = bitstream.unpack_header(self._header(image)).stream_id or 0
-        with full_precision(self.device):
-            (stream,) = self.scheme.encode([image], [stream_id], self.num_layers, **options)
-        return [sum(entropy.cross_entropy(*part) for part in symbols.parts()) for symbols in stream]
-
     def _header(self, image: np.ndarray) -> bytes:
         stream_id = None
         if self.scheme.uses_stream_id:
@@ -131,15 +123,7 @@ class LayeredCodec(Codec):
         self, encoded: Sequence[EncodedImage], *, layers: int | None = None, **options: Any
     ) -> list[np.ndarray]:
         """See ``Codec.decode``."""
-        self.check_options("decode", options)
-        out: list[np.ndarray | None] = [None] * len(encoded)
-        for group in self._groups(encoded, layers):
-            for layer in range(group.layers):
-                self._unpack(group.state, layer, group.streams)
-            pictures = self._reconstruct(group.state, group.layers, **options)
-            for i, picture in zip(group.chosen, pictures, strict=True):
-                out[i] = picture
-        return [picture for picture in out if picture is not None]
+        return self._decode(encoded, layers, lambda info: (info.height, info.width), options)
 
     def decode_small(
         self,
@@ -150,22 +134,33 @@ class LayeredCodec(Codec):
         **options: Any,
     ) -> list[np.ndarray]:
         """See ``Codec.decode_small``. Streams of equal sizes are decoded together."""
-        self.check_options("decode", options)
         resizing.fit(1, 1, max_side)  # also where there is nothing to decode
-        out: list[np.ndarray | None] = [None] * len(encoded)
+        return self._decode(
+            encoded, layers, lambda info: resizing.fit(info.height, info.width, max_side), options
+        )
+
+    def _decode(
+        self,
+        encoded: Sequence[EncodedImage],
+        layers: int | None,
+        size_of: Callable[[bitstream.StreamHeader], tuple[int, int]],
+        options: dict[str, Any],
+    ) -> list[np.ndarray]:
+        """The pictures in the sizes (height, width) that ``size_of`` says."""
+        self.check_options("decode", options)
+        out: dict[int, np.ndarray] = {}
         for group in self._groups(encoded, layers):
             for layer in range(group.layers):
                 self._unpack(group.state, layer, group.streams)
             info = group.streams[0].info
-            size = resizing.fit(info.height, info.width, max_side)
+            size = size_of(info)
             if size == (info.height, info.width):
                 pictures = self._reconstruct(group.state, group.layers, **options)
             else:
                 with full_precision(self.device):
                     pictures = self._reconstruct_small(group.state, group.layers, size, **options)
-            for i, picture in zip(group.chosen, pictures, strict=True):
-                out[i] = picture
-        return [picture for picture in out if picture is not None]
+            out |= zip(group.chosen, pictures, strict=True)
+        return [out[i] for i in range(len(encoded))]
 
     def _reconstruct(self, state: Any, layers: int, **options: Any) -> list[np.ndarray]:
         with full_precision(self.device):

@@ -29,6 +29,7 @@ from pipeline.running.command_line import (
     new_parser,
     options_of,
     output_url,
+    percent,
     positive,
     run_job,
     running_options,
@@ -98,7 +99,7 @@ def parse(arguments: list[str] | None = None) -> DecodeOptions:
         choices=["png", "webp", "jpg"],
         help="of the decoded pictures; png and webp are lossless (default: png)",
     )
-    form.add_argument("--quality", type=positive, help="of jpg, 1 to 100 (default: 95)")
+    form.add_argument("--quality", type=percent, help="of jpg, 1 to 100 (default: 95)")
     form.add_argument(
         "--max-side",
         type=positive,
@@ -167,8 +168,6 @@ def parse(arguments: list[str] | None = None) -> DecodeOptions:
     add_max_bad_fraction(parser, "data files")
     add_running_options(parser)
     given = parser.parse_args(arguments)
-    if given.quality is not None and given.quality > 100:
-        parser.error(f"--quality must be 1 to 100, not {given.quality}")
     decoding = given_options(given, DECODING)
     if given.format == "strata" and decoding:
         names = ", ".join("--" + name.replace("_", "-") for name in decoding)

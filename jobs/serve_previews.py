@@ -88,9 +88,9 @@ def parse(arguments: list[str] | None = None) -> ServeOptions:
     )
     group.add_argument(
         "--request-timeout",
-        dest="deadline",
+        dest="timeout",
         type=above_zero,
-        default=limits.deadline,
+        default=limits.timeout,
         metavar="SECONDS",
         help="a request that takes longer is given up; a picture that is slow to decode may take "
         f"{SLOWER} times as long (default: %(default)s)",

@@ -14,18 +14,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import InvalidModelError
-from ..models.safe_pickle import load_checkpoint
+from ..models.safe_pickle import check_floats, load_checkpoint
 from . import export
-from .networks.diffusion import Diffusion, Schedule
+from .networks.diffusion import Diffusion, Parameterization, Schedule
 from .networks.model import build_model
 from .networks.paper_transform import PaperCompressor, PaperConfig
 from .networks.unet import UNet, UNetConfig
 
 _CHECKPOINT, _SETTINGS = "checkpoint.pt", "config.json"
-_AVERAGE, _LPIPS = "ema_model.", "loss_fn_vgg."
+_AVERAGE = "ema_model."
+_NOT_NETWORKS = ("loss_fn_vgg.", "train_")  # the perceptual loss's network, and the schedule
 _SCHEDULES: tuple[Schedule, ...] = ("cosine", "linear")
 # The authors' names, as regular expressions, and ours.
 _NAMES = (
@@ -78,33 +79,31 @@ def is_authors_checkpoint(path: Path) -> bool:
     return isinstance(settings, dict) and "model" not in settings
 
 
-def load(path: str | Path, *, keep_lpips: bool = False) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def load(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Configuration and float32 tensors, of a checkpoint file or a directory that holds one.
 
     Tensors are named ``compressor.NAME`` and ``unet.NAME``, with the names of ``PaperCompressor``
     and ``UNet``. Checkpoints trained for realism also hold the perceptual loss's network, which
-    only training needs: ``keep_lpips`` adds it as ``lpips.NAME``, by the lpips package's names.
-
-    A ``config.json`` beside the file with a ``parameterization`` decides between x and eps, and
-    must agree in all else; without one, the layout decides.
+    only training needs: ``perceptual.LPIPS.from_file`` reads it.
 
     Raises InvalidModelError saying what is wrong.
     """
     path = Path(path)
     file = path / _CHECKPOINT if path.is_dir() else path
     theirs = _state(load_checkpoint(file), file)
-    tensors = {_our_name(name): _our_shape(name, t) for name, t in theirs.items() if _kept(name)}
-    settings = _settings(file.parent / _SETTINGS)
+    tensors = {
+        _our_name(name): _our_shape(name, tensor)
+        for name, tensor in theirs.items()
+        if not name.startswith(_NOT_NETWORKS)
+    }
     compressor, unet = _sizes(tensors, file)
-    diffusion = _diffusion(theirs, settings, file)
-    _compare(settings, compressor, unet, diffusion, file)
+    diffusion = _diffusion(theirs, file)
     with torch.device("meta"):  # shapes alone
-        models = {"compressor": PaperCompressor(compressor), "unet": UNet(unet)}
-    expected = {f"{p}.{n}": t.shape for p, m in models.items() for n, t in m.state_dict().items()}
-    _check(expected, tensors, file)
-    lpips = {n.replace(_LPIPS, "lpips.", 1): t for n, t in theirs.items() if n.startswith(_LPIPS)}
-    if keep_lpips:
-        tensors |= lpips
+        networks = {"compressor": PaperCompressor(compressor), "unet": UNet(unet)}
+    try:
+        nn.ModuleDict(networks).load_state_dict(tensors, assign=True)
+    except RuntimeError as error:
+        raise InvalidModelError(f"{file} does not fit its networks' sizes: {error}") from error
     config = {
         "codec": "cdc",
         "weights": "float",
@@ -136,15 +135,8 @@ def _state(checkpoint: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
         state = {str(n): t for n, t in model.items()}
     else:
         raise InvalidModelError(f"{path} lacks 'model' or 'ema': not a CDC checkpoint")
-    for name, tensor in state.items():
-        finite = torch.is_tensor(tensor) and tensor.is_floating_point()
-        if not finite or not bool(torch.isfinite(tensor).all()):
-            raise InvalidModelError(f"{path}: {name} holds values that are not finite floats")
+    check_floats(state, path)
     return state
-
-
-def _kept(name: str) -> bool:
-    return not name.startswith((_LPIPS, "train_"))
 
 
 def _our_name(name: str) -> str:
@@ -214,23 +206,16 @@ def _sizes(tensors: Mapping[str, Tensor], path: Path) -> tuple[PaperConfig, UNet
     return compressor, network
 
 
-def _settings(path: Path) -> Mapping[str, Any]:
-    """The settings beside the checkpoint, empty where there are none that concern it."""
-    try:
-        settings = json.loads(path.read_text())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise InvalidModelError(f"{path} cannot be read as JSON: {error}") from error
-    return settings if isinstance(settings, dict) and "parameterization" in settings else {}
+def _diffusion(theirs: Mapping[str, Tensor], path: Path) -> Diffusion:
+    """The schedule whose alphas the checkpoint holds.
 
-
-def _diffusion(theirs: Mapping[str, Tensor], settings: Mapping[str, Any], path: Path) -> Diffusion:
-    """The schedule whose alphas the checkpoint holds."""
+    The code that predicts the noise has an identity between block and downsampling, which shifts
+    the numbering.
+    """
     alphas = theirs.get("train_alphas_cumprod")
     if alphas is None:
         raise InvalidModelError(f"{path} is not a CDC checkpoint: it lacks train_alphas_cumprod")
-    predicts = settings.get("parameterization", "x" if _is_x_layout(theirs) else "eps")
+    predicts: Parameterization = "x" if "context_fn.enc.0.1.conv.weight" in theirs else "eps"
     try:
         candidates = [Diffusion(predicts, alphas.numel(), schedule) for schedule in _SCHEDULES]
     except ValueError as error:
@@ -239,46 +224,3 @@ def _diffusion(theirs: Mapping[str, Tensor], settings: Mapping[str, Any], path: 
         if np.allclose(alphas.numpy(), diffusion.alpha_bar, rtol=1e-3, atol=1e-6):
             return diffusion
     raise InvalidModelError(f"{path}: the noise schedule is neither cosine nor linear")
-
-
-def _is_x_layout(theirs: Mapping[str, Tensor]) -> bool:
-    """The eps code has an identity between block and downsampling, which shifts the numbering."""
-    return "context_fn.enc.0.1.conv.weight" in theirs
-
-
-def _compare(
-    settings: Mapping[str, Any],
-    compressor: PaperConfig,
-    unet: UNetConfig,
-    diffusion: Diffusion,
-    path: Path,
-) -> None:
-    """Raise InvalidModelError where the settings beside a checkpoint say something else."""
-    found = {
-        "dim": compressor.dim,
-        "compressor_dim_mults": list(compressor.dim_mults),
-        "hyper_dims_mults": list(compressor.hyper_dims_mults),
-        "context_dim_mults": list(compressor.context_dim_mults),
-        "context_channels": compressor.context_channels,
-        "unet_dim_mults": list(unet.dim_mults),
-        "num_timesteps": diffusion.num_timesteps,
-        "schedule": diffusion.schedule,
-    }
-    for name in found.keys() & settings.keys():
-        if settings[name] != found[name]:
-            said = f"{name} is {found[name]}, but {settings[name]!r} in {_SETTINGS}"
-            raise InvalidModelError(f"{path}: {said}")
-
-
-def _check(expected: Mapping[str, torch.Size], tensors: Mapping[str, Tensor], path: Path) -> None:
-    for names, what in (
-        (expected.keys() - tensors.keys(), "lacks"),
-        (tensors.keys() - expected.keys(), "has unknown tensors:"),
-    ):
-        if names:
-            first = ", ".join(sorted(names)[:4]) + (" ..." if len(names) > 4 else "")
-            raise InvalidModelError(f"{path} {what} {first}")
-    for name, shape in expected.items():
-        if tensors[name].shape != shape:
-            shapes = f"{tuple(tensors[name].shape)}, expected {tuple(shape)}"
-            raise InvalidModelError(f"{path}: {name} has shape {shapes}")

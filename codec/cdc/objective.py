@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .latents.priors import gaussian_likelihood
 from .networks.light_transform import LEVELS
 from .networks.model import MULTIPLE, CDCModel, LightModel, Synthesis
 from .networks.paper_transform import rounded
@@ -206,7 +207,7 @@ def _compress(
     with torch.autocast(x.device.type, enabled=False):  # probabilities need every digit
         of_z = model.hyper_likelihood(_noisy(z, generator), quality)
         mean, scale = model.hyper_synthesis(rounded(z, model.medians(quality)), quality)
-        of_y = model.likelihood(_noisy(y, generator), mean, scale)
+        of_y = gaussian_likelihood(_noisy(y, generator), mean, scale)
     bits = -torch.log2(of_z).sum((1, 2, 3)) - torch.log2(of_y).sum((1, 2, 3))
     bpp = bits / (x.shape[2] * x.shape[3])
     known = rounded(y, mean)

@@ -5,7 +5,6 @@ gradients everywhere, so that a training can minimise them.
 """
 
 import math
-import pickle
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from torch.nn import functional as F
 
 from ..errors import InvalidModelError
 from ..images.metrics import C1, C2, LUMA, MS_SSIM_WEIGHTS, PEAK, SIGMA, WINDOW
+from ..models.safe_pickle import check_floats, load_checkpoint
 from .latents.priors import lower_bound
 
 # A power's slope is infinite at 0: similarities below this have the gradient of one that is this.
@@ -150,23 +150,15 @@ class LPIPS(nn.Module):
         path = Path(path)
         with torch.device("meta"):  # shapes alone: initialising 15 million weights takes a while
             model = cls()
-        expected = model.state_dict()
-        found = _find(_read(path), expected)
-        if missing := [name for name in expected if name not in found]:
-            first = ", ".join(missing[:4]) + (" ..." if len(missing) > 4 else "")
-            raise InvalidModelError(f"{path} lacks {first}: {_KINDS}")
-        tensors = {}
-        for name, value in expected.items():
-            tensor = found[name]
-            if not torch.is_tensor(tensor) or not tensor.is_floating_point():
-                raise InvalidModelError(f"{path}: {name} is not a tensor of floats: {_KINDS}")
-            if tensor.shape != value.shape:
-                shapes = f"{tuple(tensor.shape)}, expected {tuple(value.shape)}"
-                raise InvalidModelError(f"{path}: {name} has shape {shapes}: {_KINDS}")
-            if not bool(torch.isfinite(tensor).all()):
-                raise InvalidModelError(f"{path}: {name} holds values that are not finite")
-            tensors[name] = tensor.detach().float().contiguous()
-        model.load_state_dict(tensors, assign=True)
+        found = _find(_read(path), model.state_dict())
+        check_floats(found, path)
+        tensors = {name: tensor.detach().float().contiguous() for name, tensor in found.items()}
+        try:
+            model.load_state_dict(tensors, assign=True)
+        except RuntimeError as error:
+            raise InvalidModelError(
+                f"{path} does not hold the metric: {error}; {_KINDS}"
+            ) from error
         return model
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
@@ -253,21 +245,12 @@ def _unit(h: Tensor) -> Tensor:
 
 def _read(path: Path) -> Mapping[str, Any]:
     """What a file holds, without running any code of its. Raises InvalidModelError."""
+    if path.suffix != ".safetensors":
+        return load_checkpoint(path)
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        contents = torch.load(path, map_location="cpu", weights_only=True)
+        return load_file(path)
     except (OSError, SafetensorError) as error:
         raise InvalidModelError(f"{path} cannot be read: {error}") from error
-    except pickle.UnpicklingError as error:
-        raise InvalidModelError(
-            f"{path} is damaged, or a pickle that wants to run code, which is refused: {_KINDS}"
-        ) from error
-    except Exception as error:  # a damaged zip or pickle fails in torch in many ways
-        raise InvalidModelError(f"{path} cannot be read: {error}: {_KINDS}") from error
-    if not isinstance(contents, dict):
-        raise InvalidModelError(f"{path} holds no dictionary: {_KINDS}")
-    return contents
 
 
 def _find(contents: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:

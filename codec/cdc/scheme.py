@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidModelError
-from ..models.checks import build
+from ..models.checks import below, build
 from ..numerics.precision import full_precision
+from ..numerics.tiles import Area
 from ..scheme import Choice
 from ..stream import dither
 from ..stream.entropy import Tables
@@ -29,7 +30,7 @@ from .latents.symbols import CodingTables, PictureLayers, PictureState
 from .latents.trees import MAX_COUNTED
 from .latents.trit_planes import MAX_RESIDUAL, Progress, Trees
 from .networks.model import LATENT_STRIDE, MULTIPLE, CDCModel, Synthesis, build_model
-from .networks.tiling import TILE_PIXELS, Tile, by_tiles
+from .networks.tiling import TILE_PIXELS, by_tiles
 
 Decoder = Literal["fast", "diffusion"]
 DECODERS: tuple[Decoder, ...] = ("fast", "diffusion")
@@ -84,9 +85,9 @@ class CDCScheme:
             if tensors[name].dtype != torch.int64 or tensors[name].abs().max() > _LARGEST_UNITS:
                 raise ValueError(f"its {name} are not integers in range")
         arrays = {name: tensor.numpy() for name, tensor in tensors.items() if name not in own}
-        trees = Trees.from_arrays(_under("trees.", arrays))
+        trees = Trees.from_arrays(below("trees.", arrays))
         self.trees = [replace(trees, layer=layer) for layer in arrays["layers"]]
-        self.hyper_tables = Tables.from_arrays(_under("hyper.", arrays))
+        self.hyper_tables = Tables.from_arrays(below("hyper.", arrays))
         qualities, channels = self.model.qualities, self.model.hyper_channels
         if len(self.hyper_tables) != qualities * channels:
             raise ValueError(f"{len(self.hyper_tables)} tables of the hyper-latent")
@@ -94,7 +95,7 @@ class CDCScheme:
         self.coding_tables = CodingTables(tuple(self.trees), self.hyper_tables, quality)
         self._medians = tensors["medians"].to(self.device, torch.float64)
         self._offsets = tensors["scale_offsets"].to(self.device, torch.float64)
-        self._integers = IntegerHyperDecoder(_under("integers.", tensors), self.device)
+        self._integers = IntegerHyperDecoder(below("integers.", tensors), self.device)
         if (
             self._medians.shape != (qualities, channels)
             or self._offsets.shape != (qualities, self.model.latents)
@@ -148,11 +149,11 @@ class CDCScheme:
         pixels = torch.from_numpy(np.stack([_pad(image, size) for image in images]))
         qualities = torch.full((len(images),), quality, device=self.device)
 
-        def analyse(x: Tensor, _: Tile) -> Tensor:
+        def analyse(x: Tensor, _: Area) -> Tensor:
             x = x.to(self.device, non_blocking=True).float() / 127.5 - 1
             return self.model.analysis(x, qualities)
 
-        def hyper_analyse(y: Tensor, _: Tile) -> Tensor:
+        def hyper_analyse(y: Tensor, _: Area) -> Tensor:
             return self.model.hyper_analysis(y)
 
         with full_precision(self.device):
@@ -236,7 +237,7 @@ class CDCScheme:
         """``(B, M, H/16, W/16) float32``."""
         qualities = torch.tensor([p.quality for p in state.pictures])  # read one by one
 
-        def mean(z: Tensor, _: Tile) -> Tensor:
+        def mean(z: Tensor, _: Area) -> Tensor:
             return self.model.hyper_mean(z, qualities)
 
         z = (self._hyper_units(state) / FRACTION).float()
@@ -267,14 +268,14 @@ class CDCScheme:
             noise = torch.stack([_noise(p, seed, state.padded) for p in state.pictures])
             noise = noise.mul_(noise_scale)
 
-        def synthesise(y: Tensor, tile: Tile) -> Tensor:
+        def synthesise(y: Tensor, area: Area) -> Tensor:
             seen = self.model.synthesis(y, qualities)
             if fast:
                 assert seen.picture is not None
                 x = seen.picture
             else:
-                size = (tile.outer_bottom - tile.outer_top, tile.outer_right - tile.outer_left)
-                start = torch.zeros(len(y), 3, *size) if noise is None else tile.outer(noise, 1)
+                size = [side.stop - side.start for side in area]
+                start = torch.zeros(len(y), 3, *size) if noise is None else noise[..., *area]
                 x = self._diffuse(seen, start.to(self.device), steps or self.default_steps)
             return ((x + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8)
 
@@ -287,10 +288,6 @@ class CDCScheme:
         model: CDCModel = self.model
         assert model.diffusion is not None
         return model.diffusion.sample(lambda x, time: model.denoise(x, time, seen), start, steps)
-
-
-def _under(prefix: str, values: dict[str, Any]) -> dict[str, Any]:
-    return {n.removeprefix(prefix): v for n, v in values.items() if n.startswith(prefix)}
 
 
 def _pad(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -29,6 +29,7 @@ _FACTORIES = (torch.empty, torch.zeros, torch.ones, torch.full, torch.randn, tor
 _SPARE = 1 << 20
 
 Module = TypeVar("Module", bound=nn.Module)
+Value = TypeVar("Value")
 
 
 def parse_config(text: str) -> dict[str, Any]:
@@ -91,6 +92,11 @@ def check_shapes(
                 f"the model's tensor {name} is {tuple(tensor.shape)} {tensor.dtype}, not "
                 f"{tuple(shape)} {dtype or 'float'}"
             )
+
+
+def below(prefix: str, values: Mapping[str, Value]) -> dict[str, Value]:
+    """The entries whose names begin with ``prefix``, without it."""
+    return {n.removeprefix(prefix): v for n, v in values.items() if n.startswith(prefix)}
 
 
 class _Budget(TorchFunctionMode):

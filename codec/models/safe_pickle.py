@@ -23,12 +23,12 @@ class _Ignored:
         pass
 
 
-def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> Mapping[str, Any]:
+def load_checkpoint(path: Path) -> Mapping[str, Any]:
     """The dictionary in a file of ``torch.save``. Raises InvalidModelError saying what is wrong."""
     stand_ins: list[Any] = [(_Ignored, name) for name in _INERT]
     try:
         with torch.serialization.safe_globals(stand_ins):
-            checkpoint = torch.load(path, map_location=device, weights_only=True)
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InvalidModelError(f"{path} cannot be read: {error.strerror}") from error
     except pickle.UnpicklingError as error:
@@ -41,3 +41,11 @@ def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> Mapping[s
     if not isinstance(checkpoint, dict):
         raise InvalidModelError(f"{path} is not a checkpoint: it holds no dictionary")
     return checkpoint
+
+
+def check_floats(tensors: Mapping[str, Any], path: Path) -> None:
+    """Raises InvalidModelError unless all of a checkpoint's values are finite floats."""
+    for name, tensor in tensors.items():
+        floats = torch.is_tensor(tensor) and tensor.is_floating_point()
+        if not floats or not bool(torch.isfinite(tensor).all()):
+            raise InvalidModelError(f"{path}: {name} holds values that are not finite floats")

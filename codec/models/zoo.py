@@ -10,7 +10,7 @@ import hashlib
 import importlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,17 +106,12 @@ def write_model(
     The same content gives the same file, hence the same id. The configuration's ``format`` becomes
     that of this release.
     """
-    from safetensors.torch import save_file
-
     from .checks import FORMAT
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
     told = {**config, "format": FORMAT}
     metadata = {_METADATA: json.dumps(told, sort_keys=True, separators=(",", ":"))}
-    save_file({n: t.contiguous() for n, t in tensors.items()}, partial, metadata)
-    partial.chmod(0o644)  # safetensors writes for the owner alone
-    os.replace(partial, path)
+    write_tensors(path, {n: t.contiguous() for n, t in tensors.items()}, metadata)
     if card is not None:
         write_card(path, card)
     return model_id(path)
@@ -124,9 +119,26 @@ def write_model(
 
 def write_card(path: Path, card: Mapping[str, Any]) -> None:
     """Write the card of a model file, whole."""
-    partial = path.with_name(f".{CARD_FILE}.{os.getpid()}")
-    partial.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n")
-    os.replace(partial, card_file(path))
+    text = json.dumps(card, indent=2, ensure_ascii=False) + "\n"
+    write_whole(card_file(path), lambda partial: partial.write_text(text))
+
+
+def write_tensors(path: Path, tensors: "dict[str, Tensor]", metadata: dict[str, str]) -> None:
+    """Write a safetensors file, whole."""
+    from safetensors.torch import save_file
+
+    def write(partial: Path) -> None:
+        save_file(tensors, partial, metadata)
+        partial.chmod(0o644)  # safetensors writes for the owner alone
+
+    write_whole(path, write)
+
+
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write beside ``path``, then rename: a reader never sees half a file."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    write(partial)
+    os.replace(partial, path)
 
 
 def load_codec(name_or_path: str | Path, device: str = "cpu") -> Codec:

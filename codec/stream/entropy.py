@@ -38,7 +38,7 @@ def quantize_pmfs(pmfs: np.ndarray) -> np.ndarray:
     pmfs = np.ascontiguousarray(pmfs)  # the order of a sum follows the memory's
     if not np.isfinite(pmfs).all() or pmfs.min() < 0 or pmfs.sum(1).min() <= 0:
         raise ValueError("a probability table must be finite, non-negative and not all zero")
-    free = (1 << PRECISION) - pmfs.shape[1]
+    free = _TOTAL - pmfs.shape[1]
     ideal = pmfs / pmfs.sum(1, keepdims=True) * free
     counts = np.floor(ideal).astype(np.int64)
     # The largest remainders are rounded up, of equal ones the first.
@@ -70,12 +70,11 @@ class Tables:
     _range: tuple[np.ndarray, np.ndarray] | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for name, kinds in (("counts", (np.int32, np.int64)), ("first", (np.int32, np.int64))):
+        integers = (np.int32, np.int64)
+        for name, kinds in {"counts": integers, "first": integers, "start": integers[1:]}.items():
             array = getattr(self, name)
             if array.ndim != 1 or array.dtype not in kinds:
                 raise ValueError(f"probability tables need a vector of integers as their {name}")
-        if self.start.ndim != 1 or self.start.dtype != np.int64:
-            raise ValueError("probability tables need a vector of int64 as their start")
         sizes = np.diff(self.start)
         if (
             len(self.first) != len(sizes)
@@ -84,14 +83,14 @@ class Tables:
             or self.start[0] != 0
             or self.start[-1] != len(self.counts)
             or self.counts.min() < 1
-            or self.counts.max() >= 1 << PRECISION
+            or self.counts.max() >= _TOTAL
             or (np.add.reduceat(self.counts, self.start[:-1], dtype=np.int64) != _TOTAL).any()
             or np.abs(self.first.astype(np.int64)).max() + sizes.max() > _LARGEST_SYMBOL
         ):
             raise ValueError("not a set of probability tables")
         rows = None
         if sizes.min() == sizes.max() <= self.row_limit:
-            rows = (self.counts / np.float32(1 << PRECISION)).astype(np.float32)
+            rows = (self.counts / np.float32(_TOTAL)).astype(np.float32)
             rows = rows.reshape(len(sizes), -1)
         object.__setattr__(self, "_rows", rows)
         same = None
@@ -169,20 +168,16 @@ class Tables:
     def draw(self, index: np.ndarray, uniform: np.ndarray) -> np.ndarray:
         """Symbols ``(n,) int32`` drawn by integers ``(n,)`` uniform in [0, 2**20).
 
-        Escapes are drawn as the table's largest symbol. Needs tables of one size.
+        Escapes are drawn as the table's largest symbol.
         """
-        if self._rows is None:
-            raise ValueError("only tables of one size can be drawn from")
-        cumulative = np.cumsum(self.counts.reshape(len(self), -1), 1, dtype=np.int32)
-        size = cumulative.shape[1] - 1
-        entry = np.zeros(len(index), np.int32)
-        for column in range(size):
-            entry += uniform >= cumulative[index, column]
-        return np.minimum(entry, size - 1).astype(np.int32) + self.first[index]
+        ends = np.cumsum(self.counts, dtype=np.int64)
+        entry = np.searchsorted(ends, index.astype(np.int64) * _TOTAL + uniform, side="right")
+        first, size = self.ranges(index)
+        return (np.minimum(entry - self.start[index], size - 1) + first).astype(np.int32)
 
     def _row(self, table: int) -> np.ndarray:
         piece = self.counts[self.start[table] : self.start[table + 1]]
-        return (piece / np.float32(1 << PRECISION)).astype(np.float32)
+        return (piece / np.float32(_TOTAL)).astype(np.float32)
 
 
 def _with_escapes(pmfs: np.ndarray) -> np.ndarray:
@@ -190,11 +185,6 @@ def _with_escapes(pmfs: np.ndarray) -> np.ndarray:
     pmfs = np.ascontiguousarray(pmfs)
     escape = np.maximum(1.0 - pmfs.sum(1, keepdims=True), 0.0)
     return quantize_pmfs(np.concatenate([pmfs, escape], 1))
-
-
-def cross_entropy(symbols: np.ndarray, index: np.ndarray, tables: Tables) -> float:
-    """Ideal length in bits of symbols under their tables, escapes' exact values included."""
-    return float(tables.bits(symbols, index).sum())
 
 
 def _escaped_value(symbols: np.ndarray, index: np.ndarray, tables: Tables) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 import json
 import tarfile
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import BinaryIO
@@ -29,8 +30,8 @@ class Pictures:
     def __init__(self, crop: int) -> None:
         self.crop = crop
         self.large: list[np.ndarray] = []
-        self.small: dict[tuple[int, int], list[np.ndarray]] = {}
-        self.sources: dict[str, int] = {}
+        self.small: defaultdict[tuple[int, int], list[np.ndarray]] = defaultdict(list)
+        self.sources: Counter[str] = Counter()
 
     def add_tar(
         self,
@@ -70,8 +71,7 @@ class Pictures:
                     except StrataError as error:  # one bad picture must not end a long run
                         log(f"{name}: {member.name} left out: {error}")
         mine = [source for key, source in labels.items() if key not in others]
-        for source in mine if labels else ["?"] * found:
-            self.sources[source] = self.sources.get(source, 0) + 1
+        self.sources.update(mine if labels else ["?"] * found)
         log(f"{name}: {found} pictures")
 
     def add(self, rgb: np.ndarray) -> None:
@@ -79,15 +79,14 @@ class Pictures:
         if min(height, width) >= self.crop:
             self.large.append(rgb)
         elif min(height, width) >= 16:
-            self.small.setdefault((height // 8 * 8, width // 8 * 8), []).append(rgb)
+            self.small[height // 8 * 8, width // 8 * 8].append(rgb)
 
     def extend(self, others: "Pictures") -> None:
         """Add the pictures of others, which stay as they are."""
         self.large += others.large
         for size, group in others.small.items():
-            self.small[size] = self.small.get(size, []) + group
-        for source, count in others.sources.items():
-            self.sources[source] = self.sources.get(source, 0) + count
+            self.small[size] += group
+        self.sources += others.sources
 
     def at(self, step: int) -> "Pictures":
         """The pictures of a step of training: always these. See ``ShardWindow``."""
@@ -102,7 +101,7 @@ class Pictures:
         few = min(len(small), max(count // 2, count - len(self.large)))
         taken = self.large[: count - few] + small[:few]
         self.large = self.large[count - few :]
-        self.small = {}
+        self.small.clear()
         for picture in small[few:]:
             self.add(picture)
         return taken
@@ -155,14 +154,6 @@ def _crop(picture: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarra
     return np.asarray(Image.fromarray(piece).resize((size, size), Image.Resampling.LANCZOS))
 
 
-def read_shards(shards: Iterable[tuple[str, BinaryIO]], crop: int, log: Log = print) -> Pictures:
-    """Pictures of ``(name, open tar)`` shards."""
-    pictures = Pictures(crop)
-    for name, stream in shards:
-        pictures.add_tar(name, stream, log)
-    return pictures
-
-
 Share = list[tuple[str, int, int]]  # a shard, and of its pictures the first and every how many
 
 
@@ -177,12 +168,10 @@ def share_of(shards: Sequence[str], rank: int, size: int) -> Share:
     return mine + [(name, rank, size) for name in shards[whole:]]
 
 
-def read_share(
-    shards: Sequence[str], open_shard: Open, crop: int, rank: int, size: int, log: Log = print
-) -> Pictures:
-    """The pictures of process ``rank`` out of ``size``, see ``share_of``."""
+def read_share(share: Share, open_shard: Open, crop: int, log: Log = print) -> Pictures:
+    """The pictures of ``share_of``."""
     pictures = Pictures(crop)
-    for name, first, every in share_of(shards, rank, size):
+    for name, first, every in share:
         with open_shard(name) as stream:
             pictures.add_tar(name, stream, log, first, every)
     return pictures
@@ -220,12 +209,12 @@ class ShardWindow:
         if first != self._first:
             wanted = range(first, first + self._shards)
             ahead = range(first, first + self._shards + 1)
-            self._read = {turn: self._read.get(turn) or self._start(turn) for turn in ahead}
+            self._read = {turn: self._read.get(turn) or self._begin(turn) for turn in ahead}
             self._now = Pictures(self._crop)
             for turn in wanted:
                 self._now.extend(self._read[turn].result())
             if not len(self._now):
-                names = sorted({self._piece(turn)[0] for turn in wanted})
+                names = sorted({name for turn in wanted for name, _, _ in self._share_of(turn)})
                 raise StrataError(f"no picture of at least 16x16 in {', '.join(names)}")
             self._first = first
         return self._now
@@ -234,15 +223,9 @@ class ShardWindow:
         """Read no further."""
         self._reader.shutdown(wait=False, cancel_futures=True)
 
-    def _start(self, turn: int) -> "Future[Pictures]":
-        return self._reader.submit(self._pictures_of, turn)
+    def _begin(self, turn: int) -> "Future[Pictures]":
+        share = self._share_of(turn)
+        return self._reader.submit(read_share, share, self._open, self._crop, self._log)
 
-    def _piece(self, turn: int) -> tuple[str, int, int]:
-        return self._share[self._order[turn % len(self._share)]]
-
-    def _pictures_of(self, turn: int) -> Pictures:
-        name, first, every = self._piece(turn)
-        pictures = Pictures(self._crop)
-        with self._open(name) as stream:
-            pictures.add_tar(name, stream, self._log, first, every)
-        return pictures
+    def _share_of(self, turn: int) -> Share:
+        return [self._share[self._order[turn % len(self._share)]]]

@@ -193,11 +193,8 @@ def train(
             writes the model files and returns validation figures.
         track: called now and then with a step's figures, and with those of each validation.
 
-    Raises InvalidModelError where the checkpoint belongs to another configuration, ValueError
-    where there is nothing to train on.
+    Raises InvalidModelError where the checkpoint belongs to another configuration.
     """
-    if config.accumulate < 1 or config.batch < 1:
-        raise ValueError("--batch and --accumulate must be at least 1")
     loss_of = _Loss(model, objective).to(device)
     state = team.lead(lambda: _read_checkpoint(folder))
     trained = list(_trained(model).values())
@@ -226,9 +223,7 @@ def train(
         log(f"resumed {state['path']} at step {step}, {seconds / 3600:.2f} h")
     clock = _Clock(config, seconds)
     del state
-    if not len(pictures.at(step)):
-        raise ValueError("no training pictures: check --data")
-    sources = sum(team.gather(Counter(pictures.at(step).sources)), Counter())
+    sources = sum(team.gather(pictures.at(step).sources), Counter())
     first, began = step, time.monotonic()
 
     def checkpoint_now() -> None:

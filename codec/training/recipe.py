@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..base import Codec
@@ -36,7 +36,6 @@ from ..errors import InvalidModelError
 from ..images import metrics
 from ..models import zoo
 from .loop import Objective, Save, TrainingConfig
-from .run_folder import save_atomically
 
 TRAINING_FILE = "training.safetensors"
 _CONFIG, _OBJECTIVE = "strata-training", "strata-objective"
@@ -133,7 +132,9 @@ class TrainingFile:
 
     def load_into(self, model: nn.Module) -> None:
         """Set a model's parameters and persistent buffers. Raises InvalidModelError."""
-        values = {n: v.float() if v.is_floating_point() else v for n, v in self._read().items()}
+        values = {
+            n: v.float() if v.is_floating_point() else v for n, v in load_file(self.path).items()
+        }
         try:
             model.load_state_dict(values, strict=False)
         except RuntimeError as error:
@@ -143,10 +144,6 @@ class TrainingFile:
         missing = model.state_dict().keys() - values.keys()
         if missing:
             raise InvalidModelError(f"{self.path} lacks {', '.join(sorted(missing))}")
-
-    def _read(self) -> dict[str, Tensor]:
-        weights: dict[str, Tensor] = load_file(self.path)
-        return weights
 
 
 def write_training_file(path: Path, trainable: Trainable, weights: Mapping[str, Tensor]) -> None:
@@ -160,18 +157,13 @@ def write_training_file(path: Path, trainable: Trainable, weights: Mapping[str, 
     if trainable.objective_config:
         metadata[_OBJECTIVE] = json.dumps(dict(trainable.objective_config), sort_keys=True)
 
-    def write(partial: Path) -> None:
-        save_file(stored, partial, metadata)
-        partial.chmod(0o644)  # safetensors writes for the owner alone
-
-    save_atomically(path, write)
+    zoo.write_tensors(path, stored, metadata)
 
 
 def figures(
     codec: Codec,
     pictures: Sequence[np.ndarray],
     encode_options: Mapping[str, Any] | None = None,
-    decode_options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Real bytes and PSNR of every prefix of layers: ``bpp`` (bits per pixel), ``psnr`` (dB).
 
@@ -180,7 +172,7 @@ def figures(
     """
     pixels = sum(x.shape[0] * x.shape[1] for x in pictures)
     streams = codec.encode(pictures, **(encode_options or {}))
-    prefixes = codec.decode_progressively(streams, **(decode_options or {}))
+    prefixes = codec.decode_progressively(streams)
     bpp: list[float] = []
     psnr: list[float | None] = []
     for layers, decoded in enumerate(prefixes, start=1):
@@ -226,7 +218,7 @@ def saver(
             "learning_curve": history,
         }
         text = json.dumps(whole, indent=1, ensure_ascii=False) + "\n"
-        save_atomically(out / zoo.CARD_FILE, lambda path: path.write_text(text))
+        zoo.write_whole(out / zoo.CARD_FILE, lambda path: path.write_text(text))
         return measured
 
     return save

@@ -101,11 +101,11 @@ def run(
             held, steps = config.shards_at_once, config.steps_per_shard
             source = ShardWindow(share, open_shard, config.crop, held, steps, config.seed, log)
         else:
-            source = read_share(settings.data, open_shard, config.crop, team.rank, team.size, log)
+            source = read_share(share, open_shard, config.crop, log)
         pictures = source.at(0)
         validation = []
         if team.rank == 0 and settings.validation:
-            others = read_share(settings.validation, open_shard, 1, 0, 1, log)
+            others = read_share(share_of(settings.validation, 0, 1), open_shard, 1, log)
             validation = others.take(VALIDATION_PICTURES)
         elif team.rank == 0:
             validation = pictures.take(min(VALIDATION_PICTURES, len(pictures) // 8))
@@ -125,7 +125,6 @@ def run(
     counted: list[np.ndarray] = []
     if team.rank == 0:
         counted = pictures.mixture(config.counted_crops, np.random.default_rng(config.seed))
-    if team.rank == 0:
         together = config.batch * config.accumulate * team.size
         if together != config.batch:
             log(

@@ -1,20 +1,13 @@
 """A run's folder: model files, and the last few checkpoints, each of them written whole."""
 
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-OLD_CHECKPOINT = "checkpoint.pt"  # the only one, in runs that began before there were several
+from ..models.zoo import write_whole
+
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)\.pt")
-
-
-def save_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write beside ``path``, then rename: a reader never sees half a file."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    write(partial)
-    os.replace(partial, path)
 
 
 def checkpoint_name(step: int) -> str:
@@ -22,9 +15,7 @@ def checkpoint_name(step: int) -> str:
 
 
 def checkpoint_step(name: str) -> int | None:
-    """The step of a checkpoint by its name: -1 for the old name, None for any other file."""
-    if name == OLD_CHECKPOINT:
-        return -1
+    """The step of a checkpoint by its name, None for any other file."""
     match = _CHECKPOINT.fullmatch(name)
     return int(match[1]) if match else None
 
@@ -57,7 +48,7 @@ class RunFolder:
         Those of later steps belong to a past that somebody went back from: they go too.
         """
         name = checkpoint_name(step)
-        save_atomically(self.path / name, write)
+        write_whole(self.path / name, write)
         for old in outdated([file.name for file in self.path.iterdir()], step, keep):
             (self.path / old).unlink(missing_ok=True)
 

@@ -2,9 +2,9 @@
 
 import importlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ..errors import StrataError
 
@@ -16,18 +16,12 @@ class MissingPackageError(StrataError):
     """Something optional was asked for, and is not installed."""
 
 
-class Tracker(Protocol):
-    def log(self, step: int, scalars: Mapping[str, float]) -> None: ...
-
-    def close(self) -> None: ...
-
-
 class Trackers:
     """Any number of them; none until ``start``."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
         self._names = names
-        self._started: list[Tracker] = []
+        self._started: list[_TensorBoard | _Wandb] = []
 
     @classmethod
     def check(cls, names: tuple[str, ...]) -> "Trackers":
@@ -44,8 +38,10 @@ class Trackers:
 
     def start(self, folder: Path, settings: Mapping[str, Any]) -> None:
         """Open them in a run's folder. A run that goes on goes on in its old curves."""
-        kinds: dict[str, Callable[..., Tracker]] = {"tensorboard": _TensorBoard, "wandb": _Wandb}
-        self._started = [kinds[name](folder, settings) for name in self._names]
+        self._started = [
+            _Wandb(folder, settings) if name == "wandb" else _TensorBoard(folder)
+            for name in self._names
+        ]
 
     def __call__(self, step: int, figures: Mapping[str, Any]) -> None:
         scalars = flatten(figures)
@@ -75,7 +71,7 @@ def flatten(figures: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
 class _TensorBoard:
     """Event files in the run's folder ``tensorboard``."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path) -> None:
         from tensorboardX import SummaryWriter
 
         self._writer = SummaryWriter(str(folder / "tensorboard"))

@@ -4,7 +4,7 @@ The configuration in the model file tells them apart: ``quantizer: universal`` i
 (the paper's), ``quantizer: nested`` in ``domain: bands`` (ours).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ from ..layered import LayeredCodec
 from ..numerics.precision import full_precision
 from .nested.scheme import NestedScheme
 from .paper.scheme import UniversalScheme
-from .scheme import REALISMS, UQDMScheme
+from .scheme import REALISMS
 
-SCHEMES: dict[tuple[str, str], Callable[..., UQDMScheme]] = {
+SCHEMES: dict[tuple[str, str], type[NestedScheme | UniversalScheme]] = {
     ("nested", "bands"): NestedScheme,
     ("universal", "pixels"): UniversalScheme,
 }
@@ -35,7 +35,7 @@ class UQDMCodec(LayeredCodec):
     codec = "uqdm"
     lossless = True
     decode_options = frozenset({"realism"})
-    scheme: UQDMScheme
+    scheme: NestedScheme | UniversalScheme
 
     def check_options(self, purpose: Purpose, options: Mapping[str, Any]) -> None:
         """See ``Codec.check_options``."""

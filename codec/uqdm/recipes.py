@@ -18,11 +18,13 @@ from ..numerics.lapped_transform import BLOCK
 from ..training.data import Pictures
 from ..training.loop import TrainingConfig
 from ..training.recipe import Recipe, Trainable, TrainingFile
+from .nested.bands import to_bands
+from .nested.export import export, model_config
 from .nested.model import NestedModel
 from .nested.objective import NestedObjective
-from .nested.schedule import NestedConfig, to_bands
+from .nested.schedule import NestedConfig
 from .nested.scheme import NestedScheme
-from .nested.table_counts import count_tables
+from .nested.statistics import count_tables, start_biases
 from .paper import calibration
 from .paper.model import UniversalConfig, UniversalModel
 from .paper.scheme import UniversalScheme
@@ -66,7 +68,7 @@ _SLOPES = (
     _Slope(0.99442, 0.77029, 0.93190, 1.76776, 0.94091),
 )
 _NESTED = {"codec": "uqdm", "quantizer": "nested", "domain": "bands"}
-_PAPER = {"codec": "uqdm", "quantizer": "universal", "domain": "pixels"}
+_UNIVERSAL = {"codec": "uqdm", "quantizer": "universal", "domain": "pixels"}
 _PAPER_TRAINING = TrainingConfig(
     learning_rate=2e-4, warmup=1000, ema=0.9999, batch=16, crop=64, final_rate=1.0
 )
@@ -85,12 +87,12 @@ RECIPES = {
         about="nested, weighted for eyes, .2 M parameters: for trying things out",
     ),
     "paper-tiny": Recipe(
-        {**_PAPER, "network": {"channels": 32, "blocks": 1}},
+        {**_UNIVERSAL, "network": {"channels": 32, "blocks": 1}},
         _PAPER_TRAINING,
         "the paper's pixel-space model at the size of its tiny checkpoint",
     ),
     "paper-small": Recipe(
-        {**_PAPER, "network": {"channels": 64, "blocks": 3}},
+        {**_UNIVERSAL, "network": {"channels": 64, "blocks": 3}},
         _PAPER_TRAINING,
         "the paper's pixel-space model, 2 M parameters",
     ),
@@ -121,10 +123,11 @@ class UQDMTrainable(Trainable):
         Counted are a nested model's tables, measured a universal one's guards.
         """
         assert isinstance(self.model, NestedModel | UniversalModel)
-        tensors = self.model.export()
         if isinstance(self.model, UniversalModel):
+            tensors = self.model.export()
             universal = UniversalScheme(self.config, tensors, "cpu")
             return tensors | {"guards": calibration.quick(universal, counted_on).guards}
+        tensors = export(self.model)
         if counted_on:
             scheme = NestedScheme(self.config, tensors, "cpu")
             counted = count_tables(scheme, counted_on)
@@ -155,8 +158,8 @@ def build(
     config = dataclasses.replace(config, band_rms=tuple(round(v, 5) for v in rms.tolist()))
     networks = {name: recipe.model[name] for name in _LEVELS}
     model = NestedModel(config, **networks)
-    model.start_from_statistics(crops)
-    return UQDMTrainable(model, NestedObjective(), model.model_config())
+    start_biases(model, crops)
+    return UQDMTrainable(model, NestedObjective(), model_config(model))
 
 
 def visual_weights() -> np.ndarray:

@@ -14,33 +14,29 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from operator import attrgetter
-from typing import Any, Literal, TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 
 from codec import Codec, EncodedImage, coder_process
-from codec.batches import batches_by_size, in_parts, one_by_one_on_error
+from codec.batches import batches_by_size, in_parts, one_by_one_on_error, windows
 from codec.coder_process import Coding, Helper
-from codec.images.files import MAX_PIXELS, pack_alpha, read_image
+from codec.images.files import pack_alpha, read_image
 from codec.images.metrics import psnr
 from codec.numerics.memory import is_out_of_memory, release_memory
 
 from ..dataset.rows import Row, Status
 from ..running.stages import StageClock
-from ..running.windows import windows
-from ..running.worker import WorkerSettings
-from ..sources.samples import MAX_SAMPLE_BYTES, Sample, is_picture
+from ..sources.samples import Sample, is_picture
 from ..sources.shards import ShardFile
 from ..stores.reasons import describe
 from ..stores.threads import ahead_within
+from .keeping import choose
+from .settings import CompressSettings
 
-SAVE_SECONDS = 180.0  # with what is under way on a CPU, a lost worker costs less than five minutes
-KeepOriginal = Literal["never", "bad", "larger", "always"]
 KEEP_FILTERED_BYTES = 1 << 20  # larger fields of samples that were left out on purpose are dropped
-# Beside an original that is kept, a stream only serves previews: an eighth of the bytes is enough.
-PREVIEW_SHARE = 8
 # Samples held with their decoded pictures, three times: read ahead, on the device, in the coder.
 # A larger sample is a window of its own. What is read ahead may be more by one sample per loader
 # thread, because the size of a picture is unknown before it is decoded.
@@ -48,31 +44,6 @@ WINDOW_BYTES = 3 << 25
 WINDOW_ROWS = 256
 BATCH_PIXELS = 1 << 22
 SYSTEMATIC = 8  # failures, and no success before: the codec is broken, not the pictures
-
-
-@dataclass(frozen=True)
-class CompressSettings(WorkerSettings):
-    """Settings of every compressing worker. ``output`` is the dataset's URL.
-
-    ``layers`` is the number of layer columns; with ``fit`` each picture stores the most of them
-    that are not larger than its file, otherwise all. ``codec_options`` go to ``Codec.encode``.
-    Of a sample of more than ``max_sample_bytes``, which is bad, only as many are read.
-    ``min_psnr`` (dB): where a stream stays below it, ``keep_original="larger"`` keeps the original.
-    Rows of a shard under way are saved every ``save_seconds``.
-    """
-
-    output: str
-    fingerprint: str
-    model_id: str
-    layers: int
-    fit: bool
-    codec_options: dict[str, Any] = field(default_factory=dict)
-    min_side: int = 0
-    max_pixels: int = MAX_PIXELS
-    max_sample_bytes: int = MAX_SAMPLE_BYTES
-    keep_original: KeepOriginal = "bad"
-    min_psnr: float | None = None
-    save_seconds: float = SAVE_SECONDS
 
 
 @dataclass(frozen=True)
@@ -360,7 +331,11 @@ class SampleEncoder:
 
     def _check(self, images: list[np.ndarray], streams: list[EncodedImage]) -> None:
         for image, stream in zip(images, streams, strict=True):
-            check_codec_result(self.codec, stream, *image.shape[:2])
+            if (stream.height, stream.width) != image.shape[:2]:
+                raise ValueError(
+                    f"{self.codec.name} encoded {image.shape[1]}x{image.shape[0]} as "
+                    f"{stream.width}x{stream.height}"
+                )
 
     # -- streams to rows --------------------------------------------------------------------------
 
@@ -415,47 +390,15 @@ class SampleEncoder:
         quality: tuple[float, ...] | Exception | None,
     ) -> Row:
         """The row with its stream, or with the reason why the codec could not make one."""
-        settings = self.settings
         if isinstance(stream, Exception):
             return self._without_picture(row, "bad", f"the codec failed: {describe(stream)}")
         if isinstance(quality, Exception):
             reason = f"the codec cannot read its own stream: {describe(quality)}"
             return self._without_picture(row, "bad", reason)
-        alpha, source = len(row.alpha or b""), row.source_bytes or 0
-        layers = settings.layers
-        if settings.fit:
-            layers = layers_worth_storing(stream, layers, alpha, source)
-        kept = settings.keep_original == "always"
-        if settings.keep_original == "larger":
-            larger = stream.truncate(layers).nbytes + alpha > source
-            poor = quality is not None and quality[layers - 1] < (settings.min_psnr or 0)
-            if larger or poor:
-                kept = True
-                layers = layers_worth_storing(stream, layers, alpha, source // PREVIEW_SHARE)
+        layers, kept = choose(self.settings, row, stream, quality)
         return replace(
             row,
             encoded=stream.truncate(layers),
             psnr=None if quality is None else quality[:layers],
             original=row.original if kept else None,
-        )
-
-
-def layers_worth_storing(encoded: EncodedImage, limit: int, alpha_bytes: int, source: int) -> int:
-    """The most layers, up to ``limit``, whose stream is not larger than the picture's file.
-
-    Never fewer than one: with none there would be no picture.
-    """
-    kept, total = 1, len(encoded.header) + alpha_bytes
-    for number, layer in enumerate(encoded.layers[:limit], start=1):
-        total += len(layer)
-        if total <= source:
-            kept = number
-    return kept
-
-
-def check_codec_result(codec: Codec, encoded: EncodedImage, height: int, width: int) -> None:
-    """Raises ValueError for a stream that claims another size than its picture's."""
-    if (encoded.height, encoded.width) != (height, width):
-        raise ValueError(
-            f"{codec.name} encoded {width}x{height} as {encoded.width}x{encoded.height}"
         )

@@ -23,7 +23,7 @@ from ..sources.samples import MAX_SAMPLE_BYTES, SIDE_FIELDS
 from ..sources.shards import Shard
 from ..stores.store import Store
 from ..stores.urls import refuse_secrets
-from .encoder import SAVE_SECONDS, CompressSettings, KeepOriginal
+from .settings import SAVE_SECONDS, CompressSettings, KeepOriginal
 from .worker import ShardCompressor, ShardJob
 
 

@@ -48,8 +48,9 @@ from ..running.worker_errors import picklable_errors
 from ..sources.shards import Shard, ShardFile, open_shard
 from ..sources.tar_members import ShardError
 from ..stores.store import scratch_folder
-from .encoder import CompressSettings, SampleEncoder
+from .encoder import SampleEncoder
 from .saved_rows import SavedRows
+from .settings import CompressSettings
 
 
 @dataclass(frozen=True)

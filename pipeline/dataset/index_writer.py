@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..stores.store import StorageError, Store
+from ..stores.store import Store
 from .index import ROWS_PER_GROUP, SCHEMA
 from .layout import index_path
 from .rows import RecordError, file_sha256, layer_column, local_footer
@@ -31,20 +31,11 @@ def publish_index(
     damaged or belongs to a file that was removed, and is replaced. ``create`` is used in place of
     ``store.create_from``. Raises a passing StorageError if another job writes the same index now.
     """
-    create = create or store.create_from
     path, local = index_path(name), scratch / f"{name}.index"
     write_index(table, local)
-    if not create(path, local):
-        standing = scratch / f"{name}.index.standing"
-        store.fetch(path, standing)
-        if same_index(standing, table):
-            return index_facts(path, standing, table)
-        store.remove(path)
-        if not create(path, local):
-            raise StorageError(
-                f"{store.url}/{path}: another job is writing it: run the job again", passing=True
-            )
-    return index_facts(path, local, table)
+    standing = scratch / f"{name}.index.standing"
+    kept = store.create_or_keep(path, local, standing, lambda it: same_index(it, table), create)
+    return index_facts(path, kept, table)
 
 
 def write_index(table: pa.Table, path: Path) -> None:

@@ -21,6 +21,7 @@ import re
 from codec.models.zoo import CARD_FILE, MODEL_FILE
 
 from ..sources.shards import Shard
+from ..stores.store import Store
 
 PLAN_NAME = "dataset.json"
 MODELS = "models"
@@ -112,6 +113,20 @@ def model_path(model_id: str) -> str:
 def card_path(model_id: str) -> str:
     """A model's card."""
     return f"{model_folder(model_id)}/{CARD_FILE}"
+
+
+def names_in(store: Store, folder: str) -> list[str]:
+    """The names of Strata's files in a folder in which each shard has one, sorted."""
+    suffix = dict(FOLDERS)[folder]
+    files = (file.removesuffix(suffix) for file in store.sizes(folder) if file.endswith(suffix))
+    return sorted(filter(SHARD_NAME.fullmatch, files))
+
+
+def paths_in(store: Store, *folders: str) -> dict[str, int]:
+    """The paths of the files in some folders, and their sizes in bytes."""
+    return {
+        f"{folder}/{file}": size for folder in folders for file, size in store.sizes(folder).items()
+    }
 
 
 def manifest_name(number: int) -> str:

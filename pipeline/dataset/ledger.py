@@ -10,7 +10,7 @@ a shard twice need not give the same bytes. ``layout`` has the names of all thes
 import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,6 +32,7 @@ from .layout import (
 FORMAT_VERSION = 1
 KEPT_PROBLEMS = 5  # of each record, in memory and in manifests
 MAX_ERROR = 500  # characters of an error in a manifest
+COUNTS = ("rows", "ok", "bad", "filtered", "bytes", "pixels", "picture_bytes")  # of a manifest
 # What readers need to find a key in an index.
 _OF_AN_INDEX = ("path", "bytes", "footer_bytes", "footer_crc32", "key_min", "key_max")
 
@@ -274,6 +275,22 @@ def check_inputs(shards: Sequence[Shard], records: Mapping[str, Mapping[str, Any
         )
 
 
+def entry_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest's entry for a record's file. The fingerprint is the manifest's own."""
+    kept = {key: value for key, value in slim(record).items() if key != "fingerprint"}
+    return {**kept, "path": data_path(record["name"])}
+
+
+def in_order(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """As manifests list them."""
+    return sorted(entries, key=lambda entry: (entry["source"]["url"], entry["name"]))
+
+
+def totals_of(entries: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """What a manifest says of all its entries together."""
+    return {key: sum(entry[key] for entry in entries) for key in COUNTS}
+
+
 def publish_manifest(
     store: Store,
     plan: Plan,
@@ -288,22 +305,12 @@ def publish_manifest(
     were read. If there is a later manifest, which may list files that these records lack, raises
     NewerManifestError.
     """
-    named = [{"name": name, **slim(record)} for name, record in records.items()]
-    for record in named:
-        record.pop("fingerprint", None)  # the manifest's own
-    files = [
-        {**record, "path": data_path(record["name"])}
-        for record in sorted(named, key=lambda record: (record["source"]["url"], record["name"]))
-    ]
-    totals = {
-        key: sum(file[key] for file in files)
-        for key in ("rows", "ok", "bad", "filtered", "bytes", "pixels", "picture_bytes")
-    }
+    files = in_order(entry_of({"name": name, **record}) for name, record in records.items())
     problems = [{"url": one["url"], "error": str(one["error"])[:MAX_ERROR]} for one in failed]
     manifest = {
         "format": FORMAT_VERSION,
         "fingerprint": plan.fingerprint,
-        "totals": totals,
+        "totals": totals_of(files),
         "files": files,
         "failed": sorted(problems, key=lambda one: one["url"]),
     }

@@ -36,12 +36,30 @@ class Publisher:
         of the file that has it. Raises StorageError if that file is damaged and cannot be replaced.
         """
         path = data_path(name)
+
+        def sound(standing: Path) -> bool:
+            """Whether an earlier attempt or another job published it, and has not recorded it yet.
+
+            No reader knows of a damaged one, so that is replaced.
+            """
+            nonlocal facts
+            try:
+                facts = inspect_file(standing, self.layers)
+                return True
+            except Exception as error:  # Parquet's reader raises many classes for damaged bytes
+                if self.ledger.exists(name):
+                    raise StorageError(
+                        f"{self.store.url}/{path}: is damaged, and another job has recorded it "
+                        f"({type(error).__name__}: {error}): run the job again, then verify the "
+                        "dataset"
+                    ) from error
+                return False
+
         with self.clock.timed("upload"):
-            created = self._create(path, local)
-        if not created:
-            facts, local = self._adopt(path, name, local, facts)
+            standing = local.with_suffix(".standing")
+            kept = self.store.create_or_keep(path, local, standing, sound, self._create)
         with self.clock.timed("check"):
-            table = index_table(local, self.layers)
+            table = index_table(kept, self.layers)
         with self.clock.timed("upload"):
             index = publish_index(self.store, name, table, scratch, self._create)
         return {**facts.to_json(), "index": index}
@@ -59,30 +77,3 @@ class Publisher:
         if created:
             self.on_written(local.stat().st_size)
         return created
-
-    def _adopt(self, path: str, name: str, local: Path, ours: FileFacts) -> tuple[FileFacts, Path]:
-        """The facts and a copy of the file that has the name already.
-
-        An earlier attempt or another job published it and has not recorded it yet. A damaged one is
-        replaced by ours, because no reader knows of it. Raises StorageError if that fails.
-        """
-        theirs = local.with_suffix(".standing")
-        self.store.fetch(path, theirs)
-        try:
-            return inspect_file(theirs, self.layers), theirs
-        except Exception as error:  # Parquet's reader raises many classes for damaged bytes
-            problem = f"{type(error).__name__}: {error}"
-        theirs.unlink()
-        url = f"{self.store.url}/{path}"
-        if self.ledger.exists(name):
-            raise StorageError(
-                f"{url}: is damaged, and another job has recorded it ({problem}): "
-                "run the job again, then verify the dataset"
-            )
-        self.store.remove(path)
-        if not self._create(path, local):
-            raise StorageError(
-                f"{url}: was damaged, and another job is writing it: run the job again",
-                passing=True,
-            )
-        return ours, local

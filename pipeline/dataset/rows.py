@@ -327,10 +327,10 @@ def footer_problem(tail: bytes, size: int, checksums: Collection[int | None]) ->
     return ""
 
 
-def column_bytes(metadata: pq.FileMetaData) -> dict[str, int]:
-    """Compressed bytes of every top-level column over all row groups."""
+def column_bytes(metadata: pq.FileMetaData, groups: Sequence[int] | None = None) -> dict[str, int]:
+    """Compressed bytes of every top-level column, over all row groups or some."""
     totals: Counter[str] = Counter()
-    for group in range(metadata.num_row_groups):
+    for group in range(metadata.num_row_groups) if groups is None else groups:
         for number in range(metadata.num_columns):
             column = metadata.row_group(group).column(number)
             totals[column.path_in_schema.split(".")[0]] += column.total_compressed_size

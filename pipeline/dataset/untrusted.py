@@ -11,7 +11,7 @@ from typing import Any
 
 from codec.stream import bitstream
 
-from .layout import INDEX, SUFFIX, data_path
+from .layout import data_path, index_path
 from .rows import SCHEMA_VERSION
 
 MAX_FOOTER_BYTES = 1 << 28
@@ -52,8 +52,7 @@ def check_data_file(entry: Mapping[str, Any]) -> None:
     _check_file(name, entry, MAX_FILE_BYTES)
     index = entry.get("index")
     if index:
-        folder, _, file = str(index["path"]).partition("/")
-        if folder != INDEX or not _NAME.fullmatch(file) or not file.endswith(SUFFIX):
+        if index["path"] != index_path(name):
             raise ValueError(f"says that the index of {name} is at {index['path']!r:.80}")
         if not isinstance(index["key_min"], str) or not isinstance(index["key_max"], str):
             raise ValueError(f"says that {name} has keys that are not text")

@@ -29,7 +29,8 @@ from ..running.progress.summary import megabytes, ratio
 from ..running.tasks import Outcome, Task
 from ..sources.shards import Shard
 from ..stores.store import Store
-from .copy_worker import COUNTS, CopySettings, ShardCopier
+from .copy_worker import COUNTS, ShardCopier
+from .dataset_worker import settings_of
 from .request import DecodeOptions, DecodeSummary, Request, begin_summary
 
 
@@ -50,19 +51,10 @@ def copy_dataset(
             if name not in done or done[name]["generation"] < generation:
                 tasks[Task(name, (generation_name(name, generation), file, keys))] = file.bytes
         summary.resumed = len(names) - len(tasks)
-        settings = CopySettings(
-            dataset=dataset.url,
-            output=store.url,
-            fingerprint=plan.fingerprint,
-            rule=request.rule,
-            layers=plan.parameters["layers"],
-            keep_original=options.keep_original,
-            condition=request.condition,
-        )
         return run_job_tasks(
             "copying",
             ShardCopier,
-            settings,
+            settings_of(options, request, plan),
             tasks,
             options,
             summary,

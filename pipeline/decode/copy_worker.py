@@ -4,7 +4,6 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from ..reader.dataset import DataFile, Dataset
 from ..running.stages import StageClock
 from ..running.worker_errors import picklable_errors
 from ..stores.store import scratch_folder
-from .dataset_worker import DatasetWorker, HandOutSettings
+from .dataset_worker import DatasetWorker
 from .layer_rule import cut
 from .selection import Selection, timed
 
@@ -26,21 +25,14 @@ from .selection import Selection, timed
 COUNTS = ("streams", "layers", "whole_bytes")
 
 
-@dataclass(frozen=True)
-class CopySettings(HandOutSettings):
-    """Settings of every copying worker. ``layers`` is the number of the copy's layer columns."""
-
-    layers: int
-    keep_original: bool
-
-
-class ShardCopier(DatasetWorker[CopySettings]):
+class ShardCopier(DatasetWorker):
     """Copies one data file at a time, a row group of it in memory."""
 
     @cached_property
     def selection(self) -> Selection:
-        settings = self.settings
-        columns = [name for name in schema(0).names if name != "original" or settings.keep_original]
+        settings, columns = self.settings, list(schema(0).names)
+        if not settings.options.keep_original:
+            columns.remove("original")
         return Selection(self.dataset, settings.rule, columns, settings.condition, originals=False)
 
     @picklable_errors
@@ -71,13 +63,13 @@ class ShardCopier(DatasetWorker[CopySettings]):
             if counts["rows"]:
                 self.activity.show(name, stage="upload")
                 with clock.timed("check"):
-                    inspected = inspect_file(local, self.settings.layers)
+                    inspected = inspect_file(local, self.settings.rule.most)
                 if inspected.rows != counts["rows"]:
                     raise RuntimeError(f"{file.path}: {counts['rows']} rows gave {inspected.rows}")
                 publisher = Publisher(
                     self.store,
                     ledger,
-                    self.settings.layers,
+                    self.settings.rule.most,
                     clock,
                     lambda count: self.activity.transferred(written=count),
                 )
@@ -115,7 +107,7 @@ class ShardCopier(DatasetWorker[CopySettings]):
             "model_id": self.dataset.model_id,
             "source": source_of(self.dataset, file),
         }
-        writer = RowWriter(local, settings.layers, metadata)
+        writer = RowWriter(local, settings.rule.most, metadata)
         self.activity.show(name, stage="copy")
         with self.dataset.open(file) as opened:
             rows = self.selection.rows(
@@ -123,7 +115,7 @@ class ShardCopier(DatasetWorker[CopySettings]):
             )
             for chosen in timed(rows, clock):
                 with clock.timed("copy"):
-                    row = cut(chosen.row, chosen.take.layers, settings.layers)
+                    row = cut(chosen.row, chosen.take.layers, settings.rule.most)
                     writer.copy(row | {"index": counts["rows"]})  # its place in this file
                 counts["rows"] += 1
                 if chosen.is_picture:

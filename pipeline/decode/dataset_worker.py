@@ -1,31 +1,43 @@
 """What the workers have in common that hand out a dataset: its rows, after the person's choice."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TypeVar
 
+from ..dataset.ledger import Plan
 from ..reader.dataset import Dataset, open_dataset
 from ..running.worker import Worker, WorkerSettings
+from ..stores.store import Store
 from .layer_rule import LayerRule
+from .request import DecodeOptions, Request
 
 
 @dataclass(frozen=True)
 class HandOutSettings(WorkerSettings):
-    """``dataset`` and ``output`` are URLs, ``condition`` is a ``--filter``."""
+    """``options`` are the job's, with URLs that hold on every machine.
 
-    dataset: str
-    output: str
+    ``rule`` and ``condition`` are what its options mean for the dataset; see ``Request``.
+    """
+
+    options: DecodeOptions
     fingerprint: str
     rule: LayerRule
-    condition: str = field(default="", kw_only=True)
+    condition: str = ""
 
 
-Settings = TypeVar("Settings", bound=HandOutSettings)
+def settings_of(options: DecodeOptions, request: Request, plan: Plan) -> HandOutSettings:
+    output = Store(options.output, options.output_options).url
+    options = replace(options, dataset=request.dataset.url, output=output)
+    return HandOutSettings(options, plan.fingerprint, request.rule, request.condition)
 
 
-class DatasetWorker(Worker[Settings]):
-    """A worker whose tasks are data files of ``settings.dataset``."""
+class DatasetWorker(Worker[HandOutSettings]):
+    """A worker whose tasks are data files of ``options.dataset``."""
+
+    @cached_property
+    def store(self) -> Store:
+        """The output."""
+        return Store(self.settings.options.output, self.settings.output_options)
 
     @cached_property
     def dataset(self) -> Dataset:
-        return open_dataset(self.settings.dataset, self.settings.input_options)
+        return open_dataset(self.settings.options.dataset, self.settings.input_options)

@@ -15,14 +15,15 @@ from ..reader.dataset import DataFile
 from ..running.job import Stop, run_job_tasks
 from ..running.progress.events import EventLog, job_log
 from ..running.progress.summary import Problem, Summary, megabytes, plural
-from ..running.tasks import Outcome, Task
+from ..running.tasks import Task
 from ..stores.store import Store, storage_errors
 from ..stores.urls import refuse_secrets
 from .copy_job import copy_dataset
+from .dataset_worker import settings_of
 from .request import DecodeOptions, DecodeSummary, Request, begin_summary, resolve
 from .samples import COUNTS
 from .targets import DECODE_COMMITS, DECODE_PLAN
-from .worker import DecodeSettings, ShardDecoder, remove_decoded
+from .worker import ShardDecoder, remove_decoded
 
 __all__ = ["DecodeOptions", "decode"]
 
@@ -62,7 +63,19 @@ def _decode(options: DecodeOptions, request: Request, stop: Stop, log: EventLog)
         _remove_superseded(store, files, done)
     missing = [(file, keys) for file, keys in request.files if file.name not in done]
     summary.resumed = len(files) - len(missing)
-    for outcome in _run(options, request, plan, missing, summary, stop, log):
+    outcomes = run_job_tasks(
+        "decoding",
+        ShardDecoder,
+        settings_of(options, request, plan),
+        {Task(file.name, (file, keys)): file.bytes for file, keys in missing},
+        options,
+        summary,
+        log,
+        stop,
+        in_flight=1,  # see ShardDecoder
+        max_bad_fraction=options.max_bad_fraction,
+    )
+    for outcome in outcomes:
         if outcome.result is not None:
             done[outcome.task.name] = outcome.result
         else:
@@ -108,45 +121,6 @@ def _remove_superseded(
         base, generation = split_generation(name)
         if generation < newest.get(base, 0):
             remove_decoded(store, name)
-
-
-def _run(
-    options: DecodeOptions,
-    request: Request,
-    plan: Plan,
-    missing: Sequence[tuple[DataFile, tuple[str, ...] | None]],
-    summary: Summary,
-    stop: Stop,
-    log: EventLog,
-) -> Sequence[Outcome]:
-    """Decode what is missing, on as many workers as there are; adds this run to the summary."""
-    assert options.format != "strata"
-    settings = DecodeSettings(
-        dataset=request.dataset.url,
-        output=Store(options.output, options.output_options).url,
-        fingerprint=plan.fingerprint,
-        rule=request.rule,
-        format=options.format,
-        image_format=options.image_format,
-        quality=options.quality,
-        condition=request.condition,
-        max_side=options.max_side,
-        max_pixels=options.max_pixels,
-        side_pictures=options.hands_out_side_pictures,
-        codec_options=options.codec_options,
-    )
-    return run_job_tasks(
-        "decoding",
-        ShardDecoder,
-        settings,
-        {Task(file.name, (file, keys)): file.bytes for file, keys in missing},
-        options,
-        summary,
-        log,
-        stop,
-        in_flight=1,  # see ShardDecoder
-        max_bad_fraction=options.max_bad_fraction,
-    )
 
 
 def _note_sizes(summary: Summary, totals: Mapping[str, int], image_format: str) -> None:

@@ -5,7 +5,6 @@ import sys
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 from ..dataset.data_file import within
@@ -17,22 +16,16 @@ from ..stores.threads import ahead
 FILES_AT_ONCE = 16
 
 
-@dataclass(frozen=True)
-class KeyList:
-    """Keys in the form that datasets show, sorted, each once."""
-
-    keys: tuple[str, ...]
-
-    @property
-    def sha256(self) -> str:
-        """A hash of the keys, independent of their order in the file."""
-        return hashlib.sha256("\n".join(self.keys).encode()).hexdigest()
+def keys_sha256(keys: Sequence[str]) -> str:
+    """A hash of sorted keys, independent of their order in the file."""
+    return hashlib.sha256("\n".join(keys).encode()).hexdigest()
 
 
-def read_keys(url: str, options: Mapping[str, Any] | None = None) -> KeyList:
-    """The keys in a file, one a line; ``-`` is standard input. Empty lines are no keys.
+def read_keys(url: str, options: Mapping[str, Any] | None = None) -> tuple[str, ...]:
+    """The keys in a file in the form that datasets show, sorted, each once.
 
-    ``url`` is a path or any fsspec URL. Raises StorageError, OptionError if there is no key.
+    There is one a line; empty lines are no keys. ``url`` is a path, any fsspec URL, or ``-`` for
+    standard input. Raises StorageError, OptionError if there is no key.
     """
     if url == "-":
         data = sys.stdin.buffer.read()
@@ -45,39 +38,39 @@ def read_keys(url: str, options: Mapping[str, Any] | None = None) -> KeyList:
     keys = {line.decode("utf-8", "backslashreplace") for line in lines if line}
     if not keys:
         raise OptionError(f"--keys {url}: there is no key in it")
-    return KeyList(tuple(sorted(keys)))
+    return tuple(sorted(keys))
 
 
 def find_keys(
-    dataset: Dataset, keys: KeyList
+    dataset: Dataset, keys: Sequence[str]
 ) -> tuple[list[tuple[DataFile, tuple[str, ...]]], list[str]]:
     """The data files that have any of these keys, with their keys; and the unknown keys.
 
     Reads the keys of all row groups that may have any, those of bad and filtered samples too.
     """
-    wanted = set(keys.keys)
+    wanted = set(keys)
 
     def find(file: DataFile) -> tuple[DataFile, tuple[str, ...]]:
         # the bounds in the manifest are those of pictures; bad and filtered samples have keys too
-        if file.ok == file.rows and not within(keys.keys, file.key_bounds):
+        if file.ok == file.rows and not within(keys, file.key_bounds):
             return file, ()
         found: set[str] = set()
         with dataset.open(file) as opened:
             for group, bounds in enumerate(opened.group_bounds()):
-                if within(keys.keys, bounds):
+                if within(keys, bounds):
                     column = opened.read(group, ["key"]).column("key")
                     found.update(wanted.intersection(column.to_pylist()))
         return file, tuple(sorted(found))
 
-    seen = [False] * len(keys.keys)
+    seen = [False] * len(keys)
     chosen = []
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
         for file, found in ahead(pool, find, dataset.files, lambda: 2 * FILES_AT_ONCE):
             if found:
                 chosen.append((file, found))
             for key in found:
-                seen[bisect_left(keys.keys, key)] = True
-    unknown = [key for key, known in zip(keys.keys, seen, strict=True) if not known]
+                seen[bisect_left(keys, key)] = True
+    unknown = [key for key, known in zip(keys, seen, strict=True) if not known]
     return chosen, unknown
 
 

@@ -10,7 +10,7 @@ from ..running.options import OptionError, check_codec_options
 from ..running.progress.summary import LOGGED, Summary, plural
 from ..stores.store import Store, storage_errors
 from .filter_language import parse_condition
-from .key_list import find_keys, listed, read_keys
+from .key_list import find_keys, keys_sha256, listed, read_keys
 from .layer_rule import LayerRule, layer_rule
 
 
@@ -108,7 +108,7 @@ def resolve(options: DecodeOptions) -> Request:
     unknown: list[str] = []
     if options.keys is not None:
         keys = read_keys(options.keys, options.input_options)
-        parameters["keys_sha256"] = keys.sha256
+        parameters["keys_sha256"] = keys_sha256(keys)
         with storage_errors(dataset.url, "its keys cannot be read"):
             chosen, unknown = find_keys(dataset, keys)
         files = [*chosen]

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ..dataset.data_file import OpenFile, within
-from ..dataset.rows import STREAM_COLUMNS, stream_columns
+from ..dataset.rows import STREAM_COLUMNS, column_bytes, stream_columns
 from ..reader.dataset import Dataset
 from ..reader.fetch import SIDE_COLUMNS
 from ..reader.rows import RowFilter, take_rows
@@ -158,15 +157,6 @@ def to_rows(table: pa.Table) -> list[dict[str, Any]]:
 
 
 def _read(opened: OpenFile, group: int, columns: list[str], on_read: OnRead) -> pa.Table:
-    on_read(_stored_bytes(opened.metadata.row_group(group), columns))
+    stored = column_bytes(opened.metadata, [group])
+    on_read(sum(size for name, size in stored.items() if name in columns))
     return opened.read(group, columns)
-
-
-def _stored_bytes(group: pq.RowGroupMetaData, columns: list[str]) -> int:
-    """How many bytes these columns of a row group have in the file."""
-    leaves = map(group.column, range(group.num_columns))
-    return sum(
-        leaf.total_compressed_size
-        for leaf in leaves
-        if leaf.path_in_schema.split(".")[0] in columns
-    )

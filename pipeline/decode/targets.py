@@ -1,13 +1,10 @@
 """Where decoded samples go: a tar, or files under names that cannot leave their folder."""
 
-import contextlib
-import filecmp
 import io
 import tarfile
 from pathlib import Path
 
-from ..dataset.ledger import Ledger
-from ..stores.store import StorageError, Store
+from ..stores.store import Store
 
 # In the folder of what was decoded: the plan, and the records of what is done.
 DECODE_PLAN = ".strata/decode.json"
@@ -57,28 +54,6 @@ class FileTarget:
 
     def close(self) -> None:
         pass
-
-
-def publish_tar(store: Store, ledger: Ledger, name: str, local: Path, scratch: Path) -> None:
-    """Publish ``local`` as ``<name>.tar``, before it is recorded.
-
-    A tar with the same content stays: an earlier attempt wrote it. So does a recorded one. Any
-    other comes from a job with other parameters whose plan was removed, and is replaced. Raises
-    a passing StorageError when another job is writing the same name.
-    """
-    path = f"{name}.tar"
-    if store.create_from(path, local):
-        return
-    standing = scratch / "standing.tar"
-    with contextlib.suppress(FileNotFoundError):
-        store.fetch(path, standing)
-        if filecmp.cmp(standing, local, shallow=False) or ledger.exists(name):
-            return
-    store.remove(path)
-    if not store.create_from(path, local):
-        raise StorageError(
-            f"{store.url}/{path}: another job is writing it: run the job again", passing=True
-        )
 
 
 def safe_path(name: str) -> str:

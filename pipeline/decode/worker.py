@@ -1,17 +1,17 @@
 """The decoding worker: one data file in, one tar or folder of files out."""
 
+import filecmp
 import time
-from collections import Counter, defaultdict, deque
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, TypeVar
+from typing import Any
 
 import numpy as np
 
 from codec import Codec, EncodedImage
-from codec.batches import batches_by_size, one_by_one_on_error
+from codec.batches import batches_by_size, one_by_one_on_error, taken, windows
 from codec.errors import StrataError
 
 from ..dataset.layout import generation_name, record_path, split_generation
@@ -25,7 +25,6 @@ from ..dataset.rows import (
 )
 from ..reader.dataset import DataFile
 from ..running.stages import StageClock
-from ..running.windows import windows
 from ..running.worker_errors import picklable_errors
 from ..stores.reasons import describe
 from ..stores.store import Store, scratch_folder
@@ -33,9 +32,7 @@ from ..stores.threads import ahead
 from .dataset_worker import DatasetWorker, HandOutSettings
 from .samples import COUNTS, Form, Sample, finished
 from .selection import Chosen, Selection, timed
-from .targets import DECODE_COMMITS, FileTarget, TarTarget, UnwritableNameError, publish_tar
-
-T = TypeVar("T")
+from .targets import DECODE_COMMITS, FileTarget, TarTarget, UnwritableNameError
 
 # Rows held at once with their decoded pictures. A larger row is a window of its own.
 WINDOW_BYTES = 3 << 25
@@ -48,25 +45,7 @@ _COLUMNS = (
 )
 
 
-@dataclass(frozen=True)
-class DecodeSettings(HandOutSettings):
-    """Settings of every decoding worker.
-
-    ``max_side`` (pixels) is the longest that a picture may be; one that claims more than
-    ``max_pixels`` is bad. ``codec_options`` go to ``Codec.decode``. They say nothing of shards,
-    batches or machines, since a picture must come out the same wherever it is decoded.
-    """
-
-    format: Literal["webdataset", "files"]
-    image_format: str
-    quality: int
-    max_side: int | None = None
-    max_pixels: int | None = None
-    side_pictures: bool = True
-    codec_options: dict[str, Any] = field(default_factory=dict)
-
-
-class ShardDecoder(DatasetWorker[DecodeSettings]):
+class ShardDecoder(DatasetWorker):
     """Owns one device. ``ready`` loads the dataset's model, ``run`` decodes a data file.
 
     One file at a time, in windows: rows are read until they and their pictures make WINDOW_BYTES,
@@ -74,7 +53,7 @@ class ShardDecoder(DatasetWorker[DecodeSettings]):
     window only the rest of the row group is in memory that its last row came from.
     """
 
-    def __init__(self, settings: DecodeSettings) -> None:
+    def __init__(self, settings: HandOutSettings) -> None:
         super().__init__(settings)
         self._failing = 0  # pictures since the last that could be decoded
 
@@ -82,7 +61,7 @@ class ShardDecoder(DatasetWorker[DecodeSettings]):
     def codec(self) -> Codec:
         """The dataset's own copy of the model."""
         codec = self.dataset.codec(self.settings.device, self.settings.scratch)
-        codec.max_pixels = self.settings.max_pixels or codec.max_pixels
+        codec.max_pixels = self.settings.options.max_pixels or codec.max_pixels
         return codec
 
     @picklable_errors
@@ -92,14 +71,14 @@ class ShardDecoder(DatasetWorker[DecodeSettings]):
 
     @cached_property
     def form(self) -> Form:
-        settings = self.settings
-        limit = settings.max_pixels or self.dataset.parameters["max_pixels"]
+        options = self.settings.options
+        limit = options.max_pixels or self.dataset.parameters["max_pixels"]
         return Form(
-            settings.image_format,
-            settings.quality,
-            settings.max_side,
+            options.image_format,
+            options.quality,
+            options.max_side,
             limit,
-            settings.side_pictures,
+            options.hands_out_side_pictures,
         )
 
     @cached_property
@@ -120,7 +99,7 @@ class ShardDecoder(DatasetWorker[DecodeSettings]):
         settings, store = self.settings, self.store
         ledger = Ledger(store, settings.fingerprint, DECODE_COMMITS)
         base, generation = split_generation(file.name)
-        as_tar = settings.format == "webdataset"
+        as_tar = settings.options.format == "webdataset"
         with (
             self.activity.shard(file.name, of=file.rows),
             scratch_folder(settings.scratch) as folder,
@@ -157,7 +136,16 @@ class ShardDecoder(DatasetWorker[DecodeSettings]):
             if as_tar and rows:
                 self.activity.show(file.name, stage="upload")
                 with clock.timed("upload"):
-                    publish_tar(store, ledger, file.name, local, folder)
+                    # A tar that stands there is an earlier attempt's, or recorded; any other comes
+                    # from a job with other parameters whose plan was removed.
+                    store.create_or_keep(
+                        f"{file.name}.tar",
+                        local,
+                        folder / "standing.tar",
+                        lambda it: (
+                            filecmp.cmp(it, local, shallow=False) or ledger.exists(file.name)
+                        ),
+                    )
                 size = local.stat().st_size
                 self.activity.transferred(written=size)
         record = {
@@ -193,11 +181,11 @@ class ShardDecoder(DatasetWorker[DecodeSettings]):
                 self.activity.show(file.name, stage="decode")
                 results = self._decode_window(window, file, clock)
                 window.clear()  # its rows are held by the results only
-                yield from ahead(pool, finish, _taken(results), lambda: 2 * threads)
+                yield from ahead(pool, finish, taken(results), lambda: 2 * threads)
 
     def _decode_window(
         self, window: list[Chosen], file: DataFile, clock: StageClock
-    ) -> deque[tuple[Chosen, np.ndarray | Exception | None]]:
+    ) -> list[tuple[Chosen, np.ndarray | Exception | None]]:
         """Each row with its decoded picture, the exception that prevented it, or None.
 
         None is what rows without a picture have, and those whose original stands in. Streams of
@@ -229,7 +217,7 @@ class ShardDecoder(DatasetWorker[DecodeSettings]):
                     results[number] = result
                     self._watch(result)
                 self.activity.add(file.name, samples=len(batch))
-        return deque(zip(window, results, strict=True))
+        return list(zip(window, results, strict=True))
 
     def _watch(self, result: np.ndarray | Exception) -> None:
         """Raise RuntimeError after failures in a row: a broken device makes no picture bad."""
@@ -241,10 +229,10 @@ class ShardDecoder(DatasetWorker[DecodeSettings]):
                 raise RuntimeError(f"no picture could be decoded: {describe(result)}")
 
     def _decode_batch(self, streams: list[EncodedImage]) -> list[np.ndarray]:
-        side, options = self.settings.max_side, self.settings.codec_options
-        if side is None:
-            return self.codec.decode(streams, **options)
-        return self.codec.decode_small(streams, max_side=side, **options)
+        options = self.settings.options
+        if options.max_side is None:
+            return self.codec.decode(streams, **options.codec_options)
+        return self.codec.decode_small(streams, max_side=options.max_side, **options.codec_options)
 
 
 def remove_decoded(store: Store, name: str) -> None:
@@ -258,12 +246,6 @@ def _cost(chosen: Chosen) -> int:
     row = chosen.row
     channels = 3 if row["alpha"] is None else 4
     return row_bytes(row) + channels * (row["width"] or 0) * (row["height"] or 0)
-
-
-def _taken(items: deque[T]) -> Iterator[T]:
-    """The items one by one, each of which is then no longer held here."""
-    while items:
-        yield items.popleft()
 
 
 def _printable(text: str) -> str:

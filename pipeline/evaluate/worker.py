@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from codec import Codec
-from codec.batches import one_by_one_on_error
+from codec.batches import one_by_one_on_error, windows
 from codec.errors import StrataError
 from codec.images.files import read_image
 
@@ -20,7 +20,6 @@ from ..dataset.ledger import Ledger
 from ..dataset.models import load_model
 from ..running.options import OptionError
 from ..running.stages import StageClock
-from ..running.windows import windows
 from ..running.worker import Worker, WorkerSettings
 from ..running.worker_errors import picklable_errors
 from ..sources.samples import MAX_SAMPLE_BYTES, Sample

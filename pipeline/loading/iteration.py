@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from codec import CorruptStreamError
+from codec.batches import windows
 
 from .decoding import Decoder, ErrorPolicy, Sample, collate
 from .order import Epoch, Reader
@@ -47,17 +48,13 @@ class Iteration:
         return self._singly(rows) if self.batch_size is None else self._batches(rows)
 
     def _singly(self, rows: Iterable[StreamedRow]) -> Iterator[Sample]:
-        window: list[StreamedRow] = []
-        pixels = 0
-        for row in rows:
+        def pixels(row: StreamedRow) -> int:
             height, width = self._size(row)
-            full = len(window) == DECODED_TOGETHER or pixels + height * width > DECODED_PIXELS
-            if window and (full or self.decoder is None):
-                yield from self._made(window)
-                window, pixels = [], 0
-            window.append(row)
-            pixels += height * width
-        yield from self._made(window)
+            return height * width
+
+        together = 1 if self.decoder is None else DECODED_TOGETHER
+        for window in windows(rows, pixels, DECODED_PIXELS, together):
+            yield from self._made(window)
 
     def _batches(self, rows: Iterable[StreamedRow]) -> Iterator[Any]:
         """Put rows into buckets by size; yield a full one or, if too many rows wait, the oldest.

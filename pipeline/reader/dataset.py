@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from codec import Codec
 
-from ..dataset import rows, untrusted
+from ..dataset import rows
 from ..dataset.data_file import (
     CursorError,
     DamagedDataError,
@@ -32,19 +32,18 @@ from ..dataset.data_file import (
     within,
 )
 from ..dataset.index import IndexEntry
-from ..dataset.layout import PLAN_NAME, manifest_name
+from ..dataset.layout import manifest_name
 from ..dataset.ledger import FORMAT_VERSION, latest_manifest
 from ..dataset.models import load_model
 from ..stores.cache import ByteCache
-from ..stores.passing import may_pass
 from ..stores.reasons import describe
 from ..stores.store import Store, storage_errors
-from ..stores.urls import refuse_secrets
 from . import fetch
 from .fetch import Record
 from .lookup import Lookup
 from .originals import read_original
 from .pages import page
+from .plan import open_plan
 from .rows import RowFilter, batches, rows_at
 
 __all__ = [
@@ -277,7 +276,7 @@ class Dataset:
         count = self.layer_count(layers)
         entry = self.locate(key)
         if entry is None:
-            raise self._unknown(key, self._problem(key))
+            raise self._unknown(key, self._reason(key))
         (record,) = fetch.fetch(self.lookup, [entry], count)
         extra = self.metadata(key, columns) if columns else {}
         return replace(record, extra={name: extra[name] for name in columns})
@@ -325,12 +324,12 @@ class Dataset:
             raise self._unknown(key)
         return entry
 
-    def _unknown(self, key: str, problem: str = "") -> UnknownKeyError:
+    def _unknown(self, key: str, reason: str = "") -> UnknownKeyError:
         return UnknownKeyError(
-            f"{self.url}: {problem or f'there is no picture with the key {key!r}'}"
+            f"{self.url}: {reason or f'there is no picture with the key {key!r}'}"
         )
 
-    def _problem(self, key: str) -> str:
+    def _reason(self, key: str) -> str:
         """Why a sample is no picture, by the manifest or by some files; '' if not found."""
         further = []
         for file in self.files:
@@ -374,31 +373,13 @@ def open_dataset(
     the number of a ``manifest`` (``Dataset.manifest``) the dataset is as it was then. Raises
     DatasetError if there is none, or one of a newer format.
     """
-    refuse_secrets(url)
-    try:
-        store = Store(url, options)
-        plan = json.loads(store.read(PLAN_NAME))
-        version = plan["parameters"].get("format")
-        number = latest_manifest(store)
-    except (LookupError, TypeError, AttributeError) as error:
-        raise DatasetError(f"{url}: {PLAN_NAME} is not the plan of a dataset") from error
-    except FileNotFoundError as error:
-        raise DatasetError(f"{url}: there is no dataset here ({PLAN_NAME} is missing)") from error
-    except Exception as error:  # stores have exceptions of many kinds
-        message = f"{url}: cannot be opened as a dataset: {error}"
-        raise DatasetError(message, passing=may_pass(error)) from error
-    if version != FORMAT_VERSION:
-        raise DatasetError(f"{url}: has format {version!r}, this release reads {FORMAT_VERSION}")
-    try:
-        untrusted.check_plan(plan["parameters"])
-    except (ValueError, TypeError, LookupError) as error:
-        why = str(error) if type(error) is ValueError else f"is damaged ({describe(error)})"
-        raise DatasetError(f"{url}: {PLAN_NAME} {why}") from error
+    store, plan = open_plan(url, options)
+    with storage_errors(store.url, "cannot be opened as a dataset"):
+        number = latest_manifest(store) if manifest is None else manifest
     if not number:
         raise DatasetError(
             f"{url}: the job that writes this dataset has not finished; run it again to resume"
         )
-    number = number if manifest is None else manifest
     name = manifest_name(number)
     with storage_errors(store.url, "cannot be opened as a dataset"):
         try:

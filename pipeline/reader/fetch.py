@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any
 
 from codec import EncodedImage
+from codec.batches import windows
 
 from ..dataset.data_file import DamagedDataError, OpenFile
 from ..dataset.index import IndexEntry, Span
@@ -39,16 +40,12 @@ def portions(
     entries: Sequence[IndexEntry], layers: int, columns: Sequence[str] = ()
 ) -> Iterator[Sequence[IndexEntry]]:
     """The entries in portions that fit into memory."""
-    start = nbytes = 0
-    for number, entry in enumerate(entries):
+
+    def cost(entry: IndexEntry) -> int:
         beside = (getattr(entry, name) for name in columns)
-        size = sum(entry.lengths[:layers]) + sum(span.length for span in beside if span)
-        if number > start and nbytes + size > FETCHED_BYTES:
-            yield entries[start:number]
-            start, nbytes = number, 0
-        nbytes += size
-    if start < len(entries):
-        yield entries[start:]
+        return sum(entry.lengths[:layers]) + sum(span.length for span in beside if span)
+
+    return windows(entries, cost, FETCHED_BYTES, FETCHED_KEYS)
 
 
 def fetch(
@@ -68,9 +65,7 @@ def fetch(
         Range(entries[number].file.path, span.offset, span.length) for number, _, span in parts
     ]
     values: list[dict[int | str, bytes]] = [{} for _ in entries]
-    suspects: dict[
-        int, int | str
-    ] = {}  # the first part of each that has a wrong checksum or is missing
+    suspects: dict[int, int | str] = {}  # the first part of each that is damaged or missing
     for (number, name, span), data in zip(parts, read_ranges(lookup.store, ranges), strict=True):
         if isinstance(data, bytes) and zlib.crc32(data) == span.crc32:
             values[number][name] = data

@@ -4,12 +4,7 @@ In such a dataset the key bounds in the manifest exclude no file, so a single ke
 index of every data file. ``keys/<digest>.bin`` gives the data files that may have a key in three
 small requests; the key is then looked up in their indexes. The digest is that of the data files, so
 a map that is out of date is never read. A damaged map is ignored.
-
-The file, all numbers little-endian: ``STRATAK1``, a power of two of buckets (u32), the number of
-keys (u64), CRC32 of these 20 bytes (u32); for each bucket, and for the end, where it begins in the
-file (u64); the buckets. A key's hash is the first 8 bytes of its BLAKE2b, as a big-endian number;
-its upper bits number its bucket. A bucket has, sorted, hash (u64) and file (u32) of its keys, and
-then the CRC32 of its own number (u32) and these. Files are numbered in the order of their names.
+docs/format.md has its bytes.
 """
 
 import filecmp
@@ -17,12 +12,13 @@ import hashlib
 import json
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
+from codec.batches import windows
 from codec.errors import StrataError
 
 from ..dataset import layout
@@ -40,7 +36,7 @@ _HEAD = struct.Struct("<8sIQI")
 _ENTRY = np.dtype([("hash", "<u8"), ("file", "<u4")])
 _PER_BUCKET = 256  # keys, on average: a bucket is one request of 3 KB
 _BUCKET_BYTES = 64 << 20  # a larger bucket is damage: no key repeats so often
-_TOGETHER = 1 << 20  # entries that are sorted into spills at once
+_TOGETHER, _MANY_FILES = 1 << 20, 1 << 16  # entries, of files, sorted into spills at once
 _INDEX_BYTES = 64 << 20
 _SPILLS = 256  # files of entries, in the order of their hashes; each fits into memory
 
@@ -148,13 +144,11 @@ def publish_key_map(store: Store, files: Sequence[DataFile], scratch: str | None
     with scratch_folder(scratch) as folder, storage_errors(url, "cannot be written"):
         local = folder / "keys.bin"
         write_key_map(store, files, local, folder)
-        if not store.create_from(path, local):
-            standing = folder / "standing.bin"
-            store.fetch(path, standing)
-            if filecmp.cmp(standing, local, shallow=False):
-                return f"{url}: exists already"
-            store.remove(path)
-            store.create_from(path, local)
+        standing = folder / "standing.bin"
+        if standing == store.create_or_keep(
+            path, local, standing, lambda it: filecmp.cmp(it, local, shallow=False)
+        ):
+            return f"{url}: exists already"
         return f"{url}: {local.stat().st_size:,} bytes for {sum(file.ok for file in files):,} keys"
 
 
@@ -169,7 +163,8 @@ def write_key_map(store: Store, files: Sequence[DataFile], local: Path, scratch:
     bits = max(1, (count // _PER_BUCKET).bit_length() - 1)
     shift = np.uint64(64 - min(bits, _SPILLS.bit_length() - 1))
     spills = [scratch / f"keys-{number}" for number in range(1 << (64 - int(shift)))]
-    for entries in _portions(_entries_of(store, numbered)):
+    for parts in windows(_entries_of(store, numbered), len, _TOGETHER, _MANY_FILES):
+        entries = np.concatenate(parts)
         which = entries["hash"] >> shift
         for number in np.unique(which):
             with open(spills[number], "ab") as out:
@@ -196,18 +191,6 @@ def _buckets(spills: Sequence[Path], bits: int) -> Iterator[np.ndarray]:
         entries = entries[np.argsort(entries["hash"], kind="stable")]
         first = [(number * each + n) << (64 - bits) for n in range(1, each)]
         yield from np.split(entries, np.searchsorted(entries["hash"], np.array(first, np.uint64)))
-
-
-def _portions(parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """The entries, in larger arrays."""
-    held: list[np.ndarray] = []
-    for part in parts:
-        held.append(part)
-        if sum(map(len, held)) > _TOGETHER:
-            yield np.concatenate(held)
-            held = []
-    if held:
-        yield np.concatenate(held)
 
 
 def _entries_of(store: Store, files: Sequence[DataFile]) -> Iterator[np.ndarray]:

@@ -40,7 +40,7 @@ class Actor(Generic[C]):
     failures: int = 0
     reserved: bool = False  # gets no more work until it is empty, and then a suspect
     clock: float = 0.0  # when it last got on, or began after having nothing
-    overdue: C | None = None  # the call for which it is being killed
+    killed_for: C | None = None  # the call that is late, while it is being killed
     status: dict[str, Any] = field(default_factory=dict)
     asked: Any = None  # the reference of a call of ``status``
     failed_starts: int = 0
@@ -160,7 +160,7 @@ class Crew(Generic[C]):
 
     def ask_ready(self, actor: Actor[C]) -> None:
         """Treat an actor as new: it may be another process, and has no calls."""
-        actor.ready, actor.reserved, actor.overdue = False, False, None
+        actor.ready, actor.reserved, actor.killed_for = False, False, None
         actor.status, actor.asked, actor.calls = {}, None, {}
         actor.starting = actor.handle.ready.remote()
 
@@ -197,7 +197,7 @@ class Crew(Generic[C]):
 
     def kill_for(self, actor: Actor[C], call: C) -> None:
         """Kill an actor's process because of one of its calls; Ray starts another one."""
-        actor.overdue = call
+        actor.killed_for = call
         self.ray.kill(actor.handle, no_restart=False)
 
     def _pause(self, actor: Actor[C]) -> None:
@@ -244,7 +244,7 @@ class Crew(Generic[C]):
     def statuses(self) -> Sequence[dict[str, Any]]:
         """The last known status of each actor; never waits for an answer."""
         for actor in self.actors:
-            if not actor.ready or actor.overdue is not None:
+            if not actor.ready or actor.killed_for is not None:
                 continue
             if actor.asked is not None and self.ray.wait([actor.asked], timeout=0)[0]:
                 with contextlib.suppress(self.ray.exceptions.RayError):

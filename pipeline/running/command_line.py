@@ -213,7 +213,7 @@ def add_running_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--shard-timeout",
         type=above_zero,
-        default=Policy().deadline,
+        default=Policy().timeout,
         metavar="SECONDS",
         help="a worker that finishes no sample for this long is stopped, and its shard tried again "
         "(default: %(default)s)",

@@ -1,4 +1,4 @@
-"""The driver's loop: keep every actor busy, count attempts, watch deadlines, lose no task.
+"""The driver's loop: keep every actor busy, count attempts, watch timeouts, lose no task.
 
 Every task ends in exactly one ``Outcome``. Ray restarts an actor that dies (``actors.py``); whether
 its shards are tried again is decided here, never by Ray, because only the driver can count.
@@ -61,13 +61,13 @@ class _State:
 class _Call:
     """One outstanding call of an actor.
 
-    It is late if its actor has finished no sample, stage or task for ``deadline`` seconds, or if it
+    It is late if its actor has finished no sample, stage or task for ``timeout`` seconds, or if it
     has not got on itself for ``patience`` seconds. It last ``moved`` to ``place``.
     """
 
     state: _State
     probing: bool
-    deadline: float
+    timeout: float
     patience: float
     began: float
     moved: float
@@ -93,7 +93,9 @@ def run_tasks(
     ``run`` may raise PausedError after that was called. When the watcher asks to stop, tasks that
     have not begun or were paused get no outcome. Raises ClusterError when no actor can be started.
     """
-    yield from _Scheduler(worker, settings, tasks, shape, policy, watcher).run()
+    count = min(shape.workers, len(tasks))
+    crew = Crew[_Call](worker, settings, shape, count, policy.in_flight, watcher)
+    yield from _Scheduler(crew, tasks, policy, watcher, hasattr(worker, "probe")).run()
 
 
 def _lack_of_memory(status: Mapping[str, Any]) -> str:
@@ -112,23 +114,18 @@ def _lack_of_memory(status: Mapping[str, Any]) -> str:
 class _Scheduler:
     def __init__(
         self,
-        worker: type,
-        settings: Any,
+        crew: Crew[_Call],
         tasks: Sequence[Task],
-        shape: WorkerShape,
         policy: Policy,
         watcher: Watcher,
+        searches: bool,
     ) -> None:
-        self.policy = policy
-        self.watcher = watcher
-        self.searches = hasattr(worker, "probe")
+        self.crew, self.policy, self.watcher, self.searches = crew, policy, watcher, searches
         self.pending = deque(_State(task) for task in tasks)
         self.suspects: deque[_State] = deque()
         self.scattered = False
         self.stopping = 0.0  # if not 0: the moment at which what is under way is given up
         self.pausing = math.inf  # the moment at which workers are asked to put it aside
-        count = min(shape.workers, len(tasks))
-        self.crew = Crew[_Call](worker, settings, shape, count, policy.in_flight, watcher)
 
     def run(self) -> Iterator[Outcome]:
         """Yields outcomes as they come; kills the actors however it ends."""
@@ -170,7 +167,7 @@ class _Scheduler:
         able = [
             actor
             for actor in self.crew.actors
-            if actor.ready and actor.overdue is None and actor.failures < FAILURES_IN_A_ROW
+            if actor.ready and actor.killed_for is None and actor.failures < FAILURES_IN_A_ROW
         ]
         reserved = sum(actor.reserved for actor in able)
         for actor in sorted(able, key=lambda actor: len(actor.calls)):
@@ -219,7 +216,7 @@ class _Scheduler:
         now = time.monotonic()
         if not actor.calls:
             actor.clock = now
-        seconds = self.policy.deadline
+        seconds = self.policy.timeout
         if state.search is not None:
             start, stop = state.search.next_range()
             ref = actor.handle.probe.remote(*state.task.arguments, start, stop, dict(state.skip))
@@ -231,7 +228,7 @@ class _Scheduler:
             state.starts += 1
             ref = actor.handle.run.remote(*state.arguments)
         # Tasks take turns, so each may have to wait for all that were there before.
-        patience = seconds + sum(call.deadline for call in actor.calls.values())
+        patience = seconds + sum(call.timeout for call in actor.calls.values())
         probing = state.search is not None
         actor.calls[ref] = _Call(state, probing, seconds, patience, now, now)
 
@@ -280,7 +277,7 @@ class _Scheduler:
                 yield Outcome(state.task, answer.result, attempts=state.starts)
         if actor.calls:
             return
-        if actor.overdue is not None:  # it answered while it was being killed
+        if actor.killed_for is not None:  # it answered while it was being killed
             self.crew.ask_ready(actor)
         elif actor.failures >= FAILURES_IN_A_ROW:
             self.crew.restart(actor)
@@ -288,13 +285,13 @@ class _Scheduler:
     def _died(self, actor: _Worker, answer: Answer) -> Iterator[Outcome]:
         """A worker died: decide for each of its tasks whether it may be the reason."""
         calls = list(actor.calls.values())
-        culprit = actor.overdue
+        culprit = actor.killed_for
         shards = actor.status.get("shards", {}).values()
         near = ", ".join(repr(shard["key"]) for shard in shards if shard.get("key"))
         lack_of_memory = _lack_of_memory(actor.status)
         self.crew.ask_ready(actor)
         if culprit is not None:
-            text = f"finished no sample for {culprit.deadline:.0f} s (--shard-timeout)"
+            text = f"finished no sample for {culprit.timeout:.0f} s (--shard-timeout)"
         else:
             where = f" near sample {near}" if near else ""
             text = f"its worker died{where}: {lack_of_memory or answer.text}"
@@ -362,12 +359,12 @@ class _Scheduler:
         """
         now = time.monotonic()
         for actor in self.crew.actors:
-            if not actor.calls or actor.overdue is not None:
+            if not actor.calls or actor.killed_for is not None:
                 continue
             self._note_progress(actor, now)
             calls = list(actor.calls.values())
             late = [call for call in calls if now - call.moved > call.patience]
-            if now - actor.clock > calls[0].deadline:
+            if now - actor.clock > calls[0].timeout:
                 late.insert(0, calls[0])
             if late:
                 self.crew.kill_for(actor, late[0])

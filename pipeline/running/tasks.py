@@ -41,13 +41,13 @@ class Outcome:
 class Policy:
     """How long the driver waits, and how often it tries.
 
-    ``attempts`` that fail, per task; ``deadline`` seconds in which a worker must finish something;
+    ``attempts`` that fail, per task; ``timeout`` seconds in which a worker must finish something;
     ``drain`` seconds for tasks under way when the job must stop; ``in_flight`` tasks at once for
     each actor.
     """
 
     attempts: int = 3
-    deadline: float = 3600.0
+    timeout: float = 3600.0
     drain: float = 25.0
     in_flight: int = 3
 

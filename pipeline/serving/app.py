@@ -37,8 +37,8 @@ from .schemas import (
     Page,
     Positive,
     Problem,
+    errors,
     file_response,
-    problems,
 )
 from .service import PreviewService
 
@@ -51,6 +51,7 @@ MIN_SIDE, MAX_SIDE = 16, 4096
 # Private: a shared cache may stand in front of an access control.
 _HOUR = "private, max-age=3600"
 _FOR_EVER = "private, max-age=31536000, immutable"
+_ASK = "no-cache"  # each time whether what they have is still the newest
 _NEVER = "no-store"
 
 log = logging.getLogger("strata.previews")
@@ -121,18 +122,18 @@ def _add_pictures(app: FastAPI, service: PreviewService) -> None:
         "/v1/images/{key:path}/info",
         summary="A picture's metadata",
         response_model=Info,
-        responses=problems(404, 422, 503),
+        responses=errors(404, 422, 503),
     )
     async def info(request: Request, key: Key) -> JSONResponse:
         found = await _unless_gone(request, service.info(_key(key)))
-        return JSONResponse(found, headers={"Cache-Control": "no-cache"})
+        return JSONResponse(found, headers={"Cache-Control": _ASK})
 
     @app.get(
         "/v1/images/{key:path}",
         summary="A picture from its first layers",
         response_class=Response,
         responses=file_response("The picture", list(MEDIA_TYPES.values()), PICTURE_HEADERS)
-        | problems(404, 422, 503),
+        | errors(404, 422, 503),
     )
     async def image(
         request: Request,
@@ -170,7 +171,7 @@ def _add_pictures(app: FastAPI, service: PreviewService) -> None:
         summary="The original file, where it is kept",
         response_class=Response,
         responses=file_response("The file", [*ORIGINALS.values(), "application/octet-stream"], ETAG)
-        | problems(404, 422, 503),
+        | errors(404, 422, 503),
     )
     async def original(request: Request, key: Key, if_none_match: IfNoneMatch = None) -> Response:
         reading = service.original(_key(key), _known(if_none_match))
@@ -182,7 +183,7 @@ def _add_lists(app: FastAPI, service: PreviewService) -> None:
         "/v1/images",
         summary="Pictures in the dataset's order",
         response_model=Page,
-        responses=problems(400, 422, 503),
+        responses=errors(400, 422, 503),
     )
     async def images(
         request: Request,
@@ -210,11 +211,11 @@ def _add_lists(app: FastAPI, service: PreviewService) -> None:
         ]
         reading = service.page(after, limit, search, _filter(bounds))
         page = await _unless_gone(request, reading)
-        return JSONResponse(page, headers={"Cache-Control": "no-cache"})
+        return JSONResponse(page, headers={"Cache-Control": _ASK})
 
-    @app.get("/v1/dataset", summary="The dataset", response_model=Facts, responses=problems(503))
+    @app.get("/v1/dataset", summary="The dataset", response_model=Facts, responses=errors(503))
     async def dataset() -> JSONResponse:
-        return JSONResponse(service.facts(), headers={"Cache-Control": "no-cache"})
+        return JSONResponse(service.facts(), headers={"Cache-Control": _ASK})
 
 
 def _add_page(app: FastAPI, source: MetricsSource) -> None:
@@ -239,7 +240,7 @@ def _add_page(app: FastAPI, source: MetricsSource) -> None:
     async def page() -> Response:
         if not (STATIC / "index.html").is_file():
             return JSONResponse({"detail": "this installation has no page"}, 404)
-        return FileResponse(STATIC / "index.html", headers={"Cache-Control": "no-cache"})
+        return FileResponse(STATIC / "index.html", headers={"Cache-Control": _ASK})
 
     app.mount("/static", _Static(directory=STATIC, check_dir=False), name="static")
 
@@ -249,7 +250,7 @@ class _Static(StaticFiles):
 
     def file_response(self, *arguments: Any, **options: Any) -> Response:
         response = super().file_response(*arguments, **options)
-        response.headers["Cache-Control"] = "no-cache"
+        response.headers["Cache-Control"] = _ASK
         return response
 
 
@@ -257,30 +258,30 @@ class _Static(StaticFiles):
 
 
 def _add_errors(app: FastAPI) -> None:
-    def problem(status: int, detail: str, **headers: str) -> JSONResponse:
+    def refusal(status: int, detail: str, **headers: str) -> JSONResponse:
         return JSONResponse(
             Problem(detail=detail).model_dump(), status, {"Cache-Control": _NEVER, **headers}
         )
 
     def busy(detail: str, seconds: int) -> JSONResponse:
-        return problem(503, detail, **{"Retry-After": str(seconds)})
+        return refusal(503, detail, **{"Retry-After": str(seconds)})
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         found = (f"{one['loc'][-1]}: {one['msg']}" for one in error.errors())
-        return problem(422, "; ".join(found))
+        return refusal(422, "; ".join(found))
 
     @app.exception_handler(NotFound)
     async def not_there(_: Request, error: NotFound) -> JSONResponse:
-        return problem(404, str(error))
+        return refusal(404, str(error))
 
     @app.exception_handler(CannotShow)
     async def cannot_show(_: Request, error: CannotShow) -> JSONResponse:
-        return problem(422, str(error))
+        return refusal(422, str(error))
 
     @app.exception_handler(CursorError)
     async def bad_cursor(_: Request, error: CursorError) -> JSONResponse:
-        return problem(
+        return refusal(
             400, "this dataset did not give this cursor: leave `after` out to start again"
         )
 
@@ -305,7 +306,7 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         log.error("%s: %s", request.url.path, error, exc_info=error)
-        return problem(500, "an internal error; the server's log has more")
+        return refusal(500, "an internal error; the server's log has more")
 
 
 # -- small helpers --------------------------------------------------------------------------------

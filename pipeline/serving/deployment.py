@@ -45,7 +45,7 @@ def deploy(settings: Settings, replicas: int, cpus: float, gpus: float) -> serve
         num_replicas=replicas,
         max_ongoing_requests=_EVERYTHING,
         ray_actor_options=actor,
-        graceful_shutdown_timeout_s=settings.limits.deadline,
+        graceful_shutdown_timeout_s=settings.limits.timeout,
         graceful_shutdown_wait_loop_s=0.5,
         logging_config=QUIET,
     )(serve.ingress(build)())

@@ -80,7 +80,7 @@ def _serve(options: ServeOptions, ending: threading.Event) -> int:
         )
         return wait(serve, ending)
     finally:
-        _end(serve, options.limits.deadline)
+        _end(serve, options.limits.timeout)
 
 
 def check_port(host: str, port: int) -> None:
@@ -146,7 +146,7 @@ def wait(serve: Any, ending: threading.Event) -> int:
     return 0
 
 
-def _end(serve: Any, deadline: float) -> None:
+def _end(serve: Any, timeout: float) -> None:
     """Let requests under way finish, but not for ever: Serve waits for a Ray that is gone, too."""
 
     def end() -> None:
@@ -155,4 +155,4 @@ def _end(serve: Any, deadline: float) -> None:
 
     ending = threading.Thread(target=end, daemon=True)
     ending.start()
-    ending.join(deadline + 5)
+    ending.join(timeout + 5)

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 LONGEST_PAUSE = 30  # seconds: the longest Retry-After
-SLOWER = 10  # the deadline of slow pictures, in deadlines of quick ones
+SLOWER = 10  # the timeout of slow pictures, in timeouts of quick ones
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Limits:
     There are three kinds of requests: quick pictures, slow pictures and originals. Of each kind,
     ``running`` are processed at once and ``waiting`` more may wait; those that are processed take
     at most ``memory`` bytes of streams and pixels, or are a single one. A request ends after
-    ``deadline`` seconds, that for a slow picture after ``SLOWER`` times as long. A batch has at
+    ``timeout`` seconds, that for a slow picture after ``SLOWER`` times as long. A batch has at
     most ``batch`` pictures and ``batch_pixels`` pixels; the first waits ``gather`` seconds for
     others. Pictures of more than ``max_pixels`` are not decoded. The cache holds ``cache_bytes``
     of answers.
@@ -26,7 +26,7 @@ class Limits:
 
     running: int = 16
     waiting: int = 64
-    deadline: float = 30.0
+    timeout: float = 30.0
     batch: int = 8
     batch_pixels: int = 1 << 22
     gather: float = 0.002

@@ -93,7 +93,7 @@ _MEANINGS = {
 Responses = dict[int | str, dict[str, Any]]
 
 
-def problems(*statuses: int) -> Responses:
+def errors(*statuses: int) -> Responses:
     """The errors of a route."""
     retry = {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}}
     return {

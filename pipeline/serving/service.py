@@ -57,7 +57,7 @@ class PreviewService:
     """Everything a server needs of one dataset. Its coroutines belong to one event loop.
 
     They raise NotFound for unknown keys, CannotShow for a form that is not possible, Busy if too
-    many requests wait, and TimeoutError after ``limits.deadline`` or ``SLOWER`` times that.
+    many requests wait, and TimeoutError after ``limits.timeout`` or ``SLOWER`` times that.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class PreviewService:
         decode = self.metrics.working("decode", self._decode)
         self._quick, self._slow = (
             _Lane(limits, Batcher(decode, limits, self.metrics.batches.observe), seconds)
-            for seconds in (limits.deadline, SLOWER * limits.deadline)
+            for seconds in (limits.timeout, SLOWER * limits.timeout)
         )
         self._originals = Gate(limits.running, limits.waiting)
         self._originals_memory = MemoryBudget(limits.memory)
@@ -116,7 +116,7 @@ class PreviewService:
     ) -> Answer:
         """The picture as a file; with an empty body where the client has it (``known(etag)``)."""
         count = self.metrics.cache.labels
-        async with asyncio.timeout(self.limits.deadline) as patience:
+        async with asyncio.timeout(self.limits.timeout) as patience:
             found = await self._finding.do("find", self._reader.find, request)
             if known(found.etag):
                 count("not_modified").inc()
@@ -126,19 +126,19 @@ class PreviewService:
                 count("hit").inc()
                 return cached
             lane = self._quick if found.quick else self._slow
-            patience.reschedule(asyncio.get_running_loop().time() + lane.deadline)
+            patience.reschedule(asyncio.get_running_loop().time() + lane.timeout)
             with lane.gate.admitted():
                 count("shared" if found.etag in self._sharing else "miss").inc()
                 return await self._sharing.do(found.etag, partial(self._make, found, lane))
 
     async def info(self, key: str) -> dict[str, Any]:
         """The metadata of one picture."""
-        async with asyncio.timeout(self.limits.deadline):
+        async with asyncio.timeout(self.limits.timeout):
             return await self._telling.do("info", self._reader.info, key)
 
     async def original(self, key: str, known: Callable[[str], bool] = lambda _: False) -> Answer:
         """The kept original, as ``image`` gives it. Raises NotFound where none is kept."""
-        async with asyncio.timeout(self.limits.deadline):
+        async with asyncio.timeout(self.limits.timeout):
             found = await self._finding.do("find", self._reader.find_original, key)
             if known(found.etag):
                 return Answer(b"", "", found.etag)
@@ -152,7 +152,7 @@ class PreviewService:
 
         Raises CursorError for a cursor of another dataset.
         """
-        async with asyncio.timeout(self.limits.deadline):
+        async with asyncio.timeout(self.limits.timeout):
             return await self._listing.do("page", self._reader.page, after, limit, search, filter)
 
     def facts(self) -> dict[str, Any]:
@@ -190,8 +190,8 @@ class PreviewService:
         return answer
 
     async def _read(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Read in a thread; the store has ``limits.deadline`` even where decoding has longer."""
-        async with asyncio.timeout(self.limits.deadline):
+        """Read in a thread; the store has ``limits.timeout`` even where decoding has longer."""
+        async with asyncio.timeout(self.limits.timeout):
             return await self.metrics.run(self._readers, "read", function, *arguments)
 
     async def _decode_sound_layers(
@@ -275,10 +275,10 @@ class _Desk:
 class _Lane:
     """What quick pictures, or slow ones, do not share with the others."""
 
-    def __init__(self, limits: Limits, batcher: Batcher, deadline: float) -> None:
+    def __init__(self, limits: Limits, batcher: Batcher, timeout: float) -> None:
         self.gate = Gate(limits.running, limits.waiting)
         self.memory = MemoryBudget(limits.memory)
-        self.batcher, self.deadline = batcher, deadline
+        self.batcher, self.timeout = batcher, timeout
         self._writers = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="write")
 
     async def write(

@@ -280,6 +280,34 @@ class Store:
             )
         return True
 
+    def create_or_keep(
+        self,
+        name: str,
+        local: Path,
+        standing: Path,
+        sound: Callable[[Path], bool],
+        create: Callable[[str, Path], bool] | None = None,
+    ) -> Path:
+        """Publish ``local`` under ``name``, or keep the file that has the name if it is ``sound``.
+
+        ``sound`` gets a copy of that file, which is made at ``standing``; any other is replaced.
+        ``create`` is used in place of ``create_from``. Returns a local copy of what is there then.
+        Raises a passing StorageError if another job writes the same name now.
+        """
+        create = create or self.create_from
+        if create(name, local):
+            return local
+        with contextlib.suppress(FileNotFoundError):
+            self.fetch(name, standing)
+            if sound(standing):
+                return standing
+        self.remove(name)
+        if not create(name, local):
+            raise StorageError(
+                f"{self.url}/{name}: another job is writing it: run the job again", passing=True
+            )
+        return local
+
     def _create_remotely(
         self, name: str, write: Callable[..., Any], *arguments: Any, **options: Any
     ) -> bool:

@@ -9,6 +9,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from codec.errors import StrataError
 from codec.training.data import Open
 from codec.training.recipe import TRAINING_FILE
-from codec.training.run import RunSettings, run
+from codec.training.run import run
 from codec.training.run_folder import RunFolder
 
 from .options import TrainOptions
@@ -48,10 +49,10 @@ def _train_here(options: TrainOptions, log: Log) -> None:
     device = options.device or "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise StrataError("--device cuda: torch finds no GPU here")
-    settings = _settings(options)
-    open_shard = opener((*settings.data, *settings.validation), options.input_options)
+    options = _with_single_shards(options)
+    open_shard = opener((*options.data, *options.validation), options.input_options)
     with _folder(options) as folder:
-        run(settings, open_shard, folder, device=device, log=log, init=_init_path(options))
+        run(options, open_shard, folder, device=device, log=log, init=_init_path(options))
 
 
 def _train_together(options: TrainOptions, log: Log) -> None:
@@ -63,22 +64,15 @@ def _train_together(options: TrainOptions, log: Log) -> None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
     try:
-        train_together(options, _settings(options), _init_path(options), log)
+        train_together(_with_single_shards(options), _init_path(options), log)
     finally:
         cluster.disconnect()
 
 
-def _settings(options: TrainOptions) -> RunSettings:
-    return RunSettings(
-        codec=options.codec,
-        recipe=options.recipe,
-        init=options.init,
-        data=shards_of(options.data, options.input_options),
-        validation=shards_of(options.validation, options.input_options),
-        training=options.training,
-        loss=options.loss,
-        trackers=options.trackers,
-    )
+def _with_single_shards(options: TrainOptions) -> TrainOptions:
+    named = (shards_of(urls, options.input_options) for urls in (options.data, options.validation))
+    data, validation = named
+    return replace(options, data=data, validation=validation)
 
 
 def shards_of(urls: Sequence[str], options: Mapping[str, Any]) -> tuple[str, ...]:

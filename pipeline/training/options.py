@@ -5,28 +5,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from codec.training.run import RunSettings
+
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions:
-    """See ``jobs/train.py --help``.
+class TrainOptions(RunSettings):
+    """See ``jobs/train.py --help``, and ``RunSettings``.
 
-    Without ``workers`` training runs in this process. ``recipe`` is one of the codec's
-    (``--config``). ``training`` and ``loss`` are fields of the recipe's ``TrainingConfig`` and
-    ``ObjectiveConfig``. ``init_path`` is where the model of ``init`` lies on this machine, if it
+    Without ``workers`` training runs in this process. ``data`` and ``validation`` may be folders
+    and patterns here. ``init_path`` is where the model of ``init`` lies on this machine, if it
     has been fetched already. ``input_options`` are the shards' storage options, ``output_options``
     the run's; they may hold secrets.
     """
 
-    data: tuple[str, ...]
-    out: str
-    recipe: str
     codec: str = "uqdm"
     init: str | None = None
+    out: str
     init_path: Path | None = None
-    validation: tuple[str, ...] = ()
-    training: Mapping[str, Any] = field(default_factory=dict)
-    loss: Mapping[str, Any] = field(default_factory=dict)
-    trackers: tuple[str, ...] = ()
     device: str | None = None
     threads: int | None = None
     workers: int | None = None

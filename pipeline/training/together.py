@@ -20,7 +20,7 @@ from codec.errors import StrataError
 from codec.models.zoo import MODEL_FILE
 from codec.training.distributed import TorchTeam
 from codec.training.recipe import TRAINING_FILE, TrainingFile
-from codec.training.run import RunSettings, run
+from codec.training.run import run
 from codec.training.run_folder import RunFolder
 
 from ..running import cluster
@@ -48,27 +48,24 @@ class Order:
     """What all workers do.
 
     Attributes:
-        settings: with URLs of single shards.
+        options: with URLs of single shards.
         init: name and content of the file of weights to go on from.
         mark: what the driver wrote into the run's folder, if it is a path.
         threads: of each worker.
     """
 
     options: TrainOptions
-    settings: RunSettings
     init: tuple[str, bytes] | None = field(default=None, repr=False)
     mark: str
     threads: int
     cuda: bool
 
 
-def train_together(
-    options: TrainOptions, settings: RunSettings, init: Path | None, log: Callable[[str], None]
-) -> None:
-    """Train on ``options.workers`` workers until the settings say to stop.
+def train_together(options: TrainOptions, init: Path | None, log: Callable[[str], None]) -> None:
+    """Train on ``options.workers`` workers until the options say to stop.
 
-    ``settings`` are the options with URLs of single shards; ``init`` is where the model of
-    ``settings.init`` lies on this machine. Raises StrataError: ClusterError, LostWorkersError, and
+    ``data`` and ``validation`` are URLs of single shards; ``init`` is where the model of
+    ``options.init`` lies on this machine. Raises StrataError: ClusterError, LostWorkersError, and
     those of ``codec.training.run.run``.
     """
     assert options.workers is not None
@@ -94,7 +91,6 @@ def train_together(
     mark = uuid.uuid4().hex
     order = Order(
         options=options,
-        settings=settings,
         init=_packed(init) if init else None,
         mark=mark,
         threads=shape.threads,
@@ -182,7 +178,7 @@ def work(order: Order) -> str:
     try:
         with contextlib.ExitStack() as stack:
             run(
-                order.settings,
+                order.options,
                 partial(open_shard, options=order.options.input_options),
                 team.everywhere(partial(_enter, order, stack, team.rank)),
                 device=device,

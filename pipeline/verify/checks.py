@@ -5,9 +5,10 @@ Everything wrong becomes a ``Damage``. A store that does not answer is no damage
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from ..dataset.layout import (
@@ -15,11 +16,9 @@ from ..dataset.layout import (
     DATA,
     FOLDERS,
     PLAN_NAME,
-    RECORD_SUFFIX,
     SHARD_NAME,
-    SUFFIX,
-    data_path,
     manifest_name,
+    names_in,
     record_path,
     split_generation,
 )
@@ -27,9 +26,11 @@ from ..dataset.ledger import (
     FORMAT_VERSION,
     Ledger,
     PlanMismatchError,
+    entry_of,
     fingerprint,
+    in_order,
     latest_manifest,
-    slim,
+    totals_of,
 )
 from ..dataset.rows import SCHEMA_VERSION
 from ..dataset.untrusted import check_record
@@ -41,7 +42,6 @@ from ..stores.threads import ahead
 
 Kind = Literal["plan", "manifest", "model", "record", "data", "index"]
 LISTED_PROBLEMS = 20
-COUNTS = ("rows", "ok", "bad", "filtered", "bytes", "pixels", "picture_bytes")  # of a manifest
 
 
 @dataclass
@@ -122,8 +122,8 @@ def read_manifest(
         return None, [f"lists {name} twice" for name in twice]
     problems = [
         f"its totals say {key} {totals.get(key)}, its files add up to {total}"
-        for key in COUNTS
-        if totals.get(key) != (total := sum(entry[key] for entry in files))
+        for key, total in totals_of(files).items()
+        if totals.get(key) != total
     ]
     return manifest, problems
 
@@ -146,33 +146,22 @@ def manifest_of_records(
             break
     damage = []
     ledger = Ledger(store, plan["fingerprint"])
-    names = _record_names(store)
-    for record, problem in read_records(ledger, names):
-        if isinstance(record, str):
-            damage.append(Damage("record", record_path(record), [problem]))
+    names = names_in(store, COMMITS)
+    for name, record, problem in in_threads(partial(read_record, ledger), names):
+        if record is None:
+            damage.append(Damage("record", record_path(name), [problem]))
             continue
         known = newest.get(record["base"])
         if known is None or known["generation"] <= record["generation"]:
             newest[record["base"]] = entry_of(record)
     recorded = frozenset(names)
-    for name in _names(store, DATA, SUFFIX):
+    for name in names_in(store, DATA):
         base, generation = split_generation(name)
         known = newest.get(base)
         if name not in recorded and (known is None or known["generation"] < generation):
             damage.append(Damage("record", record_path(name), ["is gone"]))
-    files = sorted(newest.values(), key=lambda entry: (entry["source"]["url"], entry["name"]))
-    totals = {key: sum(entry[key] for entry in files) for key in COUNTS}
-    return {"files": files, "totals": totals, "failed": failed}, damage
-
-
-def entry_of(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A manifest's entry for a record's file."""
-    kept = {key: value for key, value in slim(record).items() if key != "fingerprint"}
-    return {**kept, "path": data_path(record["name"])}
-
-
-def data_file(record: Mapping[str, Any]) -> DataFile:
-    return DataFile.of(entry_of(record))
+    files = in_order(newest.values())
+    return {"files": files, "totals": totals_of(files), "failed": failed}, damage
 
 
 # -- records --------------------------------------------------------------------------------------
@@ -182,14 +171,6 @@ def in_threads(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator
     """``map`` for requests to a store: many at once, in order, few results in memory."""
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         yield from ahead(pool, function, items, lambda: 4 * CONNECTIONS)
-
-
-def read_records(
-    ledger: Ledger, names: Sequence[str]
-) -> Iterator[tuple[dict[str, Any] | str, str]]:
-    """Each record, or its name and what is wrong with it."""
-    for name, record, problem in in_threads(lambda name: read_record(ledger, name), names):
-        yield (name, problem) if record is None else (record, "")
 
 
 def read_record(ledger: Ledger, name: str) -> tuple[str, dict[str, Any] | None, str]:
@@ -209,13 +190,14 @@ def read_record(ledger: Ledger, name: str) -> tuple[str, dict[str, Any] | None, 
 def unlisted_records(dataset: Dataset) -> tuple[list[str], list[Damage]]:
     """The names of files with records newer than the manifest, and damaged records."""
     listed = dict(split_generation(file.name) for file in dataset.files)
-    others = [name for name in _record_names(dataset.store) if not _is_listed(name, listed)]
+    others = [name for name in names_in(dataset.store, COMMITS) if not _is_listed(name, listed)]
     newer, damage = [], []
-    for record, problem in read_records(Ledger(dataset.store, dataset.fingerprint), others):
-        if isinstance(record, str):
-            damage.append(Damage("record", record_path(record), [problem]))
+    ledger = Ledger(dataset.store, dataset.fingerprint)
+    for name, record, problem in in_threads(partial(read_record, ledger), others):
+        if record is None:
+            damage.append(Damage("record", record_path(name), [problem]))
         elif record["generation"] > listed.get(record["base"], -1):
-            newer.append(record["name"])
+            newer.append(name)
     return newer, damage
 
 
@@ -233,12 +215,3 @@ def foreign_files(dataset: Dataset) -> list[str]:
 def _is_listed(name: str, listed: Mapping[str, int]) -> bool:
     base, generation = split_generation(name)
     return listed.get(base) == generation
-
-
-def _record_names(store: Store) -> list[str]:
-    return _names(store, COMMITS, RECORD_SUFFIX)
-
-
-def _names(store: Store, folder: str, suffix: str) -> list[str]:
-    files = (file.removesuffix(suffix) for file in store.sizes(folder) if file.endswith(suffix))
-    return sorted(filter(SHARD_NAME.fullmatch, files))

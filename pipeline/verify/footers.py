@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..dataset.layout import DATA, INDEX, SUFFIX, index_path, record_path
-from ..dataset.ledger import Ledger
+from ..dataset.layout import DATA, INDEX, data_path, index_path, paths_in, record_path
+from ..dataset.ledger import Ledger, entry_of
 from ..dataset.rows import (
     METADATA_KEY,
     ROWS_PER_GROUP,
@@ -25,7 +25,7 @@ from ..dataset.rows import (
 from ..reader.dataset import DataFile, Dataset
 from ..stores.ranges import RangeFile
 from ..stores.reasons import describe
-from .checks import Damage, data_file, entry_of, read_record
+from .checks import Damage, read_record
 from .rows import first_line
 
 
@@ -52,8 +52,7 @@ class FileChecker:
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
         self.ledger = Ledger(dataset.store, dataset.fingerprint)
-        self.sizes = dataset.store.sizes(DATA)
-        self.index_sizes = dataset.store.sizes(INDEX)
+        self.sizes = paths_in(dataset.store, DATA, INDEX)
         self._schema = schema(dataset.num_layers)
 
     def check(self, file: DataFile) -> Checked:
@@ -67,7 +66,7 @@ class FileChecker:
         damage = []
         if missing:
             damage.append(_record_damage(file, missing))
-        size = self.sizes.get(f"{name}{SUFFIX}")
+        size = self.sizes.get(data_path(name))
         if size is None:
             return Checked(file, (_data_damage(file, ["is gone"]), *damage))
         descriptions = [file.record] if record is None else [file.record, record]
@@ -93,13 +92,13 @@ class FileChecker:
                 text = f"does not fit its data file: {'; '.join(wrong[1])}"
                 damage.append(_record_damage(file, text))
             elif listing:
-                file = data_file(record)
+                file = DataFile.of(entry_of(record))
             elif differing := _differences(file.record, record):
                 text = f"it contradicts the manifest on {', '.join(differing)}"
                 damage.append(_record_damage(file, text))
                 disputed = True
         if file.index is not None:
-            found_bytes = self.index_sizes.get(f"{name}{SUFFIX}")
+            found_bytes = self.sizes.get(index_path(name))
             if found_bytes is None:
                 damage.append(index_damage(file, "is gone"))
             elif found_bytes != file.index["bytes"]:

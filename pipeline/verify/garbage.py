@@ -22,13 +22,15 @@ from ..dataset.layout import (
     KEYS,
     MODELS,
     PLAN_NAME,
-    RECORD_SUFFIX,
     SAVED,
     SHARD_NAME,
     SUFFIX,
     WRITTEN,
+    data_path,
     generation_name,
+    index_path,
     manifest_name,
+    paths_in,
     record_path,
     saved_rows,
     split_generation,
@@ -83,7 +85,7 @@ def remove_garbage(store: Store, items: Sequence[Garbage]) -> None:
         with storage_errors(f"{store.url}/{item.path}", "cannot be removed"):
             if item.upload:
                 _abort(store, item)
-            elif item.reason != _NO_RECORD or not store.exists(_record_of(item.path)):
+            elif item.reason != _NO_RECORD or not store.exists(record_path(_name_of(item.path))):
                 store.remove(item.path)
 
 
@@ -102,36 +104,32 @@ def _unlisted(store: Store) -> Iterator[Garbage]:
     A reader that opened the dataset with an earlier manifest may still use what the newest one
     replaces, so the age of that counts from the newest one.
     """
-    published = [(folder, store.sizes(folder)) for folder in (INDEX, DATA)]
-    maps = store.sizes(KEYS)
-    recorded = store.sizes(COMMITS)  # after the files: a record follows them
+    published = paths_in(store, INDEX, DATA)
+    maps = paths_in(store, KEYS)
+    recorded = paths_in(store, COMMITS)  # after the files: a record follows them
     number = latest_manifest(store)
     entries, since = [], 0.0
     if number:
         entries = json.loads(store.read(manifest_name(number)))["files"]
         since = store.modified(manifest_name(number))
     listed = {entry["name"] for entry in entries}
-    for folder, sizes in published:
-        for file, size in sizes.items():
-            name = file.removesuffix(SUFFIX)
-            ours = name != file and SHARD_NAME.fullmatch(name)
-            if ours and f"{name}{RECORD_SUFFIX}" not in recorded and name not in listed:
-                path = f"{folder}/{file}"
-                yield Garbage(path, size, _NO_RECORD, store.modified(path))
+    for path, size in published.items():
+        name = _name_of(path)
+        ours = path.endswith(SUFFIX) and SHARD_NAME.fullmatch(name)
+        if ours and record_path(name) not in recorded and name not in listed:
+            yield Garbage(path, size, _NO_RECORD, store.modified(path))
     for base, newest in map(split_generation, listed):
         for generation in range(newest):
             name = generation_name(base, generation)
-            record, data = f"{name}{RECORD_SUFFIX}", f"{name}{SUFFIX}"
-            if record in recorded:
-                yield Garbage(record_path(name), recorded[record], _SUPERSEDED, since)
-                for folder, sizes in published:
-                    if data in sizes:  # a file without a record was yielded above
-                        yield Garbage(f"{folder}/{data}", sizes[data], _SUPERSEDED, since)
+            if record_path(name) in recorded:
+                for path in (record_path(name), index_path(name), data_path(name)):
+                    known = recorded.get(path, published.get(path))
+                    if known is not None:  # a file without a record was yielded above
+                        yield Garbage(path, known, _SUPERSEDED, since)
     if maps and number:
         current = key_map_path([DataFile.of(entry) for entry in entries])
-        for file, size in maps.items():
-            path = f"{KEYS}/{file}"
-            if KEY_MAP_NAME.fullmatch(file) and path != current:
+        for path, size in maps.items():
+            if KEY_MAP_NAME.fullmatch(path.removeprefix(f"{KEYS}/")) and path != current:
                 yield Garbage(path, size, _SUPERSEDED, max(since, store.modified(path)))
 
 
@@ -202,8 +200,9 @@ def _abort(store: Store, item: Garbage) -> None:
         return  # ended by itself
 
 
-def _record_of(path: str) -> str:
-    return record_path(path.rsplit("/", 1)[-1].removesuffix(SUFFIX))
+def _name_of(path: str) -> str:
+    """The name of a data file, of its path or of that of its index."""
+    return path.rpartition("/")[2].removesuffix(SUFFIX)
 
 
 def _is_s3(store: Store) -> bool:

@@ -15,17 +15,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..dataset.layout import PLAN_NAME, RECORD_SUFFIX, SUFFIX, manifest_name, model_path
-from ..dataset.ledger import latest_manifest
+from ..dataset.ledger import latest_manifest, totals_of
 from ..dataset.models import check_model
 from ..reader.dataset import DataFile, Dataset, DatasetError
 from ..running.job import RunningOptions, Stop, run_job_tasks
 from ..running.progress.events import EventLog, job_log
-from ..running.progress.summary import Problem, plural
+from ..running.progress.summary import Problem
 from ..running.scheduler import Task
 from ..stores.store import StorageError, Store, storage_errors
 from ..stores.urls import refuse_secrets
 from .checks import (
-    COUNTS,
     Damage,
     foreign_files,
     in_threads,
@@ -156,7 +155,7 @@ class _Verification:
             report.damaged += damaged
         dataset = Dataset(self.store, plan, manifest)
         report.manifest, report.files = number, len(dataset.files)
-        report.totals = {key: sum(file.record[key] for file in dataset.files) for key in COUNTS}
+        report.totals = totals_of([file.record for file in dataset.files])
         report.failed, report.model_id = dataset.failed, dataset.model_id
         return dataset
 
@@ -189,12 +188,6 @@ class _Verification:
         report.unlisted, others = unlisted_records(dataset)
         report.damaged = _once([*report.damaged, *others])
         report.foreign = foreign_files(dataset)
-        bare = len(_without_index(dataset))
-        if bare and not self.options.repair:
-            report.notes.append(
-                f"{plural(bare, 'data file')} of an earlier release without an index: reading by "
-                "key takes longer (--repair writes one)"
-            )
 
     def _read_files(self, dataset: Dataset, subset: Subset) -> None:
         """The full check, on Ray's workers, of what passed the quick one."""
@@ -240,7 +233,10 @@ class _Verification:
             report.damaged.append(
                 Damage("data", file.path, result["problems"], url, file, problem_count=count)
             )
-            report.damaged = [one for one in report.damaged if not _is_index_of(one, file)]
+            # An index of a damaged data file is of no use, whatever it is like.
+            report.damaged = [
+                one for one in report.damaged if one.kind != "index" or _name(one) != file.name
+            ]
         elif result["index_problem"]:
             report.damaged = _once([*report.damaged, index_damage(file, result["index_problem"])])
 
@@ -258,7 +254,9 @@ class _Verification:
             hurt = self._hurt()
             records = [one for one in report.of_kind("record") if _name(one) not in hurt]
             report.damaged += repair.records(records, options.scratch, self.stop)
-            self._repair_indexes(repair, dataset)
+            hurt = self._hurt()
+            todo = [one for one in report.of_kind("index") if _name(one) not in hurt]
+            report.damaged += repair.indexes(todo, options.scratch, self.stop)
         data = report.of_kind("data")
         if data and report.model_state == "damaged":
             for damage in data:
@@ -275,15 +273,6 @@ class _Verification:
                 damage.repaired = not damage.why_not
             self._drop_records()
         self._stopped()
-
-    def _repair_indexes(self, repair: Repair, dataset: Dataset) -> None:
-        """Write damaged indexes again, and those that earlier releases did not write."""
-        report, hurt = self.report, self._hurt()
-        bare = [index_damage(file, "was never written") for file in _without_index(dataset)]
-        todo = [one for one in (*report.of_kind("index"), *bare) if _name(one) not in hurt]
-        report.damaged += repair.indexes(todo, self.options.scratch, self.stop)
-        if written := sum(one.repaired for one in bare):
-            report.notes.append(f"indexes that earlier releases did not write: {written} written")
 
     def _drop_records(self) -> None:
         """Remove damaged records and indexes of files that were replaced."""
@@ -319,15 +308,6 @@ class _Verification:
         else:
             remove_garbage(self.store, found)
             report.removed = found
-
-
-def _without_index(dataset: Dataset) -> list[DataFile]:
-    return [file for file in dataset.files if file.index is None]
-
-
-def _is_index_of(damage: Damage, file: DataFile) -> bool:
-    """An index of a damaged data file is of no use, whatever it is like."""
-    return damage.kind == "index" and damage.file is not None and damage.file.name == file.name
 
 
 def _name(damage: Damage) -> str:

@@ -30,9 +30,11 @@ from ..dataset.layout import (
     split_generation,
 )
 from ..dataset.ledger import (
+    COUNTS,
     Ledger,
     NewerManifestError,
     Plan,
+    entry_of,
     latest_manifest,
     publish_manifest,
 )
@@ -47,9 +49,7 @@ from ..sources.shards import Shard
 from ..stores.reasons import describe
 from ..stores.store import Store, scratch_folder
 from .checks import (
-    COUNTS,
     Damage,
-    entry_of,
     in_threads,
     manifest_of_records,
     read_manifest,
@@ -102,7 +102,10 @@ class Repair:
             self.store.remove(damage.path)  # so that a compressing job does the shard again
             damage.repaired = True
             return []
-        local = self._local(path, folder)
+        with self.store.local(path, str(folder)) as local:
+            return self._record_of(damage, name, local, folder)
+
+    def _record_of(self, damage: Damage, name: str, local: Path, folder: Path) -> list[Damage]:
         try:
             facts = inspect_file(local, self.dataset.num_layers).to_json()
             metadata = read_metadata(pq.ParquetFile(local), name)
@@ -160,11 +163,11 @@ class Repair:
     def _index(self, damage: Damage, folder: Path) -> list[Damage]:
         assert damage.file is not None
         file = damage.file
-        local = self._local(file.path, folder)
-        if file_sha256(local) != file.record["sha256"]:
-            return self._worse(damage, "is not the file that was written")
-        table = index_table(local, self.dataset.num_layers)
-        index = publish_index(self.store, file.name, table, folder)
+        with self.store.local(file.path, str(folder)) as local:
+            if file_sha256(local) != file.record["sha256"]:
+                return self._worse(damage, "is not the file that was written")
+            table = index_table(local, self.dataset.num_layers)
+            index = publish_index(self.store, file.name, table, folder)
         record = self.ledger.read(file.name)
         if record is not None and record.get("index") != index:
             self.store.remove(record_path(file.name))
@@ -174,14 +177,6 @@ class Repair:
             self.correct([entry])
         damage.repaired = True
         return []
-
-    def _local(self, path: str, folder: Path) -> Path:
-        """A file of the dataset on this machine."""
-        if self.store.is_local:
-            return Path(self.store.path(path))
-        local = folder / "data.parquet"
-        self.store.fetch(path, local)
-        return local
 
     # -- data files -------------------------------------------------------------------------------
 

@@ -7,8 +7,8 @@ device without memory.
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from codec import Codec, EncodedImage
 from codec.batches import batches_by_size, one_by_one_on_error
 
 from ..dataset.index_writer import index_facts, index_table, same_index
+from ..dataset.layout import index_path
 from ..dataset.models import load_model
 from ..dataset.rows import encoded_image, file_sha256, schema, stream_columns
 from ..reader.dataset import DataFile
@@ -27,7 +28,7 @@ from ..running.stages import StageClock
 from ..running.worker import Worker, WorkerSettings
 from ..running.worker_errors import picklable_errors
 from ..stores.reasons import describe
-from ..stores.store import Store, scratch_folder
+from ..stores.store import Store
 from .checks import LISTED_PROBLEMS
 from .rows import STATUSES, first_line, read_group, reraise_passing, row_problems
 
@@ -97,11 +98,15 @@ class ShardVerifier(Worker[VerifySettings]):
         started, clock = time.monotonic(), StageClock(self.activity.clock)
         problems, counts = _Problems(), Counter[str]()
         size, index_problem = 0, ""
-        with self.activity.shard(file.name, of=file.rows), self._local(file, clock) as local:
-            if local is None:
+        with self.activity.shard(file.name, of=file.rows), ExitStack() as stack:
+            try:
+                with clock.timed("download"):
+                    local = stack.enter_context(self.store.local(file.path, self.settings.scratch))
+                    size = local.stat().st_size
+            except FileNotFoundError:
                 problems.add("is gone")
             else:
-                size = local.stat().st_size
+                self.activity.transferred(read=size)
                 self.activity.show(file.name, stage="check")
                 self._check(file, local, problems, counts, clock)
                 if not problems.count:
@@ -119,25 +124,6 @@ class ShardVerifier(Worker[VerifySettings]):
             "seconds": round(time.monotonic() - started, 3),
             "stage_seconds": clock.seconds(),
         }
-
-    @contextmanager
-    def _local(self, file: DataFile, clock: StageClock) -> Iterator[Path | None]:
-        """The data file on this machine; None where there is none."""
-        with scratch_folder(self.settings.scratch) as folder:
-            found: Path | None
-            try:
-                with clock.timed("download"):
-                    found = self._fetched(file, folder / "data.parquet")
-                self.activity.transferred(read=found.stat().st_size)
-            except FileNotFoundError:
-                found = None
-            yield found
-
-    def _fetched(self, file: DataFile, target: Path) -> Path:
-        if self.store.is_local:
-            return Path(self.store.path(file.path))
-        self.store.fetch(file.path, target)
-        return target
 
     # -- the file ---------------------------------------------------------------------------------
 
@@ -184,17 +170,13 @@ class ShardVerifier(Worker[VerifySettings]):
         """Whether the index says where the values lie in this file."""
         if file.index is None:
             return ""
-        path = str(file.index["path"])
-        with scratch_folder(self.settings.scratch) as folder, clock.timed("check"):
-            found = Path(self.store.path(path))
-            try:
-                if not self.store.is_local:
-                    found = folder / "index.parquet"
-                    self.store.fetch(path, found)
+        path = index_path(file.name)
+        try:
+            with self.store.local(path, self.settings.scratch) as found, clock.timed("check"):
                 table = index_table(local, self.settings.layers)
                 facts = index_facts(path, found, table) if same_index(found, table) else None
-            except FileNotFoundError:
-                return "is gone"
+        except FileNotFoundError:
+            return "is gone"
         if facts is None:
             return "does not say where the values of its data file lie"
         if any(facts[name] != value for name, value in file.index.items() if name in facts):

@@ -16,8 +16,8 @@ import torch
 from codec import load_codec
 from codec.models import zoo
 from codec.stream import entropy
-from codec.training.data import read_shards
 from codec.uqdm.codec import UQDMCodec
+from tests.benchmarks.pictures import from_tar
 
 
 def main() -> None:
@@ -28,8 +28,7 @@ def main() -> None:
     torch.set_num_threads(1)
     codec = load_codec(options.model)
     assert isinstance(codec, UQDMCodec)
-    with options.data.open("rb") as stream:
-        picture = read_shards([(options.data.name, stream)], 1, lambda line: None).take(1)[0]
+    (picture,) = from_tar(options.data, 1)
     print("| layer | symbols | bytes | encode Msym/s | decode Msym/s |\n|---|---|---|---|---|")
     total = [0, 0.0, 0.0]
     for number, symbols in enumerate(codec.scheme.encode([picture], [0], codec.num_layers)[0]):

@@ -12,8 +12,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from pipeline.decode.copy_worker import CopySettings, ShardCopier
+from pipeline.decode.copy_worker import ShardCopier
+from pipeline.decode.dataset_worker import HandOutSettings
 from pipeline.decode.layer_rule import LayerRule
+from pipeline.decode.request import DecodeOptions
 from tests.pipeline.counting import CountingFileSystem
 from tests.pipeline.streams import rows, write_dataset
 
@@ -36,9 +38,8 @@ def main() -> None:
     first = next(iter(CASES.items()))
     for round, (name, (rule, chosen)) in enumerate([first, *CASES.items()]):
         with tempfile.TemporaryDirectory() as output:
-            worker = ShardCopier(
-                CopySettings(dataset.url, output, "f", rule, rule.most, keep_original=False)
-            )
+            options = DecodeOptions(dataset.url, output)
+            worker = ShardCopier(HandOutSettings(options, "f", rule))
             worker.ready()
             CountingFileSystem.requests.clear()
             started = time.process_time()

@@ -34,7 +34,7 @@ from codec.cdc.latents.trit_planes import FRACTIONS, Order, Trees, assign_layers
 from codec.images import metrics
 from codec.models import zoo
 from codec.stream import bitstream, entropy
-from codec.stream.entropy import Tables
+from codec.stream.entropy import PRECISION, Tables
 from pipeline.evaluate.contenders import available_qualities
 from tests.benchmarks.pictures import from_tar
 
@@ -45,6 +45,21 @@ Curve = Mapping[str, Any]
 def count(codec: CDCCodec, pictures: Sequence[np.ndarray], quality: int) -> np.ndarray:
     """How often each residual occurs at each scale index (``CDCScheme.count_residuals``)."""
     return np.sum([codec.scheme.count_residuals([p], quality) for p in pictures], 0)
+
+
+def one_piece_tables(trees: Trees) -> Tables:
+    """One table of all values for each scale index, with the probabilities of their trits."""
+    trits = trees.tables.counts.reshape(-1, 4)[:, :3] / (1 << PRECISION)
+    trits[~trees.is_root] /= trits[~trees.is_root].sum(1, keepdims=True)  # only roots escape
+    pmfs = []
+    for root, levels in zip(trees.root.tolist(), trees.levels.tolist(), strict=True):
+        mass, node = np.ones(1), root
+        for _ in range(levels):
+            thirds = trits[node : node + len(mass)]
+            node += len(mass)
+            mass = (mass[:, None] * thirds).ravel()
+        pmfs.append((-(len(mass) // 2), mass))
+    return Tables.from_pmfs(pmfs)
 
 
 def write_order(
@@ -212,7 +227,7 @@ def main() -> None:
             ordered = load_codec(path)
             for quality in qualities:
                 curves[quality][order] = measure(ordered, pictures, quality, decode)
-    tables = trees.one_piece_tables()
+    tables = one_piece_tables(trees)
     pixels = sum(picture.shape[0] * picture.shape[1] for picture in pictures)
     rows = []
     for quality in qualities:

@@ -53,7 +53,7 @@ def main() -> None:
         kind, colours = "pixels", ""
         if layer < scheme.config.levels:
             kind = scheme.config.passes[layer][number][0]
-            colours = " ".join(map(str, scheme.config.pass_colours(layer, number)))
+            colours = " ".join(map(str, scheme.config.pass_lattices(layer, number)))
         row = [layer + 1, number + 1, kind, colours, f"{bits / pixels:.5f}", f"{bits / digits:.3f}"]
         print("| " + " | ".join(map(str, row)) + " |")
         out.append(

@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from codec.training.data import read_shards
+from codec.training.data import Pictures
 
 
 def from_tar(path: Path, first: int | None = None) -> list[np.ndarray]:
     """The pictures of a tar, or only the first of them, ``(H, W, 3) uint8`` each."""
     with path.open("rb") as stream:
-        found = read_shards([(path.name, stream)], 1, lambda line: None)
+        found = Pictures(1)
+        found.add_tar(path.name, stream, lambda line: None)
     return found.take(len(found) if first is None else first)
 
 

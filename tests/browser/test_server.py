@@ -152,7 +152,7 @@ def test_screenshots(browser: "Browser") -> None:
     dataset = open_dataset(os.environ["STRATA_SCREENSHOTS"])
     IMAGES.mkdir(exist_ok=True)
     looks = {"wide": (DESKTOP, "light", 1.25), "narrow": (PHONE, "dark", 2)}
-    with previews(dataset, dataset.codec(), Limits(deadline=600.0)) as url:
+    with previews(dataset, dataset.codec(), Limits(timeout=600.0)) as url:
         for name, (viewport, scheme, scale) in looks.items():
             context = browser.new_context(
                 viewport=viewport,

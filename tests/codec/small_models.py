@@ -11,9 +11,11 @@ from codec import load_codec
 from codec.models import zoo
 from codec.numerics.lapped_transform import BANDS
 from codec.uqdm.codec import UQDMCodec
+from codec.uqdm.nested.export import export, model_config
 from codec.uqdm.nested.model import NestedModel
 from codec.uqdm.nested.schedule import NestedConfig
 from codec.uqdm.nested.scheme import NestedScheme
+from codec.uqdm.nested.statistics import start_biases
 
 NETWORKS: dict[str, dict[str, int]] = {
     "network": {"channels": 16, "hidden": 32, "blocks": 2},
@@ -55,13 +57,13 @@ def nested_model(
     if not pixels:
         del sizes["pixel_network"]
     model = NestedModel(config, **sizes)
-    model.start_from_statistics([noise_pictures(8, 64)])
+    start_biases(model, [noise_pictures(8, 64)])
     torch.manual_seed(seed)  # the same numbers with and without pixels
     for part in (model.network, model.pass_network, model.first_network):
         _stir(part)
     with torch.no_grad():
         for own in (model.network, model.first_network):
-            own.stem_bias.normal_(std=0.3)  # colours of blocks are told apart
+            own.stem_bias.normal_(std=0.3)  # lattices are told apart
             own.head[-BANDS:].mul_(0.1)  # what is expected is not far from what is known
         if model.pixel_network is not None:
             model.pixel_network.network.head.normal_(std=0.05)
@@ -84,7 +86,8 @@ def write_nested_model(folder: Path, seed: int = 0, **options: Any) -> Path:
     """The file of ``nested_model(seed, **options)``."""
     model = nested_model(seed, **options)
     path = folder / zoo.MODEL_FILE
-    zoo.write_model(path, model.model_config(archive_layers=5), model.export(), {"test": True})
+    config = {**model_config(model), "archive_layers": 5}
+    zoo.write_model(path, config, export(model), {"test": True})
     return path
 
 

@@ -12,6 +12,7 @@ from codec.stream import bitstream, entropy
 from codec.stream.bitstream import Layer
 from codec.stream.entropy import Tables
 from tests.codec import toy
+from tests.codec.ideal import ideal_bits
 
 
 @pytest.fixture
@@ -43,8 +44,8 @@ def test_options_reach_the_scheme(codec: toy.ToyCodec, pictures: list[np.ndarray
     assert (codec.decode(good, decoder="diffusion", seed=5)[0] != drawn[0]).any()
     *_, last = codec.decode_progressively(good, decoder="diffusion", seed=4)
     np.testing.assert_array_equal(last[0], drawn[0])
-    assert codec.cross_entropy(pictures[0], quality=0)[1:] == [0, 0]
-    assert codec.cross_entropy(pictures[0])[1] == pytest.approx(2 * 8 * 9 * 3, rel=1e-3)
+    assert ideal_bits(codec, pictures[0], quality=0)[1:] == [0, 0]
+    assert ideal_bits(codec, pictures[0])[1] == pytest.approx(2 * 8 * 9 * 3, rel=1e-3)
 
 
 def test_entropy_coding_may_wait_and_run_elsewhere(

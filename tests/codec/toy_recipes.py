@@ -42,9 +42,7 @@ class ToyTrainable(Trainable):
 
     def measure(self, codec: Codec, pictures: Sequence[np.ndarray]) -> dict[str, Any]:
         return {
-            f"quality {quality}": figures(
-                codec, pictures, {"quality": quality}, {"decoder": "fast"}
-            )
+            f"quality {quality}": figures(codec, pictures, {"quality": quality})
             for quality in (0, 1)
         }
 

@@ -30,8 +30,8 @@ from codec.images.files import write_image
 from codec.models import zoo
 from codec.uqdm.paper import calibration
 from codec.uqdm.paper.scheme import UniversalScheme
-from pipeline.compress.encoder import CompressSettings
 from pipeline.compress.job import CompressOptions, _parameters
+from pipeline.compress.settings import CompressSettings
 from pipeline.compress.worker import ShardCompressor, ShardJob
 from pipeline.dataset.layout import PLAN_NAME, shard_name
 from pipeline.dataset.ledger import Ledger, Plan, publish_manifest

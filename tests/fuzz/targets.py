@@ -10,6 +10,7 @@ import torch
 
 from codec import Codec, EncodedImage, load_codec
 from codec.models import zoo
+from codec.uqdm.nested.export import export, model_config
 from codec.uqdm.nested.schedule import NestedConfig
 from tests.codec.cdc.models import light_config, write_model
 from tests.codec.small_models import CONFIG, nested_model, noise_pictures
@@ -80,7 +81,7 @@ def nested(folder: Path, config: NestedConfig = CONFIG, **network: int) -> Codec
     """A nested model with a lossless layer."""
     model = nested_model(config=config, **network)
     path = folder / zoo.MODEL_FILE
-    zoo.write_model(path, model.model_config(), model.export())
+    zoo.write_model(path, model_config(model), export(model))
     return load_codec(path)
 
 

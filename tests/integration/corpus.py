@@ -52,7 +52,7 @@ class Corpus:
             MODEL,
             lossless=True,
             workers=1,
-            policy=Policy(**{"attempts": 3, "deadline": DEADLINE, **policy}),
+            policy=Policy(**{"attempts": 3, "timeout": DEADLINE, **policy}),
             input_options=options,
             output_options=options,
         )

@@ -127,7 +127,7 @@ def test_the_sample_that_kills_is_found_and_left_out(tmp_path: Path) -> None:
 
 def test_a_sample_that_hangs_is_found_too(tmp_path: Path) -> None:
     outcomes = run(
-        tmp_path, {"bad": "poison-hang 12"}, SearchableWorker, attempts=1, deadline=3, workers=1
+        tmp_path, {"bad": "poison-hang 12"}, SearchableWorker, attempts=1, timeout=3, workers=1
     )
     assert outcomes["bad"].result is not None
     assert set(outcomes["bad"].result["skip"]) == {12}
@@ -138,7 +138,7 @@ def test_a_search_allows_for_slow_opening(tmp_path: Path, monkeypatch: pytest.Mo
     """A shard that takes long to fetch does so for every probe, however few samples it tries."""
     monkeypatch.setattr("pipeline.running.scheduler.PROBE_SECONDS", 0.5)
     outcomes = run(
-        tmp_path, {"bad": "poison 12"}, SlowOpeningWorker, attempts=1, deadline=6, workers=1
+        tmp_path, {"bad": "poison 12"}, SlowOpeningWorker, attempts=1, timeout=6, workers=1
     )
     assert outcomes["bad"].result is not None
     assert set(outcomes["bad"].result["skip"]) == {12}
@@ -151,10 +151,10 @@ def test_a_search_without_a_culprit_ends(tmp_path: Path) -> None:
     assert outcomes["good"].result is not None
 
 
-def test_deadlines(tmp_path: Path) -> None:
+def test_timeouts(tmp_path: Path) -> None:
     started = time.monotonic()
     behaviours = {"slow": "hang", "stuck": "hang once", "good": "", "fine": "slow"}
-    outcomes = run(tmp_path, behaviours, attempts=2, deadline=4)
+    outcomes = run(tmp_path, behaviours, attempts=2, timeout=4)
     assert time.monotonic() - started < 250
     assert "no sample for 4 s" in outcomes["slow"].error
     assert outcomes["slow"].attempts == 2
@@ -167,7 +167,7 @@ def test_a_task_that_hangs_beside_others_is_late_too(tmp_path: Path) -> None:
     """The others go on, so its worker is never without progress."""
     behaviours = {"stuck": "hang aside", **{f"good{n}": "short" for n in range(100)}}
     recorder = Recorder()
-    outcomes = run(tmp_path, behaviours, recorder=recorder, workers=1, attempts=1, deadline=4)
+    outcomes = run(tmp_path, behaviours, recorder=recorder, workers=1, attempts=1, timeout=4)
     late = [facts for kind, facts in recorder.events if kind == "worker_died"]
     assert "no sample for 4 s" in outcomes.pop("stuck").error
     assert len(late[0]["shards"]) > 1  # it was not the last one left
@@ -176,14 +176,14 @@ def test_a_task_that_hangs_beside_others_is_late_too(tmp_path: Path) -> None:
 
 def test_waiting_behind_a_slow_task_is_not_being_late(tmp_path: Path) -> None:
     behaviours = {f"slow{n}": "slow" for n in range(4)}  # 8 s for one worker
-    outcomes = run(tmp_path, behaviours, workers=1, attempts=1, deadline=5)
+    outcomes = run(tmp_path, behaviours, workers=1, attempts=1, timeout=5)
     assert all(outcome.result is not None for outcome in outcomes.values())
 
 
 def test_a_task_that_gets_on_is_not_late(tmp_path: Path) -> None:
     """However long it takes in all, and however long another one waits for its turn."""
     behaviours = {"long": "steady", "next": "steady"}  # 2 x 8 s
-    outcomes = run(tmp_path, behaviours, SteadyWorker, workers=1, attempts=1, deadline=4)
+    outcomes = run(tmp_path, behaviours, SteadyWorker, workers=1, attempts=1, timeout=4)
     assert all(outcome.result is not None for outcome in outcomes.values())
 
 

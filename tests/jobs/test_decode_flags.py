@@ -43,7 +43,7 @@ def test_what_was_given_is_what_is_done() -> None:
         (["--max-pixels", "0"], "--max-pixels"),
         (["--max-bad-fraction", "2"], "--max-bad-fraction"),
         (["--ignore-missing"], "there are no --keys"),
-        (["--quality", "101"], "--quality must be 1 to 100"),
+        (["--quality", "101"], "--quality: must be 1 to 100"),
         (["--format", "strata", "--max-side", "9"], "--max-side: --format strata decodes nothing"),
         (["--format", "strata", "--image-format", "png", "--quality", "9"], "--image-format, "),
     ],

@@ -8,7 +8,7 @@ import pytest
 
 from codec.images.files import MAX_PIXELS
 from pipeline.compress import job as compress_job
-from pipeline.compress.encoder import CompressSettings
+from pipeline.compress.settings import CompressSettings
 from pipeline.compress.worker import ShardCompressor, ShardJob
 from pipeline.dataset import layout, models
 from pipeline.dataset import ledger as ledger_module

@@ -6,7 +6,7 @@ from typing import Any
 from codec import Codec
 from codec.images.files import MAX_PIXELS
 from codec.models.zoo import MODEL_FILE
-from pipeline.compress.encoder import CompressSettings
+from pipeline.compress.settings import CompressSettings
 from pipeline.compress.worker import ShardCompressor, ShardJob
 from pipeline.dataset import layout
 from pipeline.dataset import ledger as ledger_module

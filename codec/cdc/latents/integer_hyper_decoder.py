@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InvalidModelError
+from ...numerics.tiles import pieces, scaled
 
 FRACTION = 4096  # activation units per 1.0
 _LIMIT = float(1 << 23)  # activations are clamped to +-2048.0
@@ -256,22 +257,14 @@ class IntegerHyperDecoder:
         f, halo, most = self.factor, self.halo, self.max_positions
         b, _, h, w = z.shape
         tall = h if h * w <= most else min(h, math.isqrt(most))
-        wide = min(w, max(most // max(tall, 1), 1))
-        together = max(most // max(h * w, 1), 1)
-        for first, top, left in product(
-            range(0, b, together), range(0, h, tall), range(0, w, wide)
-        ):
-            some = slice(first, min(first + together, b))
-            bottom, above = min(top + tall, h), max(top - halo, 0)
-            right, before = min(left + wide, w), max(left - halo, 0)
-            x = z[some, :, above : bottom + halo, before : right + halo]
+        size = tall, most // max(tall, 1)
+        for piece in pieces(b, h, w, size, halo):
+            x = z[piece.pictures, :, *piece.seen]
             x = x.to(self.device, torch.float64).permute(0, 2, 3, 1).clamp(-_LIMIT, _LIMIT)
             for layer in self._layers:
                 x = layer(x)
-            x = x[:, (top - above) * f : (bottom - above) * f]
-            x = x[:, :, (left - before) * f : (right - before) * f]
-            rows, columns = slice(top * f, bottom * f), slice(left * f, right * f)
-            yield (some, slice(None), rows, columns), x.permute(0, 3, 1, 2)
+            inner, tile = (scaled(area, f) for area in (piece.inner, piece.tile))
+            yield (piece.pictures, slice(None), *tile), x[:, *inner].permute(0, 3, 1, 2)
 
 
 def _convolution(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ... import coder_process
-from ...stream.entropy import PRECISION, Tables
+from ...stream.entropy import Tables
 
 MAX_LEVELS = 6
 MAX_LAYERS = 64
@@ -131,27 +131,7 @@ class Trees:
             own = {name: arrays[name] for name in ("scales", "levels", "mean", "layer")}
         except KeyError as error:
             raise ValueError(f"trees lack their array {error}") from None
-        for array in table.values():
-            if array.ndim != 1 or array.dtype not in (np.int32, np.int64):
-                raise ValueError("a tree's tables must be integer vectors")
         return cls(tables=Tables.from_arrays(table), **own)
-
-    def one_piece_tables(self) -> Tables:
-        """One table of all values for each scale index, with the same probabilities.
-
-        What the layers' overhead is held against. Symbols are the values of r themselves.
-        """
-        trits = self.tables.counts.reshape(-1, 4)[:, :3] / (1 << PRECISION)
-        trits[~self.is_root] /= trits[~self.is_root].sum(1, keepdims=True)  # only roots escape
-        pmfs = []
-        for root, levels in zip(self.root.tolist(), self.levels.tolist(), strict=True):
-            mass, node = np.ones(1), root
-            for _ in range(levels):
-                thirds = trits[node : node + len(mass)]
-                node += len(mass)
-                mass = (mass[:, None] * thirds).ravel()
-            pmfs.append((-(len(mass) // 2), mass))
-        return Tables.from_pmfs(pmfs)
 
 
 def _check_scales(scales: np.ndarray) -> None:

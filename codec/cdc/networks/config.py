@@ -1,8 +1,8 @@
-"""Reading the parts of a model's configuration."""
+"""Base of the dataclasses that the parts of a model's configuration are."""
 
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
-from typing import Any
+from dataclasses import asdict
+from typing import Any, ClassVar, Self
 
 from ...errors import InvalidModelError
 
@@ -15,19 +15,31 @@ def is_width(value: Any) -> bool:
     return type(value) is int and 1 <= value <= MAX_WIDTH
 
 
-def checked_fields(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments for a dataclass from JSON, lists as tuples.
+class Part:
+    """A part of a model file's JSON, whose values ``__post_init__`` checks.
 
-    Raises InvalidModelError that names what is unknown or missing.
+    Attributes:
+        part: what the configuration calls it.
+        kind: which of several it is; "" where there is one.
     """
-    known = {field.name: field for field in fields(kind)}
-    required = {
-        name
-        for name, field in known.items()
-        if field.default is MISSING and field.default_factory is MISSING
-    }
-    if unknown := sorted(set(values) - known.keys()):
-        raise InvalidModelError(f"{kind.__name__} has no setting {', '.join(unknown)}")
-    if missing := sorted(required - set(values)):
-        raise InvalidModelError(f"{kind.__name__} lacks the setting {', '.join(missing)}")
-    return {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
+
+    part: ClassVar[str]
+    kind: ClassVar[str] = ""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Of a model file's JSON. Raises InvalidModelError naming what is wrong."""
+        if values.get("kind", cls.kind) != cls.kind:
+            raise InvalidModelError(f"{cls.part}: kind {values['kind']!r} is not {cls.kind!r}")
+        given = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
+        given.pop("kind", None)
+        try:
+            return cls(**given)
+        except (TypeError, ValueError) as error:
+            raise InvalidModelError(f"{cls.part}: {error}") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """What ``from_dict`` reads, as JSON would have it."""
+        fields: dict[str, Any] = asdict(self)  # type: ignore[call-overload]
+        values = {n: list(v) if isinstance(v, tuple) else v for n, v in fields.items()}
+        return {"kind": self.kind, **values} if self.kind else values

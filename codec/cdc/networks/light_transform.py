@@ -13,18 +13,17 @@ its own tables for the hyper-latent.
 """
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...errors import InvalidModelError
 from ...numerics import lapped_transform, pointwise
 from ..latents.priors import MIN_SCALE, FactorizedPrior, lower_bound
-from .config import checked_fields
+from .config import Part
 
 LEVELS = 127.5  # 8-bit levels in one unit of a picture in [-1, 1]
 STEP = 32.0  # 8-bit levels in one unit of the latent, before the gains
@@ -33,7 +32,7 @@ _CAUTION = 0.1  # the Karhunen-Loeve maps learn this much more slowly than the r
 
 
 @dataclass(frozen=True)
-class LightConfig:
+class LightConfig(Part):
     """Widths and depths of the light transform.
 
     Attributes:
@@ -44,6 +43,9 @@ class LightConfig:
         analysis, synthesis: numbers of blocks at 1/8 and at 1/16.
         hyper: channels of the hyper-latent at 1/64 and of the networks around it.
     """
+
+    part: ClassVar[str] = "compressor"
+    kind: ClassVar[str] = "light"
 
     rates: tuple[float, ...] = (0.0016, 0.0032, 0.0064, 0.0128, 0.0256)
     latents: int = 256
@@ -57,24 +59,16 @@ class LightConfig:
     def qualities(self) -> int:
         return len(self.rates)
 
-    def to_dict(self) -> dict[str, Any]:
-        values = {n: list(v) if isinstance(v, tuple) else v for n, v in asdict(self).items()}
-        return {"kind": "light", **values}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "LightConfig":
-        """Raises InvalidModelError for a field that does not exist, or for sizes that none has."""
-        config = cls(**checked_fields(cls, {n: v for n, v in values.items() if n != "kind"}))
-        depths = (*config.analysis, *config.synthesis)
-        widths = (config.latents, config.hyper, config.fine, config.coarse)
+    def __post_init__(self) -> None:
+        depths = (*self.analysis, *self.synthesis)
+        widths = (self.latents, self.hyper, self.fine, self.coarse)
         if not (
             all(type(n) is int and 0 <= n <= 64 for n in depths)
             and all(type(n) is int and 1 <= n <= 4096 for n in widths)
-            and all(rate > 0 for rate in config.rates)
-            and 1 <= len(config.rates) <= 64
+            and all(rate > 0 for rate in self.rates)
+            and 1 <= len(self.rates) <= 64
         ):
-            raise InvalidModelError("compressor: a width, a depth or a rate is out of range")
-        return config
+            raise ValueError("a width, a depth or a rate is out of range")
 
 
 class _Block(nn.Module):

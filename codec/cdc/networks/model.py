@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ...errors import InvalidModelError
 from ...numerics.pointwise import Pointwise
-from ..latents.priors import FactorizedPrior, gaussian_likelihood
+from ..latents.priors import FactorizedPrior
 from .diffusion import Diffusion
 from .light_transform import LightCompressor, LightConfig
 from .paper_transform import PaperCompressor, PaperConfig
@@ -64,15 +64,15 @@ class CDCModel(nn.Module):
 
     def analysis(self, x: Tensor, quality: Tensor) -> Tensor:
         """Latent ``(B, M, H/16, W/16)``."""
-        raise NotImplementedError
+        return self.compressor.analysis(x, quality)
 
     def hyper_analysis(self, y: Tensor) -> Tensor:
         """Hyper-latent ``(B, C, H/64, W/64)`` of a latent."""
-        raise NotImplementedError
+        return self.compressor.hyper_analysis(y)
 
     def hyper_synthesis(self, z: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and scale of the latent, ``(B, M, H/16, W/16)`` each, scale at least 0.1."""
-        raise NotImplementedError
+        return self.compressor.hyper_synthesis(z, quality)
 
     def hyper_mean(self, z: Tensor, quality: Tensor) -> Tensor:
         """The mean of ``hyper_synthesis`` alone, up to the last bits of floats."""
@@ -88,7 +88,7 @@ class CDCModel(nn.Module):
 
     def hyper_bias(self, quality: int) -> Tensor:
         """What is added to the hyper-decoder's output at a quality, ``(2 M,)``."""
-        raise NotImplementedError
+        return self.compressor.hyper_bias[quality]
 
     def prior(self, quality: int) -> FactorizedPrior:
         """The density of the hyper-latent at a quality."""
@@ -96,7 +96,8 @@ class CDCModel(nn.Module):
 
     def synthesis(self, y: Tensor, quality: Tensor) -> Synthesis:
         """The fast picture and the contexts of a quantised latent."""
-        raise NotImplementedError
+        picture, features = self.compressor.synthesis(y, quality)
+        return Synthesis(picture, tuple(features))
 
     def denoise(self, x: Tensor, time: Tensor, seen: Synthesis) -> Tensor:
         """The U-Net's output for a noisy picture ``x`` at times ``(B,)`` in [0, 1]."""
@@ -106,8 +107,6 @@ class CDCModel(nn.Module):
     def hyper_decoder(self) -> nn.Sequential:
         """The network behind ``hyper_synthesis``."""
         return self.compressor.hyper_decoder
-
-    # -- common -----------------------------------------------------------------------------------
 
     def medians(self, quality: Tensor) -> Tensor:
         """What hyper-latents are rounded relative to, ``(B, C, 1, 1)``."""
@@ -121,10 +120,6 @@ class CDCModel(nn.Module):
             chosen = quality == q
             out[chosen] = self.prior(q).likelihood(z[chosen])
         return out
-
-    def likelihood(self, y: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-        """Mass of the unit bins around a latent, its shape."""
-        return gaussian_likelihood(y, mean, scale)
 
 
 class PaperModel(CDCModel):
@@ -157,25 +152,8 @@ class PaperModel(CDCModel):
         self.hyper_channels = compressor.hyper_channels
         self.has_fast_head = compressor.fast_head
 
-    def analysis(self, x: Tensor, quality: Tensor) -> Tensor:
-        return self.compressor.analysis(x)
-
-    def hyper_analysis(self, y: Tensor) -> Tensor:
-        return self.compressor.hyper_analysis(y)
-
-    def hyper_synthesis(self, z: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
-        return self.compressor.hyper_synthesis(z)
-
-    def hyper_bias(self, quality: int) -> Tensor:
-        return torch.zeros(2 * self.latents)
-
     def prior(self, quality: int) -> FactorizedPrior:
         return self.compressor.prior
-
-    def synthesis(self, y: Tensor, quality: Tensor) -> Synthesis:
-        contexts = self.compressor.context(y)
-        picture = self.compressor.preview(contexts) if self.has_fast_head else None
-        return Synthesis(picture, tuple(contexts))
 
     def denoise(self, x: Tensor, time: Tensor, seen: Synthesis) -> Tensor:
         assert self.unet is not None
@@ -229,26 +207,10 @@ class LightModel(CDCModel):
         self.latents, self.hyper_channels = compressor.latents, compressor.hyper
         self.has_fast_head = True
 
-    def analysis(self, x: Tensor, quality: Tensor) -> Tensor:
-        return self.compressor.analysis(x, quality)
-
-    def hyper_analysis(self, y: Tensor) -> Tensor:
-        return self.compressor.hyper_analysis(y)
-
-    def hyper_synthesis(self, z: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
-        return self.compressor.hyper_synthesis(z, quality)
-
-    def hyper_bias(self, quality: int) -> Tensor:
-        return self.compressor.hyper_bias[quality]
-
     def prior(self, quality: int) -> FactorizedPrior:
         prior = self.compressor.priors[quality]
         assert isinstance(prior, FactorizedPrior)
         return prior
-
-    def synthesis(self, y: Tensor, quality: Tensor) -> Synthesis:
-        picture, features = self.compressor.synthesis(y, quality)
-        return Synthesis(picture, tuple(features))
 
     def denoise(self, x: Tensor, time: Tensor, seen: Synthesis) -> Tensor:
         assert self.unet is not None

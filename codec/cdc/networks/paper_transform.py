@@ -8,23 +8,20 @@ Yang & Mandt 2023, appendix; the hyperprior is that of Minnen et al. 2018 withou
 autoregressive part.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
-from ...errors import InvalidModelError
 from ..latents.priors import MIN_SCALE, FactorizedPrior, lower_bound
-from .config import MAX_SCALES, checked_fields, is_width
+from .config import MAX_SCALES, Part, is_width
 from .unet import ResidualBlock
-
-_KIND = "paper"
 
 
 @dataclass(frozen=True)
-class PaperConfig:
+class PaperConfig(Part):
     """Widths of the transform; the defaults are the paper's, parameterised for x.
 
     Attributes:
@@ -35,6 +32,9 @@ class PaperConfig:
         context_channels: channels of the finest context.
         fast_head: whether a convolution of the finest context also gives a picture at once.
     """
+
+    part: ClassVar[str] = "compressor"
+    kind: ClassVar[str] = "paper"
 
     dim: int = 64
     dim_mults: tuple[int, ...] = (1, 2, 3, 4)
@@ -78,28 +78,16 @@ class PaperConfig:
         """Channels of each context, finest first, as ``UNetConfig.context_channels`` has them."""
         return (self.context_channels, *(self.dim * m for m in self.context_dim_mults[:-1]))
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "PaperConfig":
-        """Of a model file's JSON. Raises InvalidModelError naming what is wrong."""
-        if values.get("kind", _KIND) != _KIND:
-            raise InvalidModelError(f"compressor: kind {values['kind']!r} is not {_KIND!r}")
-        try:
-            return cls(**checked_fields(cls, {n: v for n, v in values.items() if n != "kind"}))
-        except (TypeError, ValueError) as error:
-            raise InvalidModelError(f"compressor: {error}") from error
-
-    def to_dict(self) -> dict[str, Any]:
-        """What ``from_dict`` reads, as JSON would have it."""
-        values = {n: list(v) if isinstance(v, tuple) else v for n, v in asdict(self).items()}
-        return {"kind": _KIND, **values}
-
 
 class PaperCompressor(nn.Module):
     """Analysis, hyperprior and context decoder; quantisation and coding are the caller's.
 
     Shapes below are for the paper's four and three stages: latents at 1/16, hyper-latents at 1/64.
-    H and W must be multiples of ``config.multiple`` (64).
+    H and W must be multiples of ``config.multiple`` (64). Methods take a quality, as the light
+    transform's do, and there is but one.
     """
+
+    hyper_bias: Tensor
 
     def __init__(self, config: PaperConfig) -> None:
         super().__init__()
@@ -119,8 +107,11 @@ class PaperCompressor(nn.Module):
         self.prior = FactorizedPrior(config.hyper_channels)
         channels = config.context_channels
         self.fast_head = nn.Conv2d(channels, 3, 3, padding=1) if config.fast_head else None
+        self.register_buffer(
+            "hyper_bias", torch.zeros(1, 2 * config.latent_channels), persistent=False
+        )
 
-    def analysis(self, x: Tensor) -> Tensor:
+    def analysis(self, x: Tensor, _: Tensor | None = None) -> Tensor:
         """Latent y ``(B, 4 d, H/16, W/16)`` of pictures ``(B, 3, H, W)`` in [-1, 1]."""
         y: Tensor = self.encoder(x)
         return y
@@ -130,7 +121,7 @@ class PaperCompressor(nn.Module):
         z: Tensor = self.hyper_encoder(y)
         return z
 
-    def hyper_synthesis(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def hyper_synthesis(self, z: Tensor, _: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mean, and scale of at least 0.1, of the latent: each ``(B, 4 d, H/16, W/16)``."""
         mean, scale = self.hyper_decoder(z).chunk(2, dim=1)
         return mean, lower_bound(scale, MIN_SCALE)
@@ -143,12 +134,10 @@ class PaperCompressor(nn.Module):
             contexts.append(y)
         return contexts[::-1]
 
-    def preview(self, contexts: list[Tensor]) -> Tensor:
-        """The fast head's picture ``(B, 3, H, W)``, unclipped; ValueError if there is none."""
-        if self.fast_head is None:
-            raise ValueError("this model has no fast head")
-        picture: Tensor = self.fast_head(contexts[0])
-        return picture
+    def synthesis(self, y: Tensor, _: Tensor | None = None) -> tuple[Tensor | None, list[Tensor]]:
+        """The fast head's picture ``(B, 3, H, W)``, unclipped, if it has one, and the contexts."""
+        contexts = self.context(y)
+        return None if self.fast_head is None else self.fast_head(contexts[0]), contexts
 
 
 def rounded(values: Tensor, offset: Tensor) -> Tensor:

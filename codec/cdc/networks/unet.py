@@ -14,24 +14,23 @@ Tensors come out of every normalisation with channels last in memory, which the 
 keep: on a CPU both are fastest so.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...errors import InvalidModelError
 from ...numerics.pointwise import Pointwise, plus
-from .config import MAX_SCALES, checked_fields, is_width
+from .config import MAX_SCALES, Part, is_width
 
 _SLOPE = 0.2  # of every leaky ReLU in these networks
 
 
 @dataclass(frozen=True)
-class UNetConfig:
+class UNetConfig(Part):
     """Sizes of the network; the defaults are the paper's, parameterised for x.
 
     Attributes:
@@ -44,6 +43,8 @@ class UNetConfig:
         finest_skip: whether the finest scale, too, has a way past the coarser ones. Without, as in
             the paper, details must fit into the second scale's channels.
     """
+
+    part: ClassVar[str] = "unet"
 
     dim: int = 64
     dim_mults: tuple[int, ...] = (1, 2, 3, 4, 5, 6)
@@ -72,18 +73,6 @@ class UNetConfig:
     def multiple(self) -> int:
         """What the height and width of a picture must be multiples of."""
         return 2 ** (len(self.dim_mults) - 1)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "UNetConfig":
-        """Of a model file's JSON. Raises InvalidModelError naming what is wrong."""
-        try:
-            return cls(**checked_fields(cls, values))
-        except (TypeError, ValueError) as error:
-            raise InvalidModelError(f"unet: {error}") from error
-
-    def to_dict(self) -> dict[str, Any]:
-        """What ``from_dict`` reads, as JSON would have it."""
-        return {n: list(v) if isinstance(v, tuple) else v for n, v in asdict(self).items()}
 
 
 class ChannelNorm(nn.Module):

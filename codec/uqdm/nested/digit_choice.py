@@ -10,6 +10,8 @@ All of it is computed where the networks are: a GPU that waited for each pass's 
 elsewhere would wait most of the time.
 """
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -79,3 +81,20 @@ def _chosen(rest: Tensor, index: Tensor, prices: Prices, reach: float) -> Tensor
     error = (rest - lower).abs_()
     worth = error.square() - (rest - nearest).square_() < TRADE * saved
     return torch.where(worth & (error <= reach), lower, near)
+
+
+@torch.no_grad()
+def likely_digits(rest: Tensor, log_p: Tensor, reach: float) -> Tensor:
+    """``choose`` by a model that is being trained: the entries of its distributions.
+
+    Args:
+        log_p: log-probabilities in nats ``(n, 2 A + 1)``.
+    """
+    most = log_p.shape[-1] // 2
+    near = rest.round()
+    lower = near - near.sign()
+    entries = torch.stack([near, lower], -1).clamp_(-most, most).add_(most).long()
+    saved = (log_p.gather(-1, entries).diff(dim=-1) / math.log(2)).squeeze(-1)
+    error = (rest - lower).abs()
+    worth = (error.square() - (rest - near).square() < TRADE * saved) & (error <= reach)
+    return torch.where(worth, entries[:, 1], entries[:, 0])

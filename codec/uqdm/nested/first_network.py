@@ -19,17 +19,17 @@ from torch import Tensor
 
 from ...models.checks import check_shapes
 from ...numerics.lapped_transform import BANDS
+from ...numerics.tiles import pieces
 from .integer_network import IntegerNetwork, NetworkConfig
 from .schedule import (
-    LATTICE,
     OUTPUTS,
+    PERIOD,
     SHIFT_UNIT,
     Features,
     NestedConfig,
-    colours_of,
+    lattice_of,
     places_of,
 )
-from .tiles import pieces
 
 TILE = 192  # blocks on a side that the network sees at once, halo apart
 
@@ -121,10 +121,9 @@ class FirstLevel:
         this = self._passes[number]
         count, height, width, _ = grid.shape
         places = places_of(grid, self.config, 0, number)
-        if number == 0:  # nothing is known: only the blocks' colours and the borders tell
-            period = len(LATTICE)
+        if number == 0:  # nothing is known: only the blocks' lattices and the borders tell
             sides = (height, width)
-            rows, columns = (typical(n, self.reach, period) for n in sides)
+            rows, columns = (typical(n, self.reach) for n in sides)
             small = grid.new_zeros((1, int(rows.max()) + 1, int(columns.max()) + 1, grid.shape[-1]))
             index = self._index(self._trunk(small, number), this)
             for axis, at in enumerate((rows, columns), start=1):
@@ -177,7 +176,7 @@ class FirstLevel:
         """
         halo, channels = self._network.config.halo, self._network.config.channels
         count, height, width, _ = grid.shape
-        board, unit = colours_of(grid), self._units
+        board, unit = lattice_of(grid), self._units
         pictures = max(1, TILE * TILE // (height * width))
         if max(height, width) <= TILE and count <= pictures:
             return self._network.trunk(self._features(grid, unit), board, step, places)
@@ -194,17 +193,17 @@ def _at(values: Tensor, places: Tensor) -> Tensor:
     return values.flatten(1, 2).index_select(1, places)
 
 
-def typical(size: int, reach: int, period: int) -> Tensor:
+def typical(size: int, reach: int) -> Tensor:
     """For each of ``size`` rows one of a small picture at which an empty grid looks the same.
 
-    It is as far from the nearer border, up to the network's reach, and of the same colours, which
-    repeat after ``period`` blocks.
+    It is as far from the nearer border, up to the network's reach, and on the same lattices, which
+    repeat after ``PERIOD`` blocks.
     """
-    small = 2 * reach + period + (size - 2 * reach) % period
+    small = 2 * reach + PERIOD + (size - 2 * reach) % PERIOD
     at = torch.arange(size)
     if size <= small:
         return at
-    inner = reach + (at - reach) % period
+    inner = reach + (at - reach) % PERIOD
     return torch.where(at < reach, at, torch.where(at >= size - reach, at - size + small, inner))
 
 

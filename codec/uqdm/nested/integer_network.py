@@ -52,8 +52,8 @@ _SIZES = {
 class NetworkConfig:
     """Width of the residual stream, number and inner width of the blocks, steps of the schedule.
 
-    ``inputs`` and ``outputs`` count the numbers in each position, ``colours`` the kinds of
-    positions that have biases of their own.
+    ``inputs`` and ``outputs`` count the numbers in each position, ``colours`` the lattices
+    of positions, which have biases of their own.
     """
 
     steps: int
@@ -192,20 +192,20 @@ class BandNetwork(nn.Module):
         self.head = nn.Parameter(torch.zeros(config.outputs, c))
         nn.init.normal_(self.head, std=1e-3)
 
-    def forward(self, features: Tensor, colours: Tensor, step: Tensor) -> Tensor:
+    def forward(self, features: Tensor, lattice: Tensor, step: Tensor) -> Tensor:
         """Float outputs ``(B, h, w, outputs)`` before their own rounding.
 
         Args:
             features: ``(B, h, w, inputs)`` integers in [-127, 127] as floats.
-            colours: ``(h, w)`` int64, the colour of each block.
+            lattice: ``(h, w)`` int64, that of each block.
             step: ``(B,)`` int64, which step of the schedule each picture is at.
         """
-        return self.outputs(self.trunk(features, colours, step))
+        return self.outputs(self.trunk(features, lattice, step))
 
-    def trunk(self, features: Tensor, colours: Tensor, step: Tensor) -> Tensor:
+    def trunk(self, features: Tensor, lattice: Tensor, step: Tensor) -> Tensor:
         """All but the last layer, ``(B, h, w, channels)``."""
         h = F.linear(features / ACTIVATION, fake_weight(self.stem)).float()
-        h = fake_quantize(h + self.stem_bias[step][:, colours], RESIDUAL, -STREAM, STREAM)
+        h = fake_quantize(h + self.stem_bias[step][:, lattice], RESIDUAL, -STREAM, STREAM)
         for block in self.blocks:
             h = block(h, step)
         return fake_quantize(h * self.head_gain[step][:, None, None], ACTIVATION, -SIGNED, SIGNED)
@@ -361,23 +361,23 @@ class IntegerNetwork(IntegerBlocks):
 
     @torch.inference_mode()
     def trunk(
-        self, features: Tensor, colours: Tensor, step: int, places: Tensor | None = None
+        self, features: Tensor, lattice: Tensor, step: int, places: Tensor | None = None
     ) -> Tensor:
         """All but the last layer: ``(B, h, w, channels)``, which ``head`` takes.
 
         Args:
             features: ``(B, h, w, inputs) float32`` integers in [-127, 127].
-            colours: ``(h, w)`` int64, those of the blocks.
+            lattice: ``(h, w)`` int64, that of each block.
             step: the step of the schedule.
             places: see ``blocks``.
         """
         t = self._t
-        of_colours = t["stem.bias"][step]
+        of_lattices = t["stem.bias"][step]
         h = features.new_empty(*features.shape[:-1], self.config.channels)
         x = torch.empty_like(h)
-        board = colours.expand(features.shape[:-1]).flatten()
-        for seen, colour, of, to in self.strips(features, board, h, x):
+        board = lattice.expand(features.shape[:-1]).flatten()
+        for seen, own, of, to in self.strips(features, board, h, x):
             of.copy_(self._products["stem.weight"](seen))
-            of.add_(of_colours[colour]).mul_(t["stem.scale"]).round_().clamp_(-STREAM, STREAM)
+            of.add_(of_lattices[own]).mul_(t["stem.scale"]).round_().clamp_(-STREAM, STREAM)
             self.see(of, to, step)
         return self.blocks(h, x, step, places)

@@ -3,8 +3,8 @@
 Before a level's first digit the trunk looks at the whole grid, once. Its outputs are the first
 pass's tables; for each later pass the pass network adds what the level's own digits tell. Networks
 look tile by tile, at each tile with a halo that covers their receptive field, so tiles give exactly
-what the whole gives. A pass has digits of some bands in blocks of some colours; the last block, the
-head and all that follows are computed for these alone.
+what the whole gives. A pass has digits of some bands in blocks on some lattices; the last block,
+the head and all that follows are computed for these alone.
 """
 
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ...numerics.int8_products import Matrix
 from ...numerics.lapped_transform import BANDS
+from ...numerics.tiles import Piece, in_tiles
 from .integer_network import IntegerNetwork
 from .pass_network import IntegerPasses, digit_features
 from .schedule import (
@@ -25,13 +26,12 @@ from .schedule import (
     Features,
     NestedConfig,
     blocks_of,
-    colours_of,
     feature_units,
+    lattice_of,
     orientation,
     places_of,
     table_set,
 )
-from .tiles import Piece, in_tiles
 
 TILE = 96  # blocks on a side that a network sees at once, halo apart: bounds its memory
 FINE = 16  # outputs of both networks are added in sixteenths of a grid's step
@@ -177,7 +177,7 @@ class LevelNetworks:
 
     def _trunk(self, grid: Tensor, level: int) -> Tensor:
         """``(B, h, w, channels) int8``."""
-        units, board = feature_units(self.config, level, grid), colours_of(grid)
+        units, board = feature_units(self.config, level, grid), lattice_of(grid)
 
         def of(piece: Piece, at: Tensor | None) -> Tensor:
             features = self._features(grid[piece.pictures, *piece.seen], units)
@@ -190,7 +190,7 @@ class LevelNetworks:
 
     def _added(self, look: Look, step: int, rows: Tensor, wanted: np.ndarray | None) -> Tensor:
         """What the pass network adds to the trunk's outputs, ``(B, n, rows)`` integers."""
-        board = colours_of(look.joined)
+        board = lattice_of(look.joined)
 
         def of(piece: Piece, at: Tensor | None) -> Tensor:
             joined, told = (x[piece.pictures, *piece.seen] for x in (look.joined, look.told))

@@ -15,9 +15,10 @@ from ...scheme import Choice, LayerSymbols
 from ...stream.entropy import Tables
 from . import pixel_lattice as pixels
 from . import tuning
+from .bands import predict_pixels
 from .level_network import LevelNetworks
 from .pixel_network import PlacesNetwork
-from .schedule import PIXEL_UNIT, NestedConfig, predict_pixels
+from .schedule import PIXEL_UNIT, NestedConfig
 from .state import NestedState
 from .tuning import Tuner, Tuning
 

@@ -1,4 +1,4 @@
-"""The trainable nested model: networks, biases, table parameters; its likelihood; its export."""
+"""The trainable nested model: networks, biases, table parameters, and its likelihood."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,14 +10,12 @@ from torch import Tensor, nn
 
 from ...numerics.lapped_transform import BANDS, BLOCK
 from ...numerics.precision import mixed_precision
-from . import tuning
-from .digit_choice import TRADE
+from .bands import to_bands, to_pictures
+from .digit_choice import likely_digits
 from .first_network import FirstLayout
 from .integer_network import BandNetwork, NetworkConfig
-from .level_network import FINE
 from .pass_network import PassConfig, PassNetwork, digit_features
 from .pixel_lattice import PLACES, to_cells
-from .pixel_lattice import tables as pixel_tables
 from .pixel_network import PlacesModel
 from .schedule import (
     OUTPUTS,
@@ -26,14 +24,11 @@ from .schedule import (
     Features,
     Grid,
     NestedConfig,
-    colours_of,
-    digit_tables,
     feature_units,
+    lattice_of,
     level_digits,
     log_pmf,
     pass_mask,
-    to_bands,
-    to_pictures,
 )
 
 _LN2 = 0.6931471805599453
@@ -54,19 +49,6 @@ class _Round(torch.autograd.Function):
 def _on_grid(x: Tensor, grid: Grid) -> Tensor:
     index: Tensor = _Round.apply((x - grid.low) / grid.step)
     return index.clamp(0, grid.size - 1) * grid.step + grid.low
-
-
-@torch.no_grad()
-def _chosen(rest: Tensor, log_p: Tensor, reach: float) -> Tensor:
-    """The digits of ``digit_choice.choose`` as entries of their distributions ``(n, 2 A + 1)``."""
-    most = log_p.shape[-1] // 2
-    near = rest.round()
-    lower = near - near.sign()
-    entries = torch.stack([near, lower], -1).clamp_(-most, most).add_(most).long()
-    saved = (log_p.gather(-1, entries).diff(dim=-1) / _LN2).squeeze(-1)
-    error = (rest - lower).abs()
-    worth = (error.square() - (rest - near).square() < TRADE * saved) & (error <= reach)
-    return torch.where(worth, entries[:, 1], entries[:, 0])
 
 
 @dataclass
@@ -167,7 +149,7 @@ class NestedModel(nn.Module):
         grid, states = torch.zeros_like(coefficients), []
         for level in range(config.levels if levels is None else levels):
             stage = _AtLevel(level, images, coefficients, grid, torch.zeros_like(grid))
-            board, trunk, outputs = colours_of(grid), None, None
+            board, trunk, outputs = lattice_of(grid), None, None
             if level:
                 trunk, outputs = self._trunk_outputs([stage])
             for number in range(len(config.passes[level])):
@@ -186,7 +168,7 @@ class NestedModel(nn.Module):
                 log_p, rest = self._distribution(stage, logits, coded)
                 most = log_p.shape[-1] // 2
                 near = rest.round()
-                chosen = _chosen(rest, log_p, config.mendable).float() - most
+                chosen = likely_digits(rest, log_p, config.mendable).float() - most
                 stage.digits[coded] = torch.where(near.abs() > most, near, chosen)
             states.append((grid, stage.digits))
             grid = grid + stage.digits * self._units(level, grid)
@@ -196,8 +178,8 @@ class NestedModel(nn.Module):
         self,
         images: Tensor,
         levels: Sequence[int],
+        states: Sequence[tuple[Tensor, Tensor]],
         places: Sequence[int] = range(len(PLACES)),
-        states: Sequence[tuple[Tensor, Tensor]] | None = None,
     ) -> list[dict[str, Tensor]]:
         """Losses of pictures ``(B, 3, H, W) uint8`` at some levels.
 
@@ -205,15 +187,10 @@ class NestedModel(nn.Module):
         that the level costs, and ``mse``, the error of the reconstruction before the level in
         squared Deltas per pixel. ``preview`` is the light network's, of level 1. After the last
         level, ``bits`` are those of a pixel network at some ``places``, as if all were like them. A
-        network that is frozen is left out.
-
-        ``states`` are those of ``encoded_states``; None: ``state_before``'s.
+        network that is frozen is left out. ``states`` are those of ``encoded_states``.
         """
         coefficients = to_bands(images, self.config)
-        stages = []
-        for level in levels:
-            state = self.state_before(coefficients, level) if states is None else states[level]
-            stages.append(_AtLevel(level, images, coefficients, *state))
+        stages = [_AtLevel(level, images, coefficients, *states[level]) for level in levels]
         losses: list[dict[str, Tensor]] = [{} for _ in levels]
         for stage, loss in zip(stages, losses, strict=True):
             if stage.level <= 1 and self.first_network.head.requires_grad:
@@ -231,7 +208,7 @@ class NestedModel(nn.Module):
     def _first_losses(self, stage: _AtLevel) -> dict[str, Tensor]:
         """Bits of level 0, or at level 1 the error of previews after it."""
         config, passes = self.config, self.layout.steps - 1
-        board = colours_of(stage.grid)
+        board = lattice_of(stage.grid)
         if stage.level == 1:
             out = self._first_outputs(stage.grid, [passes])
             shift = self._shift(stage, out[..., OUTPUTS["shift"], :], self.first_bias[passes])
@@ -256,7 +233,7 @@ class NestedModel(nn.Module):
         seen = Features(config, device, self.layout.bands)(grids[..., chosen], units)
         step = torch.tensor(steps, device=device).repeat_interleave(len(grids) // len(steps))
         with mixed_precision(device):
-            trunk = self.first_network.trunk(seen, colours_of(grids), step)
+            trunk = self.first_network.trunk(seen, lattice_of(grids), step)
         some = self.first_network.outputs(trunk)
         out = some.new_zeros((*some.shape[:-1], len(OUTPUTS), BANDS))
         parts = self.layout.rows()
@@ -278,14 +255,14 @@ class NestedModel(nn.Module):
         step = torch.tensor([s.level - 1 for s in stages], device=device)
         with mixed_precision(device):
             step = step.repeat_interleave(len(stages[0].grid))
-            trunk = self.network.trunk(seen, colours_of(seen), step)
+            trunk = self.network.trunk(seen, lattice_of(seen), step)
         outputs = self.network.outputs(trunk).unflatten(-1, (len(OUTPUTS), BANDS))
         return trunk.chunk(len(stages)), outputs.chunk(len(stages))
 
     def _later_losses(
         self, stages: list[_AtLevel], places: Sequence[int]
     ) -> list[dict[str, Tensor]]:
-        config, board = self.config, colours_of(stages[0].grid)
+        config, board = self.config, lattice_of(stages[0].grid)
         trunks, outputs = self._trunk_outputs(stages)
         losses: list[dict[str, Tensor]] = []
         for stage, out in zip(stages, outputs, strict=True):
@@ -370,7 +347,7 @@ class NestedModel(nn.Module):
         config = self.config
         coded = torch.from_numpy(config.level_bands(stage.level)).to(logits.device)
         log_p, rest = self._distribution(stage, logits, coded.expand_as(stage.grid))
-        target = _chosen(rest, log_p, config.mendable)
+        target = likely_digits(rest, log_p, config.mendable)
         return -log_p.gather(-1, target[:, None]).sum() / _LN2 / stage.pixels
 
     @staticmethod
@@ -419,95 +396,3 @@ class NestedModel(nn.Module):
         if self.network.head.requires_grad:
             return list(range(0 if first else 1, last + 1))
         return [0, 1] if first else [last]
-
-    @torch.no_grad()
-    def start_from_statistics(self, images: list[Tensor]) -> None:
-        """Set the biases from counts on pictures ``(B, 3, H, W) uint8``: the per-band baseline."""
-        config = self.config
-        coefficients = [to_bands(x, config) for x in images]
-        for level in range(config.levels + 1):
-            parts = [(*self.state_before(c, level), c) for c in coefficients]
-            grid, k, c = (torch.cat([p[i].flatten(0, 2) for p in parts]) for i in range(3))
-            # Where low bands are all over the place, a flat start beats a two-humped one.
-            least = 0.05 if level == 0 else -1.5
-            rows = self.bias[level - 1 : level] if level else self.first_bias[:-1]
-            for kind in range(2):
-                member = ((grid != 0) == bool(kind)).float()
-                count = member.sum(0) + 4.0
-                zero = ((k == 0).float() * member).sum(0) + 2.0
-                odds = 2 * zero / (count - zero).clamp_min(0.25)
-                rows[:, OUTPUTS["width"], kind] = odds.log().clamp(least, 10.0)
-                if level:
-                    mean = ((c - grid) / config.unit(level - 1) * member).sum(0)
-                    shift = (mean / (member.sum(0) + 4.0)).clamp(-3.9, 3.9)
-                    rows[:, OUTPUTS["shift"], kind] = shift
-        self.first_bias[-1] = self.bias[0]
-
-    # -- files ------------------------------------------------------------------------------------
-
-    def model_config(self, **extra: Any) -> dict[str, Any]:
-        """What the model file says beside the tensors."""
-        networks = {
-            "network": self.network,
-            "pass_network": self.pass_network,
-            "first_network": self.first_network,
-            "pixel_network": self.pixel_network,
-        }
-        return {
-            "codec": "uqdm",
-            "quantizer": "nested",
-            "domain": "bands",
-            "nested": self.config.to_dict(),
-            **{name: x.config.to_dict() for name, x in networks.items() if x is not None},
-            **extra,
-        }
-
-    def _output_grid(self, level: int) -> tuple[Tensor, Tensor]:
-        """Step and low end of the grids of tilt, width and shift at a level, ``(3,)`` each."""
-        tilt, width = self.config.grids(min(level, self.config.levels - 1))
-        step = torch.tensor([tilt.step, width.step, 1 / SHIFT_UNIT])
-        return step, torch.tensor([tilt.low, width.low, 0.0])
-
-    @torch.no_grad()
-    def export(self) -> dict[str, Tensor]:
-        """The integer model: everything ``NestedScheme`` needs, by name."""
-        config, levels = self.config, self.config.levels
-        networks = {
-            "network": self.network,
-            "pass_network": self.pass_network,
-            "first_network": self.first_network,
-            "pixel_network": self.pixel_network,
-        }
-        out: dict[str, Tensor] = {}
-        for name, network in networks.items():
-            if network is not None:
-                out |= {f"{name}.{key}": t.cpu() for key, t in network.export().items()}
-        # Outputs come in steps of grids, tilts and widths of later levels in sixteenths: one
-        # product and one rounding each, then integers are added up.
-        grids = [self._output_grid(level) for level in range(levels + 1)]
-        step, low = (torch.stack(x) for x in zip(*grids, strict=True))
-        fine = torch.tensor([FINE, FINE, 1.0])
-        scale = out["network.head.scale"].view(1, len(OUTPUTS), BANDS)
-        out["network.head.scale"] = (scale * fine[:, None] / step[1:, :, None]).flatten(1)
-        scale = out["pass_network.head.scale"].view(1, 2, BANDS)
-        later = torch.stack([step[level, :2] for level, _ in config.later_passes()])
-        out["pass_network.head.scale"] = (scale * FINE / later[..., None]).flatten(1)
-        rows = [step[0, [n]].expand(len(bands)) for n, bands in self.layout.rows()]
-        scale = out["first_network.head.scale"] / torch.cat(rows)
-        out["first_network.head.scale"] = scale.expand(self.layout.steps, -1)
-        for name, at in (("first_bias", slice(1)), ("bias", slice(1, None))):
-            bias = self.get_parameter(name).cpu() - low[at, :, None, None]
-            bias = (bias / step[at, :, None, None]).round().clamp(-(2**20), 2**20)
-            out[name] = bias.to(torch.int32)
-        energy, theta = (t.double().cpu().numpy() for t in self.tails(True))
-        tables = {"first": digit_tables(config, True, energy, theta)}
-        energy, theta = (t.double().cpu().numpy() for t in self.tails(False))
-        # The sets of just significant and of older coefficients start alike.
-        kinds = [2 * level + kind for level in range(levels - 1) for kind in (0, 1, 1)]
-        tables["refine"] = digit_tables(config, False, energy[kinds], theta[kinds])
-        if self.pixel_network is not None:
-            tables |= {"residual": pixel_tables(), "tuning": tuning.tables()}
-        for name, one in tables.items():
-            for key, array in one.to_arrays().items():
-                out[f"tables.{name}.{key}"] = torch.from_numpy(array)
-        return {name: t.contiguous() for name, t in out.items()}

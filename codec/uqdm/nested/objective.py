@@ -29,9 +29,8 @@ class NestedObjective(nn.Module):
     sums: Tensor
     counts: Tensor
 
-    def __init__(self, mse_weight: float = 1.0) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.mse_weight = mse_weight
         for name in ("sums", "counts"):
             self.register_buffer(name, torch.zeros(len(_LOSSES), MAX_LEVELS + 1))
 
@@ -42,12 +41,12 @@ class NestedObjective(nn.Module):
         levels = model.trained_levels
         places = rng.choice(len(PLACES), _PLACES_AT_ONCE, replace=False).tolist()
         states = model.encoded_states(images, max(levels))
-        losses = model(images, levels, places, states)
+        losses = model(images, levels, states, places)
         total = torch.zeros((), device=self.sums.device)
         for level, loss in zip(levels, losses, strict=True):
             for name, value in loss.items():
                 size = self._size(_LOSSES.index(name), level, value.detach())
-                weight = size**-0.5 if name == "bits" else self.mse_weight / size
+                weight = size**-0.5 if name == "bits" else 1 / size
                 total = total + weight * value
         bits = (self.sums[0] / self.counts[0].clamp_min(1e-9)).sum()
         return total, {"loss": float(total.detach()), "bpp": float(bits)}

@@ -106,21 +106,21 @@ class PassNetwork(nn.Module):
         nn.init.normal_(self.head, std=1e-3)
 
     def forward(
-        self, trunk: Tensor, features: Tensor, colours: Tensor, level: Tensor, step: Tensor
+        self, trunk: Tensor, features: Tensor, lattice: Tensor, level: Tensor, step: Tensor
     ) -> Tensor:
         """Float outputs ``(B, h, w, 2 * 192)``: what is added to tilts and widths.
 
         Args:
             trunk: ``BandNetwork.trunk``'s output, ``(B, h, w, trunk)``.
             features: ``digit_features``, ``(B, h, w, 2 * 192)``.
-            colours: ``(h, w)`` int64, the colour of each block.
+            lattice: ``(h, w)`` int64, that of each block.
             level: ``(B,)`` int64, which of the levels each picture is at.
             step: ``(B,)`` int64, which of the passes.
         """
         seen = F.linear(trunk, fake_weight(self.join)).float()
         seen = seen * self.join_gain[level][:, None, None]
         told = F.linear(features / ACTIVATION, fake_weight(self.stem)).float()
-        h = seen + told + self.stem_bias[step][:, colours]
+        h = seen + told + self.stem_bias[step][:, lattice]
         h = fake_quantize(h, RESIDUAL, -STREAM, STREAM)
         for block in self.blocks:
             h = block(h, step)
@@ -162,23 +162,23 @@ class IntegerPasses(IntegerBlocks):
 
     @torch.inference_mode()
     def look(
-        self, joined: Tensor, told: Tensor, colours: Tensor, step: int, places: Tensor | None
+        self, joined: Tensor, told: Tensor, lattice: Tensor, step: int, places: Tensor | None
     ) -> Tensor:
         """What the head sees in a pass: ``(B, h, w, channels)``, of some places ``(B, n, ...)``.
 
         Args:
             joined: ``join``'s, ``(B, h, w, channels)``.
             told: sums of ``of_bands`` of all digits of the level so far, likewise.
-            colours: ``(h, w)`` int64, those of the blocks.
+            lattice: ``(h, w)`` int64, that of each block.
             step: which of the passes.
         """
         t = self._t
-        of_colours = t["stem.bias"][step]
+        of_lattices = t["stem.bias"][step]
         h = torch.empty_like(joined)
         x = torch.empty_like(h)
-        board = colours.expand(joined.shape[:-1]).flatten()
-        for seen, sums, colour, of, to in self.strips(joined, told, board, h, x):
-            torch.mul(sums, t["stem.scale"], out=of).round_().add_(seen).add_(of_colours[colour])
+        board = lattice.expand(joined.shape[:-1]).flatten()
+        for seen, sums, own, of, to in self.strips(joined, told, board, h, x):
+            torch.mul(sums, t["stem.scale"], out=of).round_().add_(seen).add_(of_lattices[own])
             of.clamp_(-STREAM, STREAM)
             self.see(of, to, step)
         return self.blocks(h, x, step, places)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ...models.checks import check_shapes
 from ...numerics.int8_products import Matrix
 from ...numerics.precision import mixed_precision
+from ...numerics.tiles import pieces
 from .integer_network import (
     ACTIVATION,
     BandNetwork,
@@ -43,7 +44,6 @@ from .pixel_lattice import (
     to_cells,
 )
 from .schedule import PIXEL_UNIT
-from .tiles import pieces
 from .tuning import ERRORS, Tuning
 
 _MAX_HEADS = 512  # sums of 255 * 127 stay below 2**24

@@ -7,9 +7,9 @@ next digit towards zero where that is worth more bits than its error costs (``di
 ``grid``, an integer multiple of the last Delta, is the whole state of both sides; no noise, no
 dither, no float.
 
-A level is sent in passes, each a set of bands in blocks of some colours, and each sees the digits
-of the passes before it. Blocks are coloured by lattices that grow denser, so that only a sixteenth
-of the blocks is coded without knowing any neighbour. For each coefficient of a pass the networks
+A level is sent in passes, each a set of bands in blocks on some lattices, and each sees the digits
+of the passes before it. Lattices grow denser, so that only a sixteenth of the blocks is coded
+without knowing any neighbour. For each coefficient of a pass the networks
 give
 
     tilt, width   indices of the digit's table, p(k) ~ exp(tilt k - width E_k + theta_k): the
@@ -27,7 +27,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...numerics import lapped_transform as bands
 from ...numerics.lapped_transform import BANDS, BLOCK, dct_matrix
 from ...stream.entropy import Tables
 
@@ -36,13 +35,10 @@ MAX_LEVELS = 8  # more would lead out of the integers that float32 holds
 MAX_PASSES = 16  # of a level
 SHIFT_UNIT = 32  # shifts are in 1/32 of the current interval
 PIXEL_UNIT = 16  # the lossless layer's prediction is in 1/16 of a pixel value
-_BAND_UNIT = 64  # and its bands in 1/64
-_LARGEST_BAND = float(1 << 19)
-_FACTOR_BITS = 16
-# The colours of blocks: a tile that is repeated. Colours 0 and 1 are a sixteenth of the blocks
-# each, and every further colour has as many as all before it, between them.
-LATTICE = np.array([[0, 4, 2, 4], [4, 3, 4, 3], [2, 4, 1, 4], [4, 3, 4, 3]])
-COLOURS = 5
+# The lattice of each block: a pattern that is repeated. Lattices 0 and 1 are a sixteenth of the
+# blocks each, and every further one has as many as all before it, between them.
+_PATTERN = np.array([[0, 4, 2, 4], [4, 3, 4, 3], [2, 4, 1, 4], [4, 3, 4, 3]])
+LATTICES, PERIOD = 5, len(_PATTERN)
 OUTPUTS = {"tilt": 0, "width": 1, "shift": 2}  # each BANDS wide
 
 
@@ -59,9 +55,9 @@ class Grid:
 
 
 Orders = tuple[int, int]  # the largest u + v of bands, for luma and for chroma
-Pass = tuple[str, tuple[int, ...]]  # bands "low", "high" or "all", in blocks of some colours
+Pass = tuple[str, tuple[int, ...]]  # bands "low", "high" or "all", in blocks on some lattices
 _ALL_ORDERS = (2 * BLOCK - 2, 2 * BLOCK - 2)
-# Squares of a checkerboard, by the sum of row and column, as colours of blocks.
+# Squares of a checkerboard, by the sum of row and column, as lattices of blocks.
 _EVEN, _ODD, _EVERY = (0, 1, 2, 3), (4,), (0, 1, 2, 3, 4)
 _HALVES: tuple[Pass, ...] = (("low", _EVEN), ("low", _ODD), ("high", _EVEN), ("high", _ODD))
 
@@ -91,7 +87,7 @@ class NestedConfig:
     low_order: Orders = (2, 1)
     orders: tuple[Orders, ...] = ((4, 2), (6, 3), (10, 5), *(_ALL_ORDERS,) * 3)
     passes: tuple[tuple[Pass, ...], ...] = (
-        (*(("low", (colour,)) for colour in range(5)), ("high", _EVERY)),
+        (*(("low", (lattice,)) for lattice in range(LATTICES)), ("high", _EVERY)),
         (("low", (0, 1, 2)), ("low", (3,)), ("low", _ODD), ("high", _EVEN), ("high", _ODD)),
         (("low", (0, 1, 2)), ("low", (3,)), ("low", _ODD), ("high", _EVEN), ("high", _ODD)),
         _HALVES,
@@ -110,20 +106,7 @@ class NestedConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "NestedConfig":
-        values = dict(values)
-        for name in ("first_tilt", "first_width", "tilt", "width"):
-            if name in values:
-                values[name] = Grid(**values[name])
-        if "passes" in values:
-            values["passes"] = tuple(
-                tuple((str(b), tuple(c)) for b, c in level) for level in values["passes"]
-            )
-        if "orders" in values:
-            values["orders"] = tuple(tuple(order) for order in values["orders"])
-        for name in ("lead_order", "low_order", "colours", "band_weights", "band_rms"):
-            if name in values:
-                values[name] = tuple(values[name])
-        config = cls(**values)
+        config = cls(**{name: _from_json(value) for name, value in values.items()})
         config.check()
         return config
 
@@ -138,8 +121,8 @@ class NestedConfig:
         if type(self.lead) is not int or not 1 <= self.lead < self.levels:
             raise ValueError("bands lead by 1 level or more, and not by all")
         passes = [one for level in self.passes for one in level]
-        known = {c for n in range(COLOURS) for c in itertools.combinations(_EVERY, n + 1)}
-        kinds = {(bands, colours) for bands in ("low", "high", "all") for colours in known}
+        known = {c for n in range(LATTICES) for c in itertools.combinations(_EVERY, n + 1)}
+        kinds = {(bands, lattices) for bands in ("low", "high", "all") for lattices in known}
         if not all(1 <= len(level) <= MAX_PASSES for level in self.passes) or {*passes} - kinds:
             raise ValueError(f"a level has 1 to {MAX_PASSES} passes of low, high or all bands")
         if not self.later_passes():
@@ -186,8 +169,8 @@ class NestedConfig:
         leading = bands_up_to(self.lead_order) & (level < self.lead)
         return np.where(leading, self.unit(self.lead), self.unit(level)).astype(np.float32)
 
-    def pass_colours(self, level: int, number: int) -> tuple[int, ...]:
-        """The colours of the blocks that a pass has digits of, ascending."""
+    def pass_lattices(self, level: int, number: int) -> tuple[int, ...]:
+        """The lattices of the blocks that a pass has digits of, ascending."""
         return self.passes[level][number][1]
 
     def later_passes(self) -> list[tuple[int, int]]:
@@ -197,9 +180,6 @@ class NestedConfig:
     def grids(self, level: int) -> tuple[Grid, Grid]:
         """Grids of tilt and width at a level."""
         return (self.first_tilt, self.first_width) if level == 0 else (self.tilt, self.width)
-
-    def max_digit(self, level: int) -> int:
-        return self.first_digits if level == 0 else self.digits
 
     @property
     def mendable(self) -> float:
@@ -222,28 +202,35 @@ class NestedConfig:
         return coded & (low if which == "low" else ~low if which == "high" else True)
 
 
+def _from_json(value: Any) -> Any:
+    """Lists as tuples, at any depth; objects are grids."""
+    if isinstance(value, list | tuple):
+        return tuple(map(_from_json, value))
+    return Grid(**value) if isinstance(value, dict) else value
+
+
 def bands_up_to(order: Orders) -> np.ndarray:
     """``(192,) bool``: bands with u + v up to ``order``, for luma and for chroma."""
     sums = np.add.outer(np.arange(BLOCK), np.arange(BLOCK))
     return np.stack([sums <= limit for limit in (order[0], order[1], order[1])]).reshape(-1)
 
 
-def colours_of(like: Tensor) -> Tensor:
-    """The colour of each block, ``(h, w) int64``, for ``(B, h, w, ...)``."""
-    tile = torch.from_numpy(LATTICE).to(like.device, non_blocking=True)
-    y, x = (torch.arange(n, device=like.device) % len(tile) for n in like.shape[1:3])
-    return tile[y[:, None], x]
+def lattice_of(like: Tensor) -> Tensor:
+    """The lattice of each block, ``(h, w) int64``, for ``(B, h, w, ...)``."""
+    pattern = torch.from_numpy(_PATTERN).to(like.device, non_blocking=True)
+    y, x = (torch.arange(n, device=like.device) % PERIOD for n in like.shape[1:3])
+    return pattern[y[:, None], x]
 
 
 def blocks_of(
     height: int, width: int, config: NestedConfig, level: int, number: int
 ) -> np.ndarray | None:
     """Which blocks a pass has digits of, ``(height, width) bool``; None: all of them."""
-    chosen = config.pass_colours(level, number)
-    if len(chosen) == COLOURS:
+    chosen = config.pass_lattices(level, number)
+    if len(chosen) == LATTICES:
         return None
-    y, x = (np.arange(n) % len(LATTICE) for n in (height, width))
-    inside: np.ndarray = np.isin(LATTICE, chosen)[y[:, None], x]
+    y, x = (np.arange(n) % PERIOD for n in (height, width))
+    inside: np.ndarray = np.isin(_PATTERN, chosen)[y[:, None], x]
     return inside
 
 
@@ -259,50 +246,15 @@ def places_of(like: Tensor, config: NestedConfig, level: int, number: int) -> Te
     return torch.from_numpy(np.flatnonzero(inside)).to(like.device, non_blocking=True)
 
 
-def to_unit(images: Tensor) -> Tensor:
-    """uint8 pictures ``(B, 3, H, W)`` to float32 in (-1, 1): x = 2 (raw + .5) / 256 - 1."""
-    return (images.float() + 0.5) / 128.0 - 1.0
-
-
-def to_bands(images: Tensor, config: NestedConfig) -> Tensor:
-    """Coefficients ``(B, h, w, 192) float32`` of uint8 pictures, in units of the last Delta."""
-    scale = torch.tensor(config.band_weights) / config.last_delta
-    scale = scale.to(images.device, non_blocking=True)
-    analysis = np.linalg.inv(config.synthesis.T)
-    return bands.forward(to_unit(images), analysis).permute(0, 2, 3, 1) * scale
-
-
-def to_pictures(coefficients: Tensor, config: NestedConfig) -> Tensor:
-    """Pictures ``(B, 3, H, W)`` in [-1, 1] of coefficients ``(B, h, w, 192)``."""
-    return bands.inverse(from_bands(coefficients, config), config.synthesis)
-
-
-def from_bands(coefficients: Tensor, config: NestedConfig, chosen: Tensor | None = None) -> Tensor:
-    """Bands ``(B, n, h, w)`` of pictures in [-1, 1], of coefficients ``(B, h, w, n)``.
-
-    Of all bands, or of the ``chosen`` ones, ``(n,)`` positions.
-    """
-    scale = config.last_delta / torch.tensor(config.band_weights, dtype=torch.float64)
-    scale = scale.float().to(coefficients.device, non_blocking=True)
-    scale = scale if chosen is None else scale[chosen]
-    return (coefficients * scale).permute(0, 3, 1, 2)
-
-
-def digits(coefficients: Tensor, grid: Tensor, unit: float | Tensor, dead_zone: float) -> Tensor:
+def level_digits(coefficients: Tensor, grid: Tensor, level: int, config: NestedConfig) -> Tensor:
     """Digits that depend on nothing else, float integers: what training takes for the encoder's.
 
     A coefficient that is still zero ("insignificant") has a wider zero bin, about as wide as the
-    encoder's choice (``digit_choice.py``) makes it on average.
+    encoder's choice (``digit_choice.py``) makes it on average. Bands without digits have zeros.
     """
-    rest = (coefficients - grid) / unit
-    rounding = torch.where(grid == 0, 0.5 - dead_zone, 0.5)
-    return torch.sign(rest) * torch.floor(rest.abs() + rounding)
-
-
-def level_digits(coefficients: Tensor, grid: Tensor, level: int, config: NestedConfig) -> Tensor:
-    """``digits`` of all bands at a level: zero where a band has none."""
-    units = torch.from_numpy(config.units(level)).to(grid.device)
-    k = digits(coefficients, grid, units, config.dead_zone)
+    rest = (coefficients - grid) / torch.from_numpy(config.units(level)).to(grid.device)
+    rounding = torch.where(grid == 0, 0.5 - config.dead_zone, 0.5)
+    k = torch.sign(rest) * torch.floor(rest.abs() + rounding)
     coded = config.level_bands(level)
     return k if coded.all() else k * torch.from_numpy(coded).to(k.device)
 
@@ -399,29 +351,9 @@ def digit_tables(
     return Tables.from_matrix(-most, torch.cat(pmfs).numpy() * (1 - escape))
 
 
-def predict_pixels(coefficients: Tensor, config: NestedConfig) -> Tensor:
-    """Integer pixel predictions in 1/16 of a pixel value, ``(B, 3, H, W) float64``, exact.
-
-    Args:
-        coefficients: ``(B, h, w, 192)`` integers in 1/32 of the last Delta.
-
-    A band's unit becomes 1/64 of a pixel value by an integer factor over 2**16: float64 holds the
-    product, so that it is the same on every device.
-    """
-    one = float(1 << _FACTOR_BITS)
-    unit = config.last_delta / SHIFT_UNIT * 128.0 * _BAND_UNIT
-    factors = np.round(one * unit / np.array(config.band_weights))
-    factor = torch.from_numpy(factors).to(coefficients.device, non_blocking=True)
-    values = torch.round(coefficients.double() * factor / one)
-    values.clamp_(-_LARGEST_BAND, _LARGEST_BAND)  # beyond lie only forged ones
-    pixels = bands.inverse_exact(values.permute(0, 3, 1, 2), config.synthesis)
-    pixels = torch.round(pixels * (PIXEL_UNIT / _BAND_UNIT)) + 127.5 * PIXEL_UNIT
-    return pixels.clamp_(0.0, 255.0 * PIXEL_UNIT)
-
-
 def pass_mask(config: NestedConfig, level: int, number: int) -> np.ndarray:
-    """``(colours, 192) bool``: which bands a pass codes, by the colour of the block."""
-    chosen = np.isin(np.arange(COLOURS), config.pass_colours(level, number))
+    """``(lattices, 192) bool``: which bands a pass codes, by the lattice of the block."""
+    chosen = np.isin(np.arange(LATTICES), config.pass_lattices(level, number))
     mask: np.ndarray = chosen[:, None] & config.band_mask(level, number)
     return mask
 

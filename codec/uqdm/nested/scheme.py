@@ -12,13 +12,14 @@ from torch import Tensor
 
 from ...errors import CorruptStreamError, InvalidModelError
 from ...images.resizing import shrink
-from ...models.checks import check_shapes
+from ...models.checks import below, check_shapes
 from ...numerics import lapped_transform as bands
 from ...numerics.lapped_transform import BANDS, BLOCK
 from ...scheme import Choice, LayerSymbols
 from ...stream.entropy import PRECISION, Tables
 from ..scheme import BATCH_PIXELS, Realism
 from . import pixel_lattice as pixels
+from .bands import from_bands, to_bands, to_pictures
 from .digit_choice import Prices, choose
 from .first_network import FirstLayout, FirstLevel, typical
 from .integer_network import IntegerNetwork, NetworkConfig
@@ -27,17 +28,13 @@ from .lossless import LosslessLayer, check_count, layer_symbols
 from .pass_network import IntegerPasses, PassConfig
 from .pixel_network import PlacesNetwork
 from .schedule import (
-    COLOURS,
-    LATTICE,
+    LATTICES,
     OUTPUTS,
     SETS,
     SHIFT_UNIT,
     NestedConfig,
-    colours_of,
-    from_bands,
+    lattice_of,
     pass_mask,
-    to_bands,
-    to_pictures,
 )
 from .state import NestedState
 
@@ -70,7 +67,7 @@ class NestedScheme:
             self._first = FirstLevel(
                 self.config,
                 config["first_network"],
-                _named("first_network.", tensors),
+                below("first_network.", tensors),
                 self._biases(tensors, "first_bias", layout.steps),
                 self.device,
             )
@@ -107,12 +104,12 @@ class NestedScheme:
         network = NetworkConfig.from_dict(config["network"])
         passes = PassConfig.from_dict(config["pass_network"])
         levels, later = self.config.levels, len(self.config.later_passes())
-        sizes = (levels, 2 * BANDS, len(OUTPUTS) * BANDS, COLOURS)
+        sizes = (levels, 2 * BANDS, len(OUTPUTS) * BANDS, LATTICES)
         if (network.steps, network.inputs, network.outputs, network.colours) != sizes:
             raise ValueError(f"its network must have {sizes} steps, inputs, outputs, colours")
         if (passes.trunk, passes.levels, passes.steps) != (network.channels, levels - 1, later):
             raise ValueError("its pass network does not fit its levels, passes and network")
-        own, added = (_named(f"{name}.", tensors) for name in ("network", "pass_network"))
+        own, added = (below(f"{name}.", tensors) for name in ("network", "pass_network"))
         for t, steps, outputs in ((own, levels, sizes[2]), (added, later, 2 * BANDS)):
             check_shapes(
                 {"head.scale": t["head.scale"]}, [("head.scale", (steps, outputs), torch.float32)]
@@ -131,7 +128,7 @@ class NestedScheme:
         """The lossless layer, whose tables join the others; None where the model has none."""
         if "pixel_network" not in config:
             return None
-        own = _named("pixel_network.", tensors)
+        own = below("pixel_network.", tensors)
         network = PlacesNetwork(config["pixel_network"], own, self.device)
         self.tables["residual"] = _tables(tensors, "residual", pixels.ROW_LIMIT)
         self.tables["tuning"] = _tables(tensors, "tuning")
@@ -191,12 +188,12 @@ class NestedScheme:
     @torch.inference_mode()
     def least_bits(self, height: int, width: int) -> float:
         """See ``Scheme``: those of the first pass, whose tables depend on the size alone."""
-        reach, period = self._first.reach, len(LATTICE)
-        rows, columns = (typical(-(-side // BLOCK), reach, period) for side in (height, width))
+        reach = self._first.reach
+        rows, columns = (typical(-(-side // BLOCK), reach) for side in (height, width))
         small = (BLOCK * (int(rows.max()) + 1), BLOCK * (int(columns.max()) + 1))
         state = self.start([small], [0])
         (choice,) = self.choices(state, 0, 0)
-        board = colours_of(state.first_grid()).cpu()
+        board = lattice_of(state.first_grid()).cpu()
         mask = torch.from_numpy(pass_mask(self.config, 0, 0))[board]
         bits = torch.zeros(mask.shape, dtype=torch.float64)
         bits[mask] = torch.from_numpy(choice.tables.least_bits()[choice.index])
@@ -338,11 +335,6 @@ def _to_pictures(x: Tensor, height: int, width: int) -> list[np.ndarray]:
     """The top left of ``(B, 3, H, W)`` in [-1, 1] as ``(height, width, 3) uint8`` each."""
     pixels = ((x + 1) * 128 - 0.5).round_().clamp_(0, 255).to(torch.uint8)
     return list(pixels[:, :, :height, :width].permute(0, 2, 3, 1).contiguous().cpu().numpy())
-
-
-def _named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names begin with ``prefix``, without it."""
-    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
 
 
 def _pad(pixels: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...errors import InvalidModelError
-from ...models.safe_pickle import load_checkpoint
+from ...models.safe_pickle import check_floats, load_checkpoint
 from .model import UniversalConfig, UniversalModel
 from .unet import UNetConfig
 
@@ -70,19 +70,11 @@ def load(
         raise InvalidModelError(f"{directory}: restore_ckpt must name a file beside config.json")
     model = UniversalModel(config)
     weights, schedule = _averages(load_checkpoint(file), file)
-    expected = model.network.state_dict()
-    if missing := sorted(expected.keys() ^ weights.keys()):
-        raise InvalidModelError(
-            f"{file}: the network does not fit config.json; parameters on one side only: "
-            f"{', '.join(missing[:4])}{' ...' if len(missing) > 4 else ''}"
-        )
-    for name, tensor in weights.items():
-        if tensor.shape != expected[name].shape:
-            shapes = f"{tuple(tensor.shape)}, expected {tuple(expected[name].shape)}"
-            raise InvalidModelError(f"{file}: {name} has shape {shapes}")
-        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
-            raise InvalidModelError(f"{file}: {name} holds values that are not finite floats")
-    model.network.load_state_dict(weights)
+    check_floats(weights, file)
+    try:
+        model.network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise InvalidModelError(f"{file}: the network does not fit config.json: {error}") from error
     if learned_schedule:
         _set_schedule(model, schedule, file)
     return config.to_dict(), model.export()

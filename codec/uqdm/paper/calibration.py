@@ -28,7 +28,6 @@ from .scheme import UniversalScheme
 from .windows import PRECISE, USUAL, Execution
 
 SAFETY = 4.0
-PICTURES = 16
 SIDE = 64  # pixels of the squares that are cut out of pictures to calibrate with
 EXECUTIONS = (
     *(

@@ -92,16 +92,6 @@ class UniversalModel(nn.Module):
             torch.tensor(config.gamma_max), learned and not config.fix_gamma_max
         )
 
-    @classmethod
-    def from_tensors(
-        cls, config: UniversalConfig, tensors: Mapping[str, Tensor]
-    ) -> "UniversalModel":
-        """The model that ``export`` wrote, to go on training it."""
-        model = cls(config)
-        names = model.state_dict().keys()
-        model.load_state_dict({name: tensors[name] for name in names})
-        return model
-
     def constants(self, dtype: torch.dtype = torch.float32) -> Step:
         """Every step's constants, each field ``(T,)``."""
         config = self.config
@@ -110,28 +100,21 @@ class UniversalModel(nn.Module):
         return diffusion.all_steps(ends, time_ends, config.steps, config.prior_scale)
 
     def forward(
-        self, images: Tensor, generator: torch.Generator | None = None, whole_chain: bool = False
+        self, images: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, dict[str, float]]:
         """Negative ELBO in bits per pixel of pictures ``(B, 3, 64, 64) uint8`` (UQDM eq. 4).
 
         One random step of each picture stands for all, T times its cost: unbiased, and T times
-        cheaper than ``whole_chain``, which is for evaluation. Metrics are in bits per pixel too:
-        ``initial`` (z_1), ``steps``, with ``whole_chain`` each ``step_i``, ``pixels``, ``total``.
+        cheaper. Metrics are in bits per pixel too: ``initial`` (z_1), ``steps``, ``pixels``,
+        ``total``.
         """
         constants, steps = self.constants(), self.config.steps
         x = diffusion.from_pixels(images.float())
         chain = self._posterior_chain(constants, x, generator)
         batch = torch.arange(len(x), device=x.device)
-        costs: dict[str, Tensor] = {}
-        if whole_chain:
-            for i in range(steps):
-                at = torch.full_like(batch, i)
-                costs[f"step_{i}"] = self._step_bits(constants, chain[i], chain[i + 1], at)
-            costs["steps"] = torch.stack([costs[f"step_{i}"] for i in range(steps)]).sum(0)
-        else:
-            at = torch.randint(steps, batch.shape, generator=generator, device=x.device)
-            z_t, z_s = chain[at, batch], chain[at + 1, batch]
-            costs["steps"] = steps * self._step_bits(constants, z_t, z_s, at)
+        at = torch.randint(steps, batch.shape, generator=generator, device=x.device)
+        bits = self._step_bits(constants, chain[at, batch], chain[at + 1, batch], at)
+        costs = {"steps": steps * bits}
         costs["pixels"] = self._pixel_bits(constants, chain[-1], images)
         costs["initial"] = _initial_bits(constants, x)
         costs["total"] = costs["steps"] + costs["pixels"] + costs["initial"]
@@ -213,11 +196,6 @@ def log_mass_gaussian(distance: Tensor, deviation: Tensor) -> Tensor:
 
 
 LOG_MASS = {"logistic": log_mass_logistic, "gaussian": log_mass_gaussian}
-
-
-def init_model(config: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Tensors of a new, untrained model of this configuration."""
-    return UniversalModel(UniversalConfig.from_dict(config)).export()
 
 
 def _initial_bits(constants: Step, x: Tensor) -> Tensor:

@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 
 from ...errors import CorruptStreamError, InvalidModelError
-from ...models.checks import build
+from ...models.checks import below, build
 from ...scheme import Choice, LayerSymbols
 from ...stream import dither
+from ...stream.entropy import PRECISION
 from ...stream.protection import Protector, Settle, as_computed
 from ..scheme import BATCH_PIXELS, Realism
 from . import diffusion
@@ -80,9 +81,9 @@ class UniversalScheme:
             }
             self.steps = diffusion.unstack(arrays["steps"])
             self._quantiles = arrays["normal_quantiles"]
-            self._grid = Grid.from_arrays(_below("prior.", arrays))
-            self._pixel_grid = Grid.from_arrays(_below("pixels.", arrays))
-            network = _below("network.", tensors)
+            self._grid = Grid.from_arrays(below("prior.", arrays))
+            self._pixel_grid = Grid.from_arrays(below("pixels.", arrays))
+            network = below("network.", tensors)
             self._network = build(lambda: UNet(self.config.network), network)
             self._network.load_state_dict(network)
             self._network.to(self.device).eval()
@@ -235,8 +236,11 @@ class UniversalScheme:
         stream_ids = [int(i) for i in random.integers(1 << 32, size=count)]
         state = self.start([(height, width)] * count, stream_ids)
         for layer in range(self.config.steps):
-            choices = self.choices(state, layer, 0)
-            self.update(state, layer, 0, [_draw(choice, random) for choice in choices])
+            drawn = []
+            for choice in self.choices(state, layer, 0):
+                uniform = random.integers(1 << PRECISION, size=len(choice.index))
+                drawn.append(choice.tables.draw(choice.index, uniform))
+            self.update(state, layer, 0, drawn)
         return self.reconstruct(state, self.config.steps)
 
     def predict(self, state: State, layer: int, execution: Execution | None = None) -> None:
@@ -274,22 +278,6 @@ class UniversalScheme:
         return dither.uniform(picture.stream_id, layer + 1, picture.latent.shape)
 
 
-def _below(prefix: str, values: Mapping[str, object]) -> dict:
-    """The entries whose names begin with ``prefix``, without it."""
-    return {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}
-
-
 def _to_uint8(values: np.ndarray) -> np.ndarray:
     """Real pixel values CHW, rounded and cut to ``(height, width, 3) uint8``."""
     return np.floor(values.clip(0, 255) + 0.5).astype(np.uint8).transpose(1, 2, 0)
-
-
-def _draw(choice: Choice, random: np.random.Generator) -> np.ndarray:
-    """Symbols ``(n,) int32`` drawn from their tables; what would escape takes the last entry."""
-    tables, index = choice.tables, choice.index
-    cumulative = np.cumsum(tables.counts.astype(np.int64))
-    total = int(cumulative[tables.start[1] - 1])  # every table's sum
-    target = index.astype(np.int64) * total + random.integers(total, size=len(index))
-    entry = np.searchsorted(cumulative, target, side="right") - tables.start[index]
-    last = tables.start[index + 1] - tables.start[index] - 2
-    return (np.minimum(entry, last) + tables.first[index]).astype(np.int32)

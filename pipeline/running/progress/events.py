@@ -28,7 +28,6 @@ scheduler, with ``shard``, ``key`` or ``error`` where they concern one.
 import dataclasses
 import json
 import os
-import re
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -38,11 +37,10 @@ from typing import Any, TextIO
 
 from codec.errors import StrataError
 
+from ...stores.urls import without_secrets
 from .summary import Summary
 
 SECRET_OPTIONS = ("input_options", "output_options", "source_options", "storage_options")
-_USER = re.compile(r"(?<=://)[^/@\s]+@")
-_QUERY = re.compile(r"(https?://[^\s?]*)\?[^\s'\"]*")
 
 
 class EventLogError(StrataError):
@@ -133,9 +131,9 @@ def public_options(options: Any) -> dict[str, Any]:
 
 
 def _public(value: Any) -> Any:
-    """``value`` without passwords in URLs, and without queries, which sign them."""
+    """``value`` without the secrets of URLs in it."""
     if isinstance(value, str):
-        return _QUERY.sub(r"\1", _USER.sub("", value)) if "://" in value else value
+        return without_secrets(value)
     if isinstance(value, Mapping):
         return {str(key): _public(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.compress.encoder import CompressSettings
+from pipeline.compress.settings import CompressSettings
 from pipeline.compress.worker import ShardCompressor, ShardJob
 from pipeline.dataset.ledger import Ledger, Plan, publish_manifest, to_json
 from pipeline.sources.listing import expand_inputs

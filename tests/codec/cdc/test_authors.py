@@ -167,30 +167,6 @@ def test_without_an_average_the_last_weights_are_taken(layout, tmp_path):
     assert all(torch.allclose(tensors[name], ours[name], atol=1e-6) for name in ours)
 
 
-def test_the_perceptual_loss_comes_along_if_asked(layout, tmp_path):
-    content, ours = checkpoint(layout)
-    torch.save(content, tmp_path / "checkpoint.pt")
-    tensors = authors.load(tmp_path, keep_lpips=True)[1]
-    assert tensors.keys() - ours.keys() == {"lpips.lin0.model.1.weight"}
-    assert (tensors["lpips.lin0.model.1.weight"] == 1).all()
-
-
-def test_settings_beside_it_decide_what_is_predicted(layout, tmp_path):
-    torch.save(checkpoint(layout)[0], tmp_path / "checkpoint.pt")
-    settings = {"dim": 4, "unet_dim_mults": [1, 2, 3], "num_timesteps": 30}
-    for parameterization in ("x", "eps"):
-        settings["parameterization"] = parameterization
-        (tmp_path / "config.json").write_text(json.dumps(settings))
-        config = authors.load(tmp_path)[0]
-        assert config["diffusion"]["parameterization"] == parameterization
-    for name, value in (("dim", 8), ("unet_dim_mults", [1, 2]), ("num_timesteps", 31)):
-        (tmp_path / "config.json").write_text(json.dumps(settings | {name: value}))
-        with pytest.raises(InvalidModelError, match=name):
-            authors.load(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({"of": "something else"}))
-    assert authors.load(tmp_path)[0]["diffusion"]["parameterization"] == layout
-
-
 def test_other_checkpoints_are_left_to_their_own_importer(tmp_path):
     assert not authors.is_authors_checkpoint(tmp_path)
     (tmp_path / "checkpoint.pt").write_bytes(b"")
@@ -249,18 +225,21 @@ def replaced(name, tensor):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (without("mid_attn.fn.norm.g"), r"lacks unet\.middle_attention\.norm\.weight"),
-        (without("_medians"), "lacks compressor.prior.median"),
-        (without("res_conv"), "lacks .*skip"),
+        (without("mid_attn.fn.norm.g"), r"Missing .*unet\.middle_attention\.norm\.weight"),
+        (without("_medians"), "Missing .*compressor.prior.median"),
+        (without("res_conv"), "Missing .*skip"),
         (without("^context_fn"), "lacks compressor"),
         (without("^denoise_fn"), "not a CDC checkpoint: it lacks"),
         (without("time_mlp.2.bias"), "lacks 'unet.time.2.bias'"),
         (without("alphas_cumprod"), "train_alphas_cumprod"),
         (without(""), "lacks"),
-        (replaced("context_fn.prior.extra", torch.zeros(1)), "unknown .*prior.extra"),
-        (replaced("other", torch.zeros(1)), "unknown .*other"),
-        (replaced("context_fn.hyper_dec.0.0.bias", torch.zeros(5)), r"bias has shape \(5,\)"),
-        (replaced("context_fn.prior.a.0", torch.zeros(3)), "factors.0 has shape"),
+        (replaced("context_fn.prior.extra", torch.zeros(1)), "Unexpected .*prior.extra"),
+        (replaced("other", torch.zeros(1)), "Unexpected .*other"),
+        (
+            replaced("context_fn.hyper_dec.0.0.bias", torch.zeros(5)),
+            r"mismatch .*bias: .*\[5\]",
+        ),
+        (replaced("context_fn.prior.a.0", torch.zeros(3)), "mismatch for .*factors.0"),
         (replaced("denoise_fn.time_mlp.2.bias", torch.zeros(3)), "multiples of 3"),
         (replaced("denoise_fn.time_mlp.2.bias", torch.zeros(0)), "multiples of 0"),
         (replaced("denoise_fn.final_conv.1.bias", torch.full((3,), torch.nan)), "finite"),

@@ -1,5 +1,6 @@
 """CDC streams: nothing but the bytes matters, every prefix decodes, damage is named."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ from codec.cdc.networks import tiling
 from codec.cdc.networks.light_transform import LightCompressor
 from codec.cdc.networks.model import CDCModel, build_model
 from codec.models import zoo
+from codec.numerics.tiles import pieces, scaled
 from tests.codec.cdc.models import light_config, paper_config, pictures, write_model
+from tests.codec.ideal import ideal_bits
 
 SIZES = [(1, 1), (7, 5), (64, 64), (65, 130), (3, 200), (1, 70)]
 CONFIGS = {
@@ -162,7 +165,7 @@ def test_tables_are_those_of_the_scales(codecs: dict[str, CDCCodec], kind: str) 
 def test_layers_cost_what_the_tables_say(codec: CDCCodec) -> None:
     picture = pictures(1)[0]
     stream = codec.encode([picture], quality=1)[0]
-    ideal = codec.cross_entropy(picture, quality=1)
+    ideal = ideal_bits(codec, picture, quality=1)
     for layer, bits in zip(stream.layers, ideal, strict=True):
         assert bits / 8 <= len(layer) <= 1.01 * bits / 8 + 16
 
@@ -203,8 +206,8 @@ def test_tiles_give_the_same_picture(codec: CDCCodec, monkeypatch: pytest.Monkey
     shown = codec.decode([whole])[0]
     monkeypatch.setattr(tiling, "MIN_TILE_PIXELS", 1 << 18)
     limit = 9 << 16
-    assert len(tiling.tiles(640, 1280, limit, codec.scheme.model.synthesis_halo)) > 1
-    assert len(tiling.tiles(640, 1280, limit, codec.scheme.model.analysis_halo)) > 1
+    for halo in (codec.scheme.model.synthesis_halo, codec.scheme.model.analysis_halo):
+        assert tiling.tile_size(640, 1280, limit, halo) != (640, 1280)
     state = codec.scheme.start([(640, 1280)], [0])
     for layer in range(codec.num_layers):
         codec._unpack(state, layer, [whole])
@@ -224,17 +227,12 @@ def test_tiles_give_the_same_picture(codec: CDCCodec, monkeypatch: pytest.Monkey
 def test_tiles_cover_a_picture_once_and_keep_the_limit(height: int, width: int) -> None:
     limit, halo = 1 << 20, 256
     seen = np.zeros((height // 64, width // 64), int)
-    for tile in tiling.tiles(height, width, limit, halo):
-        seen[tile.top // 64 : tile.bottom // 64, tile.left // 64 : tile.right // 64] += 1
-        outer = (tile.outer_bottom - tile.outer_top) * (tile.outer_right - tile.outer_left)
-        assert outer <= limit
-        for inner, outer_edge, edge in (
-            (tile.top, tile.outer_top, 0),
-            (tile.left, tile.outer_left, 0),
-            (-tile.bottom, -tile.outer_bottom, -height),
-            (-tile.right, -tile.outer_right, -width),
-        ):
-            assert outer_edge == max(inner - halo, edge)
+    size = tiling.tile_size(height, width, limit, halo)
+    for piece in pieces(1, height, width, size, halo):
+        seen[scaled(piece.tile, 1, 64)] += 1
+        assert math.prod(side.stop - side.start for side in piece.seen) <= limit
+        for tile, around, end in zip(piece.tile, piece.seen, (height, width), strict=True):
+            assert around == slice(max(tile.start - halo, 0), min(tile.stop + halo, end))
     assert (seen == 1).all()
 
 

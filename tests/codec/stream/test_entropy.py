@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from codec.errors import CorruptStreamError
 from codec.stream import entropy
 from codec.stream.entropy import Decoder, Tables
+from tests.codec.ideal import cross_entropy
 
 
 def random_tables(rng: np.random.Generator, sizes: list[int]) -> Tables:
@@ -48,7 +49,7 @@ def test_length_is_the_cross_entropy(sizes: list[int]) -> None:
     symbols = (tables.first[index] + rng.integers(0, size)).astype(np.int32)
     symbols[::400] += 1000
     coded = 8 * len(entropy.encode([(symbols, index, tables)]))
-    ideal = entropy.cross_entropy(symbols, index, tables)
+    ideal = cross_entropy(symbols, index, tables)
     assert ideal <= coded + 1e-6
     assert coded <= 1.0005 * ideal + 64
 
@@ -61,7 +62,7 @@ def test_what_the_coder_begins_with_takes_its_own_bits_alone() -> None:
         tables = random_tables(rng, [16] * 8)
         index = rng.integers(0, 8, 40).astype(np.int32)
         symbols = tables.first[index] + rng.integers(0, 16, 40).astype(np.int32)
-        ideal = entropy.cross_entropy(symbols, index, tables)
+        ideal = cross_entropy(symbols, index, tables)
         start = int(rng.integers(1 << 23, 1 << 24))
         longer += 8 * len(entropy.encode([(symbols, index, tables)], start)) - ideal
     assert 24 < longer / 400 < 29  # and half of a byte

@@ -65,9 +65,9 @@ def test_workers_share_the_pictures(tmp_path: Path, size: int) -> None:
         opened[name] += 1
         return io.BytesIO(Path(name).read_bytes())
 
-    shares = [read_share(shards, open_shard, 8, rank, size, str) for rank in range(size)]
+    shares = [read_share(share_of(shards, n, size), open_shard, 8, str) for n in range(size)]
     once = opened.copy()
-    whole = read_share(shards, open_shard, 8, 0, 1, str)
+    whole = read_share(share_of(shards, 0, 1), open_shard, 8, str)
     found = [picture.tobytes() for share in shares for picture in share.large]
     assert sorted(found) == sorted(picture.tobytes() for picture in whole.large)
     assert len(whole) == len(set(found)) == 15

@@ -1,6 +1,7 @@
 """Several processes that train one model: as one process with all their pictures would."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -62,7 +63,7 @@ def some_pictures() -> Pictures:
     for i in range(8):
         level = np.array([30 * i, 31 * i, 35 * i], np.uint8)
         pictures.add(np.broadcast_to(level, (16, 16, 3)).copy())
-    pictures.sources = {"made": 8}
+    pictures.sources = Counter(made=8)
     return pictures
 
 

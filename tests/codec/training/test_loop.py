@@ -131,8 +131,8 @@ def test_another_models_checkpoint_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"\x80\x02cos\nsystem\n."])
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "checkpoint.pt").write_bytes(content)
-    with pytest.raises(InvalidModelError, match=r"checkpoint\.pt"):
+    (tmp_path / "checkpoint-000000001.pt").write_bytes(content)
+    with pytest.raises(InvalidModelError, match=r"checkpoint-\d+\.pt"):
         run(tmp_path, ToyModel())
 
 

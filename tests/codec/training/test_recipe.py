@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from codec import InvalidModelError, UnknownModelError, load_codec
+from codec import InvalidModelError, UnknownModelError
 from codec.training.data import Pictures
 from codec.training.flags import add_flags, given_flags
-from codec.training.recipe import TRAINING_FILE, TrainingFile, figures, saver, write_training_file
+from codec.training.recipe import TRAINING_FILE, TrainingFile, saver, write_training_file
 from tests.codec import toy, toy_recipes
 from tests.codec.toy_recipes import ObjectiveConfig
 
@@ -72,8 +72,6 @@ def test_a_save_is_measured_at_each_quality(
     card = json.loads((tmp_path / "card.json").read_text())
     assert card["objective"]["rate_weight"] == 0.25
     assert card["learning_curve"] == [{"step": 1, "hours": 0.1, **measured}]
-    drawn = figures(load_codec(tmp_path), pictures, {"quality": 0}, {"decoder": "diffusion"})
-    assert drawn["psnr"][-1] < poor["psnr"][-1]
 
 
 def test_settings_as_flags(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,9 +14,10 @@ from codec.models import zoo
 from codec.training.data import Pictures
 from codec.training.recipe import Trainable, write_training_file
 from codec.uqdm import recipes
+from codec.uqdm.nested.bands import to_bands
+from codec.uqdm.nested.export import export, model_config
 from codec.uqdm.nested.model import NestedModel
 from codec.uqdm.nested.objective import NestedObjective
-from codec.uqdm.nested.schedule import to_bands
 from tests.codec.small_models import NETWORKS, nested_model, noise_pictures
 
 RECIPE = dataclasses.replace(
@@ -38,7 +39,7 @@ def pictures() -> Pictures:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run's folder with a model to go on from."""
     model, folder = nested_model(), tmp_path_factory.mktemp("run")
-    trainable = recipes.UQDMTrainable(model, NestedObjective(), model.model_config())
+    trainable = recipes.UQDMTrainable(model, NestedObjective(), model_config(model))
     write_training_file(folder / "training.safetensors", trainable, model.state_dict())
     return folder
 
@@ -114,7 +115,7 @@ def test_only_levels_with_something_to_train_are_learnt_from(
     images = noise_pictures(1, 32)
     states = model.encoded_states(images, max(levels))
     assert len(states) == max(levels) + 1
-    found = [model(images, [level], [0], states)[0] for level in levels]
+    found = [model(images, [level], states, [0])[0] for level in levels]
     assert {name for loss in found for name in loss} == kinds
     for loss in found:
         sum(loss.values()).backward()  # type: ignore[union-attr]
@@ -180,8 +181,8 @@ def same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> N
 
 def test_a_model_goes_on_from_its_file(run: Path) -> None:
     restored, made = recipes.restore(run), nested_model()
-    assert restored.config == json.loads(json.dumps(made.model_config()))
-    same(restored.tensors(), made.export())
+    assert restored.config == json.loads(json.dumps(model_config(made)))
+    same(restored.tensors(), export(made))
 
 
 def test_the_shipped_model_goes_on() -> None:

@@ -18,7 +18,8 @@ from codec import EncodedImage, load_codec
 from codec.coder_process import Helper, Quantised
 from codec.images.files import write_image
 from pipeline.compress import encoder as encoder_module
-from pipeline.compress.encoder import CompressSettings, SampleEncoder
+from pipeline.compress.encoder import SampleEncoder
+from pipeline.compress.settings import CompressSettings
 from pipeline.dataset.rows import Row
 from pipeline.running.stages import StageClock
 from pipeline.sources.listing import expand_inputs

@@ -11,7 +11,7 @@ import pytest
 from codec.images.files import read_image, write_image
 from codec.images.metrics import psnr
 from pipeline.compress import encoder as encoder_module
-from pipeline.compress.encoder import CompressSettings
+from pipeline.compress.settings import CompressSettings
 from pipeline.compress.worker import ShardCompressor, ShardJob
 from pipeline.dataset.layout import generation_name, shard_name
 from pipeline.dataset.ledger import Ledger

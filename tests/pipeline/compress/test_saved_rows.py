@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from pipeline.compress import worker
-from pipeline.compress.encoder import CompressSettings
 from pipeline.compress.saved_rows import SavedRows
+from pipeline.compress.settings import CompressSettings
 from pipeline.compress.worker import ShardCompressor, ShardJob
 from pipeline.dataset.layout import SAVED, shard_name
 from pipeline.reader.dataset import Dataset

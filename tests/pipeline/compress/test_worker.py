@@ -17,7 +17,7 @@ from codec.errors import InvalidModelError
 from codec.images.files import unpack_alpha, write_image
 from pipeline.compress import encoder as encoder_module
 from pipeline.compress import worker
-from pipeline.compress.encoder import CompressSettings
+from pipeline.compress.settings import CompressSettings
 from pipeline.compress.worker import ShardCompressor, ShardJob
 from pipeline.dataset import models
 from pipeline.dataset.layout import shard_name

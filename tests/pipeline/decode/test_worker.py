@@ -7,6 +7,7 @@ import tarfile
 import tempfile
 import threading
 import weakref
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ from pipeline.dataset import rows as dataset_rows
 from pipeline.dataset.rows import row_bytes
 from pipeline.decode import selection
 from pipeline.decode import worker as decode_worker
+from pipeline.decode.dataset_worker import HandOutSettings
 from pipeline.decode.job import DecodeOptions
 from pipeline.decode.job import decode as decode_job
 from pipeline.decode.layer_rule import LayerRule
 from pipeline.decode.samples import image_field_name
 from pipeline.decode.targets import UnwritableNameError, safe_path
-from pipeline.decode.worker import DecodeSettings, ShardDecoder
+from pipeline.decode.worker import ShardDecoder
 from pipeline.reader import originals
 from pipeline.reader.dataset import Dataset
 from pipeline.running.options import OptionError
@@ -34,17 +36,14 @@ from tests.pipeline.conftest import Make
 from tests.pipeline.counting import CountingFileSystem
 from tests.pipeline.makers import ToyCodec, picture, png, samples, write_tar
 
+WORKERS = [one.name for one in fields(HandOutSettings)]
+
 
 def worker_for(dataset: Dataset, output: Path, **changes: Any) -> ShardDecoder:
-    rule = LayerRule(dataset.num_layers, changes.pop("layers", 4))
-    options: dict[str, Any] = {
-        "rule": rule,
-        "format": "webdataset",
-        "image_format": "png",
-        "quality": 95,
-        **changes,
-    }
-    return ShardDecoder(DecodeSettings(dataset.url, str(output), "f", **options))
+    rule = changes.pop("rule", LayerRule(dataset.num_layers, changes.pop("layers", 4)))
+    own = {name: changes.pop(name) for name in [*changes] if name in WORKERS}
+    options = DecodeOptions(dataset.url, str(output), **changes)
+    return ShardDecoder(HandOutSettings(options, "f", rule, **own))
 
 
 def decode(dataset: Dataset, output: Path, **changes: Any) -> list[dict[str, Any]]:
@@ -440,7 +439,7 @@ def test_side_pictures_come_beside_previews_only_where_they_are_asked_for(
     dataset = make_dataset([str(write_tar(tmp_path / "x.tar", files))])
     whole = {name for name, _ in files}
     for asked in (False, True):
-        (record,) = decode(dataset, tmp_path / str(asked), side_pictures=asked)
+        (record,) = decode(dataset, tmp_path / str(asked), max_side=64, side_pictures=asked)
         (path,) = (tmp_path / str(asked)).glob("*.tar")
         assert set(tar_files(path)) == (whole if asked else whole - {"a.seg.png"})
         assert record["left_out"] == (not asked)

@@ -9,8 +9,10 @@ import pytest
 
 from pipeline.dataset import models
 from pipeline.decode import selection
+from pipeline.decode.dataset_worker import HandOutSettings
 from pipeline.decode.layer_rule import LayerRule
-from pipeline.decode.worker import DecodeSettings, ShardDecoder
+from pipeline.decode.request import DecodeOptions
+from pipeline.decode.worker import ShardDecoder
 from pipeline.stores.store import StorageError
 from pipeline.verify import worker as verify_worker
 from pipeline.verify.worker import ShardVerifier, VerifySettings
@@ -43,9 +45,8 @@ def ask(
     def make() -> ShardDecoder | ShardVerifier:
         if request.param == "verifier":
             return ShardVerifier(VerifySettings(dataset.url, dataset.model_id, dataset.num_layers))
-        output = str(tmp_path / "out")
-        rule = LayerRule(4, 4)
-        return ShardDecoder(DecodeSettings(dataset.url, output, "f", rule, "webdataset", "png", 95))
+        options = DecodeOptions(dataset.url, str(tmp_path / "out"))
+        return ShardDecoder(HandOutSettings(options, "f", LayerRule(4, 4)))
 
     def meet(fault: BaseException) -> dict[str, Callable[[], Any]]:
         ready = make()

@@ -161,8 +161,8 @@ def test_an_error_that_nobody_expected(
 def test_a_picture_may_take_longer_than_a_preview(
     connect: Client, dataset: Dataset, slow: Slow
 ) -> None:
-    """A preview is given up after the deadline, a picture that is slow to decode later."""
-    client = connect(dataset, deadline=2.0)
+    """A preview is given up after the timeout, a picture that is slow to decode later."""
+    client = connect(dataset, timeout=2.0)
     with ThreadPoolExecutor() as pool:
         picture = pool.submit(client.get, url("s0000", layers=2))
         try:

@@ -41,8 +41,11 @@ def replace_first(dataset: Dataset) -> str:
     file = dataset.files[0]
     base, generation = file.record["base"], file.record["generation"] + 1
     name = f"{base}.{generation}"
+    index = file.record["index"]
     dataset.store.create(f"data/{name}.parquet", dataset.store.read(file.path))
-    Ledger(dataset.store, dataset.fingerprint).commit(name, file.record)
+    dataset.store.create(f"index/{name}.parquet", dataset.store.read(index["path"]))
+    record = {**file.record, "index": {**index, "path": f"index/{name}.parquet"}}
+    Ledger(dataset.store, dataset.fingerprint).commit(name, record)
     return name
 
 

@@ -102,24 +102,6 @@ def without_indexes(archive: Archive) -> None:
     publish_manifest(dataset.store, Plan(PLAN_NAME, dataset.parameters), done)
 
 
-@pytest.mark.usefixtures("never_encodes")
-def test_a_dataset_without_indexes_is_sound_and_gets_them(archive: Archive) -> None:
-    before = {path.name: path.read_bytes() for path in (archive.root / "index").iterdir()}
-    without_indexes(archive)
-    archive.check_whole()
-    report = archive.verify()
-    assert (report.exit_code, report.damaged) == (0, [])
-    assert "2 data files of an earlier release without an index" in " ".join(report.notes)
-    report = archive.verify(repair=True)
-    assert (report.exit_code, report.damaged, report.new_manifest) == (0, [], 3)
-    assert "2 written" in " ".join(report.notes)
-    assert {p.name: p.read_bytes() for p in (archive.root / "index").iterdir()} == before
-    archive.check_whole()
-    entry = archive.dataset.locate("s0011")
-    assert entry is not None
-    assert entry.indexed
-
-
 def test_a_manifest_with_an_odd_index_is_not_trusted(archive: Archive) -> None:
     path = archive.root / manifest_name(1)
     manifest = json.loads(path.read_text())

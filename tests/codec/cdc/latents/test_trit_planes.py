@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from codec.cdc.latents.trees import MAX_COUNTED
 from codec.cdc.latents.trit_planes import MAX_RESIDUAL, Progress, Trees, assign_layers, build_trees
-from codec.stream.entropy import Decoder, cross_entropy, encode
+from codec.stream.entropy import Decoder, encode
+from tests.benchmarks.layer_orders import one_piece_tables
+from tests.codec.ideal import cross_entropy
 
 SCALES = np.geomspace(0.1, 64, 96)
 ORDERS = ["slope", "sigma", "planes"]
@@ -89,7 +91,7 @@ def test_layers_cost_nothing_against_one_piece(trees, order):
     index, residuals = picture(1, 100_000)
     own = ordered(trees, index, order)
     total = sum(len(stream) for stream, _ in coded(own, index, residuals))
-    whole = len(encode([(residuals, index, own.one_piece_tables())]))
+    whole = len(encode([(residuals, index, one_piece_tables(own))]))
     assert total < 1.001 * whole + 4 * own.num_layers  # words of 32 bits
 
 
@@ -274,7 +276,7 @@ def test_counted_trees_fit_what_was_counted(trees):
     counted = build_trees(SCALES, counts_of(*laplacian(1, 400_000)))
     index, residuals = laplacian(2, 50_000)
     gaussian, own = (
-        cross_entropy(residuals, index, each.one_piece_tables()) for each in (trees, counted)
+        cross_entropy(residuals, index, one_piece_tables(each)) for each in (trees, counted)
     )
     assert own < 0.98 * gaussian
     ordered_trees = ordered(counted, index, "slope")
@@ -298,7 +300,7 @@ def test_one_piece_has_the_probabilities_of_the_trits(trees):
             for r in residuals
         ]
     )
-    bits = cross_entropy(residuals, index, trees.one_piece_tables())
+    bits = cross_entropy(residuals, index, one_piece_tables(trees))
     assert bits == pytest.approx(-np.log2(mass).sum(), rel=1e-3)
 
 

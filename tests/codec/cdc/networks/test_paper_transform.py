@@ -143,8 +143,7 @@ def test_all_of_the_compressor_trains():
     mean, scale = compressor.hyper_synthesis(z_hat)
     y_hat = rounded(y, mean)
     noisy = y + torch.rand_like(y) - 0.5
-    contexts = compressor.context(y_hat)
-    picture = compressor.preview(contexts)
+    picture, _ = compressor.synthesis(y_hat)
     assert picture.shape == x.shape
     rate = -gaussian_likelihood(noisy, mean, scale).log().sum()
     rate = rate - compressor.prior.likelihood(z_hat).log().sum() + compressor.prior.median_loss()
@@ -159,11 +158,6 @@ def test_rounding_is_exact_and_passes_gradients():
     assert rounded(values, offset).tolist() == [0, 1.25, -7.5]
     rounded(values, offset).sum().backward()
     assert values.grad.tolist() == [1, 1, 1]
-
-
-def test_without_a_fast_head_there_is_no_preview():
-    with pytest.raises(ValueError, match="fast head"):
-        PaperCompressor(SMALL).preview([torch.zeros(1, 5, 4, 4)])
 
 
 def test_configurations_return_and_are_checked():

@@ -10,15 +10,8 @@ import torch
 from codec.images import metrics, resizing
 from codec.numerics.lapped_transform import BANDS
 from codec.uqdm.codec import UQDMCodec
-from codec.uqdm.nested.schedule import (
-    SHIFT_UNIT,
-    NestedConfig,
-    from_bands,
-    predict_pixels,
-    to_bands,
-    to_pictures,
-    to_unit,
-)
+from codec.uqdm.nested.bands import from_bands, predict_pixels, to_bands, to_pictures, to_unit
+from codec.uqdm.nested.schedule import SHIFT_UNIT, NestedConfig
 from codec.uqdm.nested.scheme import NestedScheme
 from tests.codec.small_models import CONFIG, grids_after, nested_codec, noise_pictures
 

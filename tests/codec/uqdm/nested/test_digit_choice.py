@@ -6,8 +6,8 @@ import torch
 
 from codec.stream.entropy import Tables
 from codec.uqdm.nested import digit_choice
-from codec.uqdm.nested.digit_choice import Prices, choose
-from codec.uqdm.nested.model import _chosen
+from codec.uqdm.nested.digit_choice import Prices, choose, likely_digits
+from codec.uqdm.nested.export import export, model_config
 from codec.uqdm.nested.scheme import NestedScheme
 from tests.codec.small_models import nested_model, noise_pictures
 
@@ -66,7 +66,7 @@ def test_training_assumes_the_same() -> None:
     rest = np.random.default_rng(2).laplace(0, 0.6, 5000).clip(-2.4, 2.4)
     tables, index, pmfs = some_tables(len(rest))
     log_p = torch.from_numpy(np.log(pmfs[index]))
-    entries = _chosen(torch.from_numpy(rest), log_p, REACH)
+    entries = likely_digits(torch.from_numpy(rest), log_p, REACH)
     digits = chosen(rest, tables, index)
     assert (entries.numpy() - 2 != digits).mean() < 1e-3  # tables are rounded
 
@@ -74,7 +74,7 @@ def test_training_assumes_the_same() -> None:
 def test_a_stream_is_worth_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """J = D + lambda R of all that is decoded after two levels, against the nearest digits."""
     model = nested_model()
-    scheme = NestedScheme(model.model_config(), model.export(), "cpu")
+    scheme = NestedScheme(model_config(model), export(model), "cpu")
     pictures = list(noise_pictures(3, 64, seed=7).permute(0, 2, 3, 1).numpy())
     delta = model.config.first_delta / 3 * 128  # of the second level, in pixel values
     trade = digit_choice.TRADE

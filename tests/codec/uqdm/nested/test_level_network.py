@@ -9,10 +9,11 @@ from torch import Tensor
 
 from codec.uqdm.codec import UQDMCodec
 from codec.uqdm.nested import first_network, level_network
+from codec.uqdm.nested.bands import to_bands
 from codec.uqdm.nested.level_network import LevelNetworks
 from codec.uqdm.nested.model import NestedModel
 from codec.uqdm.nested.pass_network import IntegerPasses, digit_features
-from codec.uqdm.nested.schedule import colours_of, level_digits, pass_mask, to_bands
+from codec.uqdm.nested.schedule import lattice_of, level_digits, pass_mask
 from codec.uqdm.nested.scheme import NestedScheme
 from tests.codec.small_models import CONFIG, nested_codec, nested_model, noise_pictures
 
@@ -109,7 +110,7 @@ def test_what_a_level_tells_is_what_its_digits_say(
         grid += level_digits(coefficients, grid, before, CONFIG) * units
     digits = (found["grid"].clone() - grid) / CONFIG.unit(level)
     last = torch.from_numpy(pass_mask(CONFIG, level, len(CONFIG.passes[level]) - 1))
-    digits[last[colours_of(grid)].expand_as(grid)] = 0
+    digits[last[lattice_of(grid)].expand_as(grid)] = 0
     every = levels._passes.of_bands(torch.arange(192))
     assert torch.equal(found["told"], every(digit_features(digits)))
     look = levels.look(grid, level)  # nothing told
@@ -120,7 +121,7 @@ def test_what_a_level_tells_is_what_its_digits_say(
 
 def by_pass(values: Tensor, level: int, number: int) -> Tensor:
     """Of ``(B, h, w, 192)`` those of a pass, ``(B, n)``, in the order of its symbols."""
-    mask = torch.from_numpy(pass_mask(CONFIG, level, number))[colours_of(values)]
+    mask = torch.from_numpy(pass_mask(CONFIG, level, number))[lattice_of(values)]
     return torch.stack([one[mask] for one in values])
 
 

@@ -10,13 +10,14 @@ from torch.overrides import TorchFunctionMode
 
 from codec import CorruptStreamError, EncodedImage, UnknownModelError
 from codec.numerics import int8_products
-from codec.stream import entropy
 from codec.uqdm import recipes
 from codec.uqdm.codec import UQDMCodec
 from codec.uqdm.nested import first_network, integer_network, level_network, tuning
+from codec.uqdm.nested.export import export, model_config
 from codec.uqdm.nested.integer_network import IntegerNetwork
 from codec.uqdm.nested.objective import NestedObjective
 from codec.uqdm.nested.scheme import NestedScheme
+from tests.codec.ideal import cross_entropy, ideal_bits
 from tests.codec.small_models import CONFIG, nested_codec, nested_model, noise_pictures
 
 SIZES = [(1, 1), (7, 5), (8, 8), (65, 130), (3, 200)]
@@ -137,7 +138,7 @@ def test_training_sees_the_network_that_runs() -> None:
     board = (torch.arange(12)[:, None] + torch.arange(12)) % 5
     with torch.no_grad():
         seen = model.network(features, board, torch.tensor([2]))
-    exported = model.export()
+    exported = export(model)
     weights = {
         name.removeprefix("network."): tensor
         for name, tensor in exported.items()
@@ -153,7 +154,7 @@ def test_training_sees_the_network_that_runs() -> None:
 def test_bits_are_the_likelihood(codec: UQDMCodec, pictures: list[np.ndarray]) -> None:
     streams = codec.encode(pictures)
     for picture, stream in zip(pictures, streams, strict=True):
-        for ideal, layer in zip(codec.cross_entropy(picture), stream.layers, strict=True):
+        for ideal, layer in zip(ideal_bits(codec, picture), stream.layers, strict=True):
             assert 8 * len(layer) <= 1.01 * ideal + 8 * 16
 
 
@@ -163,7 +164,7 @@ def test_the_training_loss_is_the_coded_rate(codec: UQDMCodec, pictures: list[np
     states = model.encoded_states(images)
     with torch.no_grad():
         bits = [float(model(images, [n], states=states)[0]["bits"]) for n in range(CONFIG.levels)]
-    coded = np.mean([codec.cross_entropy(picture) for picture in pictures], axis=0) / 72**2
+    coded = np.mean([ideal_bits(codec, picture) for picture in pictures], axis=0) / 72**2
     for loss, bpp in zip(bits, coded, strict=False):
         assert loss == pytest.approx(bpp, rel=0.07)  # outputs and biases are rounded apart
     assert sum(bits) == pytest.approx(coded[:-1].sum(), rel=0.01)
@@ -242,7 +243,7 @@ def test_progressive_decoding_is_decoding_every_prefix(
 
 def test_counted_tables_shorten_what_they_were_counted_on() -> None:
     model = nested_model(pixels=False)
-    trainable = recipes.UQDMTrainable(model, NestedObjective(), model.model_config())
+    trainable = recipes.UQDMTrainable(model, NestedObjective(), model_config(model))
     pictures = list(noise_pictures(6, 64, seed=9).permute(0, 2, 3, 1).numpy())
     plain, counted = trainable.tensors(), trainable.tensors(pictures)
     assert plain.keys() == counted.keys()
@@ -252,7 +253,7 @@ def test_counted_tables_shorten_what_they_were_counted_on() -> None:
         scheme = NestedScheme(trainable.config, tensors, "cpu")
         streams = scheme.encode(other, [0, 0], scheme.num_layers)
         parts = [part for stream in streams for layer in stream for part in layer.parts()]
-        return sum(entropy.cross_entropy(*part) for part in parts)
+        return sum(cross_entropy(*part) for part in parts)
 
     assert bits(counted) < 0.97 * bits(plain)
 

@@ -1,4 +1,4 @@
-"""Passes, the colours of blocks, orders and leading bands: what has a digit when."""
+"""Passes, the lattices of blocks, orders and leading bands: what has a digit when."""
 
 import dataclasses
 from pathlib import Path
@@ -11,15 +11,10 @@ import torch
 from codec import InvalidModelError, load_codec
 from codec.models import zoo
 from codec.uqdm.codec import UQDMCodec
+from codec.uqdm.nested.bands import to_bands
+from codec.uqdm.nested.export import export, model_config
 from codec.uqdm.nested.first_network import FirstLayout
-from codec.uqdm.nested.schedule import (
-    NestedConfig,
-    blocks_of,
-    colours_of,
-    pass_mask,
-    places_of,
-    to_bands,
-)
+from codec.uqdm.nested.schedule import NestedConfig, blocks_of, lattice_of, pass_mask, places_of
 from tests.codec.small_models import (
     CONFIG,
     grids_after,
@@ -52,27 +47,27 @@ def test_levels_have_more_and_more_bands() -> None:
     assert FirstLayout.of(CONFIG).bands.tolist() == np.flatnonzero(CONFIG.level_bands(0)).tolist()
 
 
-def test_each_colour_lies_between_those_before() -> None:
-    colours = colours_of(torch.zeros(1, 16, 20, 3)).numpy()
-    assert [(colours == c).mean() for c in range(5)] == [1 / 16, 1 / 16, 1 / 8, 1 / 4, 1 / 2]
+def test_each_lattice_lies_between_those_before() -> None:
+    lattices = lattice_of(torch.zeros(1, 16, 20, 3)).numpy()
+    assert [(lattices == n).mean() for n in range(5)] == [1 / 16, 1 / 16, 1 / 8, 1 / 4, 1 / 2]
     diagonal, straight = [(-1, -1), (-1, 1), (1, -1), (1, 1)], [(-1, 0), (1, 0), (0, -1), (0, 1)]
-    for colour, reach, ways in ((1, 2, diagonal), (2, 2, straight), (3, 1, diagonal)):
-        assert (around(colours, colour, reach, ways) < colour).all()
-    assert (around(colours, 4, 1, straight) < 4).all()
-    for colour in range(4):  # and none nearer
-        assert (around(colours, colour, 1, straight) == 4).all()
+    for own, reach, ways in ((1, 2, diagonal), (2, 2, straight), (3, 1, diagonal)):
+        assert (around(lattices, own, reach, ways) < own).all()
+    assert (around(lattices, 4, 1, straight) < 4).all()
+    for own in range(4):  # and none nearer
+        assert (around(lattices, own, 1, straight) == 4).all()
 
 
-def around(colours: np.ndarray, colour: int, reach: int, ways: list[tuple[int, int]]) -> np.ndarray:
-    """The colours of blocks at some distance of those of one colour, borders apart."""
-    places = np.argwhere(colours[2:-2, 2:-2] == colour) + 2
+def around(lattices: np.ndarray, own: int, reach: int, ways: list[tuple[int, int]]) -> np.ndarray:
+    """The lattices of blocks at some distance of those on one lattice, borders apart."""
+    places = np.argwhere(lattices[2:-2, 2:-2] == own) + 2
     assert len(places)
-    return np.array([colours[y + reach * i, x + reach * j] for y, x in places for i, j in ways])
+    return np.array([lattices[y + reach * i, x + reach * j] for y, x in places for i, j in ways])
 
 
 def test_places_of_a_pass() -> None:
     grid = torch.zeros(2, 5, 7, 192)
-    everywhere = colours_of(grid)
+    everywhere = lattice_of(grid)
     for level, passes in enumerate(CONFIG.passes):
         for number, (_, chosen) in enumerate(passes):
             found = places_of(grid, CONFIG, level, number)
@@ -263,5 +258,5 @@ def test_all_parts_of_a_model_are_needed(codec: UQDMCodec, tmp_path: Path) -> No
 def test_a_configuration_of_a_model_goes_through_its_file(tmp_path: Path) -> None:
     model = nested_model()
     path = tmp_path / zoo.MODEL_FILE
-    zoo.write_model(path, model.model_config(), model.export())
+    zoo.write_model(path, model_config(model), export(model))
     assert NestedConfig.from_dict(zoo.read_model(path)[0]["nested"]) == CONFIG

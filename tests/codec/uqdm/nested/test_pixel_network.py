@@ -8,11 +8,12 @@ import torch
 
 from codec import CorruptStreamError, EncodedImage, InvalidModelError, load_codec
 from codec.models import zoo
-from codec.stream import entropy
 from codec.uqdm.codec import UQDMCodec
 from codec.uqdm.nested import integer_network, pixel_lattice, pixel_network, tuning
+from codec.uqdm.nested.export import export, model_config
 from codec.uqdm.nested.pixel_network import Look
 from codec.uqdm.nested.scheme import NestedScheme
+from tests.codec.ideal import cross_entropy
 from tests.codec.small_models import (
     LAYERS,
     nested_codec,
@@ -85,10 +86,10 @@ def test_the_loss_is_the_length_of_the_layer(monkeypatch: pytest.MonkeyPatch) ->
     states = model.encoded_states(images)
     with torch.no_grad():
         (losses,) = model(images, [LAYERS - 1], states=states)
-    scheme = NestedScheme(model.model_config(), model.export(), "cpu")
+    scheme = NestedScheme(model_config(model), export(model), "cpu")
     (stream,) = scheme.encode(list(images.permute(0, 2, 3, 1).numpy()), [0], LAYERS)
     parts = list(stream[-1].parts())[tuning.PASSES :]
-    bits = sum(entropy.cross_entropy(*part) for part in parts) / 64**2
+    bits = sum(cross_entropy(*part) for part in parts) / 64**2
     assert float(losses["bits"]) == pytest.approx(bits, rel=2e-3)
 
 
@@ -201,8 +202,7 @@ def test_no_bits_are_spent_on_values_that_no_pixel_has(
         for name, pictures in (("near", near), ("middle", middle)):
             streams = scheme.encode(list(pictures), [0] * 3, LAYERS)
             sizes[ends, name] = [
-                sum(entropy.cross_entropy(*part) for part in stream[-1].parts())
-                for stream in streams
+                sum(cross_entropy(*part) for part in stream[-1].parts()) for stream in streams
             ]
     for far, close in zip(sizes[False, "near"], sizes[True, "near"], strict=True):
         assert close < 0.95 * far

@@ -10,10 +10,10 @@ import torch
 
 from codec import CorruptStreamError
 from codec.scheme import LayerSymbols
-from codec.stream import entropy
 from codec.uqdm.codec import UQDMCodec
 from codec.uqdm.nested import pixel_lattice, tuning
 from codec.uqdm.nested.tuning import Tuning
+from tests.codec.ideal import cross_entropy
 from tests.codec.small_models import LAYERS, nested_codec
 from tests.format.make_golden import picture
 
@@ -39,7 +39,7 @@ def last_layer(codec: UQDMCodec, *pictures: np.ndarray) -> list[LayerSymbols]:
 
 def bits(layer: LayerSymbols) -> list[float]:
     """Of each pass."""
-    return [entropy.cross_entropy(*part) for part in layer.parts()]
+    return [cross_entropy(*part) for part in layer.parts()]
 
 
 def flat(height: int, width: int) -> np.ndarray:

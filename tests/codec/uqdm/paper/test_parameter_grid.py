@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from codec.stream.entropy import cross_entropy
 from codec.uqdm.paper.model import LOG_MASS
 from codec.uqdm.paper.parameter_grid import Grid, pixel_grid, prior_grid
+from tests.codec.ideal import cross_entropy
 
 
 @pytest.fixture(scope="module", params=["logistic", "gaussian"])

@@ -7,7 +7,7 @@ import torch
 from codec.errors import CorruptStreamError, InvalidModelError
 from codec.models import zoo
 from codec.uqdm.paper.model import UniversalConfig, UniversalModel
-from codec.uqdm.paper.scheme import UniversalScheme, _draw
+from codec.uqdm.paper.scheme import UniversalScheme
 
 KIND = {"codec": "uqdm", "quantizer": "universal", "domain": "pixels"}
 NETWORK = {"channels": 8, "groups": 4, "blocks": 1, "heads": 1}
@@ -187,7 +187,13 @@ def test_samples_follow_the_prior(codec):
     state = scheme.start([(64, 64)], [9])
     choice = scheme.choices(state, 0, 0)[0]
     random = np.random.default_rng(0)
-    drawn = np.mean([_draw(choice, random) for _ in range(200)], axis=0)
+    drawn = np.mean(
+        [
+            choice.tables.draw(choice.index, random.integers(1 << 20, size=len(choice.index)))
+            for _ in range(200)
+        ],
+        axis=0,
+    )
     tables = choice.tables
     counts = tables.counts.reshape(len(tables), -1)[:, :-1].astype(float)
     symbols = tables.first[0] + np.arange(counts.shape[1])

@@ -72,7 +72,7 @@ def test_a_job_from_start_to_end(tmp_path: Path, clock: Clock) -> None:
     found = {event["event"]: event for event in events}
     started = found["job_started"]
     assert started["job"] == "compress"
-    assert started["options"]["inputs"] == ["https://host/a.tar", "s3://b/*.tar"]
+    assert started["options"]["inputs"] == ["https://***@host/a.tar", "s3://b/*.tar"]
     assert started["driver_pid"] == os.getpid()
     assert found["worker_ready"]["pid"] == 2
     done = found["shard_done"]
@@ -102,7 +102,7 @@ def test_no_secret_is_written(tmp_path: Path) -> None:
     assert "AKIA" not in text
     started, failed = read(path)[:2]
     assert started["options"]["input_options"] == ["client_kwargs", "key", "secret"]
-    assert failed["error"].startswith("GET https://h/x")
+    assert failed["error"].startswith("GET https://***@h/x")
 
 
 def test_how_a_job_ended(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_Area = tuple[slice, slice]  # rows and columns
+Area = tuple[slice, slice]  # rows and columns
 
 
 @dataclass(frozen=True)
@@ -25,23 +25,33 @@ class Piece:
     """
 
     pictures: slice
-    seen: _Area
-    inner: _Area
-    tile: _Area
+    seen: Area
+    inner: Area
+    tile: Area
 
 
-def pieces(count: int, height: int, width: int, size: int, halo: int) -> Iterator[Piece]:
-    """Pieces of ``count`` grids ``(height, width)``, tiles of at most ``size`` on a side.
+def pieces(
+    count: int, height: int, width: int, size: int | tuple[int, int], halo: int
+) -> Iterator[Piece]:
+    """Pieces of ``count`` grids ``(height, width)``, tiles of at most ``size`` (rows, columns).
 
     Of small grids, several together; all pieces of some grids come one after the other.
     """
-    together = max(1, size * size // (height * width))
+    tall, wide = size if isinstance(size, tuple) else (size, size)
+    together = max(1, tall * wide // max(1, height * width))
     for first in range(0, count, together):
-        for top in range(0, height, size):
-            for left in range(0, width, size):
-                rows = _spans(top, height, size, halo)
-                columns = _spans(left, width, size, halo)
-                yield Piece(slice(first, first + together), *zip(rows, columns, strict=True))
+        for top in range(0, height, tall):
+            for left in range(0, width, wide):
+                rows = _spans(top, height, tall, halo)
+                columns = _spans(left, width, wide, halo)
+                pictures = slice(first, min(first + together, count))
+                yield Piece(pictures, *zip(rows, columns, strict=True))
+
+
+def scaled(area: Area, up: int = 1, down: int = 1) -> Area:
+    """The same area in another resolution, ``up / down`` times as fine."""
+    rows, columns = (slice(s.start * up // down, s.stop * up // down) for s in area)
+    return rows, columns
 
 
 def _spans(start: int, length: int, size: int, halo: int) -> tuple[slice, slice, slice]:
