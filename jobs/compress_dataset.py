@@ -28,9 +28,11 @@ from pipeline.running.command_line import (
     positive,
     run_job,
     running_options,
+    sample_bytes,
     stop_reason,
     zero_or_more,
 )
+from pipeline.sources.samples import MAX_SAMPLE_BYTES
 
 
 def parse(arguments: list[str] | None = None) -> CompressOptions:
@@ -93,6 +95,14 @@ def parse(arguments: list[str] | None = None) -> CompressOptions:
         type=positive,
         metavar="N",
         help="refuse larger pictures as bad (default: what the image reader allows)",
+    )
+    parser.add_argument(
+        "--max-sample-bytes",
+        type=sample_bytes,
+        default=MAX_SAMPLE_BYTES,
+        metavar="N",
+        help="a sample whose files have more bytes together is recorded as bad; a worker needs "
+        "several times as much memory (default: %(default)s)",
     )
     parser.add_argument(
         "--keep-original",

@@ -115,6 +115,12 @@ def parse(arguments: list[str] | None = None) -> DecodeOptions:
         "it was compressed with)",
     )
     form.add_argument(
+        "--side-pictures",
+        action="store_true",
+        help="also beside previews, hand out the pictures among the side fields of a sample, which "
+        "are stored as files; without a limit of quality or size they always come along",
+    )
+    form.add_argument(
         "--keep-original",
         action="store_true",
         help="with --format strata, copy the originals that the dataset keeps",

@@ -24,11 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from codec.errors import StrataError
 from codec.models import zoo
 from codec.training.flags import add_flags, given_flags
-from codec.training.loop import TrainingConfig
-from codec.training.recipe import TrainingFile
-from codec.training.run import VALIDATION_PICTURES, recipes_of
 from codec.training.tracking import PACKAGES
-from pipeline import TrainOptions, train_model
+from pipeline import TrainOptions
 from pipeline.running.command_line import (
     add_address,
     add_scratch,
@@ -38,11 +35,15 @@ from pipeline.running.command_line import (
     options_of,
     positive,
 )
-from pipeline.training.job import local_model
+
+# What needs torch is imported where it is used: that takes seconds, and people wait for a sign.
 
 
 def parse(arguments: Sequence[str] | None = None) -> TrainOptions:
     """Options, the codec among them. Raises StrataError where --init cannot be read."""
+    from codec.training.loop import TrainingConfig
+    from codec.training.run import VALIDATION_PICTURES, recipes_of
+
     family, init_path = _family(arguments)
     recipes = recipes_of(family)
     names = "; ".join(f"{name}: {recipe.about}" for name, recipe in recipes.RECIPES.items())
@@ -154,7 +155,10 @@ def _family(arguments: Sequence[str] | None) -> tuple[str, Path | None]:
 
     Also where the model of --init lies on this machine.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    from codec.training.recipe import TrainingFile
+    from pipeline.training.job import local_model
+
+    parser = new_parser(None, allow_abbrev=False, add_help=False)
     parser.add_argument("--codec")
     parser.add_argument("--init")
     add_storage_options(parser, "--output-options", "")
@@ -170,8 +174,13 @@ def _family(arguments: Sequence[str] | None) -> tuple[str, Path | None]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    def train() -> None:
+        from pipeline import train_model
+
+        train_model(parse(arguments))
+
     return exit_code(
-        lambda: train_model(parse(arguments)),
+        train,
         "interrupted: the same command goes on from the last checkpoint",
         (StrataError, OSError, ValueError),
     )

@@ -38,6 +38,7 @@ from pipeline.running.command_line import (
     stop_reason,
     zero_or_more,
 )
+from pipeline.running.streams import streams_that_may_close
 
 
 def subset(text: str) -> Subset:
@@ -143,10 +144,14 @@ def main() -> int:
         code = run_job(job)
     if reports and target:
         text = json.dumps(reports[0].to_json() | {"exit_code": code}, indent=1) + "\n"
-        if target == "-":
-            sys.stdout.write(text)
-        else:
-            Path(target).write_text(text, encoding="utf-8")
+        with streams_that_may_close():
+            try:
+                if target == "-":
+                    sys.stdout.write(text)
+                else:
+                    Path(target).write_text(text, encoding="utf-8")
+            except OSError as error:
+                print(f"error: the report cannot be written: {error}", file=sys.stderr)
     return code
 
 

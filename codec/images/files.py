@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import AvifImagePlugin, ExifTags, Image, ImageCms, ImageFile
+from PIL import AvifImagePlugin, ExifTags, Image, ImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
@@ -22,10 +22,17 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from ..errors import BrokenImageError, CorruptStreamError, UnsupportedImageError
+from .broken import END_IS_LOST, check_end, check_scans, without_metadata
+from .colour import to_srgb, told_profile
+from .png import read_png
 
 MAX_PIXELS = 1 << 27  # 134 megapixels: 400 MB of RGB, which a small worker can still hold
+# What names of pictures end in. Some are of formats that are not supported, which is then said.
+EXTENSIONS = frozenset(
+    {"jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "dib", "tif", "tiff"}
+    | {"ppm", "pgm", "pbm", "pnm", "jp2", "j2k", "jpx", "avif", "heic", "heif", "jxl", "tga", "ico"}
+)
 MAX_WEBP_SIDE, MAX_JPEG_SIDE = 16_383, 65_500
-SAME_COLOUR = 2  # levels of 255: two writings of sRGB differ by that much through rounding alone
 
 # The decoders are called directly, not through Image.open: that one consults a process-wide pixel
 # limit and a list of fifty formats, several of which run other programs or were never fuzzed.
@@ -137,30 +144,54 @@ def _sniff(data: bytes) -> str:
 
 
 def _decode(data: bytes, format: str, max_pixels: int) -> Picture:
-    if format == "png":
-        _check_png(data)
-    image = _DECODERS[format](io.BytesIO(data))
+    notes: list[str] = []
+    png = read_png(data, notes) if format == "png" else None
+
+    def pixels(data: bytes) -> np.ndarray:
+        return np.asarray(_open(data, format, max_pixels))
+
+    if png is None:
+        data = check_end(data, format, pixels, notes)
+    else:
+        _check_size(*png.size, format, max_pixels)
+        data = png.mended() if png.end_is_lost else png.to_bytes()
+        if png.end_is_lost:
+            notes.append(END_IS_LOST)
+    try:
+        image = _open(data, format, max_pixels)
+    except (UnsupportedImageError, BrokenImageError):
+        raise
+    except Exception as error:  # decoders raise anything at all on damaged files
+        bare = without_metadata(data) if format == "jpeg" else data
+        if bare == data:
+            raise
+        data, image = bare, _open(bare, format, max_pixels)
+        notes.append(f"damaged metadata ignored ({type(error).__name__})")
     width, height = image.size
-    if width <= 0 or height <= 0:
-        raise BrokenImageError(f"the {format} file claims an impossible size, {width}x{height}")
-    if width * height > max_pixels:
-        raise UnsupportedImageError(
-            f"{width}x{height} is {width * height} pixels, more than the limit of {max_pixels}"
-        )
     _refuse_unsupported(image, data, format)
     if (frames := getattr(image, "n_frames", 1)) != 1:
         raise UnsupportedImageError(
             f"the {format} file has {frames} frames or pages; keeping one would lose the others"
         )
-    notes: list[str] = []
-    orientation = _orientation(image, format, notes)
+    if png:
+        image.load()  # or looking for EXIF does, which may fail in silence
+    profile = told_profile(image, data, png.colours if png else {}, notes)
+    orientation = _orientation(image, notes)
     image.load()
     if image.size not in ((width, height), (height, width)):
         raise BrokenImageError(f"the {format} file has another size than its header claims")
+    right, bottom = image.size
+    if png and (
+        png.is_interlaced or not np.asarray(image.crop((0, bottom - 1, right, bottom))).any()
+    ):
+        png.check()  # rows that are missing were left black
+    if format == "jpeg":
+        corner = np.asarray(image.crop((max(0, right - 8), max(0, bottom - 8), right, bottom)))
+        check_scans(data, corner, pixels, notes)
     if "mp" in image.info:
         notes.append("JPEG with several pictures (MPO): only the main one is kept")
     alpha, colour = _split_alpha(image, notes)
-    rgb = _to_srgb(colour, image.info.get("icc_profile"), notes)
+    rgb = to_srgb(colour, profile, notes)
     if orientation in _UPRIGHT:
         notes.append(f"EXIF orientation {orientation} applied")
         if format != "tiff":  # Pillow turns TIFF files, and only those, while loading
@@ -171,27 +202,20 @@ def _decode(data: bytes, format: str, max_pixels: int) -> Picture:
     return Picture(rgb, alpha, format, tuple(notes))
 
 
-def _check_png(data: bytes) -> None:
-    """Check the chunks that pixels depend on: Pillow reads past wrong checksums and lost ends."""
-    if data[12:16] != b"IHDR" or len(data) < 33:
-        raise BrokenImageError("the png file does not begin with a whole IHDR chunk")
-    if data[24] == 16:
-        raise UnsupportedImageError("16 bits a channel; only 8 are supported")
-    at = 8
-    while at + 12 <= len(data):
-        (length,), kind = struct.unpack_from(">I", data, at), data[at + 4 : at + 8]
-        end = at + 12 + length
-        if end > len(data):
-            break
-        crc = zlib.crc32(memoryview(data)[at + 4 : end - 4])
-        if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT") and data[end - 4 : end] != crc.to_bytes(4):
-            raise BrokenImageError(f"the png file is damaged: wrong checksum of its {kind!r} chunk")
-        if kind == b"IEND":
-            return
-        if kind == b"IHDR" and at != 8:
-            raise BrokenImageError("the png file is damaged: it has two IHDR chunks")
-        at = end
-    raise BrokenImageError("the png file is cut short: it has no IEND chunk")
+def _open(data: bytes, format: str, max_pixels: int) -> ImageFile.ImageFile:
+    """The picture, not decoded yet. Raises UnsupportedImageError where it is too large."""
+    image = _DECODERS[format](io.BytesIO(data))
+    _check_size(*image.size, format, max_pixels)
+    return image
+
+
+def _check_size(width: int, height: int, format: str, max_pixels: int) -> None:
+    if width <= 0 or height <= 0:
+        raise BrokenImageError(f"the {format} file claims an impossible size, {width}x{height}")
+    if width * height > max_pixels:
+        raise UnsupportedImageError(
+            f"{width}x{height} is {width * height} pixels, more than the limit of {max_pixels}"
+        )
 
 
 def _refuse_unsupported(image: ImageFile.ImageFile, data: bytes, format: str) -> None:
@@ -220,27 +244,20 @@ def _refuse_unsupported(image: ImageFile.ImageFile, data: bytes, format: str) ->
 
 
 def _jpeg2000_bits(data: bytes, size: tuple[int, int]) -> int:
-    """Bits of the deepest component, from the codestream's SIZ marker (ISO 15444-1 A.5.1).
-
-    A cut codestream is refused here, because OpenJPEG decodes what is left of it.
-    """
+    """Bits of the deepest component, from the codestream's SIZ marker (ISO 15444-1 A.5.1)."""
     start = data.find(b"\xff\x4f\xff\x51")
     if start < 0 or len(data) < start + 42:
         raise BrokenImageError("the jpeg2000 file has no codestream")
     x1, y1, x0, y0 = struct.unpack_from(">4I", data, start + 8)
     if (x1 - x0, y1 - y0) != size:
         raise BrokenImageError("the jpeg2000 file's headers disagree about its size")
-    if data.find(b"\xff\xd9", start) < 0:  # no packet can hold these two bytes
-        raise BrokenImageError("the jpeg2000 file is cut short: its codestream has no end")
     components = int.from_bytes(data[start + 40 : start + 42])
     depths = data[start + 42 : start + 42 + 3 * components : 3]
     return max(((depth & 0x7F) + 1 for depth in depths), default=8)
 
 
-def _orientation(image: ImageFile.ImageFile, format: str, notes: list[str]) -> int:
+def _orientation(image: ImageFile.ImageFile, notes: list[str]) -> int:
     """EXIF orientation 1-8; a broken EXIF block must not cost the picture."""
-    if format == "png":
-        image.load()  # a PNG's EXIF may follow its pixels
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception as error:  # Pillow's parser raises half a dozen kinds
@@ -275,62 +292,6 @@ _MODE_WORDS = {
     "RGBA": "RGB with alpha",
     "RGBa": "RGB with premultiplied alpha",
 }
-
-
-def _to_srgb(colour: Image.Image, icc: bytes | None, notes: list[str]) -> np.ndarray:
-    """Colours of mode L, RGB or CMYK to ``(H, W, 3) uint8`` sRGB, by the file's profile if any."""
-    if icc:
-        try:
-            converted = _through_profile(colour, icc, notes)
-        except Exception as error:  # lcms and its wrapper raise several kinds
-            notes.append(f"broken ICC profile ignored ({error})")
-        else:
-            if converted is not None:
-                return np.asarray(converted)
-    if colour.mode == "CMYK":
-        notes.append("CMYK converted without a usable profile")
-    return np.asarray(colour if colour.mode == "RGB" else colour.convert("RGB"))
-
-
-def _through_profile(colour: Image.Image, icc: bytes, notes: list[str]) -> np.ndarray | None:
-    """Convert by an ICC profile; None where the profile is sRGB and the pixels stay untouched."""
-    profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-    space = str(profile.profile.xcolor_space).strip()
-    name = (profile.profile.profile_description or space).strip()
-    if space == "RGB" and colour.mode == "L":
-        colour = colour.convert("RGB")
-    mode = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}.get(space)
-    if mode != colour.mode:
-        notes.append(f"ICC profile '{name}' ignored: it is for {space}, not for {colour.mode}")
-        return None
-    transform = ImageCms.buildTransform(
-        profile,
-        ImageCms.createProfile("sRGB"),
-        mode,
-        "RGB",
-        ImageCms.Intent.RELATIVE_COLORIMETRIC,
-        ImageCms.Flags.BLACKPOINTCOMPENSATION,
-    )
-    if mode != "CMYK":
-        probe = _probe(mode)
-        same = np.asarray(probe.convert("RGB"), np.int16)
-        moved = np.asarray(ImageCms.applyTransform(probe, transform), np.int16)
-        if np.abs(moved - same).max() <= SAME_COLOUR:
-            return None
-    rgb = np.asarray(ImageCms.applyTransform(colour, transform))
-    if mode == "L":  # a grey picture stays grey, whatever the white point rounds to
-        rgb = np.repeat(rgb[..., 1:2], 3, axis=2)
-    notes.append(f"converted to sRGB from ICC profile '{name}'")
-    return rgb
-
-
-def _probe(mode: str) -> Image.Image:
-    """A picture of colours from all over the cube (or of all greys), to see what a profile does."""
-    if mode == "L":
-        return Image.fromarray(np.arange(256, dtype=np.uint8)[None])
-    levels = np.linspace(0, 255, 9).round().astype(np.uint8)
-    cube = np.stack(np.meshgrid(levels, levels, levels), axis=-1)
-    return Image.fromarray(cube.reshape(9, 81, 3))
 
 
 def write_image(

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import StrataError
-from ..images.files import read_image
+from ..images.files import EXTENSIONS, read_image
 
 Log = Callable[[str], None]
 Open = Callable[[str], AbstractContextManager[BinaryIO]]
@@ -60,7 +60,7 @@ class Pictures:
                     except (ValueError, AttributeError):
                         source = "?"
                     labels[_key(member.name)] = source
-                elif extension in ("jpg", "jpeg", "png", "webp", "ppm", "bmp", "tif", "tiff"):
+                elif extension in EXTENSIONS:
                     number += 1
                     if (number - 1) % every != first:
                         others.add(_key(member.name))

@@ -29,7 +29,8 @@ from codec.numerics.memory import is_out_of_memory, release_memory
 
 from ..dataset.rows import Row, Status
 from ..running.stages import StageClock
-from ..sources.shards import MAX_FIELD_BYTES, Sample, ShardFile, is_picture
+from ..sources.samples import Sample, is_picture
+from ..sources.shards import ShardFile
 from ..stores.reasons import describe
 from ..stores.threads import ahead_within
 from .keeping import choose
@@ -158,15 +159,10 @@ class SampleEncoder:
 
     def _load(self, file: ShardFile, index: int, sample: Sample, skip: str | None) -> _Loaded:
         """Read a sample's fields and decode its picture, or say why it has none."""
-        if sample.problem or sample.filtered:
-            status: Status = "bad" if sample.problem else "filtered"
-            kept = tuple(
-                (name, file.read(m) if self._keeps_field(name, m.size, status) else None)
-                if not m.problem
-                else (name, None)
-                for name, m in sample.fields
-            )
-            return _Loaded(Row(sample.key, index, status, sample.problem or sample.filtered, kept))
+        if reason := sample.filtered or sample.problem or self._too_large(sample):
+            status: Status = "filtered" if sample.filtered else "bad"
+            kept = tuple(self._read_some(file, sample, status))
+            return _Loaded(Row(sample.key, index, status, reason, kept))
         image_field = sample.image_field
         data = {name: file.read(member) for name, member in sample.fields}
         if image_field is None:
@@ -199,10 +195,31 @@ class SampleEncoder:
         digest = hashlib.sha256(rgb.data).digest()
         return _Loaded(replace(row, alpha=alpha, image_sha256=digest), rgb)
 
+    def _too_large(self, sample: Sample) -> str:
+        """Why the sample takes too much memory, or ''."""
+        limit = self.settings.max_sample_bytes
+        if sample.size <= limit:
+            return ""
+        return (
+            f"larger than --max-sample-bytes {limit}: {sample.size} bytes in {len(sample.fields)} "
+            "files whose names are the same up to the first dot"
+        )
+
+    def _read_some(
+        self, file: ShardFile, sample: Sample, status: Status
+    ) -> Iterator[tuple[str, bytes | None]]:
+        """The fields of a sample that gives no picture, those with their bytes that are kept."""
+        room = self.settings.max_sample_bytes
+        for name, member in sample.fields:
+            kept = not member.problem and self._keeps_field(name, member.size, status)
+            if kept and member.size <= room:
+                room -= member.size
+                yield name, file.read(member)
+            else:
+                yield name, None
+
     def _keeps_field(self, name: str, size: int, status: Status) -> bool:
         """Whether a field of ``size`` bytes of a sample that gives no picture is kept."""
-        if size > MAX_FIELD_BYTES:  # perhaps the very reason why the sample is bad
-            return False
         keep = self.settings.keep_original
         if keep == "always" or (keep != "never" and status == "bad"):
             return True

@@ -10,15 +10,17 @@ from codec.images.files import MAX_PIXELS
 
 from ..dataset.job import Records, run_dataset_job
 from ..dataset.layout import PLAN_NAME, data_path, generation_name, shard_name
-from ..dataset.ledger import FORMAT_VERSION, Plan, check_inputs
+from ..dataset.ledger import FORMAT_VERSION, Plan, as_recorded, check_inputs
 from ..dataset.models import publish_model
 from ..dataset.rows import SCHEMA_VERSION
 from ..running.job import RunningOptions, Stop, run_job_tasks
 from ..running.options import OptionError, check_codec_options
 from ..running.progress.events import EventLog, job_log
-from ..running.progress.summary import Summary, megabytes, ratio
+from ..running.progress.summary import Summary, megabytes, plural, ratio
 from ..running.tasks import Outcome, Task
-from ..sources.shards import expand_inputs
+from ..sources.listing import expand_inputs
+from ..sources.samples import MAX_SAMPLE_BYTES, SIDE_FIELDS
+from ..sources.shards import Shard
 from ..stores.store import Store
 from ..stores.urls import refuse_secrets
 from .settings import SAVE_SECONDS, CompressSettings, KeepOriginal
@@ -42,6 +44,7 @@ class CompressOptions(RunningOptions):
     codec_options: dict[str, Any] = field(default_factory=dict)
     min_side: int = 0
     max_pixels: int = MAX_PIXELS
+    max_sample_bytes: int = MAX_SAMPLE_BYTES
     keep_original: KeepOriginal = "bad"
     min_psnr: float | None = None
     retry: Literal["bad"] | None = None
@@ -64,12 +67,18 @@ def compress(options: CompressOptions, stop: Stop = lambda: "") -> Summary:
 
 
 def _compress(options: CompressOptions, stop: Stop, log: EventLog) -> Summary:
-    model = load_codec(options.model, device="cpu")
-    plan = Plan(PLAN_NAME, _parameters(options, model))
-    shards = expand_inputs(options.inputs, options.input_options)
     store = Store(options.output, options.output_options)
-    names = {shard_name(shard, plan.fingerprint): shard for shard in shards}
+    shards = expand_inputs(options.inputs, options.input_options)
+    model = load_codec(options.model, device="cpu")  # after what takes less time to be refused
+    plan = Plan(PLAN_NAME, _parameters(options, model))
+    names: dict[str, Shard] = {}
     summary = Summary("compressed", shards=len(shards))
+
+    def sources(done: Records) -> Mapping[str, str]:
+        found = as_recorded(shards, done)
+        check_inputs(found, done)
+        names.update((shard_name(shard, plan.fingerprint), shard) for shard in found)
+        return {name: shard.url for name, shard in names.items()}
 
     def run(done: Records) -> Sequence[Outcome]:
         jobs = [ShardJob(name, shard) for name, shard in names.items() if name not in done]
@@ -98,11 +107,10 @@ def _compress(options: CompressOptions, stop: Stop, log: EventLog) -> Summary:
     records = run_dataset_job(
         store,
         plan,
-        {name: shard.url for name, shard in names.items()},
+        sources,
         run,
         summary,
         publish_model=lambda: publish_model(store, model.model_id, model.model_path),
-        check=lambda done: check_inputs(shards, done),
     )
     _summarise(summary, records)
     return summary
@@ -138,6 +146,7 @@ def run_shards(
         codec_options={**planned.get("codec_options", {}), **(codec_options or {})},
         min_side=planned["min_side"],
         max_pixels=planned["max_pixels"],
+        max_sample_bytes=planned.get("max_sample_bytes", MAX_SAMPLE_BYTES),
         keep_original=planned["keep_original"],
         min_psnr=planned["min_psnr"],
         save_seconds=save_seconds,
@@ -170,13 +179,15 @@ def _parameters(options: CompressOptions, model: Codec) -> dict[str, Any]:
         )
     where = f"the {model.codec} model {model.name}"
     check_codec_options(model, "encode", options.codec_options, where)
-    # Absent when empty, so that archives from before codecs had options can be added to.
+    # Absent when empty, so that archives from before there were these options can be added to.
     planned = {
         name: value
         for name, value in options.codec_options.items()
         if name not in model.resource_options
     }
-    chosen = {"codec_options": planned} if planned else {}
+    chosen: dict[str, Any] = {"codec_options": planned} if planned else {}
+    if options.max_sample_bytes != MAX_SAMPLE_BYTES:
+        chosen["max_sample_bytes"] = options.max_sample_bytes
     return {
         "format": FORMAT_VERSION,
         "schema": SCHEMA_VERSION,
@@ -222,6 +233,7 @@ def _summarise(summary: Summary, records: Mapping[str, Mapping[str, Any]]) -> No
     totals: Counter[str] = Counter()
     for record in records.values():
         totals.update({key: record[key] for key in _ADDED})
+        totals["side_pictures"] += record.get("side_pictures", 0)
         totals["tar_bytes"] += record["source"]["size"]
         summary.add_record(record, record["source"]["url"])
     if totals["pixels"]:
@@ -229,6 +241,11 @@ def _summarise(summary: Summary, records: Mapping[str, Mapping[str, Any]]) -> No
         summary.notes.append(
             f"pictures: {megabytes(picture)} -> {megabytes(stream)}, ratio "
             f"{ratio(picture, stream)}, {8 * stream / totals['pixels']:.3f} bpp"
+        )
+    if totals["side_pictures"]:
+        summary.notes.append(
+            f"warning: {plural(totals['side_pictures'], 'picture')} not encoded but kept as files, "
+            f"{SIDE_FIELDS}"
         )
     if records:
         files = totals["bytes"]

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from codec.images.files import MAX_PIXELS
 
 from ..running.worker import WorkerSettings
+from ..sources.samples import MAX_SAMPLE_BYTES
 
 SAVE_SECONDS = 180.0  # with what is under way on a CPU, a lost worker costs less than five minutes
 KeepOriginal = Literal["never", "bad", "larger", "always"]
@@ -17,6 +18,7 @@ class CompressSettings(WorkerSettings):
 
     ``layers`` is the number of layer columns; with ``fit`` each picture stores the most of them
     that are not larger than its file, otherwise all. ``codec_options`` go to ``Codec.encode``.
+    Of a sample of more than ``max_sample_bytes``, which is bad, only as many are read.
     ``min_psnr`` (dB): where a stream stays below it, ``keep_original="larger"`` keeps the original.
     Rows of a shard under way are saved every ``save_seconds``.
     """
@@ -29,6 +31,7 @@ class CompressSettings(WorkerSettings):
     codec_options: dict[str, Any] = field(default_factory=dict)
     min_side: int = 0
     max_pixels: int = MAX_PIXELS
+    max_sample_bytes: int = MAX_SAMPLE_BYTES
     keep_original: KeepOriginal = "bad"
     min_psnr: float | None = None
     save_seconds: float = SAVE_SECONDS

@@ -45,7 +45,8 @@ from ..running.stages import StageClock, Turn
 from ..running.tasks import PausedError
 from ..running.worker import Worker
 from ..running.worker_errors import picklable_errors
-from ..sources.shards import Shard, ShardError, ShardFile, open_shard
+from ..sources.shards import Shard, ShardFile, open_shard
+from ..sources.tar_members import ShardError
 from ..stores.store import scratch_folder
 from .encoder import SampleEncoder
 from .saved_rows import SavedRows

@@ -31,7 +31,7 @@ _LOST = "its file was lost after it was recorded: run the job again"
 def run_dataset_job(
     store: Store,
     plan: Plan,
-    sources: Mapping[str, str],
+    sources: Callable[[Records], Mapping[str, str]],
     run: Callable[[Records], Sequence[Outcome]],
     summary: Summary,
     *,
@@ -39,21 +39,20 @@ def run_dataset_job(
     completed: Callable[[Ledger], tuple[Records, list[str]]] = lambda ledger: ledger.completed(
         DATA, SUFFIX
     ),
-    check: Callable[[Records], None] = lambda done: None,
     failed_before: Sequence[Mapping[str, Any]] = (),
 ) -> Records:
     """Write what is missing of a dataset, and a manifest that lists all of it.
 
     Args:
-        sources: by the names of all data files of this job, what people know their sources by.
+        sources: of what is done, by the names of all data files of this job, what people know
+            their sources by. Raises StrataError where the job must not go on from these records.
         run: does what these records lack, and records it. Its outcomes need no results.
         summary: gets the shards that failed, and notes.
         publish_model: gives the dataset its copy of the model.
         completed: what is done, and the names of what was and is lost; see ``Ledger.completed``.
-        check: raises StrataError where the job must not go on from these records.
         failed_before: what the manifest lists as failed beside what fails here.
 
-    Returns the records of ``sources``. Raises StrataError for what must be put right before
+    Returns the records of these data files. Raises StrataError for what must be put right before
     anything can be done.
     """
     ledger = Ledger(store, plan.fingerprint)
@@ -61,7 +60,7 @@ def run_dataset_job(
         plan.check(store)
         number = latest_manifest(store)  # before the records: see publish_manifest
         done, lost = completed(ledger)
-        check(done)
+        named = sources(done)
         create_only = plan.establish(store)
         publish_model()
     if not create_only:
@@ -79,13 +78,13 @@ def run_dataset_job(
                 number = latest_manifest(store)
                 done, _ = completed(ledger)
             summary.failed_shards = [
-                Problem(sources[name], "", error) for name, error in failures.items()
+                Problem(named[name], "", error) for name, error in failures.items()
             ]
             if summary.stopped:
                 break
             summary.failed_shards += [
                 Problem(source, "", _LOST)
-                for name, source in sources.items()
+                for name, source in named.items()
                 if name not in done and name not in failures
             ]
             # A copy has records of data files that have no row in it, and therefore no file.
@@ -100,4 +99,4 @@ def run_dataset_job(
                 continue
             summary.notes.append(f"{store.url}: manifest {number}, {len(listed)} data files")
             break
-    return {name: done[name] for name in sources if name in done}
+    return {name: done[name] for name in named if name in done}

@@ -11,11 +11,12 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from codec.errors import StrataError
 
+from ..sources.listing import file_of
 from ..sources.shards import Shard
 from ..stores.store import StorageError, Store
 from .layout import (
@@ -237,6 +238,23 @@ class Ledger:
             )
         record["fingerprint"] = self.fingerprint  # one string for all of them
         return record
+
+
+def as_recorded(shards: Sequence[Shard], records: Mapping[str, Mapping[str, Any]]) -> list[Shard]:
+    """The shards, local ones under the spelling of their path by which they were recorded.
+
+    Otherwise a file that was compressed through a link, or as ``./x.tar``, would be so again.
+    """
+    known = {record["source"]["url"] for record in records.values()}
+    if all(shard.url in known for shard in shards):
+        return list(shards)
+    spelled = {file_of(url): url for url in known}
+    return [
+        shard
+        if shard.url in known
+        else replace(shard, url=spelled.get(file_of(shard.url), shard.url))
+        for shard in shards
+    ]
 
 
 def check_inputs(shards: Sequence[Shard], records: Mapping[str, Mapping[str, Any]]) -> None:

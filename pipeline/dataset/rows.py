@@ -23,6 +23,8 @@ import pyarrow.parquet as pq
 from codec import EncodedImage
 from codec.errors import StrataError
 
+from ..sources.samples import is_picture
+
 SCHEMA_VERSION = 2
 METADATA_KEY = b"strata"
 # 256 rows: reading one key's first layer fetches a quarter of a megabyte, not three. 16 MiB: a
@@ -215,7 +217,8 @@ class FileFacts:
     ``footer_crc32`` is the checksum of the last ``footer_bytes`` of the file, because a damaged
     footer can crash the process that parses it. ``column_bytes`` are the compressed sizes of the
     columns. ``picture_bytes`` sums the source files of the ok rows, ``stream_bytes`` what replaces
-    them (header, layers, alpha, kept originals), and ``kept`` counts kept originals. ``problems``
+    them (header, layers, alpha, kept originals), and ``kept`` counts kept originals.
+    ``side_pictures`` counts pictures that are side fields, which are not encoded. ``problems``
     are the first (key, status, reason) of rows that are not ok.
     """
 
@@ -232,6 +235,7 @@ class FileFacts:
     stream_bytes: int
     kept: int
     column_bytes: dict[str, int]
+    side_pictures: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
     problems: tuple[tuple[str, str, str], ...] = ()
 
@@ -257,7 +261,7 @@ def inspect_file(path: Path, layers: int) -> FileFacts:
     counts: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     problems: list[tuple[str, str, str]] = []
-    pixels = picture_bytes = stream_bytes = kept = 0
+    pixels = picture_bytes = stream_bytes = kept = side_pictures = 0
     for position, row in enumerate(iter_rows(file, schema(layers).names)):
         counts[row["status"]] += 1
         if row["status"] != "ok":
@@ -274,6 +278,7 @@ def inspect_file(path: Path, layers: int) -> FileFacts:
         picture_bytes += row["source_bytes"]
         stream_bytes += encoded.nbytes + len(row["alpha"] or b"") + len(row["original"] or b"")
         kept += row["original"] is not None
+        side_pictures += sum(is_side_picture(field) for field in row["fields"])
     if sum(counts.values()) != file.metadata.num_rows:
         raise RecordError(f"{path.name}: has {sum(counts.values())} rows, unlike its footer")
     footer_bytes, footer_crc32 = local_footer(path, file.metadata)
@@ -291,9 +296,15 @@ def inspect_file(path: Path, layers: int) -> FileFacts:
         stream_bytes=stream_bytes,
         kept=kept,
         column_bytes=column_bytes(file.metadata),
+        side_pictures=side_pictures,
         reasons=dict(reasons.most_common(MAX_REASONS)),
         problems=tuple(problems),
     )
+
+
+def is_side_picture(field: Mapping[str, Any]) -> bool:
+    """Whether an element of the column ``fields`` is a picture beside the encoded one."""
+    return field["data"] is not None and is_picture(field["name"])
 
 
 def local_footer(path: Path, metadata: pq.FileMetaData) -> tuple[int, int]:

@@ -68,7 +68,7 @@ def copy_dataset(
     records = run_dataset_job(
         store,
         plan,
-        {name: file.path for name, (file, _) in names.items()},
+        lambda done: {name: file.path for name, (file, _) in names.items()},
         run,
         summary,
         publish_model=lambda: copy_model(dataset.model_id, dataset.store, store, options.scratch),

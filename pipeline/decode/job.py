@@ -14,7 +14,7 @@ from ..dataset.ledger import Ledger, Plan
 from ..reader.dataset import DataFile
 from ..running.job import Stop, run_job_tasks
 from ..running.progress.events import EventLog, job_log
-from ..running.progress.summary import Problem, Summary, megabytes
+from ..running.progress.summary import Problem, Summary, megabytes, plural
 from ..running.tasks import Task
 from ..stores.store import Store, storage_errors
 from ..stores.urls import refuse_secrets
@@ -92,7 +92,11 @@ def _decode(options: DecodeOptions, request: Request, stop: Stop, log: EventLog)
 def _parameters(options: DecodeOptions, request: Request) -> dict[str, Any]:
     """Everything that the output depends on."""
     dataset, rule = request.dataset, request.rule
-    limits = {"max_side": options.max_side, "max_pixels": options.max_pixels}
+    limits = {
+        "max_side": options.max_side,
+        "max_pixels": options.max_pixels,
+        "side_pictures": options.side_pictures or None,
+    }
     return {
         "dataset": dataset.url,
         "dataset_fingerprint": dataset.fingerprint,
@@ -121,6 +125,11 @@ def _remove_superseded(
 
 def _note_sizes(summary: Summary, totals: Mapping[str, int], image_format: str) -> None:
     """What was read for the pictures and written of them, over earlier runs too."""
+    if totals["left_out"]:
+        summary.notes.append(
+            f"{plural(totals['left_out'], 'picture')} among the side fields left out: they are "
+            "stored as files, at their full size (--side-pictures hands them out)"
+        )
     if not totals["decoded_bytes"]:
         return
     kept = summary.ok - totals["streams"]

@@ -20,7 +20,8 @@ class DecodeOptions(RunningOptions):
 
     Of ``layers``, ``target_bpp`` (bits per pixel), ``max_bytes`` and ``min_psnr`` (dB) at most one
     is given; without them all layers are meant. ``keys`` is a file's URL or ``-``, ``max_side`` in
-    pixels; pictures above ``max_pixels`` are bad. ``codec_options`` are those that were given of
+    pixels; pictures above ``max_pixels`` are bad. ``side_pictures`` are handed out unasked only
+    where nothing limits quality or size. ``codec_options`` are those that were given of
     the codec's own options for decoding.
     ``image_format`` and ``quality`` mean nothing where nothing is decoded (``strata``).
     """
@@ -40,8 +41,15 @@ class DecodeOptions(RunningOptions):
     filter: str | None = None
     max_side: int | None = None
     max_pixels: int | None = None
+    side_pictures: bool = False
     keep_original: bool = False
     max_bad_fraction: float = 0.5
+
+    @property
+    def hands_out_side_pictures(self) -> bool:
+        """Whether pictures among the side fields come along: unasked not beside previews."""
+        limits = (self.layers, self.target_bpp, self.max_bytes, self.min_psnr, self.max_side)
+        return self.side_pictures or all(limit is None for limit in limits)
 
 
 @dataclass(frozen=True)
@@ -118,6 +126,8 @@ def _check(options: DecodeOptions) -> None:
         ]
         if given:
             raise OptionError(f"{', '.join(given)}: --format strata decodes nothing")
+        if options.side_pictures:
+            raise OptionError("--side-pictures: --format strata copies all side fields")
     elif options.keep_original:
         raise OptionError("--keep-original: only --format strata keeps files of pictures")
     for name, limit in (("--max-side", options.max_side), ("--max-pixels", options.max_pixels)):

@@ -9,26 +9,29 @@ import numpy as np
 from codec.images.files import unpack_alpha, write_image
 from codec.images.resizing import shrink
 
-from ..dataset.rows import original_key
+from ..dataset.rows import is_side_picture, original_key
 from ..reader.originals import read_original
 from ..stores.reasons import describe
 from .selection import Chosen
 
 # Counts in a commit record: streams, layers decoded of them, bytes of these (or of the originals in
-# their place), and bytes of the pictures that were written.
-COUNTS = ("streams", "layers", "layer_bytes", "decoded_bytes")
+# their place), bytes of the pictures that were written, and pictures among the side fields that
+# were left out.
+COUNTS = ("streams", "layers", "layer_bytes", "decoded_bytes", "left_out")
 
 
 class Form(NamedTuple):
     """How pictures are written: format, quality of jpg, longest side (pixels).
 
-    Originals and alpha channels of more than ``max_pixels`` are refused.
+    Pictures among the side fields are left out unless ``side_pictures``. Originals and
+    alpha channels of more than ``max_pixels`` are refused.
     """
 
     image_format: str
     quality: int
     max_side: int | None
     max_pixels: int
+    side_pictures: bool
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,10 @@ def finished(chosen: Chosen, result: np.ndarray | Exception | None, form: Form) 
     fields = [
         (name, picture) if field["data"] is None else (field["name"], field["data"])
         for field in row["fields"]
+        if form.side_pictures or not is_side_picture(field)
     ]
-    return Sample(key, fields, counts={**counts, "decoded_bytes": len(picture)})
+    counts |= {"decoded_bytes": len(picture), "left_out": len(row["fields"]) - len(fields)}
+    return Sample(key, fields, counts=counts)
 
 
 def _pixels(

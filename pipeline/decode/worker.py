@@ -73,7 +73,13 @@ class ShardDecoder(DatasetWorker):
     def form(self) -> Form:
         options = self.settings.options
         limit = options.max_pixels or self.dataset.parameters["max_pixels"]
-        return Form(options.image_format, options.quality, options.max_side, limit)
+        return Form(
+            options.image_format,
+            options.quality,
+            options.max_side,
+            limit,
+            options.hands_out_side_pictures,
+        )
 
     @cached_property
     def selection(self) -> Selection:

@@ -15,9 +15,11 @@ from ..dataset.layout import model_path
 from ..dataset.ledger import fingerprint
 from ..running.job import RunningOptions, Stop, run_job_tasks
 from ..running.progress.events import EventLog, job_log
-from ..running.progress.summary import Problem, Summary
+from ..running.progress.summary import Problem, Summary, plural
 from ..running.tasks import Task
-from ..sources.shards import Sample, Shard, expand_inputs, open_shard
+from ..sources.listing import expand_inputs
+from ..sources.samples import SIDE_FIELDS, Sample
+from ..sources.shards import Shard, open_shard
 from ..sources.tar_members import ShardError
 from ..stores.store import StorageError, Store, scratch_folder, storage_errors
 from ..stores.urls import refuse_secrets
@@ -82,6 +84,8 @@ def evaluate(options: EvaluateOptions, stop: Stop = lambda: "") -> EvaluationSum
 
 
 def _evaluate(options: EvaluateOptions, stop: Stop, log: EventLog) -> EvaluationSummary:
+    store = Store(options.output, options.output_options)
+    shards = expand_inputs(options.data, options.input_options)
     metrics = installed()
     contenders, models = model_contenders(
         options.models, options.layers, options.input_options, options.scratch
@@ -89,8 +93,6 @@ def _evaluate(options: EvaluateOptions, stop: Stop, log: EventLog) -> Evaluation
     peers, notes = peer_contenders(options.peers)
     contenders += peers
     check_names(contenders)
-    store = Store(options.output, options.output_options)
-    shards = expand_inputs(options.data, options.input_options)
     summary = EvaluationSummary("measured", shards=len(shards), contenders=len(contenders))
     summary.notes += notes
     with storage_errors(store.url, "cannot be written"):
@@ -169,7 +171,7 @@ def _pieces(
 ) -> list[_Piece]:
     """Cut the shards into pieces, up to the ``first`` pictures; looks into every shard once."""
     out: list[_Piece] = []
-    pictures = 0
+    pictures = beside = 0
     for shard in shards:
         if options.first is not None and pictures >= options.first:
             break
@@ -191,6 +193,7 @@ def _pieces(
                 out.append(_Piece(shard, start, tuple(samples[start:number]), tuple(shown)))
                 start, nbytes, shown = number, 0, []
             nbytes += size
+            beside += sample.side_pictures
             if not sample.filtered:
                 if pictures < options.show:
                     shown.append(number)
@@ -200,6 +203,8 @@ def _pieces(
                 break
         if len(samples) > start:
             out.append(_Piece(shard, start, tuple(samples[start:]), tuple(shown)))
+    if beside:
+        summary.notes.append(f"warning: {plural(beside, 'picture')} not measured, {SIDE_FIELDS}")
     return out
 
 

@@ -22,7 +22,8 @@ from ..running.options import OptionError
 from ..running.stages import StageClock
 from ..running.worker import Worker, WorkerSettings
 from ..running.worker_errors import picklable_errors
-from ..sources.shards import Sample, Shard, ShardFile, open_shard
+from ..sources.samples import MAX_SAMPLE_BYTES, Sample
+from ..sources.shards import Shard, ShardFile, open_shard
 from ..stores.reasons import describe
 from ..stores.store import scratch_folder
 from ..stores.threads import ahead
@@ -244,8 +245,11 @@ def _load(file: ShardFile, index: int, sample: Sample, skip: str | None) -> Load
     name = sample.image_field
     if problem or name is None:
         return Loaded(index, key, problem=problem or NO_PICTURE)
+    member = dict(sample.fields)[name]
+    if member.size > MAX_SAMPLE_BYTES:
+        return Loaded(index, key, problem=f"its file is too large: {member.size} bytes")
     try:
-        picture = read_image(file.read(dict(sample.fields)[name]), max_pixels=MAX_PIXELS)
+        picture = read_image(file.read(member), max_pixels=MAX_PIXELS)
     except StrataError as error:
         return Loaded(index, key, problem=describe(error))
     return Loaded(index, key, np.ascontiguousarray(picture.rgb), picture.alpha is not None)

@@ -5,6 +5,7 @@ import secrets
 import signal
 import socket
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,10 @@ LOST = (
 )
 ANSWER_SECONDS = 20.0  # of a cluster that is there, at the longest
 CLIENT_PORT = 10001  # of ray:// addresses without one
+# The longest path of a socket in Ray's folder, and what the kernel takes (sun_path of unix(7)).
+_SOCKET = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+MAX_SOCKET_PATH = 107
+SHORT_FOLDER = "/tmp"
 CPUS_PER_GPU = 4  # for GPU machines that have not been started yet
 
 
@@ -94,6 +99,7 @@ def connect(address: str | None) -> None:
             "address": "local",
             "object_store_memory": OBJECT_STORE_BYTES,
             "include_dashboard": False,
+            "_temp_dir": ray_folder(),
         }
     else:
         _check_that_somebody_listens(wanted)
@@ -124,6 +130,23 @@ def _check_that_somebody_listens(address: str) -> None:
             f"no Ray cluster at {address}: {error}. Give the host and port that `ray status` or "
             "`ray start` prints, or ray://host:10001"
         ) from error
+
+
+def ray_folder() -> str | None:
+    """A short folder for a private Ray where the usual one is too long for its sockets, or None.
+
+    Raises ClusterError where there is none.
+    """
+    usual = f"{os.environ.get('RAY_TMPDIR') or tempfile.gettempdir()}/ray"
+    if len(os.fsencode(usual + _SOCKET)) <= MAX_SOCKET_PATH:
+        return None
+    if not os.access(SHORT_FOLDER, os.W_OK | os.X_OK):
+        longest = MAX_SOCKET_PATH - len(f"/ray{_SOCKET}")
+        raise ClusterError(
+            f"{usual}: too long for Ray's sockets: set RAY_TMPDIR to a folder of at most {longest} "
+            "characters"
+        )
+    return f"{SHORT_FOLDER}/ray-{os.getuid()}"
 
 
 def share(

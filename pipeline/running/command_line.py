@@ -16,11 +16,13 @@ from codec.errors import StrataError
 
 from . import cluster
 from .progress.summary import Summary
+from .streams import streams_that_may_close
 from .tasks import Policy
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+STARTING = "starting: looking at options and inputs"
 INTERRUPTED = "interrupted: what is committed stays, the same command goes on from there"
 Options = TypeVar("Options", bound="DataclassInstance")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -44,6 +46,8 @@ def _number(kind: type, words: str, holds: Callable[[Any], bool]) -> Callable[[s
 
 positive = _number(int, "at least 1", lambda number: number >= 1)
 not_negative = _number(int, "at least 0", lambda number: number >= 0)
+# Parquet takes less than 2 GiB of the fields of a row.
+sample_bytes = _number(int, "1 to 2000000000", lambda number: 1 <= number <= 2_000_000_000)
 percent = _number(int, "1 to 100", lambda number: 1 <= number <= 100)
 port = _number(int, "from 1 to 65535", lambda number: 1 <= number < 1 << 16)
 fraction = _number(float, "0 to 1", lambda number: 0 <= number <= 1)
@@ -94,12 +98,28 @@ def _kind(value: Any) -> str:
     return kinds.get(type(value), "a number")
 
 
-def new_parser(text: str | None, *, allow_abbrev: bool = True) -> argparse.ArgumentParser:
+class _Parser(argparse.ArgumentParser):
+    """Refuses empty arguments: those of a variable that is not set must not mean this folder."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        option = ""
+        for argument in sys.argv[1:] if args is None else args:
+            name, equals, value = argument.partition("=")
+            option = name if name.startswith("--") else option
+            if not (value if equals and name == option else argument).strip():
+                self.error(f"{option}: its value is empty: is a variable unset?")
+        return super().parse_known_args(args, namespace)
+
+
+def new_parser(
+    text: str | None, *, allow_abbrev: bool = True, add_help: bool = True
+) -> argparse.ArgumentParser:
     """A job's parser; ``text`` is the docstring of its script."""
-    return argparse.ArgumentParser(
+    return _Parser(
         description=text,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=allow_abbrev,
+        add_help=add_help,
     )
 
 
@@ -263,16 +283,18 @@ def exit_code(
     """Run ``job`` and return its exit code, by default 0.
 
     One of ``errors`` is printed and gives 2, a KeyboardInterrupt prints ``interrupted`` and gives
-    130.
+    130. What cannot be printed, because nobody reads it any more, changes none of this.
     """
-    try:
-        return job() or 0
-    except errors as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(interrupted, file=sys.stderr)
-        return 130
+    with streams_that_may_close():
+        print(STARTING, file=sys.stderr, flush=True)
+        try:
+            return job() or 0
+        except errors as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print(interrupted, file=sys.stderr)
+            return 130
 
 
 def run_job(job: Callable[[], Summary]) -> int:
@@ -286,21 +308,22 @@ def run_job(job: Callable[[], Summary]) -> int:
     for number in _SIGNALS:
         signal.signal(number, _stop)
     done: list[Summary] = []
-    try:
-        code = exit_code(lambda: done.append(job()))
-    finally:
-        # Ray's processes must be ended now: no signal may interrupt that.
-        for number in _SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
-        cluster.disconnect()
-    if not done:
-        return code
-    (summary,) = done
-    summary.print()
-    if summary.stopped and draining.is_set():
-        print(INTERRUPTED, file=sys.stderr)
-        return 130
-    return summary.exit_code
+    with streams_that_may_close():
+        try:
+            code = exit_code(lambda: done.append(job()))
+        finally:
+            # Ray's processes must be ended now: no signal may interrupt that.
+            for number in _SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
+            cluster.disconnect()
+        if not done:
+            return code
+        (summary,) = done
+        summary.print()
+        if summary.stopped and draining.is_set():
+            print(INTERRUPTED, file=sys.stderr)
+            return 130
+        return summary.exit_code
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

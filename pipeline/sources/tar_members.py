@@ -34,6 +34,15 @@ class Member:
     problem: str = ""
 
 
+def looks_like_tar(begin: bytes) -> bool:
+    """Whether the first BLOCK bytes of a file can be a tar's: a header, or the zeros of its end."""
+    try:
+        tarfile.TarInfo.frombuf(begin[:BLOCK], "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return len(begin) == BLOCK and not any(begin)
+    return True
+
+
 def read_members(file: BinaryIO, size: int, url: str) -> list[Member]:
     """All members of the tar in ``file`` (``size`` bytes, seekable), without directories.
 
@@ -71,8 +80,14 @@ def read_members(file: BinaryIO, size: int, url: str) -> list[Member]:
             at += _padded(info.size)
             continue
 
+        if info.type == tarfile.GNUTYPE_SPARSE:
+            extended = header[482]  # whether a block with more places of data follows
+            while extended:
+                extended = _read(file, at, BLOCK, size, url, "the map of a sparse file")[504]
+                at += BLOCK
         facts = shared_pax | pax
         name = facts.get("path", path if path is not None else info.name)
+        name = facts.get("GNU.sparse.name", name)
         length = int(facts["size"]) if facts.get("size", "").isdigit() else info.size
         path, pax = None, {}
         has_data = info.isreg() or info.type not in tarfile.SUPPORTED_TYPES
@@ -87,8 +102,8 @@ def read_members(file: BinaryIO, size: int, url: str) -> list[Member]:
 
 def _problem(info: tarfile.TarInfo, pax: dict[str, str]) -> str:
     """Why this member's bytes are not a file's content, or ''."""
-    if info.issparse() or any(key.startswith("GNU.sparse.") for key in pax):
-        return "is stored as a sparse file"
+    if info.type == tarfile.GNUTYPE_SPARSE or any(key.startswith("GNU.sparse.") for key in pax):
+        return "is stored as a sparse file: pack it again without --sparse"
     if info.issym() or info.islnk():
         return f"is a link to {info.linkname!r}"
     if not info.isreg():

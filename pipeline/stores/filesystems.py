@@ -6,6 +6,7 @@ environment (``AWS_ENDPOINT_URL``, ``AWS_PROFILE``, ``FSSPEC_S3_...``) applies.
 """
 
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import fsspec
 from fsspec.config import apply_config
+from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import get_protocol
 
 from codec.errors import StrataError
@@ -58,6 +60,57 @@ def storage_errors(url: str, problem: str) -> Iterator[None]:
         raise StorageError(message, passing=may_pass(error)) from error
 
 
+class LocalFiles(LocalFileSystem):
+    """Local files. Links are what they lead to, and no folder is left out because of an error.
+
+    fsspec's own class lists a link as "other", so that searches pass over it, and says nothing of
+    folders that cannot be read. Hidden links that lead nowhere are left out: editors make such.
+    """
+
+    def info(self, path: Any, **kwargs: Any) -> dict[str, Any]:
+        if not isinstance(path, os.DirEntry) or not path.is_symlink():
+            return dict(super().info(path, **kwargs))
+        try:
+            mode = os.stat(path.path).st_mode
+        except OSError as error:
+            if path.name.startswith("."):
+                raise FileNotFoundError(path.path) from error  # which listings pass over
+            raise StorageError(
+                f"{path.path}: this link leads nowhere (to {os.readlink(path.path)}): remove it, "
+                "or put back what it leads to"
+            ) from error
+        if stat.S_ISDIR(mode):
+            self._refuse_loop(path.path)
+        return dict(super().info(path.path, **kwargs))
+
+    def walk(self, path: Any, *arguments: Any, **kwargs: Any) -> Iterator[Any]:
+        return iter(super().walk(path, *arguments, **{"on_error": _unreadable, **kwargs}))
+
+    def _refuse_loop(self, link: str) -> None:
+        """Raise StorageError for a link to a folder that it lies in, on the way that was taken."""
+        target, folder = os.path.realpath(link), os.path.dirname(link)
+        while folder != os.path.dirname(folder):
+            if os.path.realpath(folder) == target:
+                raise StorageError(f"{link}: this link leads back to a folder that it lies in")
+            folder = os.path.dirname(folder)
+
+
+def _unreadable(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
+
+
+def normal_path(path: str) -> str:
+    """A local path without ``.`` and ``..`` that leads to the same file."""
+    path = "/" + path.lstrip("/") if path.startswith("//") else path
+    normal = os.path.normpath(path)
+    if os.path.exists(path) and not (os.path.exists(normal) and os.path.samefile(path, normal)):
+        # ".." behind a link does not undo it.
+        folder, name = os.path.split(path)
+        return os.path.realpath(path) if name == ".." else f"{os.path.realpath(folder)}/{name}"
+    return normal
+
+
 def open_filesystem(url: str, options: Mapping[str, Any] | None = None) -> tuple[Any, str]:
     """The fsspec file system of ``url`` and the path in it, without a trailing slash.
 
@@ -66,6 +119,8 @@ def open_filesystem(url: str, options: Mapping[str, Any] | None = None) -> tuple
     options that the store does not take, SecretInURLError for a URL with a secret in it.
     """
     refuse_secrets(url)
+    if not url.strip():
+        raise StorageError("an empty path or URL, perhaps of a variable that is not set")
     if "::" in url:
         raise StorageError(f"{url}: chained URLs are not supported; give the archive's own address")
     protocol = get_protocol(url)
@@ -74,6 +129,8 @@ def open_filesystem(url: str, options: Mapping[str, Any] | None = None) -> tuple
         if protocol in S3_PROTOCOLS:
             chosen = _s3_options(protocol, chosen)
         fs, path = fsspec.core.url_to_fs(url, **chosen)
+        if isinstance(fs, LocalFileSystem):
+            return LocalFiles(), normal_path(path)
         if protocol in S3_PROTOCOLS:
             fs.retries = _S3_ROUNDS
             fs.connect()  # makes the client without a request: bad options raise here

@@ -15,7 +15,7 @@ from codec.errors import StrataError
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _SCHEME = re.compile(r"([A-Za-z][\w+.-]*)://")
 _IN_TEXT = re.compile(r"[A-Za-z][\w+.-]*://[^\s'\"<>]+")
-_WITH_QUERY = re.compile(rf"(.*(?:{'|'.join(map(re.escape, SUFFIXES))}))[?#][^/]*", re.DOTALL)
+_WITH_QUERY = re.compile(rf"(?is)(.*(?:{'|'.join(map(re.escape, SUFFIXES))}))[?#][^/]*")
 # user:password@host. A password may hold a slash, so host:8080/a@b and [::1]/a@b must not match.
 _PASSWORD = re.compile(r"(?![^/?#@]*:\d*(?:[/?#]|$)|\[)[^/?#@]*:[^@]*@")
 _KEY = re.compile(r"(?!arn:)[^/?#@]*(?:@|:[^@]*@)")  # key:secret@bucket: a bucket has no port
@@ -74,7 +74,7 @@ def without_query(url: str) -> str:
     scheme, _ = _split(url)
     if scheme in ("http", "https"):
         return re.split("[?#]", url, maxsplit=1)[0]
-    match = _WITH_QUERY.fullmatch(url) if scheme and not url.endswith(SUFFIXES) else None
+    match = _WITH_QUERY.fullmatch(url) if scheme and not url.lower().endswith(SUFFIXES) else None
     return match[1] if match else url
 
 

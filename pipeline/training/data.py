@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
-from ..sources.shards import expand_inputs
+from ..sources.listing import expand_inputs
 from ..stores.filesystems import open_filesystem, storage_errors
 
 

@@ -44,7 +44,8 @@ from ..reader.dataset import Dataset
 from ..running.job import RunningOptions, Stop
 from ..running.progress.events import EventLog
 from ..running.progress.summary import Summary
-from ..sources.shards import Shard, expand_inputs
+from ..sources.listing import expand_inputs, file_of
+from ..sources.shards import Shard
 from ..stores.reasons import describe
 from ..stores.store import Store, scratch_folder
 from .checks import (
@@ -222,9 +223,11 @@ class Repair:
             found = expand_inputs([then["url"]], self.source_options)
         except StrataError as error:
             return f"its source cannot be had: {error}; put it back, and repair again"
-        shard = next((shard for shard in found if shard.url == then["url"]), None)
+        own = file_of(then["url"])
+        shard = next((shard for shard in found if file_of(shard.url) == own), None)
         if shard is None:
             return f"{then['url']}: its source is gone; put it back, and repair again"
+        shard = replace(shard, url=then["url"])  # perhaps another spelling of the same path
         if (shard.size, shard.etag) != (then["size"], then["etag"]):
             return (
                 f"{shard.url}: its source has changed since ({then['size']} bytes and version "

@@ -28,7 +28,8 @@ from pipeline import Dataset, open_dataset  # noqa: E402
 from pipeline.compress.job import CompressOptions, compress  # noqa: E402
 from pipeline.dataset.rows import column_bytes, stream_columns  # noqa: E402
 from pipeline.running import cluster  # noqa: E402
-from pipeline.sources.shards import expand_inputs, open_shard  # noqa: E402
+from pipeline.sources.listing import expand_inputs  # noqa: E402
+from pipeline.sources.shards import open_shard  # noqa: E402
 from tests.pipeline.counting import CountingFileSystem  # noqa: E402
 from tests.pipeline.makers import write_tar  # noqa: E402
 

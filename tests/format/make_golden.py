@@ -35,7 +35,7 @@ from pipeline.compress.settings import CompressSettings
 from pipeline.compress.worker import ShardCompressor, ShardJob
 from pipeline.dataset.layout import PLAN_NAME, shard_name
 from pipeline.dataset.ledger import Ledger, Plan, publish_manifest
-from pipeline.sources.shards import expand_inputs
+from pipeline.sources.listing import expand_inputs
 from pipeline.stores.store import Store
 from tests.codec.uqdm.paper.test_scheme import small_model
 from tests.format.golden_files import GOLDEN

@@ -13,7 +13,8 @@ import pytest
 
 from pipeline.compress.job import compress
 from pipeline.running.progress.summary import Summary
-from pipeline.sources.shards import Shard, ShardError, open_shard
+from pipeline.sources.shards import Shard, open_shard
+from pipeline.sources.tar_members import ShardError
 from tests.integration.corpus import DEADLINE, SAMPLES, SHARDS, Corpus
 from tests.integration.faults import FaultProxy
 from tests.integration.processes import actors, kill

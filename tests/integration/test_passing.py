@@ -6,7 +6,7 @@ import pytest
 
 from codec.errors import StrataError
 from pipeline.reader.dataset import open_dataset
-from pipeline.sources.shards import expand_inputs
+from pipeline.sources.listing import expand_inputs
 from pipeline.stores.store import Store
 from tests.integration.conftest import free_port
 from tests.integration.faults import FaultProxy

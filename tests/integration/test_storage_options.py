@@ -11,7 +11,8 @@ import pytest
 
 import pipeline
 from pipeline.dataset.ledger import Ledger, Plan
-from pipeline.sources.shards import expand_inputs, open_shard
+from pipeline.sources.listing import expand_inputs
+from pipeline.sources.shards import open_shard
 from pipeline.stores.store import PART_BYTES, StorageError, Store
 from pipeline.verify.garbage import find_garbage, remove_garbage
 from tests.integration.faults import FaultProxy
@@ -44,7 +45,7 @@ def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 SIZE_OF_SHARD = (
-    "import sys, json; from pipeline.sources.shards import expand_inputs; "
+    "import sys, json; from pipeline.sources.listing import expand_inputs; "
     "print(expand_inputs([sys.argv[1]], json.loads(sys.argv[2]))[0].size)"
 )
 
@@ -121,7 +122,7 @@ def test_what_everything_here_needs_of_a_store(folder: str, moto_server: S3Serve
         list(store.read_many(["commits/none.json"]))
     many = [f"{folder}/many/{number:03d}.tar" for number in range(120)]
     for url in many:
-        store.create(url.removeprefix(f"{folder}/"), b"12")
+        store.create(url.removeprefix(f"{folder}/"), bytes(1024))  # an empty tar
     with FaultProxy(moto_server.endpoint) as proxy:
         options = moto_server.options(proxy.endpoint)
         assert [shard.url for shard in expand_inputs(many, options)] == many

@@ -12,7 +12,7 @@ import pipeline
 from codec.images.files import read_image
 from pipeline.compress.job import CompressOptions, compress
 from pipeline.decode.job import DecodeOptions, decode
-from pipeline.sources.shards import expand_inputs
+from pipeline.sources.listing import expand_inputs
 from pipeline.stores.filesystems import StorageError
 from pipeline.stores.store import Store
 from tests.integration.faults import FaultProxy

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.sources.shards import expand_inputs, open_shard
+from pipeline.sources.listing import expand_inputs
+from pipeline.sources.shards import open_shard
 from tests.integration.servers import S3Server
 from tests.pipeline.makers import samples, tar_bytes
 

@@ -19,7 +19,7 @@ from pipeline.running import cluster
 from pipeline.running import job as running_job
 from pipeline.running.cluster import WorkerShape
 from pipeline.running.tasks import Outcome, Task
-from pipeline.sources.shards import expand_inputs
+from pipeline.sources.listing import expand_inputs
 from pipeline.stores.store import Store
 from tests.pipeline.makers import ToyCodec
 

@@ -13,7 +13,7 @@ from pipeline.dataset import ledger as ledger_module
 from pipeline.dataset.layout import PLAN_NAME
 from pipeline.dataset.ledger import Ledger, Plan
 from pipeline.reader.dataset import Dataset, open_dataset
-from pipeline.sources.shards import expand_inputs
+from pipeline.sources.listing import expand_inputs
 from pipeline.stores.store import Store
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.compress.settings import CompressSettings
 from pipeline.compress.worker import ShardCompressor, ShardJob
 from pipeline.dataset.ledger import Ledger, Plan, publish_manifest, to_json
-from pipeline.sources.shards import expand_inputs
+from pipeline.sources.listing import expand_inputs
 from pipeline.stores.store import Store
 from tests.integration.servers import moto
 

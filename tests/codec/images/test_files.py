@@ -16,34 +16,10 @@ from codec.errors import BrokenImageError, CorruptStreamError, StrataError, Unsu
 from codec.images.files import pack_alpha, read_image, unpack_alpha, write_image
 from codec.images.metrics import psnr
 from tests.codec.images import icc
+from tests.codec.images.files import chunk, file, picture, png
 
 # Pillow tells of every odd tag of a damaged TIFF; the fuzz tests make thousands of those.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-
-
-def picture(height: int = 16, width: int = 24, seed: int = 0) -> np.ndarray:
-    """A smooth picture with some noise, ``(H, W, 3) uint8``."""
-    y, x = np.mgrid[:height, :width]
-    noise = np.random.default_rng(seed).integers(0, 20, (height, width, 3))
-    return (np.stack([9 * x, 13 * y, 5 * (x + y)], -1) % 230 + noise).astype(np.uint8)
-
-
-def file(image: Image.Image | np.ndarray, format: str, **options) -> bytes:
-    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    out = io.BytesIO()
-    image.save(out, format, **options)
-    return out.getvalue()
-
-
-def png(colour: int, depth: int, rows: bytes, width=2, height=1, extra: bytes = b"") -> bytes:
-    """A PNG by hand, for what Pillow does not write."""
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    chunks = chunk(b"IHDR", header) + extra + chunk(b"IDAT", zlib.compress(rows))
-    return b"\x89PNG\r\n\x1a\n" + chunks + chunk(b"IEND", b"")
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + zlib.crc32(kind + data).to_bytes(4)
 
 
 def tiff(array: np.ndarray, **options) -> bytes:

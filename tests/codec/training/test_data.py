@@ -32,6 +32,23 @@ def test_pictures_are_cropped_flipped_and_kept_apart_by_size() -> None:
     assert len(pictures) == 7
 
 
+def test_pictures_of_every_format_are_read_and_others_named(tmp_path: Path) -> None:
+    formats = {"gif": "GIF", "jfif": "JPEG", "jp2": "JPEG2000", "avif": "AVIF", "PNG": "PNG"}
+    files = []
+    for extension, format in formats.items():
+        out = io.BytesIO()
+        Image.fromarray(np.full((48, 48, 3), 99, np.uint8)).save(out, format)
+        files.append((f"{extension}.{extension}", out.getvalue()))
+    path = write_tar(tmp_path / "x.tar", [*files, ("h.heic", b"ftypheic"), ("t.txt", b"text")])
+    lines: list[str] = []
+    pictures = Pictures(crop=32)
+    with open(path, "rb") as stream:
+        pictures.add_tar("x.tar", stream, lines.append)
+    assert len(pictures) == len(formats)
+    assert len(lines) == 2
+    assert "x.tar: h.heic left out: not an image" in lines[0]
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
 def test_workers_share_the_pictures(tmp_path: Path, size: int) -> None:
     """Each is somebody's once, with its source, and a shard of their own is read by nobody else."""

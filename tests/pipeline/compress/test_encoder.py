@@ -22,8 +22,9 @@ from pipeline.compress.encoder import SampleEncoder
 from pipeline.compress.settings import CompressSettings
 from pipeline.dataset.rows import Row
 from pipeline.running.stages import StageClock
-from pipeline.sources import shards
-from pipeline.sources.shards import Sample, ShardFile, expand_inputs, group_samples, open_shard
+from pipeline.sources.listing import expand_inputs
+from pipeline.sources.samples import MAX_SAMPLE_BYTES, Sample, group_samples
+from pipeline.sources.shards import ShardFile, open_shard
 from pipeline.sources.tar_members import Member
 from pipeline.stores.threads import ahead_within
 from tests.codec.small_models import write_nested_model
@@ -161,7 +162,7 @@ def test_memory_does_not_depend_on_the_shard(
 def test_a_giant_field_is_never_read(toy: ToyCodec) -> None:
     class Shard:
         def read(self, member: Member) -> bytes:
-            assert member.size <= shards.MAX_FIELD_BYTES
+            assert member.size <= MAX_SAMPLE_BYTES
             return bytes(member.size)
 
     (sample,) = group_samples([Member("k.jpg", 512, 100), Member("k.mp4", 2048, 3 << 30)])

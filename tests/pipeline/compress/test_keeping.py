@@ -18,7 +18,8 @@ from pipeline.dataset.ledger import Ledger
 from pipeline.dataset.rows import iter_rows, schema
 from pipeline.decode.job import DecodeOptions, decode
 from pipeline.reader.dataset import Dataset
-from pipeline.sources.shards import ShardError, expand_inputs
+from pipeline.sources.listing import expand_inputs
+from pipeline.sources.tar_members import ShardError
 from pipeline.stores.store import Store
 from tests.pipeline.conftest import Make
 from tests.pipeline.makers import ToyCodec, picture, png, samples, write_tar

@@ -13,7 +13,7 @@ from pipeline.compress.worker import ShardCompressor, ShardJob
 from pipeline.dataset.layout import SAVED, shard_name
 from pipeline.reader.dataset import Dataset
 from pipeline.running.tasks import PausedError
-from pipeline.sources.shards import expand_inputs
+from pipeline.sources.listing import expand_inputs
 from pipeline.stores.store import Store
 from pipeline.verify.garbage import find_garbage
 from tests.pipeline.conftest import Make

@@ -25,7 +25,9 @@ from pipeline.dataset.ledger import Ledger
 from pipeline.dataset.rows import iter_rows, schema
 from pipeline.reader.dataset import Dataset
 from pipeline.running.stages import StageClock
-from pipeline.sources.shards import ShardError, expand_inputs, open_shard
+from pipeline.sources.listing import expand_inputs
+from pipeline.sources.shards import open_shard
+from pipeline.sources.tar_members import ShardError
 from pipeline.stores.store import StorageError, Store
 from tests.pipeline.conftest import Make
 from tests.pipeline.makers import ToyCodec, picture, png, samples, write_tar

@@ -31,6 +31,7 @@ from pipeline.decode.targets import UnwritableNameError, safe_path
 from pipeline.decode.worker import ShardDecoder
 from pipeline.reader import originals
 from pipeline.reader.dataset import Dataset
+from pipeline.running.options import OptionError
 from tests.pipeline.conftest import Make
 from tests.pipeline.counting import CountingFileSystem
 from tests.pipeline.makers import ToyCodec, picture, png, samples, write_tar
@@ -429,3 +430,33 @@ def test_rows_of_a_row_group_are_released_when_they_are_written(
     meter = metered(worker, toy, monkeypatch)
     assert worker.run(file)["ok"] == 70
     assert group < meter.peak < group + window / 4
+
+
+def test_side_pictures_come_beside_previews_only_where_they_are_asked_for(
+    make_dataset: Make, tmp_path: Path, without_ray: None
+) -> None:
+    files = [("a.png", png(1)), ("a.seg.png", png(2)), ("a.json", b"{}"), ("b.png", png(3))]
+    dataset = make_dataset([str(write_tar(tmp_path / "x.tar", files))])
+    whole = {name for name, _ in files}
+    for asked in (False, True):
+        (record,) = decode(dataset, tmp_path / str(asked), max_side=64, side_pictures=asked)
+        (path,) = (tmp_path / str(asked)).glob("*.tar")
+        assert set(tar_files(path)) == (whole if asked else whole - {"a.seg.png"})
+        assert record["left_out"] == (not asked)
+
+    def hands_out(**options: Any) -> bool:
+        given = DecodeOptions(dataset=dataset.url, output=str(tmp_path / "out"), **options)
+        return given.hands_out_side_pictures
+
+    assert hands_out()
+    for limit in ({"layers": 1}, {"max_side": 8}, {"target_bpp": 1.0}, {"min_psnr": 30.0}):
+        assert not hands_out(**limit)
+        assert hands_out(**limit, side_pictures=True)
+    with pytest.raises(OptionError, match="strata copies all side fields"):
+        decode_job(
+            DecodeOptions(
+                dataset=dataset.url, output="x", format="strata", side_pictures=True, layers=1
+            )
+        )
+    small = DecodeOptions(dataset=dataset.url, output=str(tmp_path / "out"), layers=1)
+    assert "1 picture among the side fields left out" in "\n".join(decode_job(small).notes)

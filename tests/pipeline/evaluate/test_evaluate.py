@@ -405,3 +405,11 @@ def test_a_picture_that_cannot_be_shown_is_named(
     (problem,) = told(tmp_path)["problems"]
     assert problem["of"] == "pictures of the report"
     assert "no crops today" in problem["reason"]
+
+
+def test_pictures_that_are_side_fields_are_counted(run: Runner, model: str) -> None:
+    (name, data), (_, other) = png_samples((40, 56), (40, 56))
+    files = [(f"2024.01-{name}", data), (f"2024.02-{name}", other)]
+    summary = run(run.tar("a.tar", files), models=(model,), peers=("jpeg",))
+    assert summary.ok == 1
+    assert any("1 picture not measured" in note for note in summary.notes)

@@ -1,9 +1,11 @@
 """Dividing a cluster: a worker never asks for more than one machine has."""
 
 import socket
+from pathlib import Path
 
 import pytest
 
+from pipeline.running import cluster
 from pipeline.running.cluster import ClusterError, WorkerShape, connect, divide
 
 
@@ -82,3 +84,22 @@ def test_an_address_where_nobody_listens(kind: str) -> None:
         host, port = unused.getsockname()
         with pytest.raises(ClusterError, match=r"no Ray cluster at .*refused.*ray status"):
             connect(kind.format(f"{host}:{port}"))
+
+
+def test_a_long_folder_for_temporary_files_gets_a_short_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The path of a socket has 107 bytes at most, and batch systems make folders of 45."""
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    long = f"/scratch/{'x' * 36}"
+    monkeypatch.setattr("tempfile.gettempdir", lambda: "/scratch")
+    assert cluster.ray_folder() is None
+    monkeypatch.setattr("tempfile.gettempdir", lambda: long)
+    short = cluster.ray_folder()
+    assert short is not None
+    assert len(short + cluster._SOCKET) <= cluster.MAX_SOCKET_PATH
+    monkeypatch.setattr(cluster, "SHORT_FOLDER", str(tmp_path / "not there"))
+    with pytest.raises(ClusterError, match="set RAY_TMPDIR to a folder of at most 39 characters"):
+        cluster.ray_folder()
+    monkeypatch.setenv("RAY_TMPDIR", "/scratch")  # Ray's own variable goes before TMPDIR
+    assert cluster.ray_folder() is None

@@ -98,7 +98,7 @@ def test_other_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
         raise StrataError("no such input")
 
     assert run_job(wrong) == 2
-    assert capsys.readouterr().err == "error: no such input\n"
+    assert capsys.readouterr().err == f"{command_line.STARTING}\nerror: no such input\n"
     assert run_job(lambda: Summary("compressed")) == 0
     failed = Summary("compressed", failed_shards=[Problem("a.tar", "", "cut")])
     assert run_job(lambda: failed) == 1

@@ -18,7 +18,8 @@ from pipeline.compress.job import compress
 from pipeline.dataset.layout import shard_name
 from pipeline.decode.job import decode
 from pipeline.running.command_line import run_job
-from pipeline.sources.shards import Shard, expand_inputs, open_shard
+from pipeline.sources.listing import expand_inputs
+from pipeline.sources.shards import Shard, open_shard
 from pipeline.stores.store import StorageError, Store
 from pipeline.stores.urls import SecretInURLError, refuse_secrets, without_query, without_secrets
 from pipeline.verify.job import verify
