@@ -129,7 +129,7 @@ def parse(arguments: list[str] | None = None) -> CompressOptions:
         type=zero_or_more,
         metavar="S",
         help="how often the finished rows of a shard under way are saved: a lost worker loses no "
-        "more than that (default: 180)",
+        "more than that and what is under way (default: 120)",
     )
     add_max_bad_fraction(parser, "shards")
     add_running_options(parser)

@@ -8,7 +8,8 @@ from codec.images.files import MAX_PIXELS
 from ..running.worker import WorkerSettings
 from ..sources.samples import MAX_SAMPLE_BYTES
 
-SAVE_SECONDS = 180.0  # with what is under way on a CPU, a lost worker costs less than five minutes
+# A lost worker costs less than five minutes: on a CPU up to three more are under way.
+SAVE_SECONDS = 120.0
 KeepOriginal = Literal["never", "bad", "larger", "always"]
 
 
