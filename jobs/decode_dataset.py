@@ -183,6 +183,10 @@ def parse(arguments: list[str] | None = None) -> DecodeOptions:
     )
 
 
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    return run_job(lambda: decode_dataset(options, stop_reason))
+
+
 if __name__ == "__main__":
-    options = parse()
-    sys.exit(run_job(lambda: decode_dataset(options, stop_reason)))
+    sys.exit(main())

@@ -117,6 +117,10 @@ def parse(arguments: Sequence[str] | None = None) -> EvaluateOptions:
     )
 
 
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    return run_job(lambda: evaluate_models(options, stop_reason))
+
+
 if __name__ == "__main__":
-    options = parse()
-    sys.exit(run_job(lambda: evaluate_models(options, stop_reason)))
+    sys.exit(main())

@@ -118,6 +118,10 @@ def parse(arguments: list[str] | None = None) -> ServeOptions:
     )
 
 
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    return exit_code(lambda: serve_previews(options))
+
+
 if __name__ == "__main__":
-    options = parse()
-    sys.exit(exit_code(lambda: serve_previews(options)))
+    sys.exit(main())

@@ -128,8 +128,8 @@ def parse(arguments: list[str] | None = None) -> tuple[VerifyOptions, str | None
     return options, given.json
 
 
-def main() -> int:
-    options, target = parse()
+def main(arguments: list[str] | None = None) -> int:
+    options, target = parse(arguments)
     reports: list[VerifyReport] = []
 
     def job() -> VerifyReport:

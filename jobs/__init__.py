@@ -1,0 +1,1 @@
+"""The commands: each script parses its options, calls the pipeline, and exits."""
