@@ -40,6 +40,10 @@ class InvalidModelError(StrataError):
     """A model file or checkpoint is damaged, foreign, or does not pass its own checks."""
 
 
+class MissingPackageError(StrataError):
+    """Something needs a Python package that is not installed; the message names it."""
+
+
 class UnsupportedImageError(StrataError):
     """A picture cannot be turned into 8-bit RGB without silently losing what matters."""
 

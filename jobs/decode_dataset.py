@@ -5,20 +5,24 @@ Examples:
     python jobs/decode_dataset.py --input archive --output previews --layers 2
     python jobs/decode_dataset.py --input archive --output small --max-side 256 --target-bpp 0.5
     python jobs/decode_dataset.py --input archive --output part --format strata --keys keys.txt
+    python jobs/decode_dataset.py --input archive --output corpus --format originals
 
 Writes one tar for each data file, with the keys and side fields (json, cls, txt, ...) of the
-original shard, or plain files, decoded with the dataset's own model; or a dataset of the same
-streams cut short (strata), without decoding. Only the layers asked for are read. Running the same
+original shard, or plain files, decoded with the dataset's own model; or, without decoding, the
+files that the dataset keeps, byte for byte (originals), or a dataset of the same streams cut short
+(strata). Only the layers asked for are read. Running the same
 command again does only what is missing. Exit code 0: every picture came back; 1: some did not, or
 keys are unknown, and the summary names them; 2: nothing was done, the message says why; 130: it was
 stopped by a signal.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from codec.images.files import DEFAULT_QUALITY
 from pipeline import DecodeOptions, decode_dataset
 from pipeline.running.command_line import (
     above_zero,
@@ -29,7 +33,6 @@ from pipeline.running.command_line import (
     new_parser,
     options_of,
     output_url,
-    percent,
     positive,
     run_job,
     running_options,
@@ -37,8 +40,20 @@ from pipeline.running.command_line import (
     zero_or_more,
 )
 
-DECODING = ("image_format", "quality", "max_side", "max_pixels")
+DECODING = ("image_format", "image_quality", "max_side", "max_pixels")
 CODEC_OPTIONS = ("realism", "decoder", "steps", "noise_scale", "seed", "tile_pixels")
+
+
+_DEFAULTS = ", ".join(f"{name} {quality}" for name, quality in DEFAULT_QUALITY.items())
+
+
+def _quality(text: str) -> int | str:
+    """An argparse type: 1 to 100, or the word lossless."""
+    if text == "lossless":
+        return text
+    if text.isascii() and text.isdigit() and 1 <= int(text) <= 100:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"must be 1 to 100 or lossless, not {text}")
 
 
 def parse(arguments: list[str] | None = None) -> DecodeOptions:
@@ -89,17 +104,25 @@ def parse(arguments: list[str] | None = None) -> DecodeOptions:
     form = parser.add_argument_group("in which form")
     form.add_argument(
         "--format",
-        choices=["webdataset", "files", "strata"],
+        choices=["webdataset", "files", "originals", "strata"],
         default="webdataset",
-        help="one tar for each data file; a folder of files; or a dataset of its own with the same "
-        "streams, cut after the layers chosen and not decoded (default: %(default)s)",
+        help="one tar for each data file; a folder of files; the files that the dataset keeps of "
+        "all samples, bad ones too, as they were and in tars named like the input's; or a dataset "
+        "of its own with the same streams, cut after the layers chosen and not decoded "
+        "(default: %(default)s)",
     )
     form.add_argument(
         "--image-format",
-        choices=["png", "webp", "jpg"],
-        help="of the decoded pictures; png and webp are lossless (default: png)",
+        choices=["png", "webp", "avif", "jpg", "jpeg"],
+        help="of the decoded pictures; png is lossless (default: png)",
     )
-    form.add_argument("--quality", type=percent, help="of jpg, 1 to 100 (default: 95)")
+    form.add_argument(
+        "--image-quality",
+        type=_quality,
+        metavar="Q",
+        help=f"of webp, avif and jpg, 1 to 100 (default: {_DEFAULTS}); or lossless, which webp can "
+        "be, too",
+    )
     form.add_argument(
         "--max-side",
         type=positive,
@@ -169,9 +192,11 @@ def parse(arguments: list[str] | None = None) -> DecodeOptions:
     add_running_options(parser)
     given = parser.parse_args(arguments)
     decoding = given_options(given, DECODING)
-    if given.format == "strata" and decoding:
+    if given.format in ("strata", "originals") and decoding:
         names = ", ".join("--" + name.replace("_", "-") for name in decoding)
-        parser.error(f"{names}: --format strata decodes nothing")
+        parser.error(f"{names}: --format {given.format} decodes nothing")
+    if given.image_format == "jpeg":
+        given.image_format = "jpg"
     if given.ignore_missing and given.keys is None:
         parser.error("--ignore-missing: there are no --keys")
     return options_of(

@@ -9,6 +9,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import AvifImagePlugin, ExifTags, Image, ImageFile
@@ -32,7 +33,7 @@ EXTENSIONS = frozenset(
     {"jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "dib", "tif", "tiff"}
     | {"ppm", "pgm", "pbm", "pnm", "jp2", "j2k", "jpx", "avif", "heic", "heif", "jxl", "tga", "ico"}
 )
-MAX_WEBP_SIDE, MAX_JPEG_SIDE = 16_383, 65_500
+MAX_WEBP_SIDE, MAX_JPEG_SIDE, MAX_AVIF_SIDE = 16_383, 65_500, 65_535
 
 # The decoders are called directly, not through Image.open: that one consults a process-wide pixel
 # limit and a list of fifty formats, several of which run other programs or were never fuzzed.
@@ -49,6 +50,10 @@ _DECODERS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
 if AvifImagePlugin.SUPPORTED:
     _DECODERS["avif"] = AvifImagePlugin.AvifImageFile
 _WRITERS = {"png": "PNG", "webp": "WEBP", "jpg": "JPEG"}
+if AvifImagePlugin.SUPPORTED:
+    _WRITERS["avif"] = "AVIF"
+# Of lossy files. Each scale is its library's own: these look about alike.
+DEFAULT_QUALITY = {"jpg": 90, "webp": 85, "avif": 75}
 
 # How an array is turned upright, by EXIF orientation (EXIF 2.32, tag 0x0112).
 _UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
@@ -295,13 +300,19 @@ _MODE_WORDS = {
 
 
 def write_image(
-    rgb: np.ndarray, alpha: np.ndarray | None = None, format: str = "png", *, quality: int = 95
+    rgb: np.ndarray,
+    alpha: np.ndarray | None = None,
+    format: str = "png",
+    *,
+    quality: int | None = None,
 ) -> bytes:
     """Encode ``(H, W, 3) uint8`` and optionally alpha ``(H, W) uint8`` as an image file.
 
-    ``png`` and ``webp`` are lossless, hidden colours under transparent pixels included; ``jpg`` is
-    4:4:4 at ``quality`` (1-100). Raises UnsupportedImageError where the format cannot hold the
-    picture (transparency in jpg, sides beyond the format's limit), ValueError for wrong arguments.
+    ``quality`` (1-100) makes ``webp`` lossy. Without it ``webp`` is lossless as ``png`` always is,
+    hidden colours under transparent pixels included, and ``jpg`` and ``avif`` have their
+    ``DEFAULT_QUALITY``. ``jpg`` is 4:4:4, ``avif`` 4:2:0. Raises UnsupportedImageError where the
+    format cannot hold the picture (transparency in jpg, sides beyond the format's limit),
+    ValueError for wrong arguments.
     """
     if format not in _WRITERS:
         raise ValueError(f"unknown image format {format!r}: choose one of {', '.join(_WRITERS)}")
@@ -313,17 +324,20 @@ def write_image(
         if alpha.min() < 255:
             raise UnsupportedImageError("jpg cannot hold transparency: choose png or webp")
         alpha = None
-    limit = {"webp": MAX_WEBP_SIDE, "jpg": MAX_JPEG_SIDE}.get(format)
+    limit = {"webp": MAX_WEBP_SIDE, "jpg": MAX_JPEG_SIDE, "avif": MAX_AVIF_SIDE}.get(format)
     if limit and max(rgb.shape) > limit:
         size = f"{rgb.shape[1]}x{rgb.shape[0]}"
         raise UnsupportedImageError(f"{format} cannot hold {size}: its sides end at {limit}")
+    lossy = DEFAULT_QUALITY.get(format) if quality is None else quality
     pixels = rgb if alpha is None else np.dstack([rgb, alpha])
     # Efforts chosen on photographs: the defaults take 2.6 (png) and 10 times (webp) as long, for
     # files that are no smaller (png) or 6 % smaller (webp). WebP's "quality" is effort here.
-    options = {
+    lossless_webp = {"lossless": True, "exact": True, "quality": 25, "method": 0}
+    options: dict[str, Any] = {
         "png": {"compress_level": 3},
-        "webp": {"lossless": True, "exact": True, "quality": 25, "method": 0},
-        "jpg": {"quality": quality, "subsampling": 0, "optimize": True},
+        "webp": lossless_webp if quality is None else {"quality": quality},
+        "jpg": {"quality": lossy, "subsampling": 0, "optimize": True},
+        "avif": {"quality": lossy, "speed": 8, "max_threads": 1},
     }[format]
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, _WRITERS[format], **options)

@@ -12,7 +12,7 @@ calls it.
 import hashlib
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from operator import attrgetter
@@ -25,6 +25,7 @@ from codec.batches import batches_by_size, in_parts, one_by_one_on_error, window
 from codec.coder_process import Coding, Helper
 from codec.images.files import pack_alpha, read_image
 from codec.images.metrics import psnr
+from codec.images.packing import pack_file
 from codec.numerics.memory import is_out_of_memory, release_memory
 
 from ..dataset.rows import Row, Status
@@ -50,11 +51,13 @@ SYSTEMATIC = 8  # failures, and no success before: the codec is broken, not the 
 class _Loaded:
     """A sample under way: its row so far, and the picture if there is one to encode.
 
-    Until it is decided whether to keep it, ``row.original`` is the picture's file.
+    Until it is decided whether to keep it, ``row.original`` is the picture's file. ``untouchable``
+    is a sample that killed a worker: nothing reads its file any more.
     """
 
     row: Row
     rgb: np.ndarray | None = None
+    untouchable: bool = False
 
     @property
     def cost(self) -> int:
@@ -180,7 +183,7 @@ class SampleEncoder:
             source_sha256=hashlib.sha256(source).digest(),
         )
         if skip is not None:
-            return _Loaded(self._without_picture(row, "bad", skip))
+            return _Loaded(self._without_picture(row, "bad", skip), untouchable=True)
         try:
             picture = read_image(source, max_pixels=self.settings.max_pixels)
         except Exception as error:
@@ -347,7 +350,9 @@ class SampleEncoder:
         strict: bool,
     ) -> list[Row]:
         rows = [loaded.row for loaded in window]
-        on_rows([loaded.row for loaded in window if loaded.rgb is None])
+        done = [number for number, loaded in enumerate(window) if loaded.rgb is None]
+        self._pack(rows, [number for number in done if not window[number].untouchable])
+        on_rows([rows[number] for number in done])
         failures: list[Exception] = []
         for batch in batches:
             streams = self._streams(batch)
@@ -355,12 +360,20 @@ class SampleEncoder:
             for position, stream, quality in zip(batch.positions, streams, qualities, strict=True):
                 rows[position] = self._row(rows[position], stream, quality)
                 failures += [one for one in (stream, quality) if isinstance(one, Exception)]
+            self._pack(rows, batch.positions)
             on_rows([rows[position] for position in batch.positions])
         self._failed += len(failures)
         self._encoded += sum(len(batch.positions) for batch in batches) - len(failures)
         if strict and failures and self._failed >= SYSTEMATIC and not self._encoded:
             raise RuntimeError(f"no picture could be encoded: {describe(failures[0])}")
         return rows
+
+    def _pack(self, rows: list[Row], positions: Sequence[int]) -> None:
+        """Pack the originals that are kept of some of the rows, in the loader threads."""
+        kept = [position for position in positions if rows[position].original is not None]
+        files = self._loaders.map(lambda position: pack_file(rows[position].original or b""), kept)
+        for position, (data, packing) in zip(kept, files, strict=True):
+            rows[position] = replace(rows[position], original=data, original_packing=packing)
 
     def _qualities(
         self, images: list[np.ndarray], streams: list[EncodedImage | Exception]

@@ -29,6 +29,7 @@ SCHEMA = pa.schema(
         ("lengths", pa.list_(pa.int32())),
         ("crc32s", pa.list_(pa.uint32())),
         ("original", _SPAN),  # null where there is none
+        ("original_packing", pa.string()),
         ("alpha", _SPAN),
     ]
 )
@@ -53,7 +54,7 @@ class IndexEntry:
 
     ``lengths`` are the bytes of each stored layer. ``offsets`` and ``crc32s`` are empty if the file
     has no index; then its layers are read by row groups. ``original`` and ``alpha`` say where these
-    lie, None if the picture has none or the file no index.
+    lie, None if the picture has none or the file no index; ``original_packing`` is the row's.
     """
 
     file: DataFile
@@ -68,6 +69,7 @@ class IndexEntry:
     crc32s: tuple[int, ...]
     original: Span | None = None
     alpha: Span | None = None
+    original_packing: str | None = None
 
     @property
     def indexed(self) -> bool:

@@ -107,7 +107,7 @@ def _of_group(
     """The rows of the index for the pictures of one row group, in the order of the data file."""
     verbatim = ["original", "alpha", *map(layer_column, range(layers))]
     columns = ["key", "width", "height", "header"]
-    table = file.read_row_group(group, columns=[*columns, *verbatim])
+    table = file.read_row_group(group, columns=[*columns, "original_packing", *verbatim])
     pictures = np.flatnonzero(table.column("header").is_valid().to_numpy())
     spans = {}
     for column in verbatim:
@@ -139,7 +139,9 @@ def _of_group(
                 pa.ListArray.from_arrays(bounds, pa.array(places[:, :, part][stored], kind))
                 for part, kind in enumerate((pa.int64(), pa.int32(), pa.uint32()))
             ),
-            *(_side_spans(spans[one].T[pictures]) for one in ("original", "alpha")),
+            _side_spans(spans["original"].T[pictures]),
+            table.column("original_packing").combine_chunks().take(pa.array(pictures)),
+            _side_spans(spans["alpha"].T[pictures]),
         ],
         schema=SCHEMA,
     )

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from codec import EncodedImage
 from codec.errors import StrataError
+from codec.images.packing import unpack_file
 
 from ..sources.samples import is_picture
 
@@ -38,11 +39,12 @@ Status = Literal["ok", "bad", "filtered"]
 _FIELDS = pa.list_(pa.struct([("name", pa.string()), ("data", pa.binary())]))
 _METADATA = [
     ("fields", _FIELDS),  # every field of the sample in the tar's order; the picture's is null
-    ("original", pa.binary()),  # the picture's file itself, where it is kept
+    ("original", pa.binary()),  # the picture's file itself, where it is kept, perhaps packed
     ("alpha", pa.binary()),  # lossless alpha channel, null for opaque pictures
     ("key_bytes", pa.binary()),  # the key as it was, where that is not UTF-8
     ("status", pa.string()),
     ("reason", pa.string()),
+    ("original_packing", pa.string()),  # of original: null (as it was) or "lepton"
     ("source_field", pa.string()),
     ("source_format", pa.string()),
     ("source_bytes", pa.int64()),
@@ -63,10 +65,12 @@ _STREAM = [
 STREAM_COLUMNS = [name for name, _ in _STREAM]
 # Columns that hold a field of Row as it is.
 _UNCHANGED = (
-    *("original", "alpha", "status", "reason", "source_field", "source_format", "source_bytes"),
-    *("source_sha256", "image_sha256", "notes", "index"),
+    *("original", "alpha", "status", "reason", "original_packing", "source_field"),
+    *("source_format", "source_bytes", "source_sha256", "image_sha256", "notes", "index"),
 )
-_DICTIONARY_COLUMNS = ["status", "reason", "source_field", "source_format", "notes"]
+_DICTIONARY_COLUMNS = [
+    *("status", "reason", "original_packing", "source_field", "source_format", "notes"),
+]
 
 
 class RecordError(StrataError):
@@ -92,6 +96,7 @@ class Row:
     """One sample, be it a picture, bad or filtered.
 
     ``fields`` are (name, bytes) in the tar's order, with None for the encoded picture.
+    ``original`` is the picture's file as ``original_packing`` says (``codec.images.packing``).
     ``source_sha256`` is the 32-byte digest of the picture's file, ``image_sha256`` that of its
     ``(H, W, 3) uint8`` pixels; ``psnr`` in dB after each layer, where it was measured.
     """
@@ -102,6 +107,7 @@ class Row:
     reason: str = ""
     fields: tuple[tuple[str, bytes | None], ...] = ()
     original: bytes | None = None
+    original_packing: str | None = None
     alpha: bytes | None = None
     source_field: str | None = None
     source_format: str | None = None
@@ -356,6 +362,15 @@ def encoded_image(row: Mapping[str, Any], layers: int, name: str) -> EncodedImag
             break
         stored.append(layer)
     return EncodedImage(row["header"], tuple(stored))
+
+
+def original_file(row: Mapping[str, Any]) -> bytes | None:
+    """The picture's own file as it was, None if it is not kept.
+
+    Raises CorruptStreamError for damaged bytes, MissingPackageError.
+    """
+    stored: bytes | None = row["original"]
+    return None if stored is None else unpack_file(stored, row["original_packing"])
 
 
 def original_key(row: Mapping[str, Any]) -> str:

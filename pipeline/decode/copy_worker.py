@@ -13,6 +13,7 @@ from ..dataset.ledger import Ledger, slim
 from ..dataset.publisher import Publisher
 from ..dataset.rows import RowWriter, inspect_file, schema
 from ..reader.dataset import DataFile, Dataset
+from ..reader.originals import ORIGINAL, PACKING
 from ..running.stages import StageClock
 from ..running.worker_errors import picklable_errors
 from ..stores.store import scratch_folder
@@ -30,9 +31,9 @@ class ShardCopier(DatasetWorker):
 
     @cached_property
     def selection(self) -> Selection:
-        settings, columns = self.settings, list(schema(0).names)
-        if not settings.options.keep_original:
-            columns.remove("original")
+        settings = self.settings
+        left_out = set() if settings.options.keep_original else {ORIGINAL, PACKING}
+        columns = [name for name in schema(0).names if name not in left_out]
         return Selection(self.dataset, settings.rule, columns, settings.condition, originals=False)
 
     @picklable_errors

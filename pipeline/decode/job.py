@@ -3,6 +3,7 @@
 request.py     options, and what they come to for a dataset: files, keys, layers
 worker.py      the worker that makes tars and files
 copy_job.py    ``--format strata``: the same with streams instead of pictures
+originals_job.py  ``--format originals``: the files that pictures were, byte for byte
 """
 
 from collections import Counter
@@ -20,9 +21,17 @@ from ..stores.store import Store, storage_errors
 from ..stores.urls import refuse_secrets
 from .copy_job import copy_dataset
 from .dataset_worker import settings_of
-from .request import DecodeOptions, DecodeSummary, Request, begin_summary, resolve
+from .originals_job import restore_originals
+from .request import (
+    DecodeOptions,
+    DecodeSummary,
+    Request,
+    begin_summary,
+    resolve,
+    written_quality,
+)
 from .samples import COUNTS
-from .targets import DECODE_COMMITS, DECODE_PLAN
+from .targets import DECODE_COMMITS, DECODE_PLAN, finished_tars
 from .worker import ShardDecoder, remove_decoded
 
 __all__ = ["DecodeOptions", "decode"]
@@ -38,8 +47,8 @@ def decode(options: DecodeOptions, stop: Stop = lambda: "") -> Summary:
     refuse_secrets(options.dataset, options.output, *([options.keys] if options.keys else []))
     with job_log(options.log, "decode", options) as log:
         request = resolve(options)
-        run = copy_dataset if options.format == "strata" else _decode
-        summary = run(options, request, stop, log)
+        runs = {"strata": copy_dataset, "originals": restore_originals}
+        summary = runs.get(options.format, _decode)(options, request, stop, log)
         log.finish(summary)
         return summary
 
@@ -55,10 +64,7 @@ def _decode(options: DecodeOptions, request: Request, stop: Stop, log: EventLog)
             summary.notes.append(f"warning: {store.url} ignores create-only writes")
         done = ledger.records()
         if options.format == "webdataset":
-            empty = {name: record for name, record in done.items() if not record["bytes"]}
-            with_tar = {name: done[name] for name in done.keys() - empty.keys()}
-            done, lost = ledger.completed("", ".tar", with_tar)
-            done |= empty
+            done, lost = finished_tars(ledger, done)
             summary.notes += [f"warning: {name}.tar was lost and is written again" for name in lost]
         _remove_superseded(store, files, done)
     missing = [(file, keys) for file, keys in request.files if file.name not in done]
@@ -105,7 +111,7 @@ def _parameters(options: DecodeOptions, request: Request) -> dict[str, Any]:
         "format": options.format,
         "image_format": options.image_format,
         "codec_options": options.codec_options,
-        "quality": options.quality if options.image_format == "jpg" else None,
+        "quality": written_quality(options),
         **request.parameters,
         **{name: limit for name, limit in limits.items() if limit is not None},
     }

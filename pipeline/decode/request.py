@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from codec.images.files import DEFAULT_QUALITY
+
 from ..reader.dataset import DataFile, Dataset, open_dataset
 from ..running.job import RunningOptions
 from ..running.options import OptionError, check_codec_options
@@ -23,16 +25,17 @@ class DecodeOptions(RunningOptions):
     pixels; pictures above ``max_pixels`` are bad. ``side_pictures`` are handed out unasked only
     where nothing limits quality or size. ``codec_options`` are those that were given of
     the codec's own options for decoding.
-    ``image_format`` and ``quality`` mean nothing where nothing is decoded (``strata``).
+    ``image_format`` and ``image_quality`` (1 to 100, or ``"lossless"`` for webp; None: the format's
+    own default) mean nothing where nothing is decoded (``strata``, ``originals``).
     """
 
     dataset: str
     output: str
     layers: int | None = None
-    format: Literal["webdataset", "files", "strata"] = "webdataset"
+    format: Literal["webdataset", "files", "originals", "strata"] = "webdataset"
     image_format: str = "png"
     codec_options: dict[str, Any] = field(default_factory=dict)
-    quality: int = 95
+    image_quality: int | Literal["lossless"] | None = None
     target_bpp: float | None = None
     max_bytes: int | None = None
     min_psnr: float | None = None
@@ -116,23 +119,50 @@ def resolve(options: DecodeOptions) -> Request:
 
 
 def _check(options: DecodeOptions) -> None:
-    if options.format == "strata":
+    written_quality(options)
+    if options.format in ("strata", "originals"):
         limits = {"--max-side": options.max_side, "--max-pixels": options.max_pixels}
-        decoding = {**limits, **options.codec_options}
+        layers = {
+            "--layers": options.layers,
+            "--target-bpp": options.target_bpp,
+            "--max-bytes": options.max_bytes,
+            "--min-psnr": options.min_psnr,
+        }
+        unread = layers if options.format == "originals" else {}
+        decoding = {**unread, **limits, **options.codec_options}
         given = [
             name if name.startswith("--") else "--" + name.replace("_", "-")
             for name, value in decoding.items()
             if value is not None
         ]
         if given:
-            raise OptionError(f"{', '.join(given)}: --format strata decodes nothing")
+            raise OptionError(f"{', '.join(given)}: --format {options.format} decodes nothing")
         if options.side_pictures:
-            raise OptionError("--side-pictures: --format strata copies all side fields")
-    elif options.keep_original:
+            raise OptionError(f"--side-pictures: --format {options.format} copies all side fields")
+    if options.keep_original and options.format != "strata":
         raise OptionError("--keep-original: only --format strata keeps files of pictures")
     for name, limit in (("--max-side", options.max_side), ("--max-pixels", options.max_pixels)):
         if limit is not None and limit < 1:
             raise OptionError(f"{name} {limit}: must be at least 1")
+
+
+def written_quality(options: DecodeOptions) -> int | None:
+    """The quality that pictures are written with, 1 to 100; None is lossless.
+
+    Raises OptionError for one that the format does not have.
+    """
+    format, quality = options.image_format, options.image_quality
+    if quality is None:
+        return DEFAULT_QUALITY.get(format)
+    if quality == "lossless":
+        if format in ("png", "webp"):
+            return None
+        raise OptionError(f"--image-quality lossless: {format} is lossy; choose png or webp")
+    if format == "png":
+        raise OptionError(f"--image-quality {quality}: png is always lossless")
+    if not 1 <= quality <= 100:
+        raise OptionError(f"--image-quality must be 1 to 100 or lossless, not {quality}")
+    return quality
 
 
 def begin_summary(verb: str, request: Request, options: DecodeOptions) -> DecodeSummary:

@@ -1,16 +1,21 @@
-"""Turn a decoded row into a sample again: its fields, with the picture in a chosen format."""
+"""Turn a decoded row into a sample again: its fields, with the picture in a chosen format.
+
+A picture whose own file stands in is that file, byte for byte, where it has the chosen format and
+is not to be made smaller.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from codec.errors import MissingPackageError
 from codec.images.files import unpack_alpha, write_image
 from codec.images.resizing import shrink
 
-from ..dataset.rows import is_side_picture, original_key
-from ..reader.originals import read_original
+from ..dataset.rows import is_side_picture, original_file, original_key
+from ..reader.originals import ORIGINAL, read_original
 from ..stores.reasons import describe
 from .selection import Chosen
 
@@ -18,17 +23,19 @@ from .selection import Chosen
 # their place), bytes of the pictures that were written, and pictures among the side fields that
 # were left out.
 COUNTS = ("streams", "layers", "layer_bytes", "decoded_bytes", "left_out")
+# What rows call the formats that pictures can be written in.
+SOURCE_FORMATS = {"jpg": "jpeg", "png": "png", "webp": "webp", "avif": "avif"}
 
 
 class Form(NamedTuple):
-    """How pictures are written: format, quality of jpg, longest side (pixels).
+    """How pictures are written: format, quality (None: lossless), longest side (pixels).
 
     Pictures among the side fields are left out unless ``side_pictures``. Originals and
     alpha channels of more than ``max_pixels`` are refused.
     """
 
     image_format: str
-    quality: int
+    quality: int | None
     max_side: int | None
     max_pixels: int
     side_pictures: bool
@@ -56,6 +63,10 @@ def finished(chosen: Chosen, result: np.ndarray | Exception | None, form: Form) 
     if isinstance(result, Exception):
         return Sample(key, None, "bad", describe(result))
     try:
+        if _is_wanted(chosen, form):
+            file = original_file(row) or b""
+            counts = {"layer_bytes": len(row[ORIGINAL])}
+            return _with_picture(row, row["source_field"], file, counts, form)
         rgb, counts = _pixels(chosen, result, form)
         alpha = None
         if row["alpha"] is not None:
@@ -63,17 +74,35 @@ def finished(chosen: Chosen, result: np.ndarray | Exception | None, form: Form) 
             if form.max_side is not None:
                 alpha = shrink(alpha, rgb.shape[0], rgb.shape[1])
         picture = write_image(rgb, alpha, form.image_format, quality=form.quality)
+    except MissingPackageError:
+        raise
     except Exception as error:
         return Sample(key, None, "bad", describe(error))
     taken = {field["name"] for field in row["fields"]}
     name = image_field_name(row["source_field"], form.image_format, taken)
+    return _with_picture(row, name, picture, counts, form)
+
+
+def _is_wanted(chosen: Chosen, form: Form) -> bool:
+    """Whether the file that stands in can be handed out as it is."""
+    row = chosen.row
+    if not chosen.by_original or row["source_format"] != SOURCE_FORMATS[form.image_format]:
+        return False
+    small = form.max_side is None or max(row["width"], row["height"]) <= form.max_side
+    return small and row["width"] * row["height"] <= form.max_pixels
+
+
+def _with_picture(
+    row: Mapping[str, Any], name: str, picture: bytes, counts: Mapping[str, int], form: Form
+) -> Sample:
+    """The sample of a row, with ``picture`` as the field ``name``."""
     fields = [
         (name, picture) if field["data"] is None else (field["name"], field["data"])
         for field in row["fields"]
         if form.side_pictures or not is_side_picture(field)
     ]
-    counts |= {"decoded_bytes": len(picture), "left_out": len(row["fields"]) - len(fields)}
-    return Sample(key, fields, counts=counts)
+    written = {"decoded_bytes": len(picture), "left_out": len(row["fields"]) - len(fields)}
+    return Sample(original_key(row), fields, counts={**counts, **written})
 
 
 def _pixels(
@@ -85,10 +114,10 @@ def _pixels(
         layers = min(chosen.take.layers, row["layers"])
         nbytes = row["cumulative_bytes"][layers - 1]
         return result, {"streams": 1, "layers": layers, "layer_bytes": nbytes}
-    if chosen.original is None:
+    if not chosen.by_original:
         raise ValueError("there is neither a stream nor an original")
-    rgb = read_original(chosen.original, form.max_pixels, form.max_side).rgb
-    return rgb, {"layer_bytes": len(chosen.original)}
+    rgb = read_original(original_file(row) or b"", form.max_pixels, form.max_side).rgb
+    return rgb, {"layer_bytes": len(row[ORIGINAL])}
 
 
 def image_field_name(field: str, image_format: str, taken: set[str]) -> str:
@@ -98,3 +127,8 @@ def image_field_name(field: str, image_format: str, taken: set[str]) -> str:
     while name != field and name in taken:  # the sample has such a side field
         name = f"decoded.{name}"
     return name
+
+
+def printable(key: str) -> str:
+    """A key that may hold any bytes, as text."""
+    return key.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

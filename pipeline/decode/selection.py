@@ -11,6 +11,7 @@ from ..dataset.data_file import OpenFile, within
 from ..dataset.rows import STREAM_COLUMNS, column_bytes, stream_columns
 from ..reader.dataset import Dataset
 from ..reader.fetch import SIDE_COLUMNS
+from ..reader.originals import ORIGINAL, PACKING
 from ..reader.rows import RowFilter, take_rows
 from ..running.stages import StageClock
 from . import sparse
@@ -18,6 +19,7 @@ from .filter_language import parse_condition
 from .layer_rule import LayerChoice, LayerRule
 
 OnRead = Callable[[int], None]  # is called with bytes read
+_STORED = [ORIGINAL, PACKING]  # of an original, as it is stored
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,9 @@ class Chosen:
         return bool(self.row["status"] == "ok")
 
     @property
-    def original(self) -> bytes | None:
-        """The picture's own file, if that stands in for layers that are not stored."""
-        return self.row.get("original") if self.take.original else None
+    def by_original(self) -> bool:
+        """Whether the picture's own file stands in for layers that are not stored."""
+        return self.take.original and self.row.get(ORIGINAL) is not None
 
 
 class Selection:
@@ -97,7 +99,7 @@ class Selection:
                 return deque()
             if self.rule.columns:
                 layers, with_original = self._needs(small.take(places))
-                kept += ["original"] if with_original and self._originals else []
+                kept += _STORED if with_original and self._originals else []
         if places is not None and sparse.are_few(
             opened, group, len(places), [*kept, *stream_columns(layers)]
         ):
@@ -108,8 +110,8 @@ class Selection:
         rows = to_rows(take_rows(_read(opened, group, names, on_read), places))
         takes = [self._take(row) for row in rows]
         wanted = self._originals and any(take.original for take in takes)
-        if wanted and "original" not in kept:
-            originals = take_rows(_read(opened, group, ["original"], on_read), places)
+        if wanted and ORIGINAL not in kept:
+            originals = take_rows(_read(opened, group, _STORED, on_read), places)
             rows = [row | one for row, one in zip(rows, to_rows(originals), strict=True)]
         return deque(map(Chosen, rows, takes))
 
@@ -121,8 +123,8 @@ class Selection:
         names = [name for name in dict.fromkeys([*columns, *STREAM_COLUMNS]) if name not in side]
         rows = to_rows(_read(opened, group, names, on_read).take(places))
         takes = [self._take(row) for row in rows]
-        if self._originals and "original" not in side and any(take.original for take in takes):
-            side.append("original")
+        if self._originals and ORIGINAL not in side and any(take.original for take in takes):
+            side.append(ORIGINAL)
         found = sparse.with_streams(
             self._lookup, opened, group, places.to_pylist(), rows, takes, side
         )

@@ -12,6 +12,7 @@ from ..dataset.data_file import OpenFile
 from ..dataset.rows import STREAM_COLUMNS, layer_column
 from ..reader.fetch import fetch
 from ..reader.lookup import Lookup
+from ..reader.originals import stored_columns
 from .layer_rule import LayerChoice
 
 # Rows are few if they are less than a quarter of their row group. The group must be large enough to
@@ -59,7 +60,8 @@ def with_streams(
             return None
         alike[takes[number].layers].append(number)
     most = max(alike, default=0)
-    empty = dict.fromkeys([*(layer_column(n) for n in range(most)), *columns])
+    further = stored_columns(columns)
+    empty = dict.fromkeys([*(layer_column(n) for n in range(most)), *further])
     complete = [row | empty for row in rows]
     nbytes = 0
     for layers, numbers in alike.items():
@@ -68,5 +70,5 @@ def with_streams(
             names = map(layer_column, range(layers))
             complete[number] |= dict(zip(names, one.encoded.layers, strict=False)) | one.extra
             nbytes += sum(map(len, one.encoded.layers))
-            nbytes += sum(len(value) for value in one.extra.values() if value is not None)
+            nbytes += sum(len(one.extra[name] or b"") for name in columns)
     return complete, nbytes

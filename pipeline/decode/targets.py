@@ -1,9 +1,13 @@
 """Where decoded samples go: a tar, or files under names that cannot leave their folder."""
 
+import filecmp
 import io
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from ..dataset.ledger import Ledger
 from ..stores.store import Store
 
 # In the folder of what was decoded: the plan, and the records of what is done.
@@ -24,7 +28,7 @@ class TarTarget:
 
     def write(self, key: str, fields: list[tuple[str, bytes]]) -> None:
         for name, data in fields:
-            info = tarfile.TarInfo(f"{key}.{name}")
+            info = tarfile.TarInfo(f"{key}.{name}" if name else key)
             info.size = len(data)
             self._tar.addfile(info, io.BytesIO(data))
 
@@ -54,6 +58,30 @@ class FileTarget:
 
     def close(self) -> None:
         pass
+
+
+def publish_tar(store: Store, ledger: Ledger, name: str, local: Path, scratch: Path) -> None:
+    """Publish ``local`` as ``<name>.tar``, before it is recorded.
+
+    A tar that stands there is an earlier attempt's, or recorded, and stays; any other comes from a
+    job with other parameters whose plan was removed, and is replaced.
+    """
+    store.create_or_keep(
+        f"{name}.tar",
+        local,
+        scratch / "standing.tar",
+        lambda it: filecmp.cmp(it, local, shallow=False) or ledger.exists(name),
+    )
+
+
+def finished_tars(
+    ledger: Ledger, records: Mapping[str, dict[str, Any]]
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """The records of tars that are there, and of those without any row; the names of lost ones."""
+    empty = {name: record for name, record in records.items() if not record["bytes"]}
+    with_tar = {name: records[name] for name in records.keys() - empty.keys()}
+    done, lost = ledger.completed("", ".tar", with_tar)
+    return done | empty, lost
 
 
 def safe_path(name: str) -> str:

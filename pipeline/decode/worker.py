@@ -1,6 +1,5 @@
 """The decoding worker: one data file in, one tar or folder of files out."""
 
-import filecmp
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -30,9 +29,10 @@ from ..stores.reasons import describe
 from ..stores.store import Store, scratch_folder
 from ..stores.threads import ahead
 from .dataset_worker import DatasetWorker, HandOutSettings
-from .samples import COUNTS, Form, Sample, finished
+from .request import written_quality
+from .samples import COUNTS, Form, Sample, finished, printable
 from .selection import Chosen, Selection, timed
-from .targets import DECODE_COMMITS, FileTarget, TarTarget, UnwritableNameError
+from .targets import DECODE_COMMITS, FileTarget, TarTarget, UnwritableNameError, publish_tar
 
 # Rows held at once with their decoded pictures. A larger row is a window of its own.
 WINDOW_BYTES = 3 << 25
@@ -40,7 +40,7 @@ WINDOW_ROWS = 256
 BATCH_PIXELS = 1 << 22
 SYSTEMATIC = 8  # failures in a row: the device is broken, not the pictures
 _COLUMNS = (
-    *("fields", "alpha", "key_bytes", "status", "reason", "source_field"),
+    *("fields", "alpha", "key_bytes", "status", "reason", "source_field", "source_format"),
     *("layers", "cumulative_bytes"),
 )
 
@@ -75,7 +75,7 @@ class ShardDecoder(DatasetWorker):
         limit = options.max_pixels or self.dataset.parameters["max_pixels"]
         return Form(
             options.image_format,
-            options.quality,
+            written_quality(options),
             options.max_side,
             limit,
             options.hands_out_side_pictures,
@@ -127,7 +127,7 @@ class ShardDecoder(DatasetWorker):
                 if status != "ok":
                     reasons[reason_kind(reason)] += 1
                     if len(problems) < MAX_LISTED_PROBLEMS:
-                        problems.append((_printable(sample.key), status, reason))
+                        problems.append((printable(sample.key), status, reason))
             target.close()
             rows = statuses.total()
             if keys is None and not settings.condition and rows != file.rows:
@@ -136,16 +136,7 @@ class ShardDecoder(DatasetWorker):
             if as_tar and rows:
                 self.activity.show(file.name, stage="upload")
                 with clock.timed("upload"):
-                    # A tar that stands there is an earlier attempt's, or recorded; any other comes
-                    # from a job with other parameters whose plan was removed.
-                    store.create_or_keep(
-                        f"{file.name}.tar",
-                        local,
-                        folder / "standing.tar",
-                        lambda it: (
-                            filecmp.cmp(it, local, shallow=False) or ledger.exists(file.name)
-                        ),
-                    )
+                    publish_tar(store, ledger, file.name, local, folder)
                 size = local.stat().st_size
                 self.activity.transferred(written=size)
         record = {
@@ -195,7 +186,7 @@ class ShardDecoder(DatasetWorker):
         streams: dict[int, EncodedImage] = {}
         alike: dict[int, list[int]] = defaultdict(list)
         for position, chosen in enumerate(window):
-            if chosen.is_picture and chosen.original is None:
+            if chosen.is_picture and not chosen.by_original:
                 try:
                     stream = encoded_image(chosen.row, chosen.take.layers, file.name)
                     _ = stream.info
@@ -246,7 +237,3 @@ def _cost(chosen: Chosen) -> int:
     row = chosen.row
     channels = 3 if row["alpha"] is None else 4
     return row_bytes(row) + channels * (row["width"] or 0) * (row["height"] or 0)
-
-
-def _printable(text: str) -> str:
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

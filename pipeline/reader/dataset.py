@@ -41,7 +41,7 @@ from ..stores.store import Store, storage_errors
 from . import fetch
 from .fetch import Record
 from .lookup import Lookup
-from .originals import read_original
+from .originals import ORIGINAL, file_of, file_of_problem, read_original, stored_columns
 from .pages import page
 from .plan import open_plan
 from .rows import RowFilter, batches, rows_at
@@ -224,7 +224,11 @@ class Dataset:
                         raise self._unknown(key)
             entries = [found[key] for key in portion if key in found]
             for some in fetch.portions(entries, count, columns):
-                yield from fetch.fetch(self.lookup, some, count, columns)
+                for record in fetch.fetch(self.lookup, some, count, columns):
+                    extra = {name: record.extra[name] for name in columns}
+                    if ORIGINAL in columns:
+                        extra[ORIGINAL] = file_of({"key": record.key, **record.extra}, self.url)
+                    yield replace(record, extra=extra)
 
     def metadata(self, key: str, columns: Sequence[str] = METADATA) -> dict[str, Any]:
         """The metadata of a picture: ``key``, ``width``, ``height`` and ``columns``.
@@ -235,18 +239,32 @@ class Dataset:
         self.check_columns(columns)
         entry = self._entry(key)
         kept = ("key", "width", "height")
-        names = list(dict.fromkeys([*kept, *columns]))
+        names = stored_columns([*kept, *columns])
         row = self._row(entry, names)
         if row is None or row["key"] != key:
             row = self._row(self.lookup.in_row_groups(entry), names) or {}
             self.lookup.ignore(entry.file, f"the index of {entry.file.path} has wrong places")
-        return {name: row[name] for name in names}
+        if ORIGINAL in names:
+            row = row | {ORIGINAL: file_of(row, self.url)}
+        return {name: row[name] for name in dict.fromkeys([*kept, *columns])}
 
     def original(self, key: str) -> bytes | None:
-        """The picture's own file, if it is kept. Raises UnknownKeyError, DamagedDataError."""
-        (record,) = fetch.fetch(self.lookup, [self._entry(key)], 0, ["original"])
-        found: bytes | None = record.extra["original"]
-        return found
+        """The own file of a picture, or of any other sample; None if it is not kept.
+
+        No index has bad and filtered samples, so for their keys the keys of data files that have
+        any are read. Raises UnknownKeyError, DamagedDataError, MissingPackageError.
+        """
+        entry = self.locate(key)
+        if entry is not None:
+            (record,) = fetch.fetch(self.lookup, [entry], 0, [ORIGINAL])
+            return file_of({"key": key, **record.extra}, self.url)
+        for file in self.files:
+            if file.ok < file.rows:
+                with self.open(file) as opened:
+                    found, data = file_of_problem(opened, key)
+                if found:
+                    return data
+        raise self._unknown(key)
 
     def page(
         self,

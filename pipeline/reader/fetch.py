@@ -17,6 +17,7 @@ from ..dataset.rows import encoded_image, stream_columns
 from ..stores.filesystems import storage_errors
 from ..stores.ranges import Range, ShortReadError, read_ranges
 from .lookup import Lookup
+from .originals import ORIGINAL, PACKING, stored_columns
 from .rows import rows_at
 
 FETCHED_BYTES = 64 << 20  # of layers and columns, held at once
@@ -53,6 +54,7 @@ def fetch(
 ) -> list[Record]:
     """The first ``layers`` layers of each picture, and of ``columns`` any of ``SIDE_COLUMNS``.
 
+    With ``original`` comes ``original_packing``, because it is as it is stored.
     Raises DamagedDataError for bytes with a wrong checksum, DatasetError for a missing file,
     StorageError for a store that does not answer.
     """
@@ -102,7 +104,9 @@ def _assembled(
     entry: IndexEntry, values: Mapping[int | str, bytes], columns: Sequence[str]
 ) -> Record:
     layers = tuple(value for name, value in values.items() if isinstance(name, int))
-    extra = {name: values.get(name) for name in columns}
+    extra: dict[str, Any] = {name: values.get(name) for name in columns}
+    if ORIGINAL in columns:
+        extra[PACKING] = entry.original_packing
     encoded = EncodedImage(entry.header, layers)
     return Record(entry.key, entry.width, entry.height, encoded, extra)
 
@@ -121,7 +125,8 @@ def _fetch_by_groups(
     units = defaultdict(list)
     for number, entry in placed.items():
         units[entry.file.name, entry.row_group].append(number)
-    names = [*columns, *stream_columns(layers)]
+    further = stored_columns(columns)
+    names = [*further, *stream_columns(layers)]
 
     def read(numbers: Sequence[int]) -> list[tuple[int, Record]]:
         first = placed[numbers[0]]
@@ -139,7 +144,7 @@ def _fetch_by_groups(
                 file = entries[number].file
                 lookup.ignore(file, f"the index of {file.path} has wrong places")
             encoded = encoded_image(row, layers, entry.file.name)
-            extra = {name: row[name] for name in columns}
+            extra = {name: row[name] for name in further}
             fetched.append((number, Record(entry.key, entry.width, entry.height, encoded, extra)))
         return fetched
 

@@ -154,5 +154,6 @@ def _entry(file: DataFile, row: dict[str, Any]) -> IndexEntry:
         places = {name: tuple(row[name]) for name in ("offsets", "lengths", "crc32s")}
         for name in ("original", "alpha"):
             places[name] = None if row[name] is None else Span(**row[name])
+        places["original_packing"] = row["original_packing"]
     known = {name: row[name] for name in ("key", "row", "row_group", "width", "height", "header")}
     return IndexEntry(file=file, **known, **places)

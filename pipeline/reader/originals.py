@@ -1,21 +1,78 @@
-"""Originals that stand in for streams.
+"""Originals: the pictures' own files, which a dataset may keep, and which may stand in for streams.
 
 A job may keep the file of a picture in place of layers that would be larger (``--keep-original
 larger``). If more layers are asked for than a picture stores, and its original is kept, the picture
 is read from the original, which is exact.
+
+A data file may store originals packed (``codec/images/packing.py``). Readers hand out the files as
+they were. Code that copies what is stored reads ``ORIGINAL`` and ``PACKING`` together.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from codec import EncodedImage
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from codec import CorruptStreamError, EncodedImage
 from codec.images.files import Picture, read_image
 from codec.images.resizing import fit, shrink
 
-from ..dataset.rows import encoded_image
+from ..dataset.data_file import DamagedDataError, OpenFile, within
+from ..dataset.rows import encoded_image, original_file
+from ..sources.samples import image_field
 
-ORIGINAL = "original"  # the column
+ORIGINAL, PACKING = "original", "original_packing"  # the columns
+
+
+def stored_columns(columns: Sequence[str]) -> list[str]:
+    """The columns to read for these; an original cannot be unpacked without its packing."""
+    return list(dict.fromkeys([*columns, *([PACKING] if ORIGINAL in columns else [])]))
+
+
+def file_of(row: Mapping[str, Any], url: str) -> bytes | None:
+    """The picture's own file of a row with ORIGINAL and PACKING; None if it is not kept.
+
+    ``url`` is for messages. Raises DamagedDataError, MissingPackageError.
+    """
+    try:
+        return original_file(row)
+    except CorruptStreamError as error:
+        raise DamagedDataError(f"{url}: {row['key']!r}: {error}", row["key"]) from error
+
+
+def file_of_problem(opened: OpenFile, key: str) -> tuple[bool, bytes | None]:
+    """Whether a data file has a row with this key, and that picture's own file if it is kept.
+
+    Reads all keys of the row groups that may have it, because an index has pictures only.
+    """
+    for group, bounds in enumerate(opened.group_bounds()):
+        if not within([key], bounds):
+            continue
+        places = pc.indices_nonzero(pc.equal(opened.read(group, ["key"]).column("key"), key))
+        if len(places):
+            names = ["fields", ORIGINAL, PACKING, "source_field", "key"]
+            (row,) = opened.read(group, names).take(places[:1]).to_pylist()
+            if row["source_field"] is not None:
+                return True, file_of(row, opened.url)
+            # A sample that was not taken apart: all its files are among its fields.
+            fields = {field["name"]: field["data"] for field in row["fields"]}
+            return True, fields.get(image_field(list(fields)))
+    return False, None
+
+
+def with_files(table: pa.Table, columns: Sequence[str], url: str) -> pa.Table:
+    """``columns`` of a table that was read with ``stored_columns`` and has ``key``.
+
+    Its originals are files as they were. Raises what ``file_of`` raises.
+    """
+    names = list(dict.fromkeys(columns))
+    if ORIGINAL in names and table.column(PACKING).null_count < table.num_rows:
+        rows = table.select(["key", ORIGINAL, PACKING]).to_pylist()
+        files = pa.array([file_of(row, url) for row in rows], pa.binary())
+        table = table.set_column(table.column_names.index(ORIGINAL), ORIGINAL, files)
+    return table.select(names)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from ..dataset.data_file import DatasetError, OpenFile, within
 from ..dataset.rows import layer_column, schema, stream_columns
-from .originals import ORIGINAL
+from .originals import ORIGINAL, PACKING, stored_columns, with_files
 
 ROW = "__row_of_the_group"  # beside a file's columns: the number of a row in its row group
 
@@ -114,7 +114,9 @@ def batches(
             continue
         numbers = where.numbers_in(opened, group, keys)
         if numbers is None or len(numbers):
-            table = _pictures(take_rows(opened.read(group, columns), numbers))
+            read = stored_columns(columns)
+            table = _pictures(take_rows(opened.read(group, read), numbers))
+            table = with_files(table, columns, opened.url)
             yield from table.combine_chunks().to_batches()
 
 
@@ -135,7 +137,8 @@ def read_pictures(
     """
     among = None if rows is None else pa.array(np.sort(rows), pa.int32())
     numbers = where.numbers_in(opened, group, among=among)
-    names = [*dict.fromkeys([*columns, *stream_columns(layers)])]
+    wanted = [*dict.fromkeys([*columns, *stream_columns(layers)])]
+    names = stored_columns(wanted)
     if numbers is not None and not len(numbers):
         fields = opened.metadata.schema.to_arrow_schema()
         table = pa.schema([fields.field(name) for name in names]).empty_table()
@@ -144,13 +147,17 @@ def read_pictures(
     if numbers is None:
         numbers = pa.array(range(table.num_rows), pa.int32())
     table = _pictures(table.append_column(ROW, numbers))
+    table = with_files(table, [*wanted, ROW], opened.url)
     if ORIGINAL in columns:
         return table
     originals = pa.nulls(table.num_rows, pa.binary())
     if layers and table.column(layer_column(layers - 1)).null_count:
-        kept = opened.read(group, [ORIGINAL]).take(table.column(ROW)).column(ORIGINAL)
+        kept = opened.read(group, ["key", ORIGINAL, PACKING]).take(table.column(ROW))
         short = table.column(layer_column(layers - 1)).is_null()
-        originals = pc.if_else(short, kept, pa.scalar(None, pa.binary()))
+        for place, name in ((1, ORIGINAL), (2, PACKING)):
+            some = pc.if_else(short, kept.column(name), pa.scalar(None, kept.column(name).type))
+            kept = kept.set_column(place, name, some)
+        originals = with_files(kept, [ORIGINAL], opened.url).column(ORIGINAL)
     return table.append_column(ORIGINAL, originals)
 
 

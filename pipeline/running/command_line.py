@@ -48,7 +48,6 @@ positive = _number(int, "at least 1", lambda number: number >= 1)
 not_negative = _number(int, "at least 0", lambda number: number >= 0)
 # Parquet takes less than 2 GiB of the fields of a row.
 sample_bytes = _number(int, "1 to 2000000000", lambda number: 1 <= number <= 2_000_000_000)
-percent = _number(int, "1 to 100", lambda number: 1 <= number <= 100)
 port = _number(int, "from 1 to 65535", lambda number: 1 <= number < 1 << 16)
 fraction = _number(float, "0 to 1", lambda number: 0 <= number <= 1)
 above_zero = _number(float, "above 0", lambda number: 0 < number < math.inf)

@@ -58,12 +58,18 @@ class LocatedPicture:
         return self.layers == 1 and (small or (side is not None and 2 * side <= longest))
 
     @property
+    def shrinks(self) -> bool:
+        """Whether the picture must be made smaller."""
+        side = self.request.max_side
+        return side is not None and max(self.entry.width, self.entry.height) > side
+
+    @property
     def memory(self) -> int:
         """About how many bytes it takes while it is processed, besides those of decoding."""
         longest, side = max(self.entry.width, self.entry.height), self.request.max_side
         scale = min(1.0, side / longest) if self.quick and side else 1.0
         pixels = int(self.entry.width * self.entry.height * scale**2)
-        kept = self.entry.original.length if self.original and self.entry.original else 0
+        kept = _file_bytes(self.entry) if self.original else 0
         return sum(self.entry.lengths[: self.layers]) + kept + _PIXEL_BYTES * pixels
 
 
@@ -76,9 +82,8 @@ class LocatedOriginal:
 
     @property
     def nbytes(self) -> int:
-        """Its length; a guess where that is not known."""
-        entry = self.entry
-        return entry.original.length if entry.original else entry.width * entry.height
+        """About its length; a guess where that is not known."""
+        return _file_bytes(self.entry) or self.entry.width * self.entry.height
 
 
 @dataclass(frozen=True)
@@ -257,6 +262,12 @@ def _left_out(error: DatasetError) -> None:
 
 def _not_kept(key: str) -> NotFound:
     return NotFound(f"the original of {key!r} was not kept")
+
+
+def _file_bytes(entry: IndexEntry) -> int:
+    """About how many bytes an original takes, with the bytes that it is unpacked from."""
+    stored = entry.original.length if entry.original else 0
+    return 3 * stored if entry.original_packing else stored
 
 
 def _place(entry: IndexEntry) -> tuple[object, ...]:

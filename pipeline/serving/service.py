@@ -167,9 +167,11 @@ class PreviewService:
         media_type = MEDIA_TYPES[request.format]
         async with lane.gate.slot(), lane.memory.take(found.memory):
             if found.original:
-                original, _ = await self._read(self._reader.original, found.entry)
+                original, kind = await self._read(self._reader.original, found.entry)
                 metrics.stream_bytes.inc(len(original))
-                body = await lane.write(metrics, self._write_original, original, request)
+                body = original
+                if kind != media_type or found.shrinks:
+                    body = await lane.write(metrics, self._write_original, original, request)
                 layers, nbytes = found.entry.num_layers, len(original)
                 return self._remember(Answer(body, media_type, found.etag, layers, nbytes, True))
             data = await self._read(self._reader.read, found)

@@ -39,15 +39,19 @@ class Sample:
 
     @property
     def image_field(self) -> str | None:
-        """The field to encode: the first whose name, or else whose extension, is a picture's."""
-        names = [name for name, _ in self.fields]
-        whole = (name for name in names if name.lower() in EXTENSIONS)
-        return next(whole, None) or next(filter(is_picture, names), None)
+        """The field to encode."""
+        return image_field([name for name, _ in self.fields])
 
     @property
     def side_pictures(self) -> int:
         """How many pictures it has beside the one to encode."""
         return max(0, sum(is_picture(name) for name, _ in self.fields) - 1)
+
+
+def image_field(names: Sequence[str]) -> str | None:
+    """The first field whose name, or else whose extension, is a picture's."""
+    whole = (name for name in names if name.lower() in EXTENSIONS)
+    return next(whole, None) or next(filter(is_picture, names), None)
 
 
 def is_picture(field: str) -> bool:

@@ -7,11 +7,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from codec.errors import StrataError
+from codec.errors import CorruptStreamError, StrataError
 from codec.images.files import unpack_alpha
 from codec.stream.bitstream import MAX_PIXELS, unpack_header, unpack_layer
 
-from ..dataset.rows import layer_column
+from ..dataset.rows import layer_column, original_file
 
 STATUSES = ("ok", "bad", "filtered")
 
@@ -72,11 +72,8 @@ def row_problems(
         yield f"its index is {row['index']}, its place {position}"
     if "status" not in lost and row["status"] not in STATUSES:
         yield f"its status is {row['status']!r}"
-    original, source = row["original"], ("source_bytes", "source_sha256")
-    if original is not None and not lost & {*source}:
-        same = hashlib.sha256(original).digest() == row["source_sha256"]
-        if not same or len(original) != row["source_bytes"]:
-            yield "its original is not the file that it was"
+    if not lost & {"original", "original_packing", "source_bytes", "source_sha256"}:
+        yield from _original_problems(row)
     if row["alpha"] is not None:
         try:
             shape = unpack_alpha(row["alpha"], max_pixels=MAX_PIXELS).shape
@@ -90,6 +87,21 @@ def row_problems(
         yield from _stream_problems(row, lost, model_id, layers)
     elif row["status"] == "ok":
         yield "has no stream"
+
+
+def _original_problems(row: Mapping[str, Any]) -> Iterator[str]:
+    try:
+        file = original_file(row)
+    except CorruptStreamError as error:
+        yield str(error)
+        return
+    if file is None:
+        if row["original_packing"] is not None:
+            yield f"says how its original is packed ({row['original_packing']!r}), and has none"
+        return
+    same = hashlib.sha256(file).digest() == row["source_sha256"]
+    if not same or len(file) != row["source_bytes"]:
+        yield "its original is not the file that it was"
 
 
 def _stream_problems(

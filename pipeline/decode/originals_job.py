@@ -1,0 +1,98 @@
+"""``--format originals`` from the driver's side: the corpus again, as far as its files are kept."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..dataset.layout import shard_stem, split_generation
+from ..dataset.ledger import Ledger, Plan
+from ..reader.dataset import DataFile
+from ..running.job import Stop, run_job_tasks
+from ..running.progress.events import EventLog
+from ..running.progress.summary import Problem, megabytes, plural
+from ..running.tasks import Task
+from ..stores.store import Store, storage_errors
+from .dataset_worker import settings_of
+from .originals_worker import COUNTS, ShardRestorer
+from .request import DecodeOptions, DecodeSummary, Request, begin_summary
+from .targets import DECODE_COMMITS, DECODE_PLAN, finished_tars
+
+
+def restore_originals(
+    options: DecodeOptions, request: Request, stop: Stop, log: EventLog
+) -> DecodeSummary:
+    """Write what is missing of the tars that the dataset was made of."""
+    dataset, store = request.dataset, Store(options.output, options.output_options)
+    plan = Plan(
+        DECODE_PLAN,
+        {
+            "dataset": dataset.url,
+            "dataset_fingerprint": dataset.fingerprint,
+            "format": options.format,
+            **request.parameters,
+        },
+    )
+    ledger = Ledger(store, plan.fingerprint, DECODE_COMMITS)
+    summary = begin_summary("gave back the files of", request, options)
+    with storage_errors(store.url, "cannot be written"):
+        if not plan.establish(store):
+            summary.notes.append(f"warning: {store.url} ignores create-only writes")
+        done, lost = finished_tars(ledger, ledger.records())
+    summary.notes += [f"warning: {name}.tar was lost and is written again" for name in lost]
+    names = _names(dataset.files, done)
+    wanted = {names[file.name]: (file, keys) for file, keys in request.files}
+    tasks = {
+        Task(name, (name, file, keys)): file.bytes
+        for name, (file, keys) in wanted.items()
+        if name not in done or done[name]["of"] != file.name
+    }
+    summary.resumed = len(wanted) - len(tasks)
+    outcomes = run_job_tasks(
+        "giving back",
+        ShardRestorer,
+        settings_of(options, request, plan),
+        tasks,
+        options,
+        summary,
+        log,
+        stop,
+        in_flight=1,  # see ShardRestorer
+    )
+    for outcome in outcomes:
+        if outcome.result is not None:
+            done[outcome.task.name] = outcome.result
+        else:
+            summary.failed_shards.append(Problem(outcome.task.name, "", outcome.failure))
+    totals: Counter[str] = Counter()
+    for name, (file, _) in wanted.items():
+        if name in done and done[name]["of"] == file.name:
+            totals.update({count: done[name][count] for count in COUNTS})
+            summary.add_record(done[name], file.record["source"]["url"])
+    summary.notes.append(
+        f"files:    {plural(totals['files'], 'file')}, {megabytes(totals['file_bytes'])}, byte for "
+        "byte"
+    )
+    if totals["without"]:
+        summary.notes.append(
+            f"{plural(totals['without'], 'sample')} cannot be given back whole, because the "
+            "dataset does not keep all of their files: read the pictures with --format webdataset; "
+            "--filter 'original is not None' leaves them out"
+        )
+    return summary
+
+
+def _names(files: Sequence[DataFile], done: Mapping[str, dict[str, Any]]) -> dict[str, str]:
+    """The tar's name for each data file: its shard's own, unless another shard has the same.
+
+    A name that a tar has already stays, also when the dataset has grown.
+    """
+    taken = {split_generation(record["of"])[0]: name for name, record in done.items()}
+    bases = {file.name: split_generation(file.name)[0] for file in files}
+    stems = Counter(map(shard_stem, set(bases.values())))
+    standing = set(taken.values())
+    names = {}
+    for name, base in bases.items():
+        stem = shard_stem(base)
+        alone = stems[stem] == 1 and stem not in standing
+        names[name] = taken.get(base, stem if alone else base)
+    return names

@@ -1,0 +1,152 @@
+"""The worker of ``--format originals``: a data file in, the tar that its samples came in out."""
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import Any
+
+from codec.errors import CorruptStreamError
+
+from ..dataset.layout import record_path
+from ..dataset.ledger import Ledger
+from ..dataset.rows import (
+    MAX_LISTED_PROBLEMS,
+    MAX_REASONS,
+    original_file,
+    original_key,
+    reason_kind,
+)
+from ..reader.dataset import DataFile
+from ..running.stages import StageClock
+from ..running.worker_errors import picklable_errors
+from ..stores.store import scratch_folder
+from ..stores.threads import ahead
+from .dataset_worker import DatasetWorker
+from .layer_rule import LayerRule
+from .samples import Sample, printable
+from .selection import Chosen, Selection, timed
+from .targets import DECODE_COMMITS, TarTarget, publish_tar
+
+COUNTS = ("files", "file_bytes", "without")
+_COLUMNS = (
+    *("fields", "original", "original_packing", "key_bytes", "status", "source_field"),
+    *("source_bytes", "source_sha256"),
+)
+
+
+class ShardRestorer(DatasetWorker):
+    """Gives back one data file at a time, a row group of it in memory. It needs no model."""
+
+    @cached_property
+    def selection(self) -> Selection:
+        no_layers = LayerRule(self.dataset.num_layers, layers=0)
+        condition = self.settings.condition
+        return Selection(self.dataset, no_layers, _COLUMNS, condition, originals=False)
+
+    @picklable_errors
+    def ready(self) -> str:
+        """Open the dataset; returns its model's id. Raises DatasetError."""
+        return self.dataset.model_id
+
+    @picklable_errors
+    def run(self, name: str, file: DataFile, keys: Sequence[str] | None = None) -> dict[str, Any]:
+        """Write the files of a data file, or of what has one of the ``keys``, as ``<name>.tar``.
+
+        Returns its commit record, in which ``of`` names the data file. Where no row is asked for,
+        there is a record but no tar. A tar of an older generation of the data file is replaced.
+        Raises StrataError (MissingPackageError for files that cannot be unpacked here),
+        RuntimeError.
+        """
+        started, clock = time.monotonic(), StageClock(self.activity.clock)
+        ledger = Ledger(self.store, self.settings.fingerprint, DECODE_COMMITS)
+        statuses, totals, reasons = Counter[str](), Counter[str](), Counter[str]()
+        problems: list[tuple[str, str, str]] = []
+        shown = self.activity.shard(file.name, of=file.rows)
+        with shown, scratch_folder(self.settings.scratch) as folder:
+            local = folder / "out.tar"
+            target = TarTarget(local)
+            for sample in self._samples(file, keys, clock):
+                with clock.timed("write"):
+                    target.write(sample.key, sample.fields or [])
+                totals.update(sample.counts)
+                statuses[sample.status] += 1
+                self.activity.add(file.name, samples=1, bad=sample.status == "bad")
+                if sample.status != "ok":
+                    reasons[reason_kind(sample.reason)] += 1
+                    if len(problems) < MAX_LISTED_PROBLEMS:
+                        problems.append((printable(sample.key), sample.status, sample.reason))
+            target.close()
+            rows = statuses.total()
+            if keys is None and not self.settings.condition and rows != file.rows:
+                raise RuntimeError(f"{file.path}: {file.rows} rows gave {dict(statuses)}")
+            standing = ledger.read(name)
+            if standing is not None and standing["of"] != file.name:  # an older generation
+                self.store.remove(record_path(name, DECODE_COMMITS))
+            size = 0
+            if rows:
+                self.activity.show(file.name, stage="upload")
+                with clock.timed("upload"):
+                    publish_tar(self.store, ledger, name, local, folder)
+                size = local.stat().st_size
+                self.activity.transferred(written=size)
+        record = {
+            **{status: statuses[status] for status in ("ok", "bad", "filtered")},
+            **{count: totals[count] for count in COUNTS},
+            "of": file.name,
+            "rows": rows,
+            "bytes": size,
+            "reasons": dict(reasons.most_common(MAX_REASONS)),
+            "problems": problems,
+            "seconds": round(time.monotonic() - started, 3),
+            "stage_seconds": clock.seconds(),
+        }
+        return ledger.commit(name, record)
+
+    def _samples(
+        self, file: DataFile, keys: Sequence[str] | None, clock: StageClock
+    ) -> Iterator[Sample]:
+        """The samples of the rows of ``file`` that are asked for, in its order."""
+        threads = self.settings.threads
+
+        def restore(chosen: Chosen) -> Sample:
+            with clock.timed("unpack", threads):
+                return restored(chosen.row)
+
+        self.activity.show(file.name, stage="unpack")
+        with self.dataset.open(file) as opened, ThreadPoolExecutor(threads) as pool:
+            rows = self.selection.rows(
+                opened, keys, lambda count: self.activity.transferred(read=count)
+            )
+            yield from ahead(pool, restore, timed(rows, clock), lambda: 2 * threads)
+
+
+def restored(row: Mapping[str, Any]) -> Sample:
+    """The files of a row under their own names, whatever its status.
+
+    It is ``bad`` if not all of them are there; ``counts`` are ``COUNTS``: files, their bytes, and 1
+    where any is missing. Raises MissingPackageError.
+    """
+    fields: list[tuple[str, bytes]] = []
+    missing, damage = [], ""
+    try:
+        picture = original_file(row)
+    except CorruptStreamError as error:
+        picture, damage = None, str(error)
+    if picture is not None and hashlib.sha256(picture).digest() != row["source_sha256"]:
+        picture, damage = None, "its original is not the file that it was: verify_dataset.py"
+    for field in row["fields"]:
+        name, data = field["name"], field["data"]
+        data = picture if data is None and name == row["source_field"] else data
+        if data is None:
+            missing.append(name)
+        else:
+            fields.append((name, data))
+    counts = {"files": len(fields), "file_bytes": sum(len(data) for _, data in fields)}
+    key = original_key(row)
+    if not missing:
+        return Sample(key, fields, counts=counts)
+    reason = damage or f"not kept when it was compressed: {', '.join(missing)}"
+    return Sample(key, fields, "bad", reason, {**counts, "without": 1})
