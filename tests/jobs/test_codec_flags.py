@@ -30,8 +30,9 @@ def test_decoding() -> None:
         "noise_scale": 0.0,
         "seed": 0,
     }
-    jpg = parse([*DECODE, "--image-format", "jpg", "--quality", "80"])
-    assert (jpg.quality, jpg.codec_options) == (80, {})  # here the quality is that of jpg
+    jpg = parse([*DECODE, "--image-format", "jpeg", "--image-quality", "80"])
+    assert (jpg.image_format, jpg.image_quality, jpg.codec_options) == ("jpg", 80, {})
+    assert parse([*DECODE, "--image-quality", "lossless"]).image_quality == "lossless"
 
 
 @pytest.mark.parametrize(

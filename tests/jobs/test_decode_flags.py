@@ -10,12 +10,8 @@ DECODE = ["--input", "set", "--output", "out"]
 def test_what_was_given_is_what_is_done() -> None:
     parse = load_job("decode_dataset").parse
     plain = parse(DECODE)
-    assert (plain.layers, plain.format, plain.image_format, plain.quality) == (
-        None,
-        "webdataset",
-        "png",
-        95,
-    )
+    assert (plain.layers, plain.format) == (None, "webdataset")
+    assert (plain.image_format, plain.image_quality) == ("png", None)
     assert (plain.keys, plain.filter, plain.max_side, plain.keep_original) == (
         None,
         None,
@@ -43,9 +39,11 @@ def test_what_was_given_is_what_is_done() -> None:
         (["--max-pixels", "0"], "--max-pixels"),
         (["--max-bad-fraction", "2"], "--max-bad-fraction"),
         (["--ignore-missing"], "there are no --keys"),
-        (["--quality", "101"], "--quality: must be 1 to 100"),
+        (["--image-quality", "101"], "--image-quality: must be 1 to 100 or lossless, not 101"),
+        (["--image-quality", "good"], "must be 1 to 100 or lossless, not good"),
         (["--format", "strata", "--max-side", "9"], "--max-side: --format strata decodes nothing"),
-        (["--format", "strata", "--image-format", "png", "--quality", "9"], "--image-format, "),
+        (["--format", "originals", "--max-side", "9"], "--format originals decodes nothing"),
+        (["--format", "strata", "--image-format", "jpg", "--image-quality", "9"], "quality: "),
     ],
 )
 def test_what_cannot_be(flags: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.dataset import models
+from tests.pipeline.makers import ToyCodec, png, write_tar
+from tests.pipeline.reader.test_originals import jpeg
 from tests.recipes.conftest import SAMPLES, SHARDS, URL, Counted, picture_of
+from tests.recipes.writing import write_dataset
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "reading.md").read_text()
@@ -55,6 +59,26 @@ def test_a_tool_reads_the_first_layer_and_no_more(counted: Counted, tool: str) -
 @pytest.mark.parametrize("tool", TOOLS)
 def test_a_tool_reads_local_files(counted: Counted, tool: str) -> None:
     check(run(tool, counted.local.url, run("With other tools", counted.local.url)))
+
+
+def test_originals_by_other_tools(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.write_bytes(b"a model")
+    files = {"a": jpeg(0), "b": png(1), "cut": jpeg(2)[:-400]}
+    tar = [(f"{key}.jpg", data) for key, data in files.items()]
+    write_tar(tmp_path / "x.tar", tar)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "load_codec", lambda *_, **__: ToyCodec(model))
+        dataset = write_dataset(
+            [str(tmp_path / "x.tar")],
+            str(tmp_path / "set"),
+            ToyCodec(model),
+            1,
+            keep_original="always",
+        )
+    names = {"files": [f"{dataset.url}/{file.path}" for file in dataset.files]}
+    found = run("Originals", dataset.url, names)
+    assert found["by_duckdb"] == found["by_polars"] == files
 
 
 @pytest.mark.parametrize("tool", ["DuckDB", "Hugging Face datasets"])

@@ -460,6 +460,20 @@ def test_jpg_keeps_full_colour_resolution():
     assert len(small) < len(large)
 
 
+def test_lossy_files_are_small_and_keep_transparency():
+    image = picture(64, 64)
+    alpha = np.tile(np.arange(64, dtype=np.uint8) * 4, (64, 1))
+    exact = len(write_image(image, alpha, "webp"))
+    for format in ("webp", "avif"):
+        small, large = (write_image(image, alpha, format, quality=q) for q in (40, 85))
+        assert len(small) < len(large) < exact
+        shown = read_image(large)
+        assert shown.format == format
+        assert psnr(shown.rgb, image) > 22
+        assert np.abs(shown.alpha.astype(int) - alpha).mean() < 3
+    assert write_image(image, format="avif") == write_image(image, format="avif", quality=75)
+
+
 def test_jpg_refuses_transparency_in_words():
     with pytest.raises(UnsupportedImageError, match="png or webp"):
         write_image(RGB, ALPHA, "jpg")

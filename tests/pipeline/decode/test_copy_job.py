@@ -12,7 +12,7 @@ from codec.errors import InvalidModelError
 from codec.images.files import read_image, write_image
 from pipeline.dataset import publisher
 from pipeline.dataset.ledger import Ledger, PlanMismatchError
-from pipeline.decode import copy_worker
+from pipeline.decode import copy_worker, sparse
 from pipeline.decode.copy_job import truncated_parameters
 from pipeline.decode.job import DecodeOptions, decode
 from pipeline.decode.request import resolve
@@ -23,6 +23,7 @@ from pipeline.verify.job import Subset, VerifyOptions, verify
 from tests.pipeline.conftest import Make
 from tests.pipeline.counting import CountingFileSystem
 from tests.pipeline.makers import ToyCodec, picture, png, samples, write_tar
+from tests.pipeline.reader.test_originals import jpeg
 
 pytestmark = pytest.mark.usefixtures("without_ray")
 
@@ -166,6 +167,28 @@ def test_originals(keep: bool, make_dataset: Make, tmp_path: Path) -> None:
     assert (copied.image("n") == noise).all() == keep
     assert ("originals are left out (3 pictures" in "\n".join(summary.lines())) == (not keep)
     check_sound(copied.url, 4)
+
+
+@pytest.mark.parametrize("chosen", [{}, {"filter": "key in ['3', '7']"}])
+def test_packed_originals_are_copied_as_they_are(
+    chosen: dict[str, Any], make_dataset: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sparse, "LARGE", 0)
+    source = write_tar(tmp_path / "j.tar", [(f"{n}.jpg", jpeg(n)) for n in range(12)])
+    dataset = make_dataset([str(source)], keep_original="always")
+    copy(dataset, tmp_path / "copy", keep_original=True, layers=1, **chosen)
+    copied = open_dataset(str(tmp_path / "copy"))
+    numbers = [3, 7] if chosen else range(12)
+    before = {row["key"]: row for row in rows(dataset)}
+    for row, number in zip(rows(copied), numbers, strict=True):
+        for name in ("original", "original_packing"):
+            assert row[name] == before[str(number)][name] is not None
+        assert copied.original(str(number)) == jpeg(number)
+    check_sound(copied.url, 1)
+    copy(dataset, tmp_path / "without", layers=1)
+    for row in rows(open_dataset(str(tmp_path / "without"))):
+        assert (row["original"], row["original_packing"]) == (None, None)
+    check_sound(str(tmp_path / "without"), 1)
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,21 @@
 """The full check: data files read whole, by workers, in parts."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from codec.errors import MissingPackageError
+from codec.images.packing import pack_file
 from pipeline.compress.job import CompressOptions, compress
+from pipeline.decode.job import DecodeOptions
+from pipeline.decode.job import decode as hand_out
 from pipeline.running.scheduler import Outcome, Task
 from pipeline.verify.job import Subset
 from tests.pipeline.makers import ToyCodec, png, write_tar
+from tests.pipeline.reader.test_originals import jpeg
 from tests.pipeline.verify.archives import (
     FULL,
     Archive,
@@ -93,6 +99,38 @@ def test_originals_that_were_kept(
     flip(path, place_of(path, png(1)) + 40)
     (damage,) = kept.verify(read=FULL).damaged
     assert any("'k': its original is not the file that it was" in p for p in damage.problems)
+
+
+def test_packed_originals_are_unpacked_checked_and_packed_again(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    root, file = tmp_path / "kept", jpeg(0)
+    tar = write_tar(tmp_path / "k.tar", [("k.jpg", file), ("cut.jpg", jpeg(1)[:-400])])
+    compress(
+        CompressOptions(inputs=(str(tar),), output=str(root), model="toy", keep_original="always")
+    )
+    kept = Archive(root)
+    assert kept.verify(read=FULL).exit_code == 0
+    restored = DecodeOptions(str(root), str(tmp_path / "out"), format="originals")
+    assert hand_out(restored).ok == 2
+    path = kept.file("k")
+    packed, packing = pack_file(file)
+    assert packing == "lepton"
+    flip(path, place_of(path, packed) + len(packed) // 2)
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "lepton_jpeg_python", None)
+        with pytest.raises((MissingPackageError, RuntimeError), match="lepton_jpeg_python is not"):
+            kept.verify(read=FULL)  # that is no damage
+    (damage,) = kept.verify(read=FULL).damaged
+    assert any("original" in p and p.startswith("'k'") for p in damage.problems)
+    assert kept.verify(read=FULL, repair=True).exit_code == 0
+    assert kept.file("k") != path
+    assert kept.dataset.original("k") == file
+    assert place_of(kept.file("k"), packed)
+    again = hand_out(restored)  # the next generation takes the place of the tar
+    assert (again.ok, again.resumed) == (2, 0)
+    assert [one.name for one in (tmp_path / "out").glob("*.tar")] == ["k.tar"]
+    assert hand_out(restored).resumed == 1
 
 
 def test_a_worker_that_fails_is_no_damage(
