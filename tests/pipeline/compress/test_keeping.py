@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from codec.images.files import read_image, write_image
@@ -136,6 +137,23 @@ def test_an_original_beside_a_complete_stream_is_left_alone(
         data = opened.extractfile("photo.png")
         assert data is not None
         assert (read_image(data.read()).rgb == dataset.image("photo")).all()
+
+
+def test_what_killed_a_worker_is_kept_and_not_read_again(
+    make_dataset: Make, toy: ToyCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    monkeypatch.setattr(encoder_module, "pack_file", lambda data: read.append(data) or (data, None))
+    jpegs = [write_image(picture(n), None, "jpg") for n in range(3)]
+    tar = write_tar(tmp_path / "x.tar", [(f"{n}.jpg", data) for n, data in enumerate(jpegs)])
+    dataset = make_dataset([], keep_original="always")
+    (shard,) = expand_inputs([str(tar)])
+    job = ShardJob(shard_name(shard, dataset.fingerprint), shard)
+    compressor(dataset, toy, keep_original="always").run(job, {1: "its worker died"})
+    (path,) = (Path(dataset.url) / "data").glob("x-*.parquet")
+    rows = list(iter_rows(pq.ParquetFile(path), schema(4).names))
+    assert [row["original"] for row in rows] == jpegs
+    assert read == [jpegs[0], jpegs[2]]
 
 
 def test_a_floor_for_quality(make_dataset: Make, tmp_path: Path) -> None:

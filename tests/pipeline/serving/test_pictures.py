@@ -1,6 +1,7 @@
 """Pictures over HTTP: the right pixels, in the right size and format, and what is said of them."""
 
 import io
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from codec.images.files import read_image
 from pipeline.reader.dataset import Dataset
 from tests.pipeline.conftest import Make
 from tests.pipeline.makers import ToyCodec, picture, png, write_tar
+from tests.pipeline.reader.test_originals import jpeg
 from tests.pipeline.serving.conftest import Client, alpha_plane, url
 
 
@@ -149,6 +151,7 @@ def test_the_original_where_layers_are_not_stored(
     client = connect(dataset)
     full = client.get(url("flat", format="png"))
     np.testing.assert_array_equal(shown(full.content), flat)
+    assert full.content == out.getvalue()  # not an encoding of it
     assert full.headers["x-strata-original"] == "true"
     assert full.headers["x-strata-bytes"] == str(len(out.getvalue()))
     few = client.get(url("flat", layers=stored, format="png"))
@@ -164,6 +167,22 @@ def test_the_original_where_layers_are_not_stored(
     monkeypatch.setattr(dataset, "original", None)  # whoever has it already makes nobody read it
     again = client.get("/v1/originals/flat", headers={"If-None-Match": kept.headers["etag"]})
     assert (again.status_code, again.headers["etag"]) == (304, kept.headers["etag"])
+
+
+def test_originals_that_are_packed(
+    make_dataset: Make, connect: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = jpeg(0)
+    write_tar(tmp_path / "a.tar", [("a.jpg", file)])
+    client = connect(make_dataset([str(tmp_path / "a.tar")], keep_original="larger"))
+    assert client.get("/v1/originals/a").content == file
+    assert client.get(url("a", format="jpeg")).content == file
+    assert client.get(url("a", format="jpeg", max_side=160)).content == file
+    assert Image.open(io.BytesIO(client.get(url("a", max_side=80)).content)).size == (80, 60)
+    monkeypatch.setitem(sys.modules, "lepton_jpeg_python", None)
+    refused = client.get("/v1/originals/a")
+    assert refused.status_code == 503
+    assert client.get(url("a", layers=1)).status_code == 200
 
 
 def test_no_original_was_kept(client: TestClient) -> None:
