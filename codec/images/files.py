@@ -333,14 +333,14 @@ def write_image(
     # Efforts chosen on photographs: the defaults take 2.6 (png) and 10 times (webp) as long, for
     # files that are no smaller (png) or 6 % smaller (webp). WebP's "quality" is effort here.
     lossless_webp = {"lossless": True, "exact": True, "quality": 25, "method": 0}
-    options: dict[str, Any] = {
+    writers: dict[str, dict[str, Any]] = {
         "png": {"compress_level": 3},
         "webp": lossless_webp if quality is None else {"quality": quality},
         "jpg": {"quality": lossy, "subsampling": 0, "optimize": True},
         "avif": {"quality": lossy, "speed": 8, "max_threads": 1},
-    }[format]
+    }
     out = io.BytesIO()
-    Image.fromarray(pixels).save(out, _WRITERS[format], **options)
+    Image.fromarray(pixels).save(out, _WRITERS[format], **writers[format])
     return out.getvalue()
 
 
