@@ -5,7 +5,6 @@ two of six layers are wanted. Each row group is one request (Parquet's ``pre_buf
 columns of the first layers are neighbours.
 """
 
-import io
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -24,8 +23,9 @@ from ..stores.passing import may_pass
 from ..stores.ranges import RangeFile, ShortReadError, read_range
 from ..stores.reasons import describe
 from ..stores.store import Store
+from .parquet import ParquetFile, read_footer
 from .rows import footer_problem
-from .untrusted import MAX_GROUP_BYTES, check_data_file
+from .untrusted import check_data_file
 
 T = TypeVar("T")
 
@@ -131,15 +131,12 @@ class OpenFile:
         if problem:
             raise DamagedDataError(f"{self.url}: {problem}: {_MEND}")
         with self._reading("its footer"):
-            return pq.read_metadata(io.BytesIO(tail))
+            return read_footer(tail)
 
     @cached_property
-    def parquet(self) -> pq.ParquetFile:
-        return pq.ParquetFile(
-            pa.PythonFile(RangeFile(self._store, self.file.path, self.file.bytes), mode="r"),
-            metadata=self.metadata,
-            pre_buffer=True,
-            page_checksum_verification=True,
+    def parquet(self) -> ParquetFile:
+        return ParquetFile(
+            RangeFile(self._store, self.file.path, self.file.bytes), metadata=self.metadata
         )
 
     def read(self, group: int, columns: Sequence[str]) -> pa.Table:
@@ -149,10 +146,6 @@ class OpenFile:
         the store does not answer.
         """
         with self._reading(f"row group {group}"):
-            described = self.metadata.row_group(group)
-            chunks = map(described.column, range(described.num_columns))
-            if sum(max(one.total_uncompressed_size, 0) for one in chunks) > MAX_GROUP_BYTES:
-                raise ValueError(f"it claims to hold more than {MAX_GROUP_BYTES} bytes")
             return self.parquet.read_row_group(group, columns=list(columns))
 
     def rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:

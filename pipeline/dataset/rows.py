@@ -24,13 +24,10 @@ from codec import EncodedImage
 from codec.errors import StrataError
 
 from ..sources.samples import is_picture
+from .parquet import BYTES_PER_GROUP, DICTIONARY_COLUMNS, ROWS_PER_GROUP, ParquetFile
 
 SCHEMA_VERSION = 2
 METADATA_KEY = b"strata"
-# 256 rows: reading one key's first layer fetches a quarter of a megabyte, not three. 16 MiB: a
-# reader holds a row group in memory, and pyarrow itself counts rows only.
-ROWS_PER_GROUP = 256
-BYTES_PER_GROUP = 16 << 20
 FOOTER_END = 8  # bytes behind Parquet's footer: its length and the magic number
 MAX_LISTED_PROBLEMS, MAX_REASONS = 100, 20  # of a data file
 Status = Literal["ok", "bad", "filtered"]
@@ -66,7 +63,6 @@ _UNCHANGED = (
     *("original", "alpha", "status", "reason", "source_field", "source_format", "source_bytes"),
     *("source_sha256", "image_sha256", "notes", "index"),
 )
-_DICTIONARY_COLUMNS = ["status", "reason", "source_field", "source_format", "notes"]
 
 
 class RecordError(StrataError):
@@ -160,12 +156,13 @@ class RowWriter:
             compression={
                 leaf: "NONE" if leaf in unpacked else "ZSTD" for leaf in [*small, *verbatim]
             },
-            use_dictionary=_DICTIONARY_COLUMNS,
+            use_dictionary=list(DICTIONARY_COLUMNS),
             write_statistics=["key"],
             write_page_checksum=True,
         )
         self._rows: list[dict[str, Any]] = []
         self._bytes = 0
+        self._texts: set[str] = set()  # of the dictionaries
 
     def append(self, row: Row) -> None:
         self.copy(row.columns(self.layers))
@@ -173,17 +170,21 @@ class RowWriter:
     def copy(self, columns: dict[str, Any]) -> None:
         """Append a row as ``iter_rows`` gives it, of a file with the same schema."""
         nbytes = row_bytes(columns)
-        if self._rows and self._bytes + nbytes > BYTES_PER_GROUP:
+        texts = {columns[name] or "" for name in DICTIONARY_COLUMNS}
+        # Readers count with the longest text of a dictionary for every row.
+        spread = sum(map(len, self._texts | texts)) * (len(self._rows) + 1)
+        if self._rows and max(self._bytes + nbytes, spread) > BYTES_PER_GROUP:
             self._flush()
         self._rows.append(columns)
         self._bytes += nbytes
+        self._texts |= texts
         if len(self._rows) == ROWS_PER_GROUP:
             self._flush()
 
     def _flush(self) -> None:
         table = pa.Table.from_pylist(self._rows, schema=self._schema)
         self._writer.write_table(table, row_group_size=len(self._rows))
-        self._rows, self._bytes = [], 0
+        self._rows, self._bytes, self._texts = [], 0, set()
 
     def close(self) -> None:
         if self._rows:
@@ -192,9 +193,9 @@ class RowWriter:
 
 
 def row_bytes(columns: Mapping[str, Any]) -> int:
-    """About how many bytes a row takes in memory and in the file: its bulky values."""
-    side = sum(len(field["data"] or b"") for field in columns["fields"])
-    return side + sum(len(value) for value in columns.values() if isinstance(value, bytes))
+    """About how many bytes a row takes in memory and in the file: its bytes and texts."""
+    side = sum(len(field["name"]) + len(field["data"] or b"") for field in columns["fields"])
+    return side + sum(len(value) for value in columns.values() if isinstance(value, bytes | str))
 
 
 def _leaves(columns: pa.Schema) -> list[str]:
@@ -256,7 +257,7 @@ def inspect_file(path: Path, layers: int) -> FileFacts:
 
     Raises RecordError for rows that contradict themselves, OSError for damaged pages.
     """
-    file = pq.ParquetFile(path, page_checksum_verification=True)
+    file = ParquetFile(path)
     read_metadata(file, path.name)
     counts: Counter[str] = Counter()
     reasons: Counter[str] = Counter()

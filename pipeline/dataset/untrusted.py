@@ -12,14 +12,12 @@ from typing import Any
 from codec.stream import bitstream
 
 from .layout import data_path, index_path
+from .parquet import MAX_FOOTER_BYTES
 from .rows import SCHEMA_VERSION
 
-MAX_FOOTER_BYTES = 1 << 28
 MAX_INDEX_BYTES = 1 << 32
 MAX_FILE_BYTES = 1 << 50
 MAX_ROWS = (1 << 31) - 1  # of a data file: an index has them as int32
-# Of a row group, by its footer: a writer ends one at 16 MiB, but a single row may be larger.
-MAX_GROUP_BYTES = 1 << 32
 INDEX_FORMAT = 1  # of index files; those that name no format have format 1
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 _MODEL_ID = re.compile(r"[0-9a-f]{64}")

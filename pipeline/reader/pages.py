@@ -124,15 +124,15 @@ def _hits(
             return None
         blocks = IndexBlocks(lookup.store, file, lookup.cache)
         try:
-            tables = [one.table for one in blocks.get(range(len(blocks.bounds())))]
+            tables = (one.table for one in blocks.get(range(len(blocks.bounds()))))
+            return {
+                group
+                for table in tables
+                for group in table.filter(_has(table, search)).column("row_group").to_pylist()
+            }
         except BrokenIndexError as error:
             lookup.ignore(file, str(error))
             return None
-        return {
-            group
-            for table in tables
-            for group in table.filter(_has(table, search)).column("row_group").to_pylist()
-        }
 
     with ThreadPoolExecutor(_AHEAD) as pool:
         yield from zip(files, pool.map(hits, files), strict=True)
