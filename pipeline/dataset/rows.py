@@ -30,6 +30,7 @@ SCHEMA_VERSION = 2
 METADATA_KEY = b"strata"
 FOOTER_END = 8  # bytes behind Parquet's footer: its length and the magic number
 MAX_LISTED_PROBLEMS, MAX_REASONS = 100, 20  # of a data file
+MAX_TOLD = 500  # characters of a key or a reason in a record
 Status = Literal["ok", "bad", "filtered"]
 
 _FIELDS = pa.list_(pa.struct([("name", pa.string()), ("data", pa.binary())]))
@@ -238,7 +239,7 @@ class FileFacts:
     column_bytes: dict[str, int]
     side_pictures: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
-    problems: tuple[tuple[str, str, str], ...] = ()
+    problems: tuple[tuple[str, ...], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -249,7 +250,10 @@ def read_metadata(file: pq.ParquetFile, name: str) -> dict[str, Any]:
     packed = (file.schema_arrow.metadata or {}).get(METADATA_KEY)
     if packed is None:
         raise RecordError(f"{name}: this Parquet file was not written by Strata")
-    return dict(json.loads(packed))
+    try:
+        return dict(json.loads(packed))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise RecordError(f"{name}: its metadata are damaged") from error
 
 
 def inspect_file(path: Path, layers: int) -> FileFacts:
@@ -261,14 +265,15 @@ def inspect_file(path: Path, layers: int) -> FileFacts:
     read_metadata(file, path.name)
     counts: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
-    problems: list[tuple[str, str, str]] = []
+    problems: list[tuple[str, ...]] = []
     pixels = picture_bytes = stream_bytes = kept = side_pictures = 0
     for position, row in enumerate(iter_rows(file, schema(layers).names)):
         counts[row["status"]] += 1
         if row["status"] != "ok":
             reasons[reason_kind(row["reason"])] += 1
             if len(problems) < MAX_LISTED_PROBLEMS:
-                problems.append((row["key"], row["status"], row["reason"]))
+                told = (row["key"], row["status"], row["reason"])
+                problems.append(tuple(str(text)[:MAX_TOLD] for text in told))
             continue
         encoded = encoded_image(row, layers, path.name)
         if row["index"] != position or encoded.num_layers != row["layers"]:

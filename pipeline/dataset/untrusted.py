@@ -5,6 +5,7 @@ requests and memory. All functions raise ValueError, or LookupError and TypeErro
 values. The message continues the name of the file, which callers put before it.
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,10 +18,24 @@ from .rows import SCHEMA_VERSION
 
 MAX_INDEX_BYTES = 1 << 32
 MAX_FILE_BYTES = 1 << 50
+# Of files of JSON, which can take thirty times more in memory. A manifest has about 800 bytes for
+# each data file.
+MAX_PLAN_BYTES, MAX_RECORD_BYTES, MAX_MANIFEST_BYTES = 1 << 20, 1 << 20, 1 << 28
 MAX_ROWS = (1 << 31) - 1  # of a data file: an index has them as int32
 INDEX_FORMAT = 1  # of index files; those that name no format have format 1
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 _MODEL_ID = re.compile(r"[0-9a-f]{64}")
+
+
+def parse_json(data: bytes | str) -> dict[str, Any]:
+    """An object of JSON. Raises ValueError for anything else."""
+    try:
+        value = json.loads(data)
+    except RecursionError as error:
+        raise ValueError("is nested too deep") from error
+    if not isinstance(value, dict):
+        raise ValueError("is JSON, but no object")
+    return value
 
 
 def check_plan(parameters: Mapping[str, Any]) -> None:

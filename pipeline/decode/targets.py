@@ -46,11 +46,15 @@ class FileTarget:
         for name, data in fields:
             path = f"{self._folder}/{safe_path(f'{key}.{name}')}"
             try:
-                if not self._store.create(path, data) and self._store.read(path) != data:
+                if not self._store.create(path, data) and not self._holds(path, data):
                     self._store.remove(path)
                     self._store.create(path, data)
             except (NotADirectoryError, IsADirectoryError, FileExistsError) as error:
                 raise UnwritableNameError(f"{path} is a folder's name as well") from error
+
+    def _holds(self, path: str, data: bytes) -> bool:
+        size = self._store.info(path)["size"]
+        return bool(size == len(data) and self._store.read(path, size) == data)
 
     def close(self) -> None:
         pass

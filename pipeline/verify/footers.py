@@ -3,7 +3,6 @@
 Each file takes two small requests, one for its record and one for its footer.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ from ..dataset.rows import (
     footer_problem,
     schema,
 )
+from ..dataset.untrusted import parse_json
 from ..reader.dataset import DataFile, Dataset
 from ..stores.reasons import describe
 from .checks import Damage, read_record
@@ -127,7 +127,7 @@ class FileChecker:
         columns = described(metadata, start + len(tail))
         found = {"bytes": start + len(tail), "rows": metadata.num_rows, "footer_bytes": len(tail)}
         try:
-            written = json.loads(metadata.metadata[METADATA_KEY])
+            written = parse_json(metadata.metadata[METADATA_KEY])
             found |= {"source": written["source"], "model_id": written["model_id"]}
             ours = written["fingerprint"] == self.dataset.fingerprint
         except (TypeError, KeyError, ValueError):
