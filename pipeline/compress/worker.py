@@ -185,7 +185,8 @@ class ShardCompressor(Worker[CompressSettings]):
         """Hold the shard, and the data files it had before if they are needed, as local files."""
         with self._stage(self._fetching, job.name, "download"), clock.timed("download"):
             self._end_if_pausing(job)
-            opened = open_shard(job.shard, scratch, self.settings.input_options)
+            settings = self.settings
+            opened = open_shard(job.shard, scratch, settings.input_options, settings.gzip)
             file = fetched.enter_context(opened)
             previous = None
             if job.previous is not None:

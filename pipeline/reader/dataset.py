@@ -34,6 +34,7 @@ from ..dataset.index import IndexEntry
 from ..dataset.layout import manifest_name
 from ..dataset.ledger import FORMAT_VERSION, latest_manifest
 from ..dataset.models import load_model
+from ..dataset.untrusted import MAX_MANIFEST_BYTES, parse_json
 from ..stores.cache import ByteCache
 from ..stores.reasons import describe
 from ..stores.store import Store, storage_errors

@@ -13,6 +13,7 @@ from pipeline.sources.listing import expand_inputs
 from pipeline.sources.samples import group_samples
 from pipeline.sources.shards import Shard, open_shard
 from pipeline.sources.tar_members import MAX_PADDING, Member, ShardError, read_members
+from pipeline.stores.gzip_limits import GzipLimits
 from tests.pipeline.makers import png, samples, tar_bytes, write_tar
 
 
@@ -212,3 +213,33 @@ def test_a_shard_that_shrank_after_it_was_listed(tmp_path: Path) -> None:
     shard = Shard(str(path), path.stat().st_size + 512, "")
     with pytest.raises(OSError, match="instead of"), open_shard(shard, tmp_path):
         pass
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        (GzipLimits(), r"to more than 16777216; .*--max-gzip-ratio \(50\)"),
+        (GzipLimits(1100, 0.1), r"--max-unpacked-gib \(0.1\)"),
+        (GzipLimits(1100), "the tar ends at offset 0"),  # all of it was unpacked
+    ],
+)
+def test_gzip_that_expands_without_end(tmp_path: Path, limits: GzipLimits, words: str) -> None:
+    """300 kB of it used to write 300 MB of scratch."""
+    path = tmp_path / "x.tar.gz"
+    path.write_bytes(gzip.compress(bytes(300 << 20)))
+    (shard,) = expand_inputs([str(path)])
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    with pytest.raises(ShardError, match=words), open_shard(shard, scratch, limits=limits):
+        pass
+    assert not list(scratch.iterdir())
+
+
+def test_gzip_that_may_expand(tmp_path: Path) -> None:
+    zeros = [("a.png", png()), ("a.npy", bytes(20 << 20))]
+    path = write_tar(tmp_path / "x.tar.gz", zeros, mode="w:gz")
+    (shard,) = expand_inputs([str(path)])
+    with pytest.raises(ShardError), open_shard(shard, tmp_path):
+        pass
+    with open_shard(shard, tmp_path, limits=GzipLimits(2000)) as opened:
+        assert opened.read(opened.samples[0].fields[1][1]) == bytes(20 << 20)
