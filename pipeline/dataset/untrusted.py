@@ -98,6 +98,11 @@ def check_index_row(
     for offset, length in ranges:
         if not (offset >= 0 and length >= 0 and offset + length <= file_bytes):
             raise ValueError(f"names {length} bytes at {offset} of a file of {file_bytes}")
+    check_size(row)
+
+
+def check_size(row: Mapping[str, Any]) -> None:
+    """Width and height of a picture, which its header says too. May raise CorruptStreamError."""
     header = bitstream.unpack_header(row["header"])
     if (header.width, header.height) != (row["width"], row["height"]):
         raise ValueError("says another size than its header")

@@ -155,7 +155,10 @@ def _shown(opened: OpenFile, group: int, first: int, named: Sequence[str]) -> pa
 
 
 def _selected(table: pa.Table, row: int, search: str, where: RowFilter) -> pa.Table:
-    wanted = pc.and_(table.column("width").is_valid(), pc.greater_equal(table.column(_ROW), row))
+    wanted = pc.greater_equal(table.column(_ROW), row)
+    for side in ("width", "height"):  # null where there is no picture, 0 in a damaged row
+        wanted = pc.and_(wanted, pc.fill_null(pc.greater(table.column(side), 0), False))
+    wanted = pc.and_(wanted, table.column("key").is_valid())
     if search:
         wanted = pc.and_(wanted, _has(table, search))
     return where.apply(table.filter(wanted))
