@@ -160,7 +160,8 @@ class OpenFile:
 
     def group_bounds(self) -> list[Bounds | None]:
         """The lowest and the highest key of each row group; None where the file has none."""
-        return group_bounds(self.metadata)
+        with self._reading("its footer"):
+            return group_bounds(self.metadata)
 
     def _reading(self, part: str) -> AbstractContextManager[None]:
         gone = DatasetError(
