@@ -24,7 +24,7 @@ from ..stores.ranges import RangeFile, ShortReadError, read_range
 from ..stores.reasons import describe
 from ..stores.store import Store
 from .parquet import ParquetFile, read_footer
-from .rows import footer_problem
+from .rows import check_columns, footer_problem
 from .untrusted import check_data_file
 
 T = TypeVar("T")
@@ -146,7 +146,9 @@ class OpenFile:
         the store does not answer.
         """
         with self._reading(f"row group {group}"):
-            return self.parquet.read_row_group(group, columns=list(columns))
+            table = self.parquet.read_row_group(group, columns=list(columns))
+            check_columns(table.schema, columns)
+            return table
 
     def rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         """All rows, one row group in memory at a time. Raises what ``read`` raises."""

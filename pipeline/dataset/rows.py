@@ -6,6 +6,7 @@ bulky metadata, small metadata, ``key``, ``width``, ``height``, ``header``,
 layer's bytes lie verbatim in the file; every page has a checksum.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ import pyarrow.parquet as pq
 
 from codec import EncodedImage
 from codec.errors import StrataError
+from codec.stream.bitstream import MAX_LAYERS
 
 from ..sources.samples import is_picture
 from .parquet import BYTES_PER_GROUP, DICTIONARY_COLUMNS, ROWS_PER_GROUP, ParquetFile
@@ -77,6 +79,21 @@ def layer_column(number: int) -> str:
 def schema(layers: int) -> pa.Schema:
     columns = [(layer_column(number), pa.binary()) for number in range(layers)]
     return pa.schema([*_METADATA, *_STREAM, *columns])
+
+
+def check_columns(found: pa.Schema, names: Sequence[str]) -> None:
+    """Raise ValueError unless ``found`` has these columns, with their types."""
+    expected = _widest()
+    for name in names:
+        if name in expected.names and (
+            name not in found.names or found.field(name).type != expected.field(name).type
+        ):
+            raise ValueError(f"it has no column {name} of {expected.field(name).type}")
+
+
+@functools.cache
+def _widest() -> pa.Schema:
+    return schema(MAX_LAYERS)
 
 
 def stream_columns(layers: int) -> list[str]:

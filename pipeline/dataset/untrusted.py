@@ -43,6 +43,8 @@ def check_plan(parameters: Mapping[str, Any]) -> None:
     if schema != SCHEMA_VERSION:
         raise ValueError(f"has schema {schema!r}, this release reads {SCHEMA_VERSION}")
     _check_number("layers", parameters["layers"], bitstream.MAX_LAYERS)
+    if not parameters["layers"]:
+        raise ValueError("says that there are no layers")
     if "max_pixels" in parameters:
         _check_number("max_pixels", parameters["max_pixels"], 1 << 62)
     if not isinstance(parameters["model_id"], str) or not _MODEL_ID.fullmatch(
@@ -64,12 +66,15 @@ def check_data_file(entry: Mapping[str, Any]) -> None:
         raise ValueError(f"says that {name} has more pictures than rows")
     _check_file(name, entry, MAX_FILE_BYTES)
     index = entry.get("index")
-    if index:
+    if index is not None:
+        if not isinstance(index, Mapping):
+            raise ValueError(f"says that the index of {name} is {index!r:.80}")
         if index["path"] != index_path(name):
             raise ValueError(f"says that the index of {name} is at {index['path']!r:.80}")
         if not isinstance(index["key_min"], str) or not isinstance(index["key_max"], str):
             raise ValueError(f"says that {name} has keys that are not text")
         _check_file(f"the index of {name}", index, MAX_INDEX_BYTES)
+        _check_number(f"the index of {name}: footer_crc32", index["footer_crc32"], (1 << 32) - 1)
 
 
 def check_record(record: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..dataset.data_file import Bounds, DataFile, OpenFile, group_bounds, reading, within
-from ..dataset.index import BrokenIndexError
+from ..dataset.index import SCHEMA, BrokenIndexError
 from ..dataset.parquet import MAX_GROUP_BYTES, ParquetFile, group_bytes, read_footer
 from ..dataset.untrusted import check_index_format
 from ..stores.cache import ByteCache
@@ -148,7 +148,9 @@ class IndexBlocks(Blocks):
             if length == size:
                 file = ParquetFile(data, metadata)
                 for number in range(metadata.num_row_groups):
-                    self._keep(number, Block.of(file.read_row_group(number)))
+                    table = file.read_row_group(number)
+                    _check_schema(table)
+                    self._keep(number, Block.of(table))
         return self.cache.put((self.path, "footer"), metadata, _PARSED * footer)
 
     def _portions(self, numbers: Sequence[int]) -> Iterator[Sequence[int]]:
@@ -173,6 +175,7 @@ class IndexBlocks(Blocks):
         with self._reading():
             file = ParquetFile(RangeFile(self._store, self.path, self._entry["bytes"]), footer)
             table = file.read_row_groups(list(numbers))
+            _check_schema(table)
         start = 0
         for number in numbers:
             rows = footer.row_group(number).num_rows
@@ -187,6 +190,11 @@ class IndexBlocks(Blocks):
             BrokenIndexError(f"{self.path} is gone"),
             lambda why: BrokenIndexError(f"{self.path} is damaged: {why}"),
         )
+
+
+def _check_schema(table: pa.Table) -> None:
+    if not table.schema.equals(SCHEMA):
+        raise ValueError("it has other columns than an index")
 
 
 class GroupBlocks(Blocks):
