@@ -201,7 +201,9 @@ class Store:
             raise self._too_large(name, most)
         return data
 
-    def read_many(self, names: Iterable[str], most: int) -> Iterator[tuple[str, bytes]]:
+    def read_many(
+        self, names: Iterable[str], most: int = READ_BYTES
+    ) -> Iterator[tuple[str, bytes]]:
         """Names and contents of many small files, in the order given, some hundred at a time.
 
         Raises what the first unreadable one raises, such as FileNotFoundError, and StorageError for
