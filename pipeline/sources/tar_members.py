@@ -104,7 +104,9 @@ def read_members(file: BinaryIO, size: int, url: str) -> list[Member]:
                 f"{url}: cut short at offset {size}: {name!r} should end at {at + length}"
             )
         if not (info.isdir() or (info.isreg() and name.endswith("/"))):
-            members.append(Member(name, at, length, _problem(info, sparse or _is_sparse(pax))))
+            members.append(
+                Member(name, at, length, _problem(info, sparse or _is_sparse(facts.maps[0])))
+            )
         at += _padded(length) if has_data else 0
 
 
