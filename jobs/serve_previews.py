@@ -11,6 +11,7 @@ ray job submit). Every client that reaches the port sees all pictures: put acces
 Exit code 0: ended by a signal; 1: it ended by itself; 2: it could not begin, the message says why.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -29,8 +30,19 @@ from pipeline.running.command_line import (
     port,
     positive,
 )
+from pipeline.serving.access import Access
 from pipeline.serving.limits import SLOWER, Limits
 from pipeline.serving.options import MOST_CPU_REPLICAS
+
+
+def token(path: str) -> str:
+    try:
+        text = Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise argparse.ArgumentTypeError(f"{path}: cannot be read: {error}") from None
+    if len(text) < 16 or "\n" in text:
+        raise argparse.ArgumentTypeError(f"{path}: must hold one line of 16 characters or more")
+    return text
 
 
 def parse(arguments: list[str] | None = None) -> ServeOptions:
@@ -43,6 +55,22 @@ def parse(arguments: list[str] | None = None) -> ServeOptions:
         default="127.0.0.1",
         help="the address to listen on (default: %(default)s, reached from this machine alone; "
         "0.0.0.0: from everywhere)",
+    )
+    parser.add_argument(
+        "--host-names",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="names under which browsers may ask, beside localhost, addresses and --host; requests "
+        "under others are refused, because a foreign page may have sent them (* allows all: only "
+        "behind a proxy that checks)",
+    )
+    parser.add_argument(
+        "--token-file",
+        type=token,
+        metavar="FILE",
+        help="ask every client for the token in this file: as Authorization: Bearer, or as the "
+        "password of any user in a browser; use it behind TLS",
     )
     parser.add_argument("--port", type=port, default=8000, help="default: %(default)s")
     parser.add_argument(
@@ -115,6 +143,7 @@ def parse(arguments: list[str] | None = None) -> ServeOptions:
         ServeOptions,
         given,
         limits=options_of(Limits, given, cache_bytes=given.cache_mb << 20),
+        access=Access(tuple(given.host_names), given.token_file),
     )
 
 

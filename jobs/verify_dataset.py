@@ -39,6 +39,7 @@ from pipeline.running.command_line import (
     zero_or_more,
 )
 from pipeline.running.streams import streams_that_may_close
+from pipeline.stores.urls import place_of
 
 
 def subset(text: str) -> Subset:
@@ -52,6 +53,12 @@ def subset(text: str) -> Subset:
     raise argparse.ArgumentTypeError(
         f"must be N/T with N from 1 to T, or a percentage from 0 to 100, not {text}"
     )
+
+
+def source_host(text: str) -> str:
+    if not place_of(text).partition("://")[2]:
+        raise argparse.ArgumentTypeError(f"must be a URL such as https://host, not {text}")
+    return text
 
 
 def json_path(text: str) -> str:
@@ -85,6 +92,16 @@ def parse(arguments: list[str] | None = None) -> tuple[VerifyOptions, str | None
     )
     parser.add_argument("--repair", action="store_true", help="repair what is found damaged")
     add_storage_options(parser, "--source-options", "for --repair: the original shards'")
+    parser.add_argument(
+        "--source-hosts",
+        nargs="+",
+        type=source_host,
+        default=[],
+        metavar="URL",
+        help="for --repair: where original shards may be read, and --source-options sent, such as "
+        "s3://bucket or https://host; always allowed are this machine's files and the dataset's "
+        "own host or bucket",
+    )
     parser.add_argument(
         "--collect-garbage",
         action="store_true",
@@ -122,6 +139,7 @@ def parse(arguments: list[str] | None = None) -> tuple[VerifyOptions, str | None
         given,
         read=read,
         decode=not given.no_decode,
+        source_hosts=tuple(given.source_hosts),
         older_than=3600 * given.older_than,
         **running_options(given),
     )

@@ -11,11 +11,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from codec.errors import StrataError
 
 from ..dataset.layout import SAVED, saved_path, saved_rows
+from ..dataset.parquet import ParquetFile
 from ..dataset.rows import iter_rows
 from ..stores.store import Store
 
@@ -64,7 +63,7 @@ class SavedRows:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """All of them, as ``RowWriter.copy`` takes them."""
         for local, passed in self._files:
-            file = pq.ParquetFile(local, page_checksum_verification=True)
+            file = ParquetFile(local)
             yield from islice(iter_rows(file, file.schema_arrow.names), passed, None)
 
     def remove(self) -> None:
@@ -77,7 +76,7 @@ class SavedRows:
 def _sound(local: Path, rows: int) -> bool:
     """Whether a file can be read whole, and has so many rows."""
     try:
-        file = pq.ParquetFile(local, page_checksum_verification=True)
+        file = ParquetFile(local)
         for group in range(file.num_row_groups):
             file.read_row_group(group)
         return bool(file.metadata.num_rows == rows)

@@ -23,13 +23,12 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from codec.errors import CorruptStreamError
 
 from ..dataset.layout import generation_name
 from ..dataset.ledger import Ledger, slim
 from ..dataset.models import load_model
+from ..dataset.parquet import ParquetFile
 from ..dataset.publisher import Publisher
 from ..dataset.rows import (
     FileFacts,
@@ -186,7 +185,8 @@ class ShardCompressor(Worker[CompressSettings]):
         """Hold the shard, and the data files it had before if they are needed, as local files."""
         with self._stage(self._fetching, job.name, "download"), clock.timed("download"):
             self._end_if_pausing(job)
-            opened = open_shard(job.shard, scratch, self.settings.input_options)
+            settings = self.settings
+            opened = open_shard(job.shard, scratch, settings.input_options, settings.gzip)
             file = fetched.enter_context(opened)
             previous = None
             if job.previous is not None:
@@ -235,7 +235,7 @@ class ShardCompressor(Worker[CompressSettings]):
             part.rename(local)
             return
         whole = RowWriter(local, layers, metadata)
-        for row in chain(saved, iter_rows(pq.ParquetFile(part), schema(layers).names)):
+        for row in chain(saved, iter_rows(ParquetFile(part), schema(layers).names)):
             whole.copy(row)
         whole.close()
 
@@ -256,7 +256,7 @@ class ShardCompressor(Worker[CompressSettings]):
             for row in self.encoder.rows(file, numbered, clock, *on_progress, skip=skip):
                 yield row.columns(layers)
             return
-        old = pq.ParquetFile(previous, page_checksum_verification=True)
+        old = ParquetFile(previous)
         if old.metadata.num_rows != len(file.samples):
             raise ShardError(
                 f"{job.shard.url}: has {len(file.samples)} samples, and had "
@@ -278,7 +278,7 @@ class ShardCompressor(Worker[CompressSettings]):
 
     def _decode_one(self, local: Path) -> None:
         """Decode the smallest of the first pictures from the finished file itself."""
-        file = pq.ParquetFile(local, page_checksum_verification=True)
+        file = ParquetFile(local)
         columns = stream_columns(self.settings.layers)
         groups = range(min(1, file.num_row_groups))
         rows = [row for row in iter_rows(file, columns, groups) if row["header"] is not None]

@@ -5,7 +5,6 @@ two of six layers are wanted. Each row group is one request (Parquet's ``pre_buf
 columns of the first layers are neighbours.
 """
 
-import io
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -24,8 +23,9 @@ from ..stores.passing import may_pass
 from ..stores.ranges import RangeFile, ShortReadError, read_range
 from ..stores.reasons import describe
 from ..stores.store import Store
-from .rows import footer_problem
-from .untrusted import MAX_GROUP_BYTES, check_data_file
+from .parquet import ParquetFile, read_footer
+from .rows import check_columns, footer_problem
+from .untrusted import check_data_file
 
 T = TypeVar("T")
 
@@ -131,15 +131,12 @@ class OpenFile:
         if problem:
             raise DamagedDataError(f"{self.url}: {problem}: {_MEND}")
         with self._reading("its footer"):
-            return pq.read_metadata(io.BytesIO(tail))
+            return read_footer(tail)
 
     @cached_property
-    def parquet(self) -> pq.ParquetFile:
-        return pq.ParquetFile(
-            pa.PythonFile(RangeFile(self._store, self.file.path, self.file.bytes), mode="r"),
-            metadata=self.metadata,
-            pre_buffer=True,
-            page_checksum_verification=True,
+    def parquet(self) -> ParquetFile:
+        return ParquetFile(
+            RangeFile(self._store, self.file.path, self.file.bytes), metadata=self.metadata
         )
 
     def read(self, group: int, columns: Sequence[str]) -> pa.Table:
@@ -149,11 +146,9 @@ class OpenFile:
         the store does not answer.
         """
         with self._reading(f"row group {group}"):
-            described = self.metadata.row_group(group)
-            chunks = map(described.column, range(described.num_columns))
-            if sum(max(one.total_uncompressed_size, 0) for one in chunks) > MAX_GROUP_BYTES:
-                raise ValueError(f"it claims to hold more than {MAX_GROUP_BYTES} bytes")
-            return self.parquet.read_row_group(group, columns=list(columns))
+            table = self.parquet.read_row_group(group, columns=list(columns))
+            check_columns(table.schema, columns)
+            return table
 
     def rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         """All rows, one row group in memory at a time. Raises what ``read`` raises."""
@@ -167,7 +162,8 @@ class OpenFile:
 
     def group_bounds(self) -> list[Bounds | None]:
         """The lowest and the highest key of each row group; None where the file has none."""
-        return group_bounds(self.metadata)
+        with self._reading("its footer"):
+            return group_bounds(self.metadata)
 
     def _reading(self, part: str) -> AbstractContextManager[None]:
         gone = DatasetError(

@@ -15,7 +15,6 @@ from codec.errors import StrataError
 
 from .data_file import DataFile
 
-ROWS_PER_GROUP = 256
 _SPAN = pa.struct([("offset", pa.int64()), ("length", pa.int32()), ("crc32", pa.uint32())])
 SCHEMA = pa.schema(
     [

@@ -11,8 +11,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..stores.store import Store
-from .index import ROWS_PER_GROUP, SCHEMA
+from .index import SCHEMA
 from .layout import index_path
+from .parquet import ROWS_PER_GROUP, ParquetFile
 from .rows import RecordError, file_sha256, layer_column, local_footer
 
 Create = Callable[[str, Path], bool]  # publish a local file under a name; False if it is taken
@@ -53,7 +54,7 @@ def write_index(table: pa.Table, path: Path) -> None:
 def same_index(path: Path, table: pa.Table) -> bool:
     """Whether a file is an index that holds this table."""
     try:
-        return bool(pq.read_table(path, page_checksum_verification=True).equals(table))
+        return bool(ParquetFile(path).read().equals(table))
     except (OSError, ValueError, pa.ArrowException):
         return False
 
@@ -89,7 +90,7 @@ def _upper_bound(key: str) -> str:
 
 def index_table(path: Path, layers: int) -> pa.Table:
     """The index of a local data file. Raises RecordError if a value is not found in it."""
-    file = pq.ParquetFile(path, page_checksum_verification=True)
+    file = ParquetFile(path)
     first = 0
     tables = [SCHEMA.empty_table()]
     with open(path, "rb") as raw:
@@ -102,7 +103,7 @@ def index_table(path: Path, layers: int) -> pa.Table:
 
 
 def _of_group(
-    file: pq.ParquetFile, raw: BinaryIO, group: int, first: int, layers: int, name: str
+    file: ParquetFile, raw: BinaryIO, group: int, first: int, layers: int, name: str
 ) -> pa.Table:
     """The rows of the index for the pictures of one row group, in the order of the data file."""
     verbatim = ["original", "alpha", *map(layer_column, range(layers))]

@@ -28,6 +28,7 @@ from .layout import (
     record_path,
     split_generation,
 )
+from .untrusted import MAX_MANIFEST_BYTES, MAX_PLAN_BYTES, MAX_RECORD_BYTES, parse_json
 
 FORMAT_VERSION = 1
 KEPT_PROBLEMS = 5  # of each record, in memory and in manifests
@@ -81,7 +82,7 @@ class Plan:
     def check(self, store: Store) -> None:
         """Compare with the plan in the store, if there is one. Raises PlanMismatchError."""
         try:
-            present = json.loads(store.read(self.name))
+            present = parse_json(store.read(self.name, MAX_PLAN_BYTES))
         except (FileNotFoundError, NotADirectoryError):
             return
         except ValueError as error:
@@ -133,7 +134,7 @@ class Ledger:
         complete = self._named(name, {**record, "fingerprint": self.fingerprint})
         if self.store.create(self._path(name), to_json(complete)):
             return complete
-        return self._parse(name, self.store.read(self._path(name)))
+        return self._parse(name, self.store.read(self._path(name), MAX_RECORD_BYTES))
 
     def exists(self, name: str) -> bool:
         """Whether there is a record of this name, of any plan."""
@@ -145,7 +146,7 @@ class Ledger:
         Raises PlanMismatchError for another plan's record, StorageError for a damaged one.
         """
         try:
-            return self._parse(name, self.store.read(self._path(name)))
+            return self._parse(name, self.store.read(self._path(name), MAX_RECORD_BYTES))
         except (FileNotFoundError, NotADirectoryError):
             return None
 
@@ -159,7 +160,7 @@ class Ledger:
             for file in sorted(self.store.sizes(self.folder))
             if file.endswith(RECORD_SUFFIX) and not file.startswith(".")
         ]
-        contents = self.store.read_many(map(self._path, names))
+        contents = self.store.read_many(map(self._path, names), MAX_RECORD_BYTES)
         return {
             name: slim(self._parse(name, data))
             for name, (_, data) in zip(names, contents, strict=True)
@@ -226,7 +227,7 @@ class Ledger:
     def _parse(self, name: str, data: bytes) -> dict[str, Any]:
         url = f"{self.store.url}/{self._path(name)}"
         try:
-            record = self._named(name, json.loads(data))
+            record = self._named(name, parse_json(data))
             matches = record["fingerprint"] == self.fingerprint
         except (ValueError, TypeError, KeyError) as error:
             raise StorageError(
@@ -317,7 +318,7 @@ def publish_manifest(
     packed = to_json(manifest, compact=True)
     while True:
         number = latest_manifest(store) if after is None else after
-        if number and store.read(manifest_name(number)) == packed:
+        if number and store.read(manifest_name(number), MAX_MANIFEST_BYTES) == packed:
             return number
         if store.create(manifest_name(number + 1), packed):
             return number + 1

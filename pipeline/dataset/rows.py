@@ -6,6 +6,7 @@ bulky metadata, small metadata, ``key``, ``width``, ``height``, ``header``,
 layer's bytes lie verbatim in the file; every page has a checksum.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -23,17 +24,16 @@ import pyarrow.parquet as pq
 from codec import EncodedImage
 from codec.errors import StrataError
 from codec.images.packing import unpack_file
+from codec.stream.bitstream import MAX_LAYERS
 
 from ..sources.samples import is_picture
+from .parquet import BYTES_PER_GROUP, DICTIONARY_COLUMNS, ROWS_PER_GROUP, ParquetFile
 
 SCHEMA_VERSION = 2
 METADATA_KEY = b"strata"
-# 256 rows: reading one key's first layer fetches a quarter of a megabyte, not three. 16 MiB: a
-# reader holds a row group in memory, and pyarrow itself counts rows only.
-ROWS_PER_GROUP = 256
-BYTES_PER_GROUP = 16 << 20
 FOOTER_END = 8  # bytes behind Parquet's footer: its length and the magic number
 MAX_LISTED_PROBLEMS, MAX_REASONS = 100, 20  # of a data file
+MAX_TOLD = 500  # characters of a key or a reason in a record
 Status = Literal["ok", "bad", "filtered"]
 
 _FIELDS = pa.list_(pa.struct([("name", pa.string()), ("data", pa.binary())]))
@@ -68,9 +68,6 @@ _UNCHANGED = (
     *("original", "alpha", "status", "reason", "original_packing", "source_field"),
     *("source_format", "source_bytes", "source_sha256", "image_sha256", "notes", "index"),
 )
-_DICTIONARY_COLUMNS = [
-    *("status", "reason", "original_packing", "source_field", "source_format", "notes"),
-]
 
 
 class RecordError(StrataError):
@@ -84,6 +81,21 @@ def layer_column(number: int) -> str:
 def schema(layers: int) -> pa.Schema:
     columns = [(layer_column(number), pa.binary()) for number in range(layers)]
     return pa.schema([*_METADATA, *_STREAM, *columns])
+
+
+def check_columns(found: pa.Schema, names: Sequence[str]) -> None:
+    """Raise ValueError unless ``found`` has these columns, with their types."""
+    expected = _widest()
+    for name in names:
+        if name in expected.names and (
+            name not in found.names or found.field(name).type != expected.field(name).type
+        ):
+            raise ValueError(f"it has no column {name} of {expected.field(name).type}")
+
+
+@functools.cache
+def _widest() -> pa.Schema:
+    return schema(MAX_LAYERS)
 
 
 def stream_columns(layers: int) -> list[str]:
@@ -166,12 +178,13 @@ class RowWriter:
             compression={
                 leaf: "NONE" if leaf in unpacked else "ZSTD" for leaf in [*small, *verbatim]
             },
-            use_dictionary=_DICTIONARY_COLUMNS,
+            use_dictionary=list(DICTIONARY_COLUMNS),
             write_statistics=["key"],
             write_page_checksum=True,
         )
         self._rows: list[dict[str, Any]] = []
         self._bytes = 0
+        self._texts: set[str] = set()  # of the dictionaries
 
     def append(self, row: Row) -> None:
         self.copy(row.columns(self.layers))
@@ -179,17 +192,21 @@ class RowWriter:
     def copy(self, columns: dict[str, Any]) -> None:
         """Append a row as ``iter_rows`` gives it, of a file with the same schema."""
         nbytes = row_bytes(columns)
-        if self._rows and self._bytes + nbytes > BYTES_PER_GROUP:
+        texts = {columns[name] or "" for name in DICTIONARY_COLUMNS}
+        # Readers count with the longest text of a dictionary for every row.
+        spread = sum(map(len, self._texts | texts)) * (len(self._rows) + 1)
+        if self._rows and max(self._bytes + nbytes, spread) > BYTES_PER_GROUP:
             self._flush()
         self._rows.append(columns)
         self._bytes += nbytes
+        self._texts |= texts
         if len(self._rows) == ROWS_PER_GROUP:
             self._flush()
 
     def _flush(self) -> None:
         table = pa.Table.from_pylist(self._rows, schema=self._schema)
         self._writer.write_table(table, row_group_size=len(self._rows))
-        self._rows, self._bytes = [], 0
+        self._rows, self._bytes, self._texts = [], 0, set()
 
     def close(self) -> None:
         if self._rows:
@@ -198,9 +215,9 @@ class RowWriter:
 
 
 def row_bytes(columns: Mapping[str, Any]) -> int:
-    """About how many bytes a row takes in memory and in the file: its bulky values."""
-    side = sum(len(field["data"] or b"") for field in columns["fields"])
-    return side + sum(len(value) for value in columns.values() if isinstance(value, bytes))
+    """About how many bytes a row takes in memory and in the file: its bytes and texts."""
+    side = sum(len(field["name"]) + len(field["data"] or b"") for field in columns["fields"])
+    return side + sum(len(value) for value in columns.values() if isinstance(value, bytes | str))
 
 
 def _leaves(columns: pa.Schema) -> list[str]:
@@ -243,7 +260,7 @@ class FileFacts:
     column_bytes: dict[str, int]
     side_pictures: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
-    problems: tuple[tuple[str, str, str], ...] = ()
+    problems: tuple[tuple[str, ...], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -254,7 +271,10 @@ def read_metadata(file: pq.ParquetFile, name: str) -> dict[str, Any]:
     packed = (file.schema_arrow.metadata or {}).get(METADATA_KEY)
     if packed is None:
         raise RecordError(f"{name}: this Parquet file was not written by Strata")
-    return dict(json.loads(packed))
+    try:
+        return dict(json.loads(packed))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise RecordError(f"{name}: its metadata are damaged") from error
 
 
 def inspect_file(path: Path, layers: int) -> FileFacts:
@@ -262,18 +282,19 @@ def inspect_file(path: Path, layers: int) -> FileFacts:
 
     Raises RecordError for rows that contradict themselves, OSError for damaged pages.
     """
-    file = pq.ParquetFile(path, page_checksum_verification=True)
+    file = ParquetFile(path)
     read_metadata(file, path.name)
     counts: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
-    problems: list[tuple[str, str, str]] = []
+    problems: list[tuple[str, ...]] = []
     pixels = picture_bytes = stream_bytes = kept = side_pictures = 0
     for position, row in enumerate(iter_rows(file, schema(layers).names)):
         counts[row["status"]] += 1
         if row["status"] != "ok":
             reasons[reason_kind(row["reason"])] += 1
             if len(problems) < MAX_LISTED_PROBLEMS:
-                problems.append((row["key"], row["status"], row["reason"]))
+                told = (row["key"], row["status"], row["reason"])
+                problems.append(tuple(str(text)[:MAX_TOLD] for text in told))
             continue
         encoded = encoded_image(row, layers, path.name)
         if row["index"] != position or encoded.num_layers != row["layers"]:

@@ -5,6 +5,7 @@ requests and memory. All functions raise ValueError, or LookupError and TypeErro
 values. The message continues the name of the file, which callers put before it.
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,17 +13,29 @@ from typing import Any
 from codec.stream import bitstream
 
 from .layout import data_path, index_path
+from .parquet import MAX_FOOTER_BYTES
 from .rows import SCHEMA_VERSION
 
-MAX_FOOTER_BYTES = 1 << 28
 MAX_INDEX_BYTES = 1 << 32
 MAX_FILE_BYTES = 1 << 50
+# Of files of JSON, which can take thirty times more in memory. A manifest has about 800 bytes for
+# each data file.
+MAX_PLAN_BYTES, MAX_RECORD_BYTES, MAX_MANIFEST_BYTES = 1 << 20, 1 << 20, 1 << 28
 MAX_ROWS = (1 << 31) - 1  # of a data file: an index has them as int32
-# Of a row group, by its footer: a writer ends one at 16 MiB, but a single row may be larger.
-MAX_GROUP_BYTES = 1 << 32
 INDEX_FORMAT = 1  # of index files; those that name no format have format 1
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 _MODEL_ID = re.compile(r"[0-9a-f]{64}")
+
+
+def parse_json(data: bytes | str) -> dict[str, Any]:
+    """An object of JSON. Raises ValueError for anything else."""
+    try:
+        value = json.loads(data)
+    except RecursionError as error:
+        raise ValueError("is nested too deep") from error
+    if not isinstance(value, dict):
+        raise ValueError("is JSON, but no object")
+    return value
 
 
 def check_plan(parameters: Mapping[str, Any]) -> None:
@@ -30,6 +43,8 @@ def check_plan(parameters: Mapping[str, Any]) -> None:
     if schema != SCHEMA_VERSION:
         raise ValueError(f"has schema {schema!r}, this release reads {SCHEMA_VERSION}")
     _check_number("layers", parameters["layers"], bitstream.MAX_LAYERS)
+    if not parameters["layers"]:
+        raise ValueError("says that there are no layers")
     if "max_pixels" in parameters:
         _check_number("max_pixels", parameters["max_pixels"], 1 << 62)
     if not isinstance(parameters["model_id"], str) or not _MODEL_ID.fullmatch(
@@ -51,12 +66,15 @@ def check_data_file(entry: Mapping[str, Any]) -> None:
         raise ValueError(f"says that {name} has more pictures than rows")
     _check_file(name, entry, MAX_FILE_BYTES)
     index = entry.get("index")
-    if index:
+    if index is not None:
+        if not isinstance(index, Mapping):
+            raise ValueError(f"says that the index of {name} is {index!r:.80}")
         if index["path"] != index_path(name):
             raise ValueError(f"says that the index of {name} is at {index['path']!r:.80}")
         if not isinstance(index["key_min"], str) or not isinstance(index["key_max"], str):
             raise ValueError(f"says that {name} has keys that are not text")
         _check_file(f"the index of {name}", index, MAX_INDEX_BYTES)
+        _check_number(f"the index of {name}: footer_crc32", index["footer_crc32"], (1 << 32) - 1)
 
 
 def check_record(record: Mapping[str, Any]) -> None:
@@ -85,6 +103,11 @@ def check_index_row(
     for offset, length in ranges:
         if not (offset >= 0 and length >= 0 and offset + length <= file_bytes):
             raise ValueError(f"names {length} bytes at {offset} of a file of {file_bytes}")
+    check_size(row)
+
+
+def check_size(row: Mapping[str, Any]) -> None:
+    """Width and height of a picture, which its header says too. May raise CorruptStreamError."""
     header = bitstream.unpack_header(row["header"])
     if (header.width, header.height) != (row["width"], row["height"]):
         raise ValueError("says another size than its header")

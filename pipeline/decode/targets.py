@@ -2,7 +2,9 @@
 
 import filecmp
 import io
+import re
 import tarfile
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from ..stores.store import Store
 # In the folder of what was decoded: the plan, and the records of what is done.
 DECODE_PLAN = ".strata/decode.json"
 DECODE_COMMITS = ".strata/commits"
+_CONTROLS = re.compile("[\x80-\x9f]")  # those beyond ASCII
 MAX_NAME_BYTES = 240  # file systems take 255; the store's temporary names need a few
 
 
@@ -20,15 +23,35 @@ class UnwritableNameError(Exception):
     """A key cannot be a file's name beside the others."""
 
 
+class _Names:
+    """The names of what was written; different samples must not lead to the same ones."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+
+    def take(self, wanted: list[str], key: str) -> list[str]:
+        """Raises UnwritableNameError if one is taken, before anything of the sample is written."""
+        for name in wanted:
+            if name in self._taken or wanted.count(name) > 1:
+                raise UnwritableNameError(f"{name!r:.200} of {key!r:.200} is another file's name")
+        self._taken.update(wanted)
+        return wanted
+
+
 class TarTarget:
-    """A tar on local disk whose bytes depend only on its samples."""
+    """A tar on local disk whose bytes depend only on its samples.
+
+    Names are those of the samples, unless a program that unpacks it could be led astray.
+    """
 
     def __init__(self, path: Path) -> None:
+        self._names = _Names()
         self._tar = tarfile.open(path, "w", format=tarfile.GNU_FORMAT)  # noqa: SIM115
 
     def write(self, key: str, fields: list[tuple[str, bytes]]) -> None:
-        for name, data in fields:
-            info = tarfile.TarInfo(f"{key}.{name}" if name else key)
+        told = [tar_name(f"{key}.{name}" if name else key) for name, _ in fields]
+        for name, (_, data) in zip(self._names.take(told, key), fields, strict=True):
+            info = tarfile.TarInfo(name)
             info.size = len(data)
             self._tar.addfile(info, io.BytesIO(data))
 
@@ -44,17 +67,22 @@ class FileTarget:
     """
 
     def __init__(self, store: Store, folder: str) -> None:
-        self._store, self._folder = store, folder
+        self._store, self._folder, self._names = store, folder, _Names()
 
     def write(self, key: str, fields: list[tuple[str, bytes]]) -> None:
-        for name, data in fields:
-            path = f"{self._folder}/{safe_path(f'{key}.{name}')}"
+        names = self._names.take([safe_path(f"{key}.{name}") for name, _ in fields], key)
+        for name, (_, data) in zip(names, fields, strict=True):
+            path = f"{self._folder}/{name}"
             try:
-                if not self._store.create(path, data) and self._store.read(path) != data:
+                if not self._store.create(path, data) and not self._holds(path, data):
                     self._store.remove(path)
                     self._store.create(path, data)
             except (NotADirectoryError, IsADirectoryError, FileExistsError) as error:
                 raise UnwritableNameError(f"{path} is a folder's name as well") from error
+
+    def _holds(self, path: str, data: bytes) -> bool:
+        size = self._store.info(path)["size"]
+        return bool(size == len(data) and self._store.read(path, size) == data)
 
     def close(self) -> None:
         pass
@@ -84,6 +112,18 @@ def finished_tars(
     return done | empty, lost
 
 
+def tar_name(name: str) -> str:
+    """``name`` itself, or ``safe_path`` of one that could lead out of a folder or at a terminal.
+
+    These are absolute, begin with a drive (``c:``), have ``..`` between slashes or backslashes, or
+    have control characters. Raises UnwritableNameError where a part of these is too long.
+    """
+    parts = re.split(r"[/\\]", name)
+    led_astray = not parts[0] or ".." in parts or re.match("[A-Za-z]:", name)
+    controls = any(unicodedata.category(letter) == "Cc" for letter in name)
+    return safe_path(name) if led_astray or controls else name
+
+
 def safe_path(name: str) -> str:
     """``name`` as a relative path that cannot leave its folder; different names stay different.
 
@@ -91,6 +131,10 @@ def safe_path(name: str) -> str:
     ``%`` itself.
     """
     return "/".join(_safe_part(part) for part in name.split("/"))
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return "".join(f"%{byte:02X}" for byte in match[0].encode())
 
 
 def _safe_part(part: str) -> str:
@@ -104,7 +148,7 @@ def _safe_part(part: str) -> str:
         f"%{byte:02X}" if byte < 32 or byte == 127 or byte in refused else chr(byte) for byte in raw
     )
     try:
-        text = safe.encode("latin-1").decode()
+        text = _CONTROLS.sub(_escaped, safe.encode("latin-1").decode())
     except UnicodeDecodeError:
         text = "".join(c if ord(c) < 128 else f"%{ord(c):02X}" for c in safe)
     if len(text.encode()) > MAX_NAME_BYTES:

@@ -18,6 +18,7 @@ from ..dataset.ledger import Ledger
 from ..dataset.rows import (
     MAX_LISTED_PROBLEMS,
     MAX_REASONS,
+    MAX_TOLD,
     encoded_image,
     reason_kind,
     row_bytes,
@@ -106,7 +107,7 @@ class ShardDecoder(DatasetWorker):
         ):
             local = folder / "out.tar"
             statuses, totals, reasons = Counter[str](), Counter[str](), Counter[str]()
-            problems: list[tuple[str, str, str]] = []
+            problems: list[tuple[str, ...]] = []
             target: TarTarget | FileTarget
             target = TarTarget(local) if as_tar else FileTarget(store, base)
             for sample in self._samples(file, keys, clock):
@@ -127,7 +128,8 @@ class ShardDecoder(DatasetWorker):
                 if status != "ok":
                     reasons[reason_kind(reason)] += 1
                     if len(problems) < MAX_LISTED_PROBLEMS:
-                        problems.append((printable(sample.key), status, reason))
+                        told = (printable(sample.key), status, reason)
+                        problems.append(tuple(text[:MAX_TOLD] for text in told))
             target.close()
             rows = statuses.total()
             if keys is None and not settings.condition and rows != file.rows:

@@ -178,7 +178,7 @@ def _pieces(
         try:
             with (
                 scratch_folder(options.scratch) as scratch,
-                open_shard(shard, scratch, options.input_options) as file,
+                open_shard(shard, scratch, options.input_options, options.gzip) as file,
             ):
                 samples = file.samples
         except (ShardError, StorageError, OSError) as error:

@@ -216,7 +216,8 @@ class Evaluator(Worker[EvaluateSettings]):
             self._held = None
             self._holding.close()  # which may say that it has changed meanwhile
             scratch = self._holding.enter_context(scratch_folder(self.settings.scratch))
-            opened = open_shard(shard, scratch, self.settings.input_options)
+            settings = self.settings
+            opened = open_shard(shard, scratch, settings.input_options, settings.gzip)
             self._held = shard, self._holding.enter_context(opened)
             self.activity.transferred(read=shard.size)
         return self._held[1]

@@ -5,7 +5,6 @@ file with an index are the row groups of the index: sorted by key, with the plac
 there is no index, they are the file's own row groups: keys and sizes, but no places.
 """
 
-import io
 import zlib
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..dataset.data_file import Bounds, DataFile, OpenFile, group_bounds, reading, within
-from ..dataset.index import BrokenIndexError
+from ..dataset.index import SCHEMA, BrokenIndexError
+from ..dataset.parquet import MAX_GROUP_BYTES, ParquetFile, group_bytes, read_footer
 from ..dataset.untrusted import check_index_format
 from ..stores.cache import ByteCache
 from ..stores.ranges import RangeFile, read_range
@@ -68,11 +68,13 @@ class Blocks:
         kept = self.cache.get((self.path, "bounds"))
         return self._bounds() if kept is None else kept
 
-    def get(self, numbers: Sequence[int]) -> list[Block]:
-        kept = {number: self.cache.get((self.path, "block", number)) for number in numbers}
-        missing = [number for number, block in kept.items() if block is None]
-        kept.update(zip(missing, self._read(missing), strict=True))
-        return [kept[number] for number in numbers]
+    def get(self, numbers: Sequence[int]) -> Iterator[Block]:
+        """These blocks, some of them in memory at a time."""
+        for some in self._portions(numbers):
+            kept = {number: self.cache.get((self.path, "block", number)) for number in some}
+            missing = [number for number, block in kept.items() if block is None]
+            kept.update(zip(missing, self._read(missing), strict=True))
+            yield from (kept[number] for number in some)
 
     def ready(self, keys: Sequence[str]) -> bool:
         """Whether the sorted ``keys`` can be looked up without a request."""
@@ -103,6 +105,10 @@ class Blocks:
     def _bounds(self) -> Sequence[Bounds | None]:
         raise NotImplementedError
 
+    def _portions(self, numbers: Sequence[int]) -> Iterator[Sequence[int]]:
+        """The numbers in portions that fit into memory; neighbours are read together."""
+        raise NotImplementedError
+
     def _read(self, numbers: Sequence[int]) -> Iterator[Block]:
         """Read blocks that are not kept yet."""
         raise NotImplementedError
@@ -121,7 +127,9 @@ class IndexBlocks(Blocks):
         self._store, self._entry, self._pictures = store, file.index, file.ok
 
     def _bounds(self) -> Sequence[Bounds | None]:
-        return self._keep_bounds(group_bounds(self._footer()))
+        footer = self._footer()
+        with self._reading():
+            return self._keep_bounds(group_bounds(footer))
 
     def _footer(self) -> pq.FileMetaData:
         kept = self.cache.get((self.path, "footer"))
@@ -133,29 +141,41 @@ class IndexBlocks(Blocks):
             data = read_range(self._store, self.path, size - length, length)
             if zlib.crc32(data[-footer:]) != self._entry["footer_crc32"]:
                 raise BrokenIndexError(f"{self.path} has a damaged footer")
-            metadata = pq.read_metadata(io.BytesIO(data[-footer:]))
+            metadata = read_footer(data[-footer:])
             check_index_format(metadata.metadata)
             if metadata.num_rows != self._pictures:
                 raise BrokenIndexError(f"{self.path} belongs to another file")
             if length == size:
-                file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+                file = ParquetFile(data, metadata)
                 for number in range(metadata.num_row_groups):
-                    self._keep(number, Block.of(file.read_row_group(number)))
+                    table = file.read_row_group(number)
+                    _check_schema(table)
+                    self._keep(number, Block.of(table))
         return self.cache.put((self.path, "footer"), metadata, _PARSED * footer)
+
+    def _portions(self, numbers: Sequence[int]) -> Iterator[Sequence[int]]:
+        footer = self._footer()
+        some: list[int] = []
+        total = 0
+        for number in numbers:
+            size = group_bytes(footer, number)
+            if some and total + size > MAX_GROUP_BYTES:
+                yield some
+                some, total = [], 0
+            some.append(number)
+            total += size
+        if some:
+            yield some
 
     def _read(self, numbers: Sequence[int]) -> Iterator[Block]:
         """Read blocks; neighbours are one request."""
         if not numbers:
             return
         footer = self._footer()
-        file = pq.ParquetFile(
-            pa.PythonFile(RangeFile(self._store, self.path, self._entry["bytes"]), mode="r"),
-            metadata=footer,
-            pre_buffer=True,
-            page_checksum_verification=True,
-        )
         with self._reading():
+            file = ParquetFile(RangeFile(self._store, self.path, self._entry["bytes"]), footer)
             table = file.read_row_groups(list(numbers))
+            _check_schema(table)
         start = 0
         for number in numbers:
             rows = footer.row_group(number).num_rows
@@ -172,6 +192,11 @@ class IndexBlocks(Blocks):
         )
 
 
+def _check_schema(table: pa.Table) -> None:
+    if not table.schema.equals(SCHEMA):
+        raise ValueError("it has other columns than an index")
+
+
 class GroupBlocks(Blocks):
     """The row groups of a data file, with the small columns that a look-up needs."""
 
@@ -181,6 +206,9 @@ class GroupBlocks(Blocks):
 
     def _bounds(self) -> Sequence[Bounds | None]:
         return self._keep_bounds(OpenFile(self._store, self._file, self.cache).group_bounds())
+
+    def _portions(self, numbers: Sequence[int]) -> Iterator[Sequence[int]]:
+        return ([number] for number in numbers)
 
     def _read(self, numbers: Sequence[int]) -> Iterator[Block]:
         with OpenFile(self._store, self._file, self.cache) as opened:

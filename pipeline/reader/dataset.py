@@ -8,7 +8,6 @@
 ``pipeline.stores``.
 """
 
-import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -35,6 +34,7 @@ from ..dataset.index import IndexEntry
 from ..dataset.layout import manifest_name
 from ..dataset.ledger import FORMAT_VERSION, latest_manifest
 from ..dataset.models import load_model
+from ..dataset.untrusted import MAX_MANIFEST_BYTES, parse_json
 from ..stores.cache import ByteCache
 from ..stores.reasons import describe
 from ..stores.store import Store, storage_errors
@@ -401,11 +401,11 @@ def open_dataset(
     name = manifest_name(number)
     with storage_errors(store.url, "cannot be opened as a dataset"):
         try:
-            raw = store.read(name)
+            raw = store.read(name, MAX_MANIFEST_BYTES)
         except FileNotFoundError as error:
             raise DatasetError(f"{url}: there is no {name}") from error
     try:
-        listed = json.loads(raw)
+        listed = parse_json(raw)
         version = listed["format"]
         if version == FORMAT_VERSION:
             return Dataset(store, plan, listed, number)

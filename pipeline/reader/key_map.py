@@ -35,7 +35,9 @@ _MAGIC = b"STRATAK1"
 _HEAD = struct.Struct("<8sIQI")
 _ENTRY = np.dtype([("hash", "<u8"), ("file", "<u4")])
 _PER_BUCKET = 256  # keys, on average: a bucket is one request of 3 KB
-_BUCKET_BYTES = 64 << 20  # a larger bucket is damage: no key repeats so often
+# A larger bucket is damage: this many keys, or as many that are in every file.
+_BUCKET_KEYS, _REPEATED_KEYS = 16 * _PER_BUCKET, 16
+_READ_BYTES = 16 << 20  # of buckets, held at once
 _TOGETHER, _MANY_FILES = 1 << 20, 1 << 16  # entries, of files, sorted into spills at once
 _INDEX_BYTES = 64 << 20
 _SPILLS = 256  # files of entries, in the order of their hashes; each fits into memory
@@ -87,15 +89,20 @@ class KeyMap:
             wanted.setdefault(_hash(key) >> 64 - bits, []).append(key)
         places = self._read([(_HEAD.size + 8 * number, 16) for number in wanted])
         bounds = [struct.unpack("<QQ", place) for place in places]
-        if not all(0 < stop - start <= _BUCKET_BYTES for start, stop in bounds):
+        most = _ENTRY.itemsize * (_BUCKET_KEYS + _REPEATED_KEYS * len(self._files)) + 4
+        if not all(0 < stop - start <= most for start, stop in bounds):
             raise BrokenMapError(f"{self.path} is damaged")
         found: dict[str, list[str]] = {}
-        buckets = self._read([(start, stop - start) for start, stop in bounds])
-        for (number, some), data in zip(wanted.items(), buckets, strict=True):
-            entries = self._entries(number, data)
-            for key in some:
-                for entry in entries[entries["hash"] == _hash(key)]:
-                    found.setdefault(self._files[entry["file"]].name, []).append(key)
+        together = max(1, _READ_BYTES // most)
+        numbered = list(zip(wanted.items(), bounds, strict=True))
+        for first in range(0, len(numbered), together):
+            some = numbered[first : first + together]
+            buckets = self._read([(start, stop - start) for _, (start, stop) in some])
+            for ((number, sought), _), data in zip(some, buckets, strict=True):
+                entries = self._entries(number, data)
+                for key in sought:
+                    for entry in entries[entries["hash"] == _hash(key)]:
+                        found.setdefault(self._files[entry["file"]].name, []).append(key)
         return {name: sorted(some) for name, some in found.items()}
 
     def _read_bits(self) -> int:
@@ -204,13 +211,17 @@ def _entries_of(store: Store, files: Sequence[DataFile]) -> Iterator[np.ndarray]
             )
         blocks = IndexBlocks(store, file, ByteCache(_INDEX_BYTES))
         try:
-            found = blocks.get(range(len(blocks.bounds())))
+            parts = [
+                np.array([_hash(key) for key in block.keys], "<u8")
+                for block in blocks.get(range(len(blocks.bounds())))
+            ]
         except BrokenIndexError as error:
             raise DatasetError(
                 f"{store.url}: {error}: verify_dataset.py --repair writes it again"
             ) from error
-        entries = np.empty(file.ok, _ENTRY)
-        entries["hash"] = [_hash(key) for block in found for key in block.keys]
+        hashes = np.concatenate([*parts, np.empty(0, "<u8")])
+        entries = np.empty(len(hashes), _ENTRY)
+        entries["hash"] = hashes
         entries["file"] = number
         return entries
 

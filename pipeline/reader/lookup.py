@@ -10,7 +10,7 @@ from codec.errors import StrataError
 
 from ..dataset.data_file import DamagedDataError, DataFile, UnknownKeyError, within
 from ..dataset.index import BrokenIndexError, IndexEntry, Span
-from ..dataset.untrusted import check_index_row
+from ..dataset.untrusted import check_index_row, check_size
 from ..stores.cache import ByteCache
 from ..stores.ranges import AT_ONCE
 from ..stores.store import Store
@@ -142,6 +142,10 @@ def _entry(file: DataFile, row: dict[str, Any]) -> IndexEntry:
         ends = [len(row["header"]), *(row["cumulative_bytes"] or ())]
         if None in ends:
             raise DamagedDataError(f"{file.path}: {row['key']!r} lacks layer sizes", row["key"])
+        try:
+            check_size(row)
+        except (ValueError, TypeError, StrataError) as error:
+            raise DamagedDataError(f"{file.path}: {row['key']!r} {error}", row["key"]) from error
         lengths = tuple(max(stop - start, 0) for start, stop in pairwise(ends))
         places: dict[str, Any] = {"offsets": (), "lengths": lengths, "crc32s": ()}
     else:

@@ -124,15 +124,15 @@ def _hits(
             return None
         blocks = IndexBlocks(lookup.store, file, lookup.cache)
         try:
-            tables = [one.table for one in blocks.get(range(len(blocks.bounds())))]
+            tables = (one.table for one in blocks.get(range(len(blocks.bounds()))))
+            return {
+                group
+                for table in tables
+                for group in table.filter(_has(table, search)).column("row_group").to_pylist()
+            }
         except BrokenIndexError as error:
             lookup.ignore(file, str(error))
             return None
-        return {
-            group
-            for table in tables
-            for group in table.filter(_has(table, search)).column("row_group").to_pylist()
-        }
 
     with ThreadPoolExecutor(_AHEAD) as pool:
         yield from zip(files, pool.map(hits, files), strict=True)
@@ -155,7 +155,10 @@ def _shown(opened: OpenFile, group: int, first: int, named: Sequence[str]) -> pa
 
 
 def _selected(table: pa.Table, row: int, search: str, where: RowFilter) -> pa.Table:
-    wanted = pc.and_(table.column("width").is_valid(), pc.greater_equal(table.column(_ROW), row))
+    wanted = pc.greater_equal(table.column(_ROW), row)
+    for side in ("width", "height"):  # null where there is no picture, 0 in a damaged row
+        wanted = pc.and_(wanted, pc.fill_null(pc.greater(table.column(side), 0), False))
+    wanted = pc.and_(wanted, table.column("key").is_valid())
     if search:
         wanted = pc.and_(wanted, _has(table, search))
     return where.apply(table.filter(wanted))

@@ -1,13 +1,12 @@
 """The plan of a dataset, ``dataset.json``: what says that there is one, and what it is."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from ..dataset.data_file import DatasetError
 from ..dataset.layout import PLAN_NAME
 from ..dataset.ledger import FORMAT_VERSION
-from ..dataset.untrusted import check_plan
+from ..dataset.untrusted import MAX_PLAN_BYTES, check_plan, parse_json
 from ..stores.passing import may_pass
 from ..stores.reasons import describe
 from ..stores.store import Store
@@ -19,7 +18,7 @@ def open_plan(url: str, options: Mapping[str, Any] | None = None) -> tuple[Store
     refuse_secrets(url)
     try:
         store = Store(url, options)
-        plan: dict[str, Any] = json.loads(store.read(PLAN_NAME))
+        plan = parse_json(store.read(PLAN_NAME, MAX_PLAN_BYTES))
         version = plan["parameters"].get("format")
     except (LookupError, TypeError, AttributeError) as error:
         raise DatasetError(f"{url}: {PLAN_NAME} is not the plan of a dataset") from error

@@ -63,6 +63,12 @@ class WorkerShape:
         return {"OMP_NUM_THREADS": str(self.threads), **KEEP_FREED_MEMORY}
 
 
+# Ray listens on all interfaces, with metrics that ask for no token, unless this says that there is
+# no more than one machine. It is meant for Windows and macOS, whose firewalls ask the user.
+_REACHABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+_PRIVATE = "false"
+
+
 def inside_ray_job() -> bool:
     """Whether this process was started by ``ray job submit``."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
@@ -84,11 +90,20 @@ def connect(address: str | None) -> None:
         # other cluster of this user for it. A token in the environment leaves no trace.
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    if wanted and os.environ.get(_REACHABLE) == _PRIVATE:  # from an earlier private cluster
+        del os.environ[_REACHABLE]
+    elif not wanted:
+        os.environ.setdefault(_REACHABLE, _PRIVATE)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a Ray warning
     import ray
+    from ray._common.utils import env_bool
+    from ray._private import ray_constants
 
     if ray.is_initialized():
         return
+    # It reads the variable only when it is imported.
+    several = env_bool(_REACHABLE, not ray_constants.IS_WINDOWS_OR_OSX)
+    ray_constants.ENABLE_RAY_CLUSTER = several
     root = Path(__file__).resolve().parents[2]
     options: dict[str, Any] = {"logging_level": "WARNING", "log_to_driver": True}
     if not wanted:

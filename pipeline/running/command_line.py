@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from codec.errors import StrataError
 
+from ..stores.gzip_limits import GzipLimits
 from . import cluster
 from .progress.summary import Summary
 from .streams import streams_that_may_close
@@ -227,6 +228,21 @@ def add_running_options(parser: argparse.ArgumentParser) -> None:
     )
     add_scratch(group)
     group.add_argument(
+        "--max-gzip-ratio",
+        type=above_zero,
+        default=GzipLimits.ratio,
+        metavar="R",
+        help="a shard packed by gzip fails if it is more than R times larger unpacked "
+        "(default: %(default)g)",
+    )
+    group.add_argument(
+        "--max-unpacked-gib",
+        type=above_zero,
+        default=GzipLimits.gib,
+        metavar="G",
+        help="... or larger than G GiB, which --scratch must have room for (default: %(default)g)",
+    )
+    group.add_argument(
         "--log",
         type=log_path,
         metavar="FILE",
@@ -241,6 +257,7 @@ def running_options(given: argparse.Namespace) -> dict[str, Any]:
     """Those of ``RunningOptions`` that ``options_of`` cannot take as they were given."""
     return {
         "policy": Policy(given.attempts, given.shard_timeout, given.drain_seconds),
+        "gzip": GzipLimits(given.max_gzip_ratio, given.max_unpacked_gib),
         # Workers may run in other folders.
         "scratch": given.scratch and os.path.abspath(given.scratch),
     }

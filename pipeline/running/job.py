@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ..stores import gzip_limits
+from ..stores.gzip_limits import GzipLimits
 from ..stores.store import clear_scratch
 from . import cluster
 from .progress.events import EventLog
@@ -42,6 +44,7 @@ class RunningOptions:
     input_options: dict[str, Any] = field(default_factory=dict, repr=False)
     output_options: dict[str, Any] = field(default_factory=dict, repr=False)
     log: str | None = None
+    gzip: GzipLimits = gzip_limits.DEFAULT
 
 
 def run_job_tasks(
@@ -86,6 +89,7 @@ def run_job_tasks(
         scratch=options.scratch,
         input_options=options.input_options,
         output_options=options.output_options,
+        gzip=options.gzip,
     )
     policy = options.policy if in_flight is None else replace(options.policy, in_flight=in_flight)
     try:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Generic, TypeVar
 
+from ..stores import gzip_limits
+from ..stores.gzip_limits import GzipLimits
 from ..stores.store import Store
 from .activity import Activity
 
@@ -27,6 +29,7 @@ class WorkerSettings:
     scratch: str | None = None
     input_options: dict[str, Any] = field(default_factory=dict, repr=False)
     output_options: dict[str, Any] = field(default_factory=dict, repr=False)
+    gzip: GzipLimits = gzip_limits.DEFAULT
 
 
 Settings = TypeVar("Settings", bound=WorkerSettings)

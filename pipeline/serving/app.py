@@ -22,6 +22,7 @@ from fastapi.staticfiles import StaticFiles
 from codec.errors import StrataError
 
 from ..dataset.data_file import CursorError
+from .access import OPEN_ACCESS, Access, Guard
 from .answers import Answer, CannotShow, NotFound
 from .limits import LONGEST_PAUSE, Busy
 from .metrics import MetricsSource
@@ -73,9 +74,14 @@ class _Gone(Exception):
     """The client has disconnected."""
 
 
-def create_app(service: PreviewService, metrics: MetricsSource | None = None) -> FastAPI:
+def create_app(
+    service: PreviewService,
+    metrics: MetricsSource | None = None,
+    access: Access = OPEN_ACCESS,
+) -> FastAPI:
     """The application around ``service``, which it closes when it ends.
 
+    It answers to localhost, to addresses and to the names in ``access``.
     /metrics shows ``metrics`` (default: the service's own).
     """
     source: MetricsSource = metrics or service.metrics
@@ -99,6 +105,7 @@ def create_app(service: PreviewService, metrics: MetricsSource | None = None) ->
     )
     # The last one added comes first.
     app.state.service = service
+    app.add_middleware(Guard, access=access)
     app.add_middleware(Observed, metrics=service.metrics)
     app.add_middleware(RawKeys)
     app.add_middleware(Heads)

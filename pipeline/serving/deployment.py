@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from ray import serve
 
 from ..running.cluster import KEEP_FREED_MEMORY
+from .access import Access
 from .app import create_app
 from .limits import Limits
 from .options import APPLICATION
@@ -33,7 +34,7 @@ def deploy(settings: Settings, replicas: int, cpus: float, gpus: float) -> serve
 
         torch.set_num_threads(max(1, int(cpus)))
         service = PreviewService.open(settings)
-        return create_app(service, SharedMetrics(service.metrics))
+        return create_app(service, SharedMetrics(service.metrics), settings.access)
 
     actor = {
         "num_cpus": cpus,  # which gives OMP_NUM_THREADS, too
@@ -56,7 +57,8 @@ def application(given: dict[str, Any]) -> serve.Application:
     """From the ``args`` of a Serve configuration.
 
     ``dataset`` (or the variable STRATA_DATASET) is its URL; ``device`` is ``cpu`` or ``cuda``,
-    ``replicas``, ``cpus`` and ``gpus`` are numbers; ``limits`` has fields of ``Limits``. Storage
+    ``replicas``, ``cpus`` and ``gpus`` are numbers; ``limits`` has fields of ``Limits``;
+    ``host_names`` are those of ``Access``. Its token (the variable STRATA_TOKEN) and storage
     options come from the environment, where secrets belong.
     """
     device = given.get("device", "cpu")
@@ -64,6 +66,7 @@ def application(given: dict[str, Any]) -> serve.Application:
         dataset=given.get("dataset") or os.environ["STRATA_DATASET"],
         device=device,
         limits=Limits(**given.get("limits", {})),
+        access=Access(tuple(given.get("host_names", ())), os.environ.get("STRATA_TOKEN")),
     )
     gpus = float(given.get("gpus", device == "cuda"))
     return deploy(settings, int(given.get("replicas", 1)), float(given.get("cpus", 1)), gpus)

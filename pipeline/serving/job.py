@@ -9,6 +9,7 @@ import sys
 import threading
 from dataclasses import replace
 from importlib.util import find_spec
+from ipaddress import ip_address
 from typing import Any
 
 from codec.errors import StrataError
@@ -61,10 +62,20 @@ def _serve(options: ServeOptions, ending: threading.Event) -> int:
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     shape = replicas_of(options)
-    settings = Settings(options.dataset, options.input_options, shape.device, options.limits)
+    access = replace(options.access, hosts=(*options.access.hosts, options.host))
+    settings = Settings(
+        options.dataset, options.input_options, shape.device, options.limits, access
+    )
     if ending.is_set():
         return 0
     check_serve(serve, options)
+    if options.access.token is None and not _is_loopback(host):
+        print(
+            f"warning: --host {host}: everybody who reaches this port sees all pictures, and "
+            "nobody is asked for a password; --token-file asks for one",
+            file=sys.stderr,
+            flush=True,
+        )
     try:
         try:
             serve.start(http_options={"host": host, "port": port}, logging_config=QUIET)
@@ -81,6 +92,13 @@ def _serve(options: ServeOptions, ending: threading.Event) -> int:
         return wait(serve, ending)
     finally:
         _end(serve, options.limits.timeout)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def check_port(host: str, port: int) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from .access import OPEN_ACCESS, Access
 from .limits import DEFAULT_LIMITS, Limits
 
 APPLICATION = "previews"  # its name on Ray Serve
@@ -26,4 +27,5 @@ class ServeOptions:
     device: str = "auto"
     address: str | None = None
     limits: Limits = DEFAULT_LIMITS
+    access: Access = OPEN_ACCESS
     input_options: dict[str, Any] = field(default_factory=dict, repr=False)

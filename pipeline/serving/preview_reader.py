@@ -165,7 +165,9 @@ class PreviewReader:
             entry = self._entry(key)
             row = self.dataset.metadata(key, _INFO)
             has_original = self._has_original(entry)
-        sizes = list(row["cumulative_bytes"] or ())
+            sizes = list(row["cumulative_bytes"] or ())
+            if None in sizes:
+                raise DamagedDataError(f"{entry.file.path}: {key!r} lacks layer sizes", key)
         pixels = entry.width * entry.height
         return {
             "key": key,
@@ -274,9 +276,11 @@ def _place(entry: IndexEntry) -> tuple[object, ...]:
     return entry.file.name, entry.file.bytes, entry.row
 
 
-def _in_json(psnr: list[float] | None) -> list[float | None] | None:
+def _in_json(psnr: list[float | None] | None) -> list[float | None] | None:
     """PSNR by layer with null where nothing is lost: JSON knows no infinity."""
-    return None if psnr is None else [one if math.isfinite(one) else None for one in psnr]
+    if psnr is None:
+        return None
+    return [one if one is not None and math.isfinite(one) else None for one in psnr]
 
 
 def _version(dataset: Dataset) -> str:

@@ -25,6 +25,7 @@ from codec.errors import BrokenImageError, UnsupportedImageError
 from ..reader.dataset import Dataset, open_dataset
 from ..reader.originals import read_original
 from ..stores.cache import ByteCache
+from .access import OPEN_ACCESS, Access
 from .answers import Answer
 from .batching import Batcher
 from .limits import DEFAULT_LIMITS, SLOWER, Gate, Limits, MemoryBudget
@@ -51,6 +52,7 @@ class Settings:
     options: dict[str, Any] = field(default_factory=dict, repr=False)
     device: str = "cpu"
     limits: Limits = DEFAULT_LIMITS
+    access: Access = OPEN_ACCESS
 
 
 class PreviewService:

@@ -2,7 +2,6 @@
 
 import gzip
 import os
-import shutil
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +11,9 @@ from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
+from ..stores import gzip_limits
 from ..stores.filesystems import StorageError, download, open_filesystem
+from ..stores.gzip_limits import GzipLimits
 from ..stores.urls import SUFFIXES, refuse_secrets, without_query
 from .samples import group_samples
 from .tar_members import Member, ShardError, read_members
@@ -84,12 +85,15 @@ class ShardFile:
 
 @contextmanager
 def open_shard(
-    shard: Shard, scratch: Path, options: Mapping[str, Any] | None = None
+    shard: Shard,
+    scratch: Path,
+    options: Mapping[str, Any] | None = None,
+    limits: GzipLimits = gzip_limits.DEFAULT,
 ) -> Iterator[ShardFile]:
     """Hold ``shard`` as a local file in ``scratch``; a local tar is read in place.
 
-    Raises ShardError if the shard is damaged, StorageError if it has changed since it was listed,
-    OSError if it could not be fetched whole.
+    Raises ShardError if the shard is damaged or gzip unpacks it to more than ``limits``,
+    StorageError if it has changed since it was listed, OSError if it could not be fetched whole.
     """
     fs, path = open_filesystem(shard.url, options)
     is_local = isinstance(fs, LocalFileSystem)
@@ -108,7 +112,7 @@ def open_shard(
             )
         if _is_gzip(local):
             fetched.append(scratch / "shard.tar")
-            _gunzip(local, fetched[-1], shard.url)
+            _gunzip(local, fetched[-1], shard.url, limits)
             local = fetched[-1]
         opened = ShardFile(local, shard.url)
         try:
@@ -144,9 +148,19 @@ def _is_gzip(local: Path) -> bool:
         return file.read(len(GZIP)) == GZIP
 
 
-def _gunzip(source: Path, target: Path, url: str) -> None:
+def _gunzip(source: Path, target: Path, url: str, limits: GzipLimits) -> None:
+    size = source.stat().st_size
+    left = most = limits.most(size)
     try:
         with gzip.open(source, "rb") as packed, open(target, "wb") as out:
-            shutil.copyfileobj(packed, out, 1 << 20)
+            while data := packed.read(min(left + 1, 1 << 20)):
+                left -= len(data)
+                if left < 0:
+                    raise ShardError(
+                        f"{url}: gzip unpacks its {size} bytes to more than "
+                        f"{most}; if they are to be trusted, raise --max-gzip-ratio "
+                        f"({limits.ratio:g}) or --max-unpacked-gib ({limits.gib:g})"
+                    )
+                out.write(data)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ShardError(f"{url}: damaged or cut gzip data: {error}") from error

@@ -7,6 +7,8 @@ encoded.
 """
 
 import tarfile
+from collections import ChainMap
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -17,6 +19,8 @@ BLOCK = 512
 # from a broken copy.
 MAX_PADDING = 1 << 20
 _MAX_EXTENSION = 1 << 20  # bytes of a long name or PAX header
+_MAX_SHARED = 1000  # records of global PAX headers, which each member is looked up in
+_MAX_DIGITS = 20  # of a size
 _PATH_TYPES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 
 
@@ -52,6 +56,7 @@ def read_members(file: BinaryIO, size: int, url: str) -> list[Member]:
     path: str | None = None  # from a GNU long name
     pax: dict[str, str] = {}
     shared_pax: dict[str, str] = {}
+    sparse = False
     at = 0
     while True:
         header = _read(file, at, BLOCK, size, url, "the header of a member or the end of the tar")
@@ -75,6 +80,9 @@ def read_members(file: BinaryIO, size: int, url: str) -> list[Member]:
                 path = data.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
             elif info.type == tarfile.XGLTYPE:
                 shared_pax |= _parse_pax(data, url, at)
+                if len(shared_pax) > _MAX_SHARED:
+                    raise ShardError(f"{url}: more than {_MAX_SHARED} global PAX records")
+                sparse = _is_sparse(shared_pax)
             elif info.type != tarfile.GNUTYPE_LONGLINK:
                 pax |= _parse_pax(data, url, at)
             at += _padded(info.size)
@@ -85,10 +93,10 @@ def read_members(file: BinaryIO, size: int, url: str) -> list[Member]:
             while extended:
                 extended = _read(file, at, BLOCK, size, url, "the map of a sparse file")[504]
                 at += BLOCK
-        facts = shared_pax | pax
+        facts = ChainMap(pax, shared_pax)
         name = facts.get("path", path if path is not None else info.name)
         name = facts.get("GNU.sparse.name", name)
-        length = int(facts["size"]) if facts.get("size", "").isdigit() else info.size
+        length = _pax_size(facts["size"], url, at) if facts.get("size") else info.size
         path, pax = None, {}
         has_data = info.isreg() or info.type not in tarfile.SUPPORTED_TYPES
         if has_data and at + length > size:
@@ -96,13 +104,25 @@ def read_members(file: BinaryIO, size: int, url: str) -> list[Member]:
                 f"{url}: cut short at offset {size}: {name!r} should end at {at + length}"
             )
         if not (info.isdir() or (info.isreg() and name.endswith("/"))):
-            members.append(Member(name, at, length, _problem(info, facts)))
+            members.append(
+                Member(name, at, length, _problem(info, sparse or _is_sparse(facts.maps[0])))
+            )
         at += _padded(length) if has_data else 0
 
 
-def _problem(info: tarfile.TarInfo, pax: dict[str, str]) -> str:
+def _is_sparse(pax: Iterable[str]) -> bool:
+    return any(key.startswith("GNU.sparse.") for key in pax)
+
+
+def _pax_size(digits: str, url: str, at: int) -> int:
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= _MAX_DIGITS):
+        raise ShardError(f"{url}: a PAX header says size={digits!r:.40} at offset {at - BLOCK}")
+    return int(digits)
+
+
+def _problem(info: tarfile.TarInfo, sparse: bool) -> str:
     """Why this member's bytes are not a file's content, or ''."""
-    if info.type == tarfile.GNUTYPE_SPARSE or any(key.startswith("GNU.sparse.") for key in pax):
+    if info.type == tarfile.GNUTYPE_SPARSE or sparse:
         return "is stored as a sparse file: pack it again without --sparse"
     if info.issym() or info.islnk():
         return f"is a link to {info.linkname!r}"
@@ -147,7 +167,7 @@ def _parse_pax(data: bytes, url: str, at: int) -> dict[str, str]:
     start = 0
     while start < len(data) and data[start]:
         digits, space, _ = data[start : start + 20].partition(b" ")
-        end = start + int(digits) if space and digits.isdigit() else 0
+        end = start + int(digits) if space and digits.isdigit() else 0  # of bytes: ASCII only
         keyword, equals, value = data[start + len(digits) + 1 : end - 1].partition(b"=")
         if not equals or end > len(data) or data[end - 1 : end] != b"\n":
             raise ShardError(f"{url}: a malformed PAX header at offset {at}")

@@ -106,7 +106,12 @@ def _read_one(store: Store, one: Range) -> bytes | Exception:
 
 
 def read_range(store: Store, path: str, offset: int, length: int) -> bytes:
-    """``length`` bytes of a file in one request. Raises ShortReadError where it ends before."""
+    """``length`` bytes of a file in one request.
+
+    Raises ShortReadError where it ends before, StorageError for what is no regular file.
+    """
+    if store.is_local:
+        store.check_regular(path)
     # A file system that has no ranges opens the file, which must not read ahead either.
     options: dict[str, Any] = {} if store.fs.async_impl else {"cache_type": "none"}
     try:

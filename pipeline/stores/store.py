@@ -16,6 +16,7 @@ import itertools
 import os
 import platform
 import shutil
+import stat
 import sys
 import tempfile
 import time
@@ -47,6 +48,7 @@ READ_TOGETHER = 500  # small files held in memory at once by ``Store.read_many``
 PART_BYTES = 16 << 20
 PARTS_AT_ONCE = 4
 MAX_PARTS = 9000  # S3 takes 10,000
+READ_BYTES = 256 << 20  # of a file that is read whole, unless the caller says another number
 CONFLICT_WAITS = (0.2, 0.8, 3.2)  # seconds between attempts when S3 says 409
 
 
@@ -165,36 +167,78 @@ class Store:
     def path(self, name: str) -> str:
         return f"{self.root}/{name}" if name else self.root
 
-    def read(self, name: str) -> bytes:
-        """The whole file. Raises FileNotFoundError."""
-        return bytes(self.fs.cat_file(self.path(name)))
+    def read(self, name: str, most: int = READ_BYTES) -> bytes:
+        """The whole file. Raises FileNotFoundError, StorageError for more than ``most`` bytes."""
+        if self.is_local and self.check_regular(name) > most:
+            raise self._too_large(name, most)
+        try:
+            data = bytes(self.fs.cat_file(self.path(name), start=0, end=most + 1))
+        except Exception as error:
+            if "InvalidRange" not in s3_codes(error):  # of an empty file
+                raise
+            data = b""
+        return self._bounded(name, data, most)
 
-    def read_many(self, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+    def check_regular(self, name: str) -> int:
+        """The size of a file of a local store.
+
+        Raises FileNotFoundError, and StorageError for pipes and devices: opening one may wait for
+        ever, and reading one may never end.
+        """
+        path = self.path(name)
+        found = os.stat(path)
+        if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+            raise StorageError(f"{path}: is no regular file: remove it")
+        return found.st_size
+
+    def _too_large(self, name: str, most: int) -> StorageError:
+        return StorageError(
+            f"{self.url}/{name}: has more than the {most} bytes that such a file may have"
+        )
+
+    def _bounded(self, name: str, data: bytes, most: int) -> bytes:
+        if len(data) > most:
+            raise self._too_large(name, most)
+        return data
+
+    def read_many(
+        self, names: Iterable[str], most: int = READ_BYTES
+    ) -> Iterator[tuple[str, bytes]]:
         """Names and contents of many small files, in the order given, some hundred at a time.
 
-        Raises what the first unreadable one raises, such as FileNotFoundError.
+        Raises what the first unreadable one raises, such as FileNotFoundError, and StorageError for
+        one of more than ``most`` bytes.
         """
         waiting = iter(names)
         threads = CONNECTIONS if self.is_local else 1  # for a network's file system
         with ThreadPoolExecutor(threads) as pool:
             while chunk := list(itertools.islice(waiting, READ_TOGETHER)):
-                yield from zip(chunk, self._read_chunk(chunk, pool), strict=True)
+                yield from zip(chunk, self._read_chunk(chunk, pool, most), strict=True)
 
-    def _read_chunk(self, names: Sequence[str], pool: ThreadPoolExecutor) -> Iterable[bytes]:
+    def _read_chunk(
+        self, names: Sequence[str], pool: ThreadPoolExecutor, most: int
+    ) -> Iterable[bytes]:
         if not self.fs.async_impl:
-            return pool.map(self.read, names)
-        paths = [self.path(name) for name in names]
-        found = self.fs.cat_ranges(paths, None, None, batch_size=CONNECTIONS, on_error="return")
+            return pool.map(lambda name: self.read(name, most), names)
+        found = self.fs.cat_ranges(
+            [self.path(name) for name in names],
+            [0] * len(names),
+            [most + 1] * len(names),
+            batch_size=CONNECTIONS,
+            on_error="return",
+        )
         return (
-            self._read_again(name, data) if isinstance(data, Exception) else bytes(data)
+            self._read_again(name, data, most)
+            if isinstance(data, Exception)
+            else self._bounded(name, bytes(data), most)
             for name, data in zip(names, found, strict=True)
         )
 
-    def _read_again(self, name: str, error: Exception) -> bytes:
+    def _read_again(self, name: str, error: Exception, most: int) -> bytes:
         """Try again: of a hundred thousand requests some fail even in their last attempt."""
         if isinstance(error, FileNotFoundError | PermissionError):
             raise error
-        return self.read(name)
+        return self.read(name, most)
 
     def fetch(self, name: str, local: Path) -> None:
         """Download to ``local``. Raises OSError when fewer bytes arrive than the store holds."""
@@ -210,6 +254,8 @@ class Store:
         Raises what ``fetch`` raises; a file that is missing in a local store is not looked for.
         """
         if self.is_local:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                self.check_regular(name)
             yield Path(self.path(name))
             return
         with scratch_folder(scratch) as folder:

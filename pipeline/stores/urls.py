@@ -78,6 +78,15 @@ def without_query(url: str) -> str:
     return match[1] if match else url
 
 
+def place_of(url: str) -> str:
+    """Where the requests for ``url`` go, as ``scheme://host`` or ``s3://bucket``; '' if local."""
+    scheme, rest = _split(url)
+    if scheme in ("", "file", "local"):
+        return ""
+    authority = re.split(r"[/?#\\]", rest, maxsplit=1)[0]
+    return f"{scheme}://{authority if scheme in ('s3', 's3a') else authority.lower()}"
+
+
 def _secret(url: str) -> tuple[str, str]:
     """Which kind of secret ``url`` holds, and what to do instead; empty if it holds none."""
     scheme, rest = _split(url)

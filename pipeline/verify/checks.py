@@ -3,7 +3,6 @@
 Everything wrong becomes a ``Damage``. A store that does not answer is no damage: that raises.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +32,7 @@ from ..dataset.ledger import (
     totals_of,
 )
 from ..dataset.rows import SCHEMA_VERSION
-from ..dataset.untrusted import check_record
+from ..dataset.untrusted import MAX_MANIFEST_BYTES, MAX_PLAN_BYTES, check_record, parse_json
 from ..reader.dataset import DataFile, Dataset, DatasetError
 from ..stores.filesystems import CONNECTIONS
 from ..stores.reasons import describe
@@ -78,7 +77,7 @@ def read_plan(store: Store) -> tuple[dict[str, Any], str]:
     Raises DatasetError if there is no dataset, or one that this release cannot read.
     """
     try:
-        data = store.read(PLAN_NAME)
+        data = store.read(PLAN_NAME, MAX_PLAN_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         if latest_manifest(store):
             return {}, "is gone"
@@ -86,7 +85,7 @@ def read_plan(store: Store) -> tuple[dict[str, Any], str]:
             f"{store.url}: there is no dataset here ({PLAN_NAME} is missing)"
         ) from None
     try:
-        plan = json.loads(data)
+        plan = parse_json(data)
         parameters, named = plan["parameters"], plan["fingerprint"]
         versions = parameters["format"], parameters.get("schema", SCHEMA_VERSION)
         _ = parameters["layers"], parameters["model_id"]
@@ -107,7 +106,7 @@ def read_manifest(
 ) -> tuple[dict[str, Any] | None, list[str]]:
     """A manifest and what is wrong with it; None if its list of files cannot be trusted."""
     try:
-        manifest = json.loads(store.read(manifest_name(number)))
+        manifest = parse_json(store.read(manifest_name(number), MAX_MANIFEST_BYTES))
         named, files, totals = manifest["fingerprint"], manifest["files"], manifest["totals"]
         for entry in files:
             check_record(entry)

@@ -3,27 +3,24 @@
 Each file takes two small requests, one for its record and one for its footer.
 """
 
-import io
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..dataset.layout import DATA, INDEX, data_path, index_path, paths_in, record_path
 from ..dataset.ledger import Ledger, entry_of
+from ..dataset.parquet import ROWS_PER_GROUP, described, read_footer
 from ..dataset.rows import (
     METADATA_KEY,
-    ROWS_PER_GROUP,
     RecordError,
     column_bytes,
     footer_problem,
     schema,
 )
+from ..dataset.untrusted import parse_json
 from ..reader.dataset import DataFile, Dataset
-from ..stores.ranges import RangeFile
 from ..stores.reasons import describe
 from .checks import Damage, read_record
 from .rows import first_line
@@ -126,11 +123,11 @@ class FileChecker:
             raise RecordError(f"its footer cannot be read: {first_line(error)}") from error
 
     def _read_footer(self, tail: bytes, start: int) -> tuple[dict[str, Any], list[str]]:
-        metadata = pq.read_metadata(io.BytesIO(tail))
-        columns = self._described(metadata, start + len(tail))
+        metadata = read_footer(tail)
+        columns = described(metadata, start + len(tail))
         found = {"bytes": start + len(tail), "rows": metadata.num_rows, "footer_bytes": len(tail)}
         try:
-            written = json.loads(metadata.metadata[METADATA_KEY])
+            written = parse_json(metadata.metadata[METADATA_KEY])
             found |= {"source": written["source"], "model_id": written["model_id"]}
             ours = written["fingerprint"] == self.dataset.fingerprint
         except (TypeError, KeyError, ValueError):
@@ -140,33 +137,6 @@ class FileChecker:
         if not columns.equals(self._schema) or (sizes and sizes.keys() != {*self._schema.names}):
             problems.append("its columns are not those of this dataset")
         return found, problems + _impossible_groups(metadata, start)
-
-    def _described(self, metadata: pq.FileMetaData, size: int) -> pa.Schema:
-        """The columns by a footer. Raises OSError for a footer that pyarrow refuses.
-
-        Asked with ``row_group(i).column(j)`` for a description that it refuses, pyarrow ends the
-        whole process. Before it reads a row group, it checks all descriptions and raises. So let
-        it begin to read. (``pre_buffer`` and ``metadata.schema.to_arrow_schema`` would both leak
-        memory here.)
-        """
-        nothing = pa.PythonFile(_Unreadable(self.dataset.store, "", size), mode="r")
-        file = pq.ParquetFile(nothing, metadata=metadata, pre_buffer=False, buffer_size=4096)
-        for group in range(metadata.num_row_groups):
-            try:
-                file.read_row_group(group, use_threads=False)
-            except OSError as error:
-                if _Unreadable.REFUSAL not in str(error):
-                    raise
-        return file.schema_arrow.remove_metadata()
-
-
-class _Unreadable(RangeFile):
-    """A file of known size that cannot be read."""
-
-    REFUSAL = "this file is not to be read"
-
-    def read(self, size: int | None = -1) -> bytes:
-        raise OSError(self.REFUSAL)
 
 
 def _data_damage(file: DataFile, problems: list[str]) -> Damage:

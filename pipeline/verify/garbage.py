@@ -5,7 +5,6 @@ records, saved rows, temporaries of local writes, and unfinished uploads to S3. 
 newest manifest lists are never garbage.
 """
 
-import json
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,6 +35,7 @@ from ..dataset.layout import (
     split_generation,
 )
 from ..dataset.ledger import latest_manifest
+from ..dataset.untrusted import MAX_MANIFEST_BYTES, parse_json
 from ..reader.dataset import DatasetError
 from ..reader.key_map import key_map_path
 from ..stores.filesystems import S3_PROTOCOLS, storage_errors
@@ -110,7 +110,7 @@ def _unlisted(store: Store) -> Iterator[Garbage]:
     number = latest_manifest(store)
     entries, since = [], 0.0
     if number:
-        entries = json.loads(store.read(manifest_name(number)))["files"]
+        entries = parse_json(store.read(manifest_name(number), MAX_MANIFEST_BYTES))["files"]
         since = store.modified(manifest_name(number))
     listed = {entry["name"] for entry in entries}
     for path, size in published.items():

@@ -75,8 +75,9 @@ class Subset:
 class VerifyOptions(RunningOptions):
     """See ``jobs/verify_dataset.py --help``.
 
-    ``read`` is None for the quick check. ``source_options`` are the sources' storage options,
-    ``older_than`` is in seconds.
+    ``read`` is None for the quick check. ``source_options`` are the sources' storage options;
+    remote sources are read only at the dataset's own host and at ``source_hosts`` (URLs, of which
+    scheme and host or bucket count). ``older_than`` is in seconds.
     """
 
     dataset: str
@@ -84,6 +85,7 @@ class VerifyOptions(RunningOptions):
     decode: bool = True
     repair: bool = False
     source_options: dict[str, Any] = field(default_factory=dict, repr=False)
+    source_hosts: tuple[str, ...] = ()
     collect_garbage: bool = False
     older_than: float = 24 * 3600.0
 
@@ -95,7 +97,7 @@ def verify(options: VerifyOptions, stop: Stop = lambda: "") -> VerifyReport:
     Raises DatasetError where there is no dataset, StorageError where the store does not answer,
     ClusterError where no worker can be started. Damage is in the report instead.
     """
-    refuse_secrets(options.dataset)
+    refuse_secrets(options.dataset, *options.source_hosts)
     with job_log(options.log, "verify", options) as log:
         report = _Verification(options, stop, log).run()
         log.finish(report)
@@ -248,7 +250,7 @@ class _Verification:
 
     def _repair(self, dataset: Dataset) -> None:
         report, options = self.report, self.options
-        repair = Repair(dataset, options.source_options)
+        repair = Repair(dataset, options.source_options, options.source_hosts)
         repair.correct(one.file.record for one in self.checked if one.listing)
         with storage_errors(self.store.url, "cannot be repaired"):
             hurt = self._hurt()

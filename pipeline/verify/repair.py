@@ -10,8 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from codec.errors import StrataError
 from codec.models import zoo
 
@@ -39,6 +37,7 @@ from ..dataset.ledger import (
     publish_manifest,
 )
 from ..dataset.models import publish_model
+from ..dataset.parquet import ParquetFile
 from ..dataset.rows import file_sha256, inspect_file, read_metadata
 from ..reader.dataset import Dataset
 from ..running.job import RunningOptions, Stop
@@ -48,6 +47,7 @@ from ..sources.listing import expand_inputs, file_of
 from ..sources.shards import Shard
 from ..stores.reasons import describe
 from ..stores.store import Store, scratch_folder
+from ..stores.urls import place_of
 from .checks import (
     Damage,
     in_threads,
@@ -76,8 +76,16 @@ def repair_model(store: Store, damage: Damage, model_id: str) -> None:
 class Repair:
     """One repair of a dataset: records first, then data files, then the manifest."""
 
-    def __init__(self, dataset: Dataset, source_options: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        source_options: Mapping[str, Any],
+        source_hosts: Iterable[str] = (),
+    ) -> None:
         self.dataset = dataset
+        # A dataset must not choose where requests and credentials go: whoever wrote it may want
+        # them, or want answers from machines that only this one reaches.
+        self._trusted = {"", place_of(dataset.url), *map(place_of, source_hosts)}
         self.store = dataset.store
         self.ledger = Ledger(dataset.store, dataset.fingerprint)
         self.plan = Plan(PLAN_NAME, dataset.parameters)
@@ -108,7 +116,7 @@ class Repair:
     def _record_of(self, damage: Damage, name: str, local: Path, folder: Path) -> list[Damage]:
         try:
             facts = inspect_file(local, self.dataset.num_layers).to_json()
-            metadata = read_metadata(pq.ParquetFile(local), name)
+            metadata = read_metadata(ParquetFile(local), name)
         except (StrataError, OSError, ValueError) as error:
             return self._worse(damage, f"cannot be read: {describe(error)}")
         if metadata.get("fingerprint") != self.dataset.fingerprint:
@@ -219,6 +227,12 @@ class Repair:
         then = damage.file.record["source"]
         if "truncated" in self.dataset.parameters:  # by decode_dataset.py --format strata
             return f"it was copied from {then['url']}: remove it, and run decode_dataset.py again"
+        if (place := place_of(then["url"])) not in self._trusted:
+            return (
+                f"its source lies at {place}, and nothing is asked there because only the dataset "
+                f"names it: add --source-hosts {place} if you trust it with a request and with "
+                "--source-options"
+            )
         try:
             found = expand_inputs([then["url"]], self.source_options)
         except StrataError as error:

@@ -5,20 +5,19 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from codec.errors import CorruptStreamError, StrataError
 from codec.images.files import unpack_alpha
 from codec.stream.bitstream import MAX_PIXELS, unpack_header, unpack_layer
 
+from ..dataset.parquet import ParquetFile
 from ..dataset.rows import layer_column, original_file
 
 STATUSES = ("ok", "bad", "filtered")
 
 
 def read_group(
-    checked: pq.ParquetFile,
-    unchecked: pq.ParquetFile,
+    checked: ParquetFile,
+    unchecked: ParquetFile,
     group: int,
     names: list[str],
     report: Callable[[str], None],
@@ -57,7 +56,7 @@ def read_group(
     ], lost
 
 
-def _column(file: pq.ParquetFile, group: int, name: str, count: int) -> list[Any]:
+def _column(file: ParquetFile, group: int, name: str, count: int) -> list[Any]:
     values: list[Any] = file.read_row_group(group, columns=[name]).column(name).to_pylist()
     if len(values) != count:
         raise ValueError(f"has {len(values)} of {count} values")

@@ -14,14 +14,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from codec import Codec, EncodedImage
 from codec.batches import batches_by_size, one_by_one_on_error
 
 from ..dataset.index_writer import index_facts, index_table, same_index
 from ..dataset.layout import index_path
 from ..dataset.models import load_model
+from ..dataset.parquet import ParquetFile
 from ..dataset.rows import encoded_image, file_sha256, schema, stream_columns
 from ..reader.dataset import DataFile
 from ..running.stages import StageClock
@@ -144,8 +143,8 @@ class ShardVerifier(Worker[VerifySettings]):
             problems.add(f"its sha256 is {digest}, and was {record['sha256']} when it was written")
         try:
             # The second one is for pages that fail their checksum: which pictures are hurt?
-            checked = pq.ParquetFile(local, page_checksum_verification=True)
-            unchecked = pq.ParquetFile(local)
+            checked = ParquetFile(local)
+            unchecked = ParquetFile(local, checksums=False)
         except Exception as error:
             reraise_passing(error)
             problems.add(f"cannot be read: {first_line(error)}")

@@ -8,6 +8,7 @@ const SIDES = [512, 1024, 2048, 4096]; // longest sides asked for; few, so that 
 const EXACT = 1_500_000; // pixels up to which PNG is asked for, beyond that WebP
 const PACE = 350; // ms between layers while a picture sharpens by itself
 const SMALL = 256; // longest side of a first layer that is only to bridge the time
+const PICTURE_FORMATS = new Set("jpeg png webp gif bmp tiff avif ppm jpeg2000".split(" "));
 const LONG = 3000; // ms after which one is told that it is the server that takes so long
 
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -302,7 +303,9 @@ export class Viewer {
     const name = this.key.split("/").at(-1);
     parts.saveOriginal.hidden = !info.has_original;
     parts.saveOriginal.href = api.originalUrl(this.key);
-    parts.saveOriginal.download = `${name}.${info.source_format ?? "bin"}`;
+    // Only a picture's: the dataset could name a format that the system would run.
+    const format = PICTURE_FORMATS.has(info.source_format) ? info.source_format : "bin";
+    parts.saveOriginal.download = `${name}.${format}`;
   }
 
   /** What the slider says: it follows at once, whatever the pictures take. */

@@ -180,8 +180,8 @@ def test_a_model_is_held_against_its_hash_before_it_is_parsed(folder: Path) -> N
 def test_a_row_group_that_claims_too_much_is_not_read(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.dataset.data_file.MAX_GROUP_BYTES", 100)
-    with pytest.raises(StrataError, match="claims to hold more"):
+    monkeypatch.setattr("pipeline.dataset.parquet.MAX_GROUP_BYTES", 100)
+    with pytest.raises(StrataError, match="claims to hold 622 bytes, more than 100"):
         list(open_dataset(str(folder)).read())
 
 

@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 from codec import EncodedImage
 from codec.images.files import write_image
 from pipeline.reader.dataset import Dataset
+from pipeline.serving.access import OPEN_ACCESS, Access
 from pipeline.serving.app import create_app
 from pipeline.serving.batching import Batcher
 from pipeline.serving.limits import Limits
@@ -54,9 +55,13 @@ def connect(toy: ToyCodec) -> Iterator[Client]:
     """``connect(dataset, running=1, ...)``: a client of a server with such limits."""
     opened: list[TestClient] = []
 
-    def connect(dataset: Dataset, **limits: Any) -> TestClient:
+    def connect(dataset: Dataset, access: Access = OPEN_ACCESS, **limits: Any) -> TestClient:
         service = PreviewService(dataset, toy, Limits(**limits))
-        client = TestClient(create_app(service), raise_server_exceptions=False)
+        client = TestClient(
+            create_app(service, access=access),
+            base_url="http://127.0.0.1",
+            raise_server_exceptions=False,
+        )
         opened.append(client.__enter__())
         return client
 

@@ -17,6 +17,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from pipeline.serving.access import ANY_HOST, Access
 from pipeline.serving.app import create_app
 from pipeline.serving.service import PreviewService
 from tests.pipeline.conftest import Make
@@ -39,7 +40,8 @@ MODES = [("/v1/images/{key}", FORBIDDEN), *((path, ALLOWED) for path in PICTURES
 def described(make_dataset: Make, toy: ToyCodec, tmp_path: Path) -> Any:
     write_tar(tmp_path / "a.tar", samples(3))
     dataset = make_dataset([str(tmp_path / "a.tar")])
-    return schemathesis.openapi.from_asgi("/openapi.json", create_app(PreviewService(dataset, toy)))
+    app = create_app(PreviewService(dataset, toy), access=Access((ANY_HOST,)))
+    return schemathesis.openapi.from_asgi("/openapi.json", app)
 
 
 def ask(operation: Any, mode: GenerationMode, examples: int, **fixed: Any) -> list[int]:

@@ -254,7 +254,7 @@ def test_head_of_what_a_client_has(client: TestClient) -> None:
 
 def test_keys_below_a_prefix(client: TestClient) -> None:
     """As a route prefix of Serve or --root-path of uvicorn make it."""
-    below = TestClient(client.app, root_path="/previews")
+    below = TestClient(client.app, base_url="http://127.0.0.1", root_path="/previews")
     below.portal = client.portal  # the same event loop
     for key, seed in (("a/b", 9), ("a/b/info", 10), (HOSTILE, 11)):
         answer = below.get(f"/previews{url(key, format='png')}")

@@ -4,6 +4,7 @@ import gzip
 import io
 import subprocess
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from pipeline.sources.listing import expand_inputs
 from pipeline.sources.samples import group_samples
 from pipeline.sources.shards import Shard, open_shard
 from pipeline.sources.tar_members import MAX_PADDING, Member, ShardError, read_members
+from pipeline.stores.gzip_limits import GzipLimits
 from tests.pipeline.makers import png, samples, tar_bytes, write_tar
 
 
@@ -212,3 +214,70 @@ def test_a_shard_that_shrank_after_it_was_listed(tmp_path: Path) -> None:
     shard = Shard(str(path), path.stat().st_size + 512, "")
     with pytest.raises(OSError, match="instead of"), open_shard(shard, tmp_path):
         pass
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        (GzipLimits(), r"to more than 16777216; .*--max-gzip-ratio \(50\)"),
+        (GzipLimits(1100, 0.02), r"--max-unpacked-gib \(0.02\)"),
+        (GzipLimits(1100), "the tar ends at offset 0"),  # all of it was unpacked
+    ],
+)
+def test_gzip_that_expands_without_end(tmp_path: Path, limits: GzipLimits, words: str) -> None:
+    """Kilobytes of it used to write a thousand times as many of scratch."""
+    path = tmp_path / "x.tar.gz"
+    path.write_bytes(gzip.compress(bytes(40 << 20)))
+    (shard,) = expand_inputs([str(path)])
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    with pytest.raises(ShardError, match=words), open_shard(shard, scratch, limits=limits):
+        pass
+    assert not list(scratch.iterdir())
+
+
+def test_gzip_that_may_expand(tmp_path: Path) -> None:
+    zeros = [("a.png", png()), ("a.npy", bytes(20 << 20))]
+    path = write_tar(tmp_path / "x.tar.gz", zeros, mode="w:gz")
+    (shard,) = expand_inputs([str(path)])
+    with pytest.raises(ShardError), open_shard(shard, tmp_path):
+        pass
+    with open_shard(shard, tmp_path, limits=GzipLimits(2000)) as opened:
+        assert opened.read(opened.samples[0].fields[1][1]) == bytes(20 << 20)
+
+
+def pax_tar(records: bytes, count: int = 1, kind: bytes = tarfile.XHDTYPE) -> bytes:
+    """A tar with one PAX header of these bytes, and ``count`` empty members."""
+    header = tarfile.TarInfo("pax")
+    header.type, header.size = kind, len(records)
+    packed = header.tobuf(tarfile.USTAR_FORMAT) + records + bytes(-len(records) % 512)
+    for number in range(count):
+        packed += tarfile.TarInfo(f"{number:06d}.png").tobuf(tarfile.USTAR_FORMAT)
+    return packed + bytes(1024)
+
+
+def record(keyword: str, value: str) -> bytes:
+    """A PAX record, whose length counts itself."""
+    text = f" {keyword}={value}\n".encode()
+    size = next(n for n in range(len(text), len(text) + 9) if n == len(text) + len(str(n)))
+    return str(size).encode() + text
+
+
+@pytest.mark.parametrize("size", ["\u00b2", "\u0663", "-1", "1_0", " 1", "9" * 5000, "0x1"])
+def test_odd_sizes_in_pax_headers_are_refused_in_words(size: str) -> None:
+    with pytest.raises(ShardError, match="a PAX header says size="):
+        members(pax_tar(record("size", size)))
+    assert members(pax_tar(record("size", "0")))[0].size == 0
+
+
+def test_global_pax_headers_cost_no_time_for_each_member() -> None:
+    """50,000 keys took time for each of 20,000 members."""
+    many = b"".join(record(f"a{number}", "") for number in range(50_000))
+    started = time.process_time()
+    with pytest.raises(ShardError, match="more than 1000 global PAX records"):
+        members(pax_tar(many, 20_000, tarfile.XGLTYPE))
+    some = b"".join(record(f"a{number}", "") for number in range(1000))
+    assert len(members(pax_tar(some, 20_000, tarfile.XGLTYPE))) == 20_000
+    assert time.process_time() - started < 20
+    sparse = members(pax_tar(record("GNU.sparse.major", "1"), 3, tarfile.XGLTYPE))
+    assert all(one.problem.startswith("is stored as a sparse file") for one in sparse)

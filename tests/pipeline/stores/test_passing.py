@@ -171,7 +171,7 @@ def test_errors_stay_what_they_are_on_their_way_to_the_driver() -> None:
 def test_a_dataset_that_cannot_be_opened(
     fault: Exception, passing: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def read(self: Store, name: str) -> bytes:
+    def read(self: Store, name: str, most: int) -> bytes:
         raise fault
 
     monkeypatch.setattr(Store, "read", read)

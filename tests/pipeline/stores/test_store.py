@@ -36,7 +36,7 @@ def test_only_some_are_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     store = Store(str(tmp_path))
     (tmp_path / "x").write_bytes(b"1")
     read: list[str] = []
-    monkeypatch.setattr(store, "read", lambda name: read.append(name) or b"1")
+    monkeypatch.setattr(store, "read", lambda name, most: read.append(name) or b"1")
     next(iter(store.read_many(["x"] * 5000)))
     assert len(read) <= store_module.READ_TOGETHER
 

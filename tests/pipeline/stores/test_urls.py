@@ -21,7 +21,13 @@ from pipeline.running.command_line import run_job
 from pipeline.sources.listing import expand_inputs
 from pipeline.sources.shards import Shard, open_shard
 from pipeline.stores.store import StorageError, Store
-from pipeline.stores.urls import SecretInURLError, refuse_secrets, without_query, without_secrets
+from pipeline.stores.urls import (
+    SecretInURLError,
+    place_of,
+    refuse_secrets,
+    without_query,
+    without_secrets,
+)
 from pipeline.verify.job import verify
 from tests.pipeline.makers import samples, tar_bytes
 
@@ -279,3 +285,20 @@ def test_signed_addresses_on_a_page_are_refused(server: str) -> None:
     with pytest.raises(SecretInURLError, match=r"/page/a\.tar: ") as caught:
         expand_inputs([f"{server}/page/*"])
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("/a/b.tar", ""),
+        ("a.tar", ""),
+        ("file:///a.tar", ""),
+        ("https://Data.example.org:8443/x/y.tar?z", "https://data.example.org:8443"),
+        ("HTTP://a.org\\@b.org/x", "http://a.org"),
+        ("http://a.org#@b.org/x", "http://a.org"),
+        ("s3://Bucket/key", "s3://Bucket"),
+        ("gs://bucket", "gs://bucket"),
+    ],
+)
+def test_where_requests_go(url: str, place: str) -> None:
+    assert place_of(url) == place

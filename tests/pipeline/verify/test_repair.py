@@ -1,9 +1,11 @@
 """Records and data files are made anew, from what is left and from their sources."""
 
+import http.server
 import json
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -170,3 +172,52 @@ def test_a_manifest_that_another_job_publishes_at_the_last_moment(
     assert dataset.failed == [failed]
     assert archive.file("a").name.endswith(".1.parquet")
     assert archive.verify(read=FULL).damaged == []
+
+
+class Listener(http.server.BaseHTTPRequestHandler):
+    """Answers nothing, and keeps what it is told."""
+
+    told: ClassVar[list[tuple[str, str | None]]] = []
+
+    def do_HEAD(self) -> None:
+        self.told.append((self.path, self.headers["Authorization"]))
+        self.send_error(404)
+
+    do_GET = do_HEAD
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def listener() -> Iterator[str]:
+    Listener.told.clear()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Listener)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_manifest_does_not_choose_where_credentials_go(archive: Archive, listener: str) -> None:
+    truncated(archive)
+    for path in (archive.root / manifest_name(1), archive.record()):
+        content = path.read_text().replace(archive.tars[0], f"{listener}/x.tar")
+        assert listener in content
+        path.write_text(content)
+    options = {"headers": {"Authorization": "Bearer of mine"}}
+    (damage,) = archive.verify(repair=True, source_options=options).of_kind("data")
+    assert not damage.repaired
+    assert f"add --source-hosts {listener} if you trust it" in damage.why_not
+    assert Listener.told == []
+    others = ("http://127.0.0.1", "https://" + listener[7:], "s3://x")
+    archive.verify(repair=True, source_options=options, source_hosts=others)
+    assert Listener.told == []
+    named = (f"{listener}/whatever",)
+    (damage,) = archive.verify(repair=True, source_options=options, source_hosts=named).of_kind(
+        "data"
+    )
+    assert "its source" in damage.why_not
+    assert ("/x.tar", "Bearer of mine") in Listener.told
