@@ -192,7 +192,7 @@ class RowWriter:
     def copy(self, columns: dict[str, Any]) -> None:
         """Append a row as ``iter_rows`` gives it, of a file with the same schema."""
         nbytes = row_bytes(columns)
-        texts = {columns[name] or "" for name in DICTIONARY_COLUMNS}
+        texts = {columns.get(name) or "" for name in DICTIONARY_COLUMNS}
         # Readers count with the longest text of a dictionary for every row.
         spread = sum(map(len, self._texts | texts)) * (len(self._rows) + 1)
         if self._rows and max(self._bytes + nbytes, spread) > BYTES_PER_GROUP:

@@ -67,7 +67,7 @@ class ShardRestorer(DatasetWorker):
         shown = self.activity.shard(file.name, of=file.rows)
         with shown, scratch_folder(self.settings.scratch) as folder:
             local = folder / "out.tar"
-            target = TarTarget(local)
+            target = TarTarget(local, repeated=True)
             for sample in self._samples(file, keys, clock):
                 with clock.timed("write"):
                     target.write(sample.key, sample.fields or [])

@@ -41,16 +41,18 @@ class _Names:
 class TarTarget:
     """A tar on local disk whose bytes depend only on its samples.
 
-    Names are those of the samples, unless a program that unpacks it could be led astray.
+    Names are those of the samples, unless a program that unpacks it could be led astray. Two files
+    of one name are refused, unless they are ``repeated`` as in the shard that they come from.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._names = _Names()
+    def __init__(self, path: Path, *, repeated: bool = False) -> None:
+        self._names = None if repeated else _Names()
         self._tar = tarfile.open(path, "w", format=tarfile.GNU_FORMAT)  # noqa: SIM115
 
     def write(self, key: str, fields: list[tuple[str, bytes]]) -> None:
         told = [tar_name(f"{key}.{name}" if name else key) for name, _ in fields]
-        for name, (_, data) in zip(self._names.take(told, key), fields, strict=True):
+        names = told if self._names is None else self._names.take(told, key)
+        for name, (_, data) in zip(names, fields, strict=True):
             info = tarfile.TarInfo(name)
             info.size = len(data)
             self._tar.addfile(info, io.BytesIO(data))

@@ -20,8 +20,9 @@ def open_plan(url: str, options: Mapping[str, Any] | None = None) -> tuple[Store
         store = Store(url, options)
         plan = parse_json(store.read(PLAN_NAME, MAX_PLAN_BYTES))
         version = plan["parameters"].get("format")
-    except (LookupError, TypeError, AttributeError) as error:
-        raise DatasetError(f"{url}: {PLAN_NAME} is not the plan of a dataset") from error
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        message = f"{url}: {PLAN_NAME} is not the plan of a dataset ({describe(error)})"
+        raise DatasetError(message) from error
     except FileNotFoundError as error:
         raise DatasetError(f"{url}: there is no dataset here ({PLAN_NAME} is missing)") from error
     except Exception as error:  # stores have exceptions of many kinds
