@@ -90,10 +90,6 @@ def connect(address: str | None) -> None:
         # other cluster of this user for it. A token in the environment leaves no trace.
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    if wanted and os.environ.get(_REACHABLE) == _PRIVATE:  # from an earlier private cluster
-        del os.environ[_REACHABLE]
-    elif not wanted:
-        os.environ.setdefault(_REACHABLE, _PRIVATE)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a Ray warning
     import ray
     from ray._common.utils import env_bool
@@ -101,9 +97,6 @@ def connect(address: str | None) -> None:
 
     if ray.is_initialized():
         return
-    # It reads the variable only when it is imported.
-    several = env_bool(_REACHABLE, not ray_constants.IS_WINDOWS_OR_OSX)
-    ray_constants.ENABLE_RAY_CLUSTER = several
     root = Path(__file__).resolve().parents[2]
     options: dict[str, Any] = {"logging_level": "WARNING", "log_to_driver": True}
     if not wanted:
@@ -122,6 +115,13 @@ def connect(address: str | None) -> None:
         if not inside_ray_job():
             # Workers on other machines need our two packages; inside a job they have them.
             options["runtime_env"] = {"py_modules": [str(root / "codec"), str(root / "pipeline")]}
+    # Ray's processes inherit the variable. What else this process starts must not.
+    private = not wanted and _REACHABLE not in os.environ
+    if private:
+        os.environ[_REACHABLE] = _PRIVATE
+    # Ray itself reads it only when it is imported.
+    several = env_bool(_REACHABLE, not ray_constants.IS_WINDOWS_OR_OSX)
+    ray_constants.ENABLE_RAY_CLUSTER = several
     handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**options)
@@ -130,6 +130,9 @@ def connect(address: str | None) -> None:
             signal.signal(signal.SIGTERM, handler)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ClusterError(f"no Ray cluster at {wanted or 'this machine'}: {error}") from error
+    finally:
+        if private:
+            del os.environ[_REACHABLE]
 
 
 def _check_that_somebody_listens(address: str) -> None:

@@ -77,8 +77,9 @@ def test_more_cpus_than_any_machine_has() -> None:
 
 
 @pytest.mark.parametrize("kind", ["{}", "ray://{}"])
-def test_an_address_where_nobody_listens(kind: str) -> None:
+def test_an_address_where_nobody_listens(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray itself would try for ten minutes."""
+    monkeypatch.setattr("ray.is_initialized", lambda: False)  # by other tests in this process
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         host, port = unused.getsockname()
