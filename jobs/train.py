@@ -18,6 +18,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -25,7 +26,6 @@ from codec.errors import StrataError
 from codec.models import zoo
 from codec.training.flags import add_flags, given_flags
 from codec.training.tracking import PACKAGES
-from pipeline import TrainOptions
 from pipeline.running.command_line import (
     add_address,
     add_scratch,
@@ -36,13 +36,17 @@ from pipeline.running.command_line import (
     positive,
 )
 
+if TYPE_CHECKING:
+    from pipeline import TrainOptions
+
 # What needs torch is imported where it is used: that takes seconds, and people wait for a sign.
 
 
-def parse(arguments: Sequence[str] | None = None) -> TrainOptions:
+def parse(arguments: Sequence[str] | None = None) -> "TrainOptions":
     """Options, the codec among them. Raises StrataError where --init cannot be read."""
     from codec.training.loop import TrainingConfig
     from codec.training.run import VALIDATION_PICTURES, recipes_of
+    from pipeline import TrainOptions
 
     family, init_path = _family(arguments)
     recipes = recipes_of(family)
