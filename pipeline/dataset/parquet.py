@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..stores.ranges import SizedFile
 from .thrift import DAMAGED, count_structs, read_struct
 
 # What a writer does. 256 rows: reading one key's first layer fetches a quarter of a megabyte, not
@@ -279,30 +280,10 @@ def _part(fields: Mapping[int, Any], name: int) -> Mapping[int, Any]:
     return value if isinstance(value, dict) else {}
 
 
-class _Unreadable(io.RawIOBase):
+class _Unreadable(SizedFile):
     """A file of known size that cannot be read."""
 
     REFUSAL = "this file is not to be read"
-
-    def __init__(self, size: int) -> None:
-        self._size, self._position = size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def size(self) -> int:
-        return self._size
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = base + offset
-        return self._position
 
     def read(self, size: int | None = -1) -> bytes:
         raise OSError(self.REFUSAL)

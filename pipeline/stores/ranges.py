@@ -125,15 +125,11 @@ def read_range(store: Store, path: str, offset: int, length: int) -> bytes:
     return bytes(data)
 
 
-class RangeFile(io.RawIOBase):
-    """A file of known size. Each ``read`` is one request for exactly these bytes.
+class SizedFile(io.RawIOBase):
+    """A file of known size with a position in it; how it is read is left to its kinds."""
 
-    fsspec's own files ask for the size first, and read ahead by default.
-    """
-
-    def __init__(self, store: Store, path: str, size: int) -> None:
-        self._store, self._path, self._size = store, path, size
-        self._position = 0
+    def __init__(self, size: int) -> None:
+        self._size, self._position = size, 0
 
     def readable(self) -> bool:
         return True
@@ -151,6 +147,17 @@ class RangeFile(io.RawIOBase):
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
         self._position = base + offset
         return self._position
+
+
+class RangeFile(SizedFile):
+    """A file of known size. Each ``read`` is one request for exactly these bytes.
+
+    fsspec's own files ask for the size first, and read ahead by default.
+    """
+
+    def __init__(self, store: Store, path: str, size: int) -> None:
+        super().__init__(size)
+        self._store, self._path = store, path
 
     def read(self, size: int | None = -1) -> bytes:
         left = self._size - self._position
