@@ -30,14 +30,13 @@ from codec.numerics.memory import is_out_of_memory, release_memory
 
 from ..dataset.rows import Row, Status
 from ..running.stages import StageClock
-from ..sources.samples import Sample, is_picture
+from ..sources.samples import Sample
 from ..sources.shards import ShardFile
 from ..stores.reasons import describe
 from ..stores.threads import ahead_within
-from .keeping import choose
+from .keeping import choose, keeps_field, without_picture
 from .settings import CompressSettings
 
-KEEP_FILTERED_BYTES = 1 << 20  # larger fields of samples that were left out on purpose are dropped
 # Samples held with their decoded pictures, three times: read ahead, on the device, in the coder.
 # A larger sample is a window of its own. What is read ahead may be more by one sample per loader
 # thread, because the size of a picture is unknown before it is decoded.
@@ -183,16 +182,16 @@ class SampleEncoder:
             source_sha256=hashlib.sha256(source).digest(),
         )
         if skip is not None:
-            return _Loaded(self._without_picture(row, "bad", skip), untouchable=True)
+            return _Loaded(without_picture(self.settings, row, "bad", skip), untouchable=True)
         try:
             picture = read_image(source, max_pixels=self.settings.max_pixels)
         except Exception as error:
-            return _Loaded(self._without_picture(row, "bad", describe(error)))
+            return _Loaded(without_picture(self.settings, row, "bad", describe(error)))
         row = replace(row, source_format=picture.format, notes="; ".join(picture.notes))
         height, width = picture.rgb.shape[:2]
         if min(height, width) < self.settings.min_side:
             reason = f"smaller than --min-side {self.settings.min_side}: {width}x{height}"
-            return _Loaded(self._without_picture(row, "filtered", reason))
+            return _Loaded(without_picture(self.settings, row, "filtered", reason))
         alpha = None if picture.alpha is None else pack_alpha(picture.alpha)
         rgb = np.ascontiguousarray(picture.rgb)
         digest = hashlib.sha256(rgb.data).digest()
@@ -214,25 +213,12 @@ class SampleEncoder:
         """The fields of a sample that gives no picture, those with their bytes that are kept."""
         room = self.settings.max_sample_bytes
         for name, member in sample.fields:
-            kept = not member.problem and self._keeps_field(name, member.size, status)
+            kept = not member.problem and keeps_field(self.settings, name, member.size, status)
             if kept and member.size <= room:
                 room -= member.size
                 yield name, file.read(member)
             else:
                 yield name, None
-
-    def _keeps_field(self, name: str, size: int, status: Status) -> bool:
-        """Whether a field of ``size`` bytes of a sample that gives no picture is kept."""
-        keep = self.settings.keep_original
-        if keep == "always" or (keep != "never" and status == "bad"):
-            return True
-        return size <= KEEP_FILTERED_BYTES and not (keep == "never" and is_picture(name))
-
-    def _without_picture(self, row: Row, status: Status, reason: str) -> Row:
-        source = row.original or b""
-        kept = self._keeps_field(row.source_field or "", len(source), status)
-        original = source if kept else None
-        return replace(row, status=status, reason=reason, original=original, alpha=None)
 
     # -- pixels to streams ------------------------------------------------------------------------
 
@@ -404,10 +390,12 @@ class SampleEncoder:
     ) -> Row:
         """The row with its stream, or with the reason why the codec could not make one."""
         if isinstance(stream, Exception):
-            return self._without_picture(row, "bad", f"the codec failed: {describe(stream)}")
+            return without_picture(
+                self.settings, row, "bad", f"the codec failed: {describe(stream)}"
+            )
         if isinstance(quality, Exception):
             reason = f"the codec cannot read its own stream: {describe(quality)}"
-            return self._without_picture(row, "bad", reason)
+            return without_picture(self.settings, row, "bad", reason)
         layers, kept = choose(self.settings, row, stream, quality)
         return replace(
             row,

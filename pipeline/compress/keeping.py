@@ -1,12 +1,16 @@
 """How many layers of a picture are stored, and whether its own file is kept beside them."""
 
+from dataclasses import replace
+
 from codec import EncodedImage
 
-from ..dataset.rows import Row
+from ..dataset.rows import Row, Status
+from ..sources.samples import is_picture
 from .settings import CompressSettings
 
 # Beside an original that is kept, a stream only serves previews: an eighth of the bytes is enough.
 PREVIEW_SHARE = 8
+KEEP_FILTERED_BYTES = 1 << 20  # larger fields of samples that were left out on purpose are dropped
 
 
 def choose(
@@ -39,3 +43,19 @@ def _layers_within(encoded: EncodedImage, limit: int, alpha_bytes: int, room: in
         if total <= room:
             kept = number
     return kept
+
+
+def keeps_field(settings: CompressSettings, name: str, size: int, status: Status) -> bool:
+    """Whether a field of ``size`` bytes of a sample that gives no picture is kept."""
+    keep = settings.keep_original
+    if keep == "always" or (keep != "never" and status == "bad"):
+        return True
+    return size <= KEEP_FILTERED_BYTES and not (keep == "never" and is_picture(name))
+
+
+def without_picture(settings: CompressSettings, row: Row, status: Status, reason: str) -> Row:
+    """The row of a sample that gives no picture; its file stays in it where it is kept."""
+    source = row.original or b""
+    kept = keeps_field(settings, row.source_field or "", len(source), status)
+    original = source if kept else None
+    return replace(row, status=status, reason=reason, original=original, alpha=None)
