@@ -20,7 +20,6 @@ from pipeline import CompressOptions, compress_dataset
 from pipeline.running.command_line import (
     add_max_bad_fraction,
     add_running_options,
-    decibels,
     given_options,
     new_parser,
     options_of,
@@ -60,14 +59,24 @@ def parse(arguments: list[str] | None = None) -> CompressOptions:
     )
     parser.add_argument(
         "--store-layers",
-        default="auto",
-        metavar="K|auto",
-        help="keep exactly the first K layers of every picture; auto (default) leaves out the "
-        "layers that only serve losslessness, and keeps for each picture the most layers that "
-        "are together not larger than its original file",
+        type=_store_layers,
+        metavar="K|fit",
+        help="keep exactly the first K layers of every picture (default: all that are worth "
+        "archiving: people see no difference); fit keeps for each picture the most layers that are "
+        "together not larger than its original file",
     )
     parser.add_argument(
-        "--lossless", action="store_true", help="keep all layers, so pictures come back bit-exact"
+        "--lossless",
+        action="store_true",
+        help="keep all layers, so pictures come back bit-exact; JPEG files, and other files that "
+        "are smaller than their exact streams, are kept themselves",
+    )
+    parser.add_argument(
+        "--target-quality",
+        metavar="Q",
+        help="keep for each picture the fewest layers that reach a SSIMULACRA2 (80) or a PSNR "
+        "(38dB); every stream is decoded to find out, which takes time. With --store-layers or "
+        "--lossless the number of layers is fixed. Pictures that stay below it keep their file",
     )
     parser.add_argument(
         "--quality",
@@ -107,17 +116,13 @@ def parse(arguments: list[str] | None = None) -> CompressOptions:
     parser.add_argument(
         "--keep-original",
         choices=["never", "bad", "larger", "always"],
-        default="bad",
-        help="keep the picture's own file in the dataset: of pictures that could not be encoded "
-        "(bad, default); also of those whose stream would be larger than the file, or stays below "
-        "--min-psnr, with the first layers beside it for previews (larger); of all (always)",
-    )
-    parser.add_argument(
-        "--min-psnr",
-        type=decibels,
-        metavar="DB",
-        help="what every picture must reach in dB, or else its original is kept; every stream is "
-        "decoded to find out, and the figures are stored",
+        default="larger",
+        help="keep the picture's own file in the dataset, and of its stream two layers for "
+        "previews. larger (default): where the stream would not be smaller, or stays below "
+        "--target-quality; such pictures come back exactly. always: of all pictures, a byte-exact "
+        "archive with previews (--store-layers and --lossless give more layers beside them). bad: "
+        "only where a picture could not be encoded, which larger and always keep as well. JPEG "
+        "files are packed without loss if lepton_jpeg_python is installed",
     )
     parser.add_argument(
         "--retry",
@@ -134,21 +139,23 @@ def parse(arguments: list[str] | None = None) -> CompressOptions:
     add_max_bad_fraction(parser, "shards")
     add_running_options(parser)
     given = parser.parse_args(arguments)
-    layers = None
-    if given.store_layers != "auto":
-        try:
-            layers = positive(given.store_layers)
-        except (ValueError, argparse.ArgumentTypeError):
-            parser.error(f"--store-layers must be a positive number or auto: {given.store_layers}")
     return options_of(
         CompressOptions,
         given,
         output=output_url(parser, given.output),
         model=given.model or DEFAULT_MODELS[given.codec or "uqdm"],
-        store_layers=layers,
         codec_options=given_options(given, ["quality", "tile_pixels"]),
         **running_options(given),
     )
+
+
+def _store_layers(text: str) -> int | str:
+    if text == "fit":
+        return text
+    try:
+        return positive(text)
+    except (ValueError, argparse.ArgumentTypeError):
+        raise argparse.ArgumentTypeError(f"must be a positive number or fit: {text}") from None
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -11,10 +11,11 @@ calls it.
 
 import hashlib
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
+from functools import partial
 from operator import attrgetter
 from typing import Any, TypeGuard
 
@@ -24,8 +25,6 @@ from codec import Codec, EncodedImage, coder_process
 from codec.batches import batches_by_size, in_parts, one_by_one_on_error, windows
 from codec.coder_process import Coding, Helper
 from codec.images.files import pack_alpha, read_image
-from codec.images.metrics import psnr
-from codec.images.packing import pack_file
 from codec.numerics.memory import is_out_of_memory, release_memory
 
 from ..dataset.rows import Row, Status
@@ -34,7 +33,8 @@ from ..sources.samples import Sample
 from ..sources.shards import ShardFile
 from ..stores.reasons import describe
 from ..stores.threads import ahead_within
-from .keeping import choose, keeps_field, without_picture
+from .keeping import finished_row, keeps_field, layers_to_encode, packed, without_picture
+from .quality import Measured, shown_by_layers
 from .settings import CompressSettings
 
 # Samples held with their decoded pictures, three times: read ahead, on the device, in the coder.
@@ -75,13 +75,14 @@ class _DeviceFailure:
 
 @dataclass
 class _Batch:
-    """Pictures on the device together, and their positions in the window.
+    """Pictures on the device together, their positions in the window, and layers to encode.
 
     ``begun`` is the device's half, whose result is the coder's half: the future of their streams.
     """
 
     positions: list[int]
     images: list[np.ndarray]
+    layers: int
     begun: Future[Future[list[EncodedImage]] | _DeviceFailure]
 
 
@@ -224,14 +225,18 @@ class SampleEncoder:
 
     def _begin(self, window: list[_Loaded]) -> list[_Batch]:
         """Let the device do all pictures of a window, in batches of similar size."""
-        pictures = [position for position, loaded in enumerate(window) if loaded.rgb is not None]
-        sizes = [window[position].rgb.shape[:2] for position in pictures]  # type: ignore[union-attr]
+        alike: dict[int, list[int]] = defaultdict(list)
+        for position, loaded in enumerate(window):
+            if loaded.rgb is not None:
+                alike[layers_to_encode(self.settings, loaded.row)].append(position)
         batches = []
-        for batch in batches_by_size(sizes, self.settings.batch_size, self.batch_pixels):
-            for part in self._fitting(batch, sizes):
-                positions = [pictures[number] for number in part]
-                images = [window[position].rgb for position in positions]
-                batches.append(self._begin_batch(positions, images))  # type: ignore[arg-type]
+        for layers, pictures in sorted(alike.items()):
+            sizes = [window[position].rgb.shape[:2] for position in pictures]  # type: ignore[union-attr]
+            for batch in batches_by_size(sizes, self.settings.batch_size, self.batch_pixels):
+                for part in self._fitting(batch, sizes):
+                    positions = [pictures[number] for number in part]
+                    images = [window[position].rgb for position in positions]
+                    batches.append(self._begin_batch(positions, images, layers))  # type: ignore[arg-type]
         return batches
 
     def _fitting(self, batch: list[int], sizes: list[tuple[int, int]]) -> Iterator[list[int]]:
@@ -240,18 +245,18 @@ class SampleEncoder:
         for part in batches_by_size(chosen, len(batch), self.batch_pixels):
             yield [batch[number] for number in part]
 
-    def _begin_batch(self, positions: list[int], images: list[np.ndarray]) -> _Batch:
+    def _begin_batch(self, positions: list[int], images: list[np.ndarray], layers: int) -> _Batch:
         while len(self._queued) > 1:  # one on the device, and one that it need not wait for
             wait([self._queued.popleft()])
-        begun = self._device.submit(self._begin_coding, images)
+        begun = self._device.submit(self._begin_coding, images, layers)
         self._queued.append(begun)
-        return _Batch(positions, images, begun)
+        return _Batch(positions, images, layers, begun)
 
     def _begin_coding(
-        self, images: list[np.ndarray]
+        self, images: list[np.ndarray], layers: int
     ) -> Future[list[EncodedImage]] | _DeviceFailure:
         """The device's half of a batch, whose other half is left to the coder."""
-        finish = self._quantise(images)
+        finish = self._quantise(images, layers)
         if isinstance(finish, _DeviceFailure):
             return finish
         while len(self._coding) > self._coders:  # the device waits for the coder here
@@ -261,15 +266,13 @@ class SampleEncoder:
         return streams
 
     def _quantise(
-        self, images: list[np.ndarray]
+        self, images: list[np.ndarray], layers: int
     ) -> Callable[[], list[EncodedImage]] | _DeviceFailure:
         """What the coder has to finish."""
-        settings = self.settings
+        options = self.settings.codec_options
         try:
             with self._clock.timed("device"):
-                return self.codec.begin_encode(
-                    images, layers=settings.layers, **settings.codec_options
-                )
+                return self.codec.begin_encode(images, layers=layers, **options)
         except Exception as error:
             failure = _DeviceFailure(is_out_of_memory(error))
         if (
@@ -309,12 +312,13 @@ class SampleEncoder:
             except ValueError:
                 pass
         halve = isinstance(begun, _DeviceFailure) and begun.out_of_memory
-        return list(self.on_device(in_parts, self._encode, batch.images, halve))
+        encode = partial(self._encode, layers=batch.layers)
+        return list(self.on_device(in_parts, encode, batch.images, halve))
 
-    def _encode(self, images: list[np.ndarray]) -> list[EncodedImage]:
-        settings = self.settings
+    def _encode(self, images: list[np.ndarray], layers: int) -> list[EncodedImage]:
         with self._clock.timed("device"):
-            streams = self.codec.encode(images, layers=settings.layers, **settings.codec_options)
+            options = self.settings.codec_options
+            streams = self.codec.encode(images, layers=layers, **options)
         self._check(images, streams)
         return streams
 
@@ -336,70 +340,53 @@ class SampleEncoder:
         strict: bool,
     ) -> list[Row]:
         rows = [loaded.row for loaded in window]
-        done = [number for number, loaded in enumerate(window) if loaded.rgb is None]
-        self._pack(rows, [number for number in done if not window[number].untouchable])
-        on_rows([rows[number] for number in done])
+        without = [number for number, loaded in enumerate(window) if loaded.rgb is None]
+        touched = [number for number in without if not window[number].untouchable]
+        for number, row in zip(
+            touched, self._loaders.map(packed, [rows[n] for n in touched]), strict=True
+        ):
+            rows[number] = row
+        on_rows([rows[number] for number in without])
         failures: list[Exception] = []
         for batch in batches:
             streams = self._streams(batch)
-            qualities = self._qualities(batch.images, streams)
-            for position, stream, quality in zip(batch.positions, streams, qualities, strict=True):
-                rows[position] = self._row(rows[position], stream, quality)
-                failures += [one for one in (stream, quality) if isinstance(one, Exception)]
-            self._pack(rows, batch.positions)
-            on_rows([rows[position] for position in batch.positions])
+            measured = self._measured(batch.images, streams)
+            failures += [one for one in (*streams, *measured) if isinstance(one, Exception)]
+            done = [rows[position] for position in batch.positions]
+            finish = partial(finished_row, self.settings)
+            finished = list(self._loaders.map(finish, done, streams, measured))
+            for position, row in zip(batch.positions, finished, strict=True):
+                rows[position] = row
+            on_rows(finished)
         self._failed += len(failures)
         self._encoded += sum(len(batch.positions) for batch in batches) - len(failures)
         if strict and failures and self._failed >= SYSTEMATIC and not self._encoded:
             raise RuntimeError(f"no picture could be encoded: {describe(failures[0])}")
         return rows
 
-    def _pack(self, rows: list[Row], positions: Sequence[int]) -> None:
-        """Pack the originals that are kept of some of the rows, in the loader threads."""
-        kept = [position for position in positions if rows[position].original is not None]
-        files = self._loaders.map(lambda position: pack_file(rows[position].original or b""), kept)
-        for position, (data, packing) in zip(kept, files, strict=True):
-            rows[position] = replace(rows[position], original=data, original_packing=packing)
-
-    def _qualities(
+    def _measured(
         self, images: list[np.ndarray], streams: list[EncodedImage | Exception]
-    ) -> list[tuple[float, ...] | Exception | None]:
-        """PSNR in dB of each picture after each of its layers; None where no floor is set."""
-        if self.settings.min_psnr is None:
+    ) -> list[Measured | Exception | None]:
+        """How good each picture is; None where no quality is asked for."""
+        target = self.settings.target_quality
+        if target is None:
             return [None] * len(images)
         numbers = [n for n, stream in enumerate(streams) if isinstance(stream, EncodedImage)]
         pairs = [(images[n], streams[n]) for n in numbers]
-        found = self.on_device(one_by_one_on_error, self._measure, pairs) if pairs else []
-        qualities = dict(zip(numbers, found, strict=True))
-        return [qualities.get(n) for n in range(len(images))]
 
-    def _measure(self, pairs: list[tuple[np.ndarray, EncodedImage]]) -> list[tuple[float, ...]]:
-        curves: list[list[float]] = [[] for _ in pairs]
-        with self._clock.timed("device"):
-            for pictures in self.codec.decode_progressively([stream for _, stream in pairs]):
-                for (image, stream), curve, picture in zip(pairs, curves, pictures, strict=True):
-                    if len(curve) < stream.num_layers:
-                        curve.append(psnr(image, picture))
-        return [tuple(curve) for curve in curves]
+        def show(some: list[tuple[np.ndarray, EncodedImage]]) -> list[list[np.ndarray]]:
+            with self._clock.timed("device"):
+                return shown_by_layers(self.codec, [stream for _, stream in some])
 
-    def _row(
-        self,
-        row: Row,
-        stream: EncodedImage | Exception,
-        quality: tuple[float, ...] | Exception | None,
-    ) -> Row:
-        """The row with its stream, or with the reason why the codec could not make one."""
-        if isinstance(stream, Exception):
-            return without_picture(
-                self.settings, row, "bad", f"the codec failed: {describe(stream)}"
-            )
-        if isinstance(quality, Exception):
-            reason = f"the codec cannot read its own stream: {describe(quality)}"
-            return without_picture(self.settings, row, "bad", reason)
-        layers, kept = choose(self.settings, row, stream, quality)
-        return replace(
-            row,
-            encoded=stream.truncate(layers),
-            psnr=None if quality is None else quality[:layers],
-            original=row.original if kept else None,
-        )
+        shown = self.on_device(one_by_one_on_error, show, pairs) if pairs else []
+
+        def measure(pair: tuple[int, list[np.ndarray] | Exception]) -> Measured | Exception:
+            number, pictures = pair
+            if isinstance(pictures, Exception):
+                return pictures
+            with self._clock.timed("measure", max(1, self.settings.threads)):
+                return target.measure(images[number], pictures)
+
+        pairs_shown = list(zip(numbers, shown, strict=True))
+        found = dict(zip(numbers, self._loaders.map(measure, pairs_shown), strict=True))
+        return [found.get(n) for n in range(len(images))]

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from codec import Codec, load_codec
 from codec.images.files import MAX_PIXELS
 from codec.images.packing import PACKAGE, can_pack
+from codec.images.perception import can_judge
 
 from ..dataset.job import Records, run_dataset_job
 from ..dataset.layout import PLAN_NAME, data_path, generation_name, shard_name
@@ -24,7 +25,9 @@ from ..sources.samples import MAX_SAMPLE_BYTES, SIDE_FIELDS
 from ..sources.shards import Shard
 from ..stores.store import Store
 from ..stores.urls import refuse_secrets
-from .settings import SAVE_SECONDS, CompressSettings, KeepOriginal
+from .keeping import PREVIEW_LAYERS
+from .quality import target_quality
+from .settings import SAVE_SECONDS, CompressSettings, KeepOriginal, StoreLayers
 from .worker import ShardCompressor, ShardJob
 
 
@@ -32,22 +35,24 @@ from .worker import ShardCompressor, ShardJob
 class CompressOptions(RunningOptions):
     """See ``jobs/compress_dataset.py --help``.
 
-    ``codec`` None means the model's, ``store_layers`` None means ``auto``. ``codec_options`` are
-    those that were given of the codec's own options for encoding.
+    ``codec`` None means the model's. ``store_layers`` is a number, or "fit": the most layers that
+    are not larger than the picture's file. None means those that ``target_quality`` takes (a
+    SSIMULACRA2, "80", or a PSNR, "38dB"), or else all that are worth archiving. ``codec_options``
+    are those that were given of the codec's own options for encoding.
     """
 
     inputs: tuple[str, ...]
     output: str
     model: str
     codec: str | None = None
-    store_layers: int | None = None
+    store_layers: StoreLayers = None
     lossless: bool = False
     codec_options: dict[str, Any] = field(default_factory=dict)
     min_side: int = 0
     max_pixels: int = MAX_PIXELS
     max_sample_bytes: int = MAX_SAMPLE_BYTES
-    keep_original: KeepOriginal = "bad"
-    min_psnr: float | None = None
+    keep_original: KeepOriginal = "larger"
+    target_quality: str | None = None
     retry: Literal["bad"] | None = None
     max_bad_fraction: float = 0.5
     save_seconds: float = SAVE_SECONDS
@@ -143,18 +148,20 @@ def run_shards(
     if not jobs:
         return []
     planned = plan.parameters
+    target = planned["target_quality"]
     settings = CompressSettings(
         output=output,
         fingerprint=plan.fingerprint,
         model_id=planned["model_id"],
         layers=planned["layers"],
-        fit=planned["fit_source"],
+        store_layers=planned["store_layers"],
+        lossless=planned["lossless"],
         codec_options={**planned.get("codec_options", {}), **(codec_options or {})},
         min_side=planned["min_side"],
         max_pixels=planned["max_pixels"],
         max_sample_bytes=planned.get("max_sample_bytes", MAX_SAMPLE_BYTES),
         keep_original=planned["keep_original"],
-        min_psnr=planned["min_psnr"],
+        target_quality=target and target_quality(target),
         save_seconds=save_seconds,
     )
     return run_job_tasks(
@@ -177,12 +184,8 @@ def _data_path(record: Mapping[str, Any]) -> str:
 
 def _parameters(options: CompressOptions, model: Codec) -> dict[str, Any]:
     """Everything that the dataset's bytes depend on."""
-    layers, fit = _layers(options, model)
-    if options.min_psnr is not None and options.keep_original not in ("larger", "always"):
-        raise OptionError(
-            f"--min-psnr {options.min_psnr:g}: needs --keep-original larger (or always), because a "
-            "picture that stays below it is kept as its original"
-        )
+    layers, store_layers = _layers(options, model)
+    target = _target(options)
     where = f"the {model.codec} model {model.name}"
     check_codec_options(model, "encode", options.codec_options, where)
     # Absent when empty, so that archives from before there were these options can be added to.
@@ -201,38 +204,63 @@ def _parameters(options: CompressOptions, model: Codec) -> dict[str, Any]:
         "model_id": model.model_id,
         "model_layers": model.num_layers,
         "layers": layers,
-        "lossless": model.lossless and layers == model.num_layers and not fit,
-        "fit_source": fit,
+        "store_layers": store_layers,
+        "lossless": model.lossless and store_layers == model.num_layers,
         "min_side": options.min_side,
         "max_pixels": options.max_pixels,
         "keep_original": options.keep_original,
-        "min_psnr": options.min_psnr,
+        "target_quality": target,
         **chosen,
     }
 
 
-def _layers(options: CompressOptions, model: Codec) -> tuple[int, bool]:
-    """The number of layer columns, and whether pictures drop layers to fit their file's size."""
+def _layers(options: CompressOptions, model: Codec) -> tuple[int, StoreLayers]:
+    """The number of layer columns, and how many layers each picture stores."""
     if options.codec not in (None, model.codec):
         raise OptionError(
             f"--codec {options.codec}: the model {options.model} is a {model.codec} model"
         )
+    given = options.store_layers
     if options.lossless:
         if not model.lossless:
             raise OptionError(
                 f"--lossless: the {model.codec} model {model.name} has no lossless layer"
             )
-        if options.store_layers not in (None, model.num_layers):
+        if given not in (None, model.num_layers):
             raise OptionError("--lossless keeps all layers: leave out --store-layers")
-        return model.num_layers, False
-    if options.store_layers is None:
-        return model.archive_layers, True
-    if not 1 <= options.store_layers <= model.num_layers:
+        return model.num_layers, model.num_layers
+    if given == "fit":
+        if options.target_quality is not None:
+            raise OptionError("--target-quality: leave out --store-layers fit, or give a number")
+        return model.archive_layers, "fit"
+    if isinstance(given, int) and not 1 <= given <= model.num_layers:
         raise OptionError(
-            f"--store-layers {options.store_layers}: the model {model.name} has "
-            f"{model.num_layers} layers"
+            f"--store-layers {given}: the model {model.name} has {model.num_layers} layers"
         )
-    return options.store_layers, False
+    if options.keep_original == "always":
+        # All columns, so that who asks for more layers than are stored gets the original.
+        preview = None if options.target_quality else PREVIEW_LAYERS
+        return max(model.archive_layers, given or 0), given or preview
+    if given is None:
+        all_layers = None if options.target_quality else model.archive_layers
+        return model.archive_layers, all_layers
+    return given, given
+
+
+def _target(options: CompressOptions) -> str | None:
+    """``--target-quality`` as plans spell it."""
+    if options.target_quality is None:
+        return None
+    try:
+        target = target_quality(options.target_quality)
+    except ValueError as error:
+        raise OptionError(f"--target-quality {error}") from None
+    if not target.decibels and not can_judge():
+        raise OptionError(
+            f"--target-quality {target}: SSIMULACRA2 is not installed (pip install ssimulacra2); "
+            "a PSNR can be asked for without it, such as 38dB"
+        )
+    return str(target)
 
 
 def _summarise(summary: Summary, records: Mapping[str, Mapping[str, Any]]) -> None:

@@ -3,42 +3,114 @@
 from dataclasses import replace
 
 from codec import EncodedImage
+from codec.images.packing import pack_file
 
 from ..dataset.rows import Row, Status
 from ..sources.samples import is_picture
+from ..stores.reasons import describe
+from .quality import Measured
 from .settings import CompressSettings
 
-# Beside an original that is kept, a stream only serves previews: an eighth of the bytes is enough.
-PREVIEW_SHARE = 8
+PREVIEW_LAYERS = 2  # beside an original that is kept, a stream only serves previews
+PACKED_SHARE = 2  # what Lepton packs keeps at least half of its bytes
 KEEP_FILTERED_BYTES = 1 << 20  # larger fields of samples that were left out on purpose are dropped
 
+# Why a picture's own file is kept, or what else must be said: the column ``reason`` of its row.
+ASKED = "original kept: --keep-original always"
+EXACT = "original kept: --lossless, and a JPEG file is exact and smaller"
+LARGER = "original kept: its stream is not smaller"
+BELOW = "original kept: its stream stays below --target-quality"
+MISSED = "below --target-quality with all layers"
 
-def choose(
-    settings: CompressSettings, row: Row, stream: EncodedImage, quality: tuple[float, ...] | None
-) -> tuple[int, bool]:
-    """Layers to store, and whether to keep the original.
 
-    Args:
-        quality: PSNR in dB after each layer; None where no floor is set.
+def layers_to_encode(settings: CompressSettings, row: Row) -> int:
+    """How many layers the codec has to make of a picture: no more than can be stored."""
+    if _is_exact_file(settings, row):
+        return min(PREVIEW_LAYERS, settings.layers)
+    if isinstance(settings.store_layers, int):
+        return min(settings.store_layers, settings.layers)
+    return settings.layers
+
+
+def packed(row: Row) -> Row:
+    """The row with its original, if it has one, as it is stored."""
+    if row.original is None:
+        return row
+    data, packing = pack_file(row.original)
+    return replace(row, original=data, original_packing=packing)
+
+
+def finished_row(
+    settings: CompressSettings,
+    row: Row,
+    stream: EncodedImage | Exception,
+    measured: Measured | Exception | None,
+) -> Row:
+    """The row with what is stored of its stream, or with the reason why the codec made none.
+
+    ``row.original`` is the picture's file; it is packed where it is kept.
     """
-    alpha, source = len(row.alpha or b""), row.source_bytes or 0
-    layers = settings.layers
-    if settings.fit:
-        layers = _layers_within(stream, layers, alpha, source)
-    if settings.keep_original == "larger":
-        larger = stream.truncate(layers).nbytes + alpha > source
-        if larger or (quality is not None and quality[layers - 1] < (settings.min_psnr or 0)):
-            return _layers_within(stream, layers, alpha, source // PREVIEW_SHARE), True
-    return layers, settings.keep_original == "always"
+    if isinstance(stream, Exception):
+        reason = f"the codec failed: {describe(stream)}"
+        return packed(without_picture(settings, row, "bad", reason))
+    if isinstance(measured, Exception):
+        reason = f"the codec cannot read its own stream: {describe(measured)}"
+        return packed(without_picture(settings, row, "bad", reason))
+    layers = _wanted(settings, row, stream, measured)
+    nbytes = stream.truncate(layers).nbytes + len(row.alpha or b"")
+    if _kept(settings, row, PACKED_SHARE * nbytes, measured):
+        row = packed(row)
+    reason = _kept(settings, row, nbytes, measured)
+    if reason in (LARGER, BELOW):
+        layers = min(PREVIEW_LAYERS, layers)
+    elif not reason:
+        reason = MISSED if measured is not None and measured.needed is None else ""
+        row = replace(row, original=None, original_packing=None)
+    return replace(
+        row,
+        reason=reason,
+        encoded=stream.truncate(layers),
+        psnr=None if measured is None else measured.psnr[:layers],
+    )
 
 
-def _layers_within(encoded: EncodedImage, limit: int, alpha_bytes: int, room: int) -> int:
-    """The most layers, up to ``limit``, whose stream is not larger than ``room``.
+def _wanted(
+    settings: CompressSettings, row: Row, stream: EncodedImage, measured: Measured | None
+) -> int:
+    """The number of layers, if the file is not kept."""
+    if settings.store_layers == "fit":
+        return _layers_within(stream, len(row.alpha or b""), row.source_bytes or 0)
+    if settings.store_layers is None and measured is not None and measured.needed is not None:
+        return measured.needed
+    return stream.num_layers
+
+
+def _kept(settings: CompressSettings, row: Row, nbytes: int, measured: Measured | None) -> str:
+    """Why the picture's file is kept, given the bytes that would replace it; or ""."""
+    if settings.keep_original == "always":
+        return ASKED
+    if settings.keep_original != "larger":
+        return ""
+    if _is_exact_file(settings, row):
+        return EXACT
+    if measured is not None and measured.needed is None:
+        return BELOW
+    return LARGER if nbytes >= len(row.original or b"") else ""
+
+
+def _is_exact_file(settings: CompressSettings, row: Row) -> bool:
+    """Whether the file is better than an exact stream: all of a JPEG file in fewer bytes."""
+    larger = settings.keep_original == "larger"
+    return settings.lossless and larger and row.source_format == "jpeg"
+
+
+def _layers_within(encoded: EncodedImage, alpha_bytes: int, room: int) -> int:
+    """The most layers whose stream is not larger than ``room``.
 
     Never fewer than one: with none there would be no picture.
     """
     kept, total = 1, len(encoded.header) + alpha_bytes
-    for number, layer in enumerate(encoded.layers[:limit], start=1):
+    for number, layer in enumerate(encoded.layers, start=1):
         total += len(layer)
         if total <= room:
             kept = number

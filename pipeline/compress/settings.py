@@ -7,9 +7,11 @@ from codec.images.files import MAX_PIXELS
 
 from ..running.worker import WorkerSettings
 from ..sources.samples import MAX_SAMPLE_BYTES
+from .quality import TargetQuality
 
 # A lost worker costs less than five minutes: on a CPU up to three more are under way.
 SAVE_SECONDS = 120.0
+StoreLayers = int | Literal["fit"] | None
 KeepOriginal = Literal["never", "bad", "larger", "always"]
 
 
@@ -17,22 +19,24 @@ KeepOriginal = Literal["never", "bad", "larger", "always"]
 class CompressSettings(WorkerSettings):
     """Settings of every compressing worker. ``output`` is the dataset's URL.
 
-    ``layers`` is the number of layer columns; with ``fit`` each picture stores the most of them
-    that are not larger than its file, otherwise all. ``codec_options`` go to ``Codec.encode``.
-    Of a sample of more than ``max_sample_bytes``, which is bad, only as many are read.
-    ``min_psnr`` (dB): where a stream stays below it, ``keep_original="larger"`` keeps the original.
-    Rows of a shard under way are saved every ``save_seconds``.
+    ``layers`` is the number of layer columns. ``store_layers`` says how many of them a picture
+    stores: a number, "fit" (the most that are not larger than its file), or None: those that
+    ``target_quality`` takes, all without one. ``lossless``: all layers are exact, and a picture
+    stores all. ``codec_options`` go to ``Codec.encode``. Of a sample of more than
+    ``max_sample_bytes``, which is bad, only as many are read. Rows of a shard under way are saved
+    every ``save_seconds``.
     """
 
     output: str
     fingerprint: str
     model_id: str
     layers: int
-    fit: bool
+    store_layers: StoreLayers = None
+    lossless: bool = False
     codec_options: dict[str, Any] = field(default_factory=dict)
     min_side: int = 0
     max_pixels: int = MAX_PIXELS
     max_sample_bytes: int = MAX_SAMPLE_BYTES
     keep_original: KeepOriginal = "bad"
-    min_psnr: float | None = None
+    target_quality: TargetQuality | None = None
     save_seconds: float = SAVE_SECONDS

@@ -86,13 +86,14 @@ def truncated_parameters(options: DecodeOptions, request: Request) -> dict[str, 
     dataset, rule = request.dataset, request.rule
     source = dataset.parameters
     whole = rule.layers == dataset.num_layers
-    # Some of these streams are short because the originals beside them are exact.
-    needed = source.get("keep_original") == "larger" and not options.keep_original
+    kept = source.get("keep_original")
+    if not options.keep_original:  # those that stand in for layers are copied all the same
+        kept = "larger" if kept in ("larger", "always") else "never"
     return {
         **source,
         "layers": rule.most,
-        "lossless": bool(source.get("lossless")) and whole and not needed,
-        "keep_original": source.get("keep_original") if options.keep_original else "never",
+        "lossless": bool(source.get("lossless")) and whole,
+        "keep_original": kept,
         "truncated": {
             "dataset": dataset.url,
             "fingerprint": dataset.fingerprint,
@@ -146,8 +147,8 @@ def _note_originals(summary: DecodeSummary, options: DecodeOptions, request: Req
     kept = sum(file.record.get("kept", 0) for file, _ in request.files)
     if kept and not options.keep_original:
         summary.notes.append(
-            f"originals are left out ({kept:,} pictures of these files have one): --keep-original "
-            "copies them"
+            f"originals are left out where the layers asked for are there ({kept:,} pictures of "
+            "these files have one): --keep-original copies them all"
         )
 
 

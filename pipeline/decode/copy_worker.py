@@ -34,7 +34,7 @@ class ShardCopier(DatasetWorker):
         settings = self.settings
         left_out = set() if settings.options.keep_original else {ORIGINAL, PACKING}
         columns = [name for name in schema(0).names if name not in left_out]
-        return Selection(self.dataset, settings.rule, columns, settings.condition, originals=False)
+        return Selection(self.dataset, settings.rule, columns, settings.condition)
 
     @picklable_errors
     def ready(self) -> str:
@@ -117,6 +117,8 @@ class ShardCopier(DatasetWorker):
             for chosen in timed(rows, clock):
                 with clock.timed("copy"):
                     row = cut(chosen.row, chosen.take.layers, settings.rule.most)
+                    if not settings.options.keep_original and not chosen.by_original:
+                        row |= {ORIGINAL: None, PACKING: None}
                     writer.copy(row | {"index": counts["rows"]})  # its place in this file
                 counts["rows"] += 1
                 if chosen.is_picture:

@@ -9,7 +9,7 @@ from ..dataset.rows import layer_column, stream_columns
 from ..reader.dataset import Dataset
 from ..running.options import OptionError
 
-_SIZES = ("status", "layers", "source_bytes", "cumulative_bytes", "width", "height")
+_SIZES = ("status", "layers", "cumulative_bytes", "width", "height")
 
 
 class LayerChoice(NamedTuple):
@@ -25,8 +25,8 @@ class LayerRule:
 
     ``layers``: the same number for every picture. ``target_bpp`` (bits per pixel) or ``max_bytes``:
     the most that fit with the header, and at least one. ``min_psnr`` (dB): the fewest that reach
-    it, else all. If a picture has fewer layers than that and its original is kept, the original is
-    taken, unless it is larger than ``target_bpp`` or ``max_bytes`` allow.
+    it, else all. If a picture stores fewer layers than that and its original is kept, the original
+    is taken, so that no picture is worse than others because its file was smaller than its stream.
     """
 
     stored: int
@@ -59,8 +59,7 @@ class LayerRule:
         if self.target_bpp is not None:
             limit = self.target_bpp * row["width"] * row["height"] / 8
         fitting = len(list(takewhile(lambda size: size <= limit, row["cumulative_bytes"])))
-        short = fitting == row["layers"] < self.stored
-        return LayerChoice(max(1, fitting), short and row["source_bytes"] <= limit)
+        return LayerChoice(max(1, fitting), fitting == row["layers"] < self.stored)
 
     def to_json(self) -> dict[str, Any]:
         """The options that were given, for plans."""
@@ -91,10 +90,10 @@ def layer_rule(
     stored = dataset.num_layers
     if layers is not None and not 1 <= layers <= stored:
         raise OptionError(f"--layers {layers}: {dataset.url} stores {stored} layers")
-    if min_psnr is not None and dataset.parameters.get("min_psnr") is None:
+    if min_psnr is not None and dataset.parameters.get("target_quality") is None:
         raise OptionError(
             f"--min-psnr {min_psnr:g}: {dataset.url} does not store what its layers reach, because "
-            "it was compressed without --min-psnr; choose --layers, --target-bpp or --max-bytes"
+            "it was compressed without --target-quality; choose --layers, --target-bpp, --max-bytes"
         )
     if not chosen:
         layers = stored

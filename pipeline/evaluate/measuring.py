@@ -1,22 +1,20 @@
 """The figures of merit: how near a picture came to its original."""
 
 import functools
-import importlib.util
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 
 from codec.images import metrics
+from codec.images.perception import EXACT, SMALLEST, can_judge, ppm, ssimulacra2
 
 from ..running.options import OptionError
 
-SMALLEST = 8  # pixels a side, that SSIMULACRA2 and Butteraugli can judge
 CALIBRATED = 225  # pixels a side, below which SSIMULACRA2 has not all of its six scales
 
 
@@ -48,7 +46,7 @@ METRICS = {
         "medium, 70 high, and 90 cannot be told from the original in a flicker test.",
         digits=1,
         span=(30, 90),
-        exact=100.0,
+        exact=EXACT,
     ),
     "ms_ssim": Metric(
         "MS-SSIM, dB",
@@ -86,21 +84,12 @@ METRICS = {
 @functools.cache
 def installed() -> tuple[str, ...]:
     """Names of the metrics that can be measured here. Raises OptionError without the first one."""
-    if importlib.util.find_spec("ssimulacra2") is None:
+    if not can_judge():
         raise OptionError(
             "SSIMULACRA2 is not installed: pip install -e '.[eyes]' -c infra/constraints.txt"
         )
     lacking = () if shutil.which("butteraugli_main") else ("butteraugli",)
     return tuple(name for name in METRICS if name not in lacking)
-
-
-def ssimulacra2(original: np.ndarray, shown: np.ndarray) -> float | None:
-    """Of two ``(H, W, 3) uint8`` pictures; None for those too small."""
-    from ssimulacra2 import compute_ssimulacra2
-
-    if min(shown.shape[:2]) < SMALLEST:
-        return None
-    return float(compute_ssimulacra2(BytesIO(ppm(original)), BytesIO(ppm(shown))))
 
 
 def butteraugli(original: np.ndarray, shown: np.ndarray) -> float | None:
@@ -117,11 +106,6 @@ def butteraugli(original: np.ndarray, shown: np.ndarray) -> float | None:
         return float(done.stdout.rpartition("3-norm:")[2])
     except ValueError:
         raise RuntimeError(f"butteraugli_main failed: {done.stderr.strip()[-500:]}") from None
-
-
-def ppm(picture: np.ndarray) -> bytes:
-    """An ``(H, W, 3) uint8`` picture as a file that every program reads."""
-    return b"P6 %d %d 255\n" % picture.shape[1::-1] + picture.tobytes()
 
 
 Row = list[float | None]

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, features
 
-from .measuring import ppm
+from codec.images.perception import ppm
 
 _JPEG, _JPEG_444 = (8, 18, 35, 60, 82), (75, 88, 93, 96)
 _WEBP = (1, 12, 35, 60, 80, 91, 97)

@@ -105,7 +105,6 @@ def write_dataset(folder: Path) -> None:
         fingerprint=plan.fingerprint,
         model_id=model.model_id,
         layers=plan.parameters["layers"],
-        fit=False,
     )
     with mock.patch.object(platform, "node", return_value="golden"):
         for shard in expand_inputs([source]):

@@ -8,6 +8,7 @@ import pytest
 
 from codec.images.files import MAX_PIXELS
 from pipeline.compress import job as compress_job
+from pipeline.compress.quality import target_quality
 from pipeline.compress.settings import CompressSettings
 from pipeline.compress.worker import ShardCompressor, ShardJob
 from pipeline.dataset import layout, models
@@ -43,12 +44,14 @@ def make_dataset(toy: ToyCodec, tmp_path: Path) -> Make:
 
     def make(inputs: list[str], output: str | None = None, **changes: Any) -> Dataset:
         url = output or str(tmp_path / "dataset")
-        settings: dict[str, Any] = {"layers": 4, "fit": False, **changes}
+        settings: dict[str, Any] = {"layers": 4, **changes}
         plan = Plan(
             PLAN_NAME,
             {"format": 1, "model_id": toy.model_id, "codec": "uqdm", "max_pixels": MAX_PIXELS}
             | settings,
         )
+        if target := settings.get("target_quality"):
+            settings["target_quality"] = target_quality(target)
         store = Store(url)
         plan.establish(store)
         store.create_from(f"models/{toy.model_id}/model.safetensors", toy.model_path)

@@ -66,13 +66,14 @@ def test_a_lossy_codec_never_claims_losslessness(tar: str, model: Path, tmp_path
     with pytest.raises(OptionError, match="--lossless: the cdc model rates has no lossless layer"):
         compress(options(tar, tmp_path / "set", model, lossless=True))
     assert not (tmp_path / "set").exists()
-    for name, changes in {"auto": {}, "all": {"store_layers": 3}}.items():
+    fit: dict[str, Any] = {"store_layers": "fit", "keep_original": "bad"}
+    for name, changes in {"auto": {}, "fit": fit, "all": {"store_layers": 3}}.items():
         compress(options(tar, tmp_path / name, model, **changes))
         plan = json.loads((tmp_path / name / "dataset.json").read_text())["parameters"]
         assert plan["lossless"] is False
         assert plan["layers"] == 3  # all of them are worth archiving
-        assert plan["fit_source"] == (name == "auto")
-    kept = [r.encoded.num_layers for r in pipeline.open_dataset(str(tmp_path / "auto")).read()]
+        assert plan["store_layers"] == ("fit" if name == "fit" else 3)
+    kept = [r.encoded.num_layers for r in pipeline.open_dataset(str(tmp_path / "fit")).read()]
     whole = [r.encoded.num_layers for r in pipeline.open_dataset(str(tmp_path / "all")).read()]
     assert set(whole) == {3}
     assert 1 <= min(kept) <= max(kept) <= 3

@@ -12,6 +12,7 @@ import pytest
 from codec.images.files import read_image, write_image
 from codec.images.metrics import psnr
 from pipeline.compress import encoder as encoder_module
+from pipeline.compress import keeping
 from pipeline.compress.settings import CompressSettings
 from pipeline.compress.worker import ShardCompressor, ShardJob
 from pipeline.dataset.layout import generation_name, shard_name
@@ -35,7 +36,7 @@ def rows_of(dataset: Dataset) -> dict[str, dict[str, Any]]:
 
 
 def compressor(dataset: Dataset, toy: ToyCodec, **changes: Any) -> ShardCompressor:
-    settings: dict[str, Any] = {"layers": 4, "fit": False, **changes}
+    settings: dict[str, Any] = {"layers": 4, **changes}
     return ShardCompressor(
         CompressSettings(dataset.url, dataset.fingerprint, toy.model_id, **settings)
     )
@@ -97,7 +98,8 @@ def test_a_stream_that_would_be_larger_becomes_a_preview(
     dataset = make_dataset([mixed(tmp_path)], keep_original="larger", min_side=3)
     rows = rows_of(dataset)
     noise, plain = rows["noise"], rows["plain"]
-    assert noise["layers"] == 1 < plain["layers"] == 4
+    assert noise["layers"] == 2 < plain["layers"] == 4
+    assert (noise["reason"], plain["reason"]) == (keeping.LARGER, "")
     assert plain["original"] is None
     (file,) = dataset.files
     assert file.record["kept"] == 2
@@ -143,7 +145,7 @@ def test_what_killed_a_worker_is_kept_and_not_read_again(
     make_dataset: Make, toy: ToyCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = []
-    monkeypatch.setattr(encoder_module, "pack_file", lambda data: read.append(data) or (data, None))
+    monkeypatch.setattr(keeping, "pack_file", lambda data: read.append(data) or (data, None))
     jpegs = [write_image(picture(n), None, "jpg") for n in range(3)]
     tar = write_tar(tmp_path / "x.tar", [(f"{n}.jpg", data) for n, data in enumerate(jpegs)])
     dataset = make_dataset([], keep_original="always")
@@ -159,7 +161,12 @@ def test_what_killed_a_worker_is_kept_and_not_read_again(
 def test_a_floor_for_quality(make_dataset: Make, tmp_path: Path) -> None:
     """Two of eight bits, as the toy codec's first layer has them: some pictures need more."""
     dataset = make_dataset(
-        [mixed(tmp_path)], layers=2, keep_original="larger", min_psnr=24.0, min_side=3
+        [mixed(tmp_path)],
+        layers=2,
+        store_layers=2,
+        keep_original="larger",
+        target_quality="24dB",
+        min_side=3,
     )
     rows = rows_of(dataset)
     for key, image in (("photo", picture(1, 64, 64)), ("plain", np.full((64, 64, 3), 7, np.uint8))):
@@ -175,8 +182,9 @@ def test_a_floor_for_quality(make_dataset: Make, tmp_path: Path) -> None:
             [mixed(tmp_path)],
             output=str(tmp_path / "one"),
             layers=1,
+            store_layers=1,
             keep_original="larger",
-            min_psnr=24.0,
+            target_quality="24dB",
         )
     )["photo"]
     assert small["cumulative_bytes"][-1] < small["source_bytes"]  # not larger, but not good enough

@@ -46,7 +46,6 @@ class Runs:
             whole.fingerprint,
             toy.model_id,
             layers=4,
-            fit=False,
             batch_size=2,
             save_seconds=0.0,
         )

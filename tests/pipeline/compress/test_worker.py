@@ -127,15 +127,15 @@ def test_a_stream_is_not_larger_than_its_file(make_dataset: Make, tmp_path: Path
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     jpeg = write_image(noise, None, "jpg", quality=75)
     files = [("a.jpg", jpeg), ("b.png", png(1, 64, 64)), ("c.png", png(1, 2, 2))]
-    dataset = make_dataset([str(write_tar(tmp_path / "x.tar", files))], layers=3, fit=True)
+    dataset = make_dataset(
+        [str(write_tar(tmp_path / "x.tar", files))], layers=3, store_layers="fit"
+    )
     rows = rows_of(dataset)
     assert rows["b"]["layers"] == 3
     assert rows["a"]["layers"] < 3
     assert rows["a"]["cumulative_bytes"][-1] <= len(jpeg)
     assert rows["c"]["layers"] >= 1
-    full = make_dataset(
-        [str(tmp_path / "x.tar")], output=str(tmp_path / "full"), layers=3, fit=False
-    )
+    full = make_dataset([str(tmp_path / "x.tar")], output=str(tmp_path / "full"), layers=3)
     assert {row["layers"] for row in rows_of(full).values()} == {3}
     more = rows_of(full)["a"]["cumulative_bytes"]
     assert more[rows["a"]["layers"]] > len(jpeg)  # it kept as many as fit
@@ -173,7 +173,7 @@ def test_a_file_published_by_an_attempt_that_died_stands(
     store.remove(f"commits/{file.name}.json")  # it died between file and record
     toy.level = 0  # another encoding of the same pictures, which must not win
     (shard,) = expand_inputs([str(tar)])
-    settings = CompressSettings(dataset.url, dataset.fingerprint, toy.model_id, layers=4, fit=False)
+    settings = CompressSettings(dataset.url, dataset.fingerprint, toy.model_id, layers=4)
     record = ShardCompressor(settings).run(ShardJob(shard_name(shard, dataset.fingerprint), shard))
     assert record["sha256"] == hashlib.sha256(before).hexdigest() == file.record["sha256"]
     assert store.read(file.path) == before
@@ -210,7 +210,7 @@ def test_progress_counts_to_the_end(
     dataset = make_dataset([str(write_tar(tmp_path / "x.tar", samples(5)))])
     other = write_tar(tmp_path / "y.tar", [*samples(4), ("bad.png", b"")])
     compressor = ShardCompressor(
-        CompressSettings(dataset.url, dataset.fingerprint, toy.model_id, layers=4, fit=False)
+        CompressSettings(dataset.url, dataset.fingerprint, toy.model_id, layers=4)
     )
     assert compressor.status()["shards"] == {}
     seen: list[dict[str, Any]] = []
@@ -303,7 +303,7 @@ def compressor(make_dataset: Make, toy: ToyCodec, tmp_path: Path) -> ShardCompre
     """A worker for a dataset that has one other shard already."""
     dataset = make_dataset([str(write_tar(tmp_path / "x.tar", samples(1)))])
     return ShardCompressor(
-        CompressSettings(dataset.url, dataset.fingerprint, toy.model_id, layers=4, fit=False)
+        CompressSettings(dataset.url, dataset.fingerprint, toy.model_id, layers=4)
     )
 
 

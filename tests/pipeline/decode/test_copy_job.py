@@ -119,7 +119,7 @@ def test_as_many_layers_as_fit(dataset: Dataset, tmp_path: Path) -> None:
 
 def test_psnr_is_cut_too(make_dataset: Make, tmp_path: Path) -> None:
     source = write_tar(tmp_path / "z.tar", samples(3))
-    measured = make_dataset([str(source)], min_psnr=20.0)
+    measured = make_dataset([str(source)], target_quality="20dB")
     curve = measured.metadata("s0001")["psnr"]
     copy(measured, tmp_path / "cut", layers=2)
     cut = open_dataset(str(tmp_path / "cut"))
@@ -161,12 +161,16 @@ def test_originals(keep: bool, make_dataset: Make, tmp_path: Path) -> None:
     assert dataset.original("n") == file
     summary = copy(dataset, tmp_path / "copy", keep_original=keep)
     copied = open_dataset(str(tmp_path / "copy"))
-    assert copied.original("n") == (file if keep else None)
+    assert copied.original("n") == file  # it stands in for layers
     assert rows(copied)[3]["original"] == (b"x" if keep else None)
-    assert copied.parameters["keep_original"] == ("larger" if keep else "never")
-    assert (copied.image("n") == noise).all() == keep
-    assert ("originals are left out (3 pictures" in "\n".join(summary.lines())) == (not keep)
+    assert copied.parameters["keep_original"] == "larger"
+    assert (copied.image("n") == noise).all()
+    told = "(3 pictures of these files have one)"
+    assert (told in "\n".join(summary.lines())) == (not keep)
     check_sound(copied.url, 4)
+    copy(dataset, tmp_path / "short", keep_original=keep, layers=1)
+    short = open_dataset(str(tmp_path / "short"))
+    assert short.original("n") == (file if keep else None)  # the layer that was asked for is there
 
 
 @pytest.mark.parametrize("chosen", [{}, {"filter": "key in ['3', '7']"}])
@@ -198,9 +202,8 @@ def test_packed_originals_are_copied_as_they_are(
         ("bad", {"layers": 4}, True),
         ("bad", {"layers": 3}, False),
         ("bad", {"max_bytes": 10**9}, False),  # who knows
-        # where all layers are there, but not the original that is the picture
-        ("larger", {}, False),
-        ("larger", {"keep_original": True}, True),
+        ("larger", {}, True),  # an original that is the picture comes along
+        ("larger", {"layers": 3}, False),
     ],
 )
 def test_lossless_is_said_of_what_is(

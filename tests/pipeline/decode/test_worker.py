@@ -403,7 +403,9 @@ def test_memory_does_not_depend_on_the_data_file(
     monkeypatch.setattr(dataset_rows, "BYTES_PER_GROUP", group)
     monkeypatch.setattr(decode_worker, "WINDOW_BYTES", window)
     source = write_tar(tmp_path / "x.tar", files)
-    dataset = make_dataset([str(source)], keep_original=keep, fit=keep == "larger")
+    dataset = make_dataset(
+        [str(source)], keep_original=keep, store_layers="fit" if keep == "larger" else None
+    )
     worker = worker_for(dataset, tmp_path / "out", threads=2, batch_size=4)
     meter = metered(worker, toy, monkeypatch)
     (record,) = [worker.run(file) for file in dataset.files]

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from codec.images import metrics
+from codec.images.perception import ssimulacra2
 from pipeline.evaluate.bench import Point
-from pipeline.evaluate.measuring import METRICS, Original, butteraugli, ssimulacra2
+from pipeline.evaluate.measuring import METRICS, Original, butteraugli
 from tests.pipeline.evaluate.inprocess import photograph
 
 NAMES = ("ssimulacra2", "ms_ssim", "psnr", "swd")

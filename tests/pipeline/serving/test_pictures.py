@@ -145,7 +145,9 @@ def test_the_original_where_layers_are_not_stored(
     out = io.BytesIO()
     Image.fromarray(flat).save(out, "PNG", optimize=True)
     write_tar(tmp_path / "a.tar", [("flat.png", out.getvalue()), ("noise.png", png(1))])
-    dataset = make_dataset([str(tmp_path / "a.tar")], keep_original="always", layers=4, fit=True)
+    dataset = make_dataset(
+        [str(tmp_path / "a.tar")], keep_original="always", layers=4, store_layers="fit"
+    )
     stored = next(dataset.read(keys=["flat"], columns=["layers"])).extra["layers"]
     assert stored < 4, "the test needs a picture that stores fewer layers"
     client = connect(dataset)
