@@ -198,7 +198,9 @@ def main() -> None:
     originals = make_shard(SHARD)
     step("Compressing it into a dataset of layered streams, all layers kept")
     lossless = is_lossless(sys.argv[1:])
-    arguments = [*(["--lossless"] if lossless else []), *sys.argv[1:]]
+    # Whatever the files are, there are streams to look at.
+    kept = ["--keep-original", "bad"]
+    arguments = [*kept, *(["--lossless"] if lossless else []), *sys.argv[1:]]
     job("compress_dataset.py", "--input", SHARD, "--output", ARCHIVE, *arguments)
     step(f"Decoding the first {PREVIEW_LAYERS} layers to files, for a quick look")
     previews = FOLDER / "previews"

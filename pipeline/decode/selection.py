@@ -46,6 +46,7 @@ class Selection:
         rule: how many layers of each picture.
         columns: further columns to read.
         condition: a ``--filter`` (``filter_language.py``), empty for none.
+        originals: whether to read originals that stand in for layers.
     """
 
     def __init__(
@@ -54,8 +55,11 @@ class Selection:
         rule: LayerRule,
         columns: Sequence[str],
         condition: str = "",
+        *,
+        originals: bool = True,
     ) -> None:
         self.rule = rule
+        self._originals = originals
         self._lookup = dataset.lookup
         self._columns = list(dict.fromkeys([*columns, "status", "layers", *rule.columns]))
         expression = parse_condition(condition).expression if condition else None
@@ -95,7 +99,7 @@ class Selection:
                 return deque()
             if self.rule.columns:
                 layers, with_original = self._needs(small.take(places))
-                kept += _STORED if with_original else []
+                kept += _STORED if with_original and self._originals else []
         if places is not None and sparse.are_few(
             opened, group, len(places), [*kept, *stream_columns(layers)]
         ):
@@ -105,7 +109,7 @@ class Selection:
         names = [*dict.fromkeys([*kept, *stream_columns(layers)])]
         rows = to_rows(take_rows(_read(opened, group, names, on_read), places))
         takes = [self._take(row) for row in rows]
-        wanted = any(take.original for take in takes)
+        wanted = self._originals and any(take.original for take in takes)
         if wanted and ORIGINAL not in kept:
             originals = take_rows(_read(opened, group, _STORED, on_read), places)
             rows = [row | one for row, one in zip(rows, to_rows(originals), strict=True)]
@@ -119,7 +123,7 @@ class Selection:
         names = [name for name in dict.fromkeys([*columns, *STREAM_COLUMNS]) if name not in side]
         rows = to_rows(_read(opened, group, names, on_read).take(places))
         takes = [self._take(row) for row in rows]
-        if ORIGINAL not in side and any(take.original for take in takes):
+        if self._originals and ORIGINAL not in side and any(take.original for take in takes):
             side.append(ORIGINAL)
         found = sparse.with_streams(
             self._lookup, opened, group, places.to_pylist(), rows, takes, side

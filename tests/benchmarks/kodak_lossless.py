@@ -75,7 +75,12 @@ def main() -> int:
         try:
             summary = compress(
                 CompressOptions(
-                    (str(shard),), f"{folder}/set", options.model, lossless=True, workers=1
+                    (str(shard),),
+                    f"{folder}/set",
+                    options.model,
+                    lossless=True,
+                    keep_original="bad",
+                    workers=1,
                 )
             )
         finally:

@@ -3,7 +3,7 @@
 STRATA_SCREENSHOTS=DATASET draws docs/images/ anew from a dataset of photographs, such as
 
     python jobs/compress_dataset.py --input kodak.tar --output DATASET \\
-        --lossless --keep-original always --min-psnr 20
+        --lossless --keep-original always --target-quality 20dB
 """
 
 import io
@@ -48,8 +48,8 @@ def serve(make_dataset: Make, toy: ToyCodec, tmp_path: Path) -> Iterator[Serve]:
     with ExitStack() as servers:
 
         def serve(layers: int) -> str:
-            kept = {"keep_original": "always", "min_psnr": 10.0}
-            dataset = make_dataset(inputs, layers=layers, **kept)
+            kept = {"keep_original": "always", "target_quality": "10dB"}
+            dataset = make_dataset(inputs, layers=layers, store_layers=layers, **kept)
             return servers.enter_context(previews(dataset, toy, Limits()))
 
         yield serve

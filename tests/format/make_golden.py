@@ -94,7 +94,9 @@ def write_dataset(folder: Path) -> None:
     file = memory.store["/golden/pictures.tar"]  # its times are in the names of what is written
     file.created = file.modified = datetime(2026, 1, 1, tzinfo=UTC)
     model = load_codec("uqdm")
-    options = CompressOptions(inputs=(source,), output=str(folder), model="uqdm", lossless=True)
+    options = CompressOptions(
+        inputs=(source,), output=str(folder), model="uqdm", lossless=True, keep_original="bad"
+    )
     plan = Plan(PLAN_NAME, _parameters(options, model))
     store = Store(str(folder))
     plan.establish(store)
@@ -105,6 +107,7 @@ def write_dataset(folder: Path) -> None:
         fingerprint=plan.fingerprint,
         model_id=model.model_id,
         layers=plan.parameters["layers"],
+        lossless=True,
     )
     with mock.patch.object(platform, "node", return_value="golden"):
         for shard in expand_inputs([source]):

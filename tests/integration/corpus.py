@@ -51,6 +51,7 @@ class Corpus:
             self.output(name),
             MODEL,
             lossless=True,
+            keep_original="bad",
             workers=1,
             policy=Policy(**{"attempts": 3, "timeout": DEADLINE, **policy}),
             input_options=options,

@@ -44,10 +44,24 @@ def test_what_must_be_put_right_first(tmp_path: Path) -> None:
     [
         (["--input", "a.tar", "--output", "set", "--model", "nosuch"], "no model 'nosuch'"),
         (["--input", "a.tar", "--output", "set", "--store-layers", "99"], "--store-layers 99"),
-        (["--input", "a.tar", "--output", "set", "--store-layers", "x"], "positive number or auto"),
+        (["--input", "a.tar", "--output", "set", "--store-layers", "x"], "positive number or fit"),
         (
             ["--input", "a.tar", "--output", "set", "--lossless", "--store-layers", "1"],
             "leave out --store-layers",
+        ),
+        (
+            ["--input", "a.tar", "--output", "set", "--target-quality", "good"],
+            "--target-quality must be a SSIMULACRA2 (80) or a PSNR in dB (38dB)",
+        ),
+        (
+            [
+                "--input",
+                "a.tar",
+                "--output",
+                "set",
+                *(["--target-quality", "80", "--store-layers", "fit"]),
+            ],
+            "leave out --store-layers fit",
         ),
         (["--input", "a.tar", "--output", "set", "--quality", "1"], "uqdm has no option quality"),
         (["--input", "a.tar", "--output", "a.tar/set"], "cannot be written"),

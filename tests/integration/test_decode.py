@@ -36,7 +36,9 @@ def archive(ray_session: None, s3: str) -> str:
     for number in range(3):
         sources.create(f"x-{number}.tar", tar_bytes(samples(4, 10 * number)))
     summary = compress(
-        CompressOptions((f"{url}/in",), f"{url}/set", "uqdm", lossless=True, workers=1)
+        CompressOptions(
+            (f"{url}/in",), f"{url}/set", "uqdm", lossless=True, keep_original="bad", workers=1
+        )
     )
     assert summary.ok == 12
     return f"{url}/set"

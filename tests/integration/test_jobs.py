@@ -16,6 +16,7 @@ import webdataset
 import pipeline
 from codec.errors import StrataError
 from codec.images.files import read_image, write_image
+from codec.images.metrics import psnr
 from codec.models.zoo import DEFAULT_MODELS
 from pipeline.compress.job import CompressOptions, compress
 from pipeline.decode.job import DecodeOptions, decode
@@ -62,7 +63,7 @@ def test_there_and_back_without_loss(tmp_path: Path, photo: np.ndarray) -> None:
     files = photo_files(photo)
     write_tar(tmp_path / "a.tar", files)
     write_tar(tmp_path / "b.tar", samples(2))
-    summary = run([str(tmp_path)], str(tmp_path / "set"), lossless=True)
+    summary = run([str(tmp_path)], str(tmp_path / "set"), lossless=True, keep_original="bad")
     assert (summary.exit_code, summary.ok, summary.shards) == (0, 8, 2)
     (tmp_path / "a.tar").unlink()
 
@@ -92,17 +93,31 @@ def test_there_and_back_without_loss(tmp_path: Path, photo: np.ndarray) -> None:
 
 @pytest.mark.usefixtures("without_ray")
 def test_the_default_is_not_larger_than_the_originals(tmp_path: Path, photo: np.ndarray) -> None:
-    files = [(f"{n}.jpg", write_image(photo[n * 9 :][:128, :160], None, "jpg")) for n in range(3)]
+    crops = [photo[n * 9 :][:128, :160] for n in range(4)]
+    kinds = [("jpg", 10), ("jpg", 85), ("png", None), ("jpg", 100)]
+    files = [
+        (f"{n}.{kind}", write_image(crop, None, kind, quality=quality))
+        for n, (crop, (kind, quality)) in enumerate(zip(crops, kinds, strict=True))
+    ]
     write_tar(tmp_path / "a.tar", files)
     run([str(tmp_path / "a.tar")], str(tmp_path / "set"))
     (path,) = (tmp_path / "set" / "data").iterdir()
     table = pq.read_table(path)
     sizes = {key: len(data) for key, data in ((name[:-4], data) for name, data in files)}
-    model = pipeline.open_dataset(str(tmp_path / "set")).codec()
-    for row in table.to_pylist():
+    dataset = pipeline.open_dataset(str(tmp_path / "set"))
+    rows = {row["key"]: row for row in table.to_pylist()}
+    for row in rows.values():
         assert row["source_bytes"] == sizes[row["key"]]
-        assert 1 <= row["layers"] <= model.archive_layers
-        assert row["layers"] == 1 or row["cumulative_bytes"][-1] <= row["source_bytes"]
+        if row["original"] is None:
+            assert row["layers"] == dataset.codec().archive_layers
+            assert row["cumulative_bytes"][-1] < row["source_bytes"]
+        else:
+            assert row["layers"] == 2
+            assert len(row["original"]) <= row["source_bytes"]
+    assert [rows[key]["original"] is not None for key in "023"] == [True, False, False]
+    for name, data in files:
+        quality = psnr(read_image(data).rgb, dataset.image(name[0]))
+        assert quality > (38 if rows[name[0]]["original"] is None else 1000)
 
 
 @pytest.mark.usefixtures("ray_session")

@@ -62,7 +62,7 @@ def compress_command(corpus: Corpus, name: str) -> list[str]:
         "--output",
         corpus.output(name),
     ]
-    return [*command, "--model", "uqdm", "--lossless", "--workers", "1"]
+    return [*command, "--model", "uqdm", "--lossless", "--keep-original", "bad", "--workers", "1"]
 
 
 @pytest.fixture(scope="module")

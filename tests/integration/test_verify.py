@@ -44,6 +44,7 @@ def test_a_dataset_on_an_object_store(
         inputs=(f"{url}/in/x-{{0..2}}.tar",),
         output=f"{url}/set",
         model="cdc-small",
+        keep_original="bad",
         workers=1,
         input_options=options,
         output_options=options,

@@ -26,7 +26,7 @@ def write_dataset(
     **settings: Any,
 ) -> Dataset:
     """Compress tars with a codec's model; ``options`` are the storage options of both sides."""
-    chosen: dict[str, Any] = {"layers": layers, "fit": False, **settings}
+    chosen: dict[str, Any] = {"layers": layers, **settings}
     about = {"model_id": codec.model_id, "codec": codec.codec, "max_pixels": MAX_PIXELS}
     plan = Plan(PLAN_NAME, {"format": ledger_module.FORMAT_VERSION, **about, **chosen})
     store = Store(url, options)

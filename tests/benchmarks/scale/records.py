@@ -51,7 +51,7 @@ def _real_record(folder: Path) -> dict[str, Any]:
     codec = load_codec(MODEL)
     store = Store(str(folder / "one"))
     store.create_from(f"models/{codec.model_id}/{MODEL_FILE}", codec.model_path)
-    settings = CompressSettings(store.url, _plan().fingerprint, codec.model_id, 8, True)
+    settings = CompressSettings(store.url, _plan().fingerprint, codec.model_id, 8)
     ShardCompressor(settings).run(ShardJob("one", shard))
     return dict(json.loads(store.read("commits/one.json")))
 

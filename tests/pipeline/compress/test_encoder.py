@@ -42,7 +42,7 @@ def settle(state: Callable[[], Any]) -> Any:
 
 
 def encoder_for(toy: ToyCodec, **changes: Any) -> SampleEncoder:
-    return SampleEncoder(toy, CompressSettings("out", "f", toy.model_id, 4, False, **changes))
+    return SampleEncoder(toy, CompressSettings("out", "f", toy.model_id, 4, **changes))
 
 
 def rows_of(
@@ -227,7 +227,7 @@ def test_a_process_codes_beside_the_device(tmp_path: Path, monkeypatch: pytest.M
     files = samples(6)
 
     def encoder(device: str, threads: int) -> SampleEncoder:
-        settings = CompressSettings("out", "f", codec.model_id, 4, False, batch_size=2)
+        settings = CompressSettings("out", "f", codec.model_id, 4, batch_size=2)
         return SampleEncoder(codec, replace(settings, threads=threads, device=device))
 
     pids: list[int | None] = []

@@ -17,7 +17,7 @@ from pipeline.compress.settings import CompressSettings
 from pipeline.compress.worker import ShardCompressor, ShardJob
 from pipeline.dataset.layout import generation_name, shard_name
 from pipeline.dataset.ledger import Ledger
-from pipeline.dataset.rows import iter_rows, schema
+from pipeline.dataset.rows import Row, iter_rows, schema
 from pipeline.decode.job import DecodeOptions, decode
 from pipeline.reader.dataset import Dataset
 from pipeline.sources.listing import expand_inputs
@@ -108,10 +108,11 @@ def test_a_stream_that_would_be_larger_becomes_a_preview(
     assert file.record["stream_bytes"] == streams + sum(len(row["original"] or b"") for row in good)
 
 
+@pytest.mark.parametrize("settings", [{}, {"keep_original": "always", "store_layers": 2}])
 def test_an_original_stands_in_for_layers_that_are_not_there(
-    make_dataset: Make, tmp_path: Path, without_ray: None
+    make_dataset: Make, tmp_path: Path, without_ray: None, settings: dict[str, Any]
 ) -> None:
-    dataset = make_dataset([mixed(tmp_path)], keep_original="larger", min_side=3)
+    dataset = make_dataset([mixed(tmp_path)], **{"keep_original": "larger", **settings}, min_side=3)
     noise = read_image(write_image(NOISE, None, "jpg", quality=40)).rgb
     assert (dataset.image("noise") == noise).all()
     preview = dataset.image("noise", 1)
@@ -125,6 +126,67 @@ def test_an_original_stands_in_for_layers_that_are_not_there(
             data = opened.extractfile("noise.png")
             assert data is not None
             assert (read_image(data.read()).rgb == expected).all()
+
+
+@pytest.mark.parametrize("alpha", [None, bytes(500)])
+def test_a_file_counts_as_it_would_be_stored(
+    toy: ToyCodec, monkeypatch: pytest.MonkeyPatch, alpha: bytes | None
+) -> None:
+    (stream,) = toy.encode([picture(1, 64, 64)])
+    nbytes = stream.nbytes + len(alpha or b"")
+    settings = CompressSettings("out", "f", toy.model_id, 4, keep_original="larger")
+    for size, kept in ((nbytes, True), (nbytes + 1, False)):
+        monkeypatch.setattr(keeping, "pack_file", lambda data, n=size: (bytes(n), "lepton"))
+        file = bytes(nbytes * 3 // 2)
+        row = Row("a", 0, original=file, source_bytes=len(file), alpha=alpha)
+        done = keeping.finished_row(settings, row, stream, None)
+        assert (done.original, done.original_packing) == (
+            (bytes(size), "lepton") if kept else (None, None)
+        )
+        assert done.encoded is not None
+        assert done.encoded.num_layers == (2 if kept else 4)
+
+
+@pytest.mark.parametrize("keep", ["larger", "never"])
+def test_exact(make_dataset: Make, toy: ToyCodec, tmp_path: Path, keep: str) -> None:
+    files = {
+        "a.jpg": write_image(picture(1, 64, 64), None, "jpg", quality=95),
+        "b.png": write_image(np.full((64, 64, 3), 7, np.uint8), None, "png"),
+        "c.webp": write_image(picture(2, 64, 64), None, "webp"),
+    }
+    tar = str(write_tar(tmp_path / "x.tar", files.items()))
+    dataset = make_dataset([tar], store_layers=4, lossless=True, keep_original=keep)
+    rows = rows_of(dataset)
+    for name, data in files.items():
+        assert (dataset.image(name[0]) == read_image(data).rgb).all()
+    kept = {key for key, row in rows.items() if row["original"] is not None}
+    assert kept == ({"a", "c"} if keep == "larger" else set())
+    if keep == "larger":
+        assert dataset.original("a") == files["a.jpg"]
+        assert [rows[key]["reason"] for key in "abc"] == [keeping.EXACT, "", keeping.LARGER]
+        assert [rows[key]["layers"] for key in "abc"] == [2, 4, 2]
+        assert sorted(toy.batches) == [1, 2]  # of a JPEG file, no more is encoded than is stored
+
+
+def test_what_does_not_reach_the_quality_and_keeps_no_file_says_so(
+    make_dataset: Make, tmp_path: Path
+) -> None:
+    tar = str(write_tar(tmp_path / "x.tar", [("a.png", png(1, 64, 64))]))
+    dataset = make_dataset([tar], layers=2, target_quality="90dB", keep_original="bad")
+    row = rows_of(dataset)["a"]
+    assert (row["reason"], row["layers"], row["original"]) == (keeping.MISSED, 2, None)
+
+
+def test_as_many_layers_as_the_quality_takes(make_dataset: Make, tmp_path: Path) -> None:
+    bits = np.full((64, 64, 3), 0b01010000, np.uint8)
+    bits[0, 0] = 255
+    files = [("few.png", write_image(bits, None, "png")), ("many.png", png(1, 64, 64))]
+    tar = str(write_tar(tmp_path / "x.tar", files))
+    dataset = make_dataset([tar], target_quality="34dB", keep_original="bad")
+    rows = rows_of(dataset)
+    assert (rows["few"]["layers"], rows["many"]["layers"]) == (2, 3)
+    for row in rows.values():
+        assert row["psnr"][-1] >= 34 > row["psnr"][-2]
 
 
 def test_an_original_beside_a_complete_stream_is_left_alone(

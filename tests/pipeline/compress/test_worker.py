@@ -237,7 +237,7 @@ def test_pictures_count_as_soon_as_they_are_coded(
 ) -> None:
     """A window of large pictures takes minutes: nobody should look at a zero for so long."""
     dataset = make_dataset([str(write_tar(tmp_path / "x.tar", samples(1)))])
-    settings = CompressSettings(dataset.url, dataset.fingerprint, toy.model_id, 4, False)
+    settings = CompressSettings(dataset.url, dataset.fingerprint, toy.model_id, 4)
     (shard,) = expand_inputs([str(write_tar(tmp_path / "y.tar", samples(30)))])
     heard: list[tuple[str, int]] = []
     encoder = encoder_module.SampleEncoder(toy, replace(settings, batch_size=3))
@@ -262,7 +262,7 @@ def test_the_device_waits_for_a_slow_coder(
 ) -> None:
     """What is quantised and not yet coded lies in memory."""
     dataset = make_dataset([str(write_tar(tmp_path / "x.tar", samples(1)))])
-    settings = CompressSettings(dataset.url, dataset.fingerprint, toy.model_id, 4, False)
+    settings = CompressSettings(dataset.url, dataset.fingerprint, toy.model_id, 4)
     (shard,) = expand_inputs([str(write_tar(tmp_path / "y.tar", samples(20)))])
     begun: list[int] = []
     coding = threading.Event()

@@ -104,6 +104,16 @@ def test_workers_refuse_a_device_they_cannot_share(dataset: Dataset) -> None:
         next(iter(loader))
 
 
+def test_files_that_all_pictures_keep(make_dataset: Make, tmp_path: Path) -> None:
+    write_tar(tmp_path / "x.tar", [(f"{n}.png", png(n, 20, 30)) for n in range(3)])
+    always = {"keep_original": "always", "store_layers": 2}
+    dataset = make_dataset([str(tmp_path / "x.tar")], **always)
+    for sample in StrataImages(dataset.url):
+        assert np.array_equal(sample["image"].numpy(), picture(int(sample["key"]), 20, 30))
+    for sample in StrataImages(dataset.url, 2):
+        assert np.array_equal(sample["image"].numpy(), dataset.image(sample["key"], 2))
+
+
 def test_files_that_were_kept_instead_of_layers(make_dataset: Make, tmp_path: Path) -> None:
     """Their streams would be larger than they are; the others' are not."""
     bitmap = io.BytesIO()

@@ -22,7 +22,7 @@ def write_dataset(
 ) -> Dataset:
     """Compress tar shards as the job does; ``changes`` are fields of ``CompressSettings``."""
     codec = load_codec(model)
-    settings: dict[str, Any] = {"layers": codec.archive_layers, "fit": False, **changes}
+    settings: dict[str, Any] = {"layers": codec.archive_layers, **changes}
     parameters = {"format": 1, "model_id": codec.model_id, "codec": codec.codec}
     plan = Plan(PLAN_NAME, parameters | {"max_pixels": MAX_PIXELS} | settings)
     store = Store(url)

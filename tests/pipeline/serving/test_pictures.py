@@ -3,6 +3,7 @@
 import io
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -171,12 +172,19 @@ def test_the_original_where_layers_are_not_stored(
     assert (again.status_code, again.headers["etag"]) == (304, kept.headers["etag"])
 
 
+@pytest.mark.parametrize(
+    "settings", [{"keep_original": "larger"}, {"keep_original": "always", "store_layers": 2}]
+)
 def test_originals_that_are_packed(
-    make_dataset: Make, connect: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_dataset: Make,
+    connect: Client,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, Any],
 ) -> None:
     file = jpeg(0)
     write_tar(tmp_path / "a.tar", [("a.jpg", file)])
-    client = connect(make_dataset([str(tmp_path / "a.tar")], keep_original="larger"))
+    client = connect(make_dataset([str(tmp_path / "a.tar")], **settings))
     assert client.get("/v1/originals/a").content == file
     assert client.get(url("a", format="jpeg")).content == file
     assert client.get(url("a", format="jpeg", max_side=160)).content == file

@@ -30,7 +30,11 @@ class Archive:
         """Run the compressing job (again), of these shards or else of its own."""
         return compress(
             CompressOptions(
-                inputs=inputs or self.tars, output=str(self.root), model="toy", lossless=True
+                inputs=inputs or self.tars,
+                output=str(self.root),
+                model="toy",
+                lossless=True,
+                keep_original="bad",
             )
         )
 
