@@ -1,13 +1,11 @@
 """The compressing job from the driver's side: plan, run what is missing, manifest, summary."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from codec import Codec, load_codec
 from codec.images.files import MAX_PIXELS
-from codec.images.packing import PACKAGE, can_pack
 from codec.images.perception import can_judge
 
 from ..dataset.job import Records, run_dataset_job
@@ -18,16 +16,17 @@ from ..dataset.rows import SCHEMA_VERSION
 from ..running.job import RunningOptions, Stop, run_job_tasks
 from ..running.options import OptionError, check_codec_options
 from ..running.progress.events import EventLog, job_log
-from ..running.progress.summary import Summary, megabytes, plural, ratio
+from ..running.progress.summary import Summary
 from ..running.tasks import Outcome, Task
 from ..sources.listing import expand_inputs
-from ..sources.samples import MAX_SAMPLE_BYTES, SIDE_FIELDS
+from ..sources.samples import MAX_SAMPLE_BYTES
 from ..sources.shards import Shard
 from ..stores.store import Store
 from ..stores.urls import refuse_secrets
 from .keeping import PREVIEW_LAYERS
 from .quality import target_quality
 from .settings import SAVE_SECONDS, CompressSettings, KeepOriginal, StoreLayers
+from .summary import CompressSummary, add_totals
 from .worker import ShardCompressor, ShardJob
 
 
@@ -58,7 +57,7 @@ class CompressOptions(RunningOptions):
     save_seconds: float = SAVE_SECONDS
 
 
-def compress(options: CompressOptions, stop: Stop = lambda: "") -> Summary:
+def compress(options: CompressOptions, stop: Stop = lambda: "") -> CompressSummary:
     """Compress shards into the dataset ``options.output``, doing only what is missing.
 
     ``stop`` is asked now and then whether to finish what is under way and end; it returns why.
@@ -72,13 +71,13 @@ def compress(options: CompressOptions, stop: Stop = lambda: "") -> Summary:
         return summary
 
 
-def _compress(options: CompressOptions, stop: Stop, log: EventLog) -> Summary:
+def _compress(options: CompressOptions, stop: Stop, log: EventLog) -> CompressSummary:
     store = Store(options.output, options.output_options)
     shards = expand_inputs(options.inputs, options.input_options)
     model = load_codec(options.model, device="cpu")  # after what takes less time to be refused
     plan = Plan(PLAN_NAME, _parameters(options, model))
     names: dict[str, Shard] = {}
-    summary = Summary("compressed", shards=len(shards))
+    summary = CompressSummary("compressed", shards=len(shards))
 
     def sources(done: Records) -> Mapping[str, str]:
         found = as_recorded(shards, done)
@@ -118,12 +117,7 @@ def _compress(options: CompressOptions, stop: Stop, log: EventLog) -> Summary:
         summary,
         publish_model=lambda: publish_model(store, model.model_id, model.model_path),
     )
-    _summarise(summary, records)
-    if options.keep_original in ("larger", "always") and not can_pack():
-        summary.notes.append(
-            "originals that are JPEG files are kept as they are: they would be some 20 % smaller "
-            f"with {PACKAGE} (pip install {PACKAGE})"
-        )
+    add_totals(summary, records, plan.parameters)
     return summary
 
 
@@ -261,32 +255,3 @@ def _target(options: CompressOptions) -> str | None:
             "a PSNR can be asked for without it, such as 38dB"
         )
     return str(target)
-
-
-def _summarise(summary: Summary, records: Mapping[str, Mapping[str, Any]]) -> None:
-    totals: Counter[str] = Counter()
-    for record in records.values():
-        totals.update({key: record[key] for key in _ADDED})
-        totals["side_pictures"] += record.get("side_pictures", 0)
-        totals["tar_bytes"] += record["source"]["size"]
-        summary.add_record(record, record["source"]["url"])
-    if totals["pixels"]:
-        picture, stream = totals["picture_bytes"], totals["stream_bytes"]
-        summary.notes.append(
-            f"pictures: {megabytes(picture)} -> {megabytes(stream)}, ratio "
-            f"{ratio(picture, stream)}, {8 * stream / totals['pixels']:.3f} bpp"
-        )
-    if totals["side_pictures"]:
-        summary.notes.append(
-            f"warning: {plural(totals['side_pictures'], 'picture')} not encoded but kept as files, "
-            f"{SIDE_FIELDS}"
-        )
-    if records:
-        files = totals["bytes"]
-        summary.notes.append(
-            f"shards:   {megabytes(totals['tar_bytes'])} of tars -> {megabytes(files)} of Parquet "
-            f"(side fields and metadata included), ratio {ratio(totals['tar_bytes'], files)}"
-        )
-
-
-_ADDED = ("pixels", "picture_bytes", "stream_bytes", "bytes")

@@ -21,6 +21,7 @@ EXACT = "original kept: --lossless, and a JPEG file is exact and smaller"
 LARGER = "original kept: its stream is not smaller"
 BELOW = "original kept: its stream stays below --target-quality"
 MISSED = "below --target-quality with all layers"
+KEPT = frozenset({ASKED, EXACT, LARGER, BELOW})
 
 
 def layers_to_encode(settings: CompressSettings, row: Row) -> int:

@@ -23,7 +23,10 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from codec.errors import CorruptStreamError
+import numpy as np
+
+from codec import EncodedImage
+from codec.images.files import read_image
 
 from ..dataset.layout import generation_name
 from ..dataset.ledger import Ledger, slim
@@ -34,11 +37,9 @@ from ..dataset.rows import (
     FileFacts,
     Row,
     RowWriter,
-    encoded_image,
     inspect_file,
     iter_rows,
     schema,
-    stream_columns,
 )
 from ..running.stages import StageClock, Turn
 from ..running.tasks import PausedError
@@ -48,6 +49,7 @@ from ..sources.shards import Shard, ShardFile, open_shard
 from ..sources.tar_members import ShardError
 from ..stores.store import scratch_folder
 from .encoder import SampleEncoder
+from .sampling import sampled_quality
 from .saved_rows import SavedRows
 from .settings import CompressSettings
 
@@ -114,6 +116,8 @@ class ShardCompressor(Worker[CompressSettings]):
             with self._stage(self._encoding, job.name, "encode"):
                 local = scratch / f"{name}.parquet"
                 self._encode(job, file, previous, saved, local, clock, skip or {})
+                with clock.timed("check"):
+                    quality = self._quality(file, local)
             samples = len(file.samples)
             fetched.close()  # the tar's bytes are not needed for publishing
             with self._stage(self._publishing, job.name, "upload"):
@@ -125,7 +129,6 @@ class ShardCompressor(Worker[CompressSettings]):
                 if not improved:
                     before = ledger.read(Path(job.previous or "").stem) or {}
                     return {**slim(before), "unchanged": True}
-                self._decode_one(local)
                 publisher = Publisher(
                     self.store,
                     ledger,
@@ -135,6 +138,7 @@ class ShardCompressor(Worker[CompressSettings]):
                 )
                 record = {
                     **publisher.publish(name, local, facts, scratch),
+                    "quality": quality,
                     "source": _source(job.shard),
                     "model_id": self.settings.model_id,
                     "seconds": round(time.monotonic() - started, 3),
@@ -276,19 +280,21 @@ class ShardCompressor(Worker[CompressSettings]):
     def _inspect(self, local: Path) -> FileFacts:
         return inspect_file(local, self.settings.layers)
 
-    def _decode_one(self, local: Path) -> None:
-        """Decode the smallest of the first pictures from the finished file itself."""
-        file = ParquetFile(local)
-        columns = stream_columns(self.settings.layers)
-        groups = range(min(1, file.num_row_groups))
-        rows = [row for row in iter_rows(file, columns, groups) if row["header"] is not None]
-        if not rows:
-            return
-        row = min(rows, key=lambda row: row["width"] * row["height"])
-        stream = encoded_image(row, self.settings.layers, local.name)
-        (picture,) = self.encoder.on_device(self.encoder.codec.decode, [stream])
-        if picture.shape != (row["height"], row["width"], 3):
-            raise CorruptStreamError(f"{local.name}: {row['key']} decodes to {picture.shape}")
+    def _quality(self, file: ShardFile, local: Path) -> dict[str, list[float | None]]:
+        """How good some pictures of the finished file are, beside those of the shard."""
+        encoder = self.encoder
+
+        def original(number: int) -> np.ndarray:
+            sample = file.samples[number]
+            members = dict(sample.fields)
+            data = file.read(members[sample.image_field or ""])
+            return read_image(data, max_pixels=self.settings.max_pixels).rgb
+
+        def decode(stream: EncodedImage) -> np.ndarray:
+            (picture,) = encoder.on_device(encoder.codec.decode, [stream])
+            return picture
+
+        return sampled_quality(local, self.settings.layers, decode, original)
 
     # -- what the driver sees ---------------------------------------------------------------------
 

@@ -28,12 +28,12 @@ from .layout import (
     record_path,
     split_generation,
 )
+from .totals import totals_of
 from .untrusted import MAX_MANIFEST_BYTES, MAX_PLAN_BYTES, MAX_RECORD_BYTES, parse_json
 
 FORMAT_VERSION = 1
 KEPT_PROBLEMS = 5  # of each record, in memory and in manifests
 MAX_ERROR = 500  # characters of an error in a manifest
-COUNTS = ("rows", "ok", "bad", "filtered", "bytes", "pixels", "picture_bytes")  # of a manifest
 # What readers need to find a key in an index.
 _OF_AN_INDEX = ("path", "bytes", "footer_bytes", "footer_crc32", "key_min", "key_max")
 
@@ -285,11 +285,6 @@ def entry_of(record: Mapping[str, Any]) -> dict[str, Any]:
 def in_order(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """As manifests list them."""
     return sorted(entries, key=lambda entry: (entry["source"]["url"], entry["name"]))
-
-
-def totals_of(entries: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """What a manifest says of all its entries together."""
-    return {key: sum(entry[key] for entry in entries) for key in COUNTS}
 
 
 def publish_manifest(

@@ -241,8 +241,11 @@ class FileFacts:
     footer can crash the process that parses it. ``column_bytes`` are the compressed sizes of the
     columns. ``picture_bytes`` sums the source files of the ok rows, ``stream_bytes`` what replaces
     them (header, layers, alpha, kept originals), and ``kept`` counts kept originals.
-    ``side_pictures`` counts pictures that are side fields, which are not encoded. ``problems``
-    are the first (key, status, reason) of rows that are not ok.
+    ``side_pictures`` counts pictures that are side fields, which are not encoded; ``side_fields``
+    and ``side_bytes`` are all fields but the pictures. ``by_layers`` counts ok rows by the number
+    of their layers, ``by_reason`` ok rows that have a reason (why their original is kept), and
+    rows without a picture of which files are kept, as "bad" or "filtered". ``problems`` are the
+    first (key, status, reason) of rows that are not ok.
     """
 
     rows: int
@@ -259,6 +262,10 @@ class FileFacts:
     kept: int
     column_bytes: dict[str, int]
     side_pictures: int = 0
+    side_fields: int = 0
+    side_bytes: int = 0
+    by_layers: dict[str, int] = field(default_factory=dict)
+    by_reason: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, int] = field(default_factory=dict)
     problems: tuple[tuple[str, ...], ...] = ()
 
@@ -287,10 +294,14 @@ def inspect_file(path: Path, layers: int) -> FileFacts:
     counts: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     problems: list[tuple[str, ...]] = []
+    by_layers, by_reason, side = Counter[str](), Counter[str](), Counter[str]()
     pixels = picture_bytes = stream_bytes = kept = side_pictures = 0
     for position, row in enumerate(iter_rows(file, schema(layers).names)):
         counts[row["status"]] += 1
+        files = [len(one["data"]) for one in row["fields"] if one["data"] is not None]
         if row["status"] != "ok":
+            whole = row["source_field"] is None and bool(files)
+            by_reason[row["status"]] += whole or row["original"] is not None
             reasons[reason_kind(row["reason"])] += 1
             if len(problems) < MAX_LISTED_PROBLEMS:
                 told = (row["key"], row["status"], row["reason"])
@@ -305,6 +316,9 @@ def inspect_file(path: Path, layers: int) -> FileFacts:
         picture_bytes += row["source_bytes"]
         stream_bytes += encoded.nbytes + len(row["alpha"] or b"") + len(row["original"] or b"")
         kept += row["original"] is not None
+        by_layers[str(encoded.num_layers)] += 1
+        by_reason[row["reason"]] += bool(row["reason"])
+        side.update(fields=len(files), bytes=sum(files))
         side_pictures += sum(is_side_picture(field) for field in row["fields"])
     if sum(counts.values()) != file.metadata.num_rows:
         raise RecordError(f"{path.name}: has {sum(counts.values())} rows, unlike its footer")
@@ -324,6 +338,10 @@ def inspect_file(path: Path, layers: int) -> FileFacts:
         kept=kept,
         column_bytes=column_bytes(file.metadata),
         side_pictures=side_pictures,
+        side_fields=side["fields"],
+        side_bytes=side["bytes"],
+        by_layers=dict(sorted(by_layers.items())),
+        by_reason={name: count for name, count in sorted(by_reason.items()) if count},
         reasons=dict(reasons.most_common(MAX_REASONS)),
         problems=tuple(problems),
     )

@@ -25,7 +25,7 @@ from ..dataset.models import copy_model
 from ..reader.dataset import DataFile, Dataset
 from ..running.job import Stop, run_job_tasks
 from ..running.progress.events import EventLog
-from ..running.progress.summary import megabytes, ratio
+from ..running.progress.summary import ratio, size
 from ..running.tasks import Outcome, Task
 from ..sources.shards import Shard
 from ..stores.store import Store
@@ -132,13 +132,13 @@ def _summarise(summary: DecodeSummary, records: Mapping[str, Mapping[str, Any]])
     if totals["streams"]:
         before, after = totals["whole_bytes"], totals["stream_bytes"]
         summary.notes.append(
-            f"pictures: {megabytes(before)} of streams -> {megabytes(after)} "
+            f"pictures: {size(before)} of streams -> {size(after)} "
             f"({totals['layers'] / totals['streams']:.2f} layers on average), ratio "
             f"{ratio(before, after)}, {8 * after / totals['pixels']:.3f} bpp"
         )
         files = totals["bytes"]
         summary.notes.append(
-            f"files:    {megabytes(totals['file_bytes'])} of Parquet -> {megabytes(files)}, ratio "
+            f"files:    {size(totals['file_bytes'])} of Parquet -> {size(files)}, ratio "
             f"{ratio(totals['file_bytes'], files)}"
         )
 

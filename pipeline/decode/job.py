@@ -15,7 +15,7 @@ from ..dataset.ledger import Ledger, Plan
 from ..reader.dataset import DataFile
 from ..running.job import Stop, run_job_tasks
 from ..running.progress.events import EventLog, job_log
-from ..running.progress.summary import Problem, Summary, megabytes, plural
+from ..running.progress.summary import Problem, Summary, plural, size
 from ..running.tasks import Task
 from ..stores.store import Store, storage_errors
 from ..stores.urls import refuse_secrets
@@ -143,6 +143,6 @@ def _note_sizes(summary: Summary, totals: Mapping[str, int], image_format: str) 
     streams = totals["streams"]
     layers = f"{totals['layers'] / streams:.2f} layers on average" if streams else "no streams"
     summary.notes.append(
-        f"pictures: {megabytes(totals['layer_bytes'])} of streams ({layers}{originals}) -> "
-        f"{megabytes(totals['decoded_bytes'])} of {image_format}"
+        f"pictures: {size(totals['layer_bytes'])} of streams ({layers}{originals}) -> "
+        f"{size(totals['decoded_bytes'])} of {image_format}"
     )

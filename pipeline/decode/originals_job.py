@@ -9,7 +9,7 @@ from ..dataset.ledger import Ledger, Plan
 from ..reader.dataset import DataFile
 from ..running.job import Stop, run_job_tasks
 from ..running.progress.events import EventLog
-from ..running.progress.summary import Problem, megabytes, plural
+from ..running.progress.summary import Problem, plural, size
 from ..running.tasks import Task
 from ..stores.store import Store, storage_errors
 from .dataset_worker import settings_of
@@ -69,8 +69,7 @@ def restore_originals(
             totals.update({count: done[name][count] for count in COUNTS})
             summary.add_record(done[name], file.record["source"]["url"])
     summary.notes.append(
-        f"files:    {plural(totals['files'], 'file')}, {megabytes(totals['file_bytes'])}, byte for "
-        "byte"
+        f"files:    {plural(totals['files'], 'file')}, {size(totals['file_bytes'])}, byte for byte"
     )
     if totals["without"]:
         summary.notes.append(

@@ -23,8 +23,8 @@ from typing import Any
 from .actors import Actor, Answer, Crew
 from .bisection import DeadlySampleSearch
 from .cluster import WorkerShape
-from .progress.display import size
 from .progress.memory import kernel_kills
+from .progress.summary import size
 from .tasks import Outcome, Policy, Task, Watcher
 
 POLL_SECONDS = 0.5

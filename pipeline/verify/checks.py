@@ -29,9 +29,9 @@ from ..dataset.ledger import (
     fingerprint,
     in_order,
     latest_manifest,
-    totals_of,
 )
 from ..dataset.rows import SCHEMA_VERSION
+from ..dataset.totals import totals_of
 from ..dataset.untrusted import MAX_MANIFEST_BYTES, MAX_PLAN_BYTES, check_record, parse_json
 from ..reader.dataset import DataFile, Dataset, DatasetError
 from ..stores.filesystems import CONNECTIONS

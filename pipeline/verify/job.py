@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..dataset.layout import PLAN_NAME, RECORD_SUFFIX, SUFFIX, manifest_name, model_path
-from ..dataset.ledger import latest_manifest, totals_of
+from ..dataset.ledger import latest_manifest
 from ..dataset.models import check_model
+from ..dataset.totals import totals_of
 from ..reader.dataset import DataFile, Dataset, DatasetError
 from ..running.job import RunningOptions, Stop, run_job_tasks
 from ..running.progress.events import EventLog, job_log

@@ -28,7 +28,6 @@ from ..dataset.layout import (
     split_generation,
 )
 from ..dataset.ledger import (
-    COUNTS,
     Ledger,
     NewerManifestError,
     Plan,
@@ -39,6 +38,7 @@ from ..dataset.ledger import (
 from ..dataset.models import publish_model
 from ..dataset.parquet import ParquetFile
 from ..dataset.rows import file_sha256, inspect_file, read_metadata
+from ..dataset.totals import COUNTS, TALLIES
 from ..reader.dataset import Dataset
 from ..running.job import RunningOptions, Stop
 from ..running.progress.events import EventLog
@@ -57,7 +57,7 @@ from .checks import (
 
 STOPPED = "the job was stopped before this was repaired: run it again"
 # What a record says that follows from its data file.
-_FROM_FILE = ("sha256", "footer_bytes", "column_bytes", *COUNTS)
+_FROM_FILE = ("sha256", "footer_bytes", "column_bytes", *COUNTS, *TALLIES)
 
 
 def repair_model(store: Store, damage: Damage, model_id: str) -> None:

@@ -32,7 +32,7 @@ Only what is ``damaged`` or ``unchecked`` makes the exit code 1.
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..running.progress.summary import LISTED, Problem, Summary, megabytes, plural, stage_line
+from ..running.progress.summary import LISTED, Problem, Summary, plural, size, stage_line
 from .checks import Damage
 from .garbage import Garbage
 
@@ -85,7 +85,7 @@ class VerifyReport(Summary):
     def lines(self) -> list[str]:
         out = [
             f"{self.dataset}: {self.level} check of {plural(self.files, 'data file')} "
-            f"(manifest {self.manifest}), {megabytes(self.bytes_read)} read in {self.seconds:.1f} s"
+            f"(manifest {self.manifest}), {size(self.bytes_read)} read in {self.seconds:.1f} s"
         ]
         if self.level != "quick":
             part = f", {self.subset}" if self.subset else ""
@@ -109,10 +109,10 @@ class VerifyReport(Summary):
         ):
             out += [f"{title}: {count:,}"] if count else []
         if self.orphans:
-            freed = megabytes(sum(item.bytes for item in self.orphans))
+            freed = size(sum(item.bytes for item in self.orphans))
             out.append(f"garbage: {plural(len(self.orphans), 'file')}, {freed} (--collect-garbage)")
         if self.removed:
-            freed = megabytes(sum(item.bytes for item in self.removed))
+            freed = size(sum(item.bytes for item in self.removed))
             out.append(f"garbage removed: {plural(len(self.removed), 'file')}, {freed}")
             out += _some([f"  {item.path}: {item.reason}" for item in self.removed])
         if self.slowest_stage:

@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from .summary import plural, ratio, stage_line, trouble_line
+from .summary import plural, ratio, size, stage_line, trouble_line
 
 LOG_SECONDS = 10.0
 REDRAW_SECONDS = 0.25
@@ -202,8 +202,8 @@ def _figures(totals: Totals) -> list[str]:
     figures = [
         f"{totals.shards_done}/{totals.shards_total} shards{failed}",
         f"{totals.images_per_second:.1f} images/s",
-        f"{totals.bytes_in_per_second / 1e6:.1f} MB/s in",
-        f"{totals.bytes_out_per_second / 1e6:.1f} MB/s out",
+        f"{size(totals.bytes_in_per_second)}/s in",
+        f"{size(totals.bytes_out_per_second)}/s out",
     ]
     if totals.stream_bytes:
         figures.append(f"ratio {ratio(totals.picture_bytes, totals.stream_bytes)}")
@@ -243,15 +243,6 @@ def shorten(name: str) -> str:
     if len(short) <= NAME_WIDTH:
         return short
     return f"{short[:8]}..{short[-(NAME_WIDTH - 10) :]}"
-
-
-def size(count: float) -> str:
-    """Bytes with a unit: three digits are enough for a person."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:,.1f} TB"
 
 
 def duration(seconds: float) -> str:

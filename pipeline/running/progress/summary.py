@@ -20,8 +20,13 @@ def count_reasons(counts: Counter[str], more: Mapping[str, int]) -> None:
             counts["other reasons"] += count
 
 
-def megabytes(count: float) -> str:
-    return f"{count / 1e6:,.1f} MB"
+def size(count: float) -> str:
+    """Bytes with a unit: three digits are enough for a person."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.1f} TB"
 
 
 def ratio(original: float, stored: float) -> str:
@@ -106,8 +111,8 @@ class Summary:
             out.append(
                 f"{self.new_samples} samples in {self.seconds:.1f} s: "
                 f"{self.new_samples / seconds:.1f} images/s, "
-                f"{self.bytes_in / seconds / 1e6:.1f} MB/s in, "
-                f"{self.bytes_out / seconds / 1e6:.1f} MB/s out"
+                f"{size(self.bytes_in / seconds)}/s in, "
+                f"{size(self.bytes_out / seconds)}/s out"
             )
         if self.slowest_stage:
             out.append(stage_line(self.slowest_stage, self.slowest_share))

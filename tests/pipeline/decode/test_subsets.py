@@ -163,7 +163,7 @@ def test_as_many_layers_as_fit(
     unit: str, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # these pictures are small
-    monkeypatch.setattr("pipeline.decode.job.megabytes", "{} bytes".format)
+    monkeypatch.setattr("pipeline.decode.job.size", "{} bytes".format)
     sizes = sizes_of(dataset)
     if unit == "max_bytes":
         budget: Any = sizes["s0001"][1]  # just fits

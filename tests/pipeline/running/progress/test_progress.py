@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pipeline.running.progress.display import duration, shorten, size
+from pipeline.running.progress.display import duration, shorten
 from pipeline.running.progress.events import EventLog
 from pipeline.running.progress.progress import Progress
 from pipeline.running.progress.rates import Growth, Window
-from pipeline.running.progress.summary import Problem, Summary
+from pipeline.running.progress.summary import Problem, Summary, size
 from tests.pipeline.running.progress.reports import Clock, encoding, record, worker
 
 NAME = "photos-00007-0123456789ab"
@@ -175,7 +175,7 @@ def test_a_terminal_shows_workers_and_totals(clock: Clock, terminal: Terminal) -
     assert bar.startswith("compressing")
     assert bar.rstrip().endswith("18 %")
     totals = " ".join(rest)
-    for words in ("350 MB of 2 GB", "33 s left", "0/2 shards", "50.0 images/s", "10.0 MB/s in"):
+    for words in ("350 MB of 2 GB", "33 s left", "0/2 shards", "50.0 images/s", "10 MB/s in"):
         assert words in totals
     assert "ratio 4.00" in totals
 
@@ -286,7 +286,7 @@ def test_a_log_file_gets_a_plain_line_every_ten_seconds(
     lines = out.getvalue().splitlines()
     assert len(lines) == 3
     assert re.fullmatch(
-        r" 1[0-9] %  0/2 shards, 10\.0 images/s, \d+\.\d MB/s in, \d+\.\d MB/s out, ratio 4\.00, "
+        r" 1[0-9] %  0/2 shards, 10\.0 images/s, 0 B/s in, 0 B/s out, ratio 4\.00, "
         r"3 bad of \d+ samples, slowest stage: device \(50 % of the workers' time\), \d+ min left",
         lines[2],
     )
@@ -332,7 +332,7 @@ def test_the_summary_tells_this_run_and_what_went_wrong(clock: Clock) -> None:
     lines = summary.lines()
     assert lines[1:5] == [
         "stopped: a signal asked for it",
-        "100 samples in 10.0 s: 10.0 images/s, 2.0 MB/s in, 0.4 MB/s out",
+        "100 samples in 10.0 s: 10.0 images/s, 2 MB/s in, 400 kB/s out",
         "slowest stage: coder (80 % of the workers' time)",
         "1 attempt failed, 1 worker started again",
     ]

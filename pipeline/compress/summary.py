@@ -1,0 +1,133 @@
+"""What a compressing job tells at its end: what was saved, what was lost, what is kept."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from codec.images.packing import PACKAGE, can_pack
+
+from ..dataset.totals import totals_of
+from ..running.progress.summary import Summary, plural, size
+from ..sources.samples import SIDE_FIELDS
+from .keeping import ASKED, BELOW, EXACT, KEPT, LARGER, MISSED
+
+_WHY = {
+    LARGER: "no stream is smaller",
+    BELOW: "below --target-quality",
+    EXACT: "--lossless JPEG files",
+    ASKED: "--keep-original always",
+    "bad": "bad samples",
+    "filtered": "filtered samples",
+}
+_SMALL = 10_000  # bytes of a picture's file
+
+
+@dataclass
+class CompressSummary(Summary):
+    """``totals`` are those of the manifest, and ``input_bytes``, ``archive_bytes``.
+
+    They are of all shards that the job was asked for. The archive's are data files and indexes.
+    """
+
+    totals: dict[str, Any] = field(default_factory=dict)
+
+
+def add_totals(
+    summary: CompressSummary,
+    records: Mapping[str, Mapping[str, Any]],
+    parameters: Mapping[str, Any],
+) -> None:
+    """Add what the records of all shards say; ``parameters`` are the plan's."""
+    side_pictures = 0
+    inputs = archive = 0
+    for record in records.values():
+        summary.add_record(record, record["source"]["url"])
+        side_pictures += record.get("side_pictures", 0)
+        inputs += record["source"]["size"]
+        archive += record["bytes"] + (record.get("index") or {}).get("bytes", 0)
+    totals = totals_of(records.values()) | {"input_bytes": inputs, "archive_bytes": archive}
+    summary.totals = totals
+    if records:
+        summary.notes += _lines(totals)
+    if side_pictures:
+        summary.notes.append(
+            f"warning: {plural(side_pictures, 'picture')} not encoded but kept as files, "
+            f"{SIDE_FIELDS}"
+        )
+    if archive > inputs > 0:
+        summary.notes.append(
+            f"warning: the archive is larger than its input: {_advice(totals, parameters)}"
+        )
+    if parameters["keep_original"] in ("larger", "always") and not can_pack():
+        summary.notes.append(
+            "originals that are JPEG files are kept as they are: they would be some 20 % smaller "
+            f"with {PACKAGE} (pip install {PACKAGE})"
+        )
+
+
+def _lines(totals: Mapping[str, Any]) -> list[str]:
+    """One thing in each line, within 80 columns."""
+    lines = [
+        f"bytes:       {size(totals['input_bytes'])} of shards -> "
+        f"{size(totals['archive_bytes'])} of data files and indexes, "
+        f"{share(totals['archive_bytes'], totals['input_bytes'])}"
+    ]
+    if totals["pixels"]:
+        before, after = totals["picture_bytes"], totals["stream_bytes"]
+        lines.append(
+            f"pictures:    {size(before)} -> {size(after)} of streams and kept files, "
+            f"{share(after, before)}"
+        )
+    by_layers = sorted(totals["by_layers"].items(), key=lambda one: int(one[0]))
+    lines += _table("layers:", (f"{plural(count, 'picture')} in {n}" for n, count in by_layers))
+    lines += _table("quality:", (_told(*one) for one in reversed(totals["quality"].items())))
+    reasons = totals["by_reason"]
+    kept = [(count, why) for why, count in reasons.items() if why in _WHY]
+    lines += _table(
+        "originals:",
+        (
+            f"{count:,} kept{', exact' if why in KEPT else ''}: {_WHY[why]}"
+            for count, why in sorted(kept, reverse=True)
+        ),
+    )
+    if reasons.get(MISSED):
+        lines.append(f"warning: {plural(reasons[MISSED], 'picture')} {MISSED}")
+    if totals["side_fields"]:
+        lines.append(
+            f"side fields: {plural(totals['side_fields'], 'file')}, {size(totals['side_bytes'])}"
+        )
+    return lines
+
+
+def share(part: float, whole: float) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "-"
+
+
+def _table(title: str, lines: Iterable[str]) -> list[str]:
+    """The title before the first line only."""
+    return [f"{'' if number else title:12} {line}" for number, line in enumerate(lines)]
+
+
+def _told(name: str, found: Mapping[str, Any]) -> str:
+    title = {"psnr": "PSNR", "ssimulacra2": "SSIMULACRA2"}[name]
+    worst, low, median = (_figure(name, found[key]) for key in ("worst", "percent_5", "median"))
+    of = plural(found["pictures"], "stream")
+    return f"{title} of {of}: worst {worst}, 5 % {low}, median {median}"
+
+
+def _figure(name: str, value: float | None) -> str:
+    if value is None:
+        return "exact"
+    return f"{value:.1f}{' dB' if name == 'psnr' else ''}"
+
+
+def _advice(totals: Mapping[str, Any], parameters: Mapping[str, Any]) -> str:
+    """What may make the archive smaller than its input."""
+    pictures = sum(totals["by_layers"].values())
+    if parameters["keep_original"] in ("never", "bad"):
+        return "--keep-original larger keeps the files that are smaller than their streams"
+    if totals["picture_bytes"] < _SMALL * pictures:
+        return "its pictures are so small that metadata and previews weigh more than what is saved"
+    if parameters["keep_original"] == "always":
+        return "--keep-original larger keeps fewer files, and --store-layers 1 smaller previews"
+    return "leave out --lossless, or give --target-quality 70, for smaller streams"

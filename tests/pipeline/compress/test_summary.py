@@ -1,0 +1,117 @@
+"""What a job tells at its end, against what the archive holds."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pipeline
+from codec.errors import CorruptStreamError
+from codec.images.files import write_image
+from codec.images.metrics import psnr
+from pipeline.compress import keeping, sampling
+from pipeline.compress.job import CompressOptions, CompressSummary, compress
+from tests.pipeline.compress.test_keeping import NOISE, mixed, rows_of
+from tests.pipeline.conftest import Make
+from tests.pipeline.makers import ToyCodec, picture, png, samples, write_tar
+
+pytestmark = pytest.mark.usefixtures("toy", "without_ray")
+
+
+def run(tars: list[str], output: Path, **options: Any) -> CompressSummary:
+    return compress(CompressOptions(tuple(tars), str(output), "toy", **options))
+
+
+def test_everything_is_counted(tmp_path: Path) -> None:
+    flat = write_image(np.full((64, 64, 3), 9, np.uint8), None, "png")
+    more = [
+        (f"{n}.{field}", flat if field == "png" else b"ab")
+        for n in range(40)
+        for field in ("png", "cls")
+    ]
+    tars = [mixed(tmp_path), str(write_tar(tmp_path / "more.tar", more))]
+    out = tmp_path / "set"
+    summary = run(tars, out, min_side=3)
+    dataset = pipeline.open_dataset(str(out))
+    totals = summary.totals
+    rows = [row for row in rows_of(dataset).values() if row["status"] == "ok"]
+    assert totals["by_layers"] == dict(Counter(str(row["layers"]) for row in rows))
+    assert totals["by_layers"].keys() == {"2", "3"}
+    assert totals["by_reason"] == {keeping.LARGER: 1, "bad": 4, "filtered": 1}
+    assert (totals["side_fields"], totals["side_bytes"]) == (40, 80)
+    assert totals["input_bytes"] == sum(Path(tar).stat().st_size for tar in tars)
+    stored = [path for name in ("data", "index") for path in (out / name).iterdir()]
+    assert totals["archive_bytes"] == sum(path.stat().st_size for path in stored)
+    assert totals["picture_bytes"] == sum(row["source_bytes"] for row in rows)
+    sampled = totals["quality"]["psnr"]
+    assert sampled["pictures"] == 3  # of 40 flat pictures two, of the others one
+    flat_loss = psnr(np.full((64, 64, 3), 9, np.uint8), dataset.image("7"))
+    assert sampled["median"] == pytest.approx(flat_loss, abs=0.01)
+    # The same in the manifest and in JSON, and of a job that finds all of it done.
+    said = {name: value for name, value in totals.items() if name in dataset.totals}
+    assert dataset.totals == said
+    assert json.loads(json.dumps(summary.to_json()))["totals"] == totals
+    assert run(tars, out, min_side=3).totals == totals
+    lines = summary.lines()
+    assert f"layers:      {totals['by_layers']['2']} picture in 2" in lines
+    assert "originals:   4 kept: bad samples" in lines
+    assert "             1 kept, exact: no stream is smaller" in lines
+    assert "side fields: 40 files, 80 B" in lines
+    assert not any("larger than its input" in line for line in lines)
+    told = [line for line in lines if str(tmp_path) not in line]
+    assert max(map(len, told)) <= 80
+
+
+def test_an_archive_that_is_larger_than_its_input(tmp_path: Path) -> None:
+    jpegs = [(f"{n}.jpg", write_image(NOISE, None, "jpg", quality=40)) for n in range(9)]
+    tar = str(write_tar(tmp_path / "x.tar", jpegs))
+    text = "\n".join(run([tar], tmp_path / "set", lossless=True, keep_original="bad").lines())
+    assert "warning: the archive is larger than its input: --keep-original larger keeps" in text
+
+
+def test_what_misses_its_quality_is_told(tmp_path: Path) -> None:
+    tar = str(write_tar(tmp_path / "x.tar", samples(3)))
+    missed = run([tar], tmp_path / "set", target_quality="90dB", keep_original="never")
+    assert "warning: 3 pictures below --target-quality with all layers" in missed.lines()
+    assert missed.totals["quality"]["psnr"]["pictures"] == 1
+    kept = run([tar], tmp_path / "kept", target_quality="90dB")
+    assert kept.totals["by_reason"] == {keeping.BELOW: 3}
+    assert not any(line.startswith("quality") for line in kept.lines())
+
+
+def test_the_sample_depends_on_the_keys_alone(make_dataset: Make, tmp_path: Path) -> None:
+    files = [(f"{n}.png", png(n)) for n in range(400)]
+    first = make_dataset([str(write_tar(tmp_path / "x.tar", files))], layers=2)
+    again = make_dataset(
+        [str(write_tar(tmp_path / "y.tar", files[::-1]))], str(tmp_path / "2"), layers=2
+    )
+    found = [dataset.files[0].record["quality"] for dataset in (first, again)]
+    assert sorted(found[0]["psnr"]) == sorted(found[1]["psnr"])
+    assert len(found[0]["psnr"]) == len(found[0]["ssimulacra2"]) == sampling.MOST
+    everything = [round(psnr(picture(n), first.image(str(n))), 2) for n in range(400)]
+    assert set(found[0]["psnr"]) <= set(everything)
+
+
+def test_without_the_package_there_is_psnr(
+    make_dataset: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "can_judge", lambda: False)
+    tar = str(write_tar(tmp_path / "x.tar", samples(2)))
+    (file,) = make_dataset([tar]).files
+    assert file.record["quality"] == {"psnr": [None]}  # four layers are exact
+
+
+def test_a_stream_that_gives_another_picture_ends_the_attempt(
+    make_dataset: Make, toy: ToyCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(toy, "_decode", lambda one, layers: picture(0, 2, 2))
+    for keep in ("bad", "always"):
+        with pytest.raises(CorruptStreamError, match=r"s0\d+ decodes to"):
+            make_dataset(
+                [str(write_tar(tmp_path / "x.tar", samples(2)))],
+                str(tmp_path / keep),
+                keep_original=keep,
+            )
