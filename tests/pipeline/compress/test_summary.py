@@ -61,7 +61,7 @@ def test_everything_is_counted(tmp_path: Path) -> None:
     assert "             1 kept, exact: no stream is smaller" in lines
     assert "side fields: 40 files, 80 B" in lines
     assert not any("larger than its input" in line for line in lines)
-    told = [line for line in lines if str(tmp_path) not in line]
+    told = [line for line in lines[: lines.index("reasons:")] if str(tmp_path) not in line]
     assert max(map(len, told)) <= 80
 
 
