@@ -21,6 +21,7 @@ from pipeline.running.command_line import (
     add_max_bad_fraction,
     add_running_options,
     given_options,
+    json_path,
     new_parser,
     options_of,
     output_url,
@@ -34,7 +35,7 @@ from pipeline.running.command_line import (
 from pipeline.sources.samples import MAX_SAMPLE_BYTES
 
 
-def parse(arguments: list[str] | None = None) -> CompressOptions:
+def parse(arguments: list[str] | None = None) -> tuple[CompressOptions, str | None]:
     parser = new_parser(__doc__)
     parser.add_argument(
         "--input",
@@ -136,10 +137,16 @@ def parse(arguments: list[str] | None = None) -> CompressOptions:
         help="how often the finished rows of a shard under way are saved: a lost worker loses no "
         "more than that and what is under way (default: 120)",
     )
+    parser.add_argument(
+        "--json",
+        type=json_path,
+        metavar="FILE",
+        help="write the summary as JSON when the job ends, - to standard output",
+    )
     add_max_bad_fraction(parser, "shards")
     add_running_options(parser)
     given = parser.parse_args(arguments)
-    return options_of(
+    options = options_of(
         CompressOptions,
         given,
         output=output_url(parser, given.output),
@@ -147,6 +154,7 @@ def parse(arguments: list[str] | None = None) -> CompressOptions:
         codec_options=given_options(given, ["quality", "tile_pixels"]),
         **running_options(given),
     )
+    return options, given.json
 
 
 def _store_layers(text: str) -> int | str:
@@ -159,8 +167,8 @@ def _store_layers(text: str) -> int | str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parse(arguments)
-    return run_job(lambda: compress_dataset(options, stop_reason))
+    options, target = parse(arguments)
+    return run_job(lambda: compress_dataset(options, stop_reason), target)
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ def parse(arguments: list[str] | None = None) -> DecodeOptions:
         type=above_zero,
         metavar="DB",
         help="as few as reach DB dB, or else all, or the original where it is kept; for datasets "
-        "that were compressed with --min-psnr, because these store what was reached",
+        "that were compressed with --target-quality, because these store what was reached",
     )
     form = parser.add_argument_group("in which form")
     form.add_argument(

@@ -142,8 +142,9 @@ def report(
     )
     for kind, found in sorted(shown.items()):
         before, after = (sum(one[place] for one in found) for place in (0, 1))
-        worst = min((q for *_, q in found if q is not None), default=None)
-        told = "" if worst is None else f"{worst[0]:.1f} dB, SSIMULACRA2 {worst[1]:.1f}"
+        measured = [quality for *_, quality in found if quality is not None]
+        worst = [min(values) for values in zip(*measured, strict=True)]
+        told = f"{worst[0]:.1f} dB, SSIMULACRA2 {worst[1]:.1f}" if worst else ""
         share = 100 * after / before
         kept_files = sum(one[2] for one in found)
         sizes = f"{before:10,} {after:10,} {share:5.1f} %"

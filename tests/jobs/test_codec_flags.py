@@ -3,6 +3,7 @@
 import pytest
 
 from codec.models import zoo
+from pipeline import CompressOptions
 from tests.jobs.scripts import load_job
 
 COMPRESS = ["--input", "a.tar", "--output", "out"]
@@ -10,11 +11,19 @@ DECODE = ["--input", "set", "--output", "out"]
 
 
 def test_compressing() -> None:
-    parse = load_job("compress_dataset").parse
+    def parse(arguments: list[str]) -> CompressOptions:
+        return load_job("compress_dataset").parse(arguments)[0]
+
     plain = parse(COMPRESS)
     assert (plain.codec, plain.codec_options) == (None, {})
     assert plain.model == zoo.DEFAULT_MODELS["uqdm"]
     assert parse([*COMPRESS, "--quality", "0"]).codec_options == {"quality": 0}
+    assert (plain.store_layers, plain.keep_original, plain.target_quality) == (None, "larger", None)
+    assert parse([*COMPRESS, "--store-layers", "fit"]).store_layers == "fit"
+    assert parse([*COMPRESS, "--store-layers", "3"]).store_layers == 3
+    assert parse([*COMPRESS, "--target-quality", "38dB"]).target_quality == "38dB"
+    defaults = CompressOptions(plain.inputs, plain.output, plain.model)
+    assert plain == defaults  # the library does what the command does
     for name, model in zoo.DEFAULT_MODELS.items():
         assert (parse([*COMPRESS, "--codec", name]).model) == model
 
