@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from codec.models.zoo import DEFAULT_MODELS
-from pipeline import CompressOptions, compress_dataset
+from pipeline import CompressOptions, compress_dataset, estimate_compression
 from pipeline.running.command_line import (
     add_max_bad_fraction,
     add_running_options,
@@ -35,7 +35,7 @@ from pipeline.running.command_line import (
 from pipeline.sources.samples import MAX_SAMPLE_BYTES
 
 
-def parse(arguments: list[str] | None = None) -> tuple[CompressOptions, str | None]:
+def parse(arguments: list[str] | None = None) -> tuple[CompressOptions, str | None, bool]:
     parser = new_parser(__doc__)
     parser.add_argument(
         "--input",
@@ -138,10 +138,17 @@ def parse(arguments: list[str] | None = None) -> tuple[CompressOptions, str | No
         "more than that and what is under way (default: 120)",
     )
     parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="write nothing: list the shards, encode a sample of the pictures here, and tell what "
+        "the job would give and take, and what other options would",
+    )
+    parser.add_argument(
         "--json",
         type=json_path,
         metavar="FILE",
-        help="write the summary as JSON when the job ends, - to standard output",
+        help="write the summary, or what --dry-run tells, as JSON when the job ends, - to standard "
+        "output",
     )
     add_max_bad_fraction(parser, "shards")
     add_running_options(parser)
@@ -154,7 +161,7 @@ def parse(arguments: list[str] | None = None) -> tuple[CompressOptions, str | No
         codec_options=given_options(given, ["quality", "tile_pixels"]),
         **running_options(given),
     )
-    return options, given.json
+    return options, given.json, given.dry_run
 
 
 def _store_layers(text: str) -> int | str:
@@ -167,8 +174,9 @@ def _store_layers(text: str) -> int | str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options, target = parse(arguments)
-    return run_job(lambda: compress_dataset(options, stop_reason), target)
+    options, target, dry_run = parse(arguments)
+    job = estimate_compression if dry_run else compress_dataset
+    return run_job(lambda: job(options, stop_reason), target)
 
 
 if __name__ == "__main__":

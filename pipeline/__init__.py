@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .compress.estimate import estimate as estimate_compression
     from .compress.job import CompressOptions
     from .compress.job import compress as compress_dataset
     from .decode.job import DecodeOptions
@@ -63,6 +64,7 @@ __all__ = [
     "compress_dataset",
     "decode_batches",
     "decode_dataset",
+    "estimate_compression",
     "evaluate_models",
     "index_keys",
     "open_dataset",
@@ -89,6 +91,7 @@ _PLACES = {
     "VerifyReport": "verify.report",
     "compress_dataset": "compress.job:compress",
     "decode_dataset": "decode.job:decode",
+    "estimate_compression": "compress.estimate:estimate",
     "evaluate_models": "evaluate.job:evaluate",
     "index_keys": "reader.index_keys",
     "serve_previews": "serving.job",

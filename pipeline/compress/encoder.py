@@ -47,7 +47,7 @@ SYSTEMATIC = 8  # failures, and no success before: the codec is broken, not the 
 
 
 @dataclass(frozen=True)
-class _Loaded:
+class Loaded:
     """A sample under way: its row so far, and the picture if there is one to encode.
 
     Until it is decided whether to keep it, ``row.original`` is the picture's file. ``untouchable``
@@ -134,7 +134,7 @@ class SampleEncoder:
         """
         self._clock, self._on_coded = clock, on_coded
         self._encoded = self._failed = 0
-        waiting: deque[tuple[list[_Loaded], list[_Batch]]] = deque()
+        waiting: deque[tuple[list[Loaded], list[_Batch]]] = deque()
         for window in self._windows(file, samples, skip or {}):
             waiting.append((window, self._begin(window)))
             if len(waiting) > 1:
@@ -146,13 +146,13 @@ class SampleEncoder:
 
     def _windows(
         self, file: ShardFile, samples: Iterable[tuple[int, Sample]], skip: Mapping[int, str]
-    ) -> Iterator[list[_Loaded]]:
+    ) -> Iterator[list[Loaded]]:
         """Samples loaded in threads, in groups that memory can hold."""
         threads = max(1, self.settings.threads)
 
-        def load(numbered: tuple[int, Sample]) -> _Loaded:
+        def load(numbered: tuple[int, Sample]) -> Loaded:
             with self._clock.timed("decode", threads):
-                return self._load(file, *numbered, skip.get(numbered[0]))
+                return self.load(file, *numbered, skip.get(numbered[0]))
 
         cost = attrgetter("cost")
         limits = {"budget": WINDOW_BYTES, "count": WINDOW_ROWS, "threads": threads}
@@ -160,18 +160,18 @@ class SampleEncoder:
         first = self.settings.batch_size  # few, because the device waits for them
         return windows(loaded, cost, WINDOW_BYTES, WINDOW_ROWS, first)
 
-    def _load(self, file: ShardFile, index: int, sample: Sample, skip: str | None) -> _Loaded:
+    def load(self, file: ShardFile, index: int, sample: Sample, skip: str | None = None) -> Loaded:
         """Read a sample's fields and decode its picture, or say why it has none."""
         if reason := sample.filtered or sample.problem or self._too_large(sample):
             status: Status = "filtered" if sample.filtered else "bad"
             kept = tuple(self._read_some(file, sample, status))
-            return _Loaded(Row(sample.key, index, status, reason, kept))
+            return Loaded(Row(sample.key, index, status, reason, kept))
         image_field = sample.image_field
         data = {name: file.read(member) for name, member in sample.fields}
         if image_field is None:
             names = ", ".join(name or "(none)" for name in data)
             reason = f"no picture among its fields: {names}"
-            return _Loaded(Row(sample.key, index, "bad", reason, tuple(data.items())))
+            return Loaded(Row(sample.key, index, "bad", reason, tuple(data.items())))
         source = data[image_field]
         row = Row(
             sample.key,
@@ -183,20 +183,20 @@ class SampleEncoder:
             source_sha256=hashlib.sha256(source).digest(),
         )
         if skip is not None:
-            return _Loaded(without_picture(self.settings, row, "bad", skip), untouchable=True)
+            return Loaded(without_picture(self.settings, row, "bad", skip), untouchable=True)
         try:
             picture = read_image(source, max_pixels=self.settings.max_pixels)
         except Exception as error:
-            return _Loaded(without_picture(self.settings, row, "bad", describe(error)))
+            return Loaded(without_picture(self.settings, row, "bad", describe(error)))
         row = replace(row, source_format=picture.format, notes="; ".join(picture.notes))
         height, width = picture.rgb.shape[:2]
         if min(height, width) < self.settings.min_side:
             reason = f"smaller than --min-side {self.settings.min_side}: {width}x{height}"
-            return _Loaded(without_picture(self.settings, row, "filtered", reason))
+            return Loaded(without_picture(self.settings, row, "filtered", reason))
         alpha = None if picture.alpha is None else pack_alpha(picture.alpha)
         rgb = np.ascontiguousarray(picture.rgb)
         digest = hashlib.sha256(rgb.data).digest()
-        return _Loaded(replace(row, alpha=alpha, image_sha256=digest), rgb)
+        return Loaded(replace(row, alpha=alpha, image_sha256=digest), rgb)
 
     def _too_large(self, sample: Sample) -> str:
         """Why the sample takes too much memory, or ''."""
@@ -223,7 +223,7 @@ class SampleEncoder:
 
     # -- pixels to streams ------------------------------------------------------------------------
 
-    def _begin(self, window: list[_Loaded]) -> list[_Batch]:
+    def _begin(self, window: list[Loaded]) -> list[_Batch]:
         """Let the device do all pictures of a window, in batches of similar size."""
         alike: dict[int, list[int]] = defaultdict(list)
         for position, loaded in enumerate(window):
@@ -334,7 +334,7 @@ class SampleEncoder:
 
     def _finish(
         self,
-        window: list[_Loaded],
+        window: list[Loaded],
         batches: list[_Batch],
         on_rows: Callable[[list[Row]], None],
         strict: bool,

@@ -1,7 +1,7 @@
 """The compressing job from the driver's side: plan, run what is missing, manifest, summary."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from codec import Codec, load_codec
@@ -75,7 +75,7 @@ def _compress(options: CompressOptions, stop: Stop, log: EventLog) -> CompressSu
     store = Store(options.output, options.output_options)
     shards = expand_inputs(options.inputs, options.input_options)
     model = load_codec(options.model, device="cpu")  # after what takes less time to be refused
-    plan = Plan(PLAN_NAME, _parameters(options, model))
+    plan = Plan(PLAN_NAME, planned_parameters(options, model))
     names: dict[str, Shard] = {}
     summary = CompressSummary("compressed", shards=len(shards))
 
@@ -141,21 +141,10 @@ def run_shards(
     """
     if not jobs:
         return []
-    planned = plan.parameters
-    target = planned["target_quality"]
-    settings = CompressSettings(
+    settings = replace(
+        settings_of(plan.parameters, codec_options),
         output=output,
         fingerprint=plan.fingerprint,
-        model_id=planned["model_id"],
-        layers=planned["layers"],
-        store_layers=planned["store_layers"],
-        lossless=planned["lossless"],
-        codec_options={**planned.get("codec_options", {}), **(codec_options or {})},
-        min_side=planned["min_side"],
-        max_pixels=planned["max_pixels"],
-        max_sample_bytes=planned.get("max_sample_bytes", MAX_SAMPLE_BYTES),
-        keep_original=planned["keep_original"],
-        target_quality=target and target_quality(target),
         save_seconds=save_seconds,
     )
     return run_job_tasks(
@@ -172,11 +161,32 @@ def run_shards(
     )
 
 
+def settings_of(
+    planned: Mapping[str, Any], codec_options: Mapping[str, Any] | None = None
+) -> CompressSettings:
+    """What a plan tells workers; ``codec_options`` are given in addition to the plan's."""
+    target = planned["target_quality"]
+    return CompressSettings(
+        output="",
+        fingerprint="",
+        model_id=planned["model_id"],
+        layers=planned["layers"],
+        store_layers=planned["store_layers"],
+        lossless=planned["lossless"],
+        codec_options={**planned.get("codec_options", {}), **(codec_options or {})},
+        min_side=planned["min_side"],
+        max_pixels=planned["max_pixels"],
+        max_sample_bytes=planned.get("max_sample_bytes", MAX_SAMPLE_BYTES),
+        keep_original=planned["keep_original"],
+        target_quality=target and target_quality(target),
+    )
+
+
 def _data_path(record: Mapping[str, Any]) -> str:
     return data_path(generation_name(record["base"], record["generation"]))
 
 
-def _parameters(options: CompressOptions, model: Codec) -> dict[str, Any]:
+def planned_parameters(options: CompressOptions, model: Codec) -> dict[str, Any]:
     """Everything that the dataset's bytes depend on."""
     layers, store_layers = _layers(options, model)
     target = _target(options)

@@ -53,7 +53,7 @@ def sampled_quality(
         exact = np.array_equal(image, shown)
         found["psnr"].append(None if exact else round(psnr(image, shown), 2))
         if can_judge():
-            score = ssimulacra2(_middle(image), _middle(shown))
+            score = ssimulacra2(middle(image), middle(shown))
             found["ssimulacra2"] += [] if score is None else [round(score, 2)]
     return {name: values for name, values in found.items() if values}
 
@@ -82,6 +82,7 @@ def _lot(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
-def _middle(picture: np.ndarray) -> np.ndarray:
+def middle(picture: np.ndarray) -> np.ndarray:
+    """At most ``MIDDLE`` pixels each way of an ``(H, W, 3)`` picture."""
     top, left = (max(0, (side - MIDDLE) // 2) for side in picture.shape[:2])
     return np.ascontiguousarray(picture[top : top + MIDDLE, left : left + MIDDLE])

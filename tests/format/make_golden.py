@@ -30,7 +30,7 @@ from codec.images.files import write_image
 from codec.models import zoo
 from codec.uqdm.paper import calibration
 from codec.uqdm.paper.scheme import UniversalScheme
-from pipeline.compress.job import CompressOptions, _parameters
+from pipeline.compress.job import CompressOptions, planned_parameters
 from pipeline.compress.settings import CompressSettings
 from pipeline.compress.worker import ShardCompressor, ShardJob
 from pipeline.dataset.layout import PLAN_NAME, shard_name
@@ -97,7 +97,7 @@ def write_dataset(folder: Path) -> None:
     options = CompressOptions(
         inputs=(source,), output=str(folder), model="uqdm", lossless=True, keep_original="bad"
     )
-    plan = Plan(PLAN_NAME, _parameters(options, model))
+    plan = Plan(PLAN_NAME, planned_parameters(options, model))
     store = Store(str(folder))
     plan.establish(store)
     name = f"models/{model.model_id}/model.safetensors"
