@@ -35,7 +35,12 @@ from pipeline.running.command_line import (
 from pipeline.sources.samples import MAX_SAMPLE_BYTES
 
 
-def parse(arguments: list[str] | None = None) -> tuple[CompressOptions, str | None, bool]:
+def parse(arguments: list[str] | None = None) -> CompressOptions:
+    return _parse(arguments)[0]
+
+
+def _parse(arguments: list[str] | None) -> tuple[CompressOptions, str | None, bool]:
+    """The job's options, the argument of --json, and whether it is a dry run."""
     parser = new_parser(__doc__)
     parser.add_argument(
         "--input",
@@ -174,7 +179,7 @@ def _store_layers(text: str) -> int | str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options, target, dry_run = parse(arguments)
+    options, target, dry_run = _parse(arguments)
     job = estimate_compression if dry_run else compress_dataset
     return run_job(lambda: job(options, stop_reason), target)
 

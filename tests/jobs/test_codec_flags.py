@@ -11,9 +11,7 @@ DECODE = ["--input", "set", "--output", "out"]
 
 
 def test_compressing() -> None:
-    def parse(arguments: list[str]) -> CompressOptions:
-        return load_job("compress_dataset").parse(arguments)[0]
-
+    parse = load_job("compress_dataset").parse
     plain = parse(COMPRESS)
     assert (plain.codec, plain.codec_options) == (None, {})
     assert plain.model == zoo.DEFAULT_MODELS["uqdm"]
