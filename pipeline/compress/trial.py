@@ -24,7 +24,8 @@ from .sampling import middle
 from .settings import CompressSettings
 
 SHARDS, PICTURES = 4, 32  # that are looked into, and encoded
-TOGETHER = 1 << 20  # pixels that are encoded together, and one picture more
+TOGETHER = 1 << 18  # pixels that are encoded together, and one picture more
+LOWEST = 60.0  # SSIMULACRA2; layers below the first that has less are not judged
 SECONDS = 60.0  # after this nothing else is begun
 
 
@@ -165,10 +166,13 @@ def _encode(
     if layers < first.archive_layers:
         streams = first.encode(images, layers=first.archive_layers, **settings.codec_options)
     began = time.monotonic()
-    looks = {first.name: _looks(first, streams, images)}
+    target = settings.target_quality
+    lowest = LOWEST if target is None or target.decibels else min(LOWEST, target.value)
+    looks = {first.name: _looks(first, streams, images, layers, lowest)}
     trial.judge_seconds += time.monotonic() - began
     for other in others:
-        looks[other.name] = _looks(other, other.encode(images, layers=other.archive_layers), images)
+        some = other.encode(images, layers=other.archive_layers)
+        looks[other.name] = _looks(other, some, images, other.archive_layers, EXACT)
     trial.side_samples += [data for row in rows for _, data in row.fields if data is not None]
     trial.pictures += [
         (row, {name: of_model[number] for name, of_model in looks.items()})
@@ -177,18 +181,36 @@ def _encode(
 
 
 def _looks(
-    model: Codec, streams: Sequence[EncodedImage], images: Sequence[np.ndarray]
+    model: Codec,
+    streams: Sequence[EncodedImage],
+    images: Sequence[np.ndarray],
+    layers: int,
+    lowest: float,
 ) -> list[Look]:
     return [
         Look(
             stream,
-            tuple(_score(image, one) for one in shown),
+            _scores(image, shown, layers, lowest),
             tuple(psnr(image, one) for one in shown),
         )
         for stream, image, shown in zip(
             streams, images, shown_by_layers(model, streams), strict=True
         )
     ]
+
+
+def _scores(
+    image: np.ndarray, shown: Sequence[np.ndarray], layers: int, lowest: float
+) -> tuple[float | None, ...]:
+    """Of the last layer and those before it, down to one below ``lowest``, and after ``layers``."""
+    scores: list[float | None] = [None] * len(shown)
+    for number in reversed(range(len(shown))):
+        scores[number] = score = _score(image, shown[number])
+        if score is None or score < lowest:
+            break
+    if layers <= len(shown) and scores[layers - 1] is None:
+        scores[layers - 1] = _score(image, shown[layers - 1])
+    return tuple(scores)
 
 
 def _score(image: np.ndarray, shown: np.ndarray) -> float | None:
