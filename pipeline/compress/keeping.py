@@ -17,7 +17,7 @@ KEEP_FILTERED_BYTES = 1 << 20  # larger fields of samples that were left out on 
 
 # Why a picture's own file is kept, or what else must be said: the column ``reason`` of its row.
 ASKED = "original kept: --keep-original always"
-EXACT = "original kept: --lossless, and a JPEG file is exact and smaller"
+EXACT = "original kept: --lossless, and only the JPEG file itself is exact"
 LARGER = "original kept: its stream is not smaller"
 BELOW = "original kept: its stream stays below --target-quality"
 MISSED = "below --target-quality with all layers"

@@ -15,11 +15,12 @@ from codec.stream import bitstream
 from .layout import data_path, index_path
 from .parquet import MAX_FOOTER_BYTES
 from .rows import SCHEMA_VERSION
+from .totals import COUNTS, TALLIES
 
 MAX_INDEX_BYTES = 1 << 32
 MAX_FILE_BYTES = 1 << 50
-# Of files of JSON, which can take thirty times more in memory. A manifest has about 800 bytes for
-# each data file.
+# Of files of JSON, which can take thirty times more in memory. A manifest has about a kilobyte
+# for each data file.
 MAX_PLAN_BYTES, MAX_RECORD_BYTES, MAX_MANIFEST_BYTES = 1 << 20, 1 << 20, 1 << 28
 MAX_ROWS = (1 << 31) - 1  # of a data file: an index has them as int32
 INDEX_FORMAT = 1  # of index files; those that name no format have format 1
@@ -80,12 +81,20 @@ def check_data_file(entry: Mapping[str, Any]) -> None:
 def check_record(record: Mapping[str, Any]) -> None:
     """A commit record, or an entry of a manifest with all that a check or a repair needs."""
     check_data_file({"path": data_path(record["name"]), **record})
-    for key in ("pixels", "picture_bytes"):
-        _check_number(f"{record['name']}: {key}", record[key], 1 << 62)
     source = record["source"]
     texts = (record["sha256"], record["model_id"], source["url"], source["etag"])
     if not all(isinstance(text, str) for text in texts) or type(source["size"]) is not int:
         raise ValueError(f"does not name sha256, model and source of {record['name']}")
+    for key in (*TALLIES, "quality"):
+        tally = record.get(key, {})
+        kinds = (list,) if key == "quality" else (int,)
+        if not isinstance(tally, Mapping) or any(type(one) not in kinds for one in tally.values()):
+            raise ValueError(f"says that {record['name']} has the {key} {tally!r:.80}")
+    figures = (one for values in record.get("quality", {}).values() for one in values)
+    if not all(one is None or type(one) in (int, float) for one in figures):
+        raise ValueError(f"says what the quality of {record['name']} is, but not in numbers")
+    for key in COUNTS:
+        _check_number(f"{record['name']}: {key}", record.get(key, 0), 1 << 62)
     if record["ok"] + record["bad"] + record["filtered"] != record["rows"]:
         raise ValueError(f"says that {record['name']} has row counts that do not add up")
 

@@ -14,6 +14,7 @@ from codec.images.files import write_image
 from codec.images.metrics import psnr
 from pipeline.compress import keeping, sampling
 from pipeline.compress.job import CompressOptions, CompressSummary, compress
+from pipeline.dataset.ledger import PlanMismatchError
 from tests.pipeline.compress.test_keeping import NOISE, mixed, rows_of
 from tests.pipeline.conftest import Make
 from tests.pipeline.makers import ToyCodec, picture, png, samples, write_tar
@@ -63,6 +64,34 @@ def test_everything_is_counted(tmp_path: Path) -> None:
     assert not any("larger than its input" in line for line in lines)
     told = [line for line in lines[: lines.index("reasons:")] if str(tmp_path) not in line]
     assert max(map(len, told)) <= 80
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"target_quality": "30dB"},
+        {"keep_original": "bad"},
+        {"keep_original": "always"},
+        {"store_layers": "fit"},
+        {"store_layers": 2},
+        {"lossless": True},
+    ],
+)
+def test_an_archive_makes_one_promise(tmp_path: Path, other: dict[str, Any]) -> None:
+    tar = str(write_tar(tmp_path / "x.tar", samples(1)))
+    run([tar], tmp_path / "set")
+    with pytest.raises(PlanMismatchError, match="was started with other parameters"):
+        run([tar], tmp_path / "set", **other)
+
+
+def test_all_files_and_previews(tmp_path: Path) -> None:
+    tar = str(write_tar(tmp_path / "x.tar", samples(2)))
+    run([tar], tmp_path / "set", keep_original="always")
+    dataset = pipeline.open_dataset(str(tmp_path / "set"))
+    assert dataset.original("s0001") == png(1)
+    assert (dataset.image("s0001") == picture(1)).all()  # whoever asks for all gets all
+    assert (dataset.image("s0001", 2) == picture(1) & 0b11110000).all()
+    assert {row["layers"] for row in rows_of(dataset).values()} == {2}
 
 
 def test_an_archive_that_is_larger_than_its_input(tmp_path: Path) -> None:

@@ -45,9 +45,24 @@ def of_another(manifest: dict[str, Any]) -> None:
     manifest["fingerprint"] = "f" * 64
 
 
+def odd_tally(manifest: dict[str, Any]) -> None:
+    manifest["files"][0]["by_layers"] = [4]
+
+
+def odd_quality(manifest: dict[str, Any]) -> None:
+    manifest["files"][0]["quality"] = {"psnr": ["good"]}
+
+
+def other_tally(manifest: dict[str, Any]) -> None:
+    manifest["totals"]["by_layers"] = {"3": 9}
+
+
 @pytest.mark.parametrize(
     ("change", "kind", "words"),
     [
+        (odd_tally, "manifest", "has the by_layers"),
+        (odd_quality, "manifest", "not in numbers"),
+        (other_tally, "manifest", "its totals say by_layers"),
         (wrong_total, "manifest", "its totals say ok 10"),
         (wrong_size, "manifest", "bytes is"),
         (wrong_hash, "record", "contradicts the manifest on sha256"),
