@@ -40,7 +40,7 @@ def corpus(tmp_path: Path) -> list[str]:
                 files.append((f"{n}.png", write_image(flat, None, "png")))
             else:
                 files.append((f"{n}.jpg", write_image(picture(n, 96, 96), None, "jpg", quality=50)))
-            files.append((f"{n}.txt", bytes(3000)))
+            files.append((f"{n}.npy", np.random.default_rng(n).bytes(1500) + bytes(1500)))
         tars.append(str(write_tar(tmp_path / f"{shard}.tar", files)))
     return tars
 
