@@ -16,8 +16,6 @@ message says why; 130: it was stopped by a signal.
 
 import argparse
 import contextlib
-import json
-import os
 import random
 import re
 import sys
@@ -30,7 +28,6 @@ from pipeline.running.command_line import (
     add_dataset,
     add_running_options,
     add_storage_options,
-    log_path,
     new_parser,
     options_of,
     run_job,
@@ -38,7 +35,7 @@ from pipeline.running.command_line import (
     stop_reason,
     zero_or_more,
 )
-from pipeline.running.streams import streams_that_may_close
+from pipeline.running.json_report import STDOUT, json_path, write_json
 from pipeline.stores.urls import place_of
 
 
@@ -59,17 +56,6 @@ def source_host(text: str) -> str:
     if not place_of(text).partition("://")[2]:
         raise argparse.ArgumentTypeError(f"must be a URL such as https://host, not {text}")
     return text
-
-
-def json_path(text: str) -> str:
-    """Refuse a report that could not be written, before hours of work."""
-    if text == "-":
-        return text
-    path = log_path(text)
-    folder = os.path.dirname(os.path.abspath(path))
-    if os.path.isdir(path) or not os.access(path if os.path.exists(path) else folder, os.W_OK):
-        raise argparse.ArgumentTypeError(f"{path}: cannot be written")
-    return path
 
 
 def parse(arguments: list[str] | None = None) -> tuple[VerifyOptions, str | None]:
@@ -156,20 +142,12 @@ def main(arguments: list[str] | None = None) -> int:
 
     # With the report on standard output, nothing else may be there.
     elsewhere = (
-        contextlib.redirect_stdout(sys.stderr) if target == "-" else contextlib.nullcontext()
+        contextlib.redirect_stdout(sys.stderr) if target == STDOUT else contextlib.nullcontext()
     )
     with elsewhere:
         code = run_job(job)
     if reports and target:
-        text = json.dumps(reports[0].to_json() | {"exit_code": code}, indent=1) + "\n"
-        with streams_that_may_close():
-            try:
-                if target == "-":
-                    sys.stdout.write(text)
-                else:
-                    Path(target).write_text(text, encoding="utf-8")
-            except OSError as error:
-                print(f"error: the report cannot be written: {error}", file=sys.stderr)
+        write_json(reports[0].to_json() | {"exit_code": code}, target)
     return code
 
 

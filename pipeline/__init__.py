@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .evaluate.job import evaluate as evaluate_models
     from .loading import KeptOriginal, StrataImages, decode_batches
     from .loading.ray_data import RayDecoder, ray_dataset
+    from .manage.info import DatasetInfo, info_dataset
     from .reader.dataset import (
         CursorError,
         DamagedDataError,
@@ -46,6 +47,7 @@ __all__ = [
     "DamagedDataError",
     "Dataset",
     "DatasetError",
+    "DatasetInfo",
     "DecodeOptions",
     "EvaluateOptions",
     "KeptOriginal",
@@ -65,6 +67,7 @@ __all__ = [
     "decode_dataset",
     "evaluate_models",
     "index_keys",
+    "info_dataset",
     "open_dataset",
     "ray_dataset",
     "serve_previews",
@@ -77,6 +80,7 @@ __all__ = [
 _PLACES = {
     **dict.fromkeys(("KeptOriginal", "StrataImages", "decode_batches"), "loading"),
     **dict.fromkeys(("RayDecoder", "ray_dataset"), "loading.ray_data"),
+    **dict.fromkeys(("DatasetInfo", "info_dataset"), "manage.info"),
     "CompressOptions": "compress.job",
     "DecodeOptions": "decode.job",
     "EvaluateOptions": "evaluate.job",

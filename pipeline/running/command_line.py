@@ -129,6 +129,10 @@ def add_dataset(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_archive(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dataset", metavar="ARCHIVE", help="the dataset's path or URL")
+
+
 def add_address(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--address",
