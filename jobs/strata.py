@@ -19,6 +19,7 @@ COMMANDS = {
     "decode": ("jobs.decode_dataset", "a dataset back into pictures, of any quality"),
     "verify": ("jobs.verify_dataset", "check a dataset, and repair it"),
     "info": ("jobs.info_dataset", "what a dataset is: pictures, bytes by layer, model, health"),
+    "merge": ("jobs.merge_datasets", "one dataset of several, without decoding"),
     "serve": ("jobs.serve_previews", "a gallery of a dataset, and previews by HTTP"),
     "index": ("jobs.index_keys", "find keys of a large dataset at once"),
     "evaluate": ("jobs.evaluate", "models beside other codecs, by eyes and by bits"),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .loading import KeptOriginal, StrataImages, decode_batches
     from .loading.ray_data import RayDecoder, ray_dataset
     from .manage.info import DatasetInfo, info_dataset
+    from .manage.merge_job import MergeOptions, MergeSummary, merge_datasets
     from .reader.dataset import (
         CursorError,
         DamagedDataError,
@@ -51,6 +52,8 @@ __all__ = [
     "DecodeOptions",
     "EvaluateOptions",
     "KeptOriginal",
+    "MergeOptions",
+    "MergeSummary",
     "Policy",
     "RayDecoder",
     "Record",
@@ -68,6 +71,7 @@ __all__ = [
     "evaluate_models",
     "index_keys",
     "info_dataset",
+    "merge_datasets",
     "open_dataset",
     "ray_dataset",
     "serve_previews",
@@ -81,6 +85,7 @@ _PLACES = {
     **dict.fromkeys(("KeptOriginal", "StrataImages", "decode_batches"), "loading"),
     **dict.fromkeys(("RayDecoder", "ray_dataset"), "loading.ray_data"),
     **dict.fromkeys(("DatasetInfo", "info_dataset"), "manage.info"),
+    **dict.fromkeys(("MergeOptions", "MergeSummary", "merge_datasets"), "manage.merge_job"),
     "CompressOptions": "compress.job",
     "DecodeOptions": "decode.job",
     "EvaluateOptions": "evaluate.job",

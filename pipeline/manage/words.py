@@ -51,6 +51,8 @@ def _words(name: str, value: Any) -> str:
             return f"where a stream stays below {value:g} dB, the original is kept"
         case "codec_options":
             return "codec: " + ", ".join(f"{key} {one}" for key, one in value.items())
+        case "merged":
+            return f"merged from archives of {len(value)} plans"
         case "truncated":
             changes = {k: v for k, v in value.items() if k not in ("dataset", "fingerprint")}
             told = ", ".join(f"{key} {one}" for key, one in changes.items() if one is not None)

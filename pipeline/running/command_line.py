@@ -159,6 +159,16 @@ def add_scratch(group: argparse._ActionsContainer, size: str = "") -> None:
     )
 
 
+def add_log(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--log",
+        type=log_path,
+        metavar="FILE",
+        help="append what happens to this local file, one JSON object a line "
+        "(pipeline/running/progress/events.py says which)",
+    )
+
+
 def add_storage_options(group: argparse._ActionsContainer, name: str, whose: str) -> None:
     group.add_argument(
         name,
@@ -246,13 +256,7 @@ def add_running_options(parser: argparse.ArgumentParser) -> None:
         metavar="G",
         help="... or larger than G GiB, which --scratch must have room for (default: %(default)g)",
     )
-    group.add_argument(
-        "--log",
-        type=log_path,
-        metavar="FILE",
-        help="append what happens to this local file, one JSON object a line "
-        "(pipeline/running/progress/events.py says which)",
-    )
+    add_log(group)
     add_storage_options(group, "--input-options", "the input's")
     add_storage_options(group, "--output-options", "the output's")
 
