@@ -27,12 +27,12 @@ from pipeline.running.command_line import (
     new_parser,
     options_of,
     output_url,
-    run_job,
     stop_reason,
 )
+from pipeline.running.json_report import add_json, run_job_as_json
 
 
-def parse(arguments: list[str] | None = None) -> MergeOptions:
+def parse(arguments: list[str] | None = None) -> tuple[MergeOptions, str | None]:
     parser = new_parser(__doc__)
     parser.add_argument("inputs", nargs="+", metavar="ARCHIVE", help="paths or URLs of datasets")
     parser.add_argument(
@@ -41,17 +41,18 @@ def parse(arguments: list[str] | None = None) -> MergeOptions:
         metavar="URL",
         help="the merged one: new, or one of the same plan",
     )
+    add_json(parser, "MergeSummary in pipeline/manage/merge_job.py")
     add_scratch(parser, " that come from one store and go to another")
     add_log(parser)
     add_storage_options(parser, "--input-options", "the inputs'")
     add_storage_options(parser, "--output-options", "the output's")
     given = parser.parse_args(arguments)
-    return options_of(MergeOptions, given, output=output_url(parser, given.output))
+    return options_of(MergeOptions, given, output=output_url(parser, given.output)), given.json
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parse(arguments)
-    return run_job(lambda: merge_datasets(options, stop_reason))
+    options, target = parse(arguments)
+    return run_job_as_json(lambda: merge_datasets(options, stop_reason), target)
 
 
 if __name__ == "__main__":

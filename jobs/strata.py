@@ -20,6 +20,7 @@ COMMANDS = {
     "verify": ("jobs.verify_dataset", "check a dataset, and repair it"),
     "info": ("jobs.info_dataset", "what a dataset is: pictures, bytes by layer, model, health"),
     "merge": ("jobs.merge_datasets", "one dataset of several, without decoding"),
+    "delete": ("jobs.delete_samples", "samples from a dataset, for good"),
     "serve": ("jobs.serve_previews", "a gallery of a dataset, and previews by HTTP"),
     "index": ("jobs.index_keys", "find keys of a large dataset at once"),
     "evaluate": ("jobs.evaluate", "models beside other codecs, by eyes and by bits"),

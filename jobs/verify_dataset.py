@@ -15,7 +15,6 @@ message says why; 130: it was stopped by a signal.
 """
 
 import argparse
-import contextlib
 import random
 import re
 import sys
@@ -23,19 +22,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline import Subset, VerifyOptions, VerifyReport, verify_dataset
+from pipeline import Subset, VerifyOptions, verify_dataset
 from pipeline.running.command_line import (
     add_dataset,
     add_running_options,
     add_storage_options,
     new_parser,
     options_of,
-    run_job,
     running_options,
     stop_reason,
     zero_or_more,
 )
-from pipeline.running.json_report import STDOUT, json_path, write_json
+from pipeline.running.json_report import json_path, run_job_as_json
 from pipeline.stores.urls import place_of
 
 
@@ -134,21 +132,7 @@ def parse(arguments: list[str] | None = None) -> tuple[VerifyOptions, str | None
 
 def main(arguments: list[str] | None = None) -> int:
     options, target = parse(arguments)
-    reports: list[VerifyReport] = []
-
-    def job() -> VerifyReport:
-        reports.append(verify_dataset(options, stop_reason))
-        return reports[0]
-
-    # With the report on standard output, nothing else may be there.
-    elsewhere = (
-        contextlib.redirect_stdout(sys.stderr) if target == STDOUT else contextlib.nullcontext()
-    )
-    with elsewhere:
-        code = run_job(job)
-    if reports and target:
-        write_json(reports[0].to_json() | {"exit_code": code}, target)
-    return code
+    return run_job_as_json(lambda: verify_dataset(options, stop_reason), target)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .evaluate.job import evaluate as evaluate_models
     from .loading import KeptOriginal, StrataImages, decode_batches
     from .loading.ray_data import RayDecoder, ray_dataset
+    from .manage.delete_job import DeleteOptions, DeleteSummary, delete_samples
     from .manage.info import DatasetInfo, info_dataset
     from .manage.merge_job import MergeOptions, MergeSummary, merge_datasets
     from .reader.dataset import (
@@ -50,6 +51,8 @@ __all__ = [
     "DatasetError",
     "DatasetInfo",
     "DecodeOptions",
+    "DeleteOptions",
+    "DeleteSummary",
     "EvaluateOptions",
     "KeptOriginal",
     "MergeOptions",
@@ -68,6 +71,7 @@ __all__ = [
     "compress_dataset",
     "decode_batches",
     "decode_dataset",
+    "delete_samples",
     "evaluate_models",
     "index_keys",
     "info_dataset",
@@ -86,6 +90,7 @@ _PLACES = {
     **dict.fromkeys(("RayDecoder", "ray_dataset"), "loading.ray_data"),
     **dict.fromkeys(("DatasetInfo", "info_dataset"), "manage.info"),
     **dict.fromkeys(("MergeOptions", "MergeSummary", "merge_datasets"), "manage.merge_job"),
+    **dict.fromkeys(("DeleteOptions", "DeleteSummary", "delete_samples"), "manage.delete_job"),
     "CompressOptions": "compress.job",
     "DecodeOptions": "decode.job",
     "EvaluateOptions": "evaluate.job",

@@ -8,7 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..dataset.layout import EMPTY_COMMITS
+from ..dataset.deletions import Deletions
+from ..dataset.layout import EMPTY_COMMITS, split_generation
 from ..dataset.ledger import Ledger, slim
 from ..dataset.publisher import Publisher
 from ..dataset.rows import RowWriter, inspect_file, schema
@@ -58,7 +59,7 @@ class ShardCopier(DatasetWorker):
             local = scratch / f"{name}.parquet"
             counts = self._copy(name, file, keys, local, clock)
             everything = keys is None and not self.settings.condition
-            if everything and counts["rows"] != file.rows:
+            if everything and counts["rows"] + counts["deleted"] != file.rows:
                 raise RuntimeError(f"{file.path}: {file.rows} rows gave {counts['rows']}")
             facts: dict[str, Any] = {}
             if counts["rows"]:
@@ -87,6 +88,8 @@ class ShardCopier(DatasetWorker):
                 "stage_seconds": clock.seconds(),
                 "node": platform.node(),
             }
+            if counts["deleted"]:
+                record["deleted"] = counts["deleted"]
             if not counts["rows"]:
                 ledger = Ledger(
                     self.store, self.settings.fingerprint, EMPTY_COMMITS, generations=True
@@ -103,6 +106,7 @@ class ShardCopier(DatasetWorker):
     ) -> Counter[str]:
         """Write the rows that are asked for to ``local``; counts them."""
         settings, counts = self.settings, Counter[str]()
+        base, deletions = split_generation(name)[0], Deletions(self.store).read()
         metadata = {
             "fingerprint": settings.fingerprint,
             "model_id": self.dataset.model_id,
@@ -115,6 +119,9 @@ class ShardCopier(DatasetWorker):
                 opened, keys, lambda count: self.activity.transferred(read=count)
             )
             for chosen in timed(rows, clock):
+                if deletions.deletes(base, chosen.row["key"]):
+                    counts["deleted"] += 1
+                    continue
                 with clock.timed("copy"):
                     row = cut(chosen.row, chosen.take.layers, settings.rule.most)
                     writer.copy(row | {"index": counts["rows"]})  # its place in this file

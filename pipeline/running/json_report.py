@@ -1,17 +1,20 @@
 """``--json``: what came of a job as JSON, in a file or on standard output."""
 
 import argparse
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from .command_line import log_path
+from .command_line import log_path, run_job
+from .progress.summary import Summary
 from .streams import streams_that_may_close
 
 STDOUT = "-"
+S = TypeVar("S", bound=Summary)
 
 
 class Result(Protocol):
@@ -57,6 +60,25 @@ def print_result(result: Result, target: str | None) -> None:
         sys.stdout.flush()
     if target is not None:
         write_json(result.to_json(), target)
+
+
+def run_job_as_json(job: Callable[[], S], target: str | None) -> int:
+    """``run_job``; then writes its result as JSON where that was asked for."""
+    done: list[S] = []
+
+    def run() -> S:
+        done.append(job())
+        return done[0]
+
+    # With the result on standard output, nothing else may be there.
+    elsewhere = (
+        contextlib.redirect_stdout(sys.stderr) if target == STDOUT else contextlib.nullcontext()
+    )
+    with elsewhere:
+        code = run_job(run)
+    if done and target is not None:
+        write_json(done[0].to_json() | {"exit_code": code}, target)
+    return code
 
 
 def write_json(values: Mapping[str, Any], target: str) -> None:

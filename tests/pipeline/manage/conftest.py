@@ -24,7 +24,11 @@ def make_archive(toy: ToyCodec, without_ray: None, tmp_path: Path) -> MakeArchiv
             path = tmp_path / f"{shard}.tar"
             if not path.exists():
                 start = 10 * "abcdefgh".index(shard)
-                files = [*samples(5, start), (f"bad-{shard}.png", b"broken"), ("._x.png", b"")]
+                files = [
+                    *samples(5, start),
+                    (f"bad-{shard}.png", f"no picture in {shard}".encode()),
+                    ("._x.png", b""),
+                ]
                 write_tar(path, files)
             inputs.append(str(path))
         output = str(tmp_path / name)
