@@ -201,6 +201,21 @@ def test_readers_that_are_open_see_the_old_one_or_none(archive: str) -> None:
     assert open_dataset(archive).record("s0002").key == "s0002"
 
 
+def test_opening_while_manifests_are_replaced(
+    archive: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Store.read
+
+    def meanwhile(self: Store, name: str, *most: int) -> bytes:
+        if name == "manifest-000001.json":
+            monkeypatch.undo()
+            delete(archive, "s0001")
+        return read(self, name, *most)
+
+    monkeypatch.setattr(Store, "read", meanwhile)
+    assert open_dataset(archive).manifest == 2
+
+
 # -- once, whatever happens -----------------------------------------------------------------------
 
 

@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 
-from pipeline import MergeOptions, info_dataset, merge_datasets, open_dataset
+from pipeline import (
+    DeleteOptions,
+    DeleteSummary,
+    MergeOptions,
+    delete_samples,
+    info_dataset,
+    merge_datasets,
+    open_dataset,
+)
 from pipeline.stores.copying import copies_by_itself, create_copy
 from pipeline.stores.store import Store
 from tests.integration.faults import FaultProxy
@@ -37,7 +45,7 @@ def options(server: S3Server, proxy: FaultProxy) -> dict[str, Any]:
 @pytest.fixture
 def bucket(server: S3Server, make_archive: MakeArchive, tmp_path: Path) -> str:
     """The URL of a folder with the archives A and B in it."""
-    for name, *shards in (("A", "a", "b"), ("B", "c")):
+    for name, *shards in (("A", "a", "b"), ("B", "c"), ("A-before", "a", "b")):
         make_archive(name, *shards)
         root = f"{server.url}/{tmp_path.name}/{name}"
         for path in (tmp_path / name).rglob("*"):
@@ -98,6 +106,43 @@ def test_killed_at_some_writes(bucket: str, options: dict[str, Any]) -> None:
             merge(bucket, out, options)
         assert merge(bucket, out, options).exit_code == 0
         assert contents(Store(out, options)) == expected
+
+
+def test_deleting(bucket: str, options: dict[str, Any]) -> None:
+    url, keys = f"{bucket}/A", ("s0001", "s0011", "nobody")
+
+    def delete() -> DeleteSummary:
+        return delete_samples(DeleteOptions(dataset=url, keys=keys, input_options=options))
+
+    before = contents(Store(url, options))
+    with killer() as whole:
+        summary = delete()
+    assert (summary.exit_code, summary.deleted, summary.missing) == (1, 2, ["nobody"])
+    expected = contents(Store(url, options))
+    assert not {path for path in expected if path.startswith("data/")} & before.keys()
+    assert not {*keys} & {*open_dataset(url, options).keys()}
+    assert delete().already == 2
+    for at, after in [*points(whole.count)][::7]:
+        url = f"{bucket}/killed-{at}-{after}"
+        store = Store(url, options)
+        for path in before:
+            store.fs.copy(f"{bucket}/A-before/{path}".removeprefix("s3://"), store.path(path))
+        with killer(at, after), pytest.raises(Killed):
+            delete()
+        assert delete().missing == ["nobody"]
+        assert contents(store) == expected
+
+
+def test_unfinished_uploads_of_deleted_samples_go(bucket: str, options: dict[str, Any]) -> None:
+    """No listing shows them, and what a killed job has sent of a file stays in the store."""
+    url = f"{bucket}/A"
+    file = open_dataset(url, options).files[0]
+    store = Store(url, options)
+    name, key, _ = store.fs.split_path(store.path(f"data/{file.name}.1.parquet"))
+    store.fs.call_s3("create_multipart_upload", Bucket=name, Key=key)
+    delete_samples(DeleteOptions(dataset=url, keys=("s0001",), input_options=options))
+    assert not store.fs.call_s3("list_multipart_uploads", Bucket=name, Prefix=key).get("Uploads")
+    assert len(open_dataset(url, options)) == 9
 
 
 def test_a_copy_inside_the_store_overwrites_nothing(
