@@ -25,6 +25,8 @@ COMMANDS = {
     "index": ("jobs.index_keys", "find keys of a large dataset at once"),
     "evaluate": ("jobs.evaluate", "models beside other codecs, by eyes and by bits"),
     "train": ("jobs.train", "a model on pictures of yours"),
+    "encode": ("jobs.encode_picture", "one picture into one file of layers"),
+    "view": ("jobs.view_picture", "such a file into a picture, from as many layers as you want"),
     "models": ("codec.__main__", "list, show, import and calibrate models"),
 }
 USAGE = """usage: strata COMMAND ...

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from itertools import accumulate
 from typing import Any
 
@@ -228,16 +228,15 @@ def _model(dataset: Dataset) -> ModelFacts:
             card = parse_json(store.read(card_path(dataset.model_id), MAX_RECORD_BYTES))
         except ValueError:
             card = {}
-    facts = ModelFacts(
+    return ModelFacts(
         dataset.model_id,
         str(parameters.get("codec", "")),
         int(parameters.get("model_layers", dataset.num_layers)),
+        name=zoo.shipped_model(dataset.model_id) or "",
         recipe=str(card.get("recipe", "")),
         about=str(card.get("about", "")),
         present=zoo.MODEL_FILE in there,
     )
-    names = (name for name in zoo.list_models() if zoo.model_id(zoo.model_file(name)) == facts.id)
-    return replace(facts, name=next(names, ""))
 
 
 # -- health ---------------------------------------------------------------------------------------

@@ -150,6 +150,13 @@ def add_device(group: argparse._ActionsContainer) -> None:
     )
 
 
+def add_single_device(parser: argparse.ArgumentParser) -> None:
+    """For commands without a cluster."""
+    parser.add_argument(
+        "--device", choices=["cpu", "cuda"], default="cpu", help="(default: %(default)s)"
+    )
+
+
 def add_scratch(group: argparse._ActionsContainer, size: str = "") -> None:
     """``size`` is how much is kept there, where people should know it."""
     group.add_argument(

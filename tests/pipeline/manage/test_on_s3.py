@@ -45,14 +45,13 @@ def options(server: S3Server, proxy: FaultProxy) -> dict[str, Any]:
 @pytest.fixture
 def bucket(server: S3Server, make_archive: MakeArchive, tmp_path: Path) -> str:
     """The URL of a folder with the archives A and B in it."""
+    store = server.filesystem()
     for name, *shards in (("A", "a", "b"), ("B", "c"), ("A-before", "a", "b")):
         make_archive(name, *shards)
         root = f"{server.url}/{tmp_path.name}/{name}"
         for path in (tmp_path / name).rglob("*"):
             if path.is_file():
-                server.filesystem().put_file(
-                    str(path), f"{root}/{path.relative_to(tmp_path / name)}"
-                )
+                store.put_file(str(path), f"{root}/{path.relative_to(tmp_path / name)}")
     return f"{server.url}/{tmp_path.name}"
 
 
