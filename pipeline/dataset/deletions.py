@@ -18,8 +18,20 @@ from .ledger import to_json
 from .untrusted import MAX_MANIFEST_BYTES, parse_json
 
 FORMAT = 1
+RESTORE = (
+    "it says which samples were deleted, and without it they would come back. Put it back from a "
+    "copy of the dataset, or remove it and delete these keys again"
+)
 Hashes = dict[str, dict[str, int]]
 """For shards the hashes of deleted keys, and how many samples of the shard have each."""
+
+
+class DamagedDeletionError(StorageError):
+    """What says which samples were deleted is damaged: ``path``. The message says what to do."""
+
+    def __init__(self, url: str, path: str) -> None:
+        super().__init__(f"{url}/{path} is damaged: {RESTORE}")
+        self.path = path
 
 
 def key_hash(base: str, key: str) -> str:
@@ -58,6 +70,11 @@ class Deletions:
             self._known |= names
         return self
 
+    @property
+    def files(self) -> int:
+        """How many files say what was deleted."""
+        return len(self._known)
+
     def deletes(self, base: str, key: str) -> bool:
         """Whether the samples of a shard with this key were deleted."""
         hashes = self.hashes.get(base)
@@ -66,6 +83,13 @@ class Deletions:
     def samples(self, base: str) -> int:
         """How many samples of a shard were deleted."""
         return sum(self.hashes.get(base, {}).values())
+
+    def left(self, base: str, record: Mapping[str, Any]) -> int:
+        """How many samples a data file has by its ``record`` that were to be deleted.
+
+        Less than 0 if more were deleted than is said here.
+        """
+        return self.samples(base) - int(record.get("deleted", 0))
 
     def keys(self, keys: Iterable[str]) -> Counter[str]:
         """In how many shards each of these keys was deleted."""
@@ -84,11 +108,7 @@ class Deletions:
         except (ValueError, TypeError, LookupError, AttributeError):
             sound, hashes = False, {}
         if not sound:
-            raise StorageError(
-                f"{self.store.url}/{path} is damaged: it says which samples were deleted, and "
-                "without it they would come back. Put it back from a copy of the dataset, or "
-                "remove it and delete these keys again"
-            )
+            raise DamagedDeletionError(self.store.url, path)
         return hashes
 
 

@@ -37,6 +37,11 @@ class ShardCopier(DatasetWorker):
         columns = [name for name in schema(0).names if name not in left_out]
         return Selection(self.dataset, settings.rule, columns, settings.condition, originals=False)
 
+    @cached_property
+    def deletions(self) -> Deletions:
+        """What was deleted from the copy, and must not come back."""
+        return Deletions(self.store)
+
     @picklable_errors
     def ready(self) -> str:
         """Open the dataset; returns its model's id. Raises DatasetError."""
@@ -88,8 +93,8 @@ class ShardCopier(DatasetWorker):
                 "stage_seconds": clock.seconds(),
                 "node": platform.node(),
             }
-            if counts["deleted"]:
-                record["deleted"] = counts["deleted"]
+            if deleted := self.deletions.samples(split_generation(name)[0]):
+                record["deleted"] = deleted
             if not counts["rows"]:
                 ledger = Ledger(
                     self.store, self.settings.fingerprint, EMPTY_COMMITS, generations=True
@@ -106,7 +111,7 @@ class ShardCopier(DatasetWorker):
     ) -> Counter[str]:
         """Write the rows that are asked for to ``local``; counts them."""
         settings, counts = self.settings, Counter[str]()
-        base, deletions = split_generation(name)[0], Deletions(self.store).read()
+        base, deletions = split_generation(name)[0], self.deletions.read()
         metadata = {
             "fingerprint": settings.fingerprint,
             "model_id": self.dataset.model_id,

@@ -267,7 +267,8 @@ class _Deletion:
         if not to_go:
             return []
         tasks = {
-            Task(base, (file, frozenset(keys))): file.bytes for base, (file, keys) in to_go.items()
+            Task(base, (file, frozenset(keys), self.deletions.samples(base))): file.bytes
+            for base, (file, keys) in to_go.items()
         }
         sizes = {task.name: size for task, size in tasks.items()}
         progress = Progress("deleting", sizes, events=self.log)

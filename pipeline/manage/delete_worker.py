@@ -38,9 +38,10 @@ class DeleteSettings(WorkerSettings):
 class FileThinner(Worker[DeleteSettings]):
     """Writes data files again; ``run`` may be called from several threads at once."""
 
-    def run(self, file: DataFile, keys: Collection[str]) -> dict[str, Any]:
+    def run(self, file: DataFile, keys: Collection[str], deleted: int) -> dict[str, Any]:
         """Publish ``file`` without the rows that have one of these keys. Returns the record.
 
+        ``deleted`` samples of its shard will then have been deleted in all.
         It is the first generation whose name nothing else has. Raises StorageError,
         DamagedDataError.
         """
@@ -68,7 +69,7 @@ class FileThinner(Worker[DeleteSettings]):
             record = {
                 **{name: old[name] for name in _KEPT if name in old},
                 **facts.to_json(),
-                "deleted": old.get("deleted", 0) + removed,
+                "deleted": deleted,
                 "seconds": 0.0,
                 "node": platform.node(),
             }

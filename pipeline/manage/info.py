@@ -9,6 +9,7 @@ from typing import Any
 from codec.models import zoo
 
 from ..dataset.data_file import DataFile
+from ..dataset.deletions import RESTORE, DamagedDeletionError, Deletions
 from ..dataset.layout import (
     COMMITS,
     DATA,
@@ -139,6 +140,7 @@ def info_dataset(
         sizes = {folder: store.sizes(folder) for folder in (DATA, INDEX, COMMITS, SAVED)}
         read = _records(store, chosen, sizes[COMMITS])
         model = _model(dataset)
+        deletions, lists, damage = _deletions(store)
     columns, share = _columns([record for record in read.values() if record], dataset.files)
     entries = [file.record for file in dataset.files]
     header_bytes = round(columns["header"] * share)
@@ -175,11 +177,11 @@ def info_dataset(
         other_bytes=others,
         inputs=[{"url": one["source"]["url"], "bytes": one["source"]["size"]} for one in entries],
         failed=dataset.failed,
-        problems=[*_problems(dataset.files, sizes, read), *_model_problems(model)],
-        unfinished=_unfinished(dataset.files, sizes),
+        problems=[*_problems(dataset.files, sizes, read), *_model_problems(model), *damage],
+        unfinished=[*_unfinished(dataset.files, sizes), *_to_be_deleted(dataset, deletions)],
         records_read=sum(record is not None for record in read.values()),
-        # plan, the folder of manifests, manifest; model, its card; four folders
-        requests=3 + 2 + 4 + len(chosen),
+        # plan, the folder of manifests, manifest; model, its card; five folders
+        requests=3 + 2 + 5 + len(chosen) + lists,
     )
 
 
@@ -239,6 +241,15 @@ def _model(dataset: Dataset) -> ModelFacts:
     )
 
 
+def _deletions(store: Store) -> tuple[Deletions | None, int, list[str]]:
+    """What was deleted, how many files say so, and which of them is damaged."""
+    deletions = Deletions(store)
+    try:
+        return deletions.read(), deletions.files, []
+    except DamagedDeletionError as error:
+        return None, 0, [f"{error.path} is damaged: {RESTORE}"]
+
+
 # -- health ---------------------------------------------------------------------------------------
 
 
@@ -296,6 +307,17 @@ def _unfinished(files: Sequence[DataFile], sizes: Mapping[str, Mapping[str, int]
             f"rows of {plural(len(under_way), 'shard')} that a job has begun: it goes on with them"
         )
     return words
+
+
+def _to_be_deleted(dataset: Dataset, deletions: Deletions | None) -> list[str]:
+    if deletions is None:
+        return []
+    every = (deletions.left(split_generation(file.name)[0], file.record) for file in dataset.files)
+    count = sum(left for left in every if left > 0)
+    words = (
+        f"{plural(count, 'sample')} to be deleted that the manifest still has: run strata delete"
+    )
+    return [f"{words} again with the same keys"] if count else []
 
 
 # -- words ----------------------------------------------------------------------------------------

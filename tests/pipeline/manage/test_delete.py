@@ -254,6 +254,8 @@ def test_killed_and_then_other_keys(archive: str, tmp_path: Path) -> None:
     """What was begun is finished, too."""
     with killer(2), pytest.raises(Killed):
         delete(archive, "s0001")
+    (words,) = info_dataset(archive).unfinished
+    assert words.startswith("1 sample to be deleted that the manifest still has: run strata delete")
     before = rows(archive)
     assert delete(archive, "s0011").exit_code == 0
     check_gone(archive, before, ("s0001", "s0011"))
@@ -457,11 +459,24 @@ def test_a_damaged_list_stops_whoever_would_bring_samples_back(
 ) -> None:
     delete(archive, *GONE)
     next(Path(archive).glob("deleted/*")).write_bytes(harm)
+    assert [one.kind for one in verify(VerifyOptions(archive)).damaged] == ["deletion"]
+    assert info_dataset(archive).exit_code == 1
     next(Path(archive).glob("data/a-*")).unlink()
     with pytest.raises(StorageError, match="says which samples were deleted"):
         make_archive("A", "a", "b", "c", keep_original="always")
     with pytest.raises(StorageError, match="says which samples were deleted"):
         Deletions(Store(archive)).read()
+
+
+def test_a_lost_list_is_told(archive: str) -> None:
+    delete(archive, *GONE)
+    next(Path(archive).glob("deleted/*")).unlink()
+    report = verify(VerifyOptions(archive, repair=True))
+    assert report.exit_code == 1
+    (damage,) = report.damaged
+    for letter, problem in zip("ab", damage.problems, strict=True):
+        assert problem.startswith(f"does not say which samples of data/{letter}-")
+    assert "without it they would come back" in damage.why_not
 
 
 def test_the_command(archive: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

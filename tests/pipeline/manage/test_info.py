@@ -155,7 +155,7 @@ def test_no_data_file_is_read(archive: str) -> None:
     assert info.exit_code == 0
     paths = [path for path, _ in CountingFileSystem.requests]
     assert not [path for path in paths if path.endswith(".parquet")]
-    listings = 6  # of manifests, of the model, of four folders
+    listings = 7  # of manifests, of the model, of five folders
     assert len(paths) == info.requests - listings - 1  # the toy model has no card
 
 
