@@ -21,17 +21,16 @@ from pipeline.running.command_line import (
     add_max_bad_fraction,
     add_running_options,
     given_options,
-    json_path,
     new_parser,
     options_of,
     output_url,
     positive,
-    run_job,
     running_options,
     sample_bytes,
     stop_reason,
     zero_or_more,
 )
+from pipeline.running.json_report import add_json, run_job_as_json
 from pipeline.sources.samples import MAX_SAMPLE_BYTES
 
 
@@ -148,13 +147,7 @@ def _parse(arguments: list[str] | None) -> tuple[CompressOptions, str | None, bo
         help="write nothing: list the shards, encode a sample of the pictures here, and tell what "
         "the job would give and take, and what other options would",
     )
-    parser.add_argument(
-        "--json",
-        type=json_path,
-        metavar="FILE",
-        help="write the summary, or what --dry-run tells, as JSON when the job ends, - to standard "
-        "output",
-    )
+    add_json(parser, "docs/pipeline.md")
     add_max_bad_fraction(parser, "shards")
     add_running_options(parser)
     given = parser.parse_args(arguments)
@@ -181,7 +174,7 @@ def _store_layers(text: str) -> int | str:
 def main(arguments: list[str] | None = None) -> int:
     options, target, dry_run = _parse(arguments)
     job = estimate_compression if dry_run else compress_dataset
-    return run_job(lambda: job(options, stop_reason), target)
+    return run_job_as_json(lambda: job(options, stop_reason), target)
 
 
 if __name__ == "__main__":

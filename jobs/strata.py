@@ -18,10 +18,15 @@ COMMANDS = {
     "compress": ("jobs.compress_dataset", "pictures in tar shards into a dataset"),
     "decode": ("jobs.decode_dataset", "a dataset back into pictures, of any quality"),
     "verify": ("jobs.verify_dataset", "check a dataset, and repair it"),
+    "info": ("jobs.info_dataset", "what a dataset is: pictures, bytes by layer, model, health"),
+    "merge": ("jobs.merge_datasets", "one dataset of several, without decoding"),
+    "delete": ("jobs.delete_samples", "samples from a dataset, for good"),
     "serve": ("jobs.serve_previews", "a gallery of a dataset, and previews by HTTP"),
     "index": ("jobs.index_keys", "find keys of a large dataset at once"),
     "evaluate": ("jobs.evaluate", "models beside other codecs, by eyes and by bits"),
     "train": ("jobs.train", "a model on pictures of yours"),
+    "encode": ("jobs.encode_picture", "one picture into one file of layers"),
+    "view": ("jobs.view_picture", "such a file into a picture, from as many layers as you want"),
     "models": ("codec.__main__", "list, show, import and calibrate models"),
 }
 USAGE = """usage: strata COMMAND ...

@@ -27,14 +27,13 @@ from pipeline.running.command_line import (
     add_dataset,
     add_running_options,
     add_storage_options,
-    json_path,
     new_parser,
     options_of,
-    run_job,
     running_options,
     stop_reason,
     zero_or_more,
 )
+from pipeline.running.json_report import json_path, run_job_as_json
 from pipeline.stores.urls import place_of
 
 
@@ -133,7 +132,7 @@ def parse(arguments: list[str] | None = None) -> tuple[VerifyOptions, str | None
 
 def main(arguments: list[str] | None = None) -> int:
     options, target = parse(arguments)
-    return run_job(lambda: verify_dataset(options, stop_reason), target)
+    return run_job_as_json(lambda: verify_dataset(options, stop_reason), target)
 
 
 if __name__ == "__main__":

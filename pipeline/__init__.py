@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from .evaluate.job import evaluate as evaluate_models
     from .loading import KeptOriginal, StrataImages, decode_batches
     from .loading.ray_data import RayDecoder, ray_dataset
+    from .manage.delete_job import DeleteOptions, DeleteSummary, delete_samples
+    from .manage.info import DatasetInfo, info_dataset
+    from .manage.merge_job import MergeOptions, MergeSummary, merge_datasets
     from .reader.dataset import (
         CursorError,
         DamagedDataError,
@@ -47,9 +50,14 @@ __all__ = [
     "DamagedDataError",
     "Dataset",
     "DatasetError",
+    "DatasetInfo",
     "DecodeOptions",
+    "DeleteOptions",
+    "DeleteSummary",
     "EvaluateOptions",
     "KeptOriginal",
+    "MergeOptions",
+    "MergeSummary",
     "Policy",
     "RayDecoder",
     "Record",
@@ -64,9 +72,12 @@ __all__ = [
     "compress_dataset",
     "decode_batches",
     "decode_dataset",
+    "delete_samples",
     "estimate_compression",
     "evaluate_models",
     "index_keys",
+    "info_dataset",
+    "merge_datasets",
     "open_dataset",
     "ray_dataset",
     "serve_previews",
@@ -79,6 +90,9 @@ __all__ = [
 _PLACES = {
     **dict.fromkeys(("KeptOriginal", "StrataImages", "decode_batches"), "loading"),
     **dict.fromkeys(("RayDecoder", "ray_dataset"), "loading.ray_data"),
+    **dict.fromkeys(("DatasetInfo", "info_dataset"), "manage.info"),
+    **dict.fromkeys(("MergeOptions", "MergeSummary", "merge_datasets"), "manage.merge_job"),
+    **dict.fromkeys(("DeleteOptions", "DeleteSummary", "delete_samples"), "manage.delete_job"),
     "CompressOptions": "compress.job",
     "DecodeOptions": "decode.job",
     "EvaluateOptions": "evaluate.job",

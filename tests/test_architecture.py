@@ -37,6 +37,7 @@ FLOORS = (
         "pipeline.serving",
         "pipeline.verify",
     ),
+    ("pipeline.manage",),
     ("pipeline",),  # the face of the package
     ("jobs",),
 )

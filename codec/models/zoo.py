@@ -59,6 +59,12 @@ def model_file(name_or_path: str | Path) -> Path:
     )
 
 
+def shipped_model(identity: str) -> str | None:
+    """The name of the shipped model whose id is, or begins with, ``identity``."""
+    files = ((name, model_file(name)) for name in list_models())
+    return next((name for name, path in files if model_id(path).startswith(identity)), None)
+
+
 def card_file(path: Path) -> Path:
     """Where the card of a model file lies (it may be missing)."""
     return path.with_name(CARD_FILE) if path.name == MODEL_FILE else path.with_suffix(".json")

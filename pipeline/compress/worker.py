@@ -28,6 +28,7 @@ import numpy as np
 from codec import EncodedImage
 from codec.images.files import read_image
 
+from ..dataset.deletions import Deletions
 from ..dataset.layout import generation_name
 from ..dataset.ledger import Ledger, slim
 from ..dataset.models import load_model
@@ -89,6 +90,11 @@ class ShardCompressor(Worker[CompressSettings]):
         )
         return SampleEncoder(codec, settings)
 
+    @cached_property
+    def deletions(self) -> Deletions:
+        """What was deleted from the dataset, and must not come back."""
+        return Deletions(self.store)
+
     @picklable_errors
     def ready(self) -> str:
         """Load the model; returns its id. Raises UnknownModelError, InvalidModelError."""
@@ -145,6 +151,8 @@ class ShardCompressor(Worker[CompressSettings]):
                     "stage_seconds": clock.seconds(),
                     "node": platform.node(),
                 }
+                if deleted := self.deletions.samples(job.name):
+                    record["deleted"] = deleted
                 committed = slim(ledger.commit(name, record))
                 saved.remove()
                 return committed
@@ -192,6 +200,8 @@ class ShardCompressor(Worker[CompressSettings]):
             settings = self.settings
             opened = open_shard(job.shard, scratch, settings.input_options, settings.gzip)
             file = fetched.enter_context(opened)
+            deleted = self.deletions.read()
+            file.samples = [one for one in file.samples if not deleted.deletes(job.name, one.key)]
             previous = None
             if job.previous is not None:
                 previous = scratch / "previous.parquet"

@@ -7,7 +7,7 @@ dataset's data file (decode/copy_job.py).
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..running.progress.summary import Problem, Summary
+from ..running.progress.summary import Problem, Summary, plural
 from ..running.tasks import Outcome
 from ..stores.store import Store, storage_errors
 from .layout import DATA, SUFFIX
@@ -99,4 +99,9 @@ def run_dataset_job(
                 continue
             summary.notes.append(f"{store.url}: manifest {number}, {len(listed)} data files")
             break
-    return {name: done[name] for name in named if name in done}
+    records = {name: done[name] for name in named if name in done}
+    if gone := sum(record.get("deleted", 0) for record in records.values()):
+        summary.notes.append(
+            f"deleted from these for good: {plural(gone, 'sample')}, without a row"
+        )
+    return records

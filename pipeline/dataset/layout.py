@@ -6,6 +6,7 @@
     index/<name>.parquet     of each data file: where every layer of every picture lies
     keys/<digest>.bin        the map of keys to data files
     commits/<name>.json      the record of each data file
+    deleted/<digest>.json    what was deleted, by hashes of keys
     .strata/commits/         of a copy: records of data files that have no row in it
     .strata/saved/           rows of shards that are still being encoded
     manifest-<number>.json   what readers trust; the highest number wins
@@ -29,6 +30,7 @@ DATA = "data"
 INDEX = "index"
 KEYS = "keys"
 COMMITS = "commits"
+DELETED = "deleted"
 EMPTY_COMMITS = ".strata/commits"
 SAVED = ".strata/saved"
 SUFFIX = ".parquet"  # of data files and of their indexes
@@ -38,7 +40,7 @@ FOLDERS = ((DATA, SUFFIX), (INDEX, SUFFIX), (COMMITS, RECORD_SUFFIX))
 SHARD_NAME = re.compile(r".+-[0-9a-f]{12}(?:\.[1-9]\d*)?")  # what shard_name gives, any generation
 KEY_MAP_NAME = re.compile(r"[0-9a-f]{32}\.bin")
 WRITTEN = re.compile(
-    r"(data|index|keys|commits|models/[^/]+|\.strata/[^/]+)/[^/]+|[^/]+\.json"
+    r"(data|index|keys|commits|deleted|models/[^/]+|\.strata/[^/]+)/[^/]+|[^/]+\.json"
 )  # any path above
 _HASH = re.compile(r"-[0-9a-f]{12}$")
 _GENERATION = re.compile(r"(.+)\.([1-9]\d*)")
@@ -98,6 +100,11 @@ def saved_rows(file: str) -> tuple[str, int, int]:
 def key_map_path(digest: str) -> str:
     """The map of keys for the data files with this digest; see ``reader/key_map.py``."""
     return f"{KEYS}/{digest}.bin"
+
+
+def deletion_path(digest: str) -> str:
+    """What says which samples were deleted; see ``deletions.py``."""
+    return f"{DELETED}/{digest}{RECORD_SUFFIX}"
 
 
 def model_folder(model_id: str) -> str:

@@ -32,6 +32,7 @@ from .totals import totals_of
 from .untrusted import MAX_MANIFEST_BYTES, MAX_PLAN_BYTES, MAX_RECORD_BYTES, parse_json
 
 FORMAT_VERSION = 1
+MERGED = "merged"  # in a plan: the plans of the archives that it was merged from
 KEPT_PROBLEMS = 5  # of each record, in memory and in manifests
 MAX_ERROR = 500  # characters of an error in a manifest
 # What readers need to find a key in an index.
@@ -56,6 +57,20 @@ def to_json(value: Any, compact: bool = False) -> bytes:
 def fingerprint(parameters: Mapping[str, Any]) -> str:
     """The hash of a job's parameters, which are everything that its output depends on."""
     return hashlib.sha256(to_json(dict(parameters))).hexdigest()
+
+
+def plans_of(parameters: Mapping[str, Any], own: str) -> dict[str, dict[str, Any]]:
+    """The plans that data files of a dataset may be from, by their fingerprints.
+
+    ``parameters`` and ``own`` fingerprint are the dataset's.
+    """
+    merged = parameters.get(MERGED)
+    return dict(merged) if isinstance(merged, Mapping) else {own: dict(parameters)}
+
+
+def fingerprints_of(parameters: Mapping[str, Any], own: str) -> set[str]:
+    """Those that data files of a dataset may name; see ``plans_of``."""
+    return {own, *plans_of(parameters, own)}
 
 
 @dataclass(frozen=True)
@@ -89,7 +104,8 @@ class Plan:
             raise PlanMismatchError(f"{store.url}/{self.name} is not a plan: {error}") from error
         theirs = present.get("parameters", {})
         differences = [
-            f"{name} is {theirs.get(name)!r} there and {self.parameters.get(name)!r} here"
+            f"{name} is {_short(theirs.get(name))} there and {_short(self.parameters.get(name))} "
+            "here"
             for name in sorted({*theirs, *self.parameters})
             if theirs.get(name) != self.parameters.get(name)
         ]
@@ -98,6 +114,11 @@ class Plan:
                 f"{store.url} was started with other parameters: {'; '.join(differences)}. "
                 "Choose another output, or the same parameters to resume."
             )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= MAX_ERROR else f"{text[:MAX_ERROR]}..."
 
 
 def slim(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -203,6 +203,14 @@ class RowWriter:
         if len(self._rows) == ROWS_PER_GROUP:
             self._flush()
 
+    def copy_group(self, table: pa.Table) -> None:
+        """Append a row group, or a part of one, of a file with the same schema."""
+        if self._rows:
+            self._flush()
+        self._writer.write_table(
+            table.replace_schema_metadata(self._schema.metadata), row_group_size=len(table)
+        )
+
     def _flush(self) -> None:
         table = pa.Table.from_pylist(self._rows, schema=self._schema)
         self._writer.write_table(table, row_group_size=len(self._rows))

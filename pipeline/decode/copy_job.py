@@ -125,7 +125,9 @@ def _completed(ledger: Ledger) -> tuple[Records, list[str]]:
 def _summarise(summary: DecodeSummary, records: Mapping[str, Mapping[str, Any]]) -> None:
     totals: Counter[str] = Counter()
     for record in records.values():
-        totals.update({key: record.get(key, 0) for key in (*_ADDED, *COUNTS)})
+        # A record that was made anew does not tell what its streams were before they were cut.
+        known = (*_ADDED, *COUNTS) if "streams" in record else ("bytes",)
+        totals.update({key: record.get(key, 0) for key in known})
         totals["file_bytes"] += record["source"]["size"]
         origin = record.get("origin", record["source"])  # a record that was repaired has none
         summary.add_record(record, origin["url"])

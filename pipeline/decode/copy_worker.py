@@ -8,7 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..dataset.layout import EMPTY_COMMITS
+from ..dataset.deletions import Deletions
+from ..dataset.layout import EMPTY_COMMITS, split_generation
 from ..dataset.ledger import Ledger, slim
 from ..dataset.publisher import Publisher
 from ..dataset.rows import RowWriter, inspect_file, schema
@@ -36,6 +37,11 @@ class ShardCopier(DatasetWorker):
         columns = [name for name in schema(0).names if name not in left_out]
         return Selection(self.dataset, settings.rule, columns, settings.condition)
 
+    @cached_property
+    def deletions(self) -> Deletions:
+        """What was deleted from the copy, and must not come back."""
+        return Deletions(self.store)
+
     @picklable_errors
     def ready(self) -> str:
         """Open the dataset; returns its model's id. Raises DatasetError."""
@@ -58,7 +64,7 @@ class ShardCopier(DatasetWorker):
             local = scratch / f"{name}.parquet"
             counts = self._copy(name, file, keys, local, clock)
             everything = keys is None and not self.settings.condition
-            if everything and counts["rows"] != file.rows:
+            if everything and counts["rows"] + counts["deleted"] != file.rows:
                 raise RuntimeError(f"{file.path}: {file.rows} rows gave {counts['rows']}")
             facts: dict[str, Any] = {}
             if counts["rows"]:
@@ -87,6 +93,8 @@ class ShardCopier(DatasetWorker):
                 "stage_seconds": clock.seconds(),
                 "node": platform.node(),
             }
+            if deleted := self.deletions.samples(split_generation(name)[0]):
+                record["deleted"] = deleted
             if not counts["rows"]:
                 ledger = Ledger(
                     self.store, self.settings.fingerprint, EMPTY_COMMITS, generations=True
@@ -103,6 +111,7 @@ class ShardCopier(DatasetWorker):
     ) -> Counter[str]:
         """Write the rows that are asked for to ``local``; counts them."""
         settings, counts = self.settings, Counter[str]()
+        base, deletions = split_generation(name)[0], self.deletions.read()
         metadata = {
             "fingerprint": settings.fingerprint,
             "model_id": self.dataset.model_id,
@@ -115,6 +124,9 @@ class ShardCopier(DatasetWorker):
                 opened, keys, lambda count: self.activity.transferred(read=count)
             )
             for chosen in timed(rows, clock):
+                if deletions.deletes(base, chosen.row["key"]):
+                    counts["deleted"] += 1
+                    continue
                 with clock.timed("copy"):
                     row = cut(chosen.row, chosen.take.layers, settings.rule.most)
                     if not settings.options.keep_original and not chosen.by_original:

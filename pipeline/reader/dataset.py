@@ -403,6 +403,8 @@ def open_dataset(
         try:
             raw = store.read(name, MAX_MANIFEST_BYTES)
         except FileNotFoundError as error:
+            if manifest is None and latest_manifest(store) > number:  # a deletion has replaced it
+                return open_dataset(url, options)
             raise DatasetError(f"{url}: there is no {name}") from error
     try:
         listed = parse_json(raw)

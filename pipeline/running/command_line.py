@@ -1,17 +1,14 @@
 """What the jobs' command lines share: running options, signals, messages and exit codes."""
 
 import argparse
-import contextlib
 import json
 import math
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import fields
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -30,7 +27,6 @@ STARTING = "starting: looking at options and inputs"
 INTERRUPTED = "interrupted: what is committed stays, the same command goes on from there"
 Options = TypeVar("Options", bound="DataclassInstance")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
 
 draining = threading.Event()
 """Set by the first SIGTERM or SIGINT of a job."""
@@ -133,6 +129,10 @@ def add_dataset(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_archive(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dataset", metavar="ARCHIVE", help="the dataset's path or URL")
+
+
 def add_address(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--address",
@@ -150,12 +150,29 @@ def add_device(group: argparse._ActionsContainer) -> None:
     )
 
 
+def add_single_device(parser: argparse.ArgumentParser) -> None:
+    """For commands without a cluster."""
+    parser.add_argument(
+        "--device", choices=["cpu", "cuda"], default="cpu", help="(default: %(default)s)"
+    )
+
+
 def add_scratch(group: argparse._ActionsContainer, size: str = "") -> None:
     """``size`` is how much is kept there, where people should know it."""
     group.add_argument(
         "--scratch",
         metavar="DIR",
         help=f"local folder for temporary files{size} (default: the system's)",
+    )
+
+
+def add_log(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--log",
+        type=log_path,
+        metavar="FILE",
+        help="append what happens to this local file, one JSON object a line "
+        "(pipeline/running/progress/events.py says which)",
     )
 
 
@@ -246,13 +263,7 @@ def add_running_options(parser: argparse.ArgumentParser) -> None:
         metavar="G",
         help="... or larger than G GiB, which --scratch must have room for (default: %(default)g)",
     )
-    group.add_argument(
-        "--log",
-        type=log_path,
-        metavar="FILE",
-        help="append what happens to this local file, one JSON object a line "
-        "(pipeline/running/progress/events.py says which)",
-    )
+    add_log(group)
     add_storage_options(group, "--input-options", "the input's")
     add_storage_options(group, "--output-options", "the output's")
 
@@ -317,29 +328,17 @@ def exit_code(
             return 130
 
 
-def run_job(job: Callable[[], Summary], json_target: str | None = None) -> int:
+def run_job(job: Callable[[], Summary]) -> int:
     """Run ``job``, print what came of it, and return the exit code.
-
-    ``json_target`` is the argument of ``--json``. With "-" nothing else is on standard output.
 
     The first SIGTERM or SIGINT sets ``draining``, which the job is expected to look at (through
     ``stop_reason``) and end early with a summary whose ``stopped`` says so; the second raises
     KeyboardInterrupt in it. Both end in exit code 130.
     """
-    done: list[Summary] = []
-    # With JSON on standard output, nothing else may be there.
-    elsewhere = contextlib.redirect_stdout(sys.stderr) if json_target == "-" else nullcontext()
-    with elsewhere:
-        code = _run_job(job, done)
-    if done and json_target:
-        _write_json(json_target, done[0].to_json() | {"exit_code": code})
-    return code
-
-
-def _run_job(job: Callable[[], Summary], done: list[Summary]) -> int:
     draining.clear()
     for number in _SIGNALS:
         signal.signal(number, _stop)
+    done: list[Summary] = []
     with streams_that_may_close():
         try:
             code = exit_code(lambda: done.append(job()))
@@ -356,29 +355,6 @@ def _run_job(job: Callable[[], Summary], done: list[Summary]) -> int:
             print(INTERRUPTED, file=sys.stderr)
             return 130
         return summary.exit_code
-
-
-def json_path(text: str) -> str:
-    """Refuse a file that could not be written, before hours of work; ``-`` is standard output."""
-    if text == "-":
-        return text
-    path = log_path(text)
-    folder = os.path.dirname(os.path.abspath(path))
-    if os.path.isdir(path) or not os.access(path if os.path.exists(path) else folder, os.W_OK):
-        raise argparse.ArgumentTypeError(f"{path}: cannot be written")
-    return path
-
-
-def _write_json(target: str, values: Mapping[str, Any]) -> None:
-    text = json.dumps(values, indent=1) + "\n"
-    with streams_that_may_close():
-        try:
-            if target == "-":
-                sys.stdout.write(text)
-            else:
-                Path(target).write_text(text, encoding="utf-8")
-        except OSError as error:
-            print(f"error: {target} cannot be written: {error}", file=sys.stderr)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -301,7 +301,7 @@ class Store:
         """Publish ``data`` under a new name; False when the name is taken already."""
         if self.is_local:
             return self._create_locally(name, data)
-        return self._create_remotely(name, self.fs.pipe_file, self.path(name), data)
+        return self.create_by(name, self.fs.pipe_file, self.path(name), data)
 
     def create_from(self, name: str, local: Path) -> bool:
         """Publish the closed file ``local`` under a new name; False when the name is taken.
@@ -315,7 +315,7 @@ class Store:
         if _takes(put, "max_concurrency") and _takes(put, "chunksize"):
             part = max(PART_BYTES, -(-size // MAX_PARTS))
             parts = {"chunksize": part, "max_concurrency": PARTS_AT_ONCE}
-        if not self._create_remotely(name, put, str(local), self.path(name), **parts):
+        if not self.create_by(name, put, str(local), self.path(name), **parts):
             return False
         stored = self.info(name)["size"]
         if stored != size:
@@ -354,10 +354,14 @@ class Store:
             )
         return local
 
-    def _create_remotely(
+    def create_by(
         self, name: str, write: Callable[..., Any], *arguments: Any, **options: Any
     ) -> bool:
-        """Call ``write`` so that it fails if ``name`` is taken, if the store can tell."""
+        """Call ``write``, which makes the file ``name``; False when the name is taken.
+
+        If it has a parameter ``mode``, that is ``create``: then ``write`` must fail if the name is
+        taken. Otherwise only a look before it can tell.
+        """
         for wait in (*CONFLICT_WAITS, None):
             try:
                 if _takes(write, "mode"):

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
+from ..dataset.deletions import RESTORE, DamagedDeletionError, Deletions
 from ..dataset.layout import (
     COMMITS,
     DATA,
+    DELETED,
     FOLDERS,
     PLAN_NAME,
     SHARD_NAME,
@@ -39,7 +41,7 @@ from ..stores.reasons import describe
 from ..stores.store import StorageError, Store
 from ..stores.threads import ahead
 
-Kind = Literal["plan", "manifest", "model", "record", "data", "index"]
+Kind = Literal["plan", "manifest", "model", "record", "data", "index", "deletion"]
 LISTED_PROBLEMS = 20
 
 
@@ -198,6 +200,20 @@ def unlisted_records(dataset: Dataset) -> tuple[list[str], list[Damage]]:
         elif record["generation"] > listed.get(record["base"], -1):
             newer.append(name)
     return newer, damage
+
+
+def deletion_damage(dataset: Dataset) -> list[Damage]:
+    """What is wrong with the files that say what was deleted."""
+    try:
+        deletions = Deletions(dataset.store).read()
+    except DamagedDeletionError as error:
+        return [Damage("deletion", error.path, ["is damaged"], why_not=RESTORE)]
+    lacking = [
+        f"does not say which samples of {file.path} were deleted"
+        for file in dataset.files
+        if deletions.left(split_generation(file.name)[0], file.record) < 0
+    ]
+    return [Damage("deletion", DELETED, lacking, why_not=RESTORE)] if lacking else []
 
 
 def foreign_files(dataset: Dataset) -> list[str]:

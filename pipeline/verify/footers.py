@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from ..dataset.layout import DATA, INDEX, data_path, index_path, paths_in, record_path
-from ..dataset.ledger import Ledger, entry_of
+from ..dataset.ledger import Ledger, entry_of, fingerprints_of
 from ..dataset.parquet import ROWS_PER_GROUP, described, read_footer
 from ..dataset.rows import (
     METADATA_KEY,
@@ -51,6 +51,7 @@ class FileChecker:
         self.ledger = Ledger(dataset.store, dataset.fingerprint)
         self.sizes = paths_in(dataset.store, DATA, INDEX)
         self._schema = schema(dataset.num_layers)
+        self._fingerprints = fingerprints_of(dataset.parameters, dataset.fingerprint)
 
     def check(self, file: DataFile) -> Checked:
         try:
@@ -129,7 +130,7 @@ class FileChecker:
         try:
             written = parse_json(metadata.metadata[METADATA_KEY])
             found |= {"source": written["source"], "model_id": written["model_id"]}
-            ours = written["fingerprint"] == self.dataset.fingerprint
+            ours = written["fingerprint"] in self._fingerprints
         except (TypeError, KeyError, ValueError):
             raise RecordError("another program wrote this Parquet file") from None
         problems = [] if ours else ["belongs to a dataset with other parameters"]

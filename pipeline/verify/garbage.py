@@ -16,6 +16,7 @@ from ..dataset.data_file import DataFile
 from ..dataset.layout import (
     COMMITS,
     DATA,
+    DELETED,
     INDEX,
     KEY_MAP_NAME,
     KEYS,
@@ -38,7 +39,8 @@ from ..dataset.ledger import latest_manifest
 from ..dataset.untrusted import MAX_MANIFEST_BYTES, parse_json
 from ..reader.dataset import DatasetError
 from ..reader.key_map import key_map_path
-from ..stores.filesystems import S3_PROTOCOLS, storage_errors
+from ..stores.copying import is_s3
+from ..stores.filesystems import storage_errors
 from ..stores.store import Store
 
 _PART = re.compile(r"\.[0-9a-f]{32}\.part")  # temporaries of Store
@@ -147,7 +149,7 @@ def _parts(store: Store) -> Iterator[Garbage]:
         return
     models = store.fs.glob(store.path(f"{MODELS}/*/"))
     folders = [path.rstrip("/").removeprefix(store.root).lstrip("/") for path in models]
-    for folder in ("", DATA, INDEX, KEYS, COMMITS, SAVED, *folders):
+    for folder in ("", DATA, INDEX, KEYS, COMMITS, DELETED, SAVED, *folders):
         for file, size in store.sizes(folder).items():
             if _PART.fullmatch(file):
                 path = f"{folder}/{file}".lstrip("/")
@@ -156,7 +158,7 @@ def _parts(store: Store) -> Iterator[Garbage]:
 
 def _uploads(store: Store) -> Iterator[Garbage]:
     """Unfinished multipart uploads: no listing shows them, but they cost money."""
-    if not _is_s3(store):
+    if not is_s3(store):
         return
     bucket, key, _ = store.fs.split_path(store.root)
     prefix = f"{key}/" if key else ""
@@ -205,14 +207,9 @@ def _name_of(path: str) -> str:
     return path.rpartition("/")[2].removesuffix(SUFFIX)
 
 
-def _is_s3(store: Store) -> bool:
-    protocol = store.fs.protocol
-    return bool({*S3_PROTOCOLS} & {*((protocol,) if isinstance(protocol, str) else protocol)})
-
-
 def _now(store: Store) -> float:
     """The store's clock in seconds of POSIX time, because this machine's may be wrong."""
-    if _is_s3(store):
+    if is_s3(store):
         answer = store.fs.call_s3("head_bucket", Bucket=store.fs.split_path(store.root)[0])
         date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
         if date:

@@ -27,6 +27,7 @@ from ..stores.store import StorageError, Store, storage_errors
 from ..stores.urls import refuse_secrets
 from .checks import (
     Damage,
+    deletion_damage,
     foreign_files,
     in_threads,
     manifest_of_records,
@@ -189,7 +190,7 @@ class _Verification:
             damage = Damage("manifest", manifest_name(report.manifest), self.listing)
             report.damaged.insert(0, damage)
         report.unlisted, others = unlisted_records(dataset)
-        report.damaged = _once([*report.damaged, *others])
+        report.damaged = _once([*report.damaged, *others, *deletion_damage(dataset)])
         report.foreign = foreign_files(dataset)
 
     def _read_files(self, dataset: Dataset, subset: Subset) -> None:

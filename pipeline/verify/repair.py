@@ -15,6 +15,7 @@ from codec.models import zoo
 
 from ..compress.job import run_shards
 from ..compress.worker import ShardJob
+from ..dataset.deletions import Deletions
 from ..dataset.index_writer import index_table, publish_index
 from ..dataset.layout import (
     COMMITS,
@@ -28,10 +29,12 @@ from ..dataset.layout import (
     split_generation,
 )
 from ..dataset.ledger import (
+    MERGED,
     Ledger,
     NewerManifestError,
     Plan,
     entry_of,
+    fingerprints_of,
     latest_manifest,
     publish_manifest,
 )
@@ -119,7 +122,8 @@ class Repair:
             metadata = read_metadata(ParquetFile(local), name)
         except (StrataError, OSError, ValueError) as error:
             return self._worse(damage, f"cannot be read: {describe(error)}")
-        if metadata.get("fingerprint") != self.dataset.fingerprint:
+        allowed = fingerprints_of(self.dataset.parameters, self.dataset.fingerprint)
+        if metadata.get("fingerprint") not in allowed:
             return self._worse(damage, "belongs to a dataset with other parameters")
         entry = damage.file.record if damage.file is not None else {}
         standing = self._standing(name)
@@ -139,6 +143,8 @@ class Repair:
             "model_id": metadata["model_id"],
             "index": index,
         }
+        if deleted := Deletions(self.store).read().samples(split_generation(name)[0]):
+            record["deleted"] = deleted
         record.pop("path", None)
         record = self.ledger.commit(name, record)
         if entry:
@@ -227,6 +233,11 @@ class Repair:
         then = damage.file.record["source"]
         if "truncated" in self.dataset.parameters:  # by decode_dataset.py --format strata
             return f"it was copied from {then['url']}: remove it, and run decode_dataset.py again"
+        if MERGED in self.dataset.parameters:
+            return (
+                "its archive was merged from others: remove it, and run merge_datasets.py again "
+                "with the one that has it"
+            )
         if (place := place_of(then["url"])) not in self._trusted:
             return (
                 f"its source lies at {place}, and nothing is asked there because only the dataset "

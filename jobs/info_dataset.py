@@ -1,0 +1,50 @@
+#!/usr/bin/env python
+"""Say what an archive is: pictures, bytes by layer, quality in bits, model, inputs, health.
+
+Examples:
+    strata info archive
+    strata info s3://bucket/archive --json -
+    strata info s3://bucket/archive --all
+
+Reads the plan, the manifest, the model's card and up to 256 commit records, and lists a few
+folders; no picture is read. Of more data files than that, bytes by layer are estimated. Exit code
+0: manifest, records and files agree; 1: they do not, strata verify says more; 2: there is no
+archive, or it cannot be read.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from pipeline import info_dataset
+from pipeline.running.command_line import (
+    add_archive,
+    add_storage_options,
+    exit_code,
+    new_parser,
+)
+from pipeline.running.json_report import add_json, print_result
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = new_parser(__doc__)
+    add_archive(parser)
+    parser.add_argument(
+        "--all", action="store_true", help="read every commit record, so that nothing is estimated"
+    )
+    add_json(parser, "pipeline/manage/info.py")
+    add_storage_options(parser, "--input-options", "the archive's")
+    given = parser.parse_args(arguments)
+
+    def job() -> int:
+        records = {"records": None} if given.all else {}
+        info = info_dataset(given.dataset, given.input_options, **records)
+        print_result(info, given.json)
+        return info.exit_code
+
+    return exit_code(job)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

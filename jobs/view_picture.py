@@ -1,0 +1,95 @@
+#!/usr/bin/env python
+"""Decode one file of layers into a picture, or say what is in it.
+
+Examples:
+    strata view a.strata out.png
+    strata view a.strata --layers 2 out.jpg
+    strata view a.strata
+
+Without an output it says size, model, and the bytes up to each layer. A file that was cut gives the
+layers that are whole, and says so. The model is found by the id in the file if it is a shipped one.
+Exit code 0: written or told; 2: not, the message says why.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from codec import EncodedImage, load_codec
+from codec.errors import CorruptStreamError, StrataError, UnknownModelError
+from codec.images.files import write_image
+from codec.models.zoo import shipped_model, write_whole
+from pipeline.running.command_line import add_single_device, exit_code, new_parser, positive
+from pipeline.running.options import OptionError
+
+FORMATS = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp", ".avif": "avif"}
+
+
+def read_stream(path: Path) -> EncodedImage:
+    """The layers of a file that are whole. Raises CorruptStreamError."""
+    data = path.read_bytes()
+    try:
+        return EncodedImage.from_bytes(data)
+    except CorruptStreamError as error:
+        stream = EncodedImage.from_bytes(data, allow_truncated=True)
+        print(f"warning: {path}: {error}: what is before it is shown", file=sys.stderr)
+        return stream
+
+
+def describe(path: Path, stream: EncodedImage) -> None:
+    info = stream.info
+    name = shipped_model(info.model) or "not a shipped model"
+    print(f"{path}: {info.width}x{info.height}, {info.codec}, model {info.model} ({name})")
+    size = len(stream.header)
+    print(f"  {'layers':>6} {'bytes':>12} {'bits per pixel':>15}")
+    for number, layer in enumerate(stream.layers, 1):
+        size += len(layer)
+        print(f"  {number:>6} {size:>12,} {8 * size / (info.width * info.height):>15.3f}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = new_parser(__doc__)
+    parser.add_argument("stream", type=Path, metavar="FILE.strata", help="the file of layers")
+    parser.add_argument(
+        "output",
+        type=Path,
+        nargs="?",
+        help=f"the picture to write; its ending says the format ({', '.join(FORMATS)})",
+    )
+    parser.add_argument("--layers", type=positive, metavar="K", help="the first K (default: all)")
+    parser.add_argument(
+        "--model", help="the model that it was written with, if none that is shipped"
+    )
+    add_single_device(parser)
+    given = parser.parse_intermixed_args(arguments)
+
+    def job() -> None:
+        format = FORMATS.get(given.output.suffix.lower()) if given.output else ""
+        if format is None:
+            raise OptionError(f"{given.output}: the ending must be one of {', '.join(FORMATS)}")
+        stream = read_stream(given.stream)
+        if given.layers is not None and given.layers > stream.num_layers:
+            raise OptionError(f"--layers {given.layers}: {given.stream} has {stream.num_layers}")
+        if not format:
+            describe(given.stream, stream)
+            return
+        model = given.model or shipped_model(stream.info.model)
+        if model is None:
+            raise UnknownModelError(
+                f"{given.stream} was written with the model {stream.info.model}..., which is not a "
+                "shipped one: give its file with --model"
+            )
+        codec = load_codec(model, device=given.device)
+        (picture,) = codec.decode([stream], layers=given.layers)
+        data = write_image(picture, None, format)
+        write_whole(given.output, lambda partial: partial.write_bytes(data))
+        count = given.layers or stream.num_layers
+        size = f"{stream.width}x{stream.height}"
+        print(f"{given.output}: {size} from {count} of {stream.num_layers} layers")
+
+    return exit_code(job, "interrupted: nothing was written", (StrataError, OSError))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

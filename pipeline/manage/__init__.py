@@ -1,0 +1,1 @@
+"""Looking after archives: what they are, merging them, deleting samples from them."""

@@ -1,0 +1,325 @@
+"""Delete samples by their keys, so that no file of the dataset has them any more.
+
+    what is to go  ─►  deleted/  ─►  data files of the next generation  ─►  manifest  ─►  removal
+
+Killed anywhere and run again with the same keys, it goes on. ``deleted/`` comes first, so that from
+then on no other job brings the samples back; removal comes last, so that readers always have a
+whole dataset, the old or the new one.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from codec.errors import StrataError
+
+from ..dataset.data_file import DataFile, within
+from ..dataset.deletions import Deletions, Hashes, key_hash, pack_deletion
+from ..dataset.job import Records, run_dataset_job
+from ..dataset.layout import (
+    DATA,
+    KEYS,
+    PLAN_NAME,
+    SUFFIX,
+    manifest_name,
+    manifest_number,
+    saved_rows,
+    split_generation,
+)
+from ..dataset.ledger import Ledger, Plan, entry_of, in_order, latest_manifest, totals_of
+from ..decode.key_list import FILES_AT_ONCE, listed
+from ..reader.dataset import Dataset, open_dataset
+from ..running.here import run_here
+from ..running.job import JobWatcher, Stop
+from ..running.progress.events import EventLog, job_log
+from ..running.progress.progress import Progress
+from ..running.progress.summary import Summary, plural
+from ..running.tasks import Outcome, Task
+from ..stores.store import StorageError, clear_scratch
+from ..stores.threads import ahead
+from ..stores.urls import refuse_secrets
+from ..verify.garbage import Garbage, find_garbage, remove_garbage
+from .delete_worker import DeleteSettings, FileThinner, keys_to_go
+from .info import info_dataset
+from .words import size_in_words
+
+THREADS = 4  # data files written at once
+AGE = -math.inf  # of what is removed: any, whatever the clocks say
+ROUNDS = 3  # of looking whether another job has brought something back
+
+ToGo = dict[str, tuple[DataFile, Counter[str]]]
+"""By the shard's name, its data file and the keys whose rows go, with how many rows each has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeleteOptions:
+    """See ``jobs/delete_samples.py --help``.
+
+    ``keys`` are in the form that datasets show. ``input_options`` are fsspec's storage options;
+    they may hold secrets.
+    """
+
+    dataset: str
+    keys: tuple[str, ...]
+    dry_run: bool = False
+    input_options: dict[str, Any] = field(default_factory=dict, repr=False)
+    scratch: str | None = None
+    log: str | None = None
+
+
+@dataclass
+class DeleteSummary(Summary):
+    """What went, or would go in a ``dry_run``.
+
+    ``deleted`` rows of ``deleted_keys`` keys; ``already`` keys had been deleted before; ``missing``
+    ones are no keys of the dataset. ``files`` are those that are (or would be) written again,
+    ``removed`` counts files that were removed, of ``freed`` bytes.
+    """
+
+    dry_run: bool = False
+    deleted: int = 0
+    deleted_keys: int = 0
+    already: int = 0
+    missing: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    removed: int = 0
+    freed: int = 0
+
+    @property
+    def exit_code(self) -> int:
+        """0 if none of the keys is in the dataset any more, and all were."""
+        return 1 if self.missing or self.failed_shards or self.stopped else 0
+
+    def lines(self) -> list[str]:
+        verb, again = ("would go", "to write") if self.dry_run else ("deleted", "written")
+        out = [
+            f"{verb}: {plural(self.deleted, 'sample')} of {plural(self.deleted_keys, 'key')}, "
+            f"{plural(len(self.files), 'data file')} {again} again"
+        ]
+        out += [f"  {path}" for path in self.files[:20]]
+        if self.already:
+            out.append(f"{plural(self.already, 'key')} had been deleted before")
+        if self.stopped:
+            out.append(f"stopped: {self.stopped}: run it again with the same keys")
+        out += [f"{one.shard}: {one.reason}" for one in self.failed_shards[:20]]
+        out += self.notes
+        if not self.dry_run:
+            out.append(f"removed: {plural(self.removed, 'file')}, {size_in_words(self.freed)}")
+        if self.missing:
+            some = listed(self.missing, 20)
+            out.append(f"not in the dataset: {plural(len(self.missing), 'key')}: {some}")
+        return out
+
+
+def delete_samples(options: DeleteOptions, stop: Stop = lambda: "") -> DeleteSummary:
+    """Delete the samples with the keys ``options.keys``, whatever their status.
+
+    ``stop`` is asked now and then whether to finish what is under way and end; it returns why.
+    Raises DatasetError where there is no dataset, DamagedArchiveError for one that must be repaired
+    first, StorageError.
+    """
+    refuse_secrets(options.dataset)
+    with job_log(options.log, "delete", options) as log:
+        summary = _Deletion(options, stop, log).run()
+        log.finish(summary)
+        return summary
+
+
+class DamagedArchiveError(StrataError):
+    """Files of the dataset contradict each other; the message names the first."""
+
+
+class _Deletion:
+    def __init__(self, options: DeleteOptions, stop: Stop, log: EventLog) -> None:
+        self.options, self.stop, self.log = options, stop, log
+        self.dataset = open_dataset(options.dataset, options.input_options)
+        self.store = self.dataset.store
+        self.plan = Plan(PLAN_NAME, self.dataset.parameters)
+        self.ledger = Ledger(self.store, self.plan.fingerprint)
+        self.deletions = Deletions(self.store)
+        self.keys = sorted(set(options.keys))
+        self.summary = DeleteSummary("deleted", dry_run=options.dry_run)
+
+    def run(self) -> DeleteSummary:
+        summary, options = self.summary, self.options
+        info = info_dataset(options.dataset, options.input_options, records=None)
+        if info.problems:
+            raise DamagedArchiveError(
+                f"{self.store.url} is damaged ({info.problems[0]}): run strata verify --input "
+                f"{options.dataset} --repair first"
+            )
+        self.deletions.read()
+        files = self._newest(self._standing())
+        to_go = self._to_go(files)
+        self._account(to_go)
+        if options.dry_run:
+            summary.notes.append("nothing was changed (--dry-run)")
+            return summary
+        if to_go:
+            self._announce(to_go)
+        if self.deletions.hashes:  # also where a run was killed before its manifest
+            self._rewrite(files, to_go)
+            if not summary.stopped:
+                self._collect()
+        return summary
+
+    # -- what is there ----------------------------------------------------------------------------
+
+    def _standing(self) -> Records:
+        """The record of the newest whole generation of each shard; nothing is changed."""
+        sizes = self.store.sizes(DATA)
+        newest: Records = {}
+        for name, record in self.ledger.records().items():
+            base, generation = split_generation(name)
+            whole = sizes.get(f"{name}{SUFFIX}") == record["bytes"]
+            if whole and (base not in newest or newest[base]["generation"] < generation):
+                newest[base] = record
+        return newest
+
+    def _newest(self, records: Records) -> Dataset:
+        """A dataset of these data files, whether or not a manifest lists them."""
+        entries = in_order(entry_of(record) for record in records.values())
+        manifest = {"files": entries, "totals": totals_of(entries)}
+        plan = {"parameters": self.plan.parameters, "fingerprint": self.plan.fingerprint}
+        return Dataset(self.store, plan, manifest)
+
+    def _to_go(self, dataset: Dataset) -> ToGo:
+        """The rows with the keys, and those that a job has brought back or left."""
+        wanted = frozenset(self.keys)
+
+        def find(file: DataFile) -> tuple[DataFile, Counter[str]]:
+            base, _ = split_generation(file.name)
+            hashes = self.deletions.hashes.get(base, {})
+            # The bounds of a file are those of its pictures; other samples have keys, too.
+            known = not hashes and file.ok == file.rows
+            if known and not within(self.keys, file.key_bounds):
+                return file, Counter()
+            with dataset.open(file) as opened:
+                return file, keys_to_go(opened, self.keys, wanted, hashes)
+
+        with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+            found = ahead(pool, find, dataset.files, lambda: 2 * FILES_AT_ONCE)
+            return {split_generation(file.name)[0]: (file, keys) for file, keys in found if keys}
+
+    def _account(self, to_go: ToGo) -> None:
+        summary = self.summary
+        found = {key for _, keys in to_go.values() for key in keys}
+        gone = self.deletions.keys(key for key in self.keys if key not in found)
+        summary.shards = len(to_go)
+        summary.files = [file.path for file, _ in to_go.values()]
+        summary.deleted = sum(keys.total() for _, keys in to_go.values())
+        summary.deleted_keys = len(found)
+        summary.already = len(gone)
+        summary.missing = [key for key in self.keys if key not in found and key not in gone]
+
+    # -- what is done -----------------------------------------------------------------------------
+
+    def _announce(self, to_go: ToGo) -> None:
+        """Say what goes, before anything does."""
+        hashes: Hashes = {}
+        for base, (_, keys) in to_go.items():
+            known = self.deletions.hashes.get(base, {})
+            new = {key_hash(base, key): count for key, count in keys.items()}
+            new = {one: count for one, count in new.items() if one not in known}
+            if new:
+                hashes[base] = dict(sorted(new.items()))
+        if hashes:
+            self.store.create(*pack_deletion(hashes))
+        self.deletions.read()
+
+    def _rewrite(self, dataset: Dataset, to_go: ToGo) -> None:
+        """Write data files again, and a manifest that lists them."""
+
+        def run(done: Records) -> Sequence[Outcome]:
+            outcomes: list[Outcome] = []
+            left = to_go
+            for _ in range(ROUNDS):
+                outcomes += self._thin(left)
+                if self.summary.stopped:
+                    return outcomes
+                # Another job may have published a newer generation with the samples meanwhile.
+                left = self._to_go(self._newest(self._standing()))
+                if not left:
+                    return outcomes
+            raise StorageError(
+                f"{self.store.url}: another job keeps writing what is deleted here: end it, and "
+                "run this again",
+                passing=True,
+            )
+
+        sources = {
+            split_generation(file.name)[0]: file.record["source"]["url"] for file in dataset.files
+        }
+        run_dataset_job(
+            self.store,
+            self.plan,
+            lambda done: sources,
+            run,
+            self.summary,
+            publish_model=lambda: None,
+            failed_before=self.dataset.failed,
+        )
+
+    def _thin(self, to_go: ToGo) -> list[Outcome]:
+        if not to_go:
+            return []
+        tasks = {
+            Task(base, (file, frozenset(keys), self.deletions.samples(base))): file.bytes
+            for base, (file, keys) in to_go.items()
+        }
+        sizes = {task.name: size for task, size in tasks.items()}
+        progress = Progress("deleting", sizes, events=self.log)
+        watcher = JobWatcher(progress, self.stop)
+        settings = DeleteSettings(
+            self.store.url,
+            self.plan.fingerprint,
+            self.dataset.num_layers,
+            scratch=self.options.scratch,
+            output_options=self.options.input_options,
+        )
+        try:
+            outcomes = run_here(FileThinner(settings), list(tasks), THREADS, watcher)
+        finally:
+            progress.close()
+            clear_scratch(self.options.scratch)
+        progress.add_to(self.summary)
+        for one in outcomes:
+            if one.result is None:
+                raise StorageError(
+                    f"{self.store.url}/{to_go[one.task.name][0].path}: {one.failure}: run it again "
+                    "with the same keys"
+                )
+        if len(outcomes) < len(tasks):
+            self.summary.stopped = watcher.stopped
+        return outcomes
+
+    def _collect(self) -> None:
+        """Remove whatever still has deleted samples, or their keys."""
+        newest = latest_manifest(self.store)
+        for name, size in self.store.sizes().items():
+            if 0 < manifest_number(name) < newest:  # they name keys: of bad samples, and as bounds
+                self._count(size)
+                self.store.remove(manifest_name(manifest_number(name)))
+        found = find_garbage(self.store, AGE)
+        ours = [item for item in found if self._is_ours(item)]
+        remove_garbage(self.store, ours)
+        for item in ours:
+            self._count(item.bytes)
+        if others := len(found) - len(ours):
+            self.summary.notes.append(
+                f"{plural(others, 'file')} of jobs that run or were killed may hold samples, too: "
+                f"strata verify --input {self.options.dataset} --collect-garbage removes them"
+            )
+
+    def _count(self, size: int) -> None:
+        self.summary.removed += 1
+        self.summary.freed += size
+
+    def _is_ours(self, item: Garbage) -> bool:
+        """Whether it belongs to a shard of which samples were deleted, or is a map of keys."""
+        folder, _, file = item.path.rpartition("/")
+        name = saved_rows(file)[0] or file.rpartition(".")[0]
+        return folder == KEYS or split_generation(name)[0] in self.deletions.hashes

@@ -1,0 +1,396 @@
+"""What an archive is, from its plan, its manifest and its records: no data file is read."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import accumulate
+from typing import Any
+
+from codec.models import zoo
+
+from ..dataset.data_file import DataFile
+from ..dataset.deletions import RESTORE, DamagedDeletionError, Deletions
+from ..dataset.layout import (
+    COMMITS,
+    DATA,
+    INDEX,
+    RECORD_SUFFIX,
+    SAVED,
+    card_path,
+    data_path,
+    index_path,
+    model_folder,
+    record_path,
+    saved_rows,
+    split_generation,
+)
+from ..dataset.ledger import entry_of
+from ..dataset.rows import layer_column
+from ..dataset.untrusted import MAX_RECORD_BYTES, parse_json
+from ..reader.dataset import Dataset, open_dataset
+from ..running.progress.summary import plural
+from ..stores.store import Store, storage_errors
+from .words import plan_in_words, size_in_words
+
+READ_RECORDS = 256  # enough to know the bytes of each layer of a large archive within a percent
+LISTED = 10
+_COUNTS = ("rows", "ok", "bad", "filtered", "deleted", "kept", "side_pictures")
+_BYTES = ("bytes", "picture_bytes", "stream_bytes")
+
+
+@dataclass(frozen=True)
+class LayerFacts:
+    """A layer column: its bytes in all data files, and what the archive has up to it.
+
+    ``bits_per_pixel`` is that of the headers and the layers 0 .. ``number``, of pictures of any
+    number of layers together.
+    """
+
+    number: int
+    bytes: int
+    bits_per_pixel: float
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """The model that the streams were written with.
+
+    ``name`` is that of a shipped model with this id, otherwise empty; ``recipe`` and ``about`` are
+    from the model's card. ``present`` says whether the archive has its copy.
+    """
+
+    id: str
+    codec: str
+    layers: int
+    name: str = ""
+    recipe: str = ""
+    about: str = ""
+    present: bool = True
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What an archive is.
+
+    ``counts`` has ``rows``, of them ``ok``, ``bad`` and ``filtered``; ``deleted`` samples, which
+    have no row; ``kept`` originals of pictures and ``side_pictures``. ``bytes`` are those of data
+    files, ``index_bytes`` of their indexes, ``picture_bytes`` of the pictures' own files,
+    ``stream_bytes`` of what stands for them. ``other_bytes`` are those of other columns:
+    ``original`` (also of bad samples), ``alpha``, ``fields``, ``metadata``. Bytes by column are
+    known from the records of ``records_read`` data files; where these are not all, they are
+    estimated from them. ``inputs`` are URLs and sizes, ``failed`` inputs (``url``, ``error``) that
+    could not be compressed. ``problems`` are what manifest, records and files say differently,
+    ``unfinished`` what a job has begun. ``requests`` were made: a listing of more than a thousand
+    files takes more.
+    """
+
+    url: str
+    manifest: int
+    fingerprint: str
+    parameters: dict[str, Any] = field(repr=False)
+    plan: list[str]
+    model: ModelFacts
+    files: int
+    counts: dict[str, int]
+    pixels: int
+    bytes: int
+    index_bytes: int
+    picture_bytes: int
+    stream_bytes: int
+    header_bytes: int
+    layers: list[LayerFacts]
+    other_bytes: dict[str, int]
+    inputs: list[dict[str, Any]] = field(repr=False)
+    failed: list[dict[str, str]] = field(repr=False)
+    problems: list[str]
+    unfinished: list[str]
+    records_read: int
+    requests: int
+
+    @property
+    def exit_code(self) -> int:
+        """0 if manifest, records and files agree."""
+        return 1 if self.problems else 0
+
+    @property
+    def estimated(self) -> bool:
+        """Whether bytes by column are estimated."""
+        return self.records_read < self.files
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"estimated": self.estimated, "exit_code": self.exit_code}
+
+    def lines(self) -> list[str]:
+        return [*_contents(self), *_by_layer(self), *_origin(self), *_health(self)]
+
+
+def info_dataset(
+    url: str, options: Mapping[str, Any] | None = None, *, records: int | None = READ_RECORDS
+) -> DatasetInfo:
+    """What the archive at ``url`` (a path or any fsspec URL) is, by its newest manifest.
+
+    Reads the plan, the manifest, the model's card, at most ``records`` commit records (None: all;
+    otherwise some of all parts of the archive), and lists five folders. ``options`` are fsspec's.
+    Raises DatasetError where there is no archive, StorageError where the store does not answer.
+    """
+    dataset = open_dataset(url, options)
+    store = dataset.store
+    with storage_errors(store.url, "cannot be described"):
+        chosen = _spread(dataset.files, records)
+        sizes = {folder: store.sizes(folder) for folder in (DATA, INDEX, COMMITS, SAVED)}
+        read = _records(store, chosen, sizes[COMMITS])
+        model = _model(dataset)
+        deletions, lists, damage = _deletions(store)
+    columns, share = _columns([record for record in read.values() if record], dataset.files)
+    entries = [file.record for file in dataset.files]
+    header_bytes = round(columns["header"] * share)
+    layers = [round(columns[layer_column(n)] * share) for n in range(dataset.num_layers)]
+    pixels = sum(entry.get("pixels", 0) for entry in entries)
+    sums = {name: sum(entry.get(name) or 0 for entry in entries) for name in (*_COUNTS, *_BYTES)}
+    prefixes = [8 * total / pixels if pixels else 0.0 for total in accumulate(layers)]
+    per_header = 8 * header_bytes / pixels if pixels else 0.0
+    listed = {"header", *map(layer_column, range(dataset.num_layers))}
+    named = {"original", "alpha", "fields"}
+    others = {name: round(columns[name] * share) for name in sorted(named)}
+    others["metadata"] = round(
+        sum(size for name, size in columns.items() if name not in named | listed) * share
+    )
+    return DatasetInfo(
+        url=dataset.url,
+        manifest=dataset.manifest,
+        fingerprint=dataset.fingerprint,
+        parameters=dataset.parameters,
+        plan=plan_in_words(dataset.parameters),
+        model=model,
+        files=len(entries),
+        counts={name: sums[name] for name in _COUNTS},
+        pixels=pixels,
+        bytes=sums["bytes"],
+        index_bytes=sum((file.index or {}).get("bytes", 0) for file in dataset.files),
+        picture_bytes=sums["picture_bytes"],
+        stream_bytes=sums["stream_bytes"],
+        header_bytes=header_bytes,
+        layers=[
+            LayerFacts(number, size, per_header + prefix)
+            for number, (size, prefix) in enumerate(zip(layers, prefixes, strict=True))
+        ],
+        other_bytes=others,
+        inputs=[{"url": one["source"]["url"], "bytes": one["source"]["size"]} for one in entries],
+        failed=dataset.failed,
+        problems=[*_problems(dataset.files, sizes, read), *_model_problems(model), *damage],
+        unfinished=[*_unfinished(dataset.files, sizes), *_to_be_deleted(dataset, deletions)],
+        records_read=sum(record is not None for record in read.values()),
+        # plan, the folder of manifests, manifest; model, its card; five folders
+        requests=3 + 2 + 5 + len(chosen) + lists,
+    )
+
+
+def _spread(files: Sequence[DataFile], most: int | None) -> list[DataFile]:
+    """At most so many files, evenly from the first to the last."""
+    if most is None or len(files) <= most:
+        return list(files)
+    return [files[number * len(files) // most] for number in range(most)]
+
+
+def _records(
+    store: Store, files: Sequence[DataFile], there: Mapping[str, int]
+) -> dict[str, dict[str, Any] | None]:
+    """The commit records of these files as they are, None where there is no sound one."""
+    paths = {record_path(file.name): file.name for file in files}
+    wanted = [path for path in paths if path.rpartition("/")[2] in there]
+    found: dict[str, dict[str, Any] | None] = dict.fromkeys(paths.values())
+    for path, data in store.read_many(wanted, MAX_RECORD_BYTES):
+        try:
+            name = paths[path]
+            base, generation = split_generation(name)
+            found[name] = parse_json(data) | {"name": name, "base": base, "generation": generation}
+        except ValueError:
+            continue
+    return found
+
+
+def _columns(
+    records: Sequence[Mapping[str, Any]], files: Sequence[DataFile]
+) -> tuple[Counter[str], float]:
+    """Bytes of each column in these data files, and by how much all files are more."""
+    columns: Counter[str] = Counter()
+    for record in records:
+        columns.update(record.get("column_bytes") or {})
+    known = sum(record.get("bytes", 0) for record in records)
+    total = sum(file.bytes for file in files)
+    return columns, total / known if known else 0.0
+
+
+def _model(dataset: Dataset) -> ModelFacts:
+    store, parameters = dataset.store, dataset.parameters
+    there = store.sizes(model_folder(dataset.model_id))
+    card: dict[str, Any] = {}
+    if zoo.CARD_FILE in there:
+        try:
+            card = parse_json(store.read(card_path(dataset.model_id), MAX_RECORD_BYTES))
+        except ValueError:
+            card = {}
+    return ModelFacts(
+        dataset.model_id,
+        str(parameters.get("codec", "")),
+        int(parameters.get("model_layers", dataset.num_layers)),
+        name=zoo.shipped_model(dataset.model_id) or "",
+        recipe=str(card.get("recipe", "")),
+        about=str(card.get("about", "")),
+        present=zoo.MODEL_FILE in there,
+    )
+
+
+def _deletions(store: Store) -> tuple[Deletions | None, int, list[str]]:
+    """What was deleted, how many files say so, and which of them is damaged."""
+    deletions = Deletions(store)
+    try:
+        return deletions.read(), deletions.files, []
+    except DamagedDeletionError as error:
+        return None, 0, [f"{error.path} is damaged: {RESTORE}"]
+
+
+# -- health ---------------------------------------------------------------------------------------
+
+
+def _problems(
+    files: Sequence[DataFile],
+    sizes: Mapping[str, Mapping[str, int]],
+    records: Mapping[str, Mapping[str, Any] | None],
+) -> Iterator[str]:
+    """Where the manifest, the records and the sizes of files contradict each other."""
+    for file in files:
+        places = [(data_path(file.name), DATA, file.bytes)]
+        if file.index is not None:
+            places.append((index_path(file.name), INDEX, file.index["bytes"]))
+        for path, folder, size in places:
+            found = sizes[folder].get(path.rpartition("/")[2])
+            if found is None:
+                yield f"{path} is gone"
+            elif found != size:
+                yield f"{path} has {found} bytes, and had {size} when it was written"
+        if record_path(file.name).rpartition("/")[2] not in sizes[COMMITS]:
+            yield f"{record_path(file.name)} is gone"
+        elif file.name in records and not _agrees(file, records[file.name]):
+            yield f"{record_path(file.name)} does not say what the manifest says"
+
+
+def _agrees(file: DataFile, record: Mapping[str, Any] | None) -> bool:
+    try:
+        return record is not None and entry_of(record) == file.record
+    except (LookupError, TypeError):
+        return False
+
+
+def _model_problems(model: ModelFacts) -> list[str]:
+    return [] if model.present else [f"{model_folder(model.id)}/{zoo.MODEL_FILE} is gone"]
+
+
+def _unfinished(files: Sequence[DataFile], sizes: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """What jobs have begun and not ended."""
+    listed = dict(split_generation(file.name) for file in files)
+    recorded = (
+        split_generation(name.removesuffix(RECORD_SUFFIX))
+        for name in sizes[COMMITS]
+        if name.endswith(RECORD_SUFFIX)
+    )
+    newer = sum(generation > listed.get(base, -1) for base, generation in recorded)
+    under_way = {name for name, _, _ in map(saved_rows, sizes[SAVED]) if name}
+    words = []
+    if newer:
+        words.append(
+            f"{plural(newer, 'data file')} recorded after the manifest: run the job again, which "
+            "lists them"
+        )
+    if under_way:
+        words.append(
+            f"rows of {plural(len(under_way), 'shard')} that a job has begun: it goes on with them"
+        )
+    return words
+
+
+def _to_be_deleted(dataset: Dataset, deletions: Deletions | None) -> list[str]:
+    if deletions is None:
+        return []
+    every = (deletions.left(split_generation(file.name)[0], file.record) for file in dataset.files)
+    count = sum(left for left in every if left > 0)
+    words = (
+        f"{plural(count, 'sample')} to be deleted that the manifest still has: run strata delete"
+    )
+    return [f"{words} again with the same keys"] if count else []
+
+
+# -- words ----------------------------------------------------------------------------------------
+
+
+def _contents(info: DatasetInfo) -> Iterator[str]:
+    counts, model = info.counts, info.model
+    name = model.name or f"not shipped, {model.recipe or 'unknown'} recipe"
+    yield f"{info.url} (manifest {info.manifest}, {plural(info.files, 'data file')})"
+    told = [f"{counts['bad']:,} bad", f"{counts['filtered']:,} filtered"]
+    told += [f"{counts['deleted']:,} deleted"] * bool(counts["deleted"])
+    yield (
+        f"pictures:  {counts['ok']:,} ({', '.join(told)}), {info.pixels / 1e6:,.1f} million pixels"
+    )
+    share = (
+        f", {100 * info.bytes / info.picture_bytes:.1f} % of these" if info.picture_bytes else ""
+    )
+    pictures, files, indexes = map(
+        size_in_words, (info.picture_bytes, info.bytes, info.index_bytes)
+    )
+    yield f"bytes:     {pictures} of picture files -> {files} of data files{share}"
+    yield f"           {indexes} of indexes"
+    originals = size_in_words(info.other_bytes["original"])
+    without = counts["rows"] - counts["ok"]
+    yield (
+        f"originals: of {plural(counts['kept'], 'picture')}"
+        + (f"; {originals} with those of bad samples" if counts["kept"] or without else "")
+    )
+    if counts["side_pictures"]:
+        yield f"           {plural(counts['side_pictures'], 'picture')} as side fields"
+    yield f"model:     {model.codec}, {plural(model.layers, 'layer')}: {name}; id {model.id}"
+    if model.about:
+        yield f"           {model.about}"
+
+
+def _by_layer(info: DatasetInfo) -> Iterator[str]:
+    if info.estimated:
+        yield f"estimated from {plural(info.records_read, 'record')} of {info.files:,}:"
+    yield f"  {'layer':8} {'bytes':>12} {'bits per pixel up to it':>24}"
+    for layer in info.layers:
+        size = size_in_words(layer.bytes)
+        yield f"  {layer.number:<8} {size:>12} {layer.bits_per_pixel:24.3f}"
+    others = {"headers": info.header_bytes, **info.other_bytes}
+    told = [f"{name} {size_in_words(size)}" for name, size in others.items() if size]
+    yield f"  besides: {', '.join(told) or 'nothing'}"
+
+
+def _origin(info: DatasetInfo) -> Iterator[str]:
+    yield "plan:"
+    yield from (f"  {line}" for line in info.plan)
+    size = sum(one["bytes"] for one in info.inputs)
+    yield f"inputs:    {len(info.inputs):,}, {size_in_words(size)}"
+    yield from (f"  {one['url']} ({size_in_words(one['bytes'])})" for one in info.inputs[:LISTED])
+    yield from _more(info.inputs)
+    if info.failed:
+        yield f"inputs that could not be compressed: {len(info.failed):,}"
+        yield from (f"  {one['url']}: {one['error']}" for one in info.failed[:LISTED])
+        yield from _more(info.failed)
+
+
+def _health(info: DatasetInfo) -> Iterator[str]:
+    for line in info.unfinished:
+        yield f"unfinished: {line}"
+    if info.problems:
+        yield "problems (strata verify says more, and repairs):"
+        yield from (f"  {line}" for line in info.problems[:LISTED])
+        yield from _more(info.problems)
+    else:
+        yield (
+            f"health:    manifest, sizes of files and {plural(info.records_read, 'record')} agree "
+            f"({plural(info.requests, 'request')}); strata verify reads more, and finds garbage"
+        )
+
+
+def _more(items: Sequence[Any]) -> list[str]:
+    return [f"  ... and {len(items) - LISTED:,} more"] if len(items) > LISTED else []

@@ -1,0 +1,60 @@
+"""Sizes and plans in words."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from codec.images.files import MAX_PIXELS
+
+_KEPT = {
+    "never": "no original is kept",
+    "bad": "originals of bad samples are kept",
+    "larger": "originals are kept of bad samples, and of pictures whose file is smaller or better",
+    "always": "all originals are kept",
+}
+_SAID = ("format", "schema", "codec", "model_id", "model_layers", "layers", "lossless")
+_UNITS = ("bytes", "kB", "MB", "GB", "TB")
+
+
+def size_in_words(count: float) -> str:
+    """Bytes in the unit that leaves one to three digits before the point."""
+    step = 0
+    while abs(count) >= 1000 and step < len(_UNITS) - 1:
+        count, step = count / 1000, step + 1
+    return f"{count:,.{1 if step else 0}f} {_UNITS[step]}"
+
+
+def plan_in_words(parameters: Mapping[str, Any]) -> list[str]:
+    """The parameters of a dataset's plan, a sentence each."""
+    layers, whole = parameters["layers"], parameters.get("model_layers")
+    of = f" of the model's {whole}" if whole is not None else ""
+    exact = "exact" if parameters.get("lossless") else "not exact in general"
+    lines = [f"layers: {layers}{of} are stored at most; pictures are {exact}"]
+    for name, value in parameters.items():
+        if name not in _SAID and value is not None and (words := _words(name, value)):
+            lines.append(words)
+    return lines
+
+
+def _words(name: str, value: Any) -> str:
+    match name:
+        case "fit_source":
+            return "a picture drops layers until it is no larger than its file" if value else ""
+        case "min_side":
+            return f"pictures below {value} pixels of width or height are filtered" if value else ""
+        case "max_pixels":
+            return f"pictures of more than {value:,} pixels are bad" if value != MAX_PIXELS else ""
+        case "max_sample_bytes":
+            return f"samples of more than {size_in_words(value)} are bad"
+        case "keep_original":
+            return _KEPT.get(value, f"originals: {value}")
+        case "min_psnr":
+            return f"where a stream stays below {value:g} dB, the original is kept"
+        case "codec_options":
+            return "codec: " + ", ".join(f"{key} {one}" for key, one in value.items())
+        case "merged":
+            return f"merged from archives of {len(value)} plans"
+        case "truncated":
+            changes = {k: v for k, v in value.items() if k not in ("dataset", "fingerprint")}
+            told = ", ".join(f"{key} {one}" for key, one in changes.items() if one is not None)
+            return f"copied from {value.get('dataset')}" + (f" ({told})" if told else "")
+    return f"{name.replace('_', ' ')}: {value}"
