@@ -91,6 +91,7 @@ def connect(address: str | None) -> None:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a Ray warning
+    os.environ.setdefault("RAY_COLOR_PREFIX", "0")  # of workers' lines: see ``streams``
     import ray
     from ray._common.utils import env_bool
     from ray._private import ray_constants

@@ -4,15 +4,16 @@ import argparse
 import json
 import math
 import os
+import re
 import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from codec.errors import StrataError
+from codec.errors import StrataError, printable
 
 from ..stores.gzip_limits import GzipLimits
 from . import cluster
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 STARTING = "starting: looking at options and inputs"
 INTERRUPTED = "interrupted: what is committed stays, the same command goes on from there"
 Options = TypeVar("Options", bound="DataclassInstance")
+_LINES = re.compile(r"\s*\n\s*")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 draining = threading.Event()
@@ -100,6 +102,9 @@ def _kind(value: Any) -> str:
 
 class _Parser(argparse.ArgumentParser):
     """Refuses empty arguments: those of a variable that is not set must not mean this folder."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         option = ""
@@ -306,7 +311,7 @@ def exit_code(
         try:
             return job() or 0
         except errors as error:
-            print(f"error: {error}", file=sys.stderr)
+            print("error:", printable(_LINES.sub(" ", str(error))), file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             print(interrupted, file=sys.stderr)

@@ -30,6 +30,8 @@ from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
+from codec.errors import printable
+
 from .filesystems import CONNECTIONS, StorageError, download, open_filesystem, storage_errors
 from .passing import s3_codes
 
@@ -143,8 +145,9 @@ def _machine() -> frozenset[str]:
 def _warn_of_no_locks(base: Path, reason: str) -> None:
     """Print a warning, once in a process."""
     print(
-        f"warning: {base}: this file system has no locks ({reason}), so what killed processes "
-        f"leave there ({SCRATCH}*) must be removed by hand; --scratch takes another folder",
+        f"warning: {printable(str(base))}: this file system has no locks ({reason}), so what "
+        f"killed processes leave there ({SCRATCH}*) must be removed by hand; --scratch takes "
+        "another folder",
         file=sys.stderr,
     )
 
