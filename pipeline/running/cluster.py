@@ -129,8 +129,15 @@ def connect(address: str | None) -> None:
         # Ray replaces this handler by one that prints a C++ stack and ends the process at once.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ClusterError(f"no Ray cluster at {wanted or 'this machine'}: {error}") from error
+    except Exception as error:  # Ray has dozens, and many that have no class of their own
+        reason = f"{type(error).__name__}: {error}"
+        if wanted:
+            raise ClusterError(f"no Ray cluster at {wanted}: {reason}") from error
+        raise ClusterError(
+            f"Ray does not start on this machine: {reason}. It needs room, memory and the right to "
+            f"write in {options['_temp_dir'] or usual_folder()}, where its logs may say more; "
+            "RAY_TMPDIR chooses another folder"
+        ) from error
     finally:
         if private:
             del os.environ[_REACHABLE]
@@ -151,12 +158,17 @@ def _check_that_somebody_listens(address: str) -> None:
         ) from error
 
 
+def usual_folder() -> str:
+    """Where Ray keeps its sockets and logs, unless it is told otherwise."""
+    return f"{os.environ.get('RAY_TMPDIR') or tempfile.gettempdir()}/ray"
+
+
 def ray_folder() -> str | None:
     """A short folder for a private Ray where the usual one is too long for its sockets, or None.
 
     Raises ClusterError where there is none.
     """
-    usual = f"{os.environ.get('RAY_TMPDIR') or tempfile.gettempdir()}/ray"
+    usual = usual_folder()
     if len(os.fsencode(usual + _SOCKET)) <= MAX_SOCKET_PATH:
         return None
     if not os.access(SHORT_FOLDER, os.W_OK | os.X_OK):

@@ -1,6 +1,7 @@
 """What the jobs' command lines share: running options, signals, messages and exit codes."""
 
 import argparse
+import errno
 import json
 import math
 import os
@@ -28,6 +29,7 @@ STARTING = "starting: looking at options and inputs"
 INTERRUPTED = "interrupted: what is committed stays, the same command goes on from there"
 Options = TypeVar("Options", bound="DataclassInstance")
 _LINES = re.compile(r"\s*\n\s*")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 draining = threading.Event()
@@ -303,19 +305,28 @@ def exit_code(
 ) -> int:
     """Run ``job`` and return its exit code, by default 0.
 
-    One of ``errors`` is printed and gives 2, a KeyboardInterrupt prints ``interrupted`` and gives
-    130. What cannot be printed, because nobody reads it any more, changes none of this.
+    One of ``errors``, or a full disk, is printed and gives 2, a KeyboardInterrupt prints
+    ``interrupted`` and gives 130. What cannot be printed, because nobody reads it any more, changes none of this.
     """
     with streams_that_may_close():
         print(STARTING, file=sys.stderr, flush=True)
         try:
             return job() or 0
         except errors as error:
-            print("error:", printable(_LINES.sub(" ", str(error))), file=sys.stderr)
+            _tell(str(error))
+            return 2
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            _tell(f"{error}: make room, or choose other folders (--output, --scratch, TMPDIR)")
             return 2
         except KeyboardInterrupt:
             print(interrupted, file=sys.stderr)
             return 130
+
+
+def _tell(error: str) -> None:
+    print("error:", printable(_LINES.sub(" ", error)), file=sys.stderr)
 
 
 def run_job(job: Callable[[], Summary]) -> int:

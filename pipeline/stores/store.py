@@ -26,20 +26,21 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from fsspec.implementations.local import LocalFileSystem
 
 from codec.errors import printable
 
 from .filesystems import CONNECTIONS, StorageError, download, open_filesystem, storage_errors
-from .passing import s3_codes
+from .passing import may_pass, s3_codes
 
 __all__ = [
     "StorageError",
     "Store",
     "clear_scratch",
     "open_filesystem",
+    "scratch_errors",
     "scratch_folder",
     "storage_errors",
 ]
@@ -60,25 +61,47 @@ def scratch_folder(parent: str | None) -> Iterator[Path]:
 
     The process that makes a folder holds a lock on it as long as it lives. The next call on the
     same machine removes the folders of processes that were killed. On a file system without locks
-    (some network mounts) it removes none, and a warning says so.
+    (some network mounts) it removes none, and a warning says so. Raises StorageError where none can
+    be made.
     """
     base = _scratch_base(parent)
-    base.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(base)
-    folder = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=base))
+    with scratch_errors(base):
+        base.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(base)
+        folder = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=base))
     try:
-        with open(folder / f"{LOCK}.new", "wb") as lock:
-            lock.write("\n".join(_machine()).encode())
-            lock.flush()
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            except OSError as error:
-                _warn_of_no_locks(base, error.strerror)
-            else:
-                os.rename(lock.name, folder / LOCK)  # it appears under this name with its lock held
+        with scratch_errors(base):
+            lock = _lock(base, folder)
+        with lock:
             yield folder
     finally:
         _remove_scratch(folder)
+
+
+def _lock(base: Path, folder: Path) -> BinaryIO:
+    """The lock of this process on a scratch folder in ``base``; raises OSError."""
+    lock = open(folder / f"{LOCK}.new", "wb", buffering=0)  # noqa: SIM115 - closed by the caller
+    lock.write("\n".join(_machine()).encode())
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError as error:
+        _warn_of_no_locks(base, error.strerror)
+    else:
+        os.rename(lock.name, folder / LOCK)  # it appears under this name with its lock held
+    return lock
+
+
+@contextmanager
+def scratch_errors(folder: Path) -> Iterator[None]:
+    """Turn errors of the local file system, such as a full disk, into a StorageError."""
+    try:
+        yield
+    except OSError as error:
+        message = (
+            f"{folder}: temporary files cannot be written: {error.strerror or error}: make room, "
+            "or give another folder (--scratch)"
+        )
+        raise StorageError(message, passing=may_pass(error)) from error
 
 
 def clear_scratch(parent: str | None, patience: float = 0.0) -> None:
