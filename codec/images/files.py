@@ -99,8 +99,8 @@ class Picture:
 def read_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Picture:
     """Decode the bytes of an image file. Safe to call from several threads.
 
-    Threads wait while others read ``MAX_PIXELS`` pixels or more together. ``max_pixels`` is compared
-    with the size in the file's header, before anything is decoded. Raises BrokenImageError when
+    Threads wait while others read ``MAX_PIXELS`` pixels or more together. The size in the file's
+    header is compared with ``max_pixels`` before anything is decoded. Raises BrokenImageError when
     the bytes are not a whole picture, and UnsupportedImageError when they may be, but one that
     8-bit RGB(A) or the limits do not allow. Never any other exception.
     """

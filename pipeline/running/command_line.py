@@ -306,7 +306,8 @@ def exit_code(
     """Run ``job`` and return its exit code, by default 0.
 
     One of ``errors``, or a full disk, is printed and gives 2, a KeyboardInterrupt prints
-    ``interrupted`` and gives 130. What cannot be printed, because nobody reads it any more, changes none of this.
+    ``interrupted`` and gives 130. What cannot be printed, because nobody reads it any more, changes
+    none of this.
     """
     with streams_that_may_close():
         print(STARTING, file=sys.stderr, flush=True)
