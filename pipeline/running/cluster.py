@@ -7,7 +7,7 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,17 @@ _SOCKET = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 MAX_SOCKET_PATH = 107
 SHORT_FOLDER = "/tmp"
 CPUS_PER_GPU = 4  # for GPU machines that have not been started yet
+
+
+class _OnlyOurs(list[str]):
+    """Where workers look for packages first.
+
+    Ray adds the folders of the script and of the user, in front, where anything may be called
+    ``codec`` or ``pipeline``.
+    """
+
+    def extend(self, paths: Iterable[str]) -> None:
+        pass
 
 
 class ClusterError(StrataError):
@@ -116,6 +127,9 @@ def connect(address: str | None) -> None:
         if not inside_ray_job():
             # Workers on other machines need our two packages; inside a job they have them.
             options["runtime_env"] = {"py_modules": [str(root / "codec"), str(root / "pipeline")]}
+    if not inside_ray_job() and not (wanted or "").startswith("ray://"):
+        ours = _OnlyOurs([str(root)])
+        options["job_config"] = ray.job_config.JobConfig(_py_driver_sys_path=ours)
     # Ray's processes inherit the variable. What else this process starts must not.
     private = not wanted and _REACHABLE not in os.environ
     if private:
