@@ -1,4 +1,4 @@
-"""What the command ``strata`` starts, whatever else is called ``jobs``, ``pipeline`` or ``codec``."""
+"""What the command ``strata`` starts: a name that other packages do not have."""
 
 import sys
 from pathlib import Path
