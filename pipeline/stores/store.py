@@ -20,7 +20,6 @@ import stat
 import sys
 import tempfile
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -33,6 +32,7 @@ from fsspec.implementations.local import LocalFileSystem
 from codec.errors import printable
 
 from .filesystems import CONNECTIONS, StorageError, download, open_filesystem, storage_errors
+from .parts import clear_parts, publish
 from .passing import may_pass, s3_codes
 
 __all__ = [
@@ -412,32 +412,16 @@ class Store:
         raise AssertionError  # the last round returns or raises
 
     def _create_locally(self, name: str, content: bytes | Path) -> bool:
-        """Write beside the target, then link, so that the name appears with all its bytes."""
         target = Path(self.path(name))
         if target.exists():
             return False
         target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f".{uuid.uuid4().hex}.part")  # short: the target may fill 255 bytes
-        try:
-            with open(part, "xb") as out:
-                if isinstance(content, Path):
-                    with open(content, "rb") as source:
-                        shutil.copyfileobj(source, out, 1 << 20)
-                else:
-                    out.write(content)
-                out.flush()
-                os.fsync(out.fileno())
-            try:
-                os.link(part, target)
-            except FileExistsError:
-                return False
-            except OSError:  # no hard links here (FAT, some FUSE mounts): rename, after a look
-                if target.exists():
-                    return False
-                os.rename(part, target)
-            return True
-        finally:
-            part.unlink(missing_ok=True)
+        return publish(target, content)
+
+    def clear_parts(self, folder: str = "", deep: bool = False) -> None:
+        """Remove what killed jobs left half-written in a local store; see ``parts``."""
+        if self.is_local:
+            clear_parts(Path(self.path(folder)), deep)
 
     def refuses_overwriting(self, name: str) -> bool:
         """Whether the store honours create-only writes, tried with the content of ``name``.
