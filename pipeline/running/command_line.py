@@ -1,6 +1,7 @@
 """What the jobs' command lines share: running options, signals, messages and exit codes."""
 
 import argparse
+import contextlib
 import errno
 import json
 import math
@@ -31,6 +32,10 @@ Options = TypeVar("Options", bound="DataclassInstance")
 _LINES = re.compile(r"\s*\n\s*")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+LAST_SECONDS = 3.0  # from the second signal until everything is killed
+_told = threading.Event()  # that the job was interrupted
+_ending: list[threading.Timer] = []
 
 draining = threading.Event()
 """Set by the first SIGTERM or SIGINT of a job."""
@@ -322,7 +327,8 @@ def exit_code(
             _tell(f"{error}: make room, or choose other folders (--output, --scratch, TMPDIR)")
             return 2
         except KeyboardInterrupt:
-            print(interrupted, file=sys.stderr)
+            print(interrupted, file=sys.stderr, flush=True)
+            _told.set()
             return 130
 
 
@@ -335,9 +341,11 @@ def run_job(job: Callable[[], Summary]) -> int:
 
     The first SIGTERM or SIGINT sets ``draining``, which the job is expected to look at (through
     ``stop_reason``) and end early with a summary whose ``stopped`` says so; the second raises
-    KeyboardInterrupt in it. Both end in exit code 130.
+    KeyboardInterrupt in it, and the process is gone ``LAST_SECONDS`` later at the latest. Both end
+    in exit code 130.
     """
     draining.clear()
+    _told.clear()
     for number in _SIGNALS:
         signal.signal(number, _stop)
     done: list[Summary] = []
@@ -349,6 +357,8 @@ def run_job(job: Callable[[], Summary]) -> int:
             for number in _SIGNALS:
                 signal.signal(number, signal.SIG_IGN)
             cluster.disconnect()
+            while _ending:
+                _ending.pop().cancel()
         if not done:
             return code
         (summary,) = done
@@ -359,8 +369,21 @@ def run_job(job: Callable[[], Summary]) -> int:
         return summary.exit_code
 
 
+def _end_at_once() -> None:
+    """End this process and those below it, whatever they wait for."""
+    cluster.kill_processes()
+    if not _told.is_set():
+        with contextlib.suppress(OSError):
+            os.write(2, f"{INTERRUPTED}\n".encode())
+    os._exit(130)
+
+
 def _stop(number: int, frame: FrameType | None) -> None:
     if draining.is_set():
+        # On a busy machine Ray takes its time to end.
+        _ending.append(threading.Timer(LAST_SECONDS, _end_at_once))
+        _ending[-1].daemon = True
+        _ending[-1].start()
         raise KeyboardInterrupt
     draining.set()
     message = "stopping: finishing or saving the shards under way (again to stop at once)"
