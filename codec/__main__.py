@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .errors import InvalidModelError, StrataError, UnknownModelError
+from .errors import InvalidModelError, StrataError, UnknownModelError, printable
 from .models.zoo import (
     MODEL_FILE,
     list_models,
@@ -33,7 +33,8 @@ def _show(name: str) -> None:
     path = model_file(name)
     config, tensors = read_model(path)
     print(f"{path}\nid {model_id(path)}\n{sum(t.numel() for t in tensors.values()):,} numbers")
-    print(json.dumps({"card": read_card(path), "config": config}, indent=2, ensure_ascii=False))
+    shown = json.dumps({"card": read_card(path), "config": config}, indent=2, ensure_ascii=False)
+    print("\n".join(map(printable, shown.split("\n"))))
 
 
 def _import(source: Path, out: Path, learned_schedule: bool) -> None:
@@ -151,7 +152,7 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             _import(options.source, options.out, options.learned_schedule)
     except StrataError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 1
     return 0
 

@@ -175,7 +175,8 @@ class Helper:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=[file],
-            env={**os.environ, "PYTHONPATH": path},
+            # Without the folder that the job was started in, where anything may be called codec.
+            env={**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"},
         )
         self._end = weakref.finalize(self, _end, self._process)
 

@@ -50,3 +50,13 @@ class UnsupportedImageError(StrataError):
 
 class BrokenImageError(StrataError):
     """The bytes of a picture are empty, cut short or damaged: there is no whole picture in them."""
+
+
+def printable(text: str) -> str:
+    """``text`` in one line that any terminal can show: control characters, surrogates escaped.
+
+    Names of files and keys may hold what moves the cursor, or what a terminal obeys.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -6,7 +6,7 @@ What says otherwise becomes an ICC profile, so that there is one way of converti
 import io
 import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms
@@ -15,6 +15,7 @@ from ..errors import UnsupportedImageError
 from .broken import boxes
 from .png import profile_of
 
+ToArray = Callable[[Image.Image], np.ndarray]
 SAME_COLOUR = 2  # levels of 255: two writings of sRGB differ by that much through rounding alone
 # White, red, green, blue as x and y (ITU-T H.273, table 2; IEC 61966-2-1; Adobe RGB 1998).
 _D65 = (0.3127, 0.3290)
@@ -217,32 +218,34 @@ def _fixed(numbers: Sequence[float] | np.ndarray) -> bytes:
     return b"".join(struct.pack(">i", round(float(number) * 65536)) for number in numbers)
 
 
-def to_srgb(colour: Image.Image, icc: bytes | None, notes: list[str]) -> np.ndarray:
-    """Colours of mode L, RGB or CMYK to ``(H, W, 3) uint8`` sRGB, by the file's profile if any."""
+def to_srgb(mode: str, icc: bytes | None, notes: list[str]) -> ToArray:
+    """What makes ``(H, W, 3) uint8`` sRGB of a picture of mode L, RGB or CMYK, or of its parts.
+
+    By the file's profile, if it has one.
+    """
     if icc:
         try:
-            converted = _through_profile(colour, icc, notes)
+            convert = _through_profile(mode, icc, notes)
         except Exception as error:  # lcms and its wrapper raise several kinds
             notes.append(f"broken ICC profile ignored ({error})")
         else:
-            if converted is not None:
-                return np.asarray(converted)
-    if colour.mode == "CMYK":
+            if convert is not None:
+                return convert
+    if mode == "CMYK":
         notes.append("CMYK converted without a usable profile")
-    return np.asarray(colour if colour.mode == "RGB" else colour.convert("RGB"))
+    return lambda colour: np.asarray(colour if mode == "RGB" else colour.convert("RGB"))
 
 
-def _through_profile(colour: Image.Image, icc: bytes, notes: list[str]) -> np.ndarray | None:
+def _through_profile(given: str, icc: bytes, notes: list[str]) -> ToArray | None:
     """Convert by an ICC profile; None where the profile is sRGB and the pixels stay untouched."""
     profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
     space = str(profile.profile.xcolor_space).strip()
     name = (profile.profile.profile_description or space).strip()
-    is_grey = colour.mode == "L"
-    if space == "RGB" and is_grey:
-        colour = colour.convert("RGB")
+    is_grey = given == "L"
+    taken = "RGB" if space == "RGB" and is_grey else given
     mode = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}.get(space)
-    if mode != colour.mode:
-        notes.append(f"ICC profile '{name}' ignored: it is for {space}, not for {colour.mode}")
+    if mode != taken:
+        notes.append(f"ICC profile '{name}' ignored: it is for {space}, not for {taken}")
         return None
     transform = ImageCms.buildTransform(
         profile,
@@ -258,12 +261,18 @@ def _through_profile(colour: Image.Image, icc: bytes, notes: list[str]) -> np.nd
         moved = np.asarray(ImageCms.applyTransform(probe, transform), np.int16)
         if np.abs(moved - same).max() <= SAME_COLOUR:
             return None
-    rgb = np.asarray(ImageCms.applyTransform(colour, transform))
-    if is_grey:  # a grey picture stays grey, whatever the white point rounds to
-        rgb = np.repeat(rgb[..., 1:2], 3, axis=2)
+    else:
+        ImageCms.applyTransform(Image.new("CMYK", (1, 1)), transform)  # may fail here, not later
     source = name if name.startswith(TOLD) else f"ICC profile '{name}'"
     notes.append(f"converted to sRGB from {source}")
-    return rgb
+
+    def convert(colour: Image.Image) -> np.ndarray:
+        colour = colour if colour.mode == mode else colour.convert(mode)
+        rgb = np.asarray(ImageCms.applyTransform(colour, transform))
+        # A grey picture stays grey, whatever the white point rounds to.
+        return np.repeat(rgb[..., 1:2], 3, axis=2) if is_grey else rgb
+
+    return convert
 
 
 def _probe(mode: str) -> Image.Image:

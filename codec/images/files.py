@@ -25,15 +25,18 @@ from PIL.WebPImagePlugin import WebPImageFile
 from ..errors import BrokenImageError, CorruptStreamError, UnsupportedImageError
 from .broken import END_IS_LOST, check_end, check_scans, without_metadata
 from .colour import to_srgb, told_profile
+from .memory import Room, pixel_hash, to_arrays
 from .png import read_png
 
-MAX_PIXELS = 1 << 27  # 134 megapixels: 400 MB of RGB, which a small worker can still hold
+MAX_PIXELS = 1 << 27  # 134 megapixels, for which reading takes 0.6 to 2.2 GB
 # What names of pictures end in. Some are of formats that are not supported, which is then said.
 EXTENSIONS = frozenset(
     {"jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "dib", "tif", "tiff"}
     | {"ppm", "pgm", "pbm", "pnm", "jp2", "j2k", "jpx", "avif", "heic", "heif", "jxl", "tga", "ico"}
 )
 MAX_WEBP_SIDE, MAX_JPEG_SIDE, MAX_AVIF_SIDE = 16_383, 65_500, 65_535
+
+room = Room(MAX_PIXELS)  # of this process
 
 # The decoders are called directly, not through Image.open: that one consults a process-wide pixel
 # limit and a list of fifty formats, several of which run other programs or were never fuzzed.
@@ -96,15 +99,17 @@ class Picture:
 def read_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Picture:
     """Decode the bytes of an image file. Safe to call from several threads.
 
-    ``max_pixels`` is compared with the size in the file's header, before anything is decoded.
-    Raises BrokenImageError when the bytes are not a whole picture, and UnsupportedImageError when
-    they may be, but one that 8-bit RGB(A) or the limits do not allow. Never any other exception.
+    Threads wait while others read ``MAX_PIXELS`` pixels or more together. The size in the file's
+    header is compared with ``max_pixels`` before anything is decoded. Raises BrokenImageError when
+    the bytes are not a whole picture, and UnsupportedImageError when they may be, but one that
+    8-bit RGB(A) or the limits do not allow. Never any other exception.
     """
     if not data:
         raise BrokenImageError("the image file is empty (0 bytes)")
     format = _sniff(data)
     try:
-        return _decode(data, format, max_pixels)
+        with room.taken(_claimed_pixels(data, format, max_pixels)):
+            return _decode(data, format, max_pixels)
     except (UnsupportedImageError, BrokenImageError):
         raise
     except (MemoryError, Image.DecompressionBombError) as error:
@@ -148,12 +153,24 @@ def _sniff(data: bytes) -> str:
     return format
 
 
+def _claimed_pixels(data: bytes, format: str, max_pixels: int) -> int:
+    """How many pixels will be decoded: 0 for what is refused, all there is room for if unclear."""
+    try:
+        if format == "png":
+            width, height = struct.unpack(">2I", data[16:24])
+        else:
+            width, height = _DECODERS[format](io.BytesIO(data)).size
+    except Exception:  # decoders raise anything at all on damaged files
+        return room.most
+    return width * height if width * height <= max_pixels else 0
+
+
 def _decode(data: bytes, format: str, max_pixels: int) -> Picture:
     notes: list[str] = []
     png = read_png(data, notes) if format == "png" else None
 
-    def pixels(data: bytes) -> np.ndarray:
-        return np.asarray(_open(data, format, max_pixels))
+    def pixels(data: bytes) -> bytes:
+        return pixel_hash(_open(data, format, max_pixels))
 
     if png is None:
         data = check_end(data, format, pixels, notes)
@@ -195,8 +212,10 @@ def _decode(data: bytes, format: str, max_pixels: int) -> Picture:
         check_scans(data, corner, pixels, notes)
     if "mp" in image.info:
         notes.append("JPEG with several pictures (MPO): only the main one is kept")
-    alpha, colour = _split_alpha(image, notes)
-    rgb = to_srgb(colour, profile, notes)
+    with_alpha, mode = _modes(image, notes)
+    _release_decoder(image)
+    rgb, alpha = to_arrays(image, with_alpha, mode, to_srgb(mode, profile, notes))
+    del image  # turning makes a copy
     if orientation in _UPRIGHT:
         notes.append(f"EXIF orientation {orientation} applied")
         if format != "tiff":  # Pillow turns TIFF files, and only those, while loading
@@ -270,22 +289,23 @@ def _orientation(image: ImageFile.ImageFile, notes: list[str]) -> int:
         return 1
 
 
-def _split_alpha(
-    image: ImageFile.ImageFile, notes: list[str]
-) -> tuple[np.ndarray | None, Image.Image]:
-    """Alpha ``(H, W) uint8`` or None, and the colours as mode L, RGB or CMYK."""
-    mode, colour = image.mode, image
+def _release_decoder(image: ImageFile.ImageFile) -> None:
+    """Free what Pillow keeps of a loaded WebP for later frames: 12 bytes a pixel."""
+    if isinstance(image, WebPImageFile):
+        image._decoder = None
+        image.fp = None
+
+
+def _modes(image: ImageFile.ImageFile, notes: list[str]) -> tuple[str | None, str]:
+    """The mode to take alpha from, or None, and the mode of the colours: L, RGB or CMYK."""
+    mode = image.mode
     if mode not in ("L", "RGB"):
         notes.append(f"converted from {_MODE_WORDS.get(mode, mode)}")
     if not image.has_transparency_data:
-        if mode == "1":
-            return None, image.convert("L")
-        return None, image if mode in ("L", "RGB", "CMYK") else image.convert("RGB")
+        return None, "L" if mode == "1" else mode if mode in ("L", "RGB", "CMYK") else "RGB"
     if "transparency" in image.info and mode in ("1", "L", "RGB"):
         notes.append("transparent colour (tRNS) became an alpha channel")
-    with_alpha = colour.convert("LA" if mode in ("1", "L", "LA", "La") else "RGBA")
-    alpha = np.asarray(with_alpha.getchannel("A"))
-    return alpha, with_alpha.convert("L" if with_alpha.mode == "LA" else "RGB")
+    return ("LA", "L") if mode in ("1", "L", "LA", "La") else ("RGBA", "RGB")
 
 
 _MODE_WORDS = {

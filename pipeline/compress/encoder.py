@@ -11,6 +11,7 @@ calls it.
 
 import hashlib
 import threading
+import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -41,6 +42,9 @@ from .settings import CompressSettings
 # A larger sample is a window of its own. What is read ahead may be more by one sample per loader
 # thread, because the size of a picture is unknown before it is decoded.
 WINDOW_BYTES = 3 << 25
+# The rows of a window are there together. No more than this must be lost with a worker, beside what
+# was not saved yet; so windows are smaller where the device is slow.
+WINDOW_SECONDS = 60.0
 WINDOW_ROWS = 256
 BATCH_PIXELS = 1 << 22
 SYSTEMATIC = 8  # failures, and no success before: the codec is broken, not the pictures
@@ -100,6 +104,7 @@ class SampleEncoder:
         self._queued: deque[Future[Any]] = deque()  # on the device, or waiting for it
         self._coding: deque[Future[list[EncodedImage]]] = deque()
         self._batch_pixels = BATCH_PIXELS
+        self._window_bytes = WINDOW_BYTES
         self._clock = StageClock()
         self._encoded = self._failed = 0  # pictures of this shard
         self._on_coded: Callable[[int], None] = lambda count: None
@@ -134,13 +139,24 @@ class SampleEncoder:
         """
         self._clock, self._on_coded = clock, on_coded
         self._encoded = self._failed = 0
+        self._window_bytes = min(3 * BATCH_PIXELS, WINDOW_BYTES)  # until it is known what is slow
         waiting: deque[tuple[list[Loaded], list[_Batch]]] = deque()
+        ended = time.monotonic()
+
+        def finish() -> list[Row]:
+            nonlocal ended
+            window, batches = waiting.popleft()
+            rows = self._finish(window, batches, on_rows, strict)
+            self._fit_windows(window, time.monotonic() - ended)
+            ended = time.monotonic()
+            return rows
+
         for window in self._windows(file, samples, skip or {}):
             waiting.append((window, self._begin(window)))
             if len(waiting) > 1:
-                yield from self._finish(*waiting.popleft(), on_rows, strict)
+                yield from finish()
         while waiting:
-            yield from self._finish(*waiting.popleft(), on_rows, strict)
+            yield from finish()
 
     # -- bytes to pixels --------------------------------------------------------------------------
 
@@ -158,7 +174,13 @@ class SampleEncoder:
         limits = {"budget": WINDOW_BYTES, "count": WINDOW_ROWS, "threads": threads}
         loaded = ahead_within(self._loaders, load, samples, cost, **limits)
         first = self.settings.batch_size  # few, because the device waits for them
-        return windows(loaded, cost, WINDOW_BYTES, WINDOW_ROWS, first)
+        return windows(loaded, cost, lambda: self._window_bytes, WINDOW_ROWS, first)
+
+    def _fit_windows(self, window: list[Loaded], seconds: float) -> None:
+        """Let the next windows take as long as they may, by how long this one took."""
+        cost = sum(loaded.cost for loaded in window)
+        fitting = WINDOW_SECONDS * cost / max(seconds, 1e-3)
+        self._window_bytes = int(min(max(fitting, 1), WINDOW_BYTES))
 
     def load(self, file: ShardFile, index: int, sample: Sample, skip: str | None = None) -> Loaded:
         """Read a sample's fields and decode its picture, or say why it has none."""

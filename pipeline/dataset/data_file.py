@@ -214,13 +214,20 @@ def _is_damage(error: Exception) -> bool:
 
 
 def group_bounds(metadata: pq.FileMetaData) -> list[Bounds | None]:
-    """The lowest and the highest key of each row group, by its statistics."""
-    return [_bounds(metadata.row_group(group)) for group in range(metadata.num_row_groups)]
+    """The lowest and the highest key of each row group, by its statistics.
+
+    Raises ValueError for keys of which the footer tells two types: pyarrow would end the process.
+    """
+    groups = map(metadata.row_group, range(metadata.num_row_groups))
+    return [_bounds(group, metadata.schema) for group in groups]
 
 
-def _bounds(columns: pq.RowGroupMetaData) -> Bounds | None:
-    for column in map(columns.column, range(columns.num_columns)):
+def _bounds(columns: pq.RowGroupMetaData, schema: pq.ParquetSchema) -> Bounds | None:
+    for number in range(columns.num_columns):
+        column = columns.column(number)
         if column.path_in_schema == "key":
+            if column.physical_type != schema.column(number).physical_type:
+                raise ValueError(f"its keys are described as {column.physical_type}")
             statistics = column.statistics
             if statistics is not None and statistics.has_min_max:
                 return str(statistics.min), str(statistics.max)

@@ -10,7 +10,7 @@ from typing import Any
 from ..running.progress.summary import Problem, Summary, plural
 from ..running.tasks import Outcome
 from ..stores.store import Store, storage_errors
-from .layout import DATA, SUFFIX
+from .layout import COMMITS, DATA, INDEX, SUFFIX
 from .ledger import (
     Ledger,
     NewerManifestError,
@@ -63,6 +63,8 @@ def run_dataset_job(
         named = sources(done)
         create_only = plan.establish(store)
         publish_model()
+        for folder in ("", DATA, INDEX, COMMITS):
+            store.clear_parts(folder)
     if not create_only:
         summary.notes.append(
             f"warning: {store.url} ignores create-only writes: run one job at a time on it"

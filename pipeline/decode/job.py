@@ -31,7 +31,7 @@ from .request import (
     written_quality,
 )
 from .samples import COUNTS
-from .targets import DECODE_COMMITS, DECODE_PLAN, finished_tars
+from .targets import DECODE_COMMITS, DECODE_PLAN, clear_parts, finished_tars
 from .worker import ShardDecoder, remove_decoded
 
 __all__ = ["DecodeOptions", "decode"]
@@ -59,15 +59,17 @@ def _decode(options: DecodeOptions, request: Request, stop: Stop, log: EventLog)
     ledger = Ledger(store, plan.fingerprint, DECODE_COMMITS)
     summary = begin_summary("decoded", request, options)
     files = [file for file, _ in request.files]
+    as_tar = options.format == "webdataset"
     with storage_errors(store.url, "cannot be written"):
         if not plan.establish(store):
             summary.notes.append(f"warning: {store.url} ignores create-only writes")
         done = ledger.records()
-        if options.format == "webdataset":
+        if as_tar:
             done, lost = finished_tars(ledger, done)
             summary.notes += [f"warning: {name}.tar was lost and is written again" for name in lost]
         _remove_superseded(store, files, done)
     missing = [(file, keys) for file, keys in request.files if file.name not in done]
+    clear_parts(store, () if as_tar else [split_generation(file.name)[0] for file, _ in missing])
     summary.resumed = len(files) - len(missing)
     outcomes = run_job_tasks(
         "decoding",

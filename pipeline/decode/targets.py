@@ -5,7 +5,7 @@ import io
 import re
 import tarfile
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,14 @@ def publish_tar(store: Store, ledger: Ledger, name: str, local: Path, scratch: P
         scratch / "standing.tar",
         lambda it: filecmp.cmp(it, local, shallow=False) or ledger.exists(name),
     )
+
+
+def clear_parts(store: Store, folders: Iterable[str] = ()) -> None:
+    """Remove what killed jobs left half-written beside tars, or in these folders of files."""
+    for folder in ("", ".strata", DECODE_COMMITS):
+        store.clear_parts(folder)
+    for folder in folders:
+        store.clear_parts(folder, deep=True)
 
 
 def finished_tars(

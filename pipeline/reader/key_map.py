@@ -27,7 +27,7 @@ from ..dataset.index import BrokenIndexError
 from ..stores.cache import ByteCache
 from ..stores.filesystems import storage_errors
 from ..stores.ranges import AT_ONCE, Range, ShortReadError, read_ranges
-from ..stores.store import Store, scratch_folder
+from ..stores.store import Store, scratch_errors, scratch_folder
 from ..stores.threads import ahead
 from .blocks import IndexBlocks
 
@@ -150,7 +150,8 @@ def publish_key_map(store: Store, files: Sequence[DataFile], scratch: str | None
     url = f"{store.url}/{path}"
     with scratch_folder(scratch) as folder, storage_errors(url, "cannot be written"):
         local = folder / "keys.bin"
-        write_key_map(store, files, local, folder)
+        with scratch_errors(folder):
+            write_key_map(store, files, local, folder)
         standing = folder / "standing.bin"
         if standing == store.create_or_keep(
             path, local, standing, lambda it: filecmp.cmp(it, local, shallow=False)
@@ -175,7 +176,7 @@ def write_key_map(store: Store, files: Sequence[DataFile], local: Path, scratch:
         which = entries["hash"] >> shift
         for number in np.unique(which):
             with open(spills[number], "ab") as out:
-                entries[which == number].tofile(out)
+                out.write(entries[which == number].tobytes())
     with open(local, "wb") as out:
         buckets = 1 << bits
         head = _HEAD.pack(_MAGIC, buckets, count, 0)[:-4]

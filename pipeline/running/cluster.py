@@ -1,5 +1,6 @@
 """Reach a Ray cluster, or start a private one, and share its devices among workers."""
 
+import contextlib
 import os
 import secrets
 import signal
@@ -7,7 +8,7 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,17 @@ _SOCKET = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 MAX_SOCKET_PATH = 107
 SHORT_FOLDER = "/tmp"
 CPUS_PER_GPU = 4  # for GPU machines that have not been started yet
+
+
+class _OnlyOurs(list[str]):
+    """Where workers look for packages first.
+
+    Ray adds the folders of the script and of the user, in front, where anything may be called
+    ``codec`` or ``pipeline``.
+    """
+
+    def extend(self, paths: Iterable[str]) -> None:
+        pass
 
 
 class ClusterError(StrataError):
@@ -91,6 +103,7 @@ def connect(address: str | None) -> None:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a Ray warning
+    os.environ.setdefault("RAY_COLOR_PREFIX", "0")  # of workers' lines: see ``streams``
     import ray
     from ray._common.utils import env_bool
     from ray._private import ray_constants
@@ -115,6 +128,9 @@ def connect(address: str | None) -> None:
         if not inside_ray_job():
             # Workers on other machines need our two packages; inside a job they have them.
             options["runtime_env"] = {"py_modules": [str(root / "codec"), str(root / "pipeline")]}
+    if not inside_ray_job() and not (wanted or "").startswith("ray://"):
+        ours = _OnlyOurs([str(root)])
+        options["job_config"] = ray.job_config.JobConfig(_py_driver_sys_path=ours)
     # Ray's processes inherit the variable. What else this process starts must not.
     private = not wanted and _REACHABLE not in os.environ
     if private:
@@ -128,8 +144,15 @@ def connect(address: str | None) -> None:
         # Ray replaces this handler by one that prints a C++ stack and ends the process at once.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ClusterError(f"no Ray cluster at {wanted or 'this machine'}: {error}") from error
+    except Exception as error:  # Ray has dozens, and many that have no class of their own
+        reason = f"{type(error).__name__}: {error}"
+        if wanted:
+            raise ClusterError(f"no Ray cluster at {wanted}: {reason}") from error
+        raise ClusterError(
+            f"Ray does not start on this machine: {reason}. It needs room, memory and the right to "
+            f"write in {options['_temp_dir'] or usual_folder()}, where its logs may say more; "
+            "RAY_TMPDIR chooses another folder"
+        ) from error
     finally:
         if private:
             del os.environ[_REACHABLE]
@@ -150,12 +173,17 @@ def _check_that_somebody_listens(address: str) -> None:
         ) from error
 
 
+def usual_folder() -> str:
+    """Where Ray keeps its sockets and logs, unless it is told otherwise."""
+    return f"{os.environ.get('RAY_TMPDIR') or tempfile.gettempdir()}/ray"
+
+
 def ray_folder() -> str | None:
     """A short folder for a private Ray where the usual one is too long for its sockets, or None.
 
     Raises ClusterError where there is none.
     """
-    usual = f"{os.environ.get('RAY_TMPDIR') or tempfile.gettempdir()}/ray"
+    usual = usual_folder()
     if len(os.fsencode(usual + _SOCKET)) <= MAX_SOCKET_PATH:
         return None
     if not os.access(SHORT_FOLDER, os.W_OK | os.X_OK):
@@ -229,6 +257,21 @@ def _room(node: Mapping[str, float]) -> int:
 
 def _whole(cpus: float) -> float:
     return float(int(cpus)) if cpus >= 1 else cpus
+
+
+def kill_processes() -> None:
+    """Kill all processes below this one, as those of a private Ray, without waiting."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            # The name, which may hold anything, ends with the last bracket.
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+    below = {os.getpid()}
+    while found := {pid for pid, parent in parents.items() if parent in below} - below:
+        below |= found
+    for pid in below - {os.getpid()}:
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def disconnect() -> None:

@@ -1,18 +1,21 @@
 """What the jobs' command lines share: running options, signals, messages and exit codes."""
 
 import argparse
+import contextlib
+import errno
 import json
 import math
 import os
+import re
 import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from codec.errors import StrataError
+from codec.errors import StrataError, printable
 
 from ..stores.gzip_limits import GzipLimits
 from . import cluster
@@ -26,7 +29,13 @@ if TYPE_CHECKING:
 STARTING = "starting: looking at options and inputs"
 INTERRUPTED = "interrupted: what is committed stays, the same command goes on from there"
 Options = TypeVar("Options", bound="DataclassInstance")
+_LINES = re.compile(r"\s*\n\s*")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+LAST_SECONDS = 3.0  # from the second signal until everything is killed
+_told = threading.Event()  # that the job was interrupted
+_ending: list[threading.Timer] = []
 
 draining = threading.Event()
 """Set by the first SIGTERM or SIGINT of a job."""
@@ -100,6 +109,9 @@ def _kind(value: Any) -> str:
 
 class _Parser(argparse.ArgumentParser):
     """Refuses empty arguments: those of a variable that is not set must not mean this folder."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         option = ""
@@ -313,19 +325,30 @@ def exit_code(
 ) -> int:
     """Run ``job`` and return its exit code, by default 0.
 
-    One of ``errors`` is printed and gives 2, a KeyboardInterrupt prints ``interrupted`` and gives
-    130. What cannot be printed, because nobody reads it any more, changes none of this.
+    One of ``errors``, or a full disk, is printed and gives 2, a KeyboardInterrupt prints
+    ``interrupted`` and gives 130. What cannot be printed, because nobody reads it any more, changes
+    none of this.
     """
     with streams_that_may_close():
         print(STARTING, file=sys.stderr, flush=True)
         try:
             return job() or 0
         except errors as error:
-            print(f"error: {error}", file=sys.stderr)
+            _tell(str(error))
+            return 2
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            _tell(f"{error}: make room, or choose other folders (--output, --scratch, TMPDIR)")
             return 2
         except KeyboardInterrupt:
-            print(interrupted, file=sys.stderr)
+            print(interrupted, file=sys.stderr, flush=True)
+            _told.set()
             return 130
+
+
+def _tell(error: str) -> None:
+    print("error:", printable(_LINES.sub(" ", error)), file=sys.stderr)
 
 
 def run_job(job: Callable[[], Summary]) -> int:
@@ -333,9 +356,11 @@ def run_job(job: Callable[[], Summary]) -> int:
 
     The first SIGTERM or SIGINT sets ``draining``, which the job is expected to look at (through
     ``stop_reason``) and end early with a summary whose ``stopped`` says so; the second raises
-    KeyboardInterrupt in it. Both end in exit code 130.
+    KeyboardInterrupt in it, and the process is gone ``LAST_SECONDS`` later at the latest. Both end
+    in exit code 130.
     """
     draining.clear()
+    _told.clear()
     for number in _SIGNALS:
         signal.signal(number, _stop)
     done: list[Summary] = []
@@ -347,6 +372,8 @@ def run_job(job: Callable[[], Summary]) -> int:
             for number in _SIGNALS:
                 signal.signal(number, signal.SIG_IGN)
             cluster.disconnect()
+            while _ending:
+                _ending.pop().cancel()
         if not done:
             return code
         (summary,) = done
@@ -357,8 +384,21 @@ def run_job(job: Callable[[], Summary]) -> int:
         return summary.exit_code
 
 
+def _end_at_once() -> None:
+    """End this process and those below it, whatever they wait for."""
+    cluster.kill_processes()
+    if not _told.is_set():
+        with contextlib.suppress(OSError):
+            os.write(2, f"{INTERRUPTED}\n".encode())
+    os._exit(130)
+
+
 def _stop(number: int, frame: FrameType | None) -> None:
     if draining.is_set():
+        # On a busy machine Ray takes its time to end.
+        _ending.append(threading.Timer(LAST_SECONDS, _end_at_once))
+        _ending[-1].daemon = True
+        _ending[-1].start()
         raise KeyboardInterrupt
     draining.set()
     message = "stopping: finishing or saving the shards under way (again to stop at once)"

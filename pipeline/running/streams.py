@@ -1,25 +1,50 @@
 """Standard streams that may be closed, full or read by nobody, while the job goes on."""
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
+
+from codec.errors import printable
+
+_LINES = re.compile(r"([\n\r\t])")  # \r: of bars that other programs draw
 
 
 class _MayClose:
     """A text stream whose failures to write are swallowed; from the first on, nothing is written.
 
     Its file descriptor then leads to nowhere, so that Python's own flush at its end, which would
-    change the exit code, cannot fail either.
+    change the exit code, cannot fail either. Control characters other than those that make lines
+    are escaped, whoever writes them: ``with_controls`` is the same stream for what draws.
     """
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO, escapes: bool = True) -> None:
+        self._stream, self._escapes = stream, escapes
+
+    @property
+    def with_controls(self) -> "_MayClose":
+        inner = getattr(self._stream, "with_controls", self._stream)
+        return _MayClose(inner, escapes=False)
+
+    def guard(self, stream: TextIO) -> "_MayClose":
+        """Another stream, from which what is drawn here takes what others print."""
+        return _MayClose(stream)
 
     def write(self, text: str) -> int:
+        if self._escapes and not text.isprintable():
+            parts = _LINES.split(text)
+            parts[::2] = map(printable, parts[::2])
+            self._write("".join(parts))
+            return len(text)
+        return self._write(text)
+
+    def _write(self, text: str) -> int:
         try:
             return self._stream.write(text)
+        except UnicodeEncodeError:  # an older terminal, which can show only some letters
+            return self._write(text.encode("ascii", "backslashreplace").decode())
         except (OSError, ValueError):
             self._give_up()
             return len(text)

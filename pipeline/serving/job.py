@@ -16,6 +16,7 @@ from codec.errors import StrataError
 
 from ..reader.dataset import open_dataset
 from ..running import cluster
+from .front import Front
 from .options import APPLICATION, MOST_CPU_REPLICAS, ServeOptions
 
 _LOOK_EVERY = 5.0  # seconds between looks at whether the server still lives
@@ -51,7 +52,8 @@ def _serve(options: ServeOptions, ending: threading.Event) -> int:
         if find_spec(package) is None:
             raise StrataError(f"{package} is not installed: pip install 'strata-images[serve]'")
     host, port = options.host, options.port
-    if not (options.address or os.environ.get("RAY_ADDRESS") or cluster.inside_ray_job()):
+    alone = not (options.address or os.environ.get("RAY_ADDRESS") or cluster.inside_ray_job())
+    if alone:
         check_port(host, port)
     cluster.connect(options.address)  # before anything else imports Ray, see there
     from ray import serve
@@ -76,12 +78,17 @@ def _serve(options: ServeOptions, ending: threading.Event) -> int:
             file=sys.stderr,
             flush=True,
         )
+    front: Front | None = None
+    behind = _free_port() if alone else port
+    listening = {"host": "127.0.0.1" if alone else host, "port": behind}
     try:
         try:
-            serve.start(http_options={"host": host, "port": port}, logging_config=QUIET)
+            serve.start(http_options=listening, logging_config=QUIET)
             serve.run(deploy(settings, shape.workers, shape.cpus, shape.gpus), name=APPLICATION)
         except (RuntimeError, RayError) as error:
             raise StrataError(f"the server did not start: {error}") from error
+        if alone:  # on a cluster, Ray Serve itself listens on other machines
+            front = Front(host, port, behind)
         shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
         shown = f"[{shown}]" if ":" in shown else shown
         print(
@@ -92,6 +99,13 @@ def _serve(options: ServeOptions, ending: threading.Event) -> int:
         return wait(serve, ending)
     finally:
         _end(serve, options.limits.timeout)
+        if front is not None:
+            front.close()
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
 
 
 def _is_loopback(host: str) -> bool:

@@ -20,24 +20,27 @@ import stat
 import sys
 import tempfile
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from fsspec.implementations.local import LocalFileSystem
 
+from codec.errors import printable
+
 from .filesystems import CONNECTIONS, StorageError, download, open_filesystem, storage_errors
-from .passing import s3_codes
+from .parts import clear_parts, publish
+from .passing import may_pass, s3_codes
 
 __all__ = [
     "StorageError",
     "Store",
     "clear_scratch",
     "open_filesystem",
+    "scratch_errors",
     "scratch_folder",
     "storage_errors",
 ]
@@ -58,25 +61,47 @@ def scratch_folder(parent: str | None) -> Iterator[Path]:
 
     The process that makes a folder holds a lock on it as long as it lives. The next call on the
     same machine removes the folders of processes that were killed. On a file system without locks
-    (some network mounts) it removes none, and a warning says so.
+    (some network mounts) it removes none, and a warning says so. Raises StorageError where none can
+    be made.
     """
     base = _scratch_base(parent)
-    base.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(base)
-    folder = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=base))
+    with scratch_errors(base):
+        base.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(base)
+        folder = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=base))
     try:
-        with open(folder / f"{LOCK}.new", "wb") as lock:
-            lock.write("\n".join(_machine()).encode())
-            lock.flush()
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            except OSError as error:
-                _warn_of_no_locks(base, error.strerror)
-            else:
-                os.rename(lock.name, folder / LOCK)  # it appears under this name with its lock held
+        with scratch_errors(base):
+            lock = _lock(base, folder)
+        with lock:
             yield folder
     finally:
         _remove_scratch(folder)
+
+
+def _lock(base: Path, folder: Path) -> BinaryIO:
+    """The lock of this process on a scratch folder in ``base``; raises OSError."""
+    lock = open(folder / f"{LOCK}.new", "wb", buffering=0)  # noqa: SIM115 - closed by the caller
+    lock.write("\n".join(_machine()).encode())
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError as error:
+        _warn_of_no_locks(base, error.strerror)
+    else:
+        os.rename(lock.name, folder / LOCK)  # it appears under this name with its lock held
+    return lock
+
+
+@contextmanager
+def scratch_errors(folder: Path) -> Iterator[None]:
+    """Turn errors of the local file system, such as a full disk, into a StorageError."""
+    try:
+        yield
+    except OSError as error:
+        message = (
+            f"{folder}: temporary files cannot be written: {error.strerror or error}: make room, "
+            "or give another folder (--scratch)"
+        )
+        raise StorageError(message, passing=may_pass(error)) from error
 
 
 def clear_scratch(parent: str | None, patience: float = 0.0) -> None:
@@ -143,8 +168,9 @@ def _machine() -> frozenset[str]:
 def _warn_of_no_locks(base: Path, reason: str) -> None:
     """Print a warning, once in a process."""
     print(
-        f"warning: {base}: this file system has no locks ({reason}), so what killed processes "
-        f"leave there ({SCRATCH}*) must be removed by hand; --scratch takes another folder",
+        f"warning: {printable(str(base))}: this file system has no locks ({reason}), so what "
+        f"killed processes leave there ({SCRATCH}*) must be removed by hand; --scratch takes "
+        "another folder",
         file=sys.stderr,
     )
 
@@ -390,32 +416,16 @@ class Store:
         raise AssertionError  # the last round returns or raises
 
     def _create_locally(self, name: str, content: bytes | Path) -> bool:
-        """Write beside the target, then link, so that the name appears with all its bytes."""
         target = Path(self.path(name))
         if target.exists():
             return False
         target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f".{uuid.uuid4().hex}.part")  # short: the target may fill 255 bytes
-        try:
-            with open(part, "xb") as out:
-                if isinstance(content, Path):
-                    with open(content, "rb") as source:
-                        shutil.copyfileobj(source, out, 1 << 20)
-                else:
-                    out.write(content)
-                out.flush()
-                os.fsync(out.fileno())
-            try:
-                os.link(part, target)
-            except FileExistsError:
-                return False
-            except OSError:  # no hard links here (FAT, some FUSE mounts): rename, after a look
-                if target.exists():
-                    return False
-                os.rename(part, target)
-            return True
-        finally:
-            part.unlink(missing_ok=True)
+        return publish(target, content)
+
+    def clear_parts(self, folder: str = "", deep: bool = False) -> None:
+        """Remove what killed jobs left half-written in a local store; see ``parts``."""
+        if self.is_local:
+            clear_parts(Path(self.path(folder)), deep)
 
     def refuses_overwriting(self, name: str) -> bool:
         """Whether the store honours create-only writes, tried with the content of ``name``.

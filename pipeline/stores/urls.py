@@ -28,8 +28,16 @@ _PUBLIC = frozenset({"profile", "region_name", "endpoint_url"})  # options that 
 _SECRET_NAMES = frozenset(
     {"sig", "sas", "auth", "jwt", "pw", "pwd", "pass", "hmac", "rlkey", "hdnts", "hdnea"}
 )
+_KEYS = frozenset({"key", "k"})  # a secret's name or that of a file
+_FILE = re.compile(r".*[/.].*|\d{0,5}")  # what such a name stands before, where it is no secret
+_IDS = frozenset({"versionid", "generation", "id", "etag", "revision", "commit"})  # random, public
 # How the keys and tokens of providers begin, whatever the parameter is called.
-_SECRET_VALUE = re.compile(r"(AKIA|ASIA|AIza|gh[opsu]_|github_pat_|glpat-|hf_|eyJ)[\w-]{12}")
+_SECRET_VALUE = re.compile(
+    r"(?<![A-Za-z0-9])(AKIA|ASIA|AIza|gh[opsu]_|github_pat_|glpat-|hf_|xox[abpr]-|eyJ)[\w-]{12}"
+)
+_RUN = re.compile(r"[A-Za-z0-9_-]{20,}")
+_KINDS = re.compile(r"[a-z]+|[A-Z]+|[0-9]+")
+_ID = re.compile(r"[0-9a-fA-F-]+")  # hashes and UUIDs are the names of contents
 
 
 class SecretInURLError(StrataError):
@@ -96,11 +104,38 @@ def _secret(url: str) -> tuple[str, str]:
         return "a user's name or password", _ADVICE.get(scheme, _OTHER_ADVICE)
     for name, value in _parameters(rest):
         plain = re.sub(r"[^a-z0-9]", "", name.lower())
-        if value and (plain in _SECRET_NAMES or _SECRET_WORDS.search(plain)):
+        is_key = plain in _KEYS and not _FILE.fullmatch(value)
+        if value and (is_key or plain in _SECRET_NAMES or _SECRET_WORDS.search(plain)):
             return f"a secret in its query ({name})", _QUERY_ADVICE
-        if _SECRET_VALUE.search(value) or ("://" in value and _secret(value)[0]):
+        is_token = _SECRET_VALUE.search(value) or (plain not in _IDS and _looks_random(value))
+        if is_token or ("://" in value and _secret(value)[0]):
             return "what looks like a key or a token in its query", _QUERY_ADVICE
+    path = re.split("[?#]", rest, maxsplit=1)[0]
+    if scheme in ("http", "https") and any(map(_is_token, path.split("/")[1:])):
+        return "what looks like a token in its path", _QUERY_ADVICE
     return "", ""
+
+
+def _is_token(part: str) -> bool:
+    """Whether a part of an HTTP path grants access. Elsewhere knowing a path grants none."""
+    plain = unquote(part)
+    is_file = plain.lower().endswith(SUFFIXES)
+    return bool(_SECRET_VALUE.search(plain)) or (not is_file and _looks_random(plain))
+
+
+def _looks_random(text: str) -> bool:
+    """Whether 20 characters or more are in no order that words and numbers have.
+
+    Of random ones, small letters, capitals and digits take turns more often than in any name.
+    """
+    for run in _RUN.findall(text):
+        kinds = _KINDS.findall(run)
+        length = sum(map(len, kinds))
+        has_all = all(re.search(kind, run) for kind in ("[a-z]", "[A-Z]", "[0-9]"))
+        long = sum(len(one) for one in kinds if len(one) > 3)
+        if has_all and not _ID.fullmatch(run) and len(kinds) > 0.4 * length > long:
+            return True
+    return False
 
 
 def _user(scheme: str, rest: str) -> bool:
@@ -127,7 +162,11 @@ def _shown(url: str) -> str:
     if _user(scheme, rest) or re.match(r"[^/?#@]*:[^@]*@", rest):
         # A password may hold any character, so its end is certain only if there is one @.
         rest = f"***@{rest.partition('@')[2]}" if rest.count("@") == 1 else "***"
-    return (f"{scheme}://" if scheme else "") + re.split("[?#]", rest, maxsplit=1)[0]
+    shown = re.split("[?#]", rest, maxsplit=1)[0]
+    if scheme in ("http", "https"):
+        host, *parts = shown.split("/")
+        shown = "/".join([host, *("***" if _is_token(part) else part for part in parts)])
+    return (f"{scheme}://" if scheme else "") + shown
 
 
 def _split(url: str) -> tuple[str, str]:

@@ -19,6 +19,7 @@ import pytest
 
 from codec.images.files import read_image
 from pipeline.reader.dataset import Dataset
+from pipeline.serving.front import FrontLimits
 from tests.integration.conftest import RunHere, free_port
 from tests.integration.processes import descendants
 from tests.integration.servers import S3Server
@@ -107,6 +108,14 @@ def replicas_add_up(port: int) -> None:
     raise AssertionError(f"{asked + 1} requests, of which {found} are told")
 
 
+def half_a_request_ends(port: int) -> None:
+    began = time.monotonic()
+    with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
+        client.sendall(b"GET / HTTP/1.1\r\n")
+        assert client.recv(1000).startswith(b"HTTP/1.1 408 ")
+    assert time.monotonic() - began < FrontLimits().head_seconds + 10
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
 def test_from_s3_until_it_is_told_to_end(
@@ -131,6 +140,7 @@ def test_from_s3_until_it_is_told_to_end(
         assert json.loads(get(port, "/v1/images?limit=2")[2])["items"][1]["key"] == "s0001"
         assert json.loads(get(port, "/v1/dataset")[2])["pictures"] == 3
         assert b"<title>" in get(port, "/")[2]
+        half_a_request_ends(port)
         if ending == signal.SIGTERM:
             replicas_add_up(port)
         if ending == signal.SIGINT:

@@ -14,6 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from codec.errors import printable
+
 from .summary import plural, ratio, size, stage_line, trouble_line
 
 LOG_SECONDS = 10.0
@@ -125,9 +127,15 @@ class TerminalDisplay:
 
     def __init__(self, out: TextIO, verb: str) -> None:
         self.verb = verb
+        self._out = out
         self._last = 0.0
         self.console = Console(
-            file=out, force_terminal=True, markup=False, highlight=False, emoji=False
+            # What is drawn moves the cursor, which other output must not.
+            file=getattr(out, "with_controls", out),
+            force_terminal=True,
+            markup=False,
+            highlight=False,
+            emoji=False,
         )
         self._live = Live(
             console=self.console,
@@ -164,7 +172,13 @@ class TerminalDisplay:
     def _draw(self, lines: list[Any]) -> None:
         self._live.update(Group(*lines))
         if not self._live.is_started:
+            before = sys.stdout, sys.stderr
             self._live.start()
+            guard = getattr(self._out, "guard", None)
+            if guard and sys.stdout is not before[0]:
+                sys.stdout = guard(sys.stdout)
+            if guard and sys.stderr is not before[1]:
+                sys.stderr = guard(sys.stderr)
         self._live.refresh()
 
     def _totals(self, totals: Totals) -> list[Any]:
@@ -228,13 +242,6 @@ def describe_event(kind: str, fields: Mapping[str, Any]) -> str:
 
 def _words(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def printable(text: str) -> str:
-    """``text`` in one line that any terminal can show: control characters, surrogates escaped."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def shorten(name: str) -> str:

@@ -35,7 +35,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-from codec.errors import StrataError
+from codec.errors import StrataError, printable
 
 from ...stores.urls import without_secrets
 from .summary import Summary
@@ -88,7 +88,8 @@ class EventLog:
                 self._file.write(line + "\n")
             except (OSError, ValueError) as error:
                 self._file = None
-                print(f"warning: no more events are logged: {self.path}: {error}", file=sys.stderr)
+                what = printable(f"no more events are logged: {self.path}: {error}")
+                print(f"warning: {what}", file=sys.stderr)
 
     def finish(self, summary: Summary) -> None:
         self.write("job_stopped" if summary.stopped else "job_finished", **summary.to_json())

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, TextIO
 
+from codec.errors import printable
+
 LISTED = 20
 LOGGED = 100
 MAX_REASONS = 1000
@@ -129,8 +131,7 @@ class Summary:
     def print(self, out: TextIO | None = None) -> None:
         out = out or sys.stdout
         for line in self.lines():
-            # keys may hold anything, and a terminal that cannot show it must not end the job
-            print(line.encode("utf-8", "backslashreplace").decode(), file=out)
+            print(printable(line), file=out)
         out.flush()
 
     def to_json(self) -> dict[str, Any]:

@@ -221,6 +221,34 @@ def test_the_device_begins_with_the_first_batch(
     assert not kept_waiting.is_set()
 
 
+def test_a_slow_device_gets_few_pictures_at_a_time(
+    toy: ToyCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their rows are there together: all of them would be lost with the worker."""
+    begin, coded = toy.begin_encode, [0]
+
+    def slow(images: Any, **options: Any) -> Any:
+        time.sleep(0.01 * len(images))
+        return begin(images, **options)
+
+    monkeypatch.setattr(toy, "begin_encode", slow)
+    monkeypatch.setattr(encoder_module, "WINDOW_SECONDS", 0.1)  # ten pictures, or fewer
+    write_tar(tmp_path / "a.tar", samples(250))
+    (shard,) = expand_inputs([str(tmp_path / "a.tar")])
+    lost = []
+
+    def count(number: int) -> None:
+        coded[0] += number
+
+    with open_shard(shard, tmp_path) as file:
+        numbered = list(enumerate(file.samples))
+        encoder = encoder_for(toy, batch_size=4)
+        for row in encoder.rows(file, numbered, StageClock(), lambda rows: None, count):
+            lost.append(coded[0] - row.index)
+    assert len(lost) == 250
+    assert max(lost) <= 90
+
+
 def test_a_process_codes_beside_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not beside a CPU, which has other work. Rows are the same, also when it is killed."""
     codec = load_codec(write_nested_model(tmp_path))

@@ -233,3 +233,23 @@ def test_readers_of_one_file_do_not_disturb_each_other(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         for group, table in enumerate(pool.map(file.read_row_group, [0, 1] * 20)):
             assert table.equals(expected.slice(256 * (group % 2), 256))
+
+
+@pytest.mark.parametrize("part", ["data", "index"])
+@pytest.mark.parametrize("kind", [b"\x0e", b"\x7e"])  # of fixed length, and of no type at all
+def test_columns_of_two_types_do_not_end_the_process(
+    part: str, kind: bytes, tmp_path: Path
+) -> None:
+    def change(table: pa.Table, path: Path) -> None:
+        data = path.read_bytes()
+        at = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+        # The type of a column's metadata, field 1, before its encodings, field 2.
+        columns = data[at:].split(b"\x15\x0c\x19")
+        assert len(columns) > 1
+        path.write_bytes(data[:at] + (b"\x15" + kind + b"\x19").join(columns))
+
+    url = str(forge(tmp_path / "set", part, change))
+    ((error, took, peak),) = in_child([("types", url)]).values()
+    assert error == "" if part == "index" else "DamagedDataError" in error
+    assert peak < MOST_BYTES
+    assert took < MOST_SECONDS

@@ -78,6 +78,46 @@ def test_the_second_signal_ends_it_at_once(capsys: pytest.CaptureFixture[str]) -
     assert shown.out == ""
 
 
+HANGING = """
+import subprocess, sys, time
+from pipeline.running.command_line import run_job, stop_reason
+
+def job():
+    child = subprocess.Popen(["bash", "-c", "sleep 600; :"], start_new_session=True)
+    print("begun", child.pid, flush=True)
+    try:
+        while True:
+            time.sleep(0.05)
+    finally:
+        time.sleep(600)  # as Ray may, where there is more to do than processors
+
+sys.exit(run_job(job))
+"""
+
+
+def test_the_second_signal_ends_it_within_seconds_whatever_waits() -> None:
+    job = subprocess.Popen(
+        [sys.executable, "-c", HANGING],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert job.stdout is not None
+    assert job.stderr is not None
+    child = int(job.stdout.readline().split()[1])
+    job.send_signal(signal.SIGINT)
+    while not job.stderr.readline().startswith("stopping"):
+        pass
+    job.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    _, said = job.communicate(timeout=60)
+    assert time.monotonic() - began < 5
+    assert job.returncode == 130
+    assert said.count("the same command goes on from there") == 1
+    assert not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text()
+
+
 def test_a_job_that_was_done_in_time_is_no_failure() -> None:
     def job() -> Summary:
         os.kill(os.getpid(), signal.SIGTERM)

@@ -32,6 +32,7 @@ from pipeline.verify.job import verify
 from tests.pipeline.makers import samples, tar_bytes
 
 SECRET = "hunter2"
+TOKEN = f"Xk9{SECRET}Qz7Lm2Rt5Vb8Wn1Pq"  # of no provider that is known
 WITH_SECRETS = [
     f"https://me:{SECRET}@host/a.tar",
     f"https://{SECRET}@host/a.tar",
@@ -54,6 +55,12 @@ WITH_SECRETS = [
     f"https://host/a.tar?x=1;token={SECRET}",
     f"https://host/a.tar#access_token={SECRET}",
     f"https://host/a.tar?key=AIza{SECRET}{SECRET}{SECRET}",
+    f"https://host/a.tar?key={SECRET}",
+    f"https://host/a.tar?v=1&K={SECRET}",
+    f"https://host/a.tar?t={TOKEN}",
+    f"https://host/p/{TOKEN}/n/space/b/bucket/o/a.tar",
+    f"https://host/p/{TOKEN.replace('Q', '%51')}/a.tar?download=true",
+    f"https://host/bot/ghp_{SECRET}{SECRET}/a.tar",
     f"https://host/a.tar?from=https%3A%2F%2Fme:{SECRET}@other%2Fa.tar",
     f"s3://bucket/a.tar?X-Amz-Security-Token={SECRET}",
     f"abfs://container@account.host/a.tar?sig={SECRET}",
@@ -66,6 +73,11 @@ WITHOUT_SECRETS = [
     "https://host/a.tar?download=true",
     "https://host/get?key=photos/a.tar&v=2",
     "https://host/a.tar?token=",
+    "https://host/a?k=3&key=a.tar",
+    "https://host/resolve/3a7bd3e2360a3d29eea436fcfb7e44c735d117c4/ImageNet21kTrain/a.tar",
+    "https://host/550e8400-e29b-41d4-a716-446655440000/DataComp1B_Shard00012A_Rev3B_x86.tar",
+    f"https://host/a.tar?id={TOKEN}",
+    f"s3://bucket/{TOKEN}/a.tar",
     "http://127.0.0.1:9000/bucket/me@home/a:b@c.tar",
     "http://[::1]:9000/a@b.tar",
     "s3://bucket/me:you@home/a@b.tar",
