@@ -27,6 +27,7 @@ from codec.images.packing import unpack_file
 from codec.stream.bitstream import MAX_LAYERS
 
 from ..sources.samples import is_picture
+from .captions import NOTHING, caption_of
 from .parquet import BYTES_PER_GROUP, DICTIONARY_COLUMNS, ROWS_PER_GROUP, ParquetFile
 
 SCHEMA_VERSION = 2
@@ -242,7 +243,8 @@ class FileFacts:
     columns. ``picture_bytes`` sums the source files of the ok rows, ``stream_bytes`` what replaces
     them (header, layers, alpha, kept originals), and ``kept`` counts kept originals.
     ``side_pictures`` counts pictures that are side fields, which are not encoded. ``problems``
-    are the first (key, status, reason) of rows that are not ok.
+    are the first (key, status, reason) of rows that are not ok. ``formats`` counts the ok rows by
+    ``source_format``, and ``captions`` those with a caption or a label (``captions.py``).
     """
 
     rows: int
@@ -259,6 +261,8 @@ class FileFacts:
     kept: int
     column_bytes: dict[str, int]
     side_pictures: int = 0
+    captions: int = 0
+    formats: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, int] = field(default_factory=dict)
     problems: tuple[tuple[str, ...], ...] = ()
 
@@ -286,8 +290,9 @@ def inspect_file(path: Path, layers: int) -> FileFacts:
     read_metadata(file, path.name)
     counts: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
+    formats: Counter[str] = Counter()
     problems: list[tuple[str, ...]] = []
-    pixels = picture_bytes = stream_bytes = kept = side_pictures = 0
+    pixels = picture_bytes = stream_bytes = kept = side_pictures = captions = 0
     for position, row in enumerate(iter_rows(file, schema(layers).names)):
         counts[row["status"]] += 1
         if row["status"] != "ok":
@@ -306,6 +311,8 @@ def inspect_file(path: Path, layers: int) -> FileFacts:
         stream_bytes += encoded.nbytes + len(row["alpha"] or b"") + len(row["original"] or b"")
         kept += row["original"] is not None
         side_pictures += sum(is_side_picture(field) for field in row["fields"])
+        captions += caption_of(row["fields"]) != NOTHING
+        formats.update(filter(None, [row["source_format"]]))
     if sum(counts.values()) != file.metadata.num_rows:
         raise RecordError(f"{path.name}: has {sum(counts.values())} rows, unlike its footer")
     footer_bytes, footer_crc32 = local_footer(path, file.metadata)
@@ -324,6 +331,8 @@ def inspect_file(path: Path, layers: int) -> FileFacts:
         kept=kept,
         column_bytes=column_bytes(file.metadata),
         side_pictures=side_pictures,
+        captions=captions,
+        formats=dict(formats.most_common()),
         reasons=dict(reasons.most_common(MAX_REASONS)),
         problems=tuple(problems),
     )
