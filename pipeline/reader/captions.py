@@ -10,13 +10,16 @@ from typing import Any
 import pyarrow as pa
 
 from ..dataset.captions import caption_of
-from ..dataset.data_file import OpenFile
+from ..dataset.data_file import DamagedDataError, OpenFile
 from ..dataset.parquet import group_bytes
 
 # Of the side fields of a row group of 256 samples, unpacked. Some kilobytes of JSON for each fit,
 # pictures beside the encoded ones do not.
 MAX_BYTES = 8 << 20
 _FIELDS = "fields"
+Fields = list[dict[str, Any]]  # ``name`` and ``data`` of each; no data for the picture's own
+    dict[str, Any]
+]  # each with ``name`` and ``data``, which is null for the picture's own
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,10 @@ def captions_of(opened: OpenFile, group: int) -> GroupCaptions:
     """The captions of a row group, which are kept in the file's cache."""
 
     def read() -> GroupCaptions:
-        fields = side_fields(opened, group)
+        fields = _side_fields(opened, group)
         if fields is None:
             return GroupCaptions(None)
-        found = [caption_of(one or ()) for one in fields.to_pylist()]
+        found = [caption_of(one) for one in fields]
         columns = {
             name: pa.array([getattr(one, name) for one in found], pa.string())
             for name in ("caption", "label")
@@ -47,14 +50,21 @@ def captions_of(opened: OpenFile, group: int) -> GroupCaptions:
     return opened.cached(("captions", group), read, lambda one: one.nbytes)
 
 
-def side_fields(opened: OpenFile, group: int) -> pa.ChunkedArray | None:
-    """The side fields of a row group; None, and nothing read, where they are too large."""
+def fields_at(opened: OpenFile, group: int, row: int) -> Fields | None:
+    """The side fields of a row of the file, and its own; None: too large to be read."""
+    place = row - opened.first_row(group)
+    found = _side_fields(opened, group, slice(place, place + 1))
+    return None if found is None else found[0] if found else []
+
+
+def _side_fields(opened: OpenFile, group: int, rows: slice = slice(None)) -> list[Fields] | None:
+    """Side fields of a row group; None, and nothing read, where they are too large."""
     if group_bytes(opened.metadata, group, [_FIELDS]) > MAX_BYTES:
         return None
-    return opened.read(group, [_FIELDS]).column(_FIELDS)
-
-
-def fields_at(opened: OpenFile, group: int, row: int) -> list[dict[str, Any]] | None:
-    """``name`` and ``data`` of the side fields of a row of the file; None: too large to be read."""
-    found = side_fields(opened, group)
-    return None if found is None else found[row - opened.first_row(group)].as_py() or []
+    column = opened.read(group, [_FIELDS]).column(_FIELDS)[rows]
+    try:
+        return [[field for field in one or () if field] for one in column.to_pylist()]
+    except UnicodeDecodeError as error:
+        raise DamagedDataError(
+            f"{opened.url}: row group {group} has side fields whose names are no text"
+        ) from error
