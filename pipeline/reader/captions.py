@@ -17,9 +17,8 @@ from ..dataset.parquet import group_bytes
 # pictures beside the encoded ones do not.
 MAX_BYTES = 8 << 20
 _FIELDS = "fields"
-Fields = list[dict[str, Any]]  # ``name`` and ``data`` of each; no data for the picture's own
-    dict[str, Any]
-]  # each with ``name`` and ``data``, which is null for the picture's own
+# ``name`` and ``data`` of each; the picture's own field has no data.
+Fields = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
