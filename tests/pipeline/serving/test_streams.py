@@ -88,7 +88,7 @@ def test_a_damaged_layer_ends_the_stream(dataset: Dataset, connect: Client) -> N
 def test_the_example_of_the_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (ROOT / "docs" / "serving.md").read_text()
     (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(example.strip().splitlines()) <= 6
+    assert len([line for line in example.splitlines() if line]) <= 6
     write_tar(tmp_path / "a.tar", [("holiday/0001.png", png(3, 64, 96))])
     dataset = write_dataset(str(tmp_path / "archive"), [tmp_path / "a.tar"])
     codec = load_codec("uqdm")
