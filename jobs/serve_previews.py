@@ -8,7 +8,8 @@ Examples:
 
 Runs on Ray Serve until SIGTERM or Ctrl-C: on a Ray of its own, or on a cluster (--address, or under
 ray job submit). Every client that reaches the port sees all pictures: put access control before it.
-Exit code 0: ended by a signal; 1: it ended by itself; 2: it could not begin, the message says why.
+Exit code 0: ended by a signal; 1: it ended by itself; 2: it could not begin, the message says why;
+130: ended by a second signal, without waiting for requests under way.
 """
 
 import argparse
@@ -149,7 +150,7 @@ def parse(arguments: list[str] | None = None) -> ServeOptions:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
-    return exit_code(lambda: serve_previews(options))
+    return exit_code(lambda: serve_previews(options), "interrupted: the server ended at once")
 
 
 if __name__ == "__main__":

@@ -133,8 +133,8 @@ def described(metadata: pq.FileMetaData, size: int) -> pa.Schema:
 def group_bytes(
     metadata: pq.FileMetaData, number: int, columns: Sequence[str] | None = None
 ) -> int:
-    """How many bytes a row group takes when it is decoded."""
-    return sum(chunk.total_uncompressed_size for chunk in _chunks(metadata, number, None))
+    """How many bytes a row group, or some of its columns, takes when it is decoded."""
+    return sum(chunk.total_uncompressed_size for chunk in _chunks(metadata, number, columns))
 
 
 def _chunks(

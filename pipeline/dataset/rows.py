@@ -27,6 +27,7 @@ from codec.images.packing import unpack_file
 from codec.stream.bitstream import MAX_LAYERS
 
 from ..sources.samples import is_picture
+from .captions import NOTHING, caption_of
 from .parquet import BYTES_PER_GROUP, DICTIONARY_COLUMNS, ROWS_PER_GROUP, ParquetFile
 
 SCHEMA_VERSION = 2
@@ -252,8 +253,9 @@ class FileFacts:
     ``side_pictures`` counts pictures that are side fields, which are not encoded; ``side_fields``
     and ``side_bytes`` are all fields but the pictures. ``by_layers`` counts ok rows by the number
     of their layers, ``by_reason`` ok rows that have a reason (why their original is kept), and
-    rows without a picture of which files are kept, as "bad" or "filtered". ``problems`` are the
-    first (key, status, reason) of rows that are not ok.
+    rows without a picture of which files are kept, as "bad" or "filtered". ``formats`` counts the
+    ok rows by ``source_format``, and ``captions`` those with a caption or a label
+    (``captions.py``). ``problems`` are the first (key, status, reason) of rows that are not ok.
     """
 
     rows: int
@@ -274,6 +276,8 @@ class FileFacts:
     side_bytes: int = 0
     by_layers: dict[str, int] = field(default_factory=dict)
     by_reason: dict[str, int] = field(default_factory=dict)
+    captions: int = 0
+    formats: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, int] = field(default_factory=dict)
     problems: tuple[tuple[str, ...], ...] = ()
 
@@ -301,9 +305,10 @@ def inspect_file(path: Path, layers: int) -> FileFacts:
     read_metadata(file, path.name)
     counts: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
+    formats: Counter[str] = Counter()
     problems: list[tuple[str, ...]] = []
     by_layers, by_reason, side = Counter[str](), Counter[str](), Counter[str]()
-    pixels = picture_bytes = stream_bytes = kept = side_pictures = 0
+    pixels = picture_bytes = stream_bytes = kept = side_pictures = captions = 0
     for position, row in enumerate(iter_rows(file, schema(layers).names)):
         counts[row["status"]] += 1
         files = [len(one["data"]) for one in row["fields"] if one["data"] is not None]
@@ -328,6 +333,8 @@ def inspect_file(path: Path, layers: int) -> FileFacts:
         by_reason[row["reason"]] += bool(row["reason"])
         side.update(fields=len(files), bytes=sum(files))
         side_pictures += sum(is_side_picture(field) for field in row["fields"])
+        captions += caption_of(row["fields"]) != NOTHING
+        formats.update(filter(None, [row["source_format"]]))
     if sum(counts.values()) != file.metadata.num_rows:
         raise RecordError(f"{path.name}: has {sum(counts.values())} rows, unlike its footer")
     footer_bytes, footer_crc32 = local_footer(path, file.metadata)
@@ -350,6 +357,8 @@ def inspect_file(path: Path, layers: int) -> FileFacts:
         side_bytes=side["bytes"],
         by_layers=dict(sorted(by_layers.items())),
         by_reason={name: count for name, count in sorted(by_reason.items()) if count},
+        captions=captions,
+        formats=dict(formats.most_common()),
         reasons=dict(reasons.most_common(MAX_REASONS)),
         problems=tuple(problems),
     )

@@ -42,7 +42,7 @@ from . import fetch
 from .fetch import Record
 from .lookup import Lookup
 from .originals import ORIGINAL, file_of, file_of_problem, read_original, stored_columns
-from .pages import page
+from .pages import PageQuery, page
 from .plan import open_plan
 from .rows import RowFilter, batches, rows_at
 
@@ -273,17 +273,20 @@ class Dataset:
         *,
         search: str = "",
         filter: pc.Expression | None = None,
+        captions: bool = False,
     ) -> tuple[list[dict[str, Any]], str | None]:
         """Some pictures in the order of the dataset, and the cursor of the next page, if any.
 
         A picture is a dictionary of ``key``, ``width``, ``height``, ``layers`` (stored),
         ``cumulative_bytes`` and ``psnr`` (lists by layer, or None) and ``has_original``. ``search``
-        is a part of the key, in upper or lower case; ``filter`` is as in ``batches``. A page takes
-        bounded time, so it may hold fewer pictures than ``limit``, or none, before the last page.
-        Cursors are text that fits into a URL, and are valid for this manifest. Raises CursorError
-        for any other text.
+        is a part of the key, in upper or lower case; ``filter`` is as in ``batches``. With
+        ``captions`` side fields are read: pictures have ``caption`` and ``label`` (text or None),
+        which ``search`` finds, too. A page takes bounded time, so it may hold fewer pictures than
+        ``limit``, or none, before the last page. Cursors are text that fits into a URL, and are
+        valid for this manifest. Raises CursorError for any other text.
         """
-        return page(self.lookup, after, limit, search, filter)
+        found = page(self.lookup, PageQuery(after, limit, search, filter, captions))
+        return found.items, found.next
 
     def record(self, key: str, layers: int | None = None, columns: Sequence[str] = ()) -> Record:
         """The first picture with this key.

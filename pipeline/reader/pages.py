@@ -2,125 +2,233 @@
 
 A page reads the small columns of row groups, from where the last page ended. A search for a part of
 the key first reads the keys in the indexes (one small file for each data file), some files at once,
-and then only row groups with a match. After ``PAGE_SECONDS`` a page ends with what it has found.
+and then only row groups with a match. No index has captions, so a search for them reads the side
+fields of one row group after the other, some at once, of files that have captions. After
+``PAGE_SECONDS`` a page ends with what it has found.
 """
 
 import base64
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from ..dataset.data_file import CursorError, DataFile, DatasetError, OpenFile
-from ..dataset.index import BrokenIndexError
+from ..dataset.index import BrokenIndexError, IndexEntry
 from .blocks import IndexBlocks
+from .captions import captions_of
 from .lookup import Lookup
 from .rows import RowFilter
+
+T = TypeVar("T")
 
 MAX_LIMIT = 1000
 PAGE_SECONDS = 2.0  # after these a page ends, unless it has read nothing yet
 _SHOWN = ["layers", "cumulative_bytes", "psnr", "key", "width", "height"]
-_AHEAD = 8  # indexes searched at once
+_TOLD = ["caption", "label"]
+_AHEAD = 8  # indexes, or row groups, searched at once
 _ROW = "__row"  # of the file, beside the columns
 
 
+@dataclass(frozen=True)
+class PageQuery:
+    """Which pictures: those after the cursor ``after`` (None: from the start), at most ``limit``.
+
+    ``search`` is a part of the key, in upper or lower case, and ``filter`` an expression over
+    columns of metadata. With ``captions`` pictures come with caption and label, and these are
+    searched as well. ``backwards`` is against the order of the dataset (None: from the end).
+    """
+
+    after: str | None = None
+    limit: int = 100
+    search: str = ""
+    filter: pc.Expression | None = None
+    captions: bool = False
+    backwards: bool = False
+
+
+@dataclass
+class Page:
+    """``next`` is the cursor of the next page, None at the end.
+
+    ``unread`` counts the pictures whose captions were to be searched and were not, because their
+    side fields are too large to be looked into.
+    """
+
+    items: list[dict[str, Any]] = field(default_factory=list)
+    next: str | None = None
+    unread: int = 0
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Rows ``first`` to ``end`` of a file that have not been passed yet, in its row group.
+
+    ``group`` None: time is over, and the next page begins here. ``searched``: it is not known yet
+    whether its captions match.
+    """
+
+    number: int
+    file: DataFile
+    group: int | None
+    first: int
+    end: int
+    searched: bool = False
+
+
 def page(
-    lookup: Lookup,
-    after: str | None,
-    limit: int,
-    search: str,
-    filter: pc.Expression | None,
-    on_damage: Callable[[DatasetError], None] | None = None,
-) -> tuple[list[dict[str, Any]], str | None]:
+    lookup: Lookup, query: PageQuery, on_damage: Callable[[DatasetError], None] | None = None
+) -> Page:
     """``Dataset.page``. ``on_damage`` gets errors of damaged files, which are then left out."""
-    if not 1 <= limit <= MAX_LIMIT:
-        raise ValueError(f"a page has 1 to {MAX_LIMIT} pictures, not {limit}")
-    where = RowFilter.of(filter, lookup.store.url)
-    position, row = _parse(lookup, after)
+    if not 1 <= query.limit <= MAX_LIMIT:
+        raise ValueError(f"a page has 1 to {MAX_LIMIT} pictures, not {query.limit}")
+    where = RowFilter.of(query.filter, lookup.store.url)
     deadline = time.monotonic() + PAGE_SECONDS
-    items: list[dict[str, Any]] = []
+    found = Page()
 
     def damaged(error: DatasetError) -> None:
         if on_damage is None or error.passing:
             raise error
         on_damage(error)
 
-    groups = _groups(lookup, position, row, search, deadline, damaged)
-    for number, file, opened, group, first in groups:
-        if opened is None:  # out of time
-            return items, _cursor(number, first)
+    def edge(group: _Group) -> str:
+        return _cursor(group.number, group.end if query.backwards else group.first)
+
+    def search(group: _Group) -> tuple[bool, int]:
+        """Whether there are matches, as far as is known, and of how many no captions are."""
+        if group.group is None or not group.searched:
+            return True, 0
+        with OpenFile(lookup.store, group.file, lookup.cache) as opened:
+            table = _shown(opened, group.group, [])
+            table, unread = _with_captions(table, opened, group.group)
+        return bool(pc.any(_has(table, query.search)).as_py()), unread
+
+    looked = False
+    groups = _groups(lookup, query, deadline, damaged)
+    for group, result in _ahead(search, groups, _AHEAD if query.search and query.captions else 1):
+        if group.group is None or (looked and time.monotonic() > deadline):
+            found.next = edge(group)
+            break
+        looked = True
         try:
-            table = _shown(opened, group, first, where.columns)
-            table = _selected(table, row if number == position else 0, search, where)
-            table = table.slice(0, limit - len(items))
-            items += list(_items(lookup, opened, group, table))
+            hit, unread = result()
+            found.unread += unread
+            if not hit:
+                continue
+            with OpenFile(lookup.store, group.file, lookup.cache) as opened:
+                table = _shown(opened, group.group, where.columns)
+                if query.captions:
+                    table, _ = _with_captions(table, opened, group.group)
+                table = _selected(table, group, query.search, where)
+                if query.backwards:
+                    table = table.take(pa.array(range(table.num_rows - 1, -1, -1), pa.int64()))
+                table = table.slice(0, query.limit - len(found.items))
+                found.items += list(_items(lookup, opened, group.group, table))
         except DatasetError as error:
             damaged(error)
             continue
-        if len(items) == limit:
-            following = table.column(_ROW)[-1].as_py() + 1
-            at_end = following == file.rows and number == len(lookup.files) - 1
-            return items, None if at_end else _cursor(number, following)
-    return items, None
+        if len(found.items) == query.limit:
+            last = table.column(_ROW)[-1].as_py()
+            found.next = _beside(lookup, group.number, last, query.backwards)
+            break
+    return found
+
+
+def beside(lookup: Lookup, entry: IndexEntry, backwards: bool) -> str | None:
+    """The cursor of the pictures after this one, or before it; None where it is the last one."""
+    return _beside(lookup, lookup.files.index(entry.file), entry.row, backwards)
+
+
+def _beside(lookup: Lookup, number: int, row: int, backwards: bool) -> str | None:
+    if backwards:
+        return _cursor(number, row) if number or row else None
+    at_end = row + 1 == lookup.files[number].rows and number == len(lookup.files) - 1
+    return None if at_end else _cursor(number, row + 1)
+
+
+def _ahead(
+    function: Callable[[_Group], T], groups: Iterable[_Group], count: int
+) -> Iterator[tuple[_Group, Callable[[], T]]]:
+    """Each group, and what gives ``function`` of it; ``count`` are under way at a time."""
+    if count == 1:
+        yield from ((group, partial(function, group)) for group in groups)
+        return
+    waiting: deque[tuple[_Group, Future[T]]] = deque()
+    pool = ThreadPoolExecutor(count)
+    try:
+        for group in groups:
+            waiting.append((group, pool.submit(function, group)))
+            if len(waiting) == count:
+                first, future = waiting.popleft()
+                yield first, future.result
+        for group, future in waiting:
+            yield group, future.result
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _groups(
     lookup: Lookup,
-    position: int,
-    row: int,
-    search: str,
+    query: PageQuery,
     deadline: float,
     damaged: Callable[[DatasetError], None],
-) -> Iterator[tuple[int, DataFile, OpenFile | None, int, int]]:
-    """Row groups to read: number of the file, the file, opened, the group and its first row.
-
-    Begins with the ``row`` of the file at ``position``. After the deadline it ends with one that is
-    not opened, where the next page begins. Errors of a footer go to ``damaged``.
-    """
-    looked = False
-    for start in range(position, len(lookup.files), _AHEAD):
-        files = lookup.files[start : start + _AHEAD]
-        if looked and time.monotonic() > deadline:
-            yield start, files[0], None, 0, 0
+) -> Iterator[_Group]:
+    """Row groups to read, from the cursor on. Errors of a footer go to ``damaged``."""
+    position, row = _parse(lookup, query.after, query.backwards)
+    step = -1 if query.backwards else 1
+    numbers = range(position, -1 if query.backwards else len(lookup.files), step)
+    for start in range(0, len(numbers), _AHEAD):
+        some = numbers[start : start + _AHEAD]
+        if start and query.search and time.monotonic() > deadline:
+            file = lookup.files[some[0]]
+            yield _Group(some[0], file, None, 0, file.rows)
             return
-        for number, (file, hits) in enumerate(_hits(lookup, files, search), start):
+        for number, hits in zip(some, _hits(lookup, some, query), strict=True):
+            file = lookup.files[number]
             if not file.ok or hits == set():
-                looked = looked or bool(search)
                 continue
-            with OpenFile(lookup.store, file, lookup.cache) as opened:
-                first = 0
-                try:
+            first, last = 0, file.rows
+            if number == position:
+                first, last = (0, row) if query.backwards else (row, file.rows)
+            try:
+                with OpenFile(lookup.store, file, lookup.cache) as opened:
                     footer = opened.metadata
-                except DatasetError as error:
-                    damaged(error)
-                    looked = True
-                    continue
-                for group in range(footer.num_row_groups):
-                    end = first + footer.row_group(group).num_rows
-                    begun = row if number == position else 0
-                    if begun < end and (hits is None or group in hits):
-                        if looked and time.monotonic() > deadline:
-                            yield number, file, None, group, max(first, begun)
-                            return
-                        looked = True
-                        yield number, file, opened, group, first
-                    first = end
+            except DatasetError as error:
+                damaged(error)
+                continue
+            searched = bool(query.search) and query.captions and hits is None
+            groups = list(_rows_of_groups(footer))
+            for group, begin, end in groups[::step]:
+                begin, end = max(begin, first), min(end, last)
+                if begin < end and (hits is None or group in hits):
+                    yield _Group(number, file, group, begin, end, searched)
 
 
-def _hits(
-    lookup: Lookup, files: Sequence[DataFile], search: str
-) -> Iterator[tuple[DataFile, set[int] | None]]:
-    """Each file, and its row groups with matching keys; None if they are not known."""
-    if not search:
-        yield from ((file, None) for file in files)
+def _rows_of_groups(footer: pq.FileMetaData) -> Iterator[tuple[int, int, int]]:
+    """Number, first row and end of each row group."""
+    end = 0
+    for group in range(footer.num_row_groups):
+        first, end = end, end + footer.row_group(group).num_rows
+        yield group, first, end
+
+
+def _hits(lookup: Lookup, numbers: Sequence[int], query: PageQuery) -> Iterator[set[int] | None]:
+    """Row groups with matching keys of each of these files; None if they are not known."""
+    if not query.search:
+        yield from (None for _ in numbers)
         return
 
-    def hits(file: DataFile) -> set[int] | None:
-        if not lookup.has_index(file):
+    def hits(number: int) -> set[int] | None:
+        file = lookup.files[number]
+        if not lookup.has_index(file) or (query.captions and file.record.get("captions") != 0):
             return None
         blocks = IndexBlocks(lookup.store, file, lookup.cache)
         try:
@@ -128,25 +236,33 @@ def _hits(
             return {
                 group
                 for table in tables
-                for group in table.filter(_has(table, search)).column("row_group").to_pylist()
+                for group in table.filter(_has(table, query.search)).column("row_group").to_pylist()
             }
         except BrokenIndexError as error:
             lookup.ignore(file, str(error))
             return None
 
     with ThreadPoolExecutor(_AHEAD) as pool:
-        yield from zip(files, pool.map(hits, files), strict=True)
+        yield from pool.map(hits, numbers)
 
 
 def _has(table: pa.Table, search: str) -> pa.ChunkedArray:
-    return pc.match_substring(table.column("key"), search, ignore_case=True)
+    """Which rows have this text in their key, or in one of the columns of captions there are."""
+    found = None
+    for name in ("key", *_TOLD):
+        if name in table.column_names:
+            one = pc.match_substring(table.column(name), search, ignore_case=True)
+            one = pc.fill_null(one, False)
+            found = one if found is None else pc.or_(found, one)
+    return found
 
 
-def _shown(opened: OpenFile, group: int, first: int, named: Sequence[str]) -> pa.Table:
+def _shown(opened: OpenFile, group: int, named: Sequence[str]) -> pa.Table:
     """The small columns of a row group, with the number of each row in the file."""
 
     def read() -> pa.Table:
         table = opened.read(group, names)
+        first = opened.first_row(group)
         numbers = pa.array(range(first, first + table.num_rows), pa.int64())
         return table.append_column(_ROW, numbers)
 
@@ -154,8 +270,21 @@ def _shown(opened: OpenFile, group: int, first: int, named: Sequence[str]) -> pa
     return opened.cached(("page", group, *names), read, lambda table: table.nbytes)
 
 
-def _selected(table: pa.Table, row: int, search: str, where: RowFilter) -> pa.Table:
-    wanted = pc.greater_equal(table.column(_ROW), row)
+def _with_captions(table: pa.Table, opened: OpenFile, group: int) -> tuple[pa.Table, int]:
+    """The table of a row group with captions and labels, and how many pictures' are not known."""
+    told = captions_of(opened, group).table
+    unread = 0
+    if told is None:
+        told = pa.table({name: pa.nulls(table.num_rows, pa.string()) for name in _TOLD})
+        unread = table.num_rows - table.column("width").null_count
+    for name in _TOLD:
+        table = table.append_column(name, told.column(name))
+    return table, unread
+
+
+def _selected(table: pa.Table, group: _Group, search: str, where: RowFilter) -> pa.Table:
+    row = table.column(_ROW)
+    wanted = pc.and_(pc.greater_equal(row, group.first), pc.less(row, group.end))
     for side in ("width", "height"):  # null where there is no picture, 0 in a damaged row
         wanted = pc.and_(wanted, pc.fill_null(pc.greater(table.column(side), 0), False))
     wanted = pc.and_(wanted, table.column("key").is_valid())
@@ -170,7 +299,8 @@ def _items(
     if not table.num_rows:
         return
     kept = _kept(lookup, opened, group, table)
-    for row, has_original in zip(table.select(_SHOWN).to_pylist(), kept, strict=True):
+    names = [*_SHOWN, *(name for name in _TOLD if name in table.column_names)]
+    for row, has_original in zip(table.select(names).to_pylist(), kept, strict=True):
         yield {**row, "has_original": has_original}
 
 
@@ -194,9 +324,11 @@ def _cursor(position: int, row: int) -> str:
     return base64.urlsafe_b64encode(packed).decode().rstrip("=")
 
 
-def _parse(lookup: Lookup, cursor: str | None) -> tuple[int, int]:
+def _parse(lookup: Lookup, cursor: str | None, backwards: bool) -> tuple[int, int]:
     if cursor is None:
-        return 0, 0
+        return (
+            (len(lookup.files) - 1, lookup.files[-1].rows) if backwards and lookup.files else (0, 0)
+        )
     try:
         packed = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
         position, row = json.loads(packed)

@@ -6,7 +6,7 @@ app = create_app(PreviewService.open(Settings("s3://bucket/archive")))
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -15,33 +15,30 @@ from urllib.parse import unquote_to_bytes
 import pyarrow.compute as pc
 from fastapi import FastAPI, Header, Query, Request, Response
 from fastapi import Path as PathParameter
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 
-from codec.errors import StrataError
-
-from ..dataset.data_file import CursorError
+from ..reader.pages import PageQuery
 from .access import OPEN_ACCESS, Access, Guard
-from .answers import Answer, CannotShow, NotFound
-from .limits import LONGEST_PAUSE, Busy
+from .answers import Answer, NotFound
 from .metrics import MetricsSource
 from .middleware import Heads, Observed, RawKeys
 from .preview_reader import ORIGINALS, PreviewRequest
+from .refusals import add_refusals, unless_gone
 from .rendering import MEDIA_TYPES, Format
 from .schemas import (
     ETAG,
     PICTURE_HEADERS,
+    STREAM_HEADERS,
     Facts,
     Health,
     Info,
     Page,
     Positive,
-    Problem,
     errors,
     file_response,
 )
-from .service import PreviewService
+from .service import STREAM_TYPE, PreviewService
 
 T = TypeVar("T")
 
@@ -61,7 +58,7 @@ Key = Annotated[
     str,
     PathParameter(
         description="The picture's key, percent-encoded as a whole (`/` is `%2F`). Slashes may "
-        "stay as they are, unless the key ends in `/info`.",
+        "stay as they are, unless the key ends in `/info` or `/stream`.",
         examples=["cat%2F0042"],
     ),
 ]
@@ -70,8 +67,13 @@ IfNoneMatch = Annotated[
 ]
 
 
-class _Gone(Exception):
-    """The client has disconnected."""
+Version = Annotated[
+    str | None,
+    Query(
+        max_length=64,
+        description="The dataset's version: the answer may then be cached for good",
+    ),
+]
 
 
 def create_app(
@@ -109,7 +111,7 @@ def create_app(
     app.add_middleware(Observed, metrics=service.metrics)
     app.add_middleware(RawKeys)
     app.add_middleware(Heads)
-    _add_errors(app)
+    add_refusals(app)
     _add_pictures(app, service)
     _add_lists(app, service)
     _add_page(app, source)
@@ -123,7 +125,14 @@ better one. `layers=1` reads only one layer from the store.
 
 
 def _add_pictures(app: FastAPI, service: PreviewService) -> None:
-    most = service.dataset.num_layers
+    Layers = Annotated[
+        int | None,
+        Query(
+            ge=1,
+            le=service.dataset.num_layers,
+            description="How many layers; by default all that are stored",
+        ),
+    ]
 
     @app.get(
         "/v1/images/{key:path}/info",
@@ -132,8 +141,26 @@ def _add_pictures(app: FastAPI, service: PreviewService) -> None:
         responses=errors(404, 422, 503),
     )
     async def info(request: Request, key: Key) -> JSONResponse:
-        found = await _unless_gone(request, service.info(_key(key)))
+        found = await unless_gone(request, service.info(_key(key)))
         return JSONResponse(found, headers={"Cache-Control": _ASK})
+
+    @app.get(
+        "/v1/images/{key:path}/stream",
+        summary="The first layers as they are stored, for a program that decodes them",
+        response_class=Response,
+        responses=file_response("The stream", [STREAM_TYPE], STREAM_HEADERS)
+        | errors(404, 422, 503),
+    )
+    async def stream(
+        request: Request,
+        key: Key,
+        layers: Layers = None,
+        v: Version = None,
+        if_none_match: IfNoneMatch = None,
+    ) -> Response:
+        reading = service.stream(_key(key), layers, _known(if_none_match))
+        answer = await unless_gone(request, reading)
+        return _file(answer, _FOR_EVER if v == service.version else _HOUR)
 
     @app.get(
         "/v1/images/{key:path}",
@@ -145,10 +172,7 @@ def _add_pictures(app: FastAPI, service: PreviewService) -> None:
     async def image(
         request: Request,
         key: Key,
-        layers: Annotated[
-            int | None,
-            Query(ge=1, le=most, description="How many layers; by default all that are stored"),
-        ] = None,
+        layers: Layers = None,
         max_side: Annotated[
             int | None,
             Query(
@@ -160,17 +184,11 @@ def _add_pictures(app: FastAPI, service: PreviewService) -> None:
         format: Annotated[
             Format, Query(description="`png` is lossless, the others are not")
         ] = "webp",
-        v: Annotated[
-            str | None,
-            Query(
-                max_length=64,
-                description="The dataset's version: the answer may then be cached for good",
-            ),
-        ] = None,
+        v: Version = None,
         if_none_match: IfNoneMatch = None,
     ) -> Response:
         wanted = PreviewRequest(_key(key), layers, max_side, format)
-        answer = await _unless_gone(request, service.image(wanted, _known(if_none_match)))
+        answer = await unless_gone(request, service.image(wanted, _known(if_none_match)))
         return _file(answer, _FOR_EVER if v == service.version else _HOUR)
 
     @app.get(
@@ -182,7 +200,7 @@ def _add_pictures(app: FastAPI, service: PreviewService) -> None:
     )
     async def original(request: Request, key: Key, if_none_match: IfNoneMatch = None) -> Response:
         reading = service.original(_key(key), _known(if_none_match))
-        return _file(await _unless_gone(request, reading), _HOUR)
+        return _file(await unless_gone(request, reading), _HOUR)
 
 
 def _add_lists(app: FastAPI, service: PreviewService) -> None:
@@ -190,17 +208,35 @@ def _add_lists(app: FastAPI, service: PreviewService) -> None:
         "/v1/images",
         summary="Pictures in the dataset's order",
         response_model=Page,
-        responses=errors(400, 422, 503),
+        responses=errors(400, 404, 422, 503),
     )
     async def images(
         request: Request,
         after: Annotated[
             str | None, Query(max_length=1000, description="`next` of the page before")
         ] = None,
+        next_to: Annotated[
+            str | None,
+            Query(
+                max_length=10_000,
+                description="A key: the page begins with the picture behind it, or with `backwards`"
+                " before it. Without `after`",
+            ),
+        ] = None,
+        backwards: Annotated[
+            bool,
+            Query(description="Against the dataset's order, from `after`, `next_to` or the end"),
+        ] = False,
         limit: Annotated[int, Query(ge=1, le=500)] = 100,
         search: Annotated[
             str, Query(max_length=200, description="A part of the key, in upper or lower case")
         ] = "",
+        captions: Annotated[
+            bool,
+            Query(
+                description="With captions and labels, which `search` finds, too; reads side fields"
+            ),
+        ] = False,
         min_width: Positive | None = None,
         max_width: Positive | None = None,
         min_height: Positive | None = None,
@@ -216,8 +252,8 @@ def _add_lists(app: FastAPI, service: PreviewService) -> None:
             ("height", "<=", max_height),
             ("source_format", "==", format),
         ]
-        reading = service.page(after, limit, search, _filter(bounds))
-        page = await _unless_gone(request, reading)
+        query = PageQuery(after, limit, search, _filter(bounds), captions, backwards)
+        page = await unless_gone(request, service.page(query, next_to))
         return JSONResponse(page, headers={"Cache-Control": _ASK})
 
     @app.get("/v1/dataset", summary="The dataset", response_model=Facts, responses=errors(503))
@@ -259,61 +295,6 @@ class _Static(StaticFiles):
         response = super().file_response(*arguments, **options)
         response.headers["Cache-Control"] = _ASK
         return response
-
-
-# -- errors ---------------------------------------------------------------------------------------
-
-
-def _add_errors(app: FastAPI) -> None:
-    def refusal(status: int, detail: str, **headers: str) -> JSONResponse:
-        return JSONResponse(
-            Problem(detail=detail).model_dump(), status, {"Cache-Control": _NEVER, **headers}
-        )
-
-    def busy(detail: str, seconds: int) -> JSONResponse:
-        return refusal(503, detail, **{"Retry-After": str(seconds)})
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        found = (f"{one['loc'][-1]}: {one['msg']}" for one in error.errors())
-        return refusal(422, "; ".join(found))
-
-    @app.exception_handler(NotFound)
-    async def not_there(_: Request, error: NotFound) -> JSONResponse:
-        return refusal(404, str(error))
-
-    @app.exception_handler(CannotShow)
-    async def cannot_show(_: Request, error: CannotShow) -> JSONResponse:
-        return refusal(422, str(error))
-
-    @app.exception_handler(CursorError)
-    async def bad_cursor(_: Request, error: CursorError) -> JSONResponse:
-        return refusal(
-            400, "this dataset did not give this cursor: leave `after` out to start again"
-        )
-
-    @app.exception_handler(Busy)
-    async def too_many(_: Request, error: Busy) -> JSONResponse:
-        return busy(str(error), error.retry_after)
-
-    @app.exception_handler(TimeoutError)
-    async def too_late(_: Request, error: TimeoutError) -> JSONResponse:
-        return busy("this took longer than a request may", LONGEST_PAUSE)
-
-    @app.exception_handler(StrataError)
-    async def fault(request: Request, error: StrataError) -> JSONResponse:
-        # The message names buckets and paths, so it goes to the log and not to the client.
-        log.error("%s: %s: %s", request.url.path, type(error).__name__, error)
-        return busy("the dataset cannot be read at the moment", 5 if error.passing else 60)
-
-    @app.exception_handler(_Gone)
-    async def gone(_: Request, error: _Gone) -> Response:
-        return Response(status_code=499)
-
-    @app.exception_handler(Exception)
-    async def unexpected(request: Request, error: Exception) -> JSONResponse:
-        log.error("%s: %s", request.url.path, error, exc_info=error)
-        return refusal(500, "an internal error; the server's log has more")
 
 
 # -- small helpers --------------------------------------------------------------------------------
@@ -358,21 +339,3 @@ def _file(answer: Answer, caching: str) -> Response:
     if answer.damaged is not None:
         headers["X-Strata-Damaged"] = str(answer.damaged)
     return Response(answer.body, media_type=answer.media_type, headers=headers)
-
-
-async def _unless_gone(request: Request, making: Coroutine[Any, Any, T]) -> T:
-    """The result of ``making``, which is cancelled if the client disconnects first."""
-
-    async def goes() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    work, gone = asyncio.ensure_future(making), asyncio.ensure_future(goes())
-    try:
-        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
-            raise _Gone
-        return work.result()
-    finally:
-        work.cancel()
-        gone.cancel()

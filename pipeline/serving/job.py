@@ -30,11 +30,23 @@ def serve_previews(options: ServeOptions) -> int:
     """
     ending = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ending.set())
+        signal.signal(number, lambda *_: told_to_end(ending, options.limits.timeout))
     try:
-        return _serve(_absolute(options), ending)
+        code = _serve(_absolute(options), ending)
     finally:
         cluster.disconnect()
+    if ending.is_set():
+        print("the server has ended", file=sys.stderr, flush=True)
+    return code
+
+
+def told_to_end(ending: threading.Event, timeout: float) -> None:
+    """What a signal does: the first sets ``ending``, the second raises KeyboardInterrupt."""
+    if ending.is_set():
+        raise KeyboardInterrupt
+    ending.set()
+    # Not print: a signal may come while something is being printed.
+    os.write(2, b"ending: requests under way have %d s; Ctrl-C again ends at once\n" % timeout)
 
 
 def _absolute(options: ServeOptions) -> ServeOptions:
@@ -55,6 +67,12 @@ def _serve(options: ServeOptions, ending: threading.Event) -> int:
     alone = not (options.address or os.environ.get("RAY_ADDRESS") or cluster.inside_ray_job())
     if alone:
         check_port(host, port)
+    print(
+        f"{len(dataset)} pictures of {options.dataset}: starting Ray and the server, which takes "
+        "half a minute",
+        file=sys.stderr,
+        flush=True,
+    )
     cluster.connect(options.address)  # before anything else imports Ray, see there
     from ray import serve
     from ray.exceptions import RayError

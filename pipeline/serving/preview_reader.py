@@ -5,25 +5,37 @@ import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from codec import Codec, EncodedImage
 
+from ..dataset.captions import caption_of
 from ..dataset.data_file import DamagedDataError, DatasetError
 from ..dataset.index import IndexEntry
+from ..reader.captions import fields_at
 from ..reader.dataset import Dataset
-from ..reader.pages import page
+from ..reader.pages import PageQuery, beside, page
 from ..stores.filesystems import storage_errors
 from ..stores.passing import may_pass
 from .answers import CannotShow, NotFound
 from .rendering import RELEASE, Format, etag
+from .side_fields import shown_fields
 
 log = logging.getLogger("strata.previews")
 
 _QUICK_PIXELS = 1 << 16  # of a picture whose first layer may be decoded in full size
 _PIXEL_BYTES = 8  # in work: its part of the stream and of the file, three of RGB, some to spare
-_INFO = ["status", "layers", "cumulative_bytes", "psnr", "source_format", "source_bytes", "notes"]
+_INFO = [
+    "status",
+    "layers",
+    "cumulative_bytes",
+    "psnr",
+    "source_field",
+    "source_format",
+    "source_bytes",
+    "notes",
+]
 # Of originals; browsers show most of them.
 ORIGINALS = {
     name: f"image/{name}" for name in ("jpeg", "png", "webp", "gif", "bmp", "tiff", "avif")
@@ -74,6 +86,20 @@ class LocatedPicture:
 
 
 @dataclass(frozen=True)
+class LocatedStream:
+    """Where the first ``layers`` layers of a picture lie."""
+
+    entry: IndexEntry
+    layers: int
+    etag: str
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of these layers."""
+        return sum(self.entry.lengths[: self.layers])
+
+
+@dataclass(frozen=True)
 class LocatedOriginal:
     """Where a kept original lies; without an index, it may turn out that none is kept."""
 
@@ -116,27 +142,42 @@ class PreviewReader:
             layers = min(wanted, entry.num_layers)
             original = entry.num_layers < wanted and self._has_original(entry)
         self._check_size(entry.width, entry.height)
-        # The file and row identify the data, because data files are written once.
-        parts = (self.dataset.model_id, *_place(entry), entry.header)
-        parts = (*parts, entry.lengths[:layers], entry.crc32s[:layers])
+        parts = self._content(entry, layers)
         tag = etag((*parts, original, layers, request.max_side, request.format))
         return LocatedPicture(request, entry, layers, original, tag)
 
     def read(self, found: LocatedPicture) -> PictureData:
         """The layers of the picture before the first damaged one."""
-        entry, layers = found.entry, found.layers
+        data = self._read(found.entry, found.layers, ["alpha"])
+        self._check_size(data.stream.width, data.stream.height)
+        return data
+
+    def _read(self, entry: IndexEntry, wanted: int, columns: list[str]) -> PictureData:
+        layers = wanted
         with self._reading(entry.key):
             while True:
                 try:
-                    (record,) = self.dataset.fetch([entry.key], layers, columns=["alpha"])
+                    (record,) = self.dataset.fetch([entry.key], layers, columns=columns)
                     break
                 except DamagedDataError as error:  # without an index, it does not name a layer
                     layers = layers - 1 if error.layer is None else error.layer
                     if layers < 1:
                         raise
-        self._check_size(record.encoded.width, record.encoded.height)
-        damaged = layers if layers < found.layers else None
-        return PictureData(record.encoded, record.extra["alpha"], damaged)
+        damaged = layers if layers < wanted else None
+        return PictureData(record.encoded, record.extra.get("alpha"), damaged)
+
+    # -- streams ----------------------------------------------------------------------------------
+
+    def find_stream(self, key: str, layers: int | None) -> LocatedStream:
+        """Where the stream lies. Reads nothing but the index."""
+        with self._reading(key):
+            entry = self._entry(key)
+        stored = entry.num_layers if layers is None else min(layers, entry.num_layers)
+        return LocatedStream(entry, stored, etag((*self._content(entry, stored), "stream")))
+
+    def stream(self, found: LocatedStream) -> PictureData:
+        """The layers before the first damaged one."""
+        return self._read(found.entry, found.layers, [])
 
     # -- originals --------------------------------------------------------------------------------
 
@@ -164,11 +205,13 @@ class PreviewReader:
         with self._reading(key):
             entry = self._entry(key)
             row = self.dataset.metadata(key, _INFO)
+            with self.dataset.open(entry.file) as opened:
+                fields = fields_at(opened, entry.row_group, entry.row)
             has_original = self._has_original(entry)
             sizes = list(row["cumulative_bytes"] or ())
             if None in sizes:
                 raise DamagedDataError(f"{entry.file.path}: {key!r} lacks layer sizes", key)
-        pixels = entry.width * entry.height
+        pixels, most = entry.width * entry.height, self.dataset.num_layers
         return {
             "key": key,
             "width": entry.width,
@@ -183,17 +226,31 @@ class PreviewReader:
             "model_id": self.dataset.model_id,
             "codec": self._codec.codec,
             "notes": row["notes"] or "",
+            # From that many layers on, the original takes the place of those that are not stored.
+            "original_from": entry.num_layers + 1
+            if has_original and entry.num_layers < most
+            else None,
+            **caption_of(fields or ())._asdict(),
+            "fields": shown_fields(fields, row["source_field"]),
         }
 
-    def page(self, after: str | None, limit: int, search: str, filter: Any) -> dict[str, Any]:
+    def page(self, query: PageQuery, next_to: str | None = None) -> dict[str, Any]:
         """Some pictures in the dataset's order, and the cursor of the next page.
 
-        Damaged and missing files are left out. Raises CursorError for a cursor of another dataset.
+        ``next_to`` is a key, behind (or before) which the page begins. Damaged and missing files
+        are left out. Raises CursorError for a cursor of another dataset, NotFound for an unknown
+        ``next_to``.
         """
+        if next_to is not None:
+            with self._reading(next_to):
+                after = beside(self.dataset.lookup, self._entry(next_to), query.backwards)
+            if after is None:
+                return {"items": [], "next": None, "unread": 0}
+            query = replace(query, after=after)
         with self._answering():
-            items, cursor = page(self.dataset.lookup, after, limit, search, filter, _left_out)
-        shown = [{**item, "psnr": _in_json(item["psnr"])} for item in items]
-        return {"items": shown, "next": cursor}
+            found = page(self.dataset.lookup, query, _left_out)
+        shown = [{**item, "psnr": _in_json(item["psnr"])} for item in found.items]
+        return {"items": shown, "next": found.next, "unread": found.unread}
 
     def facts(self) -> dict[str, Any]:
         """Facts about the dataset, without its URL, which clients need not know."""
@@ -206,10 +263,17 @@ class PreviewReader:
             "model_id": dataset.model_id,
             "lossless": codec.lossless and dataset.num_layers == codec.num_layers,
             "failed": len(dataset.failed),
+            "formats": _formats(dataset),
+            "captions": _captions(dataset),
             "version": self.version,
         }
 
     # -- small helpers ----------------------------------------------------------------------------
+
+    def _content(self, entry: IndexEntry, layers: int) -> tuple[object, ...]:
+        """What identifies a stream: file and row do, because data files are written once."""
+        lengths, crc32s = entry.lengths[:layers], entry.crc32s[:layers]
+        return (self.dataset.model_id, *_place(entry), entry.header, lengths, crc32s)
 
     def _entry(self, key: str) -> IndexEntry:
         entry = self.dataset.locate(key)
@@ -288,3 +352,21 @@ def _version(dataset: Dataset) -> str:
     files = sorted((file.name, file.bytes, file.footer_bytes) for file in dataset.files)
     text = repr((RELEASE, dataset.fingerprint, files))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _formats(dataset: Dataset) -> list[str]:
+    """The formats of the original files by the records; all there are where a record has none."""
+    found: set[str] = set()
+    for file in dataset.files:
+        counts = file.record.get("formats")
+        if not isinstance(counts, dict):
+            return sorted(ORIGINALS)
+        found.update(name for name in counts if name in ORIGINALS)
+    return sorted(found)
+
+
+def _captions(dataset: Dataset) -> int | None:
+    """How many pictures have a caption or a label; None where a record does not say."""
+    counts = [file.record.get("captions") for file in dataset.files]
+    known = [one for one in counts if isinstance(one, int)]
+    return sum(known) if len(known) == len(counts) else None

@@ -29,17 +29,42 @@ class Item(BaseModel):
     has_original: bool = Field(description="whether the original file is kept")
 
 
+class Listed(Item):
+    """A picture in a list; caption and label only with `captions=true`."""
+
+    caption: str | None = Field(None, description="on one line", examples=["a cat on a mat"])
+    label: str | None = Field(None, description="on one line", examples=["tabby"])
+
+
 class Page(BaseModel):
     """Pictures in the dataset's order."""
 
-    items: list[Item]
+    items: list[Listed]
     next: str | None = Field(
         description="give it as `after` for the next page; null at the end. A page of a search "
         "may hold few items or none before the last page."
     )
+    unread: int = Field(
+        description="pictures whose captions were not searched: their side fields are too large"
+    )
 
 
-class Info(Item):
+class SideField(BaseModel):
+    """A file beside the picture in its sample."""
+
+    name: str = Field(examples=["json"])
+    bytes: int = Field(examples=[75])
+    text: str | None = Field(description="null where it is no text, or a long one")
+
+
+class SideFields(BaseModel):
+    """The first of the fields; `more` are not named."""
+
+    items: list[SideField]
+    more: int
+
+
+class Info(Listed):
     """A picture's metadata."""
 
     bpp: list[float] = Field(
@@ -50,6 +75,13 @@ class Info(Item):
     model_id: str = Field(description="sha256 of the model that wrote the stream")
     codec: str = Field(examples=["uqdm"])
     notes: str = Field(description="what was done to the picture before it was encoded")
+    original_from: int | None = Field(
+        description="with so many `layers` or more, the original is shown in place of layers that "
+        "are not stored; null where it is not"
+    )
+    fields: SideFields | None = Field(
+        description="side fields; null where those of its row group are too large to be read"
+    )
 
 
 class Facts(BaseModel):
@@ -66,6 +98,13 @@ class Facts(BaseModel):
     model_id: str = Field(description="sha256 of the model file")
     lossless: bool = Field(description="whether all layers together are lossless")
     failed: int = Field(description="inputs that could not be compressed")
+    formats: list[str] = Field(
+        description="of the original files, for `format`; all there are where this is not known",
+        examples=[["jpeg", "png"]],
+    )
+    captions: int | None = Field(
+        description="pictures with a caption or a label; null where this is not known"
+    )
     version: str = Field(
         description="changes whenever a picture's bytes here may; give it as `v`, and pictures "
         "can be cached for good"
@@ -120,6 +159,9 @@ PICTURE_HEADERS = {
     "X-Strata-Damaged": _header(
         "integer", "the first layer that is damaged, where fewer layers are shown for that reason"
     ),
+}
+STREAM_HEADERS = {
+    name: told for name, told in PICTURE_HEADERS.items() if name != "X-Strata-Original"
 }
 
 

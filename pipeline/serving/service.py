@@ -24,6 +24,7 @@ from codec.errors import BrokenImageError, UnsupportedImageError
 
 from ..reader.dataset import Dataset, open_dataset
 from ..reader.originals import read_original
+from ..reader.pages import PageQuery
 from ..stores.cache import ByteCache
 from .access import OPEN_ACCESS, Access
 from .answers import Answer
@@ -37,6 +38,8 @@ from .sharing import Sharing
 __all__ = ["PreviewRequest", "PreviewService", "Settings"]
 
 T = TypeVar("T")
+
+STREAM_TYPE = "application/octet-stream"
 
 _TRIED = 192  # pixels on a side of the picture that the codec's speed is measured with
 _READERS = 32  # threads, which mostly wait for the store
@@ -149,13 +152,31 @@ class PreviewService:
         self.metrics.stream_bytes.inc(len(body))
         return Answer(body, media_type, found.etag, found.entry.num_layers, len(body), True)
 
-    async def page(self, after: str | None, limit: int, search: str, filter: Any) -> dict[str, Any]:
+    async def stream(
+        self, key: str, layers: int | None, known: Callable[[str], bool] = lambda _: False
+    ) -> Answer:
+        """The first layers as they are stored: a file as ``EncodedImage.to_bytes`` gives it."""
+        async with asyncio.timeout(self.limits.timeout):
+            found = await self._finding.do("find", self._reader.find_stream, key, layers)
+            if known(found.etag):
+                return Answer(b"", "", found.etag)
+            async with self._originals.enter(), self._originals_memory.take(2 * found.nbytes):
+                data = await self._read(self._reader.stream, found)
+                body = data.stream.to_bytes()
+        self.metrics.stream_bytes.inc(data.stream.nbytes)
+        if data.damaged is not None:
+            self.metrics.damaged.inc()
+        tag = found.etag if data.damaged is None else ""
+        count, nbytes = data.stream.num_layers, data.stream.nbytes
+        return Answer(body, STREAM_TYPE, tag, count, nbytes, damaged=data.damaged)
+
+    async def page(self, query: PageQuery, next_to: str | None = None) -> dict[str, Any]:
         """Some pictures in the dataset's order, and the cursor of the next page.
 
         Raises CursorError for a cursor of another dataset.
         """
         async with asyncio.timeout(self.limits.timeout):
-            return await self._listing.do("page", self._reader.page, after, limit, search, filter)
+            return await self._listing.do("page", self._reader.page, query, next_to)
 
     def facts(self) -> dict[str, Any]:
         """Facts about the dataset."""

@@ -69,6 +69,14 @@ class FakeServer:
 
     keys: list[str]
     originals: bool = True
+    stored: int = LAYERS  # layers of each picture; the original takes the place of the others
+    size: tuple[int, int] = (WIDTH, HEIGHT)
+    measured: bool = True  # PSNR
+    captions: dict[str, str] = field(default_factory=dict)  # by key
+    labels: dict[str, str] = field(default_factory=dict)
+    fields: list[dict[str, Any]] = field(default_factory=list)  # of each picture
+    formats: list[str] = field(default_factory=lambda: ["jpeg", "png"])
+    unread: int = 0  # pictures of a page whose captions are not searched
     quick_layers: int = LAYERS
     scanned: int = 1_000_000  # keys that a page of a search looks at, at most
     delay: Callable[[Request], float] = lambda request: 0.0  # seconds
@@ -94,29 +102,42 @@ class FakeServer:
     def entry(self, place: int) -> dict[str, Any]:
         return {
             "key": self.keys[place],
-            "width": WIDTH,
-            "height": HEIGHT,
-            "layers": LAYERS,
-            "cumulative_bytes": BYTES,
-            "psnr": PSNR,
+            "width": self.size[0],
+            "height": self.size[1],
+            "layers": self.stored,
+            "cumulative_bytes": BYTES[: self.stored],
+            "psnr": PSNR[: self.stored] if self.measured else None,
             "has_original": self.originals,
+            "caption": self.captions.get(self.keys[place]),
+            "label": self.labels.get(self.keys[place]),
         }
 
     def page(self, query: dict[str, str]) -> dict[str, Any]:
-        after, limit = int(query.get("after", 0)), int(query.get("limit", 50))
-        search = query.get("search", "").lower()
+        limit, search = int(query.get("limit", 50)), query.get("search", "").lower()
+        step = -1 if query.get("backwards") == "true" else 1
+        at = len(self.keys) - 1 if step < 0 else 0
+        if "next_to" in query:
+            at = self.keys.index(query["next_to"]) + step
+        at = int(query.get("after", at))
         items: list[dict[str, Any]] = []
-        end = min(len(self.keys), after + self.scanned)
-        while after < end and len(items) < limit:
-            if search in self.keys[after].lower():
-                items.append(self.entry(after))
-            after += 1
-        return {"items": items, "next": str(after) if after < len(self.keys) else None}
+        looked = 0
+        while 0 <= at < len(self.keys) and looked < self.scanned and len(items) < limit:
+            texts = [self.keys[at]]
+            if query.get("captions") == "true":
+                texts += [known.get(texts[0], "") for known in (self.captions, self.labels)]
+            if any(search in text.lower() for text in texts):
+                items.append(self.entry(at))
+            at, looked = at + step, looked + 1
+        more = 0 <= at < len(self.keys)
+        return {"items": items, "next": str(at) if more else None, "unread": self.unread}
 
     def info(self, key: str) -> dict[str, Any]:
-        pixels = WIDTH * HEIGHT
+        pixels = self.size[0] * self.size[1]
+        replaced = self.originals and self.stored < LAYERS
         return self.entry(self.keys.index(key)) | {
-            "bpp": [8 * total / pixels for total in BYTES],
+            "original_from": self.stored + 1 if replaced else None,
+            "fields": {"items": self.fields, "more": 0},
+            "bpp": [8 * total / pixels for total in BYTES[: self.stored]],
             "source_format": "png",
             "source_bytes": 600_000,
             "model_id": "0123456789abcdef",
@@ -174,6 +195,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif request.path == "/v1/dataset":
             told = {"name": "fake", "pictures": len(self.fake.keys), "layers": LAYERS}
             told |= {"quick_layers": self.fake.quick_layers, "version": "v1"}
+            told |= {"captions": len(self.fake.captions), "formats": self.fake.formats}
             self.send_json(told | {"codec": "uqdm", "model_id": "0123456789abcdef"})
         elif request.path == "/v1/images":
             self.send_json(self.fake.page(request.query))
@@ -184,10 +206,15 @@ class _Handler(BaseHTTPRequestHandler):
         elif parts[1] == "originals":
             self.send_bytes(draw(ORIGINAL_COLOR, WIDTH), "image/png")
         else:
-            side = min(int(request.query.get("max_side", WIDTH)), WIDTH)
-            used = min(request.layers, LAYERS)
+            width = self.fake.size[0]
+            side = min(int(request.query.get("max_side", width)), width)
+            used = min(request.layers, self.fake.stored)
             told = {"X-Strata-Layers": str(used), "X-Strata-Bytes": str(BYTES[used - 1])}
-            self.send_bytes(draw(stream_color(used), side), "image/png", headers=told)
+            color = stream_color(used)
+            if request.layers > used and self.fake.originals:
+                told |= {"X-Strata-Original": "true", "X-Strata-Bytes": "600000"}
+                color = ORIGINAL_COLOR
+            self.send_bytes(draw(color, side), "image/png", headers=told)
 
     def send_file(self, path: Path) -> None:
         self.send_bytes(path.read_bytes(), TYPES[path.suffix])

@@ -260,14 +260,18 @@ def test_filters_go_to_the_server(page: "Page", fake: FakeServer) -> None:
     page.goto(fake.url)
     page.click("#filters-open")
     page.fill("[name=min_width]", "640")
-    page.fill("[name=format]", "png")
+    offered = page.locator("[name=format] option").all_text_contents()
+    assert offered == ["any", "jpeg", "png"]  # those of the dataset
     with page.expect_request("**/v1/images?*format=png*"):
-        page.press("[name=format]", "Enter")
+        page.select_option("[name=format]", "png")
     assert page.url.endswith("#min_width=640&format=png")
     page.wait_for_selector(".tile[data-layers]")
     asked = [one.query for one in fake.requests if one.path == "/v1/images"][-1]
     assert (asked["min_width"], asked["format"]) == ("640", "png")
     assert "max_width" not in asked
+    with page.expect_request("**/v1/images?*format=avif*"):  # a link may name any
+        page.goto(f"{fake.url}#format=avif")
+    page.wait_for_function("() => document.querySelector('[name=format]').value === 'avif'")
 
 
 def test_arrows_move_the_focus_and_enter_opens(page: "Page", fake: FakeServer) -> None:
@@ -327,3 +331,77 @@ def test_another_width_keeps_the_place(page: "Page", fake: FakeServer) -> None:
         }""",
         arg=before,
     )
+
+
+def test_captions_stand_below_pictures_and_are_found(page: "Page", fake: FakeServer) -> None:
+    keys = fake.keys
+    fake.captions = {keys[0]: "<b>a cat</b> on a mat", keys[250]: "a dog in the harbour"}
+    fake.labels = {keys[0]: "tabby", keys[1]: "siamese"}
+    page.goto(fake.url)
+    page.wait_for_selector(".tile[data-layers]")
+    captions = page.locator(".caption").all_text_contents()[:3]
+    assert captions == ["<b>a cat</b> on a mat", f"siamese · {keys[1]}", keys[2]]
+    title = page.locator(".tile").first.get_attribute("title")
+    assert title == f"{keys[0]}\n<b>a cat</b> on a mat\ntabby\n768 × 512"
+    # two lines have room, and no caption is cut by the row below
+    boxes = [page.locator(".caption").nth(n).bounding_box() for n in (0, 1)]
+    below = page.locator(".row").nth(1).bounding_box()
+    assert all(box["y"] + box["height"] <= below["y"] for box in boxes)
+    assert page.get_attribute("#query", "placeholder") == "Search 300 keys and captions"
+    page.fill("#query", "HARBOUR")
+    page.wait_for_function("() => document.querySelectorAll('.tile').length === 1")
+    assert page.inner_text(".caption") == "a dog in the harbour"
+    fake.unread = 7
+    page.fill("#query", "harbou")
+    page.get_by_text("The captions of 7 pictures were not searched").wait_for()
+
+
+def test_a_dataset_without_captions_is_not_asked_for_any(page: "Page", fake: FakeServer) -> None:
+    page.goto(f"{fake.url}#q=photos")
+    page.wait_for_selector(".tile[data-layers]")
+    assert page.get_attribute("#query", "placeholder") == "Search 300 keys"
+    assert not [one for one in fake.requests if "captions" in one.query]
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"),
+    [
+        ((768, 512), "fill"),  # hardly anything is cut off
+        ((512, 512), "fill"),
+        ((512, 768), "whole"),  # half of it would be
+        ((2000, 300), "whole"),
+        ((64, 48), "own"),
+    ],
+)
+def test_a_cell_shows_the_whole_picture_or_its_upper_middle(
+    page: "Page", fake: FakeServer, size: tuple[int, int], shown: str
+) -> None:
+    fake.size = size
+    page.goto(fake.url)
+    page.wait_for_selector(".tile[data-layers]")
+    frame = page.locator(".frame").first
+    assert shown in frame.get_attribute("class").split()
+    look = page.locator(".frame img").first.evaluate(
+        "(image) => [getComputedStyle(image).objectFit, getComputedStyle(image).objectPosition]"
+    )
+    assert look[0] == ("contain" if shown == "whole" else "cover")
+    if shown == "fill":
+        assert look[1] == "50% 15%"
+    if shown == "own":
+        box, around = page.locator(".frame img").first.bounding_box(), frame.bounding_box()
+        assert (box["width"], box["height"]) == size
+        assert box["x"] - around["x"] == pytest.approx((around["width"] - 64) / 2, abs=1)
+
+
+def test_who_wants_all_layers_gets_the_original_in_place_of_those_not_stored(
+    page: "Page", fake: FakeServer
+) -> None:
+    fake.stored = 2
+    page.goto(fake.url)
+    wait_for_layers(page, 2)
+    until(page, fake.rests)
+    assert max(one.layers for one in fake.pictures()) == 2
+    page.select_option("#depth", "6")
+    page.wait_for_selector(".tile[data-layers='original']")
+    until(page, fake.rests)
+    assert {one.layers for one in fake.pictures()} == {1, 2, 3}

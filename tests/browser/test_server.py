@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
+from codec import EncodedImage
 from pipeline.reader.dataset import open_dataset
 from pipeline.serving.limits import Limits
 from tests.browser.conftest import DESKTOP, PHONE
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["make_dataset", "toy"]
 
 HOSTILE = "<img src=x onerror=alert(1)> \"ü/%2F'"
+CAPTION = "a caption </span><script>alert(2)</script>"
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 
 
@@ -42,6 +44,7 @@ def serve(make_dataset: Make, toy: ToyCodec, tmp_path: Path) -> Iterator[Serve]:
     All four layers give every pixel back.
     """
     extra = [("large.png", png(7, 200, 300)), (f"{HOSTILE}.png", png(11))]
+    extra += [(f"{HOSTILE}.txt", CAPTION.encode()), (f"{HOSTILE}.cls", b"of a kind")]
     write_tar(tmp_path / "a.tar", samples(30))
     write_tar(tmp_path / "b.tar", extra)
     inputs = [str(tmp_path / "a.tar"), str(tmp_path / "b.tar")]
@@ -116,6 +119,36 @@ def test_a_hostile_key_reaches_the_server_as_it_is(page: "Page", url: str) -> No
     page.wait_for_selector("#pane-stream img[data-layers='3']")
     page.keyboard.press("s")
     page.wait_for_selector("#pane-other img")
+
+
+def test_a_caption_is_text_and_is_found(page: "Page", url: str) -> None:
+    dialogs: list[str] = []
+    page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+    page.goto(url)
+    page.wait_for_selector(".tile[data-layers]")
+    page.fill("#query", "A CAPTION")
+    page.wait_for_function("() => document.querySelectorAll('.tile').length === 1")
+    assert page.inner_text(".caption") == CAPTION
+    page.click(".tile")
+    page.wait_for_selector("#pane-stream img[data-layers='3']")
+    assert page.locator("#caption").text_content() == CAPTION
+    assert page.locator("#label").text_content() == "of a kind"
+    page.click("summary")
+    assert page.locator("#fields dd").all_text_contents() == [CAPTION, "of a kind"]
+    with page.expect_download() as saved:
+        page.click("#save-stream")
+    assert EncodedImage.from_bytes(saved.value.path().read_bytes()).num_layers == 3
+    assert dialogs == []
+
+
+def test_pictures_beside_one_that_was_linked(page: "Page", url: str) -> None:
+    page.goto(f"{url}#key=s0029&layers=1")
+    page.wait_for_selector("#following:enabled")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("() => document.querySelector('#viewer-key').textContent === 'large'")
+    page.wait_for_selector("#previous:enabled")
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_function("() => document.querySelector('#viewer-key').textContent === 's0029'")
 
 
 def test_a_key_that_is_not_there(page: "Page", url: str, complaints: list[str]) -> None:

@@ -121,6 +121,7 @@ def test_the_last_choice_wins_over_slower_ones(page: "Page", fake: FakeServer) -
 
 
 def test_split_and_side_by_side_with_the_original(page: "Page", fake: FakeServer) -> None:
+    fake.size = (1536, 1024)  # fills the window
     page.goto(f"{fake.url}{LINK}&layers=3")
     wait_for_layer(page, 3)
     assert not [one for one in fake.requests if "originals" in one.path]  # not before it is wanted
@@ -154,6 +155,7 @@ def test_without_an_original_all_layers_are_what_one_compares_with(
     page: "Page", fake: FakeServer
 ) -> None:
     fake.originals = False
+    fake.size = (1536, 1024)
     page.goto(f"{fake.url}{LINK}&layers=1&view=split")
     page.wait_for_selector("#pane-other img")
     assert page.inner_text("#pane-other figcaption") == "all 6 layers"
@@ -193,18 +195,149 @@ def test_zoom_loads_what_it_needs(page: "Page", fake: FakeServer) -> None:
     )
 
 
-def test_a_picture_smaller_than_the_window_can_be_seen_in_its_own_size(
+def test_a_small_picture_is_seen_in_its_own_size_and_can_be_zoomed(
     page: "Page", fake: FakeServer
 ) -> None:
+    fake.size = (64, 48)
     page.goto(f"{fake.url}{LINK}&layers=2")
     wait_for_layer(page, 2)
-    fitted = page.inner_text("#zoom-fit")
-    assert int(fitted[:-2]) > 100
-    page.keyboard.press("-")
+    sheet = page.locator("#pane-stream .sheet")
     assert page.inner_text("#zoom-fit") == "100 %"
-    assert page.locator("#pane-stream .sheet").bounding_box()["width"] == 768
+    assert sheet.bounding_box()["width"] == 64
+    page.keyboard.press("-")  # not smaller than it is
+    assert page.inner_text("#zoom-fit") == "100 %"
+    page.keyboard.press("+")
+    assert page.inner_text("#zoom-fit") == "150 %"
+    assert sheet.bounding_box()["width"] == 96
+    page.keyboard.press("f")
+    assert sheet.bounding_box()["width"] == 64
+    page.keyboard.press("f")  # as large as the window
+    box, stage = sheet.bounding_box(), page.locator("#stage").bounding_box()
+    assert box["width"] == pytest.approx(stage["width"], abs=1) or box["height"] == pytest.approx(
+        stage["height"], abs=1
+    )
     page.click("#zoom-fit")
-    assert page.inner_text("#zoom-fit") == fitted
+    assert page.inner_text("#zoom-fit") == "100 %"
+
+
+def test_what_was_not_measured_is_not_shown(page: "Page", fake: FakeServer) -> None:
+    fake.measured = False
+    page.goto(f"{fake.url}{LINK}&layers=2")
+    wait_for_layer(page, 2)
+    assert page.is_visible("#bytes")
+    assert not page.is_visible("#psnr")
+    assert page.locator(".figures").inner_text().count("PSNR") == 0
+    fake.measured = True
+    page.goto(f"{fake.url}#key=photos%2F000004&layers=2")
+    page.wait_for_selector("#psnr:visible")
+
+
+def test_the_original_is_the_last_step_where_it_takes_the_place_of_layers(
+    page: "Page", fake: FakeServer
+) -> None:
+    fake.stored = 2
+    page.goto(f"{fake.url}{LINK}&layers=1")
+    wait_for_layer(page, 1)
+    assert page.get_attribute("#layers", "max") == "3"
+    assert page.inner_text("#layers-of") == "1 of 2"
+    slabs = page.locator("#strata button").evaluate_all("all => all.map((one) => one.title)")
+    assert slabs == ["Layer 1: 300 B", "Layer 2: 600 B", "Original: 600 kB"]
+    page.keyboard.press("ArrowUp")
+    wait_for_layer(page, 2)
+    assert page.inner_text("#layers-of") == "2 of 2"
+    assert figures(page)[:3] == ["900 B", "0.018", "26.3 dB"]
+    page.keyboard.press("ArrowUp")
+    wait_for_layer(page, 3)
+    assert fake.pictures()[-1].layers == 3
+    assert page.inner_text("#layers-of") == "original"
+    assert page.get_attribute("#layers", "aria-valuetext") == "original"
+    assert page.inner_text("#pane-stream figcaption") == "original"
+    assert figures(page) == ["600 kB", "12.21", "exact", "100 %"]
+    assert color_at(page, 0.5, 0.5) == ORIGINAL_COLOR
+    page.keyboard.press("ArrowUp")  # there is none above
+    assert page.url.endswith("layers=3")
+    page.click("summary")
+    assert "stream?layers=2" in page.get_attribute("#save-stream", "href")
+    page.goto("about:blank")
+    page.goto(f"{fake.url}{LINK}")  # by itself it gets that far
+    wait_for_layer(page, 3)
+    assert page.inner_text("#layers-of") == "original"
+
+
+def test_captions_and_side_fields_are_text(page: "Page", fake: FakeServer) -> None:
+    script = "<img src=x onerror=alert(1)>"
+    fake.captions[KEY], fake.labels[KEY] = f"a caption {script}", f"label {script}"
+    fake.fields = [
+        {"name": script, "bytes": 9, "text": f"line\nof {script}"},
+        {"name": "seg.png", "bytes": 12_000, "text": None},
+    ]
+    dialogs: list[str] = []
+    page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+    page.goto(f"{fake.url}{LINK}&layers=1")
+    wait_for_layer(page, 1)
+    assert page.locator("#caption").text_content() == fake.captions[KEY]
+    assert page.locator("#label").text_content() == fake.labels[KEY]
+    page.click("summary")
+    assert page.locator("#fields dt").all_text_contents() == [script, "seg.png"]
+    assert page.locator("#fields dd").all_text_contents() == [
+        f"line\nof {script}",
+        "12 kB, not shown",
+    ]
+    assert page.locator("#viewer img").count() == 1  # the picture
+    assert dialogs == []
+    fake.fields = []
+    page.goto(f"{fake.url}#key=photos%2F000004&layers=1")  # of another picture nothing is left
+    page.wait_for_function("() => document.querySelector('#caption').textContent === ''")
+    assert page.locator("#fields dt").count() == 0
+    assert not page.is_visible(".told")
+
+
+def test_previous_and_next_of_a_picture_that_was_opened_by_its_link(
+    page: "Page", fake: FakeServer
+) -> None:
+    page.goto(f"{fake.url}{LINK}&layers=1")
+    page.wait_for_selector("#following:enabled")
+    page.wait_for_selector("#previous:enabled")
+    for key, name in (
+        ("ArrowRight", "photos/000004"),
+        ("ArrowLeft", KEY),
+        ("ArrowLeft", "photos/000002"),
+        ("ArrowLeft", "photos/000001"),
+        ("ArrowLeft", "photos/000000"),
+    ):
+        page.wait_for_function(
+            "(name) => !document.querySelector(name).disabled",
+            arg="#following" if key == "ArrowRight" else "#previous",
+        )
+        page.keyboard.press(key)
+        page.wait_for_function(
+            "(key) => document.querySelector('#viewer-key').textContent === key", arg=name
+        )
+        wait_for_layer(page, LAYERS)
+    page.wait_for_selector("#following:enabled")
+    assert page.is_disabled("#previous")  # it is the first
+    assert page.url.endswith("#key=photos%2F000000")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#viewer", state="hidden")
+
+
+def test_previous_and_next_of_a_link_are_those_of_its_search(
+    page: "Page", fake: FakeServer
+) -> None:
+    """However far away they are: a page of a search may hold nothing and not be the last."""
+    fake.keys[:] = [f"{'Lake' if number % 70 == 0 else 'x'}/{number:04d}" for number in range(300)]
+    fake.scanned = 20
+    page.goto(f"{fake.url}#q=lake&key=Lake%2F0140&layers=1")
+    page.wait_for_selector("#following:enabled")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function(
+        "() => document.querySelector('#viewer-key').textContent === 'Lake/0210'"
+    )
+    page.wait_for_selector("#previous:enabled")
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_function(
+        "() => document.querySelector('#viewer-key').textContent === 'Lake/0140'"
+    )
 
 
 def test_the_keyboard_does_all(page: "Page", fake: FakeServer) -> None:
@@ -278,7 +411,7 @@ def test_links_and_back(page: "Page", fake: FakeServer) -> None:
     other.goto(link)
     wait_for_layer(other, 2)
     assert other.inner_text("#viewer-key") == KEY
-    assert other.is_disabled("#following")  # nobody knows its neighbours
+    other.wait_for_selector("#following:enabled")  # the server knows its neighbours
     other.keyboard.press("Escape")  # there is nothing to go back to
     other.wait_for_selector(".tile[data-layers]")
     assert other.url.endswith("#q=photos")

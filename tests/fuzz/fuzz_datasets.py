@@ -159,6 +159,7 @@ def read(url: str, codec: ToyCodec, expected: dict[str, Any]) -> list[str]:
     ways: list[Callable[[], object]] = [
         lambda: dataset.page(limit=50, search="0"),
         lambda: dataset.page(limit=50),
+        lambda: dataset.page(limit=50, search="0", captions=True),
         lambda: check(dataset.fetch(KEYS, 1, missing="skip")),
         lambda: check(dataset.fetch(KEYS[:3], columns=["original", "alpha"])),
         lambda: check(dataset.read(layers=1)),

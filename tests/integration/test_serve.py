@@ -150,6 +150,8 @@ def test_from_s3_until_it_is_told_to_end(
         printed, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
     assert f"3 pictures of {archive.url} are at http://127.0.0.1:{port}/" in printed
+    told = [errors.find(words) for words in ("starting Ray", "ending: ", "the server has ended")]
+    assert -1 < told[0] < told[1] < told[2]
     assert "Traceback" not in errors
     assert not listens(port)
     time.sleep(0.5)

@@ -41,6 +41,7 @@ def read_all(url):
     ways = [
         lambda: dataset.page(limit=100),
         lambda: dataset.page(limit=100, search="a"),
+        lambda: dataset.page(limit=100, search="a", captions=True),
         lambda: list(dataset.fetch(["a", "k0001"], missing="skip")),
         lambda: sum(1 for _ in dataset.read()),
         lambda: sum(1 for _ in dataset.read(columns=["status"])),

@@ -45,6 +45,9 @@ export function pictureUrl(key, { layers, side, format } = {}) {
   return url(`v1/images/${segment(key)}?${query}`);
 }
 
+/** The address of the first layers as they are stored, for programs that decode them. */
+export const streamUrl = (key, layers) => url(`v1/images/${segment(key)}/stream?layers=${layers}`);
+
 export const originalUrl = (key) => url(`v1/originals/${segment(key)}`);
 
 /** A picture's `{blob, layers, bytes, damaged, original}`: layers used, bytes of the stream that it took, and the
@@ -68,6 +71,16 @@ export const dataset = (signal) => request(() => url("v1/dataset"), signal, json
 export function page(asked, signal) {
   const query = new URLSearchParams(Object.entries(asked).filter(([, value]) => value));
   return request(() => url(`v1/images?${query}`), signal, json);
+}
+
+/** The key of the picture after this one, or before it, in the listing of a query; undefined where it is the last. */
+export async function neighbour(asked, key, backwards, signal) {
+  let from = { next_to: key };
+  do {
+    const { items, next } = await page({ ...asked, ...from, backwards, limit: 1 }, signal);
+    if (items.length) return items[0].key;
+    from = { after: next }; // a page of a search may hold nothing and still not be the last
+  } while (from.after);
 }
 
 function segment(key) {

@@ -10,7 +10,7 @@ import { bytes, count, element, plural } from "./words.js";
 const TALLEST = 2_000_000; // CSS pixels; browsers begin to fail at 8 million
 const AROUND = 2; // rows kept above and below the window
 const AHEAD = 3; // windows' worth of rows that the list is read ahead
-const CAPTION = 26; // pixels below a frame: .depth and .caption in gallery.css
+const BELOW = { keys: 26, captions: 42 }; // pixels below a frame: .depth and .caption in gallery.css
 const SETTLED = 150; // ms without scrolling until what is seen is sharpened
 
 export class Gallery {
@@ -19,6 +19,7 @@ export class Gallery {
   #origin = 0;
   #current = 0; // the place that Tab leads to
   #size = 200;
+  #below = BELOW.keys;
   #bytes = 0;
   #timer = 0;
   #frame = 0;
@@ -57,6 +58,13 @@ export class Gallery {
 
   set size(pixels) {
     this.#size = pixels;
+    this.#resized();
+  }
+
+  /** Whether pictures have captions, which take two lines. */
+  set captions(some) {
+    this.parts.grid.classList.toggle("captions", some);
+    this.#below = some ? BELOW.captions : BELOW.keys;
     this.#resized();
   }
 
@@ -120,7 +128,7 @@ export class Gallery {
     this.columns = Math.max(1, Math.round((width + this.gap) / (this.#size + this.gap)));
     this.cell = (width - this.gap * (this.columns - 1)) / this.columns;
     this.frameHeight = Math.round(this.cell * 0.75);
-    this.rowHeight = this.frameHeight + CAPTION + this.gap;
+    this.rowHeight = this.frameHeight + this.#below + this.gap;
     this.parts.grid.style.setProperty("--gap", `${this.gap}px`);
   }
 
@@ -173,7 +181,7 @@ export class Gallery {
       if (tile.item) continue;
       const item = this.#listing.item(tile.index);
       if (!item) continue;
-      tile.fill(item, this.state);
+      tile.fill(item, this.state, { width: this.cell, height: this.frameHeight });
       this.sharpener.recall(tile);
     }
   }
@@ -288,7 +296,7 @@ export class Gallery {
   }
 
   #say(start, end) {
-    const { count: listed, complete, error, loading } = this.#listing;
+    const { count: listed, complete, error, loading, unread } = this.#listing;
     const { endWords, endAgain, place } = this.parts;
     const searched = address.query(this.state) !== "#";
     const all = complete ? listed : searched ? null : this.total;
@@ -298,6 +306,7 @@ export class Gallery {
     else if (!complete) words = !loading ? "" : searched ? "Searching…" : listed ? "" : "Reading the list…";
     else if (!listed) words = searched ? "No picture matches." : "This dataset has no pictures.";
     else words = searched ? `${plural(listed, "picture")}, no more.` : "";
+    if (complete && unread) words += ` The captions of ${plural(unread, "picture")} were not searched: the files beside them are too large.`;
     if (endWords.textContent !== words) endWords.textContent = words;
     endAgain.hidden = !error;
   }

@@ -22,6 +22,7 @@ export class Listing {
     this.changed = changed;
     this.count = 0;
     this.error = null;
+    this.unread = 0; // pictures whose captions a search could not look at
   }
 
   get complete() {
@@ -70,7 +71,7 @@ export class Listing {
     if (this.error?.status === 400) {
       this.#pages = [];
       this.#next = "";
-      this.count = 0;
+      this.count = this.unread = 0;
     }
     this.error = null;
     for (const page of this.#pages) page.failed = false;
@@ -81,12 +82,13 @@ export class Listing {
     this.error = null;
     try {
       const after = this.#next;
-      const { items, next } = await api.page({ ...this.asked, after, limit: after ? LIMIT : FIRST }, this.#over.signal);
+      const { items, next, unread } = await api.page({ ...this.asked, after, limit: after ? LIMIT : FIRST }, this.#over.signal);
       if (items.length) {
         this.#pages.push({ after, start: this.count, length: items.length, items, loading: null, used: ++this.#uses });
         this.count += items.length;
       }
       this.#next = next || null;
+      this.unread += unread ?? 0;
       this.#forget();
     } catch (error) {
       if (!this.#over.signal.aborted) this.error = error;

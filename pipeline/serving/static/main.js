@@ -17,6 +17,8 @@ let state = address.read();
 let shown = null; // the query that the gallery shows
 let closing = false; // on the way back to the gallery
 let place = -1; // of the open picture in the gallery, -1 where it was opened by its address
+let beside = { over: new AbortController() }; // keys `before` and `after` it, where it was
+let captions = {}; // what lists are asked for, where the dataset has captions
 
 const gallery = new Gallery(parts(["grid", "end-words", "end-again", "place", "read"]), (index, key) => {
   place = index;
@@ -26,7 +28,7 @@ const viewer = new Viewer(
   {
     ...parts(["viewer", "viewer-key", "close", "previous", "following", "stage", "divider", "stage-words"]),
     ...parts(["strata", "layers", "layers-of", "bytes", "bpp", "psnr", "share", "facts", "save", "save-original"]),
-    ...parts(["zoom-in", "zoom-out", "zoom-fit"]),
+    ...parts(["zoom-in", "zoom-out", "zoom-fit", "caption", "label", "fields", "save-stream"]),
     views: document.querySelector(".views"),
   },
   { changed: ({ layers, view }) => keep({ ...state, layers, view: view === "single" ? null : view }), step, close },
@@ -51,19 +53,24 @@ function route() {
   if (shown !== address.query(state)) {
     shown = address.query(state);
     place = before.key ? -1 : place;
-    const { q: search, ...filters } = address.gallery(state);
-    const listing = new Listing({ search, ...filters }, () => grown(listing));
+    const listing = new Listing(asked(), () => grown(listing));
     gallery.show(listing, address.gallery(state));
     fillForms();
   }
   if (state.key) open();
   else if (viewer.key !== null) {
     viewer.close();
+    beside.over.abort();
     gallery.pause(false);
     if (place >= 0) gallery.focus(place);
     place = -1;
   }
   title();
+}
+
+function asked() {
+  const { q: search, ...filters } = address.gallery(state);
+  return { search, ...filters, ...captions };
 }
 
 function open() {
@@ -78,16 +85,43 @@ function open() {
     preview: place >= 0 ? { url, item } : undefined,
     neighbours: neighbours(),
   });
+  if (place < 0) findBeside(state.key);
+}
+
+/** Which pictures lie beside one that was opened by its address: the gallery may be far from it. */
+async function findBeside(key) {
+  beside.over.abort();
+  const found = (beside = { over: new AbortController() });
+  const find = async (name, backwards) => {
+    try {
+      found[name] = await api.neighbour(asked(), key, backwards, found.over.signal);
+    } catch (error) {
+      if (!found.over.signal.aborted) console.info(error); // what it says, the picture says itself
+    }
+    if (found === beside) offerNeighbours();
+  };
+  await Promise.all([find("before", true), find("after", false)]);
 }
 
 function neighbours() {
   const { listing } = gallery;
-  return { before: place > 0, after: place >= 0 && (place + 1 < listing.count || !listing.complete) };
+  if (place < 0) return { before: Boolean(beside.before), after: Boolean(beside.after) };
+  return { before: place > 0, after: place + 1 < listing.count || !listing.complete };
+}
+
+function offerNeighbours() {
+  const { before, after } = neighbours();
+  part("previous").disabled = !before;
+  part("following").disabled = !after;
 }
 
 /** To the next picture of the gallery (1) or the one before (-1); Back still leads to the gallery. */
 async function step(by) {
-  if (place < 0) return;
+  if (place < 0) {
+    const next = by < 0 ? beside.before : beside.after;
+    if (next !== undefined) turn(next);
+    return;
+  }
   const { listing } = gallery;
   const { key } = state;
   const to = place + by;
@@ -95,7 +129,13 @@ async function step(by) {
   const item = await listing.find(to);
   if (!item || listing !== gallery.listing || state.key !== key) return;
   place = to;
-  keep({ ...state, key: item.key, layers: null });
+  turn(item.key);
+}
+
+function turn(key) {
+  beside.over.abort();
+  beside = { over: new AbortController() };
+  keep({ ...state, key, layers: null });
   open();
   title();
 }
@@ -113,9 +153,7 @@ function close() {
 function grown(listing) {
   if (listing !== gallery.listing) return;
   gallery.render();
-  const { before, after } = neighbours();
-  part("previous").disabled = !before;
-  part("following").disabled = !after;
+  offerNeighbours();
 }
 
 function title() {
@@ -130,9 +168,17 @@ const filters = part("filters");
 
 function fillForms() {
   if (document.activeElement !== query) query.value = state.q ?? "";
+  if (state.format) offerFormats([state.format]); // a link may name any
   for (const name of address.FILTERS) filters.elements[name].value = state[name] ?? "";
   const used = address.FILTERS.some((name) => state[name]);
   if (used) showFilters(true);
+}
+
+function offerFormats(names) {
+  const { options } = filters.elements.format;
+  for (const name of names) {
+    if (![...options].some((one) => one.value === name)) options.add(new Option(name, name));
+  }
 }
 
 function showFilters(open) {
@@ -225,16 +271,21 @@ function offerDepths(layers, quick) {
     element("option", { parent: depth, text: one === layers && one > 1 ? `all ${one}` : `${one}`, value: one });
   }
   depth.value = Math.min(3, layers, quick);
+  gallery.sharpener.all = layers;
   gallery.layers = Number(depth.value);
 }
 
 async function describe() {
   try {
-    const { name, pictures, layers, quick_layers: quick, codec, model_id: model, version } = await api.dataset();
+    const { name, pictures, layers, quick_layers: quick, codec, model_id: model, version, ...more } = await api.dataset();
     api.setVersion(version);
     part("dataset").textContent = name;
     part("home").title = [`${plural(pictures, "picture")} in ${plural(layers, "layer")}`, codec, model].filter(Boolean).join("\n");
-    query.placeholder = `Search ${count(pictures)} keys`;
+    if (more.captions !== 0) captions = { captions: true };
+    gallery.captions = more.captions !== 0;
+    query.placeholder = `Search ${count(pictures)} keys${more.captions ? " and captions" : ""}`;
+    query.setAttribute("aria-label", more.captions ? "Search keys and captions" : "Search keys");
+    offerFormats(more.formats ?? []);
     gallery.total = pictures;
     viewer.quick = quick ?? layers;
     offerDepths(layers, viewer.quick);

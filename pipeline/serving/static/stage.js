@@ -32,7 +32,7 @@ export class Stage {
     this.divide(50);
   }
 
-  /** A new picture of `width` x `height` pixels, fitted into the window. */
+  /** A new picture of `width` x `height` pixels, fitted into the window, but not larger than it is. */
   reset(width, height) {
     this.#size = { width, height };
     for (const pane of this.panes) this.#sheet(pane).replaceChildren();
@@ -64,16 +64,17 @@ export class Stage {
     this.#draw();
   }
 
-  /** From fitted to actual size, at the place of an event or in the middle, and back. */
+  /** From fitted to actual size, or of a small picture as large as fits; and back. */
   toggle(event) {
     if (!this.#fitted) return this.fit();
     const fit = this.#fitScale();
-    return this.zoom((fit < 1 ? 1 : 4 * fit) / fit, event);
+    const large = Math.min(this.#room(), MOST);
+    return this.zoom((fit < 1 ? 1 : large > 1.2 ? large : 4) / fit, event);
   }
 
   zoom(factor, event) {
     const fit = this.#fitScale();
-    const scale = Math.min(Math.max(this.#scale * factor, Math.min(fit, 1)), MOST);
+    const scale = Math.min(Math.max(this.#scale * factor, fit), MOST);
     const [x, y] = event ? this.#inPane(event) : [0, 0];
     this.#x = x - ((x - this.#x) * scale) / this.#scale;
     this.#y = y - ((y - this.#y) * scale) / this.#scale;
@@ -99,9 +100,15 @@ export class Stage {
     return this.panes[0].getBoundingClientRect(); // both have the same size
   }
 
-  #fitScale() {
+  /** How large the whole picture can be. */
+  #room() {
     const { width, height } = this.#paneBox();
-    return Math.min(width / this.#size.width, height / this.#size.height, MOST / 2) || 1;
+    return Math.min(width / this.#size.width, height / this.#size.height) || 1;
+  }
+
+  /** The whole picture, and not larger than it is. */
+  #fitScale() {
+    return Math.min(this.#room(), 1);
   }
 
   #draw() {

@@ -11,6 +11,15 @@ const PARALLEL = 4; // requests at a time; a browser gives a server six connecti
 const FIRST_SIDE = 128; // pixels: more cannot be seen in a first layer
 const SIDES = [64, 128, 192, 256, 384, 512, 768, 1024]; // few sizes, so that caches are hit
 const KEPT = 400; // pictures in memory after they scrolled away
+const LEFT = 2 / 3; // of a picture that must be seen in a cell that it fills
+
+/** How a picture lies in a cell: in its "own" size if it is small; else it may "fill" the cell, cut rather below than
+ * above, where heads are; or it is seen "whole", where filling would cut too much away. */
+function placement({ width, height }, frame) {
+  if (width <= frame.width && height <= frame.height) return "own";
+  const [across, down] = [frame.width / width, frame.height / height];
+  return Math.min(across, down) / Math.max(across, down) >= LEFT ? "fill" : "whole";
+}
 
 /** One cell: a link with the picture, how many layers have come, and the key. */
 export class Tile {
@@ -26,21 +35,26 @@ export class Tile {
     this.frame = element("span", { parent: this.link, className: "frame" });
     this.depth = element("i", { parent: element("span", { parent: this.link, className: "depth" }) });
     this.depth.style.transform = "scaleX(0)";
-    this.caption = element("span", { parent: this.link, className: "caption" });
+    this.caption = element("span", { parent: this.link, className: "caption", dir: "auto" });
   }
 
-  fill(item, state) {
+  /** `size`: of the frame, CSS pixels. */
+  fill(item, state, size) {
     this.item = item;
-    this.caption.textContent = item.key;
+    this.frame.classList.add(placement(item, size));
+    this.frame.style.setProperty("--width", `${item.width}px`);
+    this.frame.style.setProperty("--height", `${item.height}px`);
+    this.caption.textContent = item.caption ?? (item.label ? `${item.label} · ${item.key}` : item.key);
     this.link.href = address.write({ ...address.gallery(state), key: item.key });
-    this.link.title = `${item.key}\n${item.width} × ${item.height}`;
-    this.link.setAttribute("aria-label", `${item.key}, ${item.width} by ${item.height}`);
+    const told = [item.key, item.caption, item.label].filter(Boolean);
+    this.link.title = [...told, `${item.width} × ${item.height}`].join("\n");
+    this.link.setAttribute("aria-label", [...told, `${item.width} by ${item.height}`].join(", "));
   }
 
   show(image, have, layers) {
     this.have = have;
-    this.link.dataset.layers = layers;
-    this.depth.style.transform = `scaleX(${layers / this.item.layers})`;
+    this.link.dataset.layers = layers > this.item.layers ? "original" : layers;
+    this.depth.style.transform = `scaleX(${Math.min(layers / this.item.layers, 1)})`;
     this.frame.append(image);
     while (this.frame.firstChild !== image) this.frame.firstChild.remove();
   }
@@ -66,6 +80,7 @@ export class Sharpener {
     this.frame = frame; // () -> {width, height} of the cells' frames, CSS pixels
     this.read = read; // (bytes) of a stream that were read
     this.layers = 3;
+    this.all = Infinity; // layers of the dataset
     this.settled = true; // false while the gallery scrolls: only first layers then
     this.paused = false;
   }
@@ -125,17 +140,20 @@ export class Sharpener {
   /** What the tile should get next: one layer, small; then layer after layer in its own size. */
   #step({ item, have }) {
     const side = this.#side(item);
-    const most = Math.min(this.layers, item.layers);
+    // who wants all gets the original, where it takes the place of layers that are not stored
+    const original = item.has_original && this.layers >= this.all && item.layers < this.all;
+    const most = Math.min(this.layers, item.layers + original);
     if (!have.layers) return { rank: 0, layers: 1, side: Math.min(side, FIRST_SIDE) };
     if (have.layers < most) return { rank: have.layers, layers: have.layers + 1, side };
     if (have.layers === most && have.side < side) return { rank: most, layers: most, side };
     return null;
   }
 
-  /** The longest side that covers the frame, in the screen's pixels. */
+  /** The longest side that it is seen in, in the screen's pixels. */
   #side({ width, height }) {
     const frame = this.frame();
-    const scale = Math.max(frame.width / width, frame.height / height);
+    const [across, down] = [frame.width / width, frame.height / height];
+    const scale = { own: 1, fill: Math.max(across, down), whole: Math.min(across, down) }[placement({ width, height }, frame)];
     const side = Math.max(width, height) * scale * Math.min(window.devicePixelRatio, 2);
     return SIDES.find((one) => one >= side) ?? SIDES.at(-1);
   }
@@ -151,11 +169,12 @@ export class Sharpener {
       image.alt = "";
       image.src = URL.createObjectURL(got.blob);
       const have = { layers, side };
-      this.#keep(key, { have, layers: got.layers, bytes: got.bytes, url: image.src });
+      const shown = got.original ? layers : got.layers;
+      this.#keep(key, { have, layers: shown, bytes: got.bytes, url: image.src });
       await image.decode();
       if (job.signal.aborted) return;
       if (layers === 1) image.className = "first"; // it fades in, sharper ones take its place
-      tile.show(image, have, got.layers);
+      tile.show(image, have, shown);
     } catch (error) {
       if (!job.signal.aborted) tile.fail(error instanceof api.ApiError ? error.message : "This picture cannot be shown.");
     } finally {

@@ -9,6 +9,7 @@ const EXACT = 1_500_000; // pixels up to which PNG is asked for, beyond that Web
 const PACE = 350; // ms between layers while a picture sharpens by itself
 const SMALL = 256; // longest side of a first layer that is only to bridge the time
 const PICTURE_FORMATS = new Set("jpeg png webp gif bmp tiff avif ppm jpeg2000".split(" "));
+const SHOWN_FORMATS = new Set(["jpeg", "png", "webp"]); // which the server makes, too
 const LONG = 3000; // ms after which one is told that it is the server that takes so long
 
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -75,7 +76,7 @@ export class Viewer {
     this.#describe();
     if (preview) this.#zoomed();
     else this.#stage.reset(this.#info.width, this.#info.height);
-    const shown = layers ? Math.min(Math.max(layers, 1), this.#info.layers) : null;
+    const shown = layers ? Math.min(Math.max(layers, 1), this.#last()) : null;
     this.#touched = shown !== null;
     this.#setView(view);
     if (shown) await this.#show(shown);
@@ -106,7 +107,7 @@ export class Viewer {
   choose(layers) {
     if (!this.#info) return;
     this.#touched = true;
-    this.#show(Math.min(Math.max(layers, 1), this.#info.layers));
+    this.#show(Math.min(Math.max(layers, 1), this.#last()));
     this.changed({ layers: this.layers, view: this.view });
   }
 
@@ -116,19 +117,25 @@ export class Viewer {
     this.changed({ layers: this.#touched ? this.layers : null, view });
   }
 
+  /** The last step of the slider: all layers; or the original, where it takes the place of those not stored. */
+  #last() {
+    return this.#info.original_from ?? this.#info.layers;
+  }
+
   /** Layer after layer, as they come, until all are there or somebody chooses. */
   async #sharpen(signal, previewed) {
     for (const { layers, side } of this.#steps(previewed)) {
       await this.#show(layers, side);
       if (signal.aborted || this.#touched) return;
-      if (this.#quickly() && layers < this.#info.layers) await pause(PACE);
+      if (this.#quickly() && layers < this.#last()) await pause(PACE);
       if (signal.aborted || this.#touched) return;
     }
   }
 
   /** What to load on the way. Where every step would take as long as all layers, there is but a first one. */
   #steps(previewed) {
-    const { layers: all, width, height } = this.#info;
+    const { width, height } = this.#info;
+    const all = this.#last();
     const last = { layers: all };
     if (!this.#quickly()) return previewed ? [last] : [{ layers: 1, side: Math.max(width, height) >= 2 * SMALL ? SMALL : 0 }, last];
     if (matchMedia("(prefers-reduced-motion: reduce)").matches) return [last];
@@ -154,7 +161,7 @@ export class Viewer {
       image.dataset.layers = layers;
       const damaged = got.damaged === null ? "" : `; layer ${Number(got.damaged) + 1} is damaged`;
       const shown = `${Math.min(got.layers, layers)} of ${words.plural(this.#info.layers, "layer")}`;
-      this.#stage.caption(0, got.original ? "made from the original" : shown + damaged);
+      this.#stage.caption(0, got.original ? "original" : shown + damaged);
       this.#say("");
     } catch (error) {
       if (!wish.signal.aborted) this.#fail(error);
@@ -169,9 +176,11 @@ export class Viewer {
     if (known) return known;
     const { width, height } = this.#info;
     const scale = side ? side / Math.max(width, height) : 1;
-    const format = width * height * scale * scale <= EXACT ? "png" : "webp";
+    const small = width * height * scale * scale <= EXACT;
+    const own = !side && layers > this.#info.layers && SHOWN_FORMATS.has(this.#info.source_format);
+    const format = own ? this.#info.source_format : small ? "png" : "webp"; // in its own format it comes as it is
     const urls = this.#urls;
-    const said = this.layers > 1 ? `Loading layer ${layers}…` : "Loading…";
+    const said = layers > this.#info.layers ? "Loading the original…" : this.layers > 1 ? `Loading layer ${layers}…` : "Loading…";
     this.#say(said);
     const slow = setTimeout(() => signal.aborted || this.#say(`${said} The server takes its time for this one.`), LONG);
     const got = await api.picture(this.key, { layers, side, format }, signal).finally(() => clearTimeout(slow));
@@ -266,8 +275,9 @@ export class Viewer {
     parts.layers.disabled = true;
     parts.saveOriginal.hidden = true;
     parts.save.removeAttribute("href");
-    for (const part of ["layersOf", "bytes", "bpp", "psnr", "share"]) parts[part].textContent = "";
-    for (const part of ["facts", "strata"]) parts[part].replaceChildren();
+    parts.saveStream.removeAttribute("href");
+    for (const part of ["layersOf", "bytes", "bpp", "psnr", "share", "caption", "label"]) parts[part].textContent = "";
+    for (const part of ["facts", "fields", "strata"]) parts[part].replaceChildren();
     for (const pane of [0, 1]) this.#stage.caption(pane, "");
   }
 
@@ -275,17 +285,27 @@ export class Viewer {
   #describe() {
     const { parts } = this;
     const info = this.#info;
-    parts.layers.max = info.layers;
-    parts.layers.disabled = info.layers < 2;
-    info.cumulative_bytes.forEach((total, place) => {
+    parts.layers.max = this.#last();
+    parts.layers.disabled = this.#last() < 2;
+    const slab = (layers, own, title) => {
       // the bytes of layers grow tenfold: a root keeps the first ones visible
+      const made = words.element("button", { parent: parts.strata, type: "button", tabindex: "-1", title });
+      made.style.flexGrow = Math.cbrt(own);
+      made.style.setProperty("--depth", `${Math.round(100 - (65 * (layers - 1)) / info.layers)}%`);
+      made.addEventListener("click", () => this.choose(layers));
+      return made;
+    };
+    info.cumulative_bytes.forEach((total, place) => {
       const own = total - (info.cumulative_bytes[place - 1] ?? 0);
-      const slab = words.element("button", { parent: parts.strata, type: "button", tabindex: "-1" });
-      slab.title = `Layer ${place + 1}: ${words.bytes(own)}`;
-      slab.style.flexGrow = Math.cbrt(own);
-      slab.style.setProperty("--depth", `${Math.round(100 - (65 * place) / info.layers)}%`);
-      slab.addEventListener("click", () => this.choose(place + 1));
+      slab(place + 1, own, `Layer ${place + 1}: ${words.bytes(own)}`);
     });
+    if (info.original_from) {
+      const own = info.source_bytes ?? 0;
+      slab(info.original_from, own, `Original: ${words.bytes(own)}`).classList.add("original");
+    }
+    parts.caption.textContent = info.caption ?? "";
+    parts.label.textContent = info.label ?? "";
+    this.#describeFields();
     const original = `${info.source_format ?? "unknown format"}, ${words.bytes(info.source_bytes ?? 0)}${info.has_original ? ", kept" : ", not kept"}`;
     const notes = [info.notes ?? []].flat().join(", ");
     const facts = [
@@ -308,22 +328,46 @@ export class Viewer {
     parts.saveOriginal.download = `${name}.${format}`;
   }
 
+  /** The files beside the picture, as text: they come from strangers. */
+  #describeFields() {
+    const { fields } = this.parts;
+    const told = this.#info.fields;
+    const tell = (name, text, dir) => {
+      words.element("dt", { parent: fields, text: name, dir: "auto" });
+      words.element("dd", { parent: fields, text, dir });
+    };
+    if (!told) tell("Files beside it", "too large to be read here", "ltr");
+    for (const { name, bytes, text } of told?.items ?? []) tell(name, text ?? `${words.bytes(bytes)}, not shown`, "auto");
+    if (told?.more) tell("…", `${words.count(told.more)} more`, "ltr");
+  }
+
   /** What the slider says: it follows at once, whatever the pictures take. */
   #figures() {
     const { parts, layers } = this;
     const info = this.#info;
-    const total = info.cumulative_bytes[layers - 1];
+    const original = layers > info.layers;
+    const total = original ? (info.source_bytes ?? 0) : info.cumulative_bytes[layers - 1];
+    const bpp = original ? (8 * total) / (info.width * info.height) : info.bpp[layers - 1];
     parts.layers.value = layers;
-    parts.layers.setAttribute("aria-valuetext", `${layers} of ${words.plural(info.layers, "layer")}`);
-    parts.layersOf.textContent = `${layers} of ${info.layers}`;
-    parts.bytes.textContent = words.bytes(total);
+    parts.layers.setAttribute("aria-valuetext", original ? "original" : `${layers} of ${words.plural(info.layers, "layer")}`);
+    parts.layersOf.textContent = original ? "original" : `${layers} of ${info.layers}`;
     parts.bytes.title = `${words.count(total)} bytes`;
-    parts.bpp.textContent = words.bpp(info.bpp[layers - 1]);
-    parts.psnr.textContent = words.psnr(info.psnr, layers);
-    parts.share.textContent = words.share(total, info.source_bytes);
+    const told = {
+      bytes: words.bytes(total),
+      bpp: words.bpp(bpp),
+      psnr: original ? "exact" : words.psnr(info.psnr, layers),
+      share: words.share(total, info.source_bytes),
+    };
+    for (const [name, text] of Object.entries(told)) {
+      parts[name].textContent = text;
+      parts[name].parentElement.hidden = !text;
+    }
     [...parts.strata.children].forEach((slab, place) => slab.classList.toggle("in", place < layers));
     parts.save.href = api.pictureUrl(this.key, { layers, format: "png" });
-    parts.save.download = `${this.key.split("/").at(-1)}-layers-${layers}.png`;
+    parts.save.download = `${this.key.split("/").at(-1)}-${original ? "original" : `layers-${layers}`}.png`;
+    const stored = Math.min(layers, info.layers);
+    parts.saveStream.href = api.streamUrl(this.key, stored);
+    parts.saveStream.download = `${this.key.split("/").at(-1)}-layers-${stored}.strata`;
   }
 
   #key(event) {
@@ -332,7 +376,7 @@ export class Viewer {
     if (target.closest("#help")) return;
     const slides = target.matches("input[type=range]") && key.startsWith("Arrow");
     if (slides) return;
-    const layers = this.#info?.layers ?? 1;
+    const layers = this.#info ? this.#last() : 1;
     const act = {
       ArrowLeft: () => this.parts.previous.disabled || this.step(-1),
       ArrowRight: () => this.parts.following.disabled || this.step(1),

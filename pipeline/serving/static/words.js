@@ -14,15 +14,15 @@ export function bytes(number) {
 
 export const bpp = (number) => (number < 0.0995 ? number.toFixed(3) : number.toFixed(2));
 
-/** In dB; "exact" where nothing is lost (null: JSON knows no infinity), "–" where it was not measured. */
+/** In dB; "exact" where nothing is lost (null: JSON knows no infinity), "" where it was not measured. */
 export function psnr(curve, layers) {
   const value = curve?.[layers - 1];
   if (value === null || value >= 99) return "exact";
-  return typeof value === "number" ? `${value.toFixed(1)} dB` : "–";
+  return typeof value === "number" ? `${value.toFixed(1)} dB` : "";
 }
 
 export function share(part, all) {
-  if (!all) return "–";
+  if (!all) return "";
   const percent = (100 * part) / all;
   return `${percent < 9.95 ? percent.toFixed(1) : Math.round(percent)} %`;
 }

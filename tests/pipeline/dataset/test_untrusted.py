@@ -222,6 +222,7 @@ def test_hostile_rows_are_read_or_refused_in_words(
         lambda: list(dataset.fetch(KEYS, missing="skip")),
         lambda: list(dataset.fetch(["a"], 1, columns=["alpha", "original"])),
         lambda: dataset.page(search="a"),
+        lambda: dataset.page(search="a", captions=True),
         lambda: dataset.record("b"),
         lambda: list(dataset.problems()),
         lambda: [one.encoded.info for one in dataset.read()],

@@ -11,7 +11,7 @@ import pytest
 from pipeline import CursorError
 from pipeline.dataset.rows import Row
 from pipeline.reader import pages as pages_module
-from pipeline.reader.dataset import Dataset
+from pipeline.reader.dataset import Dataset, open_dataset
 from tests.pipeline.counting import CountingFileSystem
 from tests.pipeline.streams import rows, write_dataset
 
@@ -134,3 +134,142 @@ def test_limits_of_a_page(dataset: Dataset, tmp_path: Path) -> None:
     empty = write_dataset(str(tmp_path / "set"), [[Row("x", 0, "bad", "broken")]], 2)
     assert empty.page() == ([], None)
     assert empty.page(search="x") == ([], None)
+
+
+# -- captions and labels, and the other direction -------------------------------------------------
+
+CAPTIONED = "captioned"
+
+
+def captioned(number: int, count: int = 600, noise: int = 0) -> Iterator[Row]:
+    """Every third picture has a caption, every fourth a label; ``noise`` bytes beside each."""
+    for row in shard(number, count):
+        fields: list[tuple[str, bytes | None]] = [("jpg", None), ("bin", b"\xff" * noise)]
+        if row.index % 3 == 0:
+            fields.append(("txt", f"No. {row.index} of the Harbour".encode()))
+        if row.index % 4 == 0:
+            fields.append(("cls", f"class-{row.index % 10}".encode()))
+        yield Row(**{**vars(row), "fields": tuple(fields)})
+
+
+@pytest.fixture(scope="module", params=["indexed", "bare"])
+def with_captions(request: pytest.FixtureRequest) -> Dataset:
+    """Three files; the second has no captions."""
+    shards = [captioned(0), shard(1), captioned(2)]
+    url = f"counting://bucket/captions-{request.param}"
+    return write_dataset(url, shards, 2, indexed=request.param == "indexed")
+
+
+def caption(key: str) -> str | None:
+    number, index = int(key[0]), int(key[-4:])
+    return f"No. {index} of the Harbour" if number != 1 and index % 3 == 0 else None
+
+
+def label(key: str) -> str | None:
+    number, index = int(key[0]), int(key[-4:])
+    return f"class-{index % 10}" if number != 1 and index % 4 == 0 else None
+
+
+def test_pictures_come_with_captions_and_labels(with_captions: Dataset) -> None:
+    got = [item for items in pages(with_captions, 100, captions=True) for item in items]
+    assert [item["key"] for item in got] == all_keys(with_captions)
+    for item in got:
+        assert (item["caption"], item["label"]) == (caption(item["key"]), label(item["key"]))
+    assert [file.record["captions"] for file in with_captions.files] == [240, 0, 240]
+
+
+@pytest.mark.parametrize("text", ["harbour", "NO. 12 ", "class-4", "cat", "/b-0", "nothing"])
+def test_a_search_finds_captions_labels_and_keys(with_captions: Dataset, text: str) -> None:
+    got = [
+        item["key"]
+        for items in pages(with_captions, 30, search=text, captions=True)
+        for item in items
+    ]
+    expected = []
+    for key in all_keys(with_captions):
+        texts = [key, caption(key) or "", label(key) or ""]
+        if any(text.lower() in one.lower() for one in texts):
+            expected.append(key)
+    assert got == expected
+    assert (got == []) == (text == "nothing")
+    by_key = [key for items in pages(with_captions, 30, search=text) for key in items]
+    assert len(by_key) == sum(text.lower() in key.lower() for key in all_keys(with_captions))
+
+
+def test_a_search_for_captions_reads_only_files_that_have_some(with_captions: Dataset) -> None:
+    dataset = open_dataset(with_captions.url)  # nothing is in its cache
+
+    def read() -> list[bool]:
+        """Of which data files anything was read."""
+        CountingFileSystem.requests.clear()
+        for _ in pages(dataset, 1000, search="harbour", captions=True):
+            pass
+        paths = {path for path, _ in CountingFileSystem.requests}
+        return [any(path.endswith(file.path) for path in paths) for file in dataset.files]
+
+    indexed = dataset.lookup.has_index(dataset.files[1])
+    assert read() == [True, not indexed, True]
+    if indexed:
+        assert read() == [False] * 3  # whoever types on makes nobody read again
+
+
+def test_a_search_for_captions_gives_up_after_a_while(
+    with_captions: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages_module, "PAGE_SECONDS", -1.0)
+    got, count = [], 0
+    for items in pages(with_captions, 1000, search="No. 5", captions=True):
+        got += [item["key"] for item in items]
+        count += 1
+    assert got == [key for key in all_keys(with_captions) if "No. 5" in (caption(key) or "")]
+    assert count >= 6  # a row group each
+
+
+def test_side_fields_that_are_too_large_are_not_read(tmp_path: Path) -> None:
+    """And it is told of how many pictures they are."""
+    dataset = write_dataset(str(tmp_path / "set"), [captioned(0, 250, noise=50_000)], 2)
+    query = pages_module.PageQuery(limit=500, search="harbour", captions=True)
+    found = pages_module.page(dataset.lookup, query)
+    assert (found.items, found.next) == ([], None)
+    assert found.unread == 200
+    items, _ = dataset.page(limit=500, captions=True)
+    assert len(items) == 200
+    assert {item["caption"] for item in items} == {None}
+
+
+@pytest.mark.parametrize("query", [{}, {"search": "cat"}, {"search": "harbour", "captions": True}])
+@pytest.mark.parametrize("limit", [1000, 37])
+def test_backwards_is_the_same_the_other_way_round(
+    with_captions: Dataset, query: dict[str, Any], limit: int
+) -> None:
+    def keys(backwards: bool) -> list[str]:
+        got: list[str] = []
+        after = None
+        for _ in range(1000):
+            asked = pages_module.PageQuery(after, limit, backwards=backwards, **query)
+            found = pages_module.page(with_captions.lookup, asked)
+            got += [item["key"] for item in found.items]
+            after = found.next
+            if after is None:
+                return got
+        raise AssertionError("the pages do not end")
+
+    forwards = keys(False)
+    assert forwards
+    assert keys(True) == forwards[::-1]
+
+
+def test_what_lies_beside_a_picture(with_captions: Dataset) -> None:
+    """Also over the ends of row groups and files."""
+    keys = all_keys(with_captions)
+    for place in (0, 1, 203, 204, 205, 479, 480, 959, 1438, 1439):
+        entry = with_captions.locate(keys[place])
+        assert entry is not None
+        for backwards, other in ((True, place - 1), (False, place + 1)):
+            after = pages_module.beside(with_captions.lookup, entry, backwards)
+            found = []
+            if after is not None:
+                query = pages_module.PageQuery(after, 1, backwards=backwards)
+                found = pages_module.page(with_captions.lookup, query).items
+            expected = [keys[other]] if 0 <= other < len(keys) else []
+            assert [item["key"] for item in found] == expected

@@ -11,6 +11,7 @@ from prometheus_client import generate_latest
 
 from codec import EncodedImage
 from pipeline.reader.dataset import Dataset
+from pipeline.reader.pages import PageQuery
 from pipeline.serving import batching, preview_reader
 from pipeline.serving.answers import Answer
 from pipeline.serving.batching import LONGEST_BATCH, Batcher
@@ -209,7 +210,7 @@ def test_pictures_do_not_wait_for_searches(
         service = PreviewService(dataset, toy)
         try:
             searches = [
-                asyncio.create_task(service.page(None, 10, f"{n}", None)) for n in range(50)
+                asyncio.create_task(service.page(PageQuery(None, 10, f"{n}"))) for n in range(50)
             ]
             await until(lambda: pages.entered > 3)
             assert (await service.image(PreviewRequest("s0000", 1))).body

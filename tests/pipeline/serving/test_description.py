@@ -31,7 +31,10 @@ CHECKS = [
     response_schema_conformance,
 ]
 ALLOWED, FORBIDDEN = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
-PICTURES = ["/v1/images/{key}", "/v1/images/{key}/info", "/v1/originals/{key}"]
+PICTURES = [
+    *("/v1/images/{key}", "/v1/images/{key}/info", "/v1/images/{key}/stream"),
+    "/v1/originals/{key}",
+]
 # Where any text is a key, nothing is forbidden.
 MODES = [("/v1/images/{key}", FORBIDDEN), *((path, ALLOWED) for path in PICTURES)]
 
@@ -90,7 +93,8 @@ def test_the_description_is_valid_and_complete(client: TestClient) -> None:
     told = client.get("/openapi.json").json()
     validate(told)
     assert set(told["paths"]) == {
-        *("/v1/images/{key}", "/v1/images/{key}/info", "/v1/originals/{key}", "/v1/images"),
+        *PICTURES,
+        "/v1/images",
         *("/v1/dataset", "/healthz", "/metrics"),
     }
     for path, methods in told["paths"].items():

@@ -79,3 +79,16 @@ def test_a_server_that_is_asked_to_end_ends_with_0(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(job, "_LOOK_EVERY", 0.01)
     assert job.wait(SimpleNamespace(status=status), ending) == 0
+
+
+def test_the_first_signal_ends_in_peace_and_the_second_at_once(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    ending = threading.Event()
+    job.told_to_end(ending, 30.0)
+    assert ending.is_set()
+    told = capfd.readouterr().err
+    assert told == "ending: requests under way have 30 s; Ctrl-C again ends at once\n"
+    with pytest.raises(KeyboardInterrupt):
+        job.told_to_end(ending, 30.0)
+    assert capfd.readouterr().err == ""

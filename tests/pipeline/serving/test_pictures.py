@@ -166,7 +166,10 @@ def test_the_original_where_layers_are_not_stored(
     kept = client.get("/v1/originals/flat")
     assert kept.content == out.getvalue()
     assert kept.headers["content-type"] == "image/png"
-    assert client.get("/v1/images/flat/info").json()["has_original"] is True
+    told = client.get("/v1/images/flat/info").json()
+    assert (told["has_original"], told["original_from"]) == (True, stored + 1)
+    at = client.get(url("flat", layers=told["original_from"]))
+    assert at.headers["x-strata-original"] == "true"
     monkeypatch.setattr(dataset, "original", None)  # whoever has it already makes nobody read it
     again = client.get("/v1/originals/flat", headers={"If-None-Match": kept.headers["etag"]})
     assert (again.status_code, again.headers["etag"]) == (304, kept.headers["etag"])

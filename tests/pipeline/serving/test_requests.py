@@ -44,6 +44,7 @@ def test_what_is_known_of_a_picture(client: TestClient, dataset: Dataset) -> Non
     assert told["bpp"] == pytest.approx([8 * size / (32 * 24) for size in sizes])
     assert told["source_format"] == "png"
     assert told["has_original"] is False
+    assert told["original_from"] is None
     assert told["model_id"] == dataset.model_id
     assert client.get("/v1/images/a%2Fb%2Finfo/info").json()["key"] == "a/b/info"
     assert client.get("/v1/images/a/b/info").json()["key"] == "a/b"
@@ -223,6 +224,7 @@ def test_other_methods_are_refused(client: TestClient) -> None:
         (url("s0000", layers=99), 422),
         (url("nothing"), 404),
         ("/v1/images/s0000/info", 200),
+        ("/v1/images/s0000/stream?layers=2", 200),
         ("/v1/originals/s0000", 404),
         ("/v1/images?limit=2", 200),
         ("/v1/images?after=x", 400),

@@ -1,0 +1,69 @@
+"""Captions and labels of a row group, and the side fields of one picture.
+
+Side fields lie together in one column, whatever their names, so a caption costs the side fields of
+its row group. What is too large for that is left alone.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from ..dataset.captions import caption_of
+from ..dataset.data_file import DamagedDataError, OpenFile
+from ..dataset.parquet import group_bytes
+
+# Of the side fields of a row group of 256 samples, unpacked. Some kilobytes of JSON for each fit,
+# pictures beside the encoded ones do not.
+MAX_BYTES = 8 << 20
+_FIELDS = "fields"
+# ``name`` and ``data`` of each; the picture's own field has no data.
+Fields = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class GroupCaptions:
+    """``table`` has ``caption`` and ``label`` of each row; None: too large to be looked into."""
+
+    table: pa.Table | None
+
+    @property
+    def nbytes(self) -> int:
+        return 200 if self.table is None else self.table.nbytes
+
+
+def captions_of(opened: OpenFile, group: int) -> GroupCaptions:
+    """The captions of a row group, which are kept in the file's cache."""
+
+    def read() -> GroupCaptions:
+        fields = _side_fields(opened, group)
+        if fields is None:
+            return GroupCaptions(None)
+        found = [caption_of(one) for one in fields]
+        columns = {
+            name: pa.array([getattr(one, name) for one in found], pa.string())
+            for name in ("caption", "label")
+        }
+        return GroupCaptions(pa.table(columns))
+
+    return opened.cached(("captions", group), read, lambda one: one.nbytes)
+
+
+def fields_at(opened: OpenFile, group: int, row: int) -> Fields | None:
+    """The side fields of a row of the file, and its own; None: too large to be read."""
+    place = row - opened.first_row(group)
+    found = _side_fields(opened, group, slice(place, place + 1))
+    return None if found is None else found[0] if found else []
+
+
+def _side_fields(opened: OpenFile, group: int, rows: slice = slice(None)) -> list[Fields] | None:
+    """Side fields of a row group; None, and nothing read, where they are too large."""
+    if group_bytes(opened.metadata, group, [_FIELDS]) > MAX_BYTES:
+        return None
+    column = opened.read(group, [_FIELDS]).column(_FIELDS)[rows]
+    try:
+        return [[field for field in one or () if field] for one in column.to_pylist()]
+    except UnicodeDecodeError as error:
+        raise DamagedDataError(
+            f"{opened.url}: row group {group} has side fields whose names are no text"
+        ) from error
