@@ -6,6 +6,7 @@ from typing import Any, Literal
 from codec.images.files import MAX_PIXELS
 
 from ..running.worker import WorkerSettings
+from ..sources.base import AUTOMATIC, Columns
 from ..sources.samples import MAX_SAMPLE_BYTES
 
 # A lost worker costs less than five minutes: on a CPU up to three more are under way.
@@ -21,7 +22,8 @@ class CompressSettings(WorkerSettings):
     that are not larger than its file, otherwise all. ``codec_options`` go to ``Codec.encode``.
     Of a sample of more than ``max_sample_bytes``, which is bad, only as many are read.
     ``min_psnr`` (dB): where a stream stays below it, ``keep_original="larger"`` keeps the original.
-    Rows of a shard under way are saved every ``save_seconds``.
+    ``columns`` are those of Parquet files. Rows of a shard under way are saved every
+    ``save_seconds``.
     """
 
     output: str
@@ -35,4 +37,5 @@ class CompressSettings(WorkerSettings):
     max_sample_bytes: int = MAX_SAMPLE_BYTES
     keep_original: KeepOriginal = "bad"
     min_psnr: float | None = None
+    columns: Columns = AUTOMATIC
     save_seconds: float = SAVE_SECONDS

@@ -186,7 +186,9 @@ class ShardCompressor(Worker[CompressSettings]):
         with self._stage(self._fetching, job.name, "download"), clock.timed("download"):
             self._end_if_pausing(job)
             settings = self.settings
-            opened = open_shard(job.shard, scratch, settings.input_options, settings.gzip)
+            opened = open_shard(
+                job.shard, scratch, settings.input_options, settings.gzip, settings.columns
+            )
             file = fetched.enter_context(opened)
             previous = None
             if job.previous is not None:

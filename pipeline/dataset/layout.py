@@ -8,6 +8,7 @@
     commits/<name>.json      the record of each data file
     .strata/commits/         of a copy: records of data files that have no row in it
     .strata/saved/           rows of shards that are still being encoded
+    parts/<number>.json      of folders of pictures: which files belong to which shard
     manifest-<number>.json   what readers trust; the highest number wins
 
 Nothing is overwritten, so a file that replaces another has a name of its own: the first file of a
@@ -31,6 +32,7 @@ KEYS = "keys"
 COMMITS = "commits"
 EMPTY_COMMITS = ".strata/commits"
 SAVED = ".strata/saved"
+PARTS = "parts"
 SUFFIX = ".parquet"  # of data files and of their indexes
 RECORD_SUFFIX = ".json"
 # Folders in which each shard has a file.
@@ -38,11 +40,12 @@ FOLDERS = ((DATA, SUFFIX), (INDEX, SUFFIX), (COMMITS, RECORD_SUFFIX))
 SHARD_NAME = re.compile(r".+-[0-9a-f]{12}(?:\.[1-9]\d*)?")  # what shard_name gives, any generation
 KEY_MAP_NAME = re.compile(r"[0-9a-f]{32}\.bin")
 WRITTEN = re.compile(
-    r"(data|index|keys|commits|models/[^/]+|\.strata/[^/]+)/[^/]+|[^/]+\.json"
+    r"(data|index|keys|commits|parts|models/[^/]+|\.strata/[^/]+)/[^/]+|[^/]+\.json"
 )  # any path above
 _HASH = re.compile(r"-[0-9a-f]{12}$")
 _GENERATION = re.compile(r"(.+)\.([1-9]\d*)")
 _SAVED = re.compile(r"(.+)\.(\d+)-(\d+)\.parquet")
+_PART_LIST = re.compile(r"(\d{6})\.json")
 _MANIFEST = re.compile(r"manifest-(\d{6})\.json")
 
 
@@ -98,6 +101,17 @@ def saved_rows(file: str) -> tuple[str, int, int]:
 def key_map_path(digest: str) -> str:
     """The map of keys for the data files with this digest; see ``reader/key_map.py``."""
     return f"{KEYS}/{digest}.bin"
+
+
+def part_list_path(number: int) -> str:
+    """The n-th list of parts of folders."""
+    return f"{PARTS}/{number:06d}.json"
+
+
+def part_list_number(name: str) -> int:
+    """The number of a file in ``PARTS``; 0 for any other file."""
+    match = _PART_LIST.fullmatch(name)
+    return int(match[1]) if match else 0
 
 
 def model_folder(model_id: str) -> str:
