@@ -144,7 +144,8 @@ def changed_files(shard: Shard, options: Mapping[str, Any] | None) -> list[str]:
     fs, root = open_filesystem(root_of(shard.url), options)
     fs.invalidate_cache()
     problems = _in_threads(fs, lambda file: _problem_now(fs, root, file), files_of(shard))
-    return [problem for problem in problems if problem]
+    named = zip(files_of(shard), problems, strict=True)
+    return [f"{file.path} {problem}" for file, problem in named if problem]
 
 
 @contextmanager

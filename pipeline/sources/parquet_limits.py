@@ -58,16 +58,21 @@ def check_pages(file: BinaryIO, metadata: pq.FileMetaData, most: int) -> None:
 
     Raises ValueError.
     """
-    left = most
+    total = 0
     for group in range(metadata.num_row_groups):
         part = metadata.row_group(group)
         for chunk in map(part.column, range(part.num_columns)):
-            left -= _check_chunk(file, chunk, part.num_rows)
-            if left < 0:
-                raise ValueError(
-                    f"it unpacks to more than {most} bytes; if it is to be trusted, raise "
-                    "--max-gzip-ratio or --max-unpacked-gib"
-                )
+            total += _check_chunk(file, chunk, part.num_rows)
+            check_size(total, most)
+
+
+def check_size(unpacked: int, most: int) -> None:
+    """Raise ValueError for more than ``most`` bytes."""
+    if unpacked > most:
+        raise ValueError(
+            f"it unpacks to more than {most} bytes; if it is to be trusted, raise --max-gzip-ratio "
+            "or --max-unpacked-gib"
+        )
 
 
 def _check_chunk(file: BinaryIO, chunk: pq.ColumnChunkMetaData, rows: int) -> int:

@@ -21,7 +21,7 @@ from codec.images.files import EXTENSIONS
 
 from ..stores.gzip_limits import GzipLimits
 from .base import Columns, Shard
-from .parquet_limits import check_pages, footer_by, read_footer
+from .parquet_limits import check_pages, check_size, footer_by, read_footer
 from .samples import Sample, sample_of
 from .tar_members import Member, ShardError
 
@@ -157,20 +157,22 @@ def unpack_rows(
     Holds ROWS_AT_ONCE rows in memory. Raises ShardError for a file that is damaged, larger
     unpacked than ``limits``, or without pictures.
     """
+    most = limits.most(shard.size)
     try:
         with open(local, "rb") as raw:
             metadata = read_footer(raw)
-            check_pages(raw, metadata, limits.most(shard.size))
+            check_pages(raw, metadata, most)
         # Values arrive page by page, and a page is what the checks have bounded.
         file = pq.ParquetFile(local, metadata=metadata, pre_buffer=False, buffer_size=1 << 20)
         roles = roles_of(file.schema_arrow, columns, shard.url)
         keys = _keys(file, roles, shard)
         times = Counter(keys)
+        samples = []
         with open(target, "wb") as out:
-            return [
-                _sample(keys[number], times, row, roles, out)
-                for number, row in enumerate(_rows(file, None))
-            ]
+            for key, row in zip(keys, _rows(file, None), strict=True):
+                samples.append(_sample(key, times, row, roles, out))
+                check_size(out.tell(), most)
+        return samples
     except (pa.ArrowException, ValueError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # a full disk
