@@ -163,7 +163,13 @@ def unpack_rows(
             metadata = read_footer(raw)
             check_pages(raw, metadata, most)
         # Values arrive page by page, and a page is what the checks have bounded.
-        file = pq.ParquetFile(local, metadata=metadata, pre_buffer=False, buffer_size=1 << 20)
+        file = pq.ParquetFile(
+            local,
+            metadata=metadata,
+            pre_buffer=False,
+            buffer_size=1 << 20,
+            page_checksum_verification=True,
+        )
         roles = roles_of(file.schema_arrow, columns, shard.url)
         keys = _keys(file, roles, shard)
         times = Counter(keys)

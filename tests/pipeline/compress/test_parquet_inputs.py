@@ -165,9 +165,8 @@ def test_tables_that_unpack_to_too_much_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     zeros = {"image": [bytes(9 << 20)] * 9}
-    compress(
-        tmp_path, write(tmp_path / "z.parquet", zeros, compression="NONE", use_dictionary=False)
-    )
+    plain = {"compression": "NONE", "use_dictionary": False}
+    compress(tmp_path, write(tmp_path / "z.parquet", zeros, **plain))
     for dictionary in (True, False):
         packed = write(
             tmp_path / f"{dictionary}.parquet", zeros, compression="zstd", use_dictionary=dictionary
