@@ -109,8 +109,8 @@ def parse(arguments: list[str] | None = None) -> DecodeOptions:
         help="one tar for each data file; a folder of files; one Parquet file for each, with an "
         "image column as Hugging Face datasets have it and the side fields as columns; the files "
         "that the dataset keeps of all samples, bad ones too, as they were and in tars named like "
-        "the input's; or a dataset of its own with the same streams, cut after the layers chosen and not decoded "
-        "(default: %(default)s)",
+        "the input's; or a dataset of its own with the same streams, cut after the layers chosen "
+        "and not decoded (default: %(default)s)",
     )
     form.add_argument(
         "--image-format",

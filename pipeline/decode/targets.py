@@ -122,15 +122,6 @@ def finished_files(
     return done | empty, lost
 
 
-def tar_key(key: str) -> str:
-    """``key`` without dots in its last part, where WebDataset would cut it: they become ``%2E``.
-
-    Keys of tars have none there; those of folders and tables may.
-    """
-    folder, slash, base = key.rpartition("/")
-    return folder + slash + base.replace(".", "%2E")
-
-
 def tar_name(name: str) -> str:
     """``name`` itself, or ``safe_path`` of one that could lead out of a folder or at a terminal.
 

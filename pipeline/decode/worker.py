@@ -26,6 +26,7 @@ from ..dataset.rows import (
 from ..reader.dataset import DataFile
 from ..running.stages import StageClock
 from ..running.worker_errors import picklable_errors
+from ..sources.samples import tar_key
 from ..stores.reasons import describe
 from ..stores.store import Store, scratch_folder
 from ..stores.threads import ahead
@@ -42,7 +43,6 @@ from .targets import (
     UnwritableNameError,
     printable,
     publish_packed,
-    tar_key,
 )
 
 # Rows held at once with their decoded pictures. A larger row is a window of its own.

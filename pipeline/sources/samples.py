@@ -60,6 +60,15 @@ def is_picture(field: str) -> bool:
     return field.lower().rsplit(".", 1)[-1] in EXTENSIONS
 
 
+def tar_key(key: str) -> str:
+    """``key`` without dots in its last part, where WebDataset would cut it: they become ``%2E``.
+
+    Keys of tars have none there; those of folders and tables may.
+    """
+    folder, slash, base = key.rpartition("/")
+    return folder + slash + base.replace(".", "%2E")
+
+
 def group_samples(members: Sequence[Member]) -> list[Sample]:
     """Group consecutive members by key, and mark samples that are filtered or have a problem."""
     groups: list[tuple[str, list[tuple[str, Member]], str, str]] = []

@@ -75,7 +75,7 @@ def test_other_programs_show_it(dataset: Dataset, tmp_path: Path) -> None:
 
 
 def test_the_metadata_are_what_hugging_face_writes(tmp_path: Path) -> None:
-    told = {"key": ["a"], "image": [{"bytes": png(), "path": "a.png"}], "txt": ["x"], "cls": [1]}
+    told = {"key": ["a"], "image": [{"bytes": png(), "path": "a.png"}], "cls": [1], "txt": ["x"]}
     features = datasets.Features(
         key=datasets.Value("string"),
         image=datasets.Image(),
