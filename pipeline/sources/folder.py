@@ -186,10 +186,11 @@ def _fetch(
 ) -> Iterator[Member]:
     """Write the files' bytes one after the other; yields where each lies, or what is wrong."""
     for chunk in _chunks(files):
+        # What copies does so when it is asked for its answer, after ``offset`` is known.
         if isinstance(fs, LocalFileSystem):
             read: Iterator[bytes | str] = (_copy_local(path, file, out) for file in chunk)
         elif chunk[0].size > FETCHED_BYTES:
-            read = iter([_copy_large(fs, path, root, chunk[0], out, scratch)])
+            read = (_copy_large(fs, path, root, file, out, scratch) for file in chunk)
         else:
             read = iter(_read(fs, path, root, chunk))
         for file in chunk:
