@@ -83,6 +83,12 @@ def _damaged(store: Store, number: int, problem: str) -> StorageError:
     )
 
 
+def unlisted(lists: Sequence[PartList], sources: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The URLs of those sources of data files that are parts, and that no list has."""
+    listed = {shard.etag for one in lists for shard in one.shards()}
+    return [one["url"] for one in sources if is_part(one["url"]) and one["etag"] not in listed]
+
+
 def part_in(store: Store, url: str, version: str) -> Shard | None:
     """The part with this URL and version, if a list has it."""
     for one in read_part_lists(store):
@@ -135,15 +141,12 @@ class Planner:
                 self._keys.add(join(one.root, file.key))
 
     def _check_lists(self, recorded: Mapping[str, Mapping[str, Any]]) -> None:
-        listed = {shard.etag for one in self._lists for shard in one.shards()}
-        for record in recorded.values():
-            source = record["source"]
-            if is_part(source["url"]) and source["etag"] not in listed:
-                raise StorageError(
-                    f"{self.store.url}/{PARTS}: no list names the files of {source['url']}, which "
-                    "is compressed already: put the lists back, because without them files would "
-                    "be compressed twice; or begin a new output"
-                )
+        if lost := unlisted(self._lists, (record["source"] for record in recorded.values())):
+            raise StorageError(
+                f"{self.store.url}/{PARTS}: no list names the files of {lost[0]}, which is "
+                "compressed already: put the lists back, because without them files would be "
+                "compressed twice; or begin a new output"
+            )
 
     def _check_files(self, folder: Folder) -> None:
         changed, here = [], set()

@@ -14,6 +14,7 @@ from ..dataset.layout import (
     COMMITS,
     DATA,
     FOLDERS,
+    PARTS,
     PLAN_NAME,
     SHARD_NAME,
     manifest_name,
@@ -31,15 +32,17 @@ from ..dataset.ledger import (
     latest_manifest,
     totals_of,
 )
+from ..dataset.part_lists import read_part_lists, unlisted
 from ..dataset.rows import SCHEMA_VERSION
 from ..dataset.untrusted import MAX_MANIFEST_BYTES, MAX_PLAN_BYTES, check_record, parse_json
 from ..reader.dataset import DataFile, Dataset, DatasetError
+from ..sources.base import is_part
 from ..stores.filesystems import CONNECTIONS
 from ..stores.reasons import describe
 from ..stores.store import StorageError, Store
 from ..stores.threads import ahead
 
-Kind = Literal["plan", "manifest", "model", "record", "data", "index"]
+Kind = Literal["plan", "manifest", "model", "parts", "record", "data", "index"]
 LISTED_PROBLEMS = 20
 
 
@@ -198,6 +201,20 @@ def unlisted_records(dataset: Dataset) -> tuple[list[str], list[Damage]]:
         elif record["generation"] > listed.get(record["base"], -1):
             newer.append(name)
     return newer, damage
+
+
+def part_lists(dataset: Dataset) -> list[Damage]:
+    """What is wrong with the lists of parts that the data files were made of."""
+    sources = [file.record["source"] for file in dataset.files]
+    if not any(is_part(source["url"]) for source in sources):
+        return []
+    try:
+        lost = unlisted(read_part_lists(dataset.store), sources)
+        problems = [f"no list names the files of {url}" for url in lost]
+    except StorageError as error:
+        problems = [str(error)]
+    why = "put the lists back: without them nothing can be added or made again from its folder"
+    return [Damage("parts", PARTS, problems, why_not=why)] if problems else []
 
 
 def foreign_files(dataset: Dataset) -> list[str]:

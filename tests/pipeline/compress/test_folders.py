@@ -194,6 +194,8 @@ def test_lists_that_are_lost_or_forged_end_the_job(tmp_path: Path, photos: Path)
     path.unlink()
     with pytest.raises(StorageError, match="put the lists back"):
         compress(tmp_path, photos)
+    (damage,) = verify_dataset(VerifyOptions(str(tmp_path / "archive"))).damaged
+    assert (damage.kind, damage.path, len(damage.problems)) == ("parts", "parts", 3)
     for wrong in ("../secret.png", "/etc/secret.png", "x/../../y.png", ".ssh/id.png", ""):
         told = json.loads(whole)
         told["parts"][0][0][0] = wrong
@@ -201,6 +203,8 @@ def test_lists_that_are_lost_or_forged_end_the_job(tmp_path: Path, photos: Path)
         with pytest.raises(StorageError, match=r"000001\.json: is damaged"):
             compress(tmp_path, photos)
     path.write_text("[1]")
+    (damage,) = verify_dataset(VerifyOptions(str(tmp_path / "archive"))).damaged
+    assert "000001.json: is damaged" in damage.problems[0]
     with pytest.raises(StorageError, match=r"000001\.json: is damaged"):
         compress(tmp_path, photos)
 

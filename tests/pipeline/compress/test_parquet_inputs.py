@@ -1,15 +1,19 @@
 """Parquet files with pictures, and what img2dataset writes, through whole jobs."""
 
+import hashlib
 import json
+import sys
 import tarfile
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline import (
     CompressOptions,
@@ -21,6 +25,7 @@ from pipeline import (
     open_dataset,
     verify_dataset,
 )
+from pipeline.dataset.ledger import PlanMismatchError
 from pipeline.sources import parquet_limits
 from pipeline.sources.tar_members import ShardError
 from pipeline.stores.filesystems import StorageError
@@ -243,3 +248,52 @@ def test_tars_beside_tables_of_pictures_must_be_told_apart(tmp_path: Path) -> No
         compress(tmp_path / "out", tmp_path)
     assert compress(tmp_path / "a", tmp_path, input_format="parquet").ok == 3
     assert compress(tmp_path / "b", tmp_path, input_format="tars").ok == 2
+
+
+class Hub(MemoryFileSystem):
+    """``hub://``: as Hugging Face's file system, whose versions are Git's ids of files."""
+
+    protocol = "hub"
+    store: ClassVar[dict[str, Any]] = {}
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return str(super()._strip_protocol(path.replace("hub://", "memory://")))
+
+    def _with_id(self, entry: dict[str, Any]) -> dict[str, Any]:
+        if entry["type"] == "file":
+            data = self.store[entry["name"]].getvalue()
+            entry = {"name": entry["name"], "type": "file", "size": len(data)}
+            entry["blob_id"] = hashlib.sha1(data).hexdigest()
+        return entry
+
+    def info(self, path: str, **options: Any) -> dict[str, Any]:
+        return self._with_id(super().info(path, **options))
+
+    def ls(self, path: str, detail: bool = True, **options: Any) -> Any:
+        found = [self._with_id(one) for one in super().ls(path, detail=True, **options)]
+        return found if detail else [one["name"] for one in found]
+
+
+def test_a_data_set_of_a_hub_is_read_there(tmp_path: Path) -> None:
+    fsspec.register_implementation("hub", Hub, clobber=True)
+    fs = Hub()
+    table = write(tmp_path / "t.parquet", {"image": structs(3)}).read_bytes()
+    fs.pipe_file("/datasets/org/name/data/train-0.parquet", table)
+    fs.pipe_file("/datasets/org/name/README.md", b"# card")
+    fs.pipe_file("/datasets/org/name/.gitattributes", b"")
+    assert compress(tmp_path, "hub://datasets/org/name").ok == 3
+    (file,) = open_dataset(str(tmp_path / "archive")).files
+    assert file.record["source"]["etag"] == hashlib.sha1(table).hexdigest()
+    assert compress(tmp_path, "hub://datasets/org/name").resumed == 1
+    fs.pipe_file("/datasets/org/name/data/train-0.parquet", table + b" ")
+    with pytest.raises(PlanMismatchError, match="have changed"):
+        compress(tmp_path, "hub://datasets/org/name")
+
+
+def test_what_a_hub_needs_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    known = sys.modules["fsspec.registry"]._registry
+    monkeypatch.delitem(known, "hf", raising=False)
+    with pytest.raises(StorageError, match="pip install huggingface_hub"):
+        compress(tmp_path, "hf://datasets/org/name")
