@@ -1,7 +1,8 @@
 #!/usr/bin/env python
-"""Compress WebDataset tar shards into a dataset of layered streams.
+"""Compress folders of pictures, WebDataset tars or Parquet into a dataset of layered streams.
 
 Example:
+    python jobs/compress_dataset.py --input photos/ --output archive
     python jobs/compress_dataset.py --input 'photos-{000..127}.tar' --output archive
 
 Inputs and outputs are paths or any fsspec URL (s3://bucket/folder, ...). Running the same command
@@ -48,8 +49,26 @@ def _parse(arguments: list[str] | None) -> tuple[CompressOptions, str | None, bo
         action="extend",
         required=True,
         metavar="URL",
-        help="tar shards: paths, globs ('a-*.tar'), brace ranges ('a-{00..31}.tar'), folders "
-        "(searched for .tar, .tar.gz and .tgz) and fsspec URLs",
+        help="folders of pictures, WebDataset tars (.tar, .tar.gz, .tgz), Parquet files with "
+        "pictures: paths, globs ('a-*.tar'), brace ranges ('a-{00..31}.tar'), folders, which are "
+        "searched, and fsspec URLs (s3://bucket/photos, hf://datasets/org/name)",
+    )
+    parser.add_argument(
+        "--input-format",
+        choices=["tars", "files", "parquet"],
+        help="what to take of folders that hold several of these: tars, pictures as files, or "
+        "Parquet files (default: the only kind there is)",
+    )
+    parser.add_argument(
+        "--image-column",
+        metavar="NAME",
+        help="of Parquet files: the column of pictures (default: found by its type and name)",
+    )
+    parser.add_argument(
+        "--key-column",
+        metavar="NAME",
+        help="of Parquet files: the column of keys (default: a column called key, or the pictures' "
+        "own names where these differ, or else file and row)",
     )
     parser.add_argument("--output", required=True, metavar="URL", help="the dataset to write")
     parser.add_argument(

@@ -8,9 +8,9 @@ Examples:
     python jobs/decode_dataset.py --input archive --output corpus --format originals
 
 Writes one tar for each data file, with the keys and side fields (json, cls, txt, ...) of the
-original shard, or plain files, decoded with the dataset's own model; or, without decoding, the
-files that the dataset keeps, byte for byte (originals), or a dataset of the same streams cut short
-(strata). Only the layers asked for are read. Running the same
+original shard, or plain files, or Parquet with an image column, decoded with the dataset's own
+model; or, without decoding, the files that the dataset keeps, byte for byte (originals), or a
+dataset of the same streams cut short (strata). Only the layers asked for are read. Running the same
 command again does only what is missing. Exit code 0: every picture came back; 1: some did not, or
 keys are unknown, and the summary names them; 2: nothing was done, the message says why; 130: it was
 stopped by a signal.
@@ -104,12 +104,13 @@ def parse(arguments: list[str] | None = None) -> DecodeOptions:
     form = parser.add_argument_group("in which form")
     form.add_argument(
         "--format",
-        choices=["webdataset", "files", "originals", "strata"],
+        choices=["webdataset", "files", "parquet", "originals", "strata"],
         default="webdataset",
-        help="one tar for each data file; a folder of files; the files that the dataset keeps of "
-        "all samples, bad ones too, as they were and in tars named like the input's; or a dataset "
-        "of its own with the same streams, cut after the layers chosen and not decoded "
-        "(default: %(default)s)",
+        help="one tar for each data file; a folder of files; one Parquet file for each, with an "
+        "image column as Hugging Face datasets have it and the side fields as columns; the files "
+        "that the dataset keeps of all samples, bad ones too, as they were and in tars named like "
+        "the input's; or a dataset of its own with the same streams, cut after the layers chosen "
+        "and not decoded (default: %(default)s)",
     )
     form.add_argument(
         "--image-format",

@@ -60,7 +60,12 @@ def parse(arguments: Sequence[str] | None = None) -> "TrainOptions":
         "belongs to this family",
     )
     parser.add_argument(
-        "--data", nargs="+", action="extend", required=True, metavar="URL", help="tar shards"
+        "--data",
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="URL",
+        help="tars, folders of pictures, Parquet files with pictures",
     )
     parser.add_argument(
         "--config",

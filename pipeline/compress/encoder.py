@@ -227,7 +227,7 @@ class SampleEncoder:
             return ""
         return (
             f"larger than --max-sample-bytes {limit}: {sample.size} bytes in {len(sample.fields)} "
-            "files whose names are the same up to the first dot"
+            "files of one sample"
         )
 
     def _read_some(

@@ -21,7 +21,9 @@ from codec.models.zoo import DEFAULT_MODELS
 from ..running import cluster
 from ..running.progress.display import duration
 from ..running.progress.summary import Summary, plural, size
-from ..sources.listing import expand_inputs
+from ..sources.base import Columns
+from ..sources.folder import parts_of
+from ..sources.listing import find_inputs
 from ..stores.urls import refuse_secrets
 from .job import CompressOptions, planned_parameters, settings_of
 from .keeping import KEPT, PREVIEW_LAYERS, finished_row, layers_to_encode
@@ -119,7 +121,9 @@ def estimate(options: CompressOptions, stop: Callable[[], str] = lambda: "") -> 
     Raises StrataError for what would keep the job from beginning.
     """
     refuse_secrets(*options.inputs, options.model)
-    shards = expand_inputs(options.inputs, options.input_options)
+    columns = Columns(options.image_column, options.key_column)
+    inputs = find_inputs(options.inputs, options.input_options, options.input_format, columns)
+    shards = [*inputs.shards, *(part for folder in inputs.folders for part in parts_of(folder))]
     cluster.connect(options.address)
     shape = cluster.share(options.workers, options.device, len(shards), options.worker_cpus)
     device = shape.device if shape.device == "cpu" or torch.cuda.is_available() else "cpu"

@@ -1,5 +1,6 @@
 """The compressing job from the driver's side: plan, run what is missing, manifest, summary."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -12,15 +13,17 @@ from ..dataset.job import Records, run_dataset_job
 from ..dataset.layout import PLAN_NAME, data_path, generation_name, shard_name
 from ..dataset.ledger import FORMAT_VERSION, Plan, as_recorded, check_inputs
 from ..dataset.models import publish_model
+from ..dataset.part_lists import Planner
 from ..dataset.rows import SCHEMA_VERSION
 from ..running.job import RunningOptions, Stop, run_job_tasks
 from ..running.options import OptionError, check_codec_options
 from ..running.progress.events import EventLog, job_log
 from ..running.progress.summary import Summary
 from ..running.tasks import Outcome, Task
-from ..sources.listing import expand_inputs
+from ..sources.base import Columns, Shard
+from ..sources.kinds import InputFormat
+from ..sources.listing import find_inputs
 from ..sources.samples import MAX_SAMPLE_BYTES
-from ..sources.shards import Shard
 from ..stores.store import Store
 from ..stores.urls import refuse_secrets
 from .keeping import PREVIEW_LAYERS
@@ -43,6 +46,9 @@ class CompressOptions(RunningOptions):
     inputs: tuple[str, ...]
     output: str
     model: str
+    input_format: InputFormat | None = None
+    image_column: str | None = None
+    key_column: str | None = None
     codec: str | None = None
     store_layers: StoreLayers = None
     lossless: bool = False
@@ -73,16 +79,25 @@ def compress(options: CompressOptions, stop: Stop = lambda: "") -> CompressSumma
 
 def _compress(options: CompressOptions, stop: Stop, log: EventLog) -> CompressSummary:
     store = Store(options.output, options.output_options)
-    shards = expand_inputs(options.inputs, options.input_options)
+    columns = Columns(options.image_column, options.key_column)
+    found = find_inputs(options.inputs, options.input_options, options.input_format, columns)
+    log.write("inputs_found", inputs=found.lines())
+    for line in found.lines():
+        print(line, file=sys.stderr, flush=True)
     model = load_codec(options.model, device="cpu")  # after what takes less time to be refused
     plan = Plan(PLAN_NAME, planned_parameters(options, model))
     names: dict[str, Shard] = {}
-    summary = CompressSummary("compressed", shards=len(shards))
+    summary = CompressSummary("compressed", notes=list(found.notes))
 
     def sources(done: Records) -> Mapping[str, str]:
-        found = as_recorded(shards, done)
-        check_inputs(found, done)
-        names.update((shard_name(shard, plan.fingerprint), shard) for shard in found)
+        shards = as_recorded(found.shards, done)
+        if found.folders:
+            planner = Planner(store, found.folders)
+            shards += planner.shards(done)
+            summary.notes += planner.notes
+        check_inputs(shards, done)
+        names.update((shard_name(shard, plan.fingerprint), shard) for shard in shards)
+        summary.shards = len(names)
         return {name: shard.url for name, shard in names.items()}
 
     def run(done: Records) -> Sequence[Outcome]:
@@ -179,6 +194,7 @@ def settings_of(
         max_sample_bytes=planned.get("max_sample_bytes", MAX_SAMPLE_BYTES),
         keep_original=planned["keep_original"],
         target_quality=target and target_quality(target),
+        columns=Columns(**planned.get("columns", {})),
     )
 
 
@@ -201,6 +217,9 @@ def planned_parameters(options: CompressOptions, model: Codec) -> dict[str, Any]
     chosen: dict[str, Any] = {"codec_options": planned} if planned else {}
     if options.max_sample_bytes != MAX_SAMPLE_BYTES:
         chosen["max_sample_bytes"] = options.max_sample_bytes
+    columns = {"image": options.image_column, "key": options.key_column}
+    if any(columns.values()):
+        chosen["columns"] = columns
     return {
         "format": FORMAT_VERSION,
         "schema": SCHEMA_VERSION,

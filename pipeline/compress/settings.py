@@ -6,6 +6,7 @@ from typing import Any, Literal
 from codec.images.files import MAX_PIXELS
 
 from ..running.worker import WorkerSettings
+from ..sources.base import AUTOMATIC, Columns
 from ..sources.samples import MAX_SAMPLE_BYTES
 from .quality import TargetQuality
 
@@ -23,8 +24,8 @@ class CompressSettings(WorkerSettings):
     stores: a number, "fit" (the most that are not larger than its file), or None: those that
     ``target_quality`` takes, all without one. ``lossless``: all layers are exact, and a picture
     stores all. ``codec_options`` go to ``Codec.encode``. Of a sample of more than
-    ``max_sample_bytes``, which is bad, only as many are read. Rows of a shard under way are saved
-    every ``save_seconds``.
+    ``max_sample_bytes``, which is bad, only as many are read. ``columns`` are those of Parquet
+    files. Rows of a shard under way are saved every ``save_seconds``.
     """
 
     output: str
@@ -39,4 +40,5 @@ class CompressSettings(WorkerSettings):
     max_sample_bytes: int = MAX_SAMPLE_BYTES
     keep_original: KeepOriginal = "bad"
     target_quality: TargetQuality | None = None
+    columns: Columns = AUTOMATIC
     save_seconds: float = SAVE_SECONDS

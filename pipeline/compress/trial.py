@@ -15,8 +15,9 @@ from codec.images.metrics import psnr
 from codec.images.perception import EXACT, can_judge, ssimulacra2
 
 from ..dataset.rows import Row
+from ..sources.base import Shard, ShardFile
 from ..sources.samples import Sample
-from ..sources.shards import Shard, ShardFile, open_shard
+from ..sources.shards import open_shard
 from .encoder import SampleEncoder
 from .keeping import layers_to_encode
 from .quality import Measured, TargetQuality, shown_by_layers
@@ -101,7 +102,9 @@ def run_trial(
             break
         with tempfile.TemporaryDirectory(dir=settings.scratch) as scratch:
             try:
-                opened = open_shard(shard, Path(scratch), settings.input_options, settings.gzip)
+                opened = open_shard(
+                    shard, Path(scratch), settings.input_options, settings.gzip, settings.columns
+                )
                 with opened as file:
                     _count(trial, shard, file.samples)
                     for rows, images in _groups(file, encoder, trial, PICTURES // count):

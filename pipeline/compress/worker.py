@@ -198,7 +198,9 @@ class ShardCompressor(Worker[CompressSettings]):
         with self._stage(self._fetching, job.name, "download"), clock.timed("download"):
             self._end_if_pausing(job)
             settings = self.settings
-            opened = open_shard(job.shard, scratch, settings.input_options, settings.gzip)
+            opened = open_shard(
+                job.shard, scratch, settings.input_options, settings.gzip, settings.columns
+            )
             file = fetched.enter_context(opened)
             deleted = self.deletions.read()
             file.samples = [one for one in file.samples if not deleted.deletes(job.name, one.key)]

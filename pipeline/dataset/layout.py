@@ -9,6 +9,7 @@
     deleted/<digest>.json    what was deleted, by hashes of keys
     .strata/commits/         of a copy: records of data files that have no row in it
     .strata/saved/           rows of shards that are still being encoded
+    parts/<number>.json      of folders of pictures: which files belong to which shard
     manifest-<number>.json   what readers trust; the highest number wins
 
 Nothing is overwritten, so a file that replaces another has a name of its own: the first file of a
@@ -33,6 +34,7 @@ COMMITS = "commits"
 DELETED = "deleted"
 EMPTY_COMMITS = ".strata/commits"
 SAVED = ".strata/saved"
+PARTS = "parts"
 SUFFIX = ".parquet"  # of data files and of their indexes
 RECORD_SUFFIX = ".json"
 # Folders in which each shard has a file.
@@ -40,11 +42,12 @@ FOLDERS = ((DATA, SUFFIX), (INDEX, SUFFIX), (COMMITS, RECORD_SUFFIX))
 SHARD_NAME = re.compile(r".+-[0-9a-f]{12}(?:\.[1-9]\d*)?")  # what shard_name gives, any generation
 KEY_MAP_NAME = re.compile(r"[0-9a-f]{32}\.bin")
 WRITTEN = re.compile(
-    r"(data|index|keys|commits|deleted|models/[^/]+|\.strata/[^/]+)/[^/]+|[^/]+\.json"
+    r"(data|index|keys|commits|deleted|parts|models/[^/]+|\.strata/[^/]+)/[^/]+|[^/]+\.json"
 )  # any path above
 _HASH = re.compile(r"-[0-9a-f]{12}$")
 _GENERATION = re.compile(r"(.+)\.([1-9]\d*)")
 _SAVED = re.compile(r"(.+)\.(\d+)-(\d+)\.parquet")
+_PART_LIST = re.compile(r"(\d{6})\.json")
 _MANIFEST = re.compile(r"manifest-(\d{6})\.json")
 
 
@@ -105,6 +108,17 @@ def key_map_path(digest: str) -> str:
 def deletion_path(digest: str) -> str:
     """What says which samples were deleted; see ``deletions.py``."""
     return f"{DELETED}/{digest}{RECORD_SUFFIX}"
+
+
+def part_list_path(number: int) -> str:
+    """The n-th list of parts of folders."""
+    return f"{PARTS}/{number:06d}.json"
+
+
+def part_list_number(name: str) -> int:
+    """The number of a file in ``PARTS``; 0 for any other file."""
+    match = _PART_LIST.fullmatch(name)
+    return int(match[1]) if match else 0
 
 
 def model_folder(model_id: str) -> str:

@@ -16,8 +16,8 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..stores.ranges import SizedFile
-from .thrift import DAMAGED, count_structs, read_struct
+from ..stores.parquet_footer import described
+from ..stores.thrift import DAMAGED, count_structs, read_struct
 
 # What a writer does. 256 rows: reading one key's first layer fetches a quarter of a megabyte, not
 # three. 16 MiB: a reader holds a row group in memory, and pyarrow itself counts rows only.
@@ -109,25 +109,6 @@ class ParquetFile(pq.ParquetFile):
 
     def read(self, columns: Sequence[str] | None = None, **options: Any) -> Any:
         return self.read_row_groups(range(self.num_row_groups), columns, **options)
-
-
-def described(metadata: pq.FileMetaData, size: int) -> pa.Schema:
-    """The columns of a file of this size. Raises OSError for a footer that pyarrow refuses.
-
-    Asked with ``row_group(i).column(j)`` for a description that it refuses, pyarrow ends the
-    whole process. Before it reads a row group, it checks all descriptions and raises. So let
-    it begin to read. (``pre_buffer`` and ``metadata.schema.to_arrow_schema`` would both leak
-    memory here.)
-    """
-    nothing = pa.PythonFile(_Unreadable(size), mode="r")
-    file = pq.ParquetFile(nothing, metadata=metadata, pre_buffer=False, buffer_size=4096)
-    for group in range(metadata.num_row_groups):
-        try:
-            file.read_row_group(group, use_threads=False)
-        except OSError as error:
-            if _Unreadable.REFUSAL not in str(error):
-                raise
-    return file.schema_arrow.remove_metadata()
 
 
 def group_bytes(
@@ -278,12 +259,3 @@ def _number(fields: Mapping[int, Any], name: int) -> int:
 def _part(fields: Mapping[int, Any], name: int) -> Mapping[int, Any]:
     value = fields.get(name)
     return value if isinstance(value, dict) else {}
-
-
-class _Unreadable(SizedFile):
-    """A file of known size that cannot be read."""
-
-    REFUSAL = "this file is not to be read"
-
-    def read(self, size: int | None = -1) -> bytes:
-        raise OSError(self.REFUSAL)

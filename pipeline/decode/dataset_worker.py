@@ -16,18 +16,21 @@ class HandOutSettings(WorkerSettings):
     """``options`` are the job's, with URLs that hold on every machine.
 
     ``rule`` and ``condition`` are what its options mean for the dataset; see ``Request``.
+    ``columns`` are the side fields that have columns of a table.
     """
 
     options: DecodeOptions
     fingerprint: str
     rule: LayerRule
     condition: str = ""
+    columns: tuple[str, ...] = ()
 
 
 def settings_of(options: DecodeOptions, request: Request, plan: Plan) -> HandOutSettings:
     output = Store(options.output, options.output_options).url
     options = replace(options, dataset=request.dataset.url, output=output)
-    return HandOutSettings(options, plan.fingerprint, request.rule, request.condition)
+    columns = tuple(plan.parameters.get("columns", ()))
+    return HandOutSettings(options, plan.fingerprint, request.rule, request.condition, columns)
 
 
 class DatasetWorker(Worker[HandOutSettings]):

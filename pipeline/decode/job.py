@@ -1,7 +1,7 @@
 """The decoding job from the driver's side: plan, run what is missing, summary.
 
 request.py     options, and what they come to for a dataset: files, keys, layers
-worker.py      the worker that makes tars and files
+worker.py      the worker that makes tars, tables (``tables.py``) and files
 copy_job.py    ``--format strata``: the same with streams instead of pictures
 originals_job.py  ``--format originals``: the files that pictures were, byte for byte
 """
@@ -31,7 +31,8 @@ from .request import (
     written_quality,
 )
 from .samples import COUNTS
-from .targets import DECODE_COMMITS, DECODE_PLAN, clear_parts, finished_tars
+from .tables import field_columns
+from .targets import DECODE_COMMITS, DECODE_PLAN, PACKED, clear_parts, finished_files
 from .worker import ShardDecoder, remove_decoded
 
 __all__ = ["DecodeOptions", "decode"]
@@ -54,22 +55,24 @@ def decode(options: DecodeOptions, stop: Stop = lambda: "") -> Summary:
 
 
 def _decode(options: DecodeOptions, request: Request, stop: Stop, log: EventLog) -> DecodeSummary:
-    plan = Plan(DECODE_PLAN, _parameters(options, request))
     store = Store(options.output, options.output_options)
+    plan = Plan(DECODE_PLAN, _parameters(options, request, store))
     ledger = Ledger(store, plan.fingerprint, DECODE_COMMITS)
     summary = begin_summary("decoded", request, options)
     files = [file for file, _ in request.files]
-    as_tar = options.format == "webdataset"
     with storage_errors(store.url, "cannot be written"):
         if not plan.establish(store):
             summary.notes.append(f"warning: {store.url} ignores create-only writes")
         done = ledger.records()
-        if as_tar:
-            done, lost = finished_tars(ledger, done)
-            summary.notes += [f"warning: {name}.tar was lost and is written again" for name in lost]
-        _remove_superseded(store, files, done)
+        suffix = PACKED.get(options.format, "")
+        if suffix:
+            done, lost = finished_files(ledger, done, suffix)
+            summary.notes += [
+                f"warning: {name}{suffix} was lost and is written again" for name in lost
+            ]
+        _remove_superseded(store, files, done, suffix)
     missing = [(file, keys) for file, keys in request.files if file.name not in done]
-    clear_parts(store, () if as_tar else [split_generation(file.name)[0] for file, _ in missing])
+    clear_parts(store, () if suffix else [split_generation(file.name)[0] for file, _ in missing])
     summary.resumed = len(files) - len(missing)
     outcomes = run_job_tasks(
         "decoding",
@@ -97,9 +100,12 @@ def _decode(options: DecodeOptions, request: Request, stop: Stop, log: EventLog)
     return summary
 
 
-def _parameters(options: DecodeOptions, request: Request) -> dict[str, Any]:
+def _parameters(options: DecodeOptions, request: Request, store: Store) -> dict[str, Any]:
     """Everything that the output depends on."""
     dataset, rule = request.dataset, request.rule
+    columns: dict[str, Any] = {}
+    if options.format == "parquet":
+        columns["columns"] = field_columns(dataset, options, store)
     limits = {
         "max_side": options.max_side,
         "max_pixels": options.max_pixels,
@@ -115,20 +121,21 @@ def _parameters(options: DecodeOptions, request: Request) -> dict[str, Any]:
         "codec_options": options.codec_options,
         "quality": written_quality(options),
         **request.parameters,
+        **columns,
         **{name: limit for name, limit in limits.items() if limit is not None},
     }
 
 
 def _remove_superseded(
-    store: Store, files: Sequence[DataFile], done: Mapping[str, dict[str, Any]]
+    store: Store, files: Sequence[DataFile], done: Mapping[str, dict[str, Any]], suffix: str
 ) -> None:
-    """Remove tars of older generations that a worker which died left beside the new one."""
+    """Remove files of older generations that a worker which died left beside the new one."""
     newest = dict(split_generation(file.name) for file in files if file.name in done)
-    tars = {name.removesuffix(".tar") for name in store.sizes() if name.endswith(".tar")}
-    for name in sorted({*tars, *done}):
+    packed = {name.removesuffix(suffix) for name in store.sizes() if name.endswith(suffix)}
+    for name in sorted({*(packed if suffix else ()), *done}):
         base, generation = split_generation(name)
         if generation < newest.get(base, 0):
-            remove_decoded(store, name)
+            remove_decoded(store, name, suffix)
 
 
 def _note_sizes(summary: Summary, totals: Mapping[str, int], image_format: str) -> None:

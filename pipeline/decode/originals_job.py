@@ -15,7 +15,7 @@ from ..stores.store import Store, storage_errors
 from .dataset_worker import settings_of
 from .originals_worker import COUNTS, ShardRestorer
 from .request import DecodeOptions, DecodeSummary, Request, begin_summary
-from .targets import DECODE_COMMITS, DECODE_PLAN, clear_parts, finished_tars
+from .targets import DECODE_COMMITS, DECODE_PLAN, clear_parts, finished_files
 
 
 def restore_originals(
@@ -37,7 +37,7 @@ def restore_originals(
     with storage_errors(store.url, "cannot be written"):
         if not plan.establish(store):
             summary.notes.append(f"warning: {store.url} ignores create-only writes")
-        done, lost = finished_tars(ledger, ledger.records())
+        done, lost = finished_files(ledger, ledger.records(), ".tar")
     clear_parts(store)
     summary.notes += [f"warning: {name}.tar was lost and is written again" for name in lost]
     names = _names(dataset.files, done)

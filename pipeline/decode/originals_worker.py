@@ -26,9 +26,9 @@ from ..stores.store import scratch_folder
 from ..stores.threads import ahead
 from .dataset_worker import DatasetWorker
 from .layer_rule import LayerRule
-from .samples import Sample, printable
+from .samples import Sample
 from .selection import Chosen, Selection, timed
-from .targets import DECODE_COMMITS, TarTarget, publish_tar
+from .targets import DECODE_COMMITS, TarTarget, printable, publish_packed
 
 COUNTS = ("files", "file_bytes", "without")
 _COLUMNS = (
@@ -89,7 +89,7 @@ class ShardRestorer(DatasetWorker):
             if rows:
                 self.activity.show(file.name, stage="upload")
                 with clock.timed("upload"):
-                    publish_tar(self.store, ledger, name, local, folder)
+                    publish_packed(self.store, ledger, name, ".tar", local, folder)
                 size = local.stat().st_size
                 self.activity.transferred(written=size)
         record = {

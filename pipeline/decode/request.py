@@ -32,7 +32,7 @@ class DecodeOptions(RunningOptions):
     dataset: str
     output: str
     layers: int | None = None
-    format: Literal["webdataset", "files", "originals", "strata"] = "webdataset"
+    format: Literal["webdataset", "files", "parquet", "originals", "strata"] = "webdataset"
     image_format: str = "png"
     codec_options: dict[str, Any] = field(default_factory=dict)
     image_quality: int | Literal["lossless"] | None = None

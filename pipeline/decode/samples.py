@@ -43,13 +43,17 @@ class Form(NamedTuple):
 
 @dataclass(frozen=True)
 class Sample:
-    """The fields of a row to write, or the reason why there are none; and ``COUNTS``."""
+    """The fields of a row to write, or the reason why there are none; and ``COUNTS``.
+
+    ``picture`` is the name of the field that holds it.
+    """
 
     key: str
     fields: list[tuple[str, bytes]] | None = None
     status: str = "ok"
     reason: str = ""
     counts: Mapping[str, int] = field(default_factory=dict)
+    picture: str = ""
 
 
 def finished(chosen: Chosen, result: np.ndarray | Exception | None, form: Form) -> Sample:
@@ -102,7 +106,7 @@ def _with_picture(
         if form.side_pictures or not is_side_picture(field)
     ]
     written = {"decoded_bytes": len(picture), "left_out": len(row["fields"]) - len(fields)}
-    return Sample(original_key(row), fields, counts={**counts, **written})
+    return Sample(original_key(row), fields, picture=name, counts={**counts, **written})
 
 
 def _pixels(
@@ -127,8 +131,3 @@ def image_field_name(field: str, image_format: str, taken: set[str]) -> str:
     while name != field and name in taken:  # the sample has such a side field
         name = f"decoded.{name}"
     return name
-
-
-def printable(key: str) -> str:
-    """A key that may hold any bytes, as text."""
-    return key.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -15,12 +15,18 @@ from ..stores.store import Store
 # In the folder of what was decoded: the plan, and the records of what is done.
 DECODE_PLAN = ".strata/decode.json"
 DECODE_COMMITS = ".strata/commits"
+PACKED = {"webdataset": ".tar", "parquet": ".parquet"}  # formats with a file for each data file
 _CONTROLS = re.compile("[\x80-\x9f]")  # those beyond ASCII
 MAX_NAME_BYTES = 240  # file systems take 255; the store's temporary names need a few
 
 
 class UnwritableNameError(Exception):
     """A key cannot be a file's name beside the others."""
+
+
+def printable(key: str) -> str:
+    """A key that may hold any bytes, as text."""
+    return key.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 class _Names:
@@ -49,7 +55,7 @@ class TarTarget:
         self._names = None if repeated else _Names()
         self._tar = tarfile.open(path, "w", format=tarfile.GNU_FORMAT)  # noqa: SIM115
 
-    def write(self, key: str, fields: list[tuple[str, bytes]]) -> None:
+    def write(self, key: str, fields: list[tuple[str, bytes]], picture: str = "") -> None:
         told = [tar_name(f"{key}.{name}" if name else key) for name, _ in fields]
         names = told if self._names is None else self._names.take(told, key)
         for name, (_, data) in zip(names, fields, strict=True):
@@ -71,7 +77,7 @@ class FileTarget:
     def __init__(self, store: Store, folder: str) -> None:
         self._store, self._folder, self._names = store, folder, _Names()
 
-    def write(self, key: str, fields: list[tuple[str, bytes]]) -> None:
+    def write(self, key: str, fields: list[tuple[str, bytes]], picture: str = "") -> None:
         names = self._names.take([safe_path(f"{key}.{name}") for name, _ in fields], key)
         for name, (_, data) in zip(names, fields, strict=True):
             path = f"{self._folder}/{name}"
@@ -90,16 +96,18 @@ class FileTarget:
         pass
 
 
-def publish_tar(store: Store, ledger: Ledger, name: str, local: Path, scratch: Path) -> None:
-    """Publish ``local`` as ``<name>.tar``, before it is recorded.
+def publish_packed(
+    store: Store, ledger: Ledger, name: str, suffix: str, local: Path, scratch: Path
+) -> None:
+    """Publish ``local``, a tar or a table, as ``<name><suffix>``, before it is recorded.
 
-    A tar that stands there is an earlier attempt's, or recorded, and stays; any other comes from a
+    A file that stands there is an earlier attempt's, or recorded, and stays; any other comes from a
     job with other parameters whose plan was removed, and is replaced.
     """
     store.create_or_keep(
-        f"{name}.tar",
+        f"{name}{suffix}",
         local,
-        scratch / "standing.tar",
+        scratch / f"standing{suffix}",
         lambda it: filecmp.cmp(it, local, shallow=False) or ledger.exists(name),
     )
 
@@ -112,13 +120,13 @@ def clear_parts(store: Store, folders: Iterable[str] = ()) -> None:
         store.clear_parts(folder, deep=True)
 
 
-def finished_tars(
-    ledger: Ledger, records: Mapping[str, dict[str, Any]]
+def finished_files(
+    ledger: Ledger, records: Mapping[str, dict[str, Any]], suffix: str
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """The records of tars that are there, and of those without any row; the names of lost ones."""
+    """The records of files that are there, and of those without any row; the names of lost ones."""
     empty = {name: record for name, record in records.items() if not record["bytes"]}
-    with_tar = {name: records[name] for name in records.keys() - empty.keys()}
-    done, lost = ledger.completed("", ".tar", with_tar)
+    with_file = {name: records[name] for name in records.keys() - empty.keys()}
+    done, lost = ledger.completed("", suffix, with_file)
     return done | empty, lost
 
 

@@ -1,4 +1,4 @@
-"""The decoding worker: one data file in, one tar or folder of files out."""
+"""The decoding worker: one data file in, one tar, table or folder of files out."""
 
 import time
 from collections import Counter, defaultdict
@@ -26,14 +26,24 @@ from ..dataset.rows import (
 from ..reader.dataset import DataFile
 from ..running.stages import StageClock
 from ..running.worker_errors import picklable_errors
+from ..sources.samples import tar_key
 from ..stores.reasons import describe
 from ..stores.store import Store, scratch_folder
 from ..stores.threads import ahead
 from .dataset_worker import DatasetWorker, HandOutSettings
 from .request import written_quality
-from .samples import COUNTS, Form, Sample, finished, printable
+from .samples import COUNTS, Form, Sample, finished
 from .selection import Chosen, Selection, timed
-from .targets import DECODE_COMMITS, FileTarget, TarTarget, UnwritableNameError, publish_tar
+from .tables import TableTarget
+from .targets import (
+    DECODE_COMMITS,
+    PACKED,
+    FileTarget,
+    TarTarget,
+    UnwritableNameError,
+    printable,
+    publish_packed,
+)
 
 # Rows held at once with their decoded pictures. A larger row is a window of its own.
 WINDOW_BYTES = 3 << 25
@@ -100,29 +110,33 @@ class ShardDecoder(DatasetWorker):
         settings, store = self.settings, self.store
         ledger = Ledger(store, settings.fingerprint, DECODE_COMMITS)
         base, generation = split_generation(file.name)
-        as_tar = settings.options.format == "webdataset"
+        suffix = PACKED.get(settings.options.format, "")
         with (
             self.activity.shard(file.name, of=file.rows),
             scratch_folder(settings.scratch) as folder,
         ):
-            local = folder / "out.tar"
+            local = folder / f"out{suffix}"
             statuses, totals, reasons = Counter[str](), Counter[str](), Counter[str]()
             problems: list[tuple[str, ...]] = []
-            target: TarTarget | FileTarget
-            target = TarTarget(local) if as_tar else FileTarget(store, base)
+            target: TarTarget | TableTarget | FileTarget
+            if settings.options.format == "parquet":
+                target = TableTarget(local, settings.columns)
+            else:
+                target = TarTarget(local) if suffix else FileTarget(store, base)
             for sample in self._samples(file, keys, clock):
                 status, reason = sample.status, sample.reason
                 if sample.fields is not None:
                     try:
-                        # Files go straight into the store, a tar is sent when it is whole.
-                        with clock.timed("write" if as_tar else "upload"):
-                            target.write(sample.key, sample.fields)
+                        # Files go straight into the store, the others when they are whole.
+                        with clock.timed("write" if suffix else "upload"):
+                            key = tar_key(sample.key) if suffix == ".tar" else sample.key
+                            target.write(key, sample.fields, sample.picture)
                         totals.update(sample.counts)
                     except UnwritableNameError as error:
                         status, reason = "bad", describe(error)
                 statuses[status] += 1
                 self.activity.add(file.name, bad=status == "bad")
-                if not as_tar:
+                if not suffix:
                     written = sum(len(data) for _, data in sample.fields or [])
                     self.activity.transferred(written=written)
                 if status != "ok":
@@ -135,10 +149,10 @@ class ShardDecoder(DatasetWorker):
             if keys is None and not settings.condition and rows != file.rows:
                 raise RuntimeError(f"{file.path}: {file.rows} rows gave {dict(statuses)}")
             size = 0
-            if as_tar and rows:
+            if suffix and rows:
                 self.activity.show(file.name, stage="upload")
                 with clock.timed("upload"):
-                    publish_tar(store, ledger, file.name, local, folder)
+                    publish_packed(store, ledger, file.name, suffix, local, folder)
                 size = local.stat().st_size
                 self.activity.transferred(written=size)
         record = {
@@ -153,7 +167,7 @@ class ShardDecoder(DatasetWorker):
         }
         record = ledger.commit(file.name, record)
         for older in range(generation):
-            remove_decoded(store, generation_name(base, older))
+            remove_decoded(store, generation_name(base, older), suffix)
         return record
 
     def _samples(
@@ -228,10 +242,11 @@ class ShardDecoder(DatasetWorker):
         return self.codec.decode_small(streams, max_side=options.max_side, **options.codec_options)
 
 
-def remove_decoded(store: Store, name: str) -> None:
-    """Remove the tar of one data file; first its record, which promises it."""
+def remove_decoded(store: Store, name: str, suffix: str) -> None:
+    """Remove the tar or table of one data file; first its record, which promises it."""
     store.remove(record_path(name, DECODE_COMMITS))
-    store.remove(f"{name}.tar")
+    if suffix:
+        store.remove(f"{name}{suffix}")
 
 
 def _cost(chosen: Chosen) -> int:

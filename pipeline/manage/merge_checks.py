@@ -18,6 +18,7 @@ from ..dataset.ledger import MERGED, plans_of
 from ..reader.blocks import IndexBlocks
 from ..reader.dataset import Dataset
 from ..running.options import OptionError
+from ..sources.base import is_part
 from ..stores.cache import ByteCache
 from ..stores.ranges import AT_ONCE
 from ..stores.threads import ahead
@@ -64,7 +65,9 @@ def merged_parameters(datasets: Sequence[Dataset]) -> dict[str, Any]:
                     "layers can be merged; compress one of them again, or cut both to the same "
                     "layers (strata decode --format strata --layers)"
                 )
-    if all(one.fingerprint == first.fingerprint for one in datasets):
+    # The lists that say what was made of folders are not merged: no job may add to such an archive.
+    listed = any(is_part(file.record["source"]["url"]) for one in datasets for file in one.files)
+    if not listed and all(one.fingerprint == first.fingerprint for one in datasets):
         return first.parameters
     plans: dict[str, dict[str, Any]] = {}
     for one in datasets:
@@ -78,11 +81,11 @@ def merged_parameters(datasets: Sequence[Dataset]) -> dict[str, Any]:
     kept = [one.get("keep_original", "never") for one in every]
     return merged | {
         "lossless": all(one.get("lossless") for one in every),
-        "fit_source": any(one.get("fit_source") for one in every),
+        "store_layers": merged.get("store_layers"),
         "min_side": min(one.get("min_side", 0) for one in every),
         "max_pixels": max(one.get("max_pixels", 0) for one in every),
         "keep_original": min(kept, key=lambda one: _KEEPING.index(one) if one in _KEEPING else 0),
-        "min_psnr": merged.get("min_psnr"),
+        "target_quality": merged.get("target_quality"),
         MERGED: plans,
     }
 

@@ -37,8 +37,10 @@ def plan_in_words(parameters: Mapping[str, Any]) -> list[str]:
 
 def _words(name: str, value: Any) -> str:
     match name:
-        case "fit_source":
-            return "a picture drops layers until it is no larger than its file" if value else ""
+        case "store_layers":
+            if value == "fit":
+                return "a picture drops layers until it is no larger than its file"
+            return f"each picture stores {value} layers, or fewer beside its original"
         case "min_side":
             return f"pictures below {value} pixels of width or height are filtered" if value else ""
         case "max_pixels":
@@ -47,8 +49,8 @@ def _words(name: str, value: Any) -> str:
             return f"samples of more than {size_in_words(value)} are bad"
         case "keep_original":
             return _KEPT.get(value, f"originals: {value}")
-        case "min_psnr":
-            return f"where a stream stays below {value:g} dB, the original is kept"
+        case "target_quality":
+            return f"each picture stores the layers that a quality of {value} takes"
         case "codec_options":
             return "codec: " + ", ".join(f"{key} {one}" for key, one in value.items())
         case "merged":

@@ -15,8 +15,9 @@ _KEY_AND_FIELD = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$", re.DOTALL)
 # takes at most 2 GiB of a row's fields.
 MAX_SAMPLE_BYTES = 1 << 28
 SIDE_FIELDS = (
-    "because they are side fields of other samples: a sample is all files whose names are the same "
-    "up to the first dot, so 2024.01-a.png and 2024.02-b.png are one"
+    "because they are side fields of other samples: in a tar a sample is all files whose names are "
+    "the same up to the first dot, so 2024.01-a.png and 2024.02-b.png are one; in a folder up to "
+    "the last, so a.jpg and a.png are one"
 )
 
 
@@ -59,6 +60,15 @@ def is_picture(field: str) -> bool:
     return field.lower().rsplit(".", 1)[-1] in EXTENSIONS
 
 
+def tar_key(key: str) -> str:
+    """``key`` without dots in its last part, where WebDataset would cut it: they become ``%2E``.
+
+    Keys of tars have none there; those of folders and tables may.
+    """
+    folder, slash, base = key.rpartition("/")
+    return folder + slash + base.replace(".", "%2E")
+
+
 def group_samples(members: Sequence[Member]) -> list[Sample]:
     """Group consecutive members by key, and mark samples that are filtered or have a problem."""
     groups: list[tuple[str, list[tuple[str, Member]], str, str]] = []
@@ -79,6 +89,13 @@ def group_samples(members: Sequence[Member]) -> list[Sample]:
         Sample(key, tuple(fields), problem or _problem(key, fields, times[key]), filtered)
         for key, fields, problem, filtered in groups
     ]
+
+
+def sample_of(
+    key: str, fields: Sequence[tuple[str, Member]], times: int = 1, filtered: str = ""
+) -> Sample:
+    """A sample with its problem, if it has one; ``times`` is how often its key occurs."""
+    return Sample(key, tuple(fields), _problem(key, fields, times), filtered)
 
 
 def _problem(key: str, fields: Sequence[tuple[str, Member]], times: int) -> str:

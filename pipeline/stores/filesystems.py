@@ -137,6 +137,8 @@ def open_filesystem(url: str, options: Mapping[str, Any] | None = None) -> tuple
     except Exception as error:
         problem = without_secrets(f"{type(error).__name__}: {error}", options or {})
         hint = f" (storage options given: {', '.join(sorted(options))})" if options else ""
+        if protocol == "hf" and isinstance(error, ImportError):
+            problem = f"needs a package: pip install huggingface_hub ({problem})"
         # The cause could show the secrets that were just removed.
         raise StorageError(f"{url}: {problem}{hint}") from (None if options else error)
     if without_query(url) != url:

@@ -1,21 +1,68 @@
-"""Shards for training, wherever they are."""
+"""Shards for training, wherever they are and whatever kind they are: read as tars."""
 
+import io
+import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
+from ..sources import shards
+from ..sources.base import Shard
+from ..sources.kinds import is_table
 from ..sources.listing import expand_inputs
+from ..sources.samples import tar_key
 from ..stores.filesystems import open_filesystem, storage_errors
+from ..stores.store import scratch_folder
 
 
-def list_shards(urls: Sequence[str], options: Mapping[str, Any] | None = None) -> tuple[str, ...]:
-    """The shards behind paths, globs, folders and URLs, sorted. Raises StorageError."""
-    return tuple(shard.url for shard in expand_inputs(urls, options)) if urls else ()
+@dataclass(frozen=True)
+class Opener:
+    """Opens shards by their URLs. ``others`` are those that are no tars."""
+
+    options: Mapping[str, Any] | None = field(default=None, repr=False)
+    others: Mapping[str, Shard] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, url: str) -> Iterator[BinaryIO]:
+        """A shard to be read from its beginning, as a tar.
+
+        Raises StorageError, also for what is read in it, ShardError.
+        """
+        if url not in self.others:
+            fs, path = open_filesystem(url, self.options)
+            with storage_errors(url, "cannot be read"), fs.open(path, "rb") as stream:
+                yield stream
+            return
+        with (
+            storage_errors(url, "cannot be read"),
+            scratch_folder(None) as scratch,
+            shards.open_shard(self.others[url], scratch, self.options) as file,
+        ):
+            packed = scratch / "packed.tar"
+            _pack(file, packed)
+            with open(packed, "rb") as stream:
+                yield stream
 
 
-@contextmanager
-def open_shard(url: str, options: Mapping[str, Any] | None = None) -> Iterator[BinaryIO]:
-    """A shard to be read from its beginning. Raises StorageError, also for what is read in it."""
-    fs, path = open_filesystem(url, options)
-    with storage_errors(url, "cannot be read"), fs.open(path, "rb") as stream:
-        yield stream
+def _pack(file: shards.ShardFile, path: Any) -> None:
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
+        for sample in file.samples:
+            if sample.problem or sample.filtered:
+                continue
+            for name, member in sample.fields:
+                info = tarfile.TarInfo(f"{tar_key(sample.key)}.{name}")
+                info.size = member.size
+                tar.addfile(info, io.BytesIO(file.read(member)))
+
+
+def list_shards(
+    urls: Sequence[str], options: Mapping[str, Any] | None = None
+) -> tuple[tuple[str, ...], dict[str, Shard]]:
+    """The shards behind paths, globs, folders and URLs, sorted, and those of them that are no tars.
+
+    Raises StorageError.
+    """
+    found = expand_inputs(urls, options) if urls else []
+    others = {one.url: one for one in found if one.listing or is_table(one.url)}
+    return tuple(one.url for one in found), others

@@ -10,11 +10,11 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from codec.errors import StrataError
+from codec.images.files import EXTENSIONS
 from codec.training.data import Open
 from codec.training.recipe import TRAINING_FILE
 from codec.training.run import run
@@ -23,6 +23,7 @@ from codec.training.run_folder import RunFolder
 from .options import TrainOptions
 
 Log = Callable[[str], None]
+Others = Mapping[str, Any]  # shards (sources.base) by their URLs
 _fetched: list[tempfile.TemporaryDirectory[str]] = []  # models for as long as this process lives
 
 
@@ -49,8 +50,8 @@ def _train_here(options: TrainOptions, log: Log) -> None:
     device = options.device or "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise StrataError("--device cuda: torch finds no GPU here")
-    options = _with_single_shards(options)
-    open_shard = opener((*options.data, *options.validation), options.input_options)
+    options, others = _with_single_shards(options)
+    open_shard = opener((*options.data, *options.validation), options.input_options, others)
     with _folder(options) as folder:
         run(options, open_shard, folder, device=device, log=log, init=_init_path(options))
 
@@ -64,33 +65,38 @@ def _train_together(options: TrainOptions, log: Log) -> None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
     try:
-        train_together(_with_single_shards(options), _init_path(options), log)
+        train_together(*_with_single_shards(options), _init_path(options), log)
     finally:
         cluster.disconnect()
 
 
-def _with_single_shards(options: TrainOptions) -> TrainOptions:
-    named = (shards_of(urls, options.input_options) for urls in (options.data, options.validation))
-    data, validation = named
-    return replace(options, data=data, validation=validation)
+def _with_single_shards(options: TrainOptions) -> tuple[TrainOptions, Others]:
+    data, others = shards_of(options.data, options.input_options)
+    validation, more = shards_of(options.validation, options.input_options)
+    return replace(options, data=data, validation=validation), {**others, **more}
 
 
-def shards_of(urls: Sequence[str], options: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of single shards. Plain local files need no more than Python."""
-    if all(Path(url).is_file() for url in urls):
-        return tuple(urls)
+def shards_of(urls: Sequence[str], options: Mapping[str, Any]) -> tuple[tuple[str, ...], Others]:
+    """Names of single shards, and those that are no tars. Local tars need no more than Python."""
+    if all(map(_is_local_tar, urls)):
+        return tuple(urls), {}
     from .data import list_shards
 
     return list_shards(urls, options)
 
 
-def opener(shards: Sequence[str], options: Mapping[str, Any]) -> Open:
-    """What opens these shards."""
-    if all(Path(shard).is_file() for shard in shards):
-        return lambda path: open(path, "rb")
-    from .data import open_shard
+def _is_local_tar(url: str) -> bool:
+    extension = Path(url).suffix.lower().lstrip(".")
+    return Path(url).is_file() and extension not in {"parquet", "pq", *EXTENSIONS}
 
-    return partial(open_shard, options=options)
+
+def opener(shards: Sequence[str], options: Mapping[str, Any], others: Others) -> Open:
+    """What opens these shards, of which ``others`` are no tars."""
+    if not others and all(Path(shard).is_file() for shard in shards):
+        return lambda path: open(path, "rb")
+    from .data import Opener
+
+    return Opener(options, others)
 
 
 @contextmanager

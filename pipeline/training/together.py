@@ -10,7 +10,7 @@ import os
 import tempfile
 import uuid
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,8 +25,9 @@ from codec.training.run_folder import RunFolder
 
 from ..running import cluster
 from ..running.cluster import WorkerShape
+from ..sources.base import Shard
 from ..stores.filesystems import StorageError
-from .data import open_shard
+from .data import Opener
 from .folders import is_remote, local_path, open_folder
 from .options import TrainOptions
 
@@ -49,24 +50,31 @@ class Order:
 
     Attributes:
         options: with URLs of single shards.
+        others: those of them that are no tars.
         init: name and content of the file of weights to go on from.
         mark: what the driver wrote into the run's folder, if it is a path.
         threads: of each worker.
     """
 
     options: TrainOptions
+    others: Mapping[str, Shard]
     init: tuple[str, bytes] | None = field(default=None, repr=False)
     mark: str
     threads: int
     cuda: bool
 
 
-def train_together(options: TrainOptions, init: Path | None, log: Callable[[str], None]) -> None:
+def train_together(
+    options: TrainOptions,
+    others: Mapping[str, Shard],
+    init: Path | None,
+    log: Callable[[str], None],
+) -> None:
     """Train on ``options.workers`` workers until the options say to stop.
 
-    ``data`` and ``validation`` are URLs of single shards; ``init`` is where the model of
-    ``options.init`` lies on this machine. Raises StrataError: ClusterError, LostWorkersError, and
-    those of ``codec.training.run.run``.
+    ``data`` and ``validation`` are URLs of single shards, of which ``others`` are no tars; ``init``
+    is where the model of ``options.init`` lies on this machine. Raises StrataError: ClusterError,
+    LostWorkersError, and those of ``codec.training.run.run``.
     """
     assert options.workers is not None
     workers = options.workers
@@ -91,6 +99,7 @@ def train_together(options: TrainOptions, init: Path | None, log: Callable[[str]
     mark = uuid.uuid4().hex
     order = Order(
         options=options,
+        others=others,
         init=_packed(init) if init else None,
         mark=mark,
         threads=shape.threads,
@@ -179,7 +188,7 @@ def work(order: Order) -> str:
         with contextlib.ExitStack() as stack:
             run(
                 order.options,
-                partial(open_shard, options=order.options.input_options),
+                Opener(order.options.input_options, order.others),
                 team.everywhere(partial(_enter, order, stack, team.rank)),
                 device=device,
                 log=log,

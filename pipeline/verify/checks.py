@@ -16,6 +16,7 @@ from ..dataset.layout import (
     DATA,
     DELETED,
     FOLDERS,
+    PARTS,
     PLAN_NAME,
     SHARD_NAME,
     manifest_name,
@@ -25,6 +26,7 @@ from ..dataset.layout import (
 )
 from ..dataset.ledger import (
     FORMAT_VERSION,
+    MERGED,
     Ledger,
     PlanMismatchError,
     entry_of,
@@ -32,16 +34,18 @@ from ..dataset.ledger import (
     in_order,
     latest_manifest,
 )
+from ..dataset.part_lists import read_part_lists, unlisted
 from ..dataset.rows import SCHEMA_VERSION
 from ..dataset.totals import totals_of
 from ..dataset.untrusted import MAX_MANIFEST_BYTES, MAX_PLAN_BYTES, check_record, parse_json
 from ..reader.dataset import DataFile, Dataset, DatasetError
+from ..sources.base import is_part
 from ..stores.filesystems import CONNECTIONS
 from ..stores.reasons import describe
 from ..stores.store import StorageError, Store
 from ..stores.threads import ahead
 
-Kind = Literal["plan", "manifest", "model", "record", "data", "index", "deletion"]
+Kind = Literal["plan", "manifest", "model", "parts", "record", "data", "index", "deletion"]
 LISTED_PROBLEMS = 20
 
 
@@ -214,6 +218,21 @@ def deletion_damage(dataset: Dataset) -> list[Damage]:
         if deletions.left(split_generation(file.name)[0], file.record) < 0
     ]
     return [Damage("deletion", DELETED, lacking, why_not=RESTORE)] if lacking else []
+
+
+def part_lists(dataset: Dataset) -> list[Damage]:
+    """What is wrong with the lists of parts that the data files were made of."""
+    sources = [file.record["source"] for file in dataset.files]
+    copied = MERGED in dataset.parameters or "truncated" in dataset.parameters
+    if copied or not any(is_part(source["url"]) for source in sources):
+        return []  # copies leave the lists where they are
+    try:
+        lost = unlisted(read_part_lists(dataset.store), sources)
+        problems = [f"no list names the files of {url}" for url in lost]
+    except StorageError as error:
+        problems = [str(error)]
+    why = "put the lists back: without them nothing can be added or made again from its folder"
+    return [Damage("parts", PARTS, problems, why_not=why)] if problems else []
 
 
 def foreign_files(dataset: Dataset) -> list[str]:

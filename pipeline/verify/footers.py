@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from ..dataset.layout import DATA, INDEX, data_path, index_path, paths_in, record_path
 from ..dataset.ledger import Ledger, entry_of, fingerprints_of
-from ..dataset.parquet import ROWS_PER_GROUP, described, read_footer
+from ..dataset.parquet import ROWS_PER_GROUP, read_footer
 from ..dataset.rows import (
     METADATA_KEY,
     RecordError,
@@ -21,6 +21,7 @@ from ..dataset.rows import (
 )
 from ..dataset.untrusted import parse_json
 from ..reader.dataset import DataFile, Dataset
+from ..stores.parquet_footer import described
 from ..stores.reasons import describe
 from .checks import Damage, read_record
 from .rows import first_line

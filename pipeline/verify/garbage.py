@@ -21,6 +21,7 @@ from ..dataset.layout import (
     KEY_MAP_NAME,
     KEYS,
     MODELS,
+    PARTS,
     PLAN_NAME,
     SAVED,
     SHARD_NAME,
@@ -149,7 +150,7 @@ def _parts(store: Store) -> Iterator[Garbage]:
         return
     models = store.fs.glob(store.path(f"{MODELS}/*/"))
     folders = [path.rstrip("/").removeprefix(store.root).lstrip("/") for path in models]
-    for folder in ("", DATA, INDEX, KEYS, COMMITS, DELETED, SAVED, *folders):
+    for folder in ("", DATA, INDEX, KEYS, COMMITS, DELETED, SAVED, PARTS, *folders):
         for file, size in store.sizes(folder).items():
             if _PART.fullmatch(file):
                 path = f"{folder}/{file}".lstrip("/")

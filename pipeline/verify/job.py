@@ -31,6 +31,7 @@ from .checks import (
     foreign_files,
     in_threads,
     manifest_of_records,
+    part_lists,
     read_manifest,
     read_plan,
     unlisted_records,
@@ -189,6 +190,7 @@ class _Verification:
         if self.listing:
             damage = Damage("manifest", manifest_name(report.manifest), self.listing)
             report.damaged.insert(0, damage)
+        report.damaged += part_lists(dataset)
         report.unlisted, others = unlisted_records(dataset)
         report.damaged = _once([*report.damaged, *others, *deletion_damage(dataset)])
         report.foreign = foreign_files(dataset)

@@ -20,6 +20,7 @@ from ..dataset.index_writer import index_table, publish_index
 from ..dataset.layout import (
     COMMITS,
     DATA,
+    PARTS,
     PLAN_NAME,
     RECORD_SUFFIX,
     SUFFIX,
@@ -40,14 +41,16 @@ from ..dataset.ledger import (
 )
 from ..dataset.models import publish_model
 from ..dataset.parquet import ParquetFile
+from ..dataset.part_lists import part_in
 from ..dataset.rows import file_sha256, inspect_file, read_metadata
 from ..dataset.totals import COUNTS, TALLIES
-from ..reader.dataset import Dataset
+from ..reader.dataset import DataFile, Dataset
 from ..running.job import RunningOptions, Stop
 from ..running.progress.events import EventLog
 from ..running.progress.summary import Summary
+from ..sources.base import Shard, is_part
+from ..sources.folder import changed_files, some
 from ..sources.listing import expand_inputs, file_of
-from ..sources.shards import Shard
 from ..stores.reasons import describe
 from ..stores.store import Store, scratch_folder
 from ..stores.urls import place_of
@@ -244,6 +247,8 @@ class Repair:
                 f"names it: add --source-hosts {place} if you trust it with a request and with "
                 "--source-options"
             )
+        if is_part(then["url"]):
+            return self._part(damage.file, then)
         try:
             found = expand_inputs([then["url"]], self.source_options)
         except StrataError as error:
@@ -262,6 +267,23 @@ class Repair:
         base, _ = split_generation(damage.file.name)
         if shard_name(shard, self.plan.fingerprint) != base:
             return f"{damage.file.name} is not this plan's name for {shard.url}"
+        return shard
+
+    def _part(self, file: DataFile, then: Mapping[str, Any]) -> Shard | str:
+        """A part of a folder, or why it cannot be encoded again."""
+        url = then["url"]
+        try:
+            shard = part_in(self.store, url, then["etag"])
+            if shard is None:
+                return f"no list in {self.store.url}/{PARTS} names the files of {url}: put it back"
+            changed = changed_files(replace(shard, url=url), self.source_options)
+        except StrataError as error:
+            return f"its files cannot be had: {error}; put them back, and repair again"
+        if changed:
+            return f"files of {url} are not what they were: {some(changed)}; put them back"
+        shard = replace(shard, url=url)
+        if shard_name(shard, self.plan.fingerprint) != split_generation(file.name)[0]:
+            return f"{file.name} is not this plan's name for {url}"
         return shard
 
     def _generations(self) -> dict[str, int]:

@@ -174,8 +174,8 @@ def test_training_needs_no_ray(shard: Path) -> None:
         "import train\n"
         "train.parse(['--data', 'x', '--out', 'x', '--init', 'uqdm'])\n"
         "from pipeline.training.job import opener, shards_of\n"
-        f"names = shards_of([{str(shard)!r}], {{}})\n"
-        "with opener(names, {})(names[0]) as stream:\n"
+        f"names, others = shards_of([{str(shard)!r}], {{}})\n"
+        "with opener(names, {}, others)(names[0]) as stream:\n"
         "    assert stream.read(1)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.dataset import models
+from tests.pipeline.compress.test_parquet_inputs import img2dataset
 from tests.pipeline.makers import ToyCodec, png, write_tar
 from tests.pipeline.reader.test_originals import jpeg
 from tests.recipes.conftest import SAMPLES, SHARDS, URL, Counted, picture_of
@@ -79,6 +80,25 @@ def test_originals_by_other_tools(tmp_path: Path) -> None:
     names = {"files": [f"{dataset.url}/{file.path}" for file in dataset.files]}
     found = run("Originals", dataset.url, names)
     assert found["by_duckdb"] == found["by_polars"] == files
+
+
+@pytest.mark.parametrize("output", ["webdataset", "files", "parquet"])
+def test_captions_of_img2dataset(tmp_path: Path, output: str) -> None:
+    """As they come: there is no ``cls`` among them."""
+    model = tmp_path / "model"
+    model.write_bytes(b"a model")
+    source = img2dataset(tmp_path / "in", output)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "load_codec", lambda *_, **__: ToyCodec(model))
+        dataset = write_dataset([str(source)], str(tmp_path / "set"), ToyCodec(model), 4)
+        found = run("In training", dataset.url)
+        assert len(found["captions"]) == len(found["pictures"]) == len(found["labels"])
+        assert {*found["captions"]} <= {"picture 0", "picture 1", "picture 2"}
+        keys = list(dataset.keys())[:2]
+        code = example("From Python").replace('"a-key", "another-key"', repr(keys)[1:-1])
+        code = code.replace('"a-key"', repr(keys[0])).replace("512", "32")
+        exec(code.replace('"s3://bucket/archive"', repr(dataset.url)), names := {})  # type: ignore[var-annotated]
+        assert names["image"].shape == (24, 32, 3)
 
 
 @pytest.mark.parametrize("tool", ["DuckDB", "Hugging Face datasets"])

@@ -42,7 +42,9 @@ def test_an_archive_of_an_odd_spelling_goes_on(
     (shard,) = listing.expand_inputs([str(source)])
     odd = Shard(f"{tmp_path}/./x.tar", shard.size, shard.etag)
     with monkeypatch.context() as before:
-        before.setattr("pipeline.compress.job.expand_inputs", lambda *_: [odd])
+        before.setattr(
+            "pipeline.compress.job.find_inputs", lambda *_: listing.Inputs([odd], [], [])
+        )
         compress(tmp_path, source)
     more = write_tar(tmp_path / "y.tar", samples(2))
     summary = compress(tmp_path, source, more)

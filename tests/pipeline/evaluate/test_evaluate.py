@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -413,3 +415,23 @@ def test_pictures_that_are_side_fields_are_counted(run: Runner, model: str) -> N
     summary = run(run.tar("a.tar", files), models=(model,), peers=("jpeg",))
     assert summary.ok == 1
     assert any("1 picture not measured" in note for note in summary.notes)
+
+
+def test_folders_and_tables_are_measured_as_tars_are(
+    run: Runner, model: str, tmp_path: Path
+) -> None:
+    files = png_samples((40, 56), (64, 48))
+    (tmp_path / "photos").mkdir()
+    for name, data in files:
+        (tmp_path / "photos" / name).write_bytes(data)
+    tables = tmp_path / "tables"
+    tables.mkdir()
+    pq.write_table(pa.table({"image": [data for _, data in files]}), tables / "x.parquet")
+    of_tar = run(run.tar("a.tar", files), models=(model,), peers=())
+    assert (of_tar.ok, of_tar.bad) == (2, 0)
+    wanted = series(tmp_path, "toy")["points"]
+    for folder in (tmp_path / "photos", tables):
+        summary = run(str(folder), models=(model,), peers=())
+        assert (summary.ok, summary.bad, summary.exit_code) == (2, 0, 0)
+        assert series(tmp_path, "toy")["points"] == wanted
+    assert run(str(tmp_path / "photos"), models=(model,), peers=()).resumed == summary.tasks
