@@ -3,7 +3,7 @@
 STRATA_SCREENSHOTS=DATASET draws docs/images/ anew from a dataset of photographs, such as
 
     python jobs/compress_dataset.py --input kodak.tar --output DATASET \\
-        --lossless --keep-original always --target-quality 20dB
+        --keep-original always --lossless --target-quality 20dB
 """
 
 import io
@@ -169,11 +169,15 @@ def shoot(page: "Page", name: str) -> None:
 def wait_for_layers(page: "Page", layers: int) -> None:
     """Until all pictures of the window have come so far, in the size that they are seen in."""
     page.wait_for_function(
-        """(layers) => [...document.querySelectorAll(".tile")].filter((tile) => {
-            const box = tile.getBoundingClientRect();
-            return box.top < innerHeight && box.bottom > 60;
-        }).every((tile) => tile.dataset.layers === String(layers)
-            && tile.querySelector("img").naturalWidth > 128)""",
+        """(layers) => {
+            const seen = [...document.querySelectorAll(".tile")].filter((tile) => {
+                const box = tile.getBoundingClientRect();
+                return box.top < innerHeight && box.bottom > 60;
+            });
+            const longest = (image) => Math.max(image.naturalWidth, image.naturalHeight);
+            return seen.every((tile) => tile.dataset.layers === String(layers)
+                && longest(tile.querySelector("img")) > 128);
+        }""",
         arg=layers,
     )
 

@@ -347,12 +347,13 @@ def test_trying_bad_samples_again_does_not_bring_them_back(
 
 def _mending(self: Any, file: Any, numbered: Any, clock: Any, *_: Any, **__: Any) -> Any:
     """Rows as the encoder gives them, of broken pictures too: as another release may read them."""
+    from pipeline.compress.keeping import ASKED
     from pipeline.dataset.rows import Row
     from tests.pipeline.makers import picture
 
     for number, sample in numbered:
         encoded = self.codec.encode([picture(7)])[0]
-        yield Row(sample.key, number, encoded=encoded, source_bytes=6)
+        yield Row(sample.key, number, reason=ASKED, encoded=encoded, source_bytes=6)
 
 
 def test_repair_does_not_bring_them_back(archive: str) -> None:
