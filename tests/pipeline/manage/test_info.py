@@ -190,14 +190,14 @@ def test_sizes_and_plans() -> None:
             "layers": 2,
             "model_layers": 7,
             "keep_original": "never",
-            "min_psnr": 36.0,
+            "target_quality": "36dB",
             "something_new": 3,
             "truncated": {"dataset": "s3://x/y", "fingerprint": "f", "layers": 2},
         }
     )
     assert lines[0].startswith("layers: 2 of the model's 7")
     assert "no original is kept" in lines
-    assert "where a stream stays below 36 dB, the original is kept" in lines
+    assert "each picture stores the layers that a quality of 36dB takes" in lines
     assert "something new: 3" in lines
     assert "copied from s3://x/y (layers 2)" in lines
 

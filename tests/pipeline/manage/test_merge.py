@@ -203,7 +203,7 @@ def test_an_output_of_another_plan_is_refused(
 
 def test_archives_of_several_plans(make_archive: MakeArchive, tmp_path: Path) -> None:
     first = make_archive("A", "a", keep_original="always")
-    second = make_archive("B", "b", min_side=9, max_pixels=1 << 20)
+    second = make_archive("B", "b", keep_original="bad", min_side=9, max_pixels=1 << 20)
     merge(first, second, output=tmp_path / "C")
     merged = open_dataset(str(tmp_path / "C"))
     assert len(merged) == 10
