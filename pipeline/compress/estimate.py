@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import torch
-
 from codec import Codec, load_codec
 from codec.images.packing import can_pack
 from codec.images.perception import EXACT, can_judge
@@ -124,6 +122,8 @@ def estimate(options: CompressOptions, stop: Callable[[], str] = lambda: "") -> 
     columns = Columns(options.image_column, options.key_column)
     inputs = find_inputs(options.inputs, options.input_options, options.input_format, columns)
     shards = [*inputs.shards, *(part for folder in inputs.folders for part in parts_of(folder))]
+    import torch  # after what takes less time to be refused
+
     cluster.connect(options.address)
     shape = cluster.share(options.workers, options.device, len(shards), options.worker_cpus)
     device = shape.device if shape.device == "cpu" or torch.cuda.is_available() else "cpu"
@@ -173,6 +173,8 @@ def estimate(options: CompressOptions, stop: Callable[[], str] = lambda: "") -> 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
     """As many threads of torch as a worker would have."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

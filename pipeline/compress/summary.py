@@ -78,25 +78,30 @@ def _lines(totals: Mapping[str, Any]) -> list[str]:
             f"pictures:    {size(before)} -> {size(after)} of streams and kept files, "
             f"{share(after, before)}"
         )
+    lines += kept_lines(totals)
+    if totals["by_reason"].get(MISSED):
+        lines.append(f"warning: {plural(totals['by_reason'][MISSED], 'picture')} {MISSED}")
+    if totals["side_fields"]:
+        lines.append(
+            f"side fields: {plural(totals['side_fields'], 'file')}, {size(totals['side_bytes'])}"
+        )
+    return lines
+
+
+def kept_lines(totals: Mapping[str, Any]) -> list[str]:
+    """What ``totals_of`` says of layers, quality and originals, in words."""
     by_layers = sorted(totals["by_layers"].items(), key=lambda one: int(one[0]))
-    lines += _table("layers:", (f"{plural(count, 'picture')} in {n}" for n, count in by_layers))
+    lines = _table("layers:", (f"{plural(count, 'picture')} in {n}" for n, count in by_layers))
     lines += _table("quality:", (_told(*one) for one in reversed(totals["quality"].items())))
     reasons = totals["by_reason"]
     kept = [(count, why) for why, count in reasons.items() if why in _WHY]
-    lines += _table(
+    return lines + _table(
         "originals:",
         (
             f"{count:,} kept{', exact' if why in KEPT else ''}: {_WHY[why]}"
             for count, why in sorted(kept, reverse=True)
         ),
     )
-    if reasons.get(MISSED):
-        lines.append(f"warning: {plural(reasons[MISSED], 'picture')} {MISSED}")
-    if totals["side_fields"]:
-        lines.append(
-            f"side fields: {plural(totals['side_fields'], 'file')}, {size(totals['side_bytes'])}"
-        )
-    return lines
 
 
 def share(part: float, whole: float) -> str:

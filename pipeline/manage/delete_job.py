@@ -36,7 +36,7 @@ from ..running.here import run_here
 from ..running.job import JobWatcher, Stop
 from ..running.progress.events import EventLog, job_log
 from ..running.progress.progress import Progress
-from ..running.progress.summary import Summary, plural
+from ..running.progress.summary import Summary, plural, size
 from ..running.tasks import Outcome, Task
 from ..stores.store import StorageError, clear_scratch
 from ..stores.threads import ahead
@@ -44,7 +44,6 @@ from ..stores.urls import refuse_secrets
 from ..verify.garbage import Garbage, find_garbage, remove_garbage
 from .delete_worker import DeleteSettings, FileThinner, keys_to_go
 from .info import info_dataset
-from .words import size_in_words
 
 THREADS = 4  # data files written at once
 AGE = -math.inf  # of what is removed: any, whatever the clocks say
@@ -107,7 +106,7 @@ class DeleteSummary(Summary):
         out += [f"{one.shard}: {one.reason}" for one in self.failed_shards[:20]]
         out += self.notes
         if not self.dry_run:
-            out.append(f"removed: {plural(self.removed, 'file')}, {size_in_words(self.freed)}")
+            out.append(f"removed: {plural(self.removed, 'file')}, {size(self.freed)}")
         if self.missing:
             some = listed(self.missing, 20)
             out.append(f"not in the dataset: {plural(len(self.missing), 'key')}: {some}")

@@ -8,6 +8,7 @@ from typing import Any
 
 from codec.models import zoo
 
+from ..compress.summary import kept_lines
 from ..dataset.data_file import DataFile
 from ..dataset.deletions import RESTORE, DamagedDeletionError, Deletions
 from ..dataset.layout import (
@@ -26,11 +27,12 @@ from ..dataset.layout import (
 )
 from ..dataset.ledger import entry_of
 from ..dataset.rows import layer_column
+from ..dataset.totals import totals_of
 from ..dataset.untrusted import MAX_RECORD_BYTES, parse_json
 from ..reader.dataset import Dataset, open_dataset
-from ..running.progress.summary import plural
+from ..running.progress.summary import plural, size
 from ..stores.store import Store, storage_errors
-from .words import plan_in_words, size_in_words
+from .words import plan_in_words
 
 READ_RECORDS = 256  # enough to know the bytes of each layer of a large archive within a percent
 LISTED = 10
@@ -73,7 +75,8 @@ class DatasetInfo:
     """What an archive is.
 
     ``counts`` has ``rows``, of them ``ok``, ``bad`` and ``filtered``; ``deleted`` samples, which
-    have no row; ``kept`` originals of pictures and ``side_pictures``. ``bytes`` are those of data
+    have no row; ``kept`` originals of pictures and ``side_pictures``. ``totals`` are those of
+    ``totals_of``: pictures by layers, why originals are kept, quality of a sample. ``bytes`` are those of data
     files, ``index_bytes`` of their indexes, ``picture_bytes`` of the pictures' own files,
     ``stream_bytes`` of what stands for them. ``other_bytes`` are those of other columns:
     ``original`` (also of bad samples), ``alpha``, ``fields``, ``metadata``. Bytes by column are
@@ -92,6 +95,7 @@ class DatasetInfo:
     model: ModelFacts
     files: int
     counts: dict[str, int]
+    totals: dict[str, Any]
     pixels: int
     bytes: int
     index_bytes: int
@@ -153,7 +157,7 @@ def info_dataset(
     named = {"original", "alpha", "fields"}
     others = {name: round(columns[name] * share) for name in sorted(named)}
     others["metadata"] = round(
-        sum(size for name, size in columns.items() if name not in named | listed) * share
+        sum(count for name, count in columns.items() if name not in named | listed) * share
     )
     return DatasetInfo(
         url=dataset.url,
@@ -164,6 +168,7 @@ def info_dataset(
         model=model,
         files=len(entries),
         counts={name: sums[name] for name in _COUNTS},
+        totals=totals_of(entries),
         pixels=pixels,
         bytes=sums["bytes"],
         index_bytes=sum((file.index or {}).get("bytes", 0) for file in dataset.files),
@@ -330,27 +335,20 @@ def _contents(info: DatasetInfo) -> Iterator[str]:
     told = [f"{counts['bad']:,} bad", f"{counts['filtered']:,} filtered"]
     told += [f"{counts['deleted']:,} deleted"] * bool(counts["deleted"])
     yield (
-        f"pictures:  {counts['ok']:,} ({', '.join(told)}), {info.pixels / 1e6:,.1f} million pixels"
+        f"pictures:    {counts['ok']:,} ({', '.join(told)}), {info.pixels / 1e6:,.1f} million pixels"
     )
     share = (
         f", {100 * info.bytes / info.picture_bytes:.1f} % of these" if info.picture_bytes else ""
     )
-    pictures, files, indexes = map(
-        size_in_words, (info.picture_bytes, info.bytes, info.index_bytes)
-    )
-    yield f"bytes:     {pictures} of picture files -> {files} of data files{share}"
-    yield f"           {indexes} of indexes"
-    originals = size_in_words(info.other_bytes["original"])
-    without = counts["rows"] - counts["ok"]
-    yield (
-        f"originals: of {plural(counts['kept'], 'picture')}"
-        + (f"; {originals} with those of bad samples" if counts["kept"] or without else "")
-    )
+    pictures, files, indexes = map(size, (info.picture_bytes, info.bytes, info.index_bytes))
+    yield f"bytes:       {pictures} of picture files -> {files} of data files{share}"
+    yield f"             {indexes} of indexes"
+    yield from kept_lines(info.totals)
     if counts["side_pictures"]:
-        yield f"           {plural(counts['side_pictures'], 'picture')} as side fields"
-    yield f"model:     {model.codec}, {plural(model.layers, 'layer')}: {name}; id {model.id}"
+        yield f"             {plural(counts['side_pictures'], 'picture')} as side fields"
+    yield f"model:       {model.codec}, {plural(model.layers, 'layer')}: {name}; id {model.id}"
     if model.about:
-        yield f"           {model.about}"
+        yield f"             {model.about}"
 
 
 def _by_layer(info: DatasetInfo) -> Iterator[str]:
@@ -358,19 +356,18 @@ def _by_layer(info: DatasetInfo) -> Iterator[str]:
         yield f"estimated from {plural(info.records_read, 'record')} of {info.files:,}:"
     yield f"  {'layer':8} {'bytes':>12} {'bits per pixel up to it':>24}"
     for layer in info.layers:
-        size = size_in_words(layer.bytes)
-        yield f"  {layer.number:<8} {size:>12} {layer.bits_per_pixel:24.3f}"
+        yield f"  {layer.number:<8} {size(layer.bytes):>12} {layer.bits_per_pixel:24.3f}"
     others = {"headers": info.header_bytes, **info.other_bytes}
-    told = [f"{name} {size_in_words(size)}" for name, size in others.items() if size]
+    told = [f"{name} {size(count)}" for name, count in others.items() if count]
     yield f"  besides: {', '.join(told) or 'nothing'}"
 
 
 def _origin(info: DatasetInfo) -> Iterator[str]:
     yield "plan:"
     yield from (f"  {line}" for line in info.plan)
-    size = sum(one["bytes"] for one in info.inputs)
-    yield f"inputs:    {len(info.inputs):,}, {size_in_words(size)}"
-    yield from (f"  {one['url']} ({size_in_words(one['bytes'])})" for one in info.inputs[:LISTED])
+    total = sum(one["bytes"] for one in info.inputs)
+    yield f"inputs:      {len(info.inputs):,}, {size(total)}"
+    yield from (f"  {one['url']} ({size(one['bytes'])})" for one in info.inputs[:LISTED])
     yield from _more(info.inputs)
     if info.failed:
         yield f"inputs that could not be compressed: {len(info.failed):,}"
@@ -387,7 +384,7 @@ def _health(info: DatasetInfo) -> Iterator[str]:
         yield from _more(info.problems)
     else:
         yield (
-            f"health:    manifest, sizes of files and {plural(info.records_read, 'record')} agree "
+            f"health:      manifest, sizes of files and {plural(info.records_read, 'record')} agree "
             f"({plural(info.requests, 'request')}); strata verify reads more, and finds garbage"
         )
 

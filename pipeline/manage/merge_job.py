@@ -15,7 +15,7 @@ from ..running.job import JobWatcher, Stop
 from ..running.options import OptionError
 from ..running.progress.events import EventLog, job_log
 from ..running.progress.progress import Progress
-from ..running.progress.summary import Summary, plural
+from ..running.progress.summary import Summary, plural, size
 from ..running.tasks import Outcome, Task
 from ..stores.store import Store, clear_scratch
 from ..stores.urls import refuse_secrets
@@ -29,7 +29,6 @@ from .merge_checks import (
     sources_of,
 )
 from .merge_worker import FileMerger, MergeSettings
-from .words import size_in_words
 
 THREADS = 8  # files on their way at once
 
@@ -68,7 +67,7 @@ class MergeSummary(Summary):
         out = [
             f"merged {plural(self.archives, 'archive')}: {plural(self.shards, 'data file')}{done}, "
             f"{self.ok:,} pictures, {self.bad:,} bad, {self.filtered:,} filtered, "
-            f"{size_in_words(self.copied_bytes)}"
+            f"{size(self.copied_bytes)}"
         ]
         if self.stopped:
             out.append(f"stopped: {self.stopped}")

@@ -1,9 +1,11 @@
-"""Sizes and plans in words."""
+"""Plans in words."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from codec.images.files import MAX_PIXELS
+
+from ..running.progress.summary import size
 
 _KEPT = {
     "never": "no original is kept",
@@ -12,15 +14,6 @@ _KEPT = {
     "always": "all originals are kept",
 }
 _SAID = ("format", "schema", "codec", "model_id", "model_layers", "layers", "lossless")
-_UNITS = ("bytes", "kB", "MB", "GB", "TB")
-
-
-def size_in_words(count: float) -> str:
-    """Bytes in the unit that leaves one to three digits before the point."""
-    step = 0
-    while abs(count) >= 1000 and step < len(_UNITS) - 1:
-        count, step = count / 1000, step + 1
-    return f"{count:,.{1 if step else 0}f} {_UNITS[step]}"
 
 
 def plan_in_words(parameters: Mapping[str, Any]) -> list[str]:
@@ -46,7 +39,7 @@ def _words(name: str, value: Any) -> str:
         case "max_pixels":
             return f"pictures of more than {value:,} pixels are bad" if value != MAX_PIXELS else ""
         case "max_sample_bytes":
-            return f"samples of more than {size_in_words(value)} are bad"
+            return f"samples of more than {size(value)} are bad"
         case "keep_original":
             return _KEPT.get(value, f"originals: {value}")
         case "target_quality":

@@ -25,7 +25,7 @@ def count_reasons(counts: Counter[str], more: Mapping[str, int]) -> None:
 def size(count: float) -> str:
     """Bytes with a unit: three digits are enough for a person."""
     for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
+        if count < 999.5:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:,.1f} TB"

@@ -110,7 +110,7 @@ def most_alive(
 ) -> tuple[int, int]:
     """Most bytes held at once for samples without their rows, and the rows, with a slow device."""
     lock, alive, peak = threading.Lock(), 0, 0
-    load = encoder._load
+    load = encoder.load
 
     def gone(cost: int) -> None:
         nonlocal alive
@@ -126,7 +126,7 @@ def most_alive(
         weakref.finalize(loaded, gone, loaded.cost)
         return loaded
 
-    encoder._load = counting  # type: ignore
+    encoder.load = counting  # type: ignore
     rows = sum(1 for _ in rows_of(encoder, files, folder))
     return peak, rows
 
@@ -170,10 +170,10 @@ def test_a_giant_field_is_never_read(toy: ToyCodec) -> None:
     for keep in ("bad", "always"):
         encoder = encoder_for(toy, keep_original=keep)
         file: ShardFile = Shard()  # type: ignore[assignment]
-        row = encoder._load(file, 0, sample, None).row
+        row = encoder.load(file, 0, sample, None).row
         assert row.status == "bad"
         assert row.fields == (("jpg", bytes(100)), ("mp4", None))
-        assert encoder._load(file, 0, hidden, None).row.fields == (("", None),)
+        assert encoder.load(file, 0, hidden, None).row.fields == (("", None),)
 
 
 def test_many_failures_in_a_row_are_no_broken_codec_once_one_picture_worked(
@@ -204,7 +204,7 @@ def test_the_device_begins_with_the_first_batch(
     """It does not wait until as many samples are loaded as memory can hold."""
     begun, kept_waiting = threading.Event(), threading.Event()
     encoder = encoder_for(toy, batch_size=4)
-    begin, load = toy.begin_encode, encoder._load
+    begin, load = toy.begin_encode, encoder.load
 
     def noting(images: Any, **options: Any) -> Any:
         begun.set()
@@ -216,7 +216,7 @@ def test_the_device_begins_with_the_first_batch(
         return load(file, index, *arguments)
 
     monkeypatch.setattr(toy, "begin_encode", noting)
-    monkeypatch.setattr(encoder, "_load", loading)
+    monkeypatch.setattr(encoder, "load", loading)
     assert [row.index for row in rows_of(encoder, samples(40), tmp_path)] == list(range(40))
     assert not kept_waiting.is_set()
 

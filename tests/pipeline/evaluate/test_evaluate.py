@@ -283,7 +283,7 @@ def test_without_ssimulacra2_nothing_is_measured(
     run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.undo()
-    monkeypatch.setattr(measuring.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(measuring, "can_judge", lambda: False)
     measuring.installed.cache_clear()
     with pytest.raises(OptionError, match=r"pip install -e '\.\[eyes\]'"):
         run(run.tar("a.tar", png_samples((24, 24))), peers=("jpeg",))
