@@ -33,7 +33,7 @@ _LINES = re.compile(r"\s*\n\s*")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-LAST_SECONDS = 3.0  # from the second signal until everything is killed
+LAST_SECONDS = 2.5  # from the second signal until everything is killed
 _told = threading.Event()  # that the job was interrupted
 _ending: list[threading.Timer] = []
 

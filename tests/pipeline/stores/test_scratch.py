@@ -24,8 +24,8 @@ from pipeline.running.progress.events import EventLog
 from pipeline.running.progress.summary import Summary
 from pipeline.running.tasks import Outcome, Task
 from pipeline.running.worker import WorkerSettings
-from pipeline.stores import store as store_module
-from pipeline.stores.store import LOCK, SCRATCH, clear_scratch, scratch_folder
+from pipeline.stores import scratch as scratch_module
+from pipeline.stores.scratch import LOCK, SCRATCH, clear_scratch, scratch_folder
 
 # All owners come from one process that has imported everything: that takes seconds.
 processes = multiprocessing.get_context("forkserver")
@@ -34,7 +34,7 @@ processes.set_forkserver_preload([__name__])
 
 def own(parent: str, machine: str, told: Connection) -> None:
     if machine:
-        store_module._machine = lambda: frozenset({machine})  # type: ignore[assignment]
+        scratch_module._machine = lambda: frozenset({machine})  # type: ignore[assignment]
     with scratch_folder(parent) as folder:
         (folder / "much").mkdir()
         (folder / "much" / "shard").write_bytes(b"x" * 1000)
@@ -90,7 +90,7 @@ def test_another_machine_removes_nothing(tmp_path: Path) -> None:
 
 def test_a_machine_is_the_same_by_name_or_by_its_running_kernel(tmp_path: Path) -> None:
     """A container has another name each time; a machine that was started again another number."""
-    known = store_module._machine()
+    known = scratch_module._machine()
     assert len(known) == 2 or not Path("/proc/sys/kernel/random/boot_id").exists()
     for machine in known:
         with owner(tmp_path, machine) as (folder, kill):

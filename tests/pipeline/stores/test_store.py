@@ -11,6 +11,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline.stores import filesystems
+from pipeline.stores import scratch as scratch_module
 from pipeline.stores import store as store_module
 from pipeline.stores.store import StorageError, Store, open_filesystem, scratch_folder
 
@@ -221,7 +222,7 @@ def test_a_scratch_folder_is_safe_before_it_is_locked(
 
     def somebody_else_looks_first(file: Any, how: int) -> None:
         if how == fcntl.LOCK_EX:
-            store_module._remove_abandoned(tmp_path)
+            scratch_module._remove_abandoned(tmp_path)
         flock(file, how)
 
     monkeypatch.setattr(fcntl, "flock", somebody_else_looks_first)
