@@ -101,10 +101,12 @@ def test_files_that_are_added_come_into_new_parts(tmp_path: Path, photos: Path) 
 def test_a_field_that_comes_late_is_told(tmp_path: Path, photos: Path) -> None:
     compress(tmp_path, photos)
     (photos / "a2.txt").write_text("too late")
+    (photos / "a3.jpg").write_bytes(png(30))  # would come in under the same key once more
     summary = compress(tmp_path, photos)
     assert (summary.ok, summary.resumed) == (10, 3)
     (note,) = [note for note in summary.notes if "came after" in note]
-    assert f"{photos}/a2.txt" in note
+    assert f"{photos}/a2.txt, {photos}/a3.jpg" in note
+    assert len(keys_of(tmp_path)) == 10
 
 
 def test_changed_files_are_refused_and_lost_ones_told(tmp_path: Path, photos: Path) -> None:
