@@ -298,9 +298,9 @@ class _Deletion:
     def _collect(self) -> None:
         """Remove whatever still has deleted samples, or their keys."""
         newest = latest_manifest(self.store)
-        for name, size in self.store.sizes().items():
+        for name, nbytes in self.store.sizes().items():
             if 0 < manifest_number(name) < newest:  # they name keys: of bad samples, and as bounds
-                self._count(size)
+                self._count(nbytes)
                 self.store.remove(manifest_name(manifest_number(name)))
         found = find_garbage(self.store, AGE)
         ours = [item for item in found if self._is_ours(item)]

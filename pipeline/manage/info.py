@@ -76,9 +76,9 @@ class DatasetInfo:
 
     ``counts`` has ``rows``, of them ``ok``, ``bad`` and ``filtered``; ``deleted`` samples, which
     have no row; ``kept`` originals of pictures and ``side_pictures``. ``totals`` are those of
-    ``totals_of``: pictures by layers, why originals are kept, quality of a sample. ``bytes`` are those of data
-    files, ``index_bytes`` of their indexes, ``picture_bytes`` of the pictures' own files,
-    ``stream_bytes`` of what stands for them. ``other_bytes`` are those of other columns:
+    ``totals_of``: pictures by layers, why originals are kept, quality of a sample. ``bytes`` are
+    those of data files, ``index_bytes`` of their indexes, ``picture_bytes`` of the pictures' own
+    files, ``stream_bytes`` of what stands for them. ``other_bytes`` are those of other columns:
     ``original`` (also of bad samples), ``alpha``, ``fields``, ``metadata``. Bytes by column are
     known from the records of ``records_read`` data files; where these are not all, they are
     estimated from them. ``inputs`` are URLs and sizes, ``failed`` inputs (``url``, ``error``) that
@@ -268,12 +268,12 @@ def _problems(
         places = [(data_path(file.name), DATA, file.bytes)]
         if file.index is not None:
             places.append((index_path(file.name), INDEX, file.index["bytes"]))
-        for path, folder, size in places:
+        for path, folder, nbytes in places:
             found = sizes[folder].get(path.rpartition("/")[2])
             if found is None:
                 yield f"{path} is gone"
-            elif found != size:
-                yield f"{path} has {found} bytes, and had {size} when it was written"
+            elif found != nbytes:
+                yield f"{path} has {found} bytes, and had {nbytes} when it was written"
         if record_path(file.name).rpartition("/")[2] not in sizes[COMMITS]:
             yield f"{record_path(file.name)} is gone"
         elif file.name in records and not _agrees(file, records[file.name]):
@@ -335,7 +335,8 @@ def _contents(info: DatasetInfo) -> Iterator[str]:
     told = [f"{counts['bad']:,} bad", f"{counts['filtered']:,} filtered"]
     told += [f"{counts['deleted']:,} deleted"] * bool(counts["deleted"])
     yield (
-        f"pictures:    {counts['ok']:,} ({', '.join(told)}), {info.pixels / 1e6:,.1f} million pixels"
+        f"pictures:    {counts['ok']:,} ({', '.join(told)}), "
+        f"{info.pixels / 1e6:,.1f} million pixels"
     )
     share = (
         f", {100 * info.bytes / info.picture_bytes:.1f} % of these" if info.picture_bytes else ""
@@ -384,8 +385,8 @@ def _health(info: DatasetInfo) -> Iterator[str]:
         yield from _more(info.problems)
     else:
         yield (
-            f"health:      manifest, sizes of files and {plural(info.records_read, 'record')} agree "
-            f"({plural(info.requests, 'request')}); strata verify reads more, and finds garbage"
+            f"health:      manifest, sizes of files and {plural(info.records_read, 'record')} "
+            f"agree ({plural(info.requests, 'request')}); strata verify reads more, and finds garbage"
         )
 
 
