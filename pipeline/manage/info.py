@@ -386,7 +386,8 @@ def _health(info: DatasetInfo) -> Iterator[str]:
     else:
         yield (
             f"health:      manifest, sizes of files and {plural(info.records_read, 'record')} "
-            f"agree ({plural(info.requests, 'request')}); strata verify reads more, and finds garbage"
+            f"agree ({plural(info.requests, 'request')}); strata verify reads more, and finds "
+            "garbage"
         )
 
 
