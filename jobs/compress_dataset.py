@@ -1,9 +1,10 @@
 #!/usr/bin/env python
 """Compress folders of pictures, WebDataset tars or Parquet into a dataset of layered streams.
 
-Example:
-    python jobs/compress_dataset.py --input photos/ --output archive
-    python jobs/compress_dataset.py --input 'photos-{000..127}.tar' --output archive
+Examples:
+    strata compress --input photos/ --output archive
+    strata compress --input 's3://in/photos-{000..127}.tar' --output s3://out/archive
+    ray job submit --working-dir . -- python jobs/compress_dataset.py --input ... --output ...
 
 Inputs and outputs are paths or any fsspec URL (s3://bucket/folder, ...). Running the same command
 again does only what is missing. Exit code 0: every sample is accounted for and none was lost;
@@ -41,7 +42,7 @@ def parse(arguments: list[str] | None = None) -> CompressOptions:
 
 def _parse(arguments: list[str] | None) -> tuple[CompressOptions, str | None, bool]:
     """The job's options, the argument of --json, and whether it is a dry run."""
-    parser = new_parser(__doc__)
+    parser = new_parser(__doc__, usage="%(prog)s --input URL ... --output URL [options]")
     parser.add_argument(
         "--input",
         dest="inputs",
@@ -53,42 +54,7 @@ def _parse(arguments: list[str] | None) -> tuple[CompressOptions, str | None, bo
         "pictures: paths, globs ('a-*.tar'), brace ranges ('a-{00..31}.tar'), folders, which are "
         "searched, and fsspec URLs (s3://bucket/photos, hf://datasets/org/name)",
     )
-    parser.add_argument(
-        "--input-format",
-        choices=["tars", "files", "parquet"],
-        help="what to take of folders that hold several of these: tars, pictures as files, or "
-        "Parquet files (default: the only kind there is)",
-    )
-    parser.add_argument(
-        "--image-column",
-        metavar="NAME",
-        help="of Parquet files: the column of pictures (default: found by its type and name)",
-    )
-    parser.add_argument(
-        "--key-column",
-        metavar="NAME",
-        help="of Parquet files: the column of keys (default: a column called key, or the pictures' "
-        "own names where these differ, or else file and row)",
-    )
     parser.add_argument("--output", required=True, metavar="URL", help="the dataset to write")
-    parser.add_argument(
-        "--codec",
-        choices=sorted(DEFAULT_MODELS),
-        help="the codec family (default: that of --model, or else uqdm)",
-    )
-    parser.add_argument(
-        "--model",
-        metavar="NAME",
-        help="a shipped model's name or a model file (default: the codec's shipped one)",
-    )
-    parser.add_argument(
-        "--store-layers",
-        type=_store_layers,
-        metavar="K|fit",
-        help="keep exactly the first K layers of every picture (default: all that are worth "
-        "archiving: people see no difference); fit keeps for each picture the most layers that are "
-        "together not larger than its original file",
-    )
     parser.add_argument(
         "--lossless",
         action="store_true",
@@ -103,33 +69,43 @@ def _parse(arguments: list[str] | None) -> tuple[CompressOptions, str | None, bo
         "--lossless the number of layers is fixed. Pictures that stay below it keep their file",
     )
     parser.add_argument(
-        "--quality",
-        type=int,
-        metavar="N",
-        help="which of the model's rates, from 0 (fewest bits), for models that have several "
-        "(default: the model's own choice)",
+        "--dry-run",
+        action="store_true",
+        help="write nothing: list the shards, encode a sample of the pictures here, and tell what "
+        "the job would give and take, and what other options would",
     )
-    parser.add_argument(
-        "--tile-pixels",
-        type=positive,
-        metavar="N",
-        help="how large an area cdc models are given at once, at least 1048576; larger pictures "
-        "are cut into tiles, which bounds the memory (default: 4194304)",
+    inputs = parser.add_argument_group("which inputs")
+    inputs.add_argument(
+        "--input-format",
+        choices=["tars", "files", "parquet"],
+        help="what to take of folders that hold several of these: tars, pictures as files, or "
+        "Parquet files (default: the only kind there is)",
     )
-    parser.add_argument(
+    inputs.add_argument(
+        "--image-column",
+        metavar="NAME",
+        help="of Parquet files: the column of pictures (default: found by its type and name)",
+    )
+    inputs.add_argument(
+        "--key-column",
+        metavar="NAME",
+        help="of Parquet files: the column of keys (default: a column called key, or the pictures' "
+        "own names where these differ, or else file and row)",
+    )
+    inputs.add_argument(
         "--min-side",
         type=int,
         default=0,
         metavar="PIXELS",
         help="leave out pictures with a smaller side; they are recorded as filtered",
     )
-    parser.add_argument(
+    inputs.add_argument(
         "--max-pixels",
         type=positive,
         metavar="N",
         help="refuse larger pictures as bad (default: what the image reader allows)",
     )
-    parser.add_argument(
+    inputs.add_argument(
         "--max-sample-bytes",
         type=sample_bytes,
         default=MAX_SAMPLE_BYTES,
@@ -137,7 +113,16 @@ def _parse(arguments: list[str] | None) -> tuple[CompressOptions, str | None, bo
         help="a sample whose files have more bytes together is recorded as bad; a worker needs "
         "several times as much memory (default: %(default)s)",
     )
-    parser.add_argument(
+    stored = parser.add_argument_group("what is stored")
+    stored.add_argument(
+        "--store-layers",
+        type=_store_layers,
+        metavar="K|fit",
+        help="keep exactly the first K layers of every picture (default: all that are worth "
+        "archiving: people see no difference); fit keeps for each picture the most layers that are "
+        "together not larger than its original file",
+    )
+    stored.add_argument(
         "--keep-original",
         choices=["never", "bad", "larger", "always"],
         default="larger",
@@ -148,27 +133,46 @@ def _parse(arguments: list[str] | None) -> tuple[CompressOptions, str | None, bo
         "only where a picture could not be encoded, which larger and always keep as well. JPEG "
         "files are packed without loss if lepton_jpeg_python is installed",
     )
-    parser.add_argument(
+    stored.add_argument(
         "--retry",
         choices=["bad"],
         help="try the samples again that were bad in earlier runs; the good ones stay as they are",
     )
-    parser.add_argument(
+    codec = parser.add_argument_group("codec and model")
+    codec.add_argument(
+        "--codec",
+        choices=sorted(DEFAULT_MODELS),
+        help="the codec family (default: that of --model, or else uqdm)",
+    )
+    codec.add_argument(
+        "--model",
+        metavar="NAME",
+        help="a shipped model's name or a model file (default: the codec's shipped one)",
+    )
+    codec.add_argument(
+        "--quality",
+        type=int,
+        metavar="N",
+        help="which of the model's rates, from 0 (fewest bits), for models that have several "
+        "(default: the model's own choice)",
+    )
+    codec.add_argument(
+        "--tile-pixels",
+        type=positive,
+        metavar="N",
+        help="how large an area cdc models are given at once, at least 1048576; larger pictures "
+        "are cut into tiles, which bounds the memory (default: 4194304)",
+    )
+    running = add_running_options(parser)
+    running.add_argument(
         "--save-seconds",
         type=zero_or_more,
         metavar="S",
         help="how often the finished rows of a shard under way are saved: a lost worker loses no "
         "more than that and what is under way (default: 120)",
     )
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="write nothing: list the shards, encode a sample of the pictures here, and tell what "
-        "the job would give and take, and what other options would",
-    )
-    add_json(parser, "docs/pipeline.md")
-    add_max_bad_fraction(parser, "shards")
-    add_running_options(parser)
+    add_json(running, "docs/pipeline.md")
+    add_max_bad_fraction(running, "shards")
     given = parser.parse_args(arguments)
     options = options_of(
         CompressOptions,

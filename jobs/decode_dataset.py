@@ -2,10 +2,10 @@
 """Hand out a compressed dataset, or a part of it, at a quality of choice.
 
 Examples:
-    python jobs/decode_dataset.py --input archive --output previews --layers 2
-    python jobs/decode_dataset.py --input archive --output small --max-side 256 --target-bpp 0.5
-    python jobs/decode_dataset.py --input archive --output part --format strata --keys keys.txt
-    python jobs/decode_dataset.py --input archive --output corpus --format originals
+    strata decode --input archive --output previews --layers 2
+    strata decode --input archive --output small --max-side 256 --target-bpp 0.5
+    strata decode --input archive --output part --format strata --keys keys.txt
+    strata decode --input archive --output corpus --format originals
 
 Writes one tar for each data file, with the keys and side fields (json, cls, txt, ...) of the
 original shard, or plain files, or Parquet with an image column, decoded with the dataset's own
@@ -57,7 +57,7 @@ def _quality(text: str) -> int | str:
 
 
 def parse(arguments: list[str] | None = None) -> DecodeOptions:
-    parser = new_parser(__doc__)
+    parser = new_parser(__doc__, usage="%(prog)s --input DATASET --output URL [options]")
     add_dataset(parser)
     parser.add_argument("--output", required=True, metavar="URL", help="the folder to write to")
     which = parser.add_argument_group("which pictures (default: all)")

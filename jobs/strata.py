@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 COMMANDS = {
-    "compress": ("jobs.compress_dataset", "pictures in tar shards into a dataset"),
+    "compress": ("jobs.compress_dataset", "folders, tars or Parquet of pictures into a dataset"),
     "decode": ("jobs.decode_dataset", "a dataset back into pictures, of any quality"),
     "verify": ("jobs.verify_dataset", "check a dataset, and repair it"),
     "info": ("jobs.info_dataset", "what a dataset is: pictures, bytes by layer, model, health"),
@@ -36,7 +36,7 @@ USAGE = """usage: strata COMMAND ...
 strata COMMAND --help tells the options of a command, strata --version which release this is.
 Begin with
 
-    strata compress --input photos.tar --output archive
+    strata compress --input photos/ --output archive
     strata serve --input archive
 """
 

@@ -124,10 +124,15 @@ class _Parser(argparse.ArgumentParser):
 
 
 def new_parser(
-    text: str | None, *, allow_abbrev: bool = True, add_help: bool = True
+    text: str | None,
+    *,
+    usage: str | None = None,
+    allow_abbrev: bool = True,
+    add_help: bool = True,
 ) -> argparse.ArgumentParser:
     """A job's parser; ``text`` is the docstring of its script."""
     return _Parser(
+        usage=usage,
         description=text,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=allow_abbrev,
@@ -199,7 +204,7 @@ def add_storage_options(group: argparse._ActionsContainer, name: str, whose: str
     )
 
 
-def add_max_bad_fraction(parser: argparse.ArgumentParser, files: str) -> None:
+def add_max_bad_fraction(parser: argparse._ActionsContainer, files: str) -> None:
     parser.add_argument(
         "--max-bad-fraction",
         type=fraction,
@@ -210,8 +215,8 @@ def add_max_bad_fraction(parser: argparse.ArgumentParser, files: str) -> None:
     )
 
 
-def add_running_options(parser: argparse.ArgumentParser) -> None:
-    """Options that change how a job runs, but not what it writes."""
+def add_running_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Options that change how a job runs, but not what it writes; returns their group."""
     group = parser.add_argument_group("running (none of these changes the result)")
     group.add_argument(
         "--workers",
@@ -249,7 +254,7 @@ def add_running_options(parser: argparse.ArgumentParser) -> None:
         default=Policy().timeout,
         metavar="SECONDS",
         help="a worker that finishes no sample for this long is stopped, and its shard tried again "
-        "(default: %(default)s)",
+        "(default: %(default)g)",
     )
     group.add_argument(
         "--drain-seconds",
@@ -257,7 +262,7 @@ def add_running_options(parser: argparse.ArgumentParser) -> None:
         default=Policy().drain,
         metavar="S",
         help="time that shards under way get after SIGTERM or Ctrl-C, to be finished or saved "
-        "(default: %(default)s; Kubernetes kills 30 s after SIGTERM)",
+        "(default: %(default)g; Kubernetes kills 30 s after SIGTERM)",
     )
     add_scratch(group)
     group.add_argument(
@@ -278,6 +283,7 @@ def add_running_options(parser: argparse.ArgumentParser) -> None:
     add_log(group)
     add_storage_options(group, "--input-options", "the input's")
     add_storage_options(group, "--output-options", "the output's")
+    return group
 
 
 def running_options(given: argparse.Namespace) -> dict[str, Any]:

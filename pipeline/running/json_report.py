@@ -38,7 +38,7 @@ def json_path(text: str) -> str:
     return path
 
 
-def add_json(parser: argparse.ArgumentParser, where: str) -> None:
+def add_json(parser: argparse._ActionsContainer, where: str) -> None:
     """``where`` the keys are explained."""
     parser.add_argument(
         "--json",
