@@ -9,13 +9,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from .errors import StrataError
 from .images import resizing
 from .stream import bitstream
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Purpose = Literal["encode", "decode"]
 
@@ -118,15 +121,17 @@ class Codec(ABC):
 
     @abstractmethod
     def encode(
-        self, images: Sequence[np.ndarray], *, layers: int | None = None, **options: Any
+        self, images: "Sequence[np.ndarray | Image]", *, layers: int | None = None, **options: Any
     ) -> list[EncodedImage]:
-        """Encode pictures, each ``(H, W, 3) uint8`` of any size.
+        """Encode pictures, each ``(H, W, 3) uint8`` of any size, or a PIL image of mode RGB or L.
 
-        ``layers`` stops after that many layers (cheaper than truncating later).
+        ``layers`` stops after that many layers (cheaper than truncating later). Raises TypeError
+        for a picture that is not in a list, ValueError for arrays, modes and layers that the model
+        cannot have.
         """
 
     def begin_encode(
-        self, images: Sequence[np.ndarray], *, layers: int | None = None, **options: Any
+        self, images: "Sequence[np.ndarray | Image]", *, layers: int | None = None, **options: Any
     ) -> Callable[[], list[EncodedImage]]:
         """The first half of ``encode``, which needs the device; what it returns does the rest.
 
@@ -144,7 +149,9 @@ class Codec(ABC):
         """Decode the first ``layers`` layers (default: all there are) to ``(H, W, 3) uint8``.
 
         A stream with fewer layers gives what it has; with none, the model's prior mean.
-        Raises CorruptStreamError naming the layer; UnknownModelError for another model's stream.
+        Raises TypeError for a stream that is not in a list, ValueError for more layers than the
+        model has, CorruptStreamError naming the layer; UnknownModelError for another model's
+        stream.
         """
 
     def decode_small(

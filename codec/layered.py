@@ -15,10 +15,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from . import arguments
 from .base import Codec, EncodedImage
 from .coder_process import Coding, Quantised
 from .errors import CorruptStreamError, UnknownModelError
@@ -27,6 +28,9 @@ from .numerics.precision import full_precision
 from .scheme import Choice, ProtectedScheme, Scheme
 from .stream import bitstream, entropy
 from .stream.protection import Restorer
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 # A header may claim any size. Above the first of these, layer 0 must be there, and have half of the
 # bits that the likeliest symbols alone would take, less the second, before memory is allocated for
@@ -67,38 +71,33 @@ class LayeredCodec(Codec):
     # -- encoding ---------------------------------------------------------------------------------
 
     def encode(
-        self, images: Sequence[np.ndarray], *, layers: int | None = None, **options: Any
+        self, images: "Sequence[np.ndarray | Image]", *, layers: int | None = None, **options: Any
     ) -> list[EncodedImage]:
         """See ``Codec.encode``. Symbols are coded, and let go, as they come off the device."""
         out: dict[int, EncodedImage] = {}
-        for chosen, pictures in self._quantise(images, layers, options):
-            out |= zip(chosen, Coding(pictures)(), strict=True)
+        for chosen, quantised in self._quantise(images, layers, options):
+            out |= zip(chosen, Coding(quantised)(), strict=True)
         return [out[i] for i in range(len(images))]
 
     def begin_encode(
-        self, images: Sequence[np.ndarray], *, layers: int | None = None, **options: Any
+        self, images: "Sequence[np.ndarray | Image]", *, layers: int | None = None, **options: Any
     ) -> Coding:
         """See ``Codec.begin_encode``. Until the second half is done it holds all symbols."""
         out: dict[int, Quantised] = {}
-        for chosen, pictures in self._quantise(images, layers, options):
-            out |= zip(chosen, pictures, strict=True)
+        for chosen, quantised in self._quantise(images, layers, options):
+            out |= zip(chosen, quantised, strict=True)
         return Coding([out[i] for i in range(len(images))])
 
     def _quantise(
-        self, images: Sequence[np.ndarray], layers: int | None, options: dict[str, Any]
+        self, images: "Sequence[np.ndarray | Image]", layers: int | None, options: dict[str, Any]
     ) -> Iterator[tuple[list[int], list[Quantised]]]:
         """What the device has to do: the symbols of every picture, some pictures at a time."""
         self.check_options("encode", options)
+        arguments.check_layers(layers, self.num_layers)
         layers = self.num_layers if layers is None else layers
-        if not 0 <= layers <= self.num_layers:
-            raise ValueError(f"layers must be 0 to {self.num_layers}, got {layers}")
-        for i, image in enumerate(images):
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-                raise ValueError(
-                    f"picture {i} must be (H, W, 3) uint8, got {image.shape} {image.dtype}"
-                )
-        for chosen in self._batches([image.shape[:2] for image in images]):
-            batch = [np.ascontiguousarray(images[i]) for i in chosen]
+        arrays = arguments.pictures(images)
+        for chosen in self._batches([image.shape[:2] for image in arrays]):
+            batch = [np.ascontiguousarray(arrays[i]) for i in chosen]
             headers = [self._header(image) for image in batch]
             ids = [bitstream.unpack_header(h).stream_id or 0 for h in headers]
             with full_precision(self.device):
@@ -198,8 +197,8 @@ class LayeredCodec(Codec):
 
     def _groups(self, encoded: Sequence[EncodedImage], layers: int | None) -> Iterator["_Group"]:
         """Streams that are decoded together: equal sizes, and equal numbers of layers."""
-        if layers is not None and layers < 0:
-            raise ValueError(f"layers must not be negative, got {layers}")
+        arguments.check_streams(encoded)
+        arguments.check_layers(layers, self.num_layers)
         most = self.num_layers if layers is None else layers
         headers = [self._checked(stream) for stream in encoded]
         sizes = [

@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 FLOORS = (
     ("codec.errors",),
     ("codec.images", "codec.numerics", "codec.stream"),
-    ("codec.base", "codec.batches", "codec.scheme"),
+    ("codec.arguments", "codec.base", "codec.batches", "codec.scheme"),
     ("codec.coder_process",),
     ("codec.layered", "codec.models"),
     ("codec.training",),

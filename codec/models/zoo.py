@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
+from ..arguments import check_device
 from ..base import Codec
 from ..errors import InvalidModelError, UnknownModelError
 
@@ -150,8 +151,10 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
 def load_codec(name_or_path: str | Path, device: str = "cpu") -> Codec:
     """Load a model: a shipped name, a directory with model.safetensors, or a file.
 
-    Raises UnknownModelError, or InvalidModelError for a damaged or foreign file.
+    Raises UnknownModelError, InvalidModelError for a damaged or foreign file, ValueError for a
+    device that is not there.
     """
+    check_device(device)
     path = model_file(name_or_path)
     config, tensors = read_model(path)
     if config.get("codec") not in _CODECS:
