@@ -136,6 +136,7 @@ def layer_symbols(parts: Sequence[Tensor], tables: Tables) -> list[LayerSymbols]
     else:
         ends = np.cumsum([x.shape[1] for x in parts])[:-1]
         fetched = np.split(torch.cat(list(parts), 1).cpu().numpy(), ends, 1)
+    fetched = [_narrow(part) for part in fetched]  # they wait for the coder, all layers together
     return [
         LayerSymbols(
             tuple(Choice(index[i], tables) for index in fetched[::2]),
@@ -143,3 +144,14 @@ def layer_symbols(parts: Sequence[Tensor], tables: Tables) -> list[LayerSymbols]
         )
         for i in range(len(parts[0]))
     ]
+
+
+def _narrow(numbers: np.ndarray) -> np.ndarray:
+    """The same integers in the narrowest type that holds them, and one more."""
+    if not numbers.size:
+        return numbers
+    least, most = int(numbers.min()), int(numbers.max())
+    for kind in (np.int8, np.int16):
+        if np.iinfo(kind).min <= least and most < np.iinfo(kind).max:
+            return numbers.astype(kind)
+    return numbers
