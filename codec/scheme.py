@@ -33,7 +33,7 @@ class Choice:
     """Which table codes each symbol of one pass of one picture; there may be none.
 
     Attributes:
-        index: table of each symbol, ``(n,) int32``.
+        index: table of each symbol, ``(n,)`` integers; an encoder's may be narrower than int32.
         tables: the tables.
         offset: what is added to a decoded symbol to give its meaning, ``(n,) int32``; None for 0.
             It came out of the network as the index did, so both sides must agree on it as well.

@@ -275,7 +275,8 @@ def test_symbols_that_no_encoder_writes_are_refused(
         for layer in range(codec.num_layers):
             for number in range(scheme.passes(layer)):
                 scheme.choices(state, layer, number)
-                symbols = [list(stream)[layer].symbols[number].copy() for stream in streams]
+                passed = [list(stream)[layer].symbols[number] for stream in streams]
+                symbols = [one.astype(np.int32) for one in passed]
                 if (layer, number) == (bad, wrong):
                     symbols[1][-1] += by
                 scheme.update(state, layer, number, symbols)
