@@ -5,6 +5,7 @@ bytes, durations seconds, shares go from 0 to 1. Later releases may add events a
 
 ``job_started``     job, options (without secrets), driver_pid
 ``inputs_found``    inputs (lines of text: what was found and what is left out)
+``estimate``        once, in the first minute: message, samples (that it is made from)
 ``worker_ready``    worker (number, from 0), node, pid: a process took its place, first or again
 ``worker_died``     worker, shards (that it was at), error
 ``attempt_failed``  shard, attempt, error

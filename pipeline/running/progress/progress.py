@@ -7,13 +7,14 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import asdict
 from typing import Any, TextIO
 
-from .display import LOG_SECONDS, Totals, WorkerView, describe_event, display_for
+from .display import LOG_SECONDS, Totals, WorkerView, describe_event, display_for, duration
 from .events import EventLog
 from .memory import resident_bytes
 from .metrics import Metrics
 from .rates import Growth, Window
-from .summary import Summary
+from .summary import Summary, size
 
+ESTIMATE_SECONDS = 45.0  # what the whole will take and give is told in the first minute
 SETTLED_SECONDS = 5.0  # a rate over less than this says nothing about what is left
 MAX_SECONDS_LEFT = 10 * 365 * 86400.0
 _COUNTED = ("samples", "bad", "picture_bytes", "stream_bytes")
@@ -75,6 +76,7 @@ class Progress:
         self._worker_seconds = 0.0
         self._failed_attempts = self._restarts = 0
         self._window = Window()
+        self._estimated = False
         self._last_show = self._last_event = self.started
 
     @property
@@ -142,6 +144,8 @@ class Progress:
         if not draw and not log:
             return
         totals = self.totals()
+        if not self._estimated and totals.seconds >= ESTIMATE_SECONDS:
+            self._estimate(totals)
         if draw:
             self._display.show(totals, [self._view(report) for report in workers])
         if log:
@@ -186,6 +190,18 @@ class Progress:
             restarts=self._restarts,
             workers=dict(Counter(map(_state, self._reports))),
         )
+
+    def _estimate(self, totals: Totals) -> None:
+        """Tell once what the job is going to take and give, if its pictures become streams."""
+        if not totals.stream_bytes or totals.seconds_left is None:
+            return
+        self._estimated = True
+        share = totals.stream_bytes / totals.picture_bytes
+        told = (
+            f"about {size(share * totals.total_bytes)} at the end, "
+            f"{100 * share:.0f} % of the input; {duration(totals.seconds_left)} left"
+        )
+        self.event("estimate", message=told, samples=totals.samples)
 
     def slowest_stage(self) -> str:
         """The stage that kept the workers busy longest, "" as long as none did."""

@@ -81,6 +81,21 @@ def test_what_is_left_is_not_guessed_at_the_start(clock: Clock) -> None:
     assert all(guess is not None and guess < 110 for guess in guesses[126:])
 
 
+def test_the_first_minute_tells_what_the_whole_will_be(clock: Clock, tmp_path: Path) -> None:
+    out, log = io.StringIO(), tmp_path / "log"
+    shown = Progress("x", {NAME: 10**9}, events=EventLog(str(log)), out=out)
+    shown.start()
+    for second in range(1, 121):
+        clock.now += 1
+        done = encoding(10 * second, of=10_000)
+        sizes = {"picture_bytes": 1000 * second, "stream_bytes": 250 * second}
+        shown.show([worker(shards={NAME: {**done, **sizes}})])
+    (line,) = [line for line in out.getvalue().splitlines() if "at the end" in line]
+    assert line.startswith("estimate: about 250 MB at the end, 25 % of the input; 15 min left")
+    (event,) = [one for one in map(json.loads, log.read_text().splitlines()) if "message" in one]
+    assert (event["event"], event["samples"]) == ("estimate", 500)
+
+
 def test_an_attempt_that_is_thrown_away_never_gives_a_negative_rate(clock: Clock) -> None:
     shown = Progress("x", {NAME: 10**9}, out=io.StringIO())
     shown.start()
