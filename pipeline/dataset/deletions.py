@@ -29,8 +29,8 @@ Hashes = dict[str, dict[str, int]]
 class DamagedDeletionError(StorageError):
     """What says which samples were deleted is damaged: ``path``. The message says what to do."""
 
-    def __init__(self, url: str, path: str) -> None:
-        super().__init__(f"{url}/{path} is damaged: {RESTORE}")
+    def __init__(self, message: str, path: str = "") -> None:
+        super().__init__(message)
         self.path = path
 
 
@@ -108,7 +108,7 @@ class Deletions:
         except (ValueError, TypeError, LookupError, AttributeError):
             sound, hashes = False, {}
         if not sound:
-            raise DamagedDeletionError(self.store.url, path)
+            raise DamagedDeletionError(f"{self.store.url}/{path} is damaged: {RESTORE}", path)
         return hashes
 
 

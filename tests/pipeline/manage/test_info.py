@@ -61,7 +61,7 @@ def test_the_figures_are_those_of_the_files(archive: str, toy: ToyCodec, tmp_pat
 
 def test_the_words(archive: str) -> None:
     text = "\n".join(info_dataset(archive).lines())
-    assert "pictures:  10 (2 bad, 2 filtered)" in text
+    assert "pictures:    10 (2 bad, 2 filtered)" in text
     assert "originals: of 10 pictures" in text
     assert "all originals are kept" in text
     assert "pictures are exact" in text
@@ -174,7 +174,7 @@ def test_the_command(
     text = Path(target[0]).read_text() if to_file else shown
     values = json.loads(text)
     assert values == json.loads(json.dumps(info_dataset(archive).to_json()))
-    assert ("pictures:  10" in shown) == to_file
+    assert ("pictures:    10" in shown) == to_file
     lose_data(Path(archive))
     assert script.main([archive]) == 1
     assert script.main([str(tmp_path)]) == 2

@@ -251,9 +251,9 @@ def pax_tar(records: bytes, count: int = 1, kind: bytes = tarfile.XHDTYPE) -> by
     header = tarfile.TarInfo("pax")
     header.type, header.size = kind, len(records)
     packed = header.tobuf(tarfile.USTAR_FORMAT) + records + bytes(-len(records) % 512)
-    for number in range(count):
-        packed += tarfile.TarInfo(f"{number:06d}.png").tobuf(tarfile.USTAR_FORMAT)
-    return packed + bytes(1024)
+    names = (f"{number:06d}.png" for number in range(count))
+    files = (tarfile.TarInfo(name).tobuf(tarfile.USTAR_FORMAT) for name in names)
+    return packed + b"".join(files) + bytes(1024)
 
 
 def record(keyword: str, value: str) -> bytes:
