@@ -62,10 +62,11 @@ def test_the_figures_are_those_of_the_files(archive: str, toy: ToyCodec, tmp_pat
 def test_the_words(archive: str) -> None:
     text = "\n".join(info_dataset(archive).lines())
     assert "pictures:    10 (2 bad, 2 filtered)" in text
-    assert "originals: of 10 pictures" in text
+    assert "layers:      10 pictures in 4" in text
+    assert "originals:   10 kept, exact: --keep-original always" in text
     assert "all originals are kept" in text
     assert "pictures are exact" in text
-    assert "health:    manifest, sizes of files and 2 records agree" in text
+    assert "health:      manifest, sizes of files and 2 records agree" in text
 
 
 def lose_record(root: Path) -> str:
