@@ -6,6 +6,9 @@ from io import BytesIO
 import numpy as np
 
 SMALLEST = 8  # pixels a side, that it can judge
+# The measure looks at six scales. Of a smaller picture it sees fewer, weighs them as if they were
+# others, and calls everything bad.
+WHOLE = 256
 EXACT = 100.0  # what a picture has that came back as it was
 
 
@@ -18,13 +21,20 @@ def ssimulacra2(original: np.ndarray, shown: np.ndarray) -> float | None:
     """Of two ``(H, W, 3) uint8`` pictures of one shape; None for those too small.
 
     30 is low quality, 50 medium, 70 high, 90 cannot be told from the original in a flicker test.
-    Takes some three seconds for a megapixel.
+    Takes some three seconds for a megapixel. Pictures of less than ``WHOLE`` pixels a side are
+    continued by their mirror images.
     """
     from ssimulacra2 import compute_ssimulacra2
 
     if min(shown.shape[:2]) < SMALLEST:
         return None
-    return float(compute_ssimulacra2(BytesIO(ppm(original)), BytesIO(ppm(shown))))
+    files = (BytesIO(ppm(_mirrored(picture))) for picture in (original, shown))
+    return float(compute_ssimulacra2(*files))
+
+
+def _mirrored(picture: np.ndarray) -> np.ndarray:
+    height, width = (max(0, WHOLE - side) for side in picture.shape[:2])
+    return np.pad(picture, ((0, height), (0, width), (0, 0)), mode="symmetric")
 
 
 def ppm(picture: np.ndarray) -> bytes:
