@@ -6,6 +6,7 @@ pictures. Nothing is written to the output.
 """
 
 import statistics
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -121,6 +122,8 @@ def estimate(options: CompressOptions, stop: Callable[[], str] = lambda: "") -> 
     refuse_secrets(*options.inputs, options.model)
     columns = Columns(options.image_column, options.key_column)
     inputs = find_inputs(options.inputs, options.input_options, options.input_format, columns)
+    for line in inputs.lines():
+        print(line, file=sys.stderr, flush=True)
     shards = [*inputs.shards, *(part for folder in inputs.folders for part in parts_of(folder))]
     import torch  # after what takes less time to be refused
 
