@@ -17,6 +17,7 @@ from codec.images.packing import can_pack
 from codec.images.perception import EXACT, can_judge
 from codec.models.zoo import DEFAULT_MODELS
 
+from ..dataset.kept_files import KEPT
 from ..running import cluster
 from ..running.progress.display import duration
 from ..running.progress.summary import Summary, plural, size
@@ -25,7 +26,7 @@ from ..sources.folder import parts_of
 from ..sources.listing import find_inputs
 from ..stores.urls import refuse_secrets
 from .job import CompressOptions, planned_parameters, settings_of
-from .keeping import KEPT, PREVIEW_LAYERS, finished_row, layers_to_encode
+from .keeping import PREVIEW_LAYERS, finished_row, layers_to_encode
 from .quality import target_quality
 from .settings import CompressSettings
 from .trial import Trial, run_trial

@@ -5,6 +5,7 @@ from dataclasses import replace
 from codec import EncodedImage
 from codec.images.packing import pack_file
 
+from ..dataset.kept_files import ASKED, BELOW, EXACT, LARGER, MISSED
 from ..dataset.rows import Row, Status
 from ..sources.samples import is_picture
 from ..stores.reasons import describe
@@ -14,14 +15,6 @@ from .settings import CompressSettings
 PREVIEW_LAYERS = 2  # beside an original that is kept, a stream only serves previews
 PACKED_SHARE = 2  # what Lepton packs keeps at least half of its bytes
 KEEP_FILTERED_BYTES = 1 << 20  # larger fields of samples that were left out on purpose are dropped
-
-# Why a picture's own file is kept, or what else must be said: the column ``reason`` of its row.
-ASKED = "original kept: --keep-original always"
-EXACT = "original kept: --lossless, and only the JPEG file itself is exact"
-LARGER = "original kept: its stream is not smaller"
-BELOW = "original kept: its stream stays below --target-quality"
-MISSED = "below --target-quality with all layers"
-KEPT = frozenset({ASKED, EXACT, LARGER, BELOW})
 
 
 def layers_to_encode(settings: CompressSettings, row: Row) -> int:

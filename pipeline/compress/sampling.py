@@ -16,9 +16,9 @@ from codec.errors import CorruptStreamError
 from codec.images.metrics import psnr
 from codec.images.perception import can_judge, ssimulacra2
 
+from ..dataset.kept_files import KEPT
 from ..dataset.parquet import ParquetFile
 from ..dataset.rows import encoded_image, iter_rows, stream_columns
-from .keeping import KEPT
 
 ONE_OF, MOST = 20, 8  # pictures of a shard, at least one: decoding takes as long as encoding
 MIDDLE = 512  # pixels a side of what SSIMULACRA2 looks at: it takes three seconds for a megapixel
@@ -28,7 +28,7 @@ def sampled_quality(
     path: Path,
     layers: int,
     decode: Callable[[EncodedImage], np.ndarray],
-    original: Callable[[int], np.ndarray],
+    original: Callable[[int], np.ndarray | None],
 ) -> dict[str, list[float | None]]:
     """PSNR in dB (None: exact) and SSIMULACRA2 of some pictures that have only their streams.
 
@@ -38,7 +38,8 @@ def sampled_quality(
     Args:
         path: the data file, with ``layers`` layer columns.
         decode: a stream to its picture, ``(H, W, 3) uint8``.
-        original: the picture as it was encoded, by its number in the file.
+        original: the picture as it was encoded, by its number in the file; None where its file is
+            gone since.
 
     Raises CorruptStreamError where a stream does not give a picture of its size.
     """
@@ -50,6 +51,8 @@ def sampled_quality(
         if row["reason"] in KEPT:
             continue
         image = original(number)
+        if image is None:
+            continue
         exact = np.array_equal(image, shown)
         found["psnr"].append(None if exact else round(psnr(image, shown), 2))
         if can_judge():

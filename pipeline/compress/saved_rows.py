@@ -52,6 +52,19 @@ class SavedRows:
             self._files.append((local, self.rows - start))
             self.rows = stop
 
+    def keep_if_of(self, keys: list[str]) -> None:
+        """Forget and remove them, unless they are of the first of the samples with these keys.
+
+        Samples that were deleted meanwhile have made the others' numbers smaller.
+        """
+        found: list[str] = []
+        for local, passed in self._files:
+            rows = iter_rows(ParquetFile(local), ["key"])
+            found += [row["key"] for row in islice(rows, passed, None)]
+        if found != keys[: self.rows]:
+            self.remove()
+            self._files, self.rows = [], 0
+
     def add(self, local: Path, rows: int) -> None:
         """Save a closed file of the ``rows`` rows that follow."""
         start, self.rows = self.rows, self.rows + rows

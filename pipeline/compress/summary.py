@@ -6,10 +6,10 @@ from typing import Any
 
 from codec.images.packing import PACKAGE, can_pack
 
+from ..dataset.kept_files import ASKED, BELOW, EXACT, KEPT, LARGER, MISSED
 from ..dataset.totals import totals_of
 from ..running.progress.summary import Summary, plural, size
 from ..sources.samples import SIDE_FIELDS
-from .keeping import ASKED, BELOW, EXACT, KEPT, LARGER, MISSED
 
 _WHY = {
     LARGER: "no stream is smaller",

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ import numpy as np
 from codec import EncodedImage
 from codec.images.files import read_image
 
-from ..dataset.deletions import Deletions
+from ..dataset.deletions import Deletions, printable_key
 from ..dataset.layout import generation_name
 from ..dataset.ledger import Ledger, slim
 from ..dataset.models import load_model
@@ -133,6 +133,7 @@ class ShardCompressor(Worker[CompressSettings]):
                 if facts.rows != samples:
                     raise RuntimeError(f"{job.shard.url}: {samples} samples gave {facts.rows} rows")
                 if not improved:
+                    saved.remove()
                     before = ledger.read(Path(job.previous or "").stem) or {}
                     return {**slim(before), "unchanged": True}
                 publisher = Publisher(
@@ -151,8 +152,8 @@ class ShardCompressor(Worker[CompressSettings]):
                     "stage_seconds": clock.seconds(),
                     "node": platform.node(),
                 }
-                if deleted := self.deletions.samples(job.name):
-                    record["deleted"] = deleted
+                if file.deleted:
+                    record["deleted"] = len(file.deleted)
                 committed = slim(ledger.commit(name, record))
                 saved.remove()
                 return committed
@@ -202,14 +203,14 @@ class ShardCompressor(Worker[CompressSettings]):
                 job.shard, scratch, settings.input_options, settings.gzip, settings.columns
             )
             file = fetched.enter_context(opened)
-            deleted = self.deletions.read()
-            file.samples = [one for one in file.samples if not deleted.deletes(job.name, one.key)]
+            file.leave_out(partial(self.deletions.read().deletes, job.name))
             previous = None
             if job.previous is not None:
                 previous = scratch / "previous.parquet"
                 self.store.fetch(job.previous, previous)
             if saved is not None:
                 saved.fetch()
+                saved.keep_if_of([printable_key(one.key) for one in file.samples])
         self.activity.transferred(read=job.shard.size)
         self.activity.show(job.name, of=len(file.samples))
         return file, previous
@@ -273,17 +274,26 @@ class ShardCompressor(Worker[CompressSettings]):
                 yield row.columns(layers)
             return
         old = ParquetFile(previous)
-        if old.metadata.num_rows != len(file.samples):
+
+        deleted = {printable_key(sample.key) for sample in file.deleted}
+
+        def stays(row: Mapping[str, Any]) -> bool:
+            return row["key"] not in deleted
+
+        states = [row["status"] for row in filter(stays, iter_rows(old, ["status", "key"]))]
+        if len(states) != len(file.samples):
             raise ShardError(
                 f"{job.shard.url}: has {len(file.samples)} samples, and had "
-                f"{old.metadata.num_rows} when it was compressed"
+                f"{len(states)} when it was compressed"
             )
-        states = old.read(columns=["status"]).column("status").to_pylist()
         again = [(n, sample) for n, sample in numbered if states[n] == "bad"]
         self.activity.show(job.name, of=len(again))
         rows = self.encoder.rows(file, again, clock, *on_progress, skip=skip, strict=False)
-        for columns in islice(iter_rows(old, schema(layers).names), start, None):
-            yield next(rows).columns(layers) if columns["status"] == "bad" else columns
+        kept = filter(stays, iter_rows(old, schema(layers).names))
+        for number, columns in enumerate(islice(kept, start, None), start):
+            if columns["status"] == "bad":
+                columns = next(rows).columns(layers)
+            yield columns | {"index": number}
 
     def _end_if_pausing(self, job: ShardJob) -> None:
         if self._pausing.is_set():
@@ -296,10 +306,12 @@ class ShardCompressor(Worker[CompressSettings]):
         """How good some pictures of the finished file are, beside those of the shard."""
         encoder = self.encoder
 
-        def original(number: int) -> np.ndarray:
+        def original(number: int) -> np.ndarray | None:
             sample = file.samples[number]
-            members = dict(sample.fields)
-            data = file.read(members[sample.image_field or ""])
+            member = dict(sample.fields).get(sample.image_field or "")
+            if sample.problem or member is None or member.problem:
+                return None
+            data = file.read(member)
             return read_image(data, max_pixels=self.settings.max_pixels).rgb
 
         def decode(stream: EncodedImage) -> np.ndarray:

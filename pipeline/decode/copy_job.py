@@ -48,7 +48,10 @@ def copy_dataset(
         tasks = {}
         for name, (file, keys) in names.items():
             _, generation = split_generation(file.name)
-            if name not in done or done[name]["generation"] < generation:
+            known = done.get(name)
+            if known is not None and known["source"]["etag"] != file.record["sha256"]:
+                generation = max(generation, known["generation"] + 1)
+            if known is None or known["generation"] < generation:
                 tasks[Task(name, (generation_name(name, generation), file, keys))] = file.bytes
         summary.resumed = len(names) - len(tasks)
         return run_job_tasks(
@@ -88,10 +91,12 @@ def truncated_parameters(options: DecodeOptions, request: Request) -> dict[str, 
     whole = rule.layers == dataset.num_layers
     kept = source.get("keep_original")
     if not options.keep_original:  # those that stand in for layers are copied all the same
-        kept = "larger" if kept in ("larger", "always") else "never"
+        kept = "never" if kept in ("never", "bad") else "larger"
+    stored = source.get("store_layers")
     return {
         **source,
         "layers": rule.most,
+        "store_layers": min(stored, rule.most) if isinstance(stored, int) else stored,
         "lossless": bool(source.get("lossless")) and whole,
         "keep_original": kept,
         "truncated": {

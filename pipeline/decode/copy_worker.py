@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..dataset.deletions import Deletions
+from ..dataset.kept_files import KEPT
 from ..dataset.layout import EMPTY_COMMITS, split_generation
 from ..dataset.ledger import Ledger, slim
 from ..dataset.publisher import Publisher
@@ -131,12 +132,14 @@ class ShardCopier(DatasetWorker):
                     row = cut(chosen.row, chosen.take.layers, settings.rule.most)
                     if not settings.options.keep_original and not chosen.by_original:
                         row |= {ORIGINAL: None, PACKING: None}
+                        row |= {"reason": ""} if row["reason"] in KEPT else {}
                     writer.copy(row | {"index": counts["rows"]})  # its place in this file
                 counts["rows"] += 1
                 if chosen.is_picture:
                     counts["streams"] += 1
                     counts["layers"] += row["layers"]
-                    counts["whole_bytes"] += chosen.row["cumulative_bytes"][-1]
+                    beside = sum(len(one or b"") for one in (row.get("alpha"), row[ORIGINAL]))
+                    counts["whole_bytes"] += chosen.row["cumulative_bytes"][-1] + beside
                 self.activity.add(name, samples=1, bad=row["status"] == "bad")
         with clock.timed("copy"):
             writer.close()

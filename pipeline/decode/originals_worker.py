@@ -86,6 +86,10 @@ class ShardRestorer(DatasetWorker):
             if standing is not None and standing["of"] != file.name:  # an older generation
                 self.store.remove(record_path(name, DECODE_COMMITS))
             size = 0
+            if not rows:
+                self.store.remove(
+                    f"{name}.tar"
+                )  # of an older generation, whose samples are deleted
             if rows:
                 self.activity.show(file.name, stage="upload")
                 with clock.timed("upload"):

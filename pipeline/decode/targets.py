@@ -71,16 +71,20 @@ class FileTarget:
     """A folder per shard.
 
     A file that is there already may come from an earlier attempt, from an older generation of the
-    shard or from a job whose plan was removed. It is replaced if its content differs.
+    shard or from a job whose plan was removed. It is replaced if its content differs. With ``tidy``
+    other files of the folder are removed at the end: the folder is an older generation's.
     """
 
-    def __init__(self, store: Store, folder: str) -> None:
+    def __init__(self, store: Store, folder: str, tidy: bool = False) -> None:
         self._store, self._folder, self._names = store, folder, _Names()
+        self._tidy = tidy
+        self._written: set[str] = set()
 
     def write(self, key: str, fields: list[tuple[str, bytes]], picture: str = "") -> None:
         names = self._names.take([safe_path(f"{key}.{name}") for name, _ in fields], key)
         for name, (_, data) in zip(names, fields, strict=True):
             path = f"{self._folder}/{name}"
+            self._written.add(self._store.path(path))
             try:
                 if not self._store.create(path, data) and not self._holds(path, data):
                     self._store.remove(path)
@@ -93,7 +97,10 @@ class FileTarget:
         return bool(size == len(data) and self._store.read(path, size) == data)
 
     def close(self) -> None:
-        pass
+        if self._tidy:
+            for path in self._store.fs.find(self._store.path(self._folder)):
+                if path not in self._written:
+                    self._store.fs.rm_file(path)
 
 
 def publish_packed(

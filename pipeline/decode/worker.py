@@ -122,7 +122,9 @@ class ShardDecoder(DatasetWorker):
             if settings.options.format == "parquet":
                 target = TableTarget(local, settings.columns)
             else:
-                target = TarTarget(local) if suffix else FileTarget(store, base)
+                before = (generation_name(base, number) for number in range(generation))
+                tidy = not suffix and any(map(ledger.exists, before))
+                target = TarTarget(local) if suffix else FileTarget(store, base, tidy)
             for sample in self._samples(file, keys, clock):
                 status, reason = sample.status, sample.reason
                 if sample.fields is not None:

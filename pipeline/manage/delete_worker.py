@@ -23,7 +23,7 @@ from ..stores.filesystems import storage_errors
 from ..stores.store import StorageError, scratch_folder
 
 # What a record says that is not of its data file alone: of the shard, and of the dataset.
-_KEPT = ("source", "origin", "model_id")
+_KEPT = ("source", "origin", "model_id", "quality")
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,6 @@ NAMED = 5
 _CACHE_BYTES = 16 << 20
 # What two archives must have in common: streams that one model reads, in the same columns.
 _SAME = ("format", "schema", "codec", "model_id", "model_layers", "layers")
-_KEEPING = ("larger", "always", "bad", "never")
 
 
 class MergeError(StrataError):
@@ -78,13 +77,12 @@ def merged_parameters(datasets: Sequence[Dataset]) -> dict[str, Any]:
         for name, value in first.parameters.items()
         if name != MERGED and all(name in one and one[name] == value for one in every)
     }
-    kept = [one.get("keep_original", "never") for one in every]
     return merged | {
         "lossless": all(one.get("lossless") for one in every),
         "store_layers": merged.get("store_layers"),
         "min_side": min(one.get("min_side", 0) for one in every),
         "max_pixels": max(one.get("max_pixels", 0) for one in every),
-        "keep_original": min(kept, key=lambda one: _KEEPING.index(one) if one in _KEEPING else 0),
+        "keep_original": merged.get("keep_original"),
         "target_quality": merged.get("target_quality"),
         MERGED: plans,
     }

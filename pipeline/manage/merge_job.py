@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..dataset.data_file import DataFile
 from ..dataset.deletions import Deletions, Hashes, pack_deletion
 from ..dataset.job import Records, run_dataset_job
 from ..dataset.layout import KEYS, PLAN_NAME, split_generation
@@ -148,11 +149,15 @@ def _merge(options: MergeOptions, stop: Stop, log: EventLog) -> MergeSummary:
 
 def _missing(sources: dict[str, Source], done: Records) -> dict[str, Source]:
     """What the output lacks, or has of an earlier generation."""
-    return {
-        base: source
-        for base, source in sources.items()
-        if base not in done or done[base]["generation"] < split_generation(source.file.name)[1]
-    }
+
+    def lacks(base: str, file: DataFile) -> bool:
+        if (known := done.get(base)) is None:
+            return True
+        _, generation = split_generation(file.name)
+        other = known["sha256"] != file.record["sha256"]
+        return known["generation"] < generation or (known["generation"] == generation and other)
+
+    return {base: source for base, source in sources.items() if lacks(base, source.file)}
 
 
 def _copy(

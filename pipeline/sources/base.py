@@ -7,7 +7,7 @@ the samples that say which field lies where. ``shards.open_shard`` chooses among
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,12 +100,22 @@ def shard_of(fs: Any, path: str, info: Mapping[str, Any]) -> Shard:
 
 
 class ShardFile:
-    """A whole shard as a local file: its samples, and the bytes of their fields."""
+    """A whole shard as a local file: its samples, and the bytes of their fields.
+
+    ``leave_out`` moves samples to ``deleted``.
+    """
 
     def __init__(self, path: Path, url: str, samples: Sequence[Sample]) -> None:
         self.url = url
         self.samples = list(samples)
+        self.deleted: list[Sample] = []
         self._file = open(path, "rb")  # noqa: SIM115 - closed by close()
+
+    def leave_out(self, is_deleted: Callable[[str], bool]) -> None:
+        """Leave out the samples whose keys are deleted."""
+        samples, self.samples = self.samples, []
+        for sample in samples:
+            (self.deleted if is_deleted(sample.key) else self.samples).append(sample)
 
     def read(self, member: Member) -> bytes:
         """The member's bytes; safe from several threads at once."""

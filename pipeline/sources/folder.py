@@ -12,7 +12,7 @@ import shutil
 import stat
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -139,12 +139,20 @@ def files_of(shard: Shard) -> list[File]:
     return [File(*one) for one in json.loads(zlib.decompress(shard.listing))]
 
 
-def changed_files(shard: Shard, options: Mapping[str, Any] | None) -> list[str]:
-    """What has become of those files of a part that are not what they were, in words."""
+def changed_files(
+    shard: Shard,
+    options: Mapping[str, Any] | None,
+    wanted: Callable[[str], bool] = lambda key: True,
+) -> list[str]:
+    """What has become of those files of a part that are not what they were, in words.
+
+    Of the files with a ``wanted`` key.
+    """
     fs, root = open_filesystem(root_of(shard.url), options)
     fs.invalidate_cache()
-    problems = _in_threads(fs, lambda file: _problem_now(fs, root, file), files_of(shard))
-    named = zip(files_of(shard), problems, strict=True)
+    files = [file for file in files_of(shard) if wanted(file.key)]
+    problems = _in_threads(fs, lambda file: _problem_now(fs, root, file), files)
+    named = zip(files, problems, strict=True)
     return [f"{file.path} {problem}" for file, problem in named if problem]
 
 

@@ -42,7 +42,7 @@ from ..dataset.ledger import (
 from ..dataset.models import publish_model
 from ..dataset.parquet import ParquetFile
 from ..dataset.part_lists import part_in
-from ..dataset.rows import file_sha256, inspect_file, read_metadata
+from ..dataset.rows import file_sha256, inspect_file, iter_rows, read_metadata
 from ..dataset.totals import COUNTS, TALLIES
 from ..reader.dataset import DataFile, Dataset
 from ..running.job import RunningOptions, Stop
@@ -146,7 +146,10 @@ class Repair:
             "model_id": metadata["model_id"],
             "index": index,
         }
-        if deleted := Deletions(self.store).read().samples(split_generation(name)[0]):
+        base, deletions = split_generation(name)[0], Deletions(self.store).read()
+        rows = iter_rows(ParquetFile(local), ["key"])
+        still_there = sum(deletions.deletes(base, row["key"]) for row in rows)
+        if deleted := deletions.samples(base) - still_there:
             record["deleted"] = deleted
         record.pop("path", None)
         record = self.ledger.commit(name, record)
@@ -276,7 +279,12 @@ class Repair:
             shard = part_in(self.store, url, then["etag"])
             if shard is None:
                 return f"no list in {self.store.url}/{PARTS} names the files of {url}: put it back"
-            changed = changed_files(replace(shard, url=url), self.source_options)
+            base, deletions = split_generation(file.name)[0], Deletions(self.store).read()
+            changed = changed_files(
+                replace(shard, url=url),
+                self.source_options,
+                lambda key: not deletions.deletes(base, key),
+            )
         except StrataError as error:
             return f"its files cannot be had: {error}; put them back, and repair again"
         if changed:
