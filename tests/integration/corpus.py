@@ -1,18 +1,21 @@
 """Three small shards on a store, and what must have become of them whatever happened meanwhile."""
 
+import io
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 import pipeline
 from codec.images.files import read_image
+from codec.images.packing import can_pack
 from pipeline.compress.job import CompressOptions
 from pipeline.running.tasks import Policy
 from pipeline.stores.store import Store
 from pipeline.verify.garbage import find_garbage, remove_garbage
 from tests.integration.servers import BUCKET, S3Server
-from tests.pipeline.makers import samples, tar_bytes
+from tests.pipeline.makers import picture, samples, tar_bytes
 
 SHARDS, SAMPLES = 3, 6
 MODEL = "uqdm"  # exact with all its layers, so that pictures can be compared
@@ -20,7 +23,8 @@ MODEL = "uqdm"  # exact with all its layers, so that pictures can be compared
 DEADLINE = 240.0
 READ_TIMEOUT = 2
 
-Contents = dict[str, tuple[dict[str, bytes | None], np.ndarray]]  # by key: fields, and pixels
+# By key: fields, pixels, the picture's own file, and how that is packed.
+Contents = dict[str, tuple[dict[str, bytes | None], np.ndarray, bytes, str | None]]
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Corpus:
     def upload(self) -> None:
         fs = self.server.filesystem()
         for number in range(SHARDS):
-            data = tar_bytes(samples(SAMPLES, 10 * number))
+            data = tar_bytes(file for n in range(SAMPLES) for file in _sample(10 * number + n))
             fs.pipe_file(f"{BUCKET}/{self.folder}/in/x-{number}.tar", data)
 
     def job(self, name: str, endpoint: str | None = None, **policy: Any) -> CompressOptions:
@@ -51,7 +55,7 @@ class Corpus:
             self.output(name),
             MODEL,
             lossless=True,
-            keep_original="bad",
+            keep_original="always",
             workers=1,
             policy=Policy(**{"attempts": 3, "timeout": DEADLINE, **policy}),
             input_options=options,
@@ -61,12 +65,17 @@ class Corpus:
     def contents(self, name: str) -> Contents:
         """Every picture of the dataset with its side fields, decoded; each key once."""
         dataset = pipeline.open_dataset(self.output(name), self.server.options())
-        records = list(dataset.read(columns=["fields"]))
+        records = list(dataset.read(columns=["fields", "original", "original_packing"]))
         images = dataset.codec().decode([record.encoded for record in records])
         assert len({record.key for record in records}) == len(records), "a key is there twice"
         assert len(dataset) == len(records)
         return {
-            record.key: ({f["name"]: f["data"] for f in record.extra["fields"]}, image)
+            record.key: (
+                {f["name"]: f["data"] for f in record.extra["fields"]},
+                image,
+                record.extra["original"],
+                record.extra["original_packing"],
+            )
             for record, image in zip(records, images, strict=True)
         }
 
@@ -88,12 +97,32 @@ class Corpus:
         numbers = [10 * shard + n for shard in range(SHARDS) for n in range(SAMPLES)]
         assert set(found) == {f"s{number:04d}" for number in numbers} - {without}
         for number in numbers:
-            (picture, data), *others = samples(1, number)
-            if (key := picture.removesuffix(".png")) in found:
-                fields, image = found[key]
+            (picture, data), *others = _sample(number)
+            key, _, extension = picture.partition(".")
+            if key in found:
+                fields, image, original, packing = found[key]
                 sides = {name.partition(".")[2]: field for name, field in others}
-                assert fields == {"png": None, **sides}  # the place of the picture, and the rest
+                assert fields == {
+                    extension: None,
+                    **sides,
+                }  # the place of the picture, and the rest
                 assert np.array_equal(image, read_image(data).rgb)
+                assert original == data
+                assert packing == ("lepton" if extension == "jpg" and can_pack() else None)
+
+
+def _sample(number: int) -> list[tuple[str, bytes]]:
+    """A sample's files by name: a picture, a json and a cls; every second one is a JPEG."""
+    (name, data), *others = samples(1, number)
+    if number % 2:
+        name, data = name.replace(".png", ".jpg"), _jpeg(picture(number, 64, 80))
+    return [(name, data), *others]
+
+
+def _jpeg(pixels: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "JPEG", quality=90)
+    return out.getvalue()
 
 
 def _names(store: Store, folder: str) -> set[str]:
