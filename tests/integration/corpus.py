@@ -44,7 +44,7 @@ class Corpus:
     def upload(self) -> None:
         fs = self.server.filesystem()
         for number in range(SHARDS):
-            data = tar_bytes(file for n in range(SAMPLES) for file in _sample(10 * number + n))
+            data = tar_bytes(file for n in range(SAMPLES) for file in sample_files(10 * number + n))
             fs.pipe_file(f"{BUCKET}/{self.folder}/in/x-{number}.tar", data)
 
     def job(self, name: str, endpoint: str | None = None, **policy: Any) -> CompressOptions:
@@ -97,21 +97,19 @@ class Corpus:
         numbers = [10 * shard + n for shard in range(SHARDS) for n in range(SAMPLES)]
         assert set(found) == {f"s{number:04d}" for number in numbers} - {without}
         for number in numbers:
-            (picture, data), *others = _sample(number)
+            (picture, data), *others = sample_files(number)
             key, _, extension = picture.partition(".")
             if key in found:
                 fields, image, original, packing = found[key]
                 sides = {name.partition(".")[2]: field for name, field in others}
-                assert fields == {
-                    extension: None,
-                    **sides,
-                }  # the place of the picture, and the rest
+                # the place of the picture, and the rest
+                assert fields == {extension: None, **sides}
                 assert np.array_equal(image, read_image(data).rgb)
                 assert original == data
                 assert packing == ("lepton" if extension == "jpg" and can_pack() else None)
 
 
-def _sample(number: int) -> list[tuple[str, bytes]]:
+def sample_files(number: int) -> list[tuple[str, bytes]]:
     """A sample's files by name: a picture, a json and a cls; every second one is a JPEG."""
     (name, data), *others = samples(1, number)
     if number % 2:

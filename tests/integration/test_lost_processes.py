@@ -14,11 +14,11 @@ import pytest
 
 import pipeline
 from tests.integration.conftest import RunHere
-from tests.integration.corpus import SAMPLES, SHARDS, Corpus
+from tests.integration.corpus import SAMPLES, SHARDS, Corpus, sample_files
 from tests.integration.faults import FaultProxy
 from tests.integration.processes import kill, marked
 from tests.integration.servers import BUCKET, ROOT, S3Server
-from tests.pipeline.makers import png, samples, tar_bytes
+from tests.pipeline.makers import png, tar_bytes
 
 COMPRESS = ROOT / "jobs" / "compress_dataset.py"
 PATIENCE = 250  # seconds for a job with its Ray, which takes 20 to 30 on two idle cores
@@ -62,7 +62,16 @@ def compress_command(corpus: Corpus, name: str) -> list[str]:
         "--output",
         corpus.output(name),
     ]
-    return [*command, "--model", "uqdm", "--lossless", "--keep-original", "bad", "--workers", "1"]
+    return [
+        *command,
+        "--model",
+        "uqdm",
+        "--lossless",
+        "--keep-original",
+        "always",
+        "--workers",
+        "1",
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -150,9 +159,8 @@ def test_a_picture_that_kills_its_worker(
     """It alone is bad, and the shard comes through with all the others."""
     corpus = Corpus(moto_server, "poison")
     corpus.upload()
-    files = [
-        (name, png(15, 41, 37) if name == "s0015.png" else data) for name, data in samples(6, 10)
-    ]
+    poison = {"s0015.jpg": ("s0015.png", png(15, 41, 37))}
+    files = [poison.get(file[0], file) for n in range(10, 10 + SAMPLES) for file in sample_files(n)]
     corpus.server.filesystem().pipe_file(f"{BUCKET}/poison/in/x-1.tar", tar_bytes(files))
     (tmp_path / "sitecustomize.py").write_text(KILLED_BY_A_PICTURE)
     command = [*compress_command(corpus, folder), "--attempts", "1"]
