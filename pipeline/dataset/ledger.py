@@ -293,7 +293,8 @@ def check_inputs(shards: Sequence[Shard], records: Mapping[str, Mapping[str, Any
     ]
     if changed:
         raise PlanMismatchError(
-            "inputs have changed since they were compressed: " + "; ".join(changed[:10])
+            f"inputs have changed since they were compressed: {'; '.join(changed[:10])}. Put them "
+            "back as they were, or compress them under other names or into another output"
         )
 
 

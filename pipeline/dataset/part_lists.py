@@ -158,7 +158,8 @@ class Planner:
                 changed.append(f"{url} ({known.size} bytes then, {file.size} now)")
         if changed:
             raise PlanMismatchError(
-                f"inputs have changed since they were listed for compressing: {some(changed)}"
+                f"inputs have changed since they were listed for compressing: {some(changed)}. Put "
+                "them back as they were, or give what has changed another name"
             )
         if folder.whole:
             start = join(folder.root, "")
