@@ -217,8 +217,8 @@ def main() -> None:
     contact_sheet(views, originals).save(SHEET, optimize=True)
     print(f"Contact sheet: {SHEET}\nPreviews:      {previews}\nDataset:       {ARCHIVE}\n")
     step("What next? Activate the environment (. .venv/bin/activate), then")
-    print("  python jobs/compress_dataset.py --input 'my-shards/*.tar' --output my-archive")
-    print("  python jobs/decode_dataset.py --input my-archive --output previews --layers 2")
+    print("  strata compress --input my-photos/ --output my-archive")
+    print("  strata decode --input my-archive --output previews --layers 2")
     print("  bash infra/test.sh")
 
 
