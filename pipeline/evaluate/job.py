@@ -63,7 +63,8 @@ class EvaluationSummary(Summary):
 
     def lines(self) -> list[str]:
         first = (
-            f"measured {self.ok} pictures of {self.shards} shards, {self.contenders} contenders "
+            f"measured {plural(self.ok, 'picture')} of {plural(self.shards, 'shard')}, "
+            f"{plural(self.contenders, 'contender')} "
             f"({self.tasks} tasks, of which {self.resumed} were done already); {self.bad} bad, "
             f"{self.filtered} filtered, {len(self.failed_shards)} tasks or shards failed"
         )

@@ -5,7 +5,7 @@ from typing import Any
 
 from codec.images.files import MAX_PIXELS
 
-from ..running.progress.summary import size
+from ..running.progress.summary import plural, size
 
 _KEPT = {
     "never": "no original is kept",
@@ -47,7 +47,7 @@ def _words(name: str, value: Any) -> str:
         case "codec_options":
             return "codec: " + ", ".join(f"{key} {one}" for key, one in value.items())
         case "merged":
-            return f"merged from archives of {len(value)} plans"
+            return f"merged from archives of {plural(len(value), 'plan')}"
         case "truncated":
             changes = {k: v for k, v in value.items() if k not in ("dataset", "fingerprint")}
             told = ", ".join(f"{key} {one}" for key, one in changes.items() if one is not None)

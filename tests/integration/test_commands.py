@@ -101,7 +101,7 @@ def test_from_any_folder_on_a_ray_of_its_own(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", [*samples(3), ("b.png", b"broken")])
     done = run(COMPRESS, "--input", "a.tar", "--output", "set", cwd=tmp_path, home=home)
     assert done.returncode == 1, done.stderr
-    assert "compressed 3 pictures of 1 shards; 1 bad, 0 filtered, 0 shards failed" in done.stdout
+    assert "compressed 3 pictures of 1 shard; 1 bad, 0 filtered, 0 shards failed" in done.stdout
     assert f"{tmp_path}/a.tar : 'b' : " in done.stdout
     assert not (home / ".ray").exists()  # a token there would lock `ray start` for this user
     assert len(pipeline.open_dataset(str(tmp_path / "set"))) == 3

@@ -130,7 +130,7 @@ def test_the_command_says_what_is_missing(archive: str, run_here: RunHere, tmp_p
     command += ["--log", str(tmp_path / "log"), "--workers", "1"]
     code, text, errors = run_here(DECODE, *command)
     assert code == 1, errors
-    assert "decoded 1 pictures of 1 shards" in text
+    assert "decoded 1 picture of 1 shard" in text
     assert "1 key of" in text
     assert "'nobody'" in text
     (finished,) = [

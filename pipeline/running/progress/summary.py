@@ -101,10 +101,10 @@ class Summary:
 
     def lines(self) -> list[str]:
         out = [
-            f"{self.verb} {self.ok} pictures of {self.shards} shards"
+            f"{self.verb} {plural(self.ok, 'picture')} of {plural(self.shards, 'shard')}"
             + (f" ({self.resumed} were done already)" if self.resumed else "")
             + f"; {self.bad} bad, {self.filtered} filtered, "
-            f"{len(self.failed_shards)} shards failed"
+            f"{plural(len(self.failed_shards), 'shard')} failed"
         ]
         if self.stopped:
             out.append(f"stopped: {self.stopped}")

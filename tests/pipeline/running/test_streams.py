@@ -66,6 +66,6 @@ def test_what_can_be_printed_is(tmp_path: Path) -> None:
         check=True,
     )
     assert done.stdout.count("a line of output") == 200
-    assert "compressed 1 pictures" in done.stdout
+    assert "compressed 1 picture" in done.stdout
     assert done.stderr.startswith("starting")
     assert done.stderr.count("a line of errors") == 200
