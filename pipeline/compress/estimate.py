@@ -22,7 +22,6 @@ from ..running import cluster
 from ..running.progress.display import duration
 from ..running.progress.summary import Summary, plural, size
 from ..sources.base import Columns
-from ..sources.folder import parts_of
 from ..sources.listing import find_inputs
 from ..stores.urls import refuse_secrets
 from .job import CompressOptions, planned_parameters, settings_of
@@ -125,7 +124,7 @@ def estimate(options: CompressOptions, stop: Callable[[], str] = lambda: "") -> 
     inputs = find_inputs(options.inputs, options.input_options, options.input_format, columns)
     for line in inputs.lines():
         print(line, file=sys.stderr, flush=True)
-    shards = [*inputs.shards, *(part for folder in inputs.folders for part in parts_of(folder))]
+    shards = inputs.as_shards()
     import torch  # after what takes less time to be refused
 
     cluster.connect(options.address)

@@ -99,7 +99,8 @@ def run_dataset_job(
             except NewerManifestError:
                 reread = True
                 continue
-            summary.notes.append(f"{store.url}: manifest {number}, {len(listed)} data files")
+            files = plural(len(listed), "data file")
+            summary.notes.append(f"{store.url}: manifest {number}, {files}")
             break
     records = {name: done[name] for name in named if name in done}
     if gone := sum(record.get("deleted", 0) for record in records.values()):

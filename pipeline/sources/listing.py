@@ -34,6 +34,11 @@ class Inputs:
     folders: list[Folder]
     notes: list[str]
 
+    def as_shards(self) -> list[Shard]:
+        """All of them by URL; loose pictures are parts of their folders as these are now."""
+        parts = [part for folder in self.folders for part in parts_of(folder)]
+        return sorted([*self.shards, *parts], key=lambda shard: shard.url)
+
     def lines(self) -> list[str]:
         """What a job is going to do with them."""
         tables = sum(map(is_table, (shard.url for shard in self.shards)))
@@ -50,9 +55,7 @@ def expand_inputs(patterns: Sequence[str], options: Mapping[str, Any] | None = N
 
     Loose pictures are parts of their folders as these are now. Raises what ``find_inputs`` raises.
     """
-    found = find_inputs(patterns, options)
-    parts = [part for folder in found.folders for part in parts_of(folder)]
-    return sorted([*found.shards, *parts], key=lambda shard: shard.url)
+    return find_inputs(patterns, options).as_shards()
 
 
 def find_inputs(
