@@ -108,7 +108,7 @@ class Peak:
         w = torch.randn(256, 256, 3, 3).contiguous(memory_format=torch.channels_last)
         for _ in range(times):
             self.matrices = max(self.matrices, _rate(2 * 2048**3, lambda: torch.mm(a, b)))
-            if int8_products.bytes_are_faster():
+            if int8_products.bytes_are_faster(torch.device("cpu")):
                 self.bytes = max(self.bytes, _rate(2 * 2048**3, lambda: torch._int_mm(m, n)))
             operations = 2 * 9 * 256**2 * 96**2
             rate = _rate(operations, lambda: F.conv2d(x, w, padding=1))
@@ -301,7 +301,7 @@ def main() -> None:
     options = parser.parse_args()
     become_a_worker()
     if options.floats:
-        int8_products.bytes_are_faster = lambda: False
+        int8_products.bytes_are_faster = lambda device: False
     width, height = map(int, options.size.split("x"))
     source = (
         pictures.from_tar(options.data, 1) if options.data else pictures.synthetic(1, height, width)

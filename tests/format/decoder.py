@@ -287,7 +287,7 @@ class Nested:
         self.companded = np.rint(12 * np.log2(1 + np.arange(1024))).astype(int)
         self.low, self.leading = self._up_to(n["low_order"]), self._up_to(n["lead_order"])
         self.bands = [self._up_to(order) for order in n["orders"]]
-        self.lead = n.get("lead", 1)
+        self.lead = n["lead"]
         for level in range(1, self.lead + 1):
             self.bands[level] &= ~self.leading
         self.trunk, self.light = Network(model, "network"), Network(model, "first_network")

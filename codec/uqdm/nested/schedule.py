@@ -83,7 +83,7 @@ class NestedConfig:
     first_delta: float = 12.0
     dead_zone: float = 0.1
     lead_order: Orders = (-1, 0)
-    lead: int = 1
+    lead: int = 2
     low_order: Orders = (2, 1)
     orders: tuple[Orders, ...] = ((4, 2), (6, 3), (10, 5), *(_ALL_ORDERS,) * 3)
     passes: tuple[tuple[Pass, ...], ...] = (

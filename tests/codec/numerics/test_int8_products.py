@@ -9,12 +9,15 @@ from torch import Tensor
 from codec.numerics import int8_products
 from codec.numerics.int8_products import Matrix
 from codec.numerics.precision import without_mkldnn
+from tests.codec import elsewhere
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
 def right(monkeypatch: pytest.MonkeyPatch) -> None:
     """Products of bytes are right, also on a processor whose own are not: these here then."""
-    if not int8_products._bytes_are_right():
+    if not int8_products._bytes_are_right(CPU):
         monkeypatch.setattr(torch, "_int_mm", exact)
 
 
@@ -27,7 +30,7 @@ def exact(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
 def way(request: pytest.FixtureRequest, right: None, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether bytes are multiplied."""
     bytes_: bool = request.param
-    monkeypatch.setattr(int8_products, "bytes_are_faster", lambda: bytes_)
+    monkeypatch.setattr(int8_products, "bytes_are_faster", lambda device: bytes_)
     return bytes_
 
 
@@ -93,6 +96,51 @@ def test_a_product_that_is_refused(way: bool, monkeypatch: pytest.MonkeyPatch) -
         assert (Matrix(torch.ones(16, 30))(torch.ones(16, 30), rectified) == 30).all()
 
 
+def as_gpus(a: Tensor, b: Tensor) -> Tensor:
+    """What CUDA's product refuses, refused."""
+    (rows, inputs), outputs = a.shape, b.shape[1]
+    if rows <= 16 or inputs % 8 or outputs % 8 or a.stride(1) != 1 or b.stride(0) != 1:
+        raise RuntimeError(f"{tuple(a.shape)} by {tuple(b.shape)}")
+    return exact(a, b)
+
+
+@pytest.mark.skipif(not elsewhere.AVAILABLE, reason="this torch takes no other device")
+@pytest.mark.parametrize("inputs", [192, 39, 8])
+@pytest.mark.parametrize("rectified", [False, True])
+def test_on_another_device(
+    inputs: int, rectified: bool, way: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the limits of GPUs: whatever the shapes are, sums are exact."""
+    calls = []
+    monkeypatch.setattr(torch, "_int_mm", lambda a, b: calls.append(1) or as_gpus(a, b))
+    low, high = (0, 255) if rectified else (-127, 127)
+    with elsewhere.elsewhere() as name:
+        for count in (5, 31, 40):
+            rows, weight = integers(low, high, count, inputs), integers(-127, 127, 45, inputs)
+            matrix = Matrix(weight.to(name))
+            expected = rows @ weight.T
+            found = matrix(rows.float().to(name), rectified)
+            assert found.device.type == name
+            assert torch.equal(found.cpu().long(), expected)
+            for chosen in (torch.tensor([44, 3, 4]), torch.arange(1, 42)):
+                found = matrix.outputs(chosen.to(name))(rows.float().to(name), rectified)
+                assert torch.equal(found.cpu().long(), expected[:, chosen])
+    assert len(calls) == (2 if way and inputs == 192 else 0)
+
+
+@pytest.mark.skipif(not elsewhere.AVAILABLE, reason="this torch takes no other device")
+def test_another_device_is_tried_by_itself(anew: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(int8_products, "_race", lambda bytes_, device: bytes_)
+    monkeypatch.setattr(int8_products, "_seconds", lambda bytes_: float(not bytes_))
+    with elsewhere.elsewhere() as name:
+        device = torch.device(name)
+        monkeypatch.setattr(torch, "_int_mm", as_gpus)
+        assert int8_products.bytes_are_faster(device)
+        int8_products.bytes_are_faster.cache_clear()
+        monkeypatch.setattr(torch, "_int_mm", wrapping)
+        assert not int8_products.bytes_are_faster(device)
+
+
 def saturating(a: Tensor, b: Tensor) -> Tensor:
     """Products as processors before VNNI have them: pairs are added up in 16 bits.
 
@@ -123,25 +171,24 @@ def test_wrong_products_are_not_used(
     wrong: Callable[[Tensor, Tensor], Tensor], anew: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "_int_mm", wrong)
-    monkeypatch.setattr(int8_products, "_seconds", lambda run: float(run().dtype != torch.int32))
-    assert not int8_products.bytes_are_faster()
+    monkeypatch.setattr(int8_products, "_race", lambda bytes_, device: bytes_)
+    monkeypatch.setattr(int8_products, "_seconds", lambda bytes_: float(not bytes_))
+    assert not int8_products.bytes_are_faster(CPU)
 
 
 @pytest.mark.parametrize("faster", [True, False])
 def test_the_faster_way_is_used(
     faster: bool, right: None, anew: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def seconds(run: Callable[[], Tensor]) -> float:
-        return float((run().dtype == torch.int32) != faster)
-
-    monkeypatch.setattr(int8_products, "_seconds", seconds)
-    assert int8_products.bytes_are_faster() == faster
+    monkeypatch.setattr(int8_products, "_race", lambda bytes_, device: bytes_)
+    monkeypatch.setattr(int8_products, "_seconds", lambda bytes_: float(bytes_ != faster))
+    assert int8_products.bytes_are_faster(CPU) == faster
     int8_products.bytes_are_faster.cache_clear()
     with without_mkldnn():  # torch has other products then, which say nothing of the library's
-        assert not int8_products.bytes_are_faster()
+        assert not int8_products.bytes_are_faster(CPU)
 
 
 def test_a_torch_without_them(anew: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch, "_int_mm")
-    assert not int8_products.bytes_are_faster()
+    assert not int8_products.bytes_are_faster(CPU)
     assert Matrix(torch.ones(2, 3))(torch.ones(1, 3)).tolist() == [[3.0, 3.0]]
