@@ -33,7 +33,11 @@ def _weights() -> tuple[float, ...]:
     return tuple(np.round(np.stack(weights).flatten(), 5).tolist())
 
 
-CONFIG = NestedConfig(band_weights=_weights(), band_rms=tuple(np.geomspace(6, 0.02, 192)))
+# Few digits, and chroma means that lead by one level: an untrained model has no good tables of
+# many digits, and the noise below has larger chroma means than photographs.
+CONFIG = NestedConfig(
+    band_weights=_weights(), band_rms=tuple(np.geomspace(6, 0.02, 192)), lead=1, first_digits=4
+)
 LAYERS = CONFIG.levels + 1  # of ``nested_codec``'s
 
 

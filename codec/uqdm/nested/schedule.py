@@ -94,7 +94,7 @@ class NestedConfig:
         _HALVES,
         (("all", _EVEN), ("all", _ODD)),
     )
-    first_digits: int = 4  # largest digit of level 0 that does not escape
+    first_digits: int = 12  # largest digit of level 0 that does not escape
     digits: int = 2  # of the other levels
     first_tilt: Grid = Grid(-20.0, 0.5, 81)
     first_width: Grid = Grid(-2.0, 0.25, 57)
