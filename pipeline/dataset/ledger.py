@@ -135,7 +135,7 @@ class Ledger:
     """The commit records of one job's folder.
 
     In a dataset (the default ``folder``) names end in their generation. In other folders they do
-    not, unless ``generations`` is true.
+    not, unless ``generations`` is true. A record has at most ``most`` bytes.
     """
 
     def __init__(
@@ -144,8 +144,10 @@ class Ledger:
         plan_fingerprint: str,
         folder: str = COMMITS,
         generations: bool | None = None,
+        most: int = MAX_RECORD_BYTES,
     ) -> None:
         self.store = store
+        self.most = most
         self.fingerprint = plan_fingerprint
         self.folder = folder
         self.generations = folder == COMMITS if generations is None else generations
@@ -155,7 +157,7 @@ class Ledger:
         complete = self._named(name, {**record, "fingerprint": self.fingerprint})
         if self.store.create(self._path(name), to_json(complete)):
             return complete
-        return self._parse(name, self.store.read(self._path(name), MAX_RECORD_BYTES))
+        return self._parse(name, self.store.read(self._path(name), self.most))
 
     def exists(self, name: str) -> bool:
         """Whether there is a record of this name, of any plan."""
@@ -167,7 +169,7 @@ class Ledger:
         Raises PlanMismatchError for another plan's record, StorageError for a damaged one.
         """
         try:
-            return self._parse(name, self.store.read(self._path(name), MAX_RECORD_BYTES))
+            return self._parse(name, self.store.read(self._path(name), self.most))
         except (FileNotFoundError, NotADirectoryError):
             return None
 
@@ -181,7 +183,7 @@ class Ledger:
             for file in sorted(self.store.sizes(self.folder))
             if file.endswith(RECORD_SUFFIX) and not file.startswith(".")
         ]
-        contents = self.store.read_many(map(self._path, names), MAX_RECORD_BYTES)
+        contents = self.store.read_many(map(self._path, names), self.most)
         return {
             name: slim(self._parse(name, data))
             for name, (_, data) in zip(names, contents, strict=True)

@@ -13,7 +13,7 @@ from .bench import Point
 from .contenders import Contender
 from .curves import falls, more_bits
 from .measuring import METRICS
-from .worker import RECORDS, EvaluationTask
+from .worker import MAX_RECORD_BYTES, RECORDS, EvaluationTask
 
 SHOWN = "pictures of the report"
 Picture = tuple[str, int]  # a shard's URL, and the sample's position in it
@@ -207,7 +207,7 @@ def collect(
     failed: Mapping[str, str],
 ) -> Evaluation:
     """Read the records of ``tasks``, of which those ``failed`` by name have none, and why."""
-    ledger = Ledger(store, fingerprint, RECORDS)
+    ledger = Ledger(store, fingerprint, RECORDS, most=MAX_RECORD_BYTES)
     out = Evaluation(metrics)
     nodes: dict[str, None] = {}
     measured: list[_Measured] = []

@@ -33,6 +33,7 @@ from .gallery import crops
 from .measuring import installed
 
 RECORDS = "records"
+MAX_RECORD_BYTES = 1 << 26  # those of shown pictures hold their crops
 BATCH_PIXELS = 1 << 22
 KEPT_MODELS = 3
 MAX_PIXELS = 1 << 24  # of a picture: SSIMULACRA2 takes 535 bytes for each, beside the model
@@ -85,7 +86,7 @@ class Evaluator(Worker[EvaluateSettings]):
         why. Raises ShardError for a damaged shard; RuntimeError where a model can do none of
         several pictures, because then it is not the pictures that are at fault.
         """
-        ledger = Ledger(self.store, self.settings.fingerprint, RECORDS)
+        ledger = Ledger(self.store, self.settings.fingerprint, RECORDS, most=MAX_RECORD_BYTES)
         standing = ledger.read(task.name)
         if standing is not None:
             return {**_counts(standing), "found": True}
