@@ -183,6 +183,20 @@ def test_single_records(store: Store) -> None:
             read()
 
 
+def test_records_have_a_largest_size(store: Store) -> None:
+    large = record(crops="x" * (1 << 20))
+    ledger = Ledger(store, "f", "records", most=1 << 21)
+    ledger.commit("x", large)
+    assert (ledger.read("x") or {})["crops"] == large["crops"]
+    assert list(ledger.records()) == ["x"]
+    for read in (
+        Ledger(store, "f", "records").records,
+        lambda: Ledger(store, "f", "records").read("x"),
+    ):
+        with pytest.raises(StorageError, match=r"records/x\.json: has more than the 1048576 bytes"):
+            read()
+
+
 @pytest.mark.parametrize("stem", ["a-000", "a.1", "v1.2.3", "x.0"])
 def test_generations_have_names(stem: str) -> None:
     name = shard_name(Shard(f"s3://bucket/{stem}.tar", 1000, "abc"), "f")

@@ -395,6 +395,21 @@ def test_pictures_of_one_row_have_the_same_size(run: Runner, model: str, tmp_pat
     assert run.found.shown == before
 
 
+def test_records_of_shown_pictures_may_be_large(
+    run: Runner, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Crops by all codecs at all rates are more than a shard's record may have."""
+    right = evaluate_worker.crops
+
+    def padded(*arguments: Any) -> Any:
+        return [{**row, "padding": "x" * (1 << 20)} for row in right(*arguments)]
+
+    monkeypatch.setattr(evaluate_worker, "crops", padded)
+    data = run.tar("a.tar", png_samples((160, 224)))
+    run(data, models=(model,), peers=("jpeg2000",), show=1, show_bpp=(0.6,))
+    assert run.found.shown
+
+
 def test_a_picture_that_cannot_be_shown_is_named(
     run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
