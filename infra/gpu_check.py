@@ -90,7 +90,7 @@ class Figures:
     bytes_faster: bool = False
     same: list[dict[str, Any]] = field(default_factory=list)
     speed: list[dict[str, Any]] = field(default_factory=list)
-    busy: dict[str, float | None] = field(default_factory=dict)
+    busy: dict[str, Any] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -296,8 +296,14 @@ def check(figures: Figures, minutes: float, say: Callable[[str], None]) -> None:
     model = zoo.DEFAULT_MODELS["uqdm"]
     figures.busy["codec"] = busy_in_codec(model, figures.device)
     left = max(seconds - (time.monotonic() - begun), 60)
-    figures.busy |= {"job": busy_in_job(model, figures, left)}  # type: ignore[dict-item]
-    say(f"busy, encoding {model}: {json.dumps(figures.busy)}")
+    figures.busy["job"] = busy_in_job(model, figures, left)
+    say(f"Busy, encoding with {model}:\n")
+    codec, job = figures.busy["codec"], figures.busy["job"]
+    say("- the codec alone: " + ("only a GPU can tell" if codec is None else f"{codec:.0%}"))
+    stages = ", ".join(
+        f"{name} {share:.0%}" for name, share in (job or {}).get("stages", {}).items()
+    )
+    say(f"- a job of one worker: {stages or 'no Ray here, or no time'}")
     figures.seconds = round(time.monotonic() - begun, 1)
     result = "everything is the same" if figures.right else "NOT THE SAME: see the first table"
     say(f"\n{result}; {figures.seconds:.0f} s")
