@@ -103,7 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--reports", type=Path, required=True, help="where the reports go")
     parser.add_argument("--sets", nargs="+", choices=EVERY, default=[*EVERY], help="only these")
     parser.add_argument("--all", action="store_true", help="every picture, not only some")
-    parser.add_argument("--workers", type=int, help="as of jobs/evaluate.py")
+    parser.add_argument("--workers", type=int, help="as of strata evaluate")
     options = parser.parse_args(arguments)
     options.reports.mkdir(parents=True, exist_ok=True)
     worst = 0

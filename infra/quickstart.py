@@ -1,7 +1,7 @@
 """The quickstart: photographs -> tar shard -> layered dataset -> pictures at every layer.
 
 Runs the two jobs as a person would, then shows rate and quality of each layer as a table and as a
-contact sheet. Everything lands in ``quickstart/``. Arguments go to jobs/compress_dataset.py, so
+contact sheet. Everything lands in ``quickstart/``. Arguments go to strata compress, so
 ``--codec cdc`` shows the other codec and ``--model runs/mine`` a model of your own.
 """
 

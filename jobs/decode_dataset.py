@@ -4,7 +4,7 @@
 Examples:
     strata decode --input archive --output previews --layers 2
     strata decode --input archive --output small --max-side 256 --target-bpp 0.5
-    strata decode --input archive --output part --format strata --keys keys.txt
+    strata decode --input archive --output part --format strata --keys-file keys.txt
     strata decode --input archive --output corpus --format originals
 
 Writes one tar for each data file, with the keys and side fields (json, cls, txt, ...) of the
@@ -27,6 +27,7 @@ from pipeline import DecodeOptions, decode_dataset
 from pipeline.running.command_line import (
     above_zero,
     add_dataset,
+    add_keys,
     add_max_bad_fraction,
     add_running_options,
     given_options,
@@ -61,12 +62,7 @@ def parse(arguments: list[str] | None = None) -> DecodeOptions:
     add_dataset(parser)
     parser.add_argument("--output", required=True, metavar="URL", help="the folder to write to")
     which = parser.add_argument_group("which pictures (default: all)")
-    which.add_argument(
-        "--keys",
-        metavar="FILE",
-        help="those whose keys are in this file (a path or any fsspec URL), one a line; - is "
-        "standard input",
-    )
+    add_keys(which.add_mutually_exclusive_group())
     which.add_argument(
         "--ignore-missing",
         action="store_true",
@@ -198,8 +194,8 @@ def parse(arguments: list[str] | None = None) -> DecodeOptions:
         parser.error(f"{names}: --format {given.format} decodes nothing")
     if given.image_format == "jpeg":
         given.image_format = "jpg"
-    if given.ignore_missing and given.keys is None:
-        parser.error("--ignore-missing: there are no --keys")
+    if given.ignore_missing and given.keys_file is None and not given.keys:
+        parser.error("--ignore-missing: there are neither --keys nor --keys-file")
     return options_of(
         DecodeOptions,
         given,

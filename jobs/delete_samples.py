@@ -17,7 +17,6 @@ archive, the summary names them, the others are gone; 2: it could not be done, t
 130: a signal stopped it.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -25,10 +24,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from codec.errors import StrataError
 from pipeline import DeleteOptions, delete_samples
-from pipeline.dataset.deletions import printable_key
-from pipeline.decode.key_list import read_keys
+from pipeline.decode.key_list import chosen_keys
 from pipeline.running.command_line import (
     add_archive,
+    add_keys,
     add_log,
     add_scratch,
     add_storage_options,
@@ -39,18 +38,11 @@ from pipeline.running.command_line import (
 from pipeline.running.json_report import add_json, run_job_as_json
 
 
-def parse(
-    arguments: list[str] | None = None,
-) -> tuple[DeleteOptions, argparse.Namespace, argparse.ArgumentParser]:
+def parse(arguments: list[str] | None = None) -> tuple[DeleteOptions, str | None]:
+    """The options, and where the summary goes as JSON."""
     parser = new_parser(__doc__)
     add_archive(parser)
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--keys", nargs="+", default=[], metavar="KEY", help="keys of samples")
-    which.add_argument(
-        "--keys-file",
-        metavar="FILE",
-        help="a file (path, URL, or - for standard input) with a key in each line",
-    )
+    add_keys(parser.add_mutually_exclusive_group(required=True))
     parser.add_argument(
         "--dry-run", action="store_true", help="only say what would go; nothing is changed"
     )
@@ -59,20 +51,16 @@ def parse(
     add_log(parser)
     add_storage_options(parser, "--input-options", "the archive's")
     given = parser.parse_args(arguments)
-    keys = tuple(map(printable_key, given.keys))
-    return options_of(DeleteOptions, given, keys=keys), given, parser
+    try:
+        keys = chosen_keys(given.keys, given.keys_file, given.input_options)
+    except StrataError as error:
+        parser.error(str(error))
+    return options_of(DeleteOptions, given, keys=keys), given.json
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options, given, parser = parse(arguments)
-    if given.keys_file is not None:
-        try:
-            options = options_of(
-                DeleteOptions, given, keys=read_keys(given.keys_file, given.input_options)
-            )
-        except StrataError as error:
-            parser.error(str(error))
-    return run_job_as_json(lambda: delete_samples(options, stop_reason), given.json)
+    options, target = parse(arguments)
+    return run_job_as_json(lambda: delete_samples(options, stop_reason), target)
 
 
 if __name__ == "__main__":

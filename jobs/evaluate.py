@@ -2,10 +2,10 @@
 """Measure models beside other codecs on tars of pictures: how good they look for how many bits.
 
 Examples:
-    python jobs/evaluate.py --data kodak.tar --model uqdm cdc-small --output report
-    python jobs/evaluate.py --data 's3://bucket/{00..03}.tar' --model runs/mine --peers none \
+    strata evaluate --data kodak.tar --model uqdm cdc-small --output report
+    strata evaluate --data 's3://bucket/{00..03}.tar' --model runs/mine --peers none \
         --output s3://bucket/report
-    python jobs/evaluate.py --data kodak.tar --first 6 --output report --model \
+    strata evaluate --data kodak.tar --first 6 --output report --model \
         cdc-small,quality=0+1 cdc-small,quality=0+1,decoder=diffusion,noise_scale=0.8,prefixes=no
 
 A model is a shipped name, a model's file or folder, or the URL of a dataset. Options may follow it,
@@ -52,7 +52,7 @@ def command(arguments: Sequence[str]) -> str:
         secret = name in SECRET
         shown.append("..." if hide else f"{name}=..." if secret and equals else argument)
         hide = secret and not equals
-    return shlex.join(["python", "jobs/evaluate.py", *shown])
+    return shlex.join(["strata", "evaluate", *shown])
 
 
 def parse(arguments: Sequence[str] | None = None) -> EvaluateOptions:

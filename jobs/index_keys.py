@@ -2,8 +2,8 @@
 """Write one map of all keys to the data files of a dataset that have them.
 
 Examples:
-    python jobs/index_keys.py --input archive
-    python jobs/index_keys.py --input s3://bucket/archive --scratch /big/disk
+    strata index --input archive
+    strata index --input s3://bucket/archive --scratch /big/disk
 
 Worth it for datasets of many shards whose keys are in no order: there a key could be in any of
 them, and looking it up costs the index of each. The map is made of these indexes and holds for the

@@ -2,8 +2,8 @@
 """Serve previews of a compressed dataset over HTTP: a page, and pictures at any quality.
 
 Examples:
-    python jobs/serve_previews.py --input archive
-    python jobs/serve_previews.py --input s3://bucket/archive --host 0.0.0.0 --replicas 4
+    strata serve --input archive
+    strata serve --input s3://bucket/archive --host 0.0.0.0 --replicas 4
     curl 'http://127.0.0.1:8000/v1/images/some%2Fkey?layers=1&max_side=256' > preview.webp
 
 Runs on Ray Serve until SIGTERM or Ctrl-C: on a Ray of its own, or on a cluster (--address, or under

@@ -2,13 +2,13 @@
 """Train a model on tar shards of pictures: in this process, or on the workers of a Ray cluster.
 
 Examples:
-    python jobs/train.py --data 'photos-{000..007}.tar' --config small --out runs/mine --hours 2
-    python jobs/train.py --data shards/ --init uqdm --out runs/better --device cuda
-    python jobs/train.py --data s3://bucket/shards --out s3://bucket/run --workers 8 --device cuda
-    python jobs/train.py --codec cdc --help      (each codec has recipes and flags of its own)
+    strata train --data 'photos-{000..007}.tar' --config small --out runs/mine --hours 2
+    strata train --data shards/ --init uqdm --out runs/better --device cuda
+    strata train --data s3://bucket/shards --out s3://bucket/run --workers 8 --device cuda
+    strata train --codec cdc --help      (each codec has recipes and flags of its own)
 
 The same command again goes on from the last checkpoint in --out. Afterwards the model is there:
-    python jobs/compress_dataset.py --model runs/mine ...
+    strata compress --model runs/mine ...
 
 Needs no Ray without --workers; with local files as --data and a local --out, nothing beside torch,
 numpy, Pillow and safetensors. docs/training.md tells more.

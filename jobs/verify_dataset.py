@@ -2,9 +2,9 @@
 """Check a compressed dataset, and repair what is damaged from the original shards.
 
 Examples:
-    python jobs/verify_dataset.py --input archive
-    python jobs/verify_dataset.py --input archive --read-data-subset 3/7
-    python jobs/verify_dataset.py --input s3://bucket/archive --read-data --repair
+    strata verify --input archive
+    strata verify --input archive --read-data-subset 3/7
+    strata verify --input s3://bucket/archive --read-data --repair
 
 The quick check reads the plan, the manifest, the model, and of each data file its commit record
 and its footer. --read-data reads and decodes everything. --repair encodes the shards of damaged

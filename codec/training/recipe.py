@@ -1,6 +1,6 @@
 """What the recipes of every codec share: a model in training, its files and its figures.
 
-``jobs/train.py --codec NAME`` trains what the module ``codec.NAME.recipes`` offers::
+``strata train --codec NAME`` trains what the module ``codec.NAME.recipes`` offers::
 
     RECIPES: dict[str, Recipe]              --config chooses one
     DEFAULT_RECIPE: str                     its name where --config is not given

@@ -1,6 +1,6 @@
 """One training run: pictures, a model new or gone on from, the loop, and its files.
 
-``jobs/train.py`` runs it in its own process; ``pipeline.training`` in each worker of a team.
+``strata train`` runs it in its own process; ``pipeline.training`` in each worker of a team.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """Named recipes of UQDM models, and how a model is made of one or goes on from its float weights.
 
-``jobs/train.py --config NAME`` takes a recipe (see ``codec.training.recipe``).
+``strata train --config NAME`` takes a recipe (see ``codec.training.recipe``).
 """
 
 import dataclasses

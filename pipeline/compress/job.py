@@ -35,7 +35,7 @@ from .worker import ShardCompressor, ShardJob
 
 @dataclass(frozen=True)
 class CompressOptions(RunningOptions):
-    """See ``jobs/compress_dataset.py --help``.
+    """See ``strata compress --help``.
 
     ``codec`` None means the model's. ``store_layers`` is a number, or "fit": the most layers that
     are not larger than the picture's file. None means those that ``target_quality`` takes (a

@@ -44,7 +44,7 @@ def parse_condition(text: str) -> Condition:
     """Parse a ``--filter``. Raises FilterError for an invalid one."""
     source = " ".join(text.split("\n")).strip()
     if len(source) > MAX_LENGTH:
-        raise FilterError(f"--filter: more than {MAX_LENGTH} characters: use --keys for lists")
+        raise FilterError(f"--filter: more than {MAX_LENGTH} characters: use --keys-file for lists")
     try:
         tree = ast.parse(source, mode="eval")
         expression = _Parser(source).condition(tree.body)

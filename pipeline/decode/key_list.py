@@ -1,4 +1,4 @@
-"""``--keys``: a list of keys, and the data files that have them."""
+"""``--keys`` and ``--keys-file``: which keys these are, and the data files that have them."""
 
 import hashlib
 import sys
@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ..dataset.data_file import within
+from ..dataset.deletions import printable_key
 from ..reader.dataset import DataFile, Dataset
 from ..running.options import OptionError
 from ..stores.filesystems import open_filesystem, storage_errors
@@ -37,8 +38,19 @@ def read_keys(url: str, options: Mapping[str, Any] | None = None) -> tuple[str, 
     # A dataset shows keys that are not UTF-8 in this form (``dataset.rows.Row.columns``).
     keys = {line.decode("utf-8", "backslashreplace") for line in lines if line}
     if not keys:
-        raise OptionError(f"--keys {url}: there is no key in it")
+        raise OptionError(f"--keys-file {url}: there is no key in it")
     return tuple(sorted(keys))
+
+
+def chosen_keys(
+    keys: Sequence[str], file: str | None, options: Mapping[str, Any] | None = None
+) -> tuple[str, ...]:
+    """The keys that were given, or those in a file, as ``read_keys`` gives them; () for neither."""
+    if file is None:
+        return tuple(sorted({*map(printable_key, keys)}))
+    if keys:
+        raise OptionError("--keys and --keys-file: give one of them")
+    return read_keys(file, options)
 
 
 def find_keys(

@@ -12,19 +12,20 @@ from ..running.options import OptionError, check_codec_options
 from ..running.progress.summary import LOGGED, Summary, plural
 from ..stores.store import Store, storage_errors
 from .filter_language import parse_condition
-from .key_list import find_keys, keys_sha256, listed, read_keys
+from .key_list import chosen_keys, find_keys, keys_sha256, listed
 from .layer_rule import LayerRule, layer_rule
 
 
 @dataclass(frozen=True)
 class DecodeOptions(RunningOptions):
-    """See ``jobs/decode_dataset.py --help``.
+    """See ``strata decode --help``.
 
     Of ``layers``, ``target_bpp`` (bits per pixel), ``max_bytes`` and ``min_psnr`` (dB) at most one
-    is given; without them all layers are meant. ``keys`` is a file's URL or ``-``, ``max_side`` in
-    pixels; pictures above ``max_pixels`` are bad. ``side_pictures`` are handed out unasked only
-    where nothing limits quality or size. ``codec_options`` are those that were given of
-    the codec's own options for decoding.
+    is given; without them all layers are meant. ``keys``, or those in ``keys_file`` (a URL, or
+    ``-`` for standard input), choose samples; ``max_side`` is in pixels; pictures above
+    ``max_pixels`` are bad. ``side_pictures`` are handed out unasked only where nothing limits
+    quality or size. ``codec_options`` are those that were given of the codec's own options for
+    decoding.
     ``image_format`` and ``image_quality`` (1 to 100, or ``"lossless"`` for webp; None: the format's
     own default) mean nothing where nothing is decoded (``strata``, ``originals``).
     """
@@ -39,7 +40,8 @@ class DecodeOptions(RunningOptions):
     target_bpp: float | None = None
     max_bytes: int | None = None
     min_psnr: float | None = None
-    keys: str | None = None
+    keys: tuple[str, ...] = ()
+    keys_file: str | None = None
     ignore_missing: bool = False
     filter: str | None = None
     max_side: int | None = None
@@ -109,8 +111,7 @@ def resolve(options: DecodeOptions) -> Request:
     parameters: dict[str, Any] = {"filter": condition} if condition else {}
     files: list[tuple[DataFile, tuple[str, ...] | None]] = [(one, None) for one in dataset.files]
     unknown: list[str] = []
-    if options.keys is not None:
-        keys = read_keys(options.keys, options.input_options)
+    if keys := chosen_keys(options.keys, options.keys_file, options.input_options):
         parameters["keys_sha256"] = keys_sha256(keys)
         with storage_errors(dataset.url, "its keys cannot be read"):
             chosen, unknown = find_keys(dataset, keys)
@@ -176,7 +177,5 @@ def begin_summary(verb: str, request: Request, options: DecodeOptions) -> Decode
         ignore_missing=options.ignore_missing,
     )
     if unknown:
-        summary.notes.append(
-            f"{plural(len(unknown), 'key')} of {options.keys} not in the dataset: {listed(unknown)}"
-        )
+        summary.notes.append(f"{plural(len(unknown), 'key')} not in the archive: {listed(unknown)}")
     return summary

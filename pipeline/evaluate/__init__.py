@@ -1,4 +1,4 @@
-"""Measuring models beside other codecs on tars of pictures, for ``jobs/evaluate.py``.
+"""Measuring models beside other codecs on tars of pictures, for ``strata evaluate``.
 
     contenders.py ─► worker.py (workers) ─► records ─► figures.py ─► report.json, .md, .html
     models, options  bench.py, peers.py                curves.py     tables, plots, page

@@ -38,7 +38,7 @@ REPORT, TABLES, PAGE = "report.json", "results.md", "report.html"
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(RunningOptions):
-    """What is measured. See ``jobs/evaluate.py --help`` for the options; ``command`` is printed.
+    """What is measured. See ``strata evaluate --help`` for the options; ``command`` is printed.
 
     ``peers`` None means all that are installed.
     """

@@ -55,7 +55,7 @@ ToGo = dict[str, tuple[DataFile, Counter[str]]]
 
 @dataclass(frozen=True, kw_only=True)
 class DeleteOptions:
-    """See ``jobs/delete_samples.py --help``.
+    """See ``strata delete --help``.
 
     ``keys`` are in the form that datasets show. ``input_options`` are fsspec's storage options;
     they may hold secrets.

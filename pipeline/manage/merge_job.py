@@ -36,7 +36,7 @@ THREADS = 8  # files on their way at once
 
 @dataclass(frozen=True, kw_only=True)
 class MergeOptions:
-    """See ``jobs/merge_datasets.py --help``.
+    """See ``strata merge --help``.
 
     ``input_options`` and ``output_options`` are fsspec's storage options; they may hold secrets.
     """

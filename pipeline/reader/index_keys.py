@@ -1,4 +1,4 @@
-"""The job that writes a dataset's map of keys (``jobs/index_keys.py``)."""
+"""The job that writes a dataset's map of keys (``strata index``)."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -150,6 +150,19 @@ def add_archive(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", metavar="ARCHIVE", help="the dataset's path or URL")
 
 
+def add_keys(group: argparse._ActionsContainer) -> None:
+    """Two options that exclude each other: ``group`` is a mutually exclusive one."""
+    group.add_argument(
+        "--keys", nargs="+", default=[], metavar="KEY", help="those that have these keys"
+    )
+    group.add_argument(
+        "--keys-file",
+        metavar="FILE",
+        help="those whose keys are in this file (a path, any fsspec URL, or - for standard input), "
+        "one a line",
+    )
+
+
 def add_address(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--address",

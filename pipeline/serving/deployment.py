@@ -1,7 +1,7 @@
 """The application on Ray Serve: as many replicas as there are devices, each a whole server.
 
 A replica has its own model, caches and limits, and needs no other replica. ``serve run`` and a
-RayService of KubeRay (infra/kuberay/service.yaml) start ``application``; jobs/serve_previews.py
+RayService of KubeRay (infra/kuberay/service.yaml) start ``application``; ``strata serve``
 does the same on a laptop or an existing cluster.
 """
 

@@ -14,7 +14,7 @@ MOST_CPU_REPLICAS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class ServeOptions:
-    """See ``jobs/serve_previews.py --help``. ``limits`` are those of each replica.
+    """See ``strata serve --help``. ``limits`` are those of each replica.
 
     ``input_options`` are the dataset's storage options; they may hold secrets.
     """

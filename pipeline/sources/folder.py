@@ -21,7 +21,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 from fsspec.implementations.local import LocalFileSystem
 
-from ..stores.filesystems import CONNECTIONS, download, open_filesystem
+from ..stores.filesystems import download, open_filesystem
+from ..stores.small_files import SmallFile, read_small_files
 from .base import Shard, ShardFile, part_url, root_of, shard_of
 from .samples import Sample, is_picture, sample_of
 from .tar_members import Member
@@ -259,47 +260,50 @@ def _copy_large(fs: Any, path: str, root: str, file: File, out: BinaryIO, scratc
 
 def _read(fs: Any, path: str, root: str, files: Sequence[File]) -> list[bytes | str]:
     """Each file's bytes, or why it is not what was listed."""
-    wanted = [file for file in files if file.size]
-    found: list[Any] = [None] * len(wanted)
-    if fs.async_impl:
-        paths = [join(path, file.path) for file in wanted]
-        # One byte more than was listed, to see whether a file has grown.
-        ends = [file.size + 1 for file in wanted]
-        found = fs.cat_ranges(
-            paths, [0] * len(paths), ends, batch_size=CONNECTIONS, on_error="return"
-        )
-    data = {file.path: one for file, one in zip(wanted, found, strict=True)}
+    asked = [file for file in files if file.size]
+    paths, sizes = [join(path, file.path) for file in asked], [file.size for file in asked]
+    came = dict(zip(asked, read_small_files(fs, paths, sizes), strict=True))
 
     def checked(file: File) -> bytes | str:
-        return _checked(fs, path, root, file, data.get(file.path, b""))
+        return _checked(fs, path, root, file, came.get(file, _EMPTY))
 
-    return list(_in_threads(fs, checked, files))
-
-
-def _checked(fs: Any, path: str, root: str, file: File, data: Any) -> bytes | str:
-    """What came as ``data`` (None: nothing was asked for yet), if it is the file as listed."""
-    url = join(root, file.path)
-    if data is None or isinstance(data, Exception):
-        try:
-            data = fs.cat_file(join(path, file.path))
-        except FileNotFoundError:
-            return _GONE
-        except Exception as error:
-            raise OSError(f"{url}: cannot be fetched: {type(error).__name__}: {error}") from error
-    if len(data) == file.size and _is_md5(file.version, data):
-        return bytes(data)
-    problem = _problem_now(fs, path, file)
-    if not problem and len(data) != file.size:
-        raise OSError(f"{url}: {len(data)} bytes of {file.size} arrived")
-    return problem or bytes(data)
+    doubtful = [file for file in files if not _is_listed(file, came.get(file, _EMPTY))]
+    done = dict(zip(doubtful, _in_threads(fs, checked, doubtful), strict=True))
+    return [done[file] if file in done else came.get(file, _EMPTY).data for file in files]
 
 
-_GONE = "was removed after it was listed"
+def _is_listed(file: File, came: SmallFile | None) -> bool:
+    """Whether what came is certainly the file as listed."""
+    if came is None or len(came.data) != file.size:
+        return False
+    return came.version == file.version or _is_md5(file.version, came.data)
 
 
 def _is_md5(version: str, data: bytes) -> bool:
     """Whether a version is the hash of these bytes, as S3's mostly is: it saves a request."""
     return version == hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def _checked(fs: Any, path: str, root: str, file: File, came: SmallFile | None) -> bytes | str:
+    """The file's bytes if it is as listed, by one or two more requests; else what is wrong."""
+    url = join(root, file.path)
+    if came is None:
+        try:
+            came = SmallFile(fs.cat_file(join(path, file.path)), "")
+        except FileNotFoundError:
+            return _GONE
+        except Exception as error:
+            raise OSError(f"{url}: cannot be fetched: {type(error).__name__}: {error}") from error
+        if _is_listed(file, came):
+            return bytes(came.data)
+    problem = _problem_now(fs, path, file)
+    if not problem and len(came.data) != file.size:
+        raise OSError(f"{url}: {len(came.data)} bytes of {file.size} arrived")
+    return problem or bytes(came.data)
+
+
+_GONE = "was removed after it was listed"
+_EMPTY = SmallFile(b"", "")
 
 
 def _problem_now(fs: Any, path: str, file: File) -> str:

@@ -6,15 +6,10 @@ from typing import Any
 from fsspec.asyn import AsyncFileSystem
 from fsspec.spec import AbstractFileSystem
 
-from .filesystems import S3_PROTOCOLS
+from .filesystems import is_s3
 from .store import StorageError, Store
 
 PART_BYTES = 1 << 30  # of a copy inside S3, which takes up to 5 GiB
-
-
-def is_s3(store: Store) -> bool:
-    protocol = store.fs.protocol
-    return bool({*S3_PROTOCOLS} & {*((protocol,) if isinstance(protocol, str) else protocol)})
 
 
 def copies_by_itself(source: Store, target: Store) -> bool:
@@ -40,7 +35,7 @@ def create_copy(source: Store, target: Store, name: str, size: int) -> bool:
     def copy_in_s3(*, mode: str) -> None:
         _copy_in_s3(source.fs, source.path(name), target.path(name), size)
 
-    if is_s3(source):
+    if is_s3(source.fs):
         created = target.create_by(name, copy_in_s3)
     else:
         created = target.create_by(name, source.fs.cp_file, source.path(name), target.path(name))

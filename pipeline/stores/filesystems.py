@@ -100,6 +100,11 @@ def _unreadable(error: OSError) -> None:
         raise error
 
 
+def is_s3(fs: Any) -> bool:
+    protocols = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
+    return bool({*S3_PROTOCOLS} & {*protocols})
+
+
 def normal_path(path: str) -> str:
     """A local path without ``.`` and ``..`` that leads to the same file."""
     path = "/" + path.lstrip("/") if path.startswith("//") else path

@@ -10,7 +10,7 @@ from codec.training.run import RunSettings
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(RunSettings):
-    """See ``jobs/train.py --help``, and ``RunSettings``.
+    """See ``strata train --help``, and ``RunSettings``.
 
     Without ``workers`` training runs in this process. ``data`` and ``validation`` may be folders
     and patterns here. ``init_path`` is where the model of ``init`` lies on this machine, if it

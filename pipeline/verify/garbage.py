@@ -40,8 +40,7 @@ from ..dataset.ledger import latest_manifest
 from ..dataset.untrusted import MAX_MANIFEST_BYTES, parse_json
 from ..reader.dataset import DatasetError
 from ..reader.key_map import key_map_path
-from ..stores.copying import is_s3
-from ..stores.filesystems import storage_errors
+from ..stores.filesystems import is_s3, storage_errors
 from ..stores.store import Store
 
 _PART = re.compile(r"\.[0-9a-f]{32}\.part")  # temporaries of Store
@@ -159,7 +158,7 @@ def _parts(store: Store) -> Iterator[Garbage]:
 
 def _uploads(store: Store) -> Iterator[Garbage]:
     """Unfinished multipart uploads: no listing shows them, but they cost money."""
-    if not is_s3(store):
+    if not is_s3(store.fs):
         return
     bucket, key, _ = store.fs.split_path(store.root)
     prefix = f"{key}/" if key else ""
@@ -210,7 +209,7 @@ def _name_of(path: str) -> str:
 
 def _now(store: Store) -> float:
     """The store's clock in seconds of POSIX time, because this machine's may be wrong."""
-    if is_s3(store):
+    if is_s3(store.fs):
         answer = store.fs.call_s3("head_bucket", Bucket=store.fs.split_path(store.root)[0])
         date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
         if date:

@@ -76,7 +76,7 @@ class Subset:
 
 @dataclass(frozen=True)
 class VerifyOptions(RunningOptions):
-    """See ``jobs/verify_dataset.py --help``.
+    """See ``strata verify --help``.
 
     ``read`` is None for the quick check. ``source_options`` are the sources' storage options;
     remote sources are read only at the dataset's own host and at ``source_hosts`` (URLs, of which

@@ -1,11 +1,13 @@
 #!/usr/bin/env python
-"""Small files in a folder on an S3 server against the same in tars: listing, and the whole job.
+"""Small files in a folder on S3 against the same in tars: listing, and the whole job.
 
-    python tests/benchmarks/folders.py [--count 3000] [--rounds 3] [--model uqdm]
+    python tests/benchmarks/folders.py [--count 3000] [--rounds 3] [--model uqdm] [--data px64.tar]
 
-PNG and JPEG pictures of 64x64 in turns, each with a little JSON. The server is moto, in a process
-of its own. Both jobs have one worker in this process, tars and folder take turns, and each tar has
-as many samples as a part of a folder. Without ``--model`` the codec is a stub, so that what is
+PNG and JPEG pictures of 64x64 in turns, or the files of the pictures in WebDataset tars (again from
+the first where there are too few), each with a little JSON. The server is ``range_server.py``, in a
+process of its own: it answers after 20 ms, keeps connections, and lists 1,000 names at a time, as
+S3 does. Both jobs have one worker in this process, tars and folder take turns, and each tar has as
+many samples as a part of a folder. Without ``--model`` the codec is a stub, so that what is
 measured is the way of the bytes. Processor time is this process's, without the server's, which
 elsewhere is another machine's. Exit code 1 if, by it, the folder takes more than 20 % longer than
 the tars with a model.
@@ -19,8 +21,9 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
@@ -39,11 +42,14 @@ from pipeline.running.cluster import WorkerShape  # noqa: E402
 from pipeline.running.tasks import Outcome, Task  # noqa: E402
 from pipeline.sources.folder import PART_SAMPLES  # noqa: E402
 from pipeline.sources.listing import find_inputs  # noqa: E402
+from pipeline.sources.samples import is_picture  # noqa: E402
+from tests.benchmarks.range_server import BUCKET, serving  # noqa: E402
 from tests.benchmarks.scale.corpus import crops  # noqa: E402
-from tests.integration.servers import BUCKET, S3Server, moto  # noqa: E402
 from tests.pipeline.makers import ToyCodec  # noqa: E402
 
 ALLOWED = 1.2
+DELAY, RATE = 0.02, 50e6  # seconds before an answer, bytes a second of a connection
+FIRST = 8  # pictures of the jobs that are not measured
 T = TypeVar("T")
 
 
@@ -69,26 +75,40 @@ def in_this_process(folder: Path, model: str | None) -> None:
     running_job.run_tasks = run_tasks  # type: ignore[assignment]
 
 
-def fill(server: S3Server, count: int) -> int:
-    """The same samples as files and in tars; returns their bytes."""
-    fs = server.filesystem()
-    files: dict[str, bytes] = {}
-    for number, crop in enumerate(crops(count, 64)):
-        kind, quality = ("png", None) if number % 2 else ("jpg", 90)
-        files[f"{number:06d}.{kind}"] = write_image(crop, None, kind, quality=quality)
-        files[f"{number:06d}.json"] = b'{"n": %d}' % number
-    names = sorted(files)
-    for start in range(0, len(names), 2 * PART_SAMPLES):
-        out = io.BytesIO()
-        with tarfile.open(fileobj=out, mode="w") as tar:
-            for name in names[start : start + 2 * PART_SAMPLES]:
-                member = tarfile.TarInfo(name)
-                member.size = len(files[name])
-                tar.addfile(member, io.BytesIO(files[name]))
-        fs.pipe_file(f"{BUCKET}/tars/{start:06d}.tar", out.getvalue())
-    for start in range(0, len(names), 500):
-        fs.pipe({f"{BUCKET}/files/{name}": files[name] for name in names[start : start + 500]})
-    return sum(map(len, files.values()))
+def picture_files(count: int, tars: list[str]) -> Iterator[tuple[str, bytes]]:
+    """The extension and content of ``count`` picture files."""
+    if not tars:
+        for number, crop in enumerate(crops(count, 64)):
+            kind, quality = ("png", None) if number % 2 else ("jpg", 90)
+            yield kind, write_image(crop, None, kind, quality=quality)
+        return
+    given = 0
+    while given < count:
+        for path in tars:
+            with tarfile.open(path) as tar:
+                for member in tar:
+                    content = tar.extractfile(member)
+                    if given < count and is_picture(member.name) and content is not None:
+                        yield member.name.rpartition(".")[2], content.read()
+                        given += 1
+
+
+def fill(folder: Path, files: Iterable[tuple[str, bytes]]) -> int:
+    """The same samples in ``files`` and in ``tars``; returns their bytes."""
+    total = 0
+    for kind in ("files", "tars"):
+        (folder / kind).mkdir(parents=True)
+    numbered = enumerate(files)
+    while part := list(islice(numbered, PART_SAMPLES)):
+        with tarfile.open(folder / f"tars/{part[0][0]:06d}.tar", "w") as tar:
+            for number, (kind, picture) in part:
+                for name, data in ((kind, picture), ("json", b'{"n": %d}' % number)):
+                    member = tarfile.TarInfo(f"{number:06d}.{name}")
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+                    (folder / "files" / member.name).write_bytes(data)
+                    total += len(data)
+    return total
 
 
 class Watch:
@@ -105,28 +125,39 @@ class Watch:
         return result
 
     def figures(self) -> dict[str, list[float]]:
-        """The medians of what was done, without the first time, which is slower."""
+        """The medians of what was done."""
         return {
-            what: [round(median(kind), 3) for kind in zip(*spent[1:], strict=True)]
+            what: [round(median(kind), 3) for kind in zip(*spent, strict=True)]
             for what, spent in self.times.items()
         }
 
 
-def measure(count: int, rounds: int, model: str | None) -> dict[str, Any]:
+def measure(count: int, rounds: int, model: str | None, tars: list[str]) -> dict[str, Any]:
     """Seconds by the clock and of processor time of each step, and the ratios of both."""
     watch = Watch()
-    with moto() as server, tempfile.TemporaryDirectory(prefix="strata-folders-") as name:
-        in_this_process(Path(name), model)
-        nbytes = fill(server, count)
-        options = server.options()
-        for number in range(rounds + 1):
-            for kind in ("tars", "files"):
-                url = f"{server.url}/{kind}"
-                watch.time(f"list {kind}", partial(find_inputs, [url], options))
-                output = str(Path(name) / f"{kind}{number}")
-                job = CompressOptions((url,), output, model or "toy", input_options=options)
-                summary = watch.time(f"job {kind}", partial(compress, job))
-                assert (summary.ok, summary.bad) == (count, 0), summary.lines()
+    with tempfile.TemporaryDirectory(prefix="strata-folders-") as name:
+        folder = Path(name)
+        in_this_process(folder, model)
+        nbytes = fill(folder / "store", picture_files(count, tars))
+        fill(folder / "store/first", picture_files(FIRST, tars))
+        with serving(folder / "store", DELAY, RATE) as (endpoint, counted):
+            options = {"endpoint_url": endpoint, "key": "key", "secret": "secret"}
+
+            def job(url: str, output: str, wanted: int) -> None:
+                given = CompressOptions((url,), output, model or "toy", input_options=options)
+                summary = compress(given)
+                assert (summary.ok, summary.bad) == (wanted, 0), summary.lines()
+
+            for kind in ("tars", "files"):  # the first of a process takes longer
+                job(f"s3://{BUCKET}/first/{kind}", str(folder / f"first-{kind}"), FIRST)
+            asked = {}
+            for number in range(rounds):
+                for kind in ("tars", "files"):
+                    url, output = f"s3://{BUCKET}/{kind}", str(folder / f"{kind}{number}")
+                    watch.time(f"list {kind}", partial(find_inputs, [url], options))
+                    counted()
+                    watch.time(f"job {kind}", partial(job, url, output, count))
+                    asked[kind], _ = counted()
     found = watch.figures()
     ratios = [
         files / tars for files, tars in zip(found["job files"], found["job tars"], strict=True)
@@ -134,6 +165,7 @@ def measure(count: int, rounds: int, model: str | None) -> dict[str, Any]:
     return {
         "pictures": count,
         "bytes": nbytes,
+        "requests of a job": asked,
         "cores": len(os.sched_getaffinity(0)),
         "load": os.getloadavg()[0],
         "seconds by the clock, of processor time": found,
@@ -146,8 +178,9 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=3000, help="pictures")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--model")
+    parser.add_argument("--data", nargs="+", default=[], help="tars with pictures to take")
     given = parser.parse_args()
-    figures = measure(given.count, given.rounds, given.model)
+    figures = measure(given.count, given.rounds, given.model, given.data)
     print(json.dumps(figures, indent=1))
     return 1 if given.model and figures["files to tars"][1] > ALLOWED else 0
 

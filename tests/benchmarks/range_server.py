@@ -5,6 +5,7 @@ everything a client does; here a range costs what its bytes cost, as in a real s
 """
 
 import asyncio
+import hashlib
 import multiprocessing
 import os
 import threading
@@ -17,6 +18,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
 BUCKET = "bucket"
+PAGE = 1000  # names in one answer to a listing, as in S3
 _XML = '<?xml version="1.0" encoding="UTF-8"?>\n'
 
 
@@ -24,6 +26,7 @@ class _Server:
     def __init__(self, folder: Path, delay: float, rate: float) -> None:
         self.folder, self.delay, self.rate = folder, delay, rate
         self.requests = self.bytes = 0
+        self.etags: dict[Path, str] = {}
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, request by request."""
@@ -39,7 +42,7 @@ class _Server:
                 if method == "HEAD":
                     body = b""
                 told = {"Content-Length": str(length), "Last-Modified": formatdate(0, usegmt=True)}
-                told |= {"ETag": '"0"', **more}
+                told |= more
                 answer = "".join(f"{name}: {value}\r\n" for name, value in told.items())
                 writer.write(f"HTTP/1.1 {status}\r\n{answer}\r\n".encode() + body)
                 self.requests += 1
@@ -60,33 +63,49 @@ class _Server:
             error = f"{_XML}<Error><Code>NoSuchKey</Code><Message>none</Message></Error>"
             return "404 Not Found", {"Content-Type": "application/xml"}, error.encode()
         if not wanted:
-            return "200 OK", {}, path.read_bytes()
+            return "200 OK", {"ETag": f'"{self.etag(path)}"'}, path.read_bytes()
         size = path.stat().st_size
         start, end = (int(part) for part in wanted.removeprefix("bytes=").split("-"))
         with open(path, "rb") as file:
             body = os.pread(file.fileno(), end - start + 1, start)
-        more = {"Content-Range": f"bytes {start}-{start + len(body) - 1}/{size}"}
+        place = f"bytes {start}-{start + len(body) - 1}/{size}"
+        more = {"Content-Range": place, "ETag": f'"{self.etag(path)}"'}
         return "206 Partial Content", more, body
 
     def listing(self, query: dict[str, list[str]]) -> str:
-        prefix = query.get("prefix", [""])[0]
+        """A page of the files in one folder, and of the folders in it, by their names."""
+        prefix, after = query.get("prefix", [""])[0], query.get("continuation-token", [""])[0]
         folder = self.folder / prefix
         entries = sorted(folder.iterdir()) if folder.is_dir() else []
+        left = [one for one in entries if one.name > after]
+        page = left[:PAGE]
         files = "".join(
             f"<Contents><Key>{escape(prefix + one.name)}</Key><Size>{one.stat().st_size}</Size>"
-            "<LastModified>2025-01-01T00:00:00.000Z</LastModified><ETag>0</ETag></Contents>"
-            for one in entries
+            "<LastModified>2025-01-01T00:00:00.000Z</LastModified>"
+            f"<ETag>&quot;{self.etag(one)}&quot;</ETag></Contents>"
+            for one in page
             if one.is_file()
         )
         folders = "".join(
             f"<CommonPrefixes><Prefix>{escape(prefix + one.name)}/</Prefix></CommonPrefixes>"
-            for one in entries
+            for one in page
             if one.is_dir()
         )
+        more = ""
+        if len(left) > len(page):
+            token = escape(page[-1].name)
+            more = f"<NextContinuationToken>{token}</NextContinuationToken>"
         return (
-            f"{_XML}<ListBucketResult><Name>{BUCKET}</Name><IsTruncated>false</IsTruncated>"
+            f"{_XML}<ListBucketResult><Name>{BUCKET}</Name>"
+            f"<IsTruncated>{str(bool(more)).lower()}</IsTruncated>{more}"
             f"{files}{folders}</ListBucketResult>"
         )
+
+    def etag(self, path: Path) -> str:
+        """The MD5 of a file, as S3 has it of what was uploaded at once."""
+        if path not in self.etags:
+            self.etags[path] = hashlib.md5(path.read_bytes()).hexdigest()
+        return self.etags[path]
 
 
 def _run(folder: Path, delay: float, rate: float, pipe: Connection) -> None:

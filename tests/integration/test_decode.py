@@ -50,7 +50,7 @@ def test_a_part_as_tars(archive: str, tmp_path: Path) -> None:
     options = DecodeOptions(
         archive,
         str(tmp_path / "out"),
-        keys=str(keys),
+        keys_file=str(keys),
         filter='width == 32 and key != "s0020"',
         layers=2,
         max_side=16,
@@ -126,7 +126,7 @@ def test_the_driver_of_a_copy_is_killed(
 def test_the_command_says_what_is_missing(archive: str, run_here: RunHere, tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("s0001\nnobody\n")
     command = ["--input", archive, "--output", str(tmp_path / "out")]
-    command += ["--keys", str(tmp_path / "keys"), "--format", "files", "--layers", "1"]
+    command += ["--keys-file", str(tmp_path / "keys"), "--format", "files", "--layers", "1"]
     command += ["--log", str(tmp_path / "log"), "--workers", "1"]
     code, text, errors = run_here(DECODE, *command)
     assert code == 1, errors

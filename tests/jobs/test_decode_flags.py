@@ -18,7 +18,7 @@ def test_what_was_given_is_what_is_done() -> None:
         None,
         False,
     )
-    part = parse([*DECODE, "--keys", "-", "--ignore-missing", "--filter", "width > 1"])
+    part = parse([*DECODE, "--keys-file", "-", "--ignore-missing", "--filter", "width > 1"])
     assert (part.keys, part.ignore_missing, part.filter) == ("-", True, "width > 1")
     assert parse([*DECODE, "--target-bpp", "0.5"]).target_bpp == 0.5
     assert parse([*DECODE, "--max-bytes", "900", "--max-side", "64"]).max_bytes == 900
@@ -38,7 +38,7 @@ def test_what_was_given_is_what_is_done() -> None:
         (["--max-side", "0"], "--max-side"),
         (["--max-pixels", "0"], "--max-pixels"),
         (["--max-bad-fraction", "2"], "--max-bad-fraction"),
-        (["--ignore-missing"], "there are no --keys"),
+        (["--ignore-missing"], "neither --keys nor --keys-file"),
         (["--image-quality", "101"], "--image-quality: must be 1 to 100 or lossless, not 101"),
         (["--image-quality", "good"], "must be 1 to 100 or lossless, not good"),
         (["--format", "strata", "--max-side", "9"], "--max-side: --format strata decodes nothing"),

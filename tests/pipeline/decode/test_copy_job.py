@@ -142,7 +142,7 @@ def test_a_part_of_a_dataset(dataset: Dataset, tmp_path: Path) -> None:
     assert (again.resumed, again.new_samples, again.ok) == (2, 0, 2)
     keys = tmp_path / "keys"
     keys.write_text("broken\nnobody\ns0011\n")
-    summary = copy(dataset, tmp_path / "keys-out", keys=str(keys))
+    summary = copy(dataset, tmp_path / "keys-out", keys_file=str(keys))
     assert (summary.exit_code, summary.ok, summary.bad) == (1, 1, 1)  # nobody is unknown
     chosen = open_dataset(str(tmp_path / "keys-out"))
     assert [row["key"] for row in rows(chosen)] == ["broken", "s0011"]

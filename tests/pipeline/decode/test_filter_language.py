@@ -85,7 +85,7 @@ def test_what_a_condition_means(text: str, keys: list[str]) -> None:
         ("[x for x in key] == 1", "this is not understood"),
         ("width > 99999999999999999999", "too large"),
         ("not " * 2000 + "width > 1", "--filter"),
-        ("w" * 20_000, "use --keys"),
+        ("w" * 20_000, "use --keys-file"),
     ],
 )
 def test_what_is_refused(text: str, words: str) -> None:

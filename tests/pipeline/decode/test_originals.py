@@ -130,7 +130,7 @@ def test_keys_choose(
 ) -> None:
     dataset = make_dataset(corpus, keep_original="always", layers=1)
     (tmp_path / "keys").write_text("b\ncmyk\n")
-    assert restore(dataset, tmp_path / "out", keys=str(tmp_path / "keys")).ok == 2
+    assert restore(dataset, tmp_path / "out", keys_file=str(tmp_path / "keys")).ok == 2
     names = [name for name, _ in entries(tmp_path / "out" / "00000.tar")]
     assert names == ["b.txt", "b.JPG", "b.cls", "cmyk.jpg"]
 

@@ -70,7 +70,7 @@ def at(rgb: np.ndarray, layers: int) -> np.ndarray:
 def test_keys_of_a_file(dataset: Dataset, tmp_path: Path) -> None:
     keys = tmp_path / "keys.txt"
     keys.write_bytes(b"s0003\r\ns0001\n\nlarge\ns0003\n")
-    summary = run(dataset, tmp_path / "out", keys=str(keys))
+    summary = run(dataset, tmp_path / "out", keys_file=str(keys))
     assert (summary.exit_code, summary.ok, summary.bad, summary.shards) == (0, 3, 0, 1)
     assert [name for name in names_in(tmp_path / "out") if name.endswith("png")] == [
         "s0001.png",
@@ -82,10 +82,10 @@ def test_keys_of_a_file(dataset: Dataset, tmp_path: Path) -> None:
 
     # in another order they are the same keys; others are another job
     keys.write_bytes(b"large\ns0003\ns0001")
-    assert run(dataset, tmp_path / "out", keys=str(keys)).resumed == 1
+    assert run(dataset, tmp_path / "out", keys_file=str(keys)).resumed == 1
     keys.write_bytes(b"large\ns0003")
     with pytest.raises(PlanMismatchError, match="keys_sha256"):
-        run(dataset, tmp_path / "out", keys=str(keys))
+        run(dataset, tmp_path / "out", keys_file=str(keys))
 
 
 def test_unknown_keys_are_a_failure_unless_they_may_be_missing(
@@ -93,7 +93,7 @@ def test_unknown_keys_are_a_failure_unless_they_may_be_missing(
 ) -> None:
     keys = tmp_path / "keys.txt"
     keys.write_bytes(b"nobody\ns0012\nzzz\nbroken\ncaf\xe9")
-    summary = run(dataset, tmp_path / "out", keys=str(keys))
+    summary = run(dataset, tmp_path / "out", keys_file=str(keys))
     assert (summary.exit_code, summary.ok, summary.bad) == (1, 2, 1)
     assert (summary.missing, summary.missing_keys) == (2, ["nobody", "zzz"])
     text = "\n".join(summary.lines())
@@ -101,25 +101,25 @@ def test_unknown_keys_are_a_failure_unless_they_may_be_missing(
     assert "'nobody', 'zzz'" in text
     assert "broken" in text  # it is there, as a bad sample
     keys.write_bytes(b"nobody\ns0012\nzzz")
-    assert run(dataset, tmp_path / "a", keys=str(keys)).exit_code == 1
-    assert run(dataset, tmp_path / "a", keys=str(keys), ignore_missing=True).exit_code == 0
+    assert run(dataset, tmp_path / "a", keys_file=str(keys)).exit_code == 1
+    assert run(dataset, tmp_path / "a", keys_file=str(keys), ignore_missing=True).exit_code == 0
 
 
 def test_where_keys_may_come_from(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Store("counting://bucket").create("keys", b"s0001\n")
-    assert run(dataset, tmp_path / "a", keys="counting://bucket/keys").ok == 1
+    assert run(dataset, tmp_path / "a", keys_file="counting://bucket/keys").ok == 1
 
     class Input:
         buffer = io.BytesIO(b"\xef\xbb\xbfs0002\ns0011\n")
 
     monkeypatch.setattr("sys.stdin", Input)
-    assert run(dataset, tmp_path / "b", keys="-").ok == 2
+    assert run(dataset, tmp_path / "b", keys_file="-").ok == 2
     with pytest.raises(OptionError, match="there is no key in it"):
-        run(dataset, tmp_path / "c", keys="-")
+        run(dataset, tmp_path / "c", keys_file="-")
     with pytest.raises(Exception, match=r"nothing\.txt: the keys cannot be read"):
-        run(dataset, tmp_path / "c", keys=str(tmp_path / "nothing.txt"))
+        run(dataset, tmp_path / "c", keys_file=str(tmp_path / "nothing.txt"))
     assert not (tmp_path / "c").exists()
 
 
@@ -146,7 +146,7 @@ def test_a_filter(dataset: Dataset, tmp_path: Path) -> None:
 def test_keys_and_a_filter_together(dataset: Dataset, tmp_path: Path) -> None:
     keys = tmp_path / "keys.txt"
     keys.write_text("s0001\nlarge\ns0011\n")
-    summary = run(dataset, tmp_path / "out", keys=str(keys), filter="width < 50")
+    summary = run(dataset, tmp_path / "out", keys_file=str(keys), filter="width < 50")
     assert (summary.exit_code, summary.ok) == (0, 2)
     assert set(pictures_in(tmp_path / "out")) == {"s0001", "s0011"}
 
