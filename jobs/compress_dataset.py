@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from codec.models.zoo import DEFAULT_MODELS
 from pipeline import CompressOptions, compress_dataset, estimate_compression
 from pipeline.running.command_line import (
+    add_input_format,
     add_max_bad_fraction,
     add_running_options,
     given_options,
@@ -75,12 +76,7 @@ def _parse(arguments: list[str] | None) -> tuple[CompressOptions, str | None, bo
         "the job would give and take, and what other options would",
     )
     inputs = parser.add_argument_group("which inputs")
-    inputs.add_argument(
-        "--input-format",
-        choices=["tars", "files", "parquet"],
-        help="what to take of folders that hold several of these: tars, pictures as files, or "
-        "Parquet files (default: the only kind there is)",
-    )
+    add_input_format(inputs)
     inputs.add_argument(
         "--image-column",
         metavar="NAME",

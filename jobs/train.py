@@ -27,7 +27,9 @@ from codec.models import zoo
 from codec.training.flags import add_flags, given_flags
 from codec.training.tracking import PACKAGES
 from pipeline.running.command_line import (
+    STARTING,
     add_address,
+    add_input_format,
     add_scratch,
     add_storage_options,
     exit_code,
@@ -67,6 +69,7 @@ def parse(arguments: Sequence[str] | None = None) -> "TrainOptions":
         metavar="URL",
         help="tars, folders of pictures, Parquet files with pictures",
     )
+    add_input_format(parser)
     parser.add_argument(
         "--config",
         dest="recipe",
@@ -188,10 +191,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         train_model(parse(arguments))
 
+    asked = sys.argv[1:] if arguments is None else arguments
     return exit_code(
         train,
         "interrupted: the same command goes on from the last checkpoint",
         (StrataError, OSError, ValueError),
+        starting="" if {"-h", "--help"} & {*asked} else STARTING,
     )
 
 

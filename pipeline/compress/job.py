@@ -82,8 +82,8 @@ def _compress(options: CompressOptions, stop: Stop, log: EventLog) -> CompressSu
     columns = Columns(options.image_column, options.key_column)
     found = find_inputs(options.inputs, options.input_options, options.input_format, columns)
     log.write("inputs_found", inputs=found.lines())
-    for line in found.lines():
-        print(line, file=sys.stderr, flush=True)
+    more = "; the summary says what is left out" if found.notes else ""
+    print(f"{found.lines()[0]}{more}", file=sys.stderr, flush=True)
     model = load_codec(options.model, device="cpu")  # after what takes less time to be refused
     plan = Plan(PLAN_NAME, planned_parameters(options, model))
     names: dict[str, Shard] = {}

@@ -43,10 +43,29 @@ def _is_plain(text: str) -> bool:
 
 def caption_of(fields: Iterable[Mapping[str, Any]]) -> Told:
     """The caption and the label among side fields, mappings of ``name`` and ``data`` (or None)."""
+    found = _texts(fields, MAX_LOOKED)
+    return Told(_first(found, CAPTIONS, MAX_CAPTION), _first(found, LABELS, MAX_LABEL))
+
+
+def whole_caption_of(fields: Iterable[Mapping[str, Any]]) -> Told:
+    """The same with all lines and characters, without white space around them."""
+    found = {name: text.strip() for name, text in _texts(fields, None).items()}
+    caption, label = (
+        next((found[name] for name in _with_json(names) if found.get(name)), None)
+        for names in (CAPTIONS, LABELS)
+    )
+    return Told(caption, label)
+
+
+def _texts(fields: Iterable[Mapping[str, Any]], most: int | None) -> dict[str, str]:
+    """The texts in which captions and labels may be, by field, or ``json.`` and the name there.
+
+    Fields of more than ``most`` bytes are not looked into.
+    """
     found: dict[str, str] = {}
     for field in fields:
         name, data = (field["name"] or "").lower(), field["data"]
-        if data is None or len(data) > MAX_LOOKED or name not in _LOOKED:
+        if data is None or name not in _LOOKED or (most is not None and len(data) > most):
             continue
         text = text_of(data)
         if text is None:
@@ -56,7 +75,7 @@ def caption_of(fields: Iterable[Mapping[str, Any]]) -> Told:
                 found.setdefault(f"{JSON}.{inner}", value)
         else:
             found.setdefault(name, text)
-    return Told(_first(found, CAPTIONS, MAX_CAPTION), _first(found, LABELS, MAX_LABEL))
+    return found
 
 
 _INSIDE = frozenset({*CAPTIONS, *LABELS})
@@ -79,9 +98,13 @@ def _object(text: str) -> dict[str, str]:
         return {}
 
 
+def _with_json(names: Iterable[str]) -> list[str]:
+    return [*names, *(f"{JSON}.{name}" for name in names)]
+
+
 def _first(found: Mapping[str, str], names: Iterable[str], most: int) -> str | None:
     """The first of these that has words, on one line."""
-    for name in [*names, *(f"{JSON}.{name}" for name in names)]:
+    for name in _with_json(names):
         line = " ".join(found.get(name, "")[: 4 * most].split())
         if line:
             return line if len(line) <= most else f"{line[: most - 1]}…"

@@ -45,9 +45,7 @@ def decode(options: DecodeOptions, stop: Stop = lambda: "") -> Summary:
     and end; it returns why. Raises StrataError for what must be put right before anything can be
     done; bad samples and shards are in the summary instead.
     """
-    refuse_secrets(
-        options.dataset, options.output, *filter(None, [options.keys_file])
-    )
+    refuse_secrets(options.dataset, options.output, *filter(None, [options.keys_file]))
     with job_log(options.log, "decode", options) as log:
         request = resolve(options)
         runs = {"strata": copy_dataset, "originals": restore_originals}

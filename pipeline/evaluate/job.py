@@ -17,6 +17,7 @@ from ..running.job import RunningOptions, Stop, run_job_tasks
 from ..running.progress.events import EventLog, job_log
 from ..running.progress.summary import Problem, Summary, plural
 from ..running.tasks import Task
+from ..sources.kinds import InputFormat
 from ..sources.listing import expand_inputs
 from ..sources.samples import SIDE_FIELDS, Sample
 from ..sources.shards import Shard, open_shard
@@ -49,6 +50,7 @@ class EvaluateOptions(RunningOptions):
     peers: tuple[str, ...] | None = None
     first: int | None = None
     layers: int | None = None
+    input_format: InputFormat | None = None
     show: int = 2
     show_bpp: tuple[float, ...] = (0.1, 0.3, 1.0)
     command: str = ""
@@ -86,7 +88,7 @@ def evaluate(options: EvaluateOptions, stop: Stop = lambda: "") -> EvaluationSum
 
 def _evaluate(options: EvaluateOptions, stop: Stop, log: EventLog) -> EvaluationSummary:
     store = Store(options.output, options.output_options)
-    shards = expand_inputs(options.data, options.input_options)
+    shards = expand_inputs(options.data, options.input_options, options.input_format)
     metrics = installed()
     contenders, models = model_contenders(
         options.models, options.layers, options.input_options, options.scratch

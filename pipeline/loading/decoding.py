@@ -1,6 +1,7 @@
 """Decode samples, some together, on one device."""
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from codec.batches import one_by_one_on_error
 from codec.errors import BrokenImageError, UnsupportedImageError
 from codec.images.resizing import fit
 
+from ..dataset.captions import whole_caption_of
 from ..dataset.data_file import DamagedDataError
 from ..dataset.rows import RecordError
 from ..reader.originals import KeptOriginal, read_original, stream_or_original
@@ -31,6 +33,7 @@ _OF_ONE_PICTURE = (
     *(CorruptStreamError, DamagedDataError, RecordError),
     *(BrokenImageError, UnsupportedImageError),
 )
+_WHOLE = re.compile(r"-?[0-9]{1,18}")
 _log = logging.getLogger(__name__)
 
 
@@ -164,10 +167,14 @@ def collate(samples: Sequence[Sample]) -> Sample:
     return batch
 
 
-def to_samples(table: pa.Table, layers: int, columns: Sequence[str], url: str) -> list[Sample]:
+def to_samples(
+    table: pa.Table, layers: int, columns: Sequence[str], url: str, fields: Sequence[str] = ()
+) -> list[Sample]:
     """The rows of ``read_pictures`` as dictionaries of ``key``, ``encoded`` and ``columns``.
 
-    ``fields`` becomes a dictionary of bytes by name, without the picture's own.
+    ``fields`` among the columns becomes a dictionary of bytes by name, without the picture's own.
+    Each of ``fields`` is the bytes of a side field, or what ``caption`` and ``label`` are; None
+    where there is none.
     """
     samples = []
     for row in table.to_pylist():
@@ -177,8 +184,20 @@ def to_samples(table: pa.Table, layers: int, columns: Sequence[str], url: str) -
             sample["fields"] = {
                 one["name"]: one["data"] for one in row["fields"] if one["data"] is not None
             }
+        if fields:
+            sample |= _of_fields(row["fields"], fields)
         samples.append(sample)
     return samples
+
+
+def _of_fields(found: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Sample:
+    """What a picture's side fields tell, by the names that ``StrataImages`` takes."""
+    told: Sample = {one["name"]: one["data"] for one in found}
+    caption, label = whole_caption_of(found)
+    told |= {"caption": caption, "label": label}
+    if label is not None and _WHOLE.fullmatch(label):
+        told["label"] = int(label)
+    return {name: told.get(name) for name in names}
 
 
 def _named(key: str, error: Exception) -> Exception:

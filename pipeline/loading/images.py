@@ -25,7 +25,7 @@ class StrataImages(IterableDataset):
     """The pictures of a dataset at ``layers`` layers, for training.
 
     Each is a dictionary of ``key``, ``image`` (``(H, W, 3) uint8`` on ``device``) and the columns
-    asked for; ``fields`` is a dictionary of bytes by name (``json``, ``cls``, ...). With
+    asked for; the column ``fields`` is a dictionary of bytes by name (``json``, ``cls``, ...). With
     ``batch_size`` it yields batches, for ``DataLoader(images, batch_size=None)``: ``key`` is a
     list, ``image`` one tensor ``(B, H, W, 3)``, and so on. A batch holds pictures of one size, and
     is smaller than ``batch_size`` at the end and if there are too many sizes. With ``transform``,
@@ -42,7 +42,10 @@ class StrataImages(IterableDataset):
         url: of a dataset, as for ``open_dataset``; ``options`` are its storage options.
         layers: how many to read; default all. A picture that stores fewer, and whose original is
             kept, is decoded from the original.
-        columns: further columns, such as ``fields`` or ``alpha``.
+        fields: side fields to give with each picture: ``caption`` (str) and ``label`` (int, or str
+            where it is no whole number), wherever they are (``txt``, ``cls``, inside ``json``,
+            ...), and others by their own names, as bytes. None where a picture has none.
+        columns: further columns, such as ``fields`` (all of them) or ``alpha``.
         filter: an expression over the columns of metadata; see ``Dataset.batches``.
         shuffle_buffer: 0 keeps the dataset's order. Otherwise files, row groups and rows are
             shuffled, and then rows through a buffer of this many streams, held in memory.
@@ -71,6 +74,7 @@ class StrataImages(IterableDataset):
         url: str,
         layers: int | None = None,
         *,
+        fields: Sequence[str] = (),
         columns: Sequence[str] = (),
         filter: pc.Expression | None = None,
         shuffle_buffer: int = 0,
@@ -98,7 +102,12 @@ class StrataImages(IterableDataset):
                 "max_side, transform and decode_options are for decoding: with encoded=True give "
                 "them to decode_batches"
             )
-        self.url, self.options = url, options
+        if isinstance(fields, str) or {*fields} & {"key", "image", "encoded", *columns}:
+            raise ValueError(
+                "fields must be a tuple of names, such as ('caption', 'label'), and none of them "
+                f"key, image, encoded or a column that is asked for: {fields!r}"
+            )
+        self.url, self.options, self.fields = url, options, tuple(fields)
         self.layers, self.columns, self.filter = layers, tuple(columns), filter
         self.shuffle_buffer, self.seed = shuffle_buffer, seed
         self.batch_size, self.device, self.encoded = batch_size, device, encoded
@@ -180,7 +189,7 @@ class StrataImages(IterableDataset):
         dataset = self.dataset
         dataset.check_columns(self.columns)
         where = RowFilter.of(self.filter, dataset.url)
-        wanted = Wanted(dataset.layer_count(self.layers), self.columns, where)
+        wanted = Wanted(dataset.layer_count(self.layers), self.columns, where, self.fields)
         iteration = Iteration(
             Epoch(self.seed, self.epoch, self.shuffle_buffer),
             Reader(rank * of + number, world * of),

@@ -22,11 +22,12 @@ THREADS = 4
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to read: ``layers`` and ``columns`` of the rows that satisfy ``where``."""
+    """What to read: ``layers``, ``columns`` and side ``fields`` of rows that satisfy ``where``."""
 
     layers: int
     columns: Sequence[str] = ()
     where: RowFilter = EVERY_ROW
+    fields: Sequence[str] = ()
 
 
 class StreamedRow(NamedTuple):
@@ -60,14 +61,18 @@ def stream(
         if len(rows) == ref.unit.rows:
             del done[ref.unit]
 
+    columns = [*wanted.columns]
+    if wanted.fields and "fields" not in columns:
+        columns.append("fields")
+
     def read(unit: Unit) -> dict[int, Sample] | DamagedDataError:
         due = np.setdiff1d(np.arange(unit.start, unit.stop), done.get(unit, []))
         with dataset.open(unit.file) as opened, storage_errors(opened.url, "cannot be read"):
             try:
-                table = read_pictures(
-                    opened, unit.group, wanted.layers, wanted.columns, wanted.where, due
+                table = read_pictures(opened, unit.group, wanted.layers, columns, wanted.where, due)
+                samples = to_samples(
+                    table, wanted.layers, wanted.columns, opened.url, wanted.fields
                 )
-                samples = to_samples(table, wanted.layers, wanted.columns, opened.url)
             except DamagedDataError as error:
                 return error
         return dict(zip(table.column(ROW).to_pylist(), samples, strict=True))

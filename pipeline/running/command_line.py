@@ -150,6 +150,15 @@ def add_archive(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", metavar="ARCHIVE", help="the dataset's path or URL")
 
 
+def add_input_format(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--input-format",
+        choices=["tars", "files", "parquet"],
+        help="what to take of folders that hold several of these: tars, pictures as files, or "
+        "Parquet files (default: the only kind there is)",
+    )
+
+
 def add_keys(group: argparse._ActionsContainer) -> None:
     """Two options that exclude each other: ``group`` is a mutually exclusive one."""
     group.add_argument(
@@ -341,15 +350,17 @@ def exit_code(
     job: Callable[[], int | None],
     interrupted: str = INTERRUPTED,
     errors: tuple[type[Exception], ...] = (StrataError,),
+    starting: str = STARTING,
 ) -> int:
-    """Run ``job`` and return its exit code, by default 0.
+    """Say that it is ``starting``, run ``job`` and return its exit code, by default 0.
 
     One of ``errors``, or a full disk, is printed and gives 2, a KeyboardInterrupt prints
     ``interrupted`` and gives 130. What cannot be printed, because nobody reads it any more, changes
     none of this.
     """
     with streams_that_may_close():
-        print(STARTING, file=sys.stderr, flush=True)
+        if starting:
+            print(starting, file=sys.stderr, flush=True)
         try:
             return job() or 0
         except errors as error:

@@ -102,7 +102,7 @@ class SortedOut:
             )
             raise StorageError(
                 f"{self.url}: has {counts}: say which to take, by --input-format "
-                f"{' or '.join(there)} (compress_dataset.py), or by a glob such as "
+                f"{' or '.join(there)}, or by a glob such as "
                 f"'{self.url.rstrip('/')}/*.tar'"
             )
         if self.wanted is not None:

@@ -50,12 +50,16 @@ class Inputs:
         return [f"input: {'; '.join(told)}", *self.notes]
 
 
-def expand_inputs(patterns: Sequence[str], options: Mapping[str, Any] | None = None) -> list[Shard]:
+def expand_inputs(
+    patterns: Sequence[str],
+    options: Mapping[str, Any] | None = None,
+    wanted: InputFormat | None = None,
+) -> list[Shard]:
     """The shards behind paths, globs, brace ranges, folders and URLs, sorted by URL.
 
     Loose pictures are parts of their folders as these are now. Raises what ``find_inputs`` raises.
     """
-    return find_inputs(patterns, options).as_shards()
+    return find_inputs(patterns, options, wanted).as_shards()
 
 
 def find_inputs(

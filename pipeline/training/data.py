@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 from ..sources import shards
 from ..sources.base import Shard
-from ..sources.kinds import is_table
+from ..sources.kinds import InputFormat, is_table
 from ..sources.listing import expand_inputs
 from ..sources.samples import tar_key
 from ..stores.filesystems import open_filesystem, storage_errors
@@ -57,12 +57,14 @@ def _pack(file: shards.ShardFile, path: Any) -> None:
 
 
 def list_shards(
-    urls: Sequence[str], options: Mapping[str, Any] | None = None
+    urls: Sequence[str],
+    options: Mapping[str, Any] | None = None,
+    wanted: InputFormat | None = None,
 ) -> tuple[tuple[str, ...], dict[str, Shard]]:
     """The shards behind paths, globs, folders and URLs, sorted, and those of them that are no tars.
 
     Raises StorageError.
     """
-    found = expand_inputs(urls, options) if urls else []
+    found = expand_inputs(urls, options, wanted) if urls else []
     others = {one.url: one for one in found if one.listing or is_table(one.url)}
     return tuple(one.url for one in found), others

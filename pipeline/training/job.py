@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from codec.errors import StrataError
 from codec.images.files import EXTENSIONS
@@ -21,6 +21,9 @@ from codec.training.run import run
 from codec.training.run_folder import RunFolder
 
 from .options import TrainOptions
+
+if TYPE_CHECKING:
+    from ..sources.kinds import InputFormat
 
 Log = Callable[[str], None]
 Others = Mapping[str, Any]  # shards (sources.base) by their URLs
@@ -71,18 +74,20 @@ def _train_together(options: TrainOptions, log: Log) -> None:
 
 
 def _with_single_shards(options: TrainOptions) -> tuple[TrainOptions, Others]:
-    data, others = shards_of(options.data, options.input_options)
+    data, others = shards_of(options.data, options.input_options, options.input_format)
     validation, more = shards_of(options.validation, options.input_options)
     return replace(options, data=data, validation=validation), {**others, **more}
 
 
-def shards_of(urls: Sequence[str], options: Mapping[str, Any]) -> tuple[tuple[str, ...], Others]:
+def shards_of(
+    urls: Sequence[str], options: Mapping[str, Any], wanted: "InputFormat | None" = None
+) -> tuple[tuple[str, ...], Others]:
     """Names of single shards, and those that are no tars. Local tars need no more than Python."""
     if all(map(_is_local_tar, urls)):
         return tuple(urls), {}
     from .data import list_shards
 
-    return list_shards(urls, options)
+    return list_shards(urls, options, wanted)
 
 
 def _is_local_tar(url: str) -> bool:

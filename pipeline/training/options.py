@@ -3,9 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from codec.training.run import RunSettings
+
+if TYPE_CHECKING:
+    from ..sources.kinds import InputFormat
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,12 +16,14 @@ class TrainOptions(RunSettings):
     """See ``strata train --help``, and ``RunSettings``.
 
     Without ``workers`` training runs in this process. ``data`` and ``validation`` may be folders
-    and patterns here. ``init_path`` is where the model of ``init`` lies on this machine, if it
+    and patterns here, of folders in ``data`` that hold several kinds of inputs ``input_format`` is
+    taken. ``init_path`` is where the model of ``init`` lies on this machine, if it
     has been fetched already. ``input_options`` are the shards' storage options, ``output_options``
     the run's; they may hold secrets.
     """
 
     codec: str = "uqdm"
+    input_format: "InputFormat | None" = None
     init: str | None = None
     out: str
     init_path: Path | None = None

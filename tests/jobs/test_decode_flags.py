@@ -13,13 +13,13 @@ def test_what_was_given_is_what_is_done() -> None:
     assert (plain.layers, plain.format) == (None, "webdataset")
     assert (plain.image_format, plain.image_quality) == ("png", None)
     assert (plain.keys, plain.filter, plain.max_side, plain.keep_original) == (
-        None,
+        (),
         None,
         None,
         False,
     )
     part = parse([*DECODE, "--keys-file", "-", "--ignore-missing", "--filter", "width > 1"])
-    assert (part.keys, part.ignore_missing, part.filter) == ("-", True, "width > 1")
+    assert (part.keys_file, part.ignore_missing, part.filter) == ("-", True, "width > 1")
     assert parse([*DECODE, "--target-bpp", "0.5"]).target_bpp == 0.5
     assert parse([*DECODE, "--max-bytes", "900", "--max-side", "64"]).max_bytes == 900
     assert parse([*DECODE, "--min-psnr", "33"]).min_psnr == 33

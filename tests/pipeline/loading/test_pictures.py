@@ -32,6 +32,38 @@ def test_pictures_with_their_columns_in_order(dataset: Dataset) -> None:
     assert samples[17]["fields"] == {"cls": b"7"}
 
 
+def test_captions_and_labels_wherever_they_are(make_dataset: Make, tmp_path: Path) -> None:
+    long = "a cat \u00e9\n" + "on a mat " * 100
+    side = {
+        "a": [("txt", long.encode()), ("cls", b" 7 "), ("x", b"\xff")],
+        "b": [("json", b'{"caption": "a dog", "label": "-3"}')],
+        "c": [("json", b'{"text": "a cow"}'), ("label", b"animals/cow")],
+        "d": [],
+    }
+    files = []
+    for number, (key, fields) in enumerate(side.items()):
+        files += [(f"{key}.png", png(number)), *((f"{key}.{name}", data) for name, data in fields)]
+    dataset = make_dataset([str(write_tar(tmp_path / "x.tar", files))])
+    names = ("caption", "label", "x", "json")
+    samples = {one["key"]: one for one in StrataImages(dataset.url, 1, fields=names)}
+    assert [[samples[key][name] for name in names] for key in side] == [
+        [long.strip(), 7, b"\xff", None],
+        ["a dog", -3, None, side["b"][0][1]],
+        ["a cow", "animals/cow", None, side["c"][0][1]],
+        [None, None, None, None],
+    ]
+    assert "fields" not in samples["a"]
+    (batch,) = StrataImages(dataset.url, 1, fields=["label"], columns=["fields"], batch_size=4)
+    assert batch["label"] == [7, -3, "animals/cow", None]
+    assert batch["fields"][1] == dict(side["b"])
+
+
+@pytest.mark.parametrize("fields", ["caption", ("image",), ("width",)])
+def test_fields_that_cannot_be(dataset: Dataset, fields: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="fields must be a tuple of names"):
+        StrataImages(dataset.url, fields=fields, columns=["width"])
+
+
 def test_a_filter_of_pictures(dataset: Dataset) -> None:
     images = StrataImages(dataset.url, 0, filter=pc.field("width") == 10, shuffle_buffer=50)
     wanted = [key for key in sorted(dataset.keys()) if int(key[1:]) % 4 == 2]
