@@ -20,8 +20,9 @@ class StrataError(Exception):
 class CorruptStreamError(StrataError):
     """A stream is damaged, cut short, or was not written by the model that should read it.
 
-    ``layer`` is the first layer that cannot be read; every layer before it still decodes
-    (``encoded.truncate(error.layer)``). It is None where the header itself is unreadable.
+    ``layer`` is the index of the first layer that cannot be read; every layer before it still
+    decodes (``encoded.truncate(error.layer)``). It is None where the header itself is unreadable.
+    Messages count layers from 1, as ``layers=k`` does.
     """
 
     def __init__(self, message: str, layer: int | None = None) -> None:
@@ -30,6 +31,11 @@ class CorruptStreamError(StrataError):
 
     def __reduce__(self):  # keeps ``layer`` when the error crosses a process boundary
         return type(self), (self.args[0], self.layer), self.__dict__
+
+
+def layer_name(index: int) -> str:
+    """What people read of the layer with this index: they count from 1."""
+    return f"layer {index + 1}"
 
 
 class UnknownModelError(StrataError):

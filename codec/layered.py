@@ -22,7 +22,7 @@ import numpy as np
 from . import arguments
 from .base import Codec, EncodedImage
 from .coder_process import Coding, Quantised
-from .errors import CorruptStreamError, UnknownModelError
+from .errors import CorruptStreamError, UnknownModelError, layer_name
 from .images import resizing
 from .numerics.precision import full_precision
 from .scheme import Choice, ProtectedScheme, Scheme
@@ -252,7 +252,7 @@ class LayeredCodec(Codec):
                 raise CorruptStreamError(f"{claim}, but has no layers", 0)
             nbytes = len(encoded.layers[0])
             if self._least_bits(height, width) > 16 * nbytes + _SPARE_BITS:
-                raise CorruptStreamError(f"{claim}, but layer 0 has only {nbytes} bytes", 0)
+                raise CorruptStreamError(f"{claim}, but {layer_name(0)} has only {nbytes} bytes", 0)
 
     def _compute_least_bits(self, height: int, width: int) -> float:
         with full_precision(self.device):
@@ -315,7 +315,7 @@ def _restored(
 
 def _other_probabilities(number: int) -> CorruptStreamError:
     return CorruptStreamError(
-        f"layer {number}: this device computes other probabilities than the encoder's did; "
+        f"{layer_name(number)}: this device computes other probabilities than the encoder's did; "
         "the layers before it still decode",
         number,
     )
@@ -368,8 +368,8 @@ def _naming_layer(number: int) -> Iterator[None]:
     except CorruptStreamError as error:
         if error.layer is not None:
             raise
-        raise CorruptStreamError(f"layer {number}: {error}", number) from error
+        raise CorruptStreamError(f"{layer_name(number)}: {error}", number) from error
     except (ValueError, LookupError, ArithmeticError) as error:
         raise CorruptStreamError(
-            f"layer {number} holds symbols that no encoder writes: {error!r}", number
+            f"{layer_name(number)} holds symbols that no encoder writes: {error!r}", number
         ) from error

@@ -27,7 +27,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..errors import CorruptStreamError, UnknownModelError, UnsupportedImageError
+from ..errors import CorruptStreamError, UnknownModelError, UnsupportedImageError, layer_name
 
 MAGIC = b"STRA"
 VERSION = 1
@@ -176,20 +176,20 @@ def unpack_layer(model_id: str, header: bytes, number: int, data: bytes) -> Laye
     """Parse one layer, its checksum first. Raises CorruptStreamError with the layer's number."""
     if not 4 <= len(data) <= MAX_LAYER_BYTES:
         fault = "is cut short" if len(data) < 4 else "is longer than any layer can be"
-        raise CorruptStreamError(f"layer {number} {fault} ({len(data)} bytes)", number)
+        raise CorruptStreamError(f"{layer_name(number)} {fault} ({len(data)} bytes)", number)
     body = data[4:]
     if struct.unpack_from("<I", data)[0] != _layer_crc(model_id, header, number, body):
         raise CorruptStreamError(
-            f"layer {number} does not match its checksum: it is damaged, or belongs to another "
-            "picture or model; the layers before it still decode",
+            f"{layer_name(number)} does not match its checksum: it is damaged, or belongs to "
+            "another picture or model; the layers before it still decode",
             number,
         )
     if not header[1] & _PROTECTED:
         return Layer(body)
-    length, at = read_varint(body, 0, f"layer {number}", number)
+    length, at = read_varint(body, 0, layer_name(number), number)
     end = at + length
     if end + 2 > len(body):
-        raise CorruptStreamError(f"layer {number} is malformed", number)
+        raise CorruptStreamError(f"{layer_name(number)} is malformed", number)
     (index_check,) = struct.unpack_from("<H", body, end)
     return Layer(body[end + 2 :], index_check, body[at:end])
 
@@ -214,9 +214,9 @@ def unpack_file(data: bytes, *, allow_truncated: bool) -> tuple[bytes, tuple[byt
         if number == MAX_LAYERS:
             raise CorruptStreamError(f"the file has more than {MAX_LAYERS} layers", number)
         try:
-            length, start = read_varint(data, at, f"layer {number}", number)
+            length, start = read_varint(data, at, layer_name(number), number)
             if start + length > len(data):
-                raise CorruptStreamError(f"layer {number} is cut short", number)
+                raise CorruptStreamError(f"{layer_name(number)} is cut short", number)
         except CorruptStreamError:
             if allow_truncated:
                 break

@@ -44,7 +44,7 @@ _BYTES = ("bytes", "picture_bytes", "stream_bytes")
 class LayerFacts:
     """A layer column: its bytes in all data files, and what the archive has up to it.
 
-    ``bits_per_pixel`` is that of the headers and the layers 0 .. ``number``, of pictures of any
+    ``bits_per_pixel`` is that of the headers and the first ``number`` layers, of pictures of any
     number of layers together.
     """
 
@@ -177,7 +177,7 @@ def info_dataset(
         header_bytes=header_bytes,
         layers=[
             LayerFacts(number, size, per_header + prefix)
-            for number, (size, prefix) in enumerate(zip(layers, prefixes, strict=True))
+            for number, (size, prefix) in enumerate(zip(layers, prefixes, strict=True), 1)
         ],
         other_bytes=others,
         inputs=[{"url": one["source"]["url"], "bytes": one["source"]["size"]} for one in entries],

@@ -10,6 +10,7 @@ from typing import Any
 
 from codec import EncodedImage
 from codec.batches import windows
+from codec.errors import layer_name
 
 from ..dataset.data_file import DamagedDataError, OpenFile
 from ..dataset.index import IndexEntry, Span
@@ -165,6 +166,6 @@ def _placed(lookup: Lookup, entry: IndexEntry, suspect: int | str | None) -> Ind
 
 
 def _damaged(error: DamagedDataError, key: str, part: int | str | None) -> DamagedDataError:
-    what = f"layer {part}" if isinstance(part, int) else f"column {part}" if part else "something"
+    what = layer_name(part) if isinstance(part, int) else f"column {part}" if part else "something"
     layer = part if isinstance(part, int) else None
     return DamagedDataError(f"{error}; it holds {what} of {key!r}", key, layer)

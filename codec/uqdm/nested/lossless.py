@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import CorruptStreamError
+from ...errors import CorruptStreamError, layer_name
 from ...scheme import Choice, LayerSymbols
 from ...stream.entropy import Tables
 from . import pixel_lattice as pixels
@@ -90,7 +90,7 @@ class LosslessLayer:
         state.strayed = strayed if state.strayed is None else strayed | state.strayed
         # Asked once: a device has to be waited for.
         if number == self.passes - 1 and bool(state.strayed):
-            raise CorruptStreamError(f"layer {layer} leads out of the pixel range", layer)
+            raise CorruptStreamError(f"{layer_name(layer)} leads out of the pixel range", layer)
         self._take(state, number - tuning.PASSES, decoded)
 
     def _index(self, state: NestedState, number: int) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...errors import CorruptStreamError, InvalidModelError
+from ...errors import CorruptStreamError, InvalidModelError, layer_name
 from ...images.resizing import shrink
 from ...models.checks import below, check_shapes
 from ...numerics import lapped_transform as bands
@@ -228,7 +228,8 @@ class NestedScheme:
         values = values.to(self.device, non_blocking=True)
         state.farthest += max(map(abs, ends)) * self.config.unit(layer)
         if state.farthest > _MAX_GRID:
-            raise CorruptStreamError(f"layer {layer} leads out of the coefficient range", layer)
+            name = layer_name(layer)
+            raise CorruptStreamError(f"{name} leads out of the coefficient range", layer)
         self._take(state, layer, number, values)
 
     def _tables_of(self, level: int) -> Tables:

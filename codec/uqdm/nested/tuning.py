@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import CorruptStreamError
+from ...errors import CorruptStreamError, layer_name
 from ...scheme import Choice
 from ...stream.entropy import Tables
 from .pixel_lattice import COLOURS, RANGE, SPREAD, of_pass
@@ -122,7 +122,8 @@ class Tuning:
         units = self.units
         largest = [int(np.abs(x).max(initial=0)) for x in (units, self.shifts, self.coefficients)]
         if np.any(units < 0) or np.any(np.array(largest) > (2 * UNITS, MAX_SHIFT, MAX_COEFFICIENT)):
-            raise CorruptStreamError(f"layer {layer} has a tuning that is out of range", layer)
+            name = layer_name(layer)
+            raise CorruptStreamError(f"{name} has a tuning that is out of range", layer)
 
     def _coded(self, units: np.ndarray) -> np.ndarray:
         """Which coefficients of a picture are in its stream, ``(12, n) bool``."""

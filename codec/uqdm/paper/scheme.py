@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import CorruptStreamError, InvalidModelError
+from ...errors import CorruptStreamError, InvalidModelError, layer_name
 from ...models.checks import below, build
 from ...scheme import Choice, LayerSymbols
 from ...stream import dither
@@ -192,7 +192,7 @@ class UniversalScheme:
             values = values.reshape(picture.latent.shape)
             if layer == self.config.steps:
                 if values.min() < 0 or values.max() > 255:
-                    raise CorruptStreamError(f"layer {layer} holds impossible pixels", layer)
+                    raise CorruptStreamError(f"{layer_name(layer)} holds impossible pixels", layer)
                 picture.pixels = values.astype(np.uint8)
             else:
                 step, u = self.steps[layer], self._dither(picture, layer)

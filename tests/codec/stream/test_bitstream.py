@@ -104,7 +104,7 @@ def test_damage_is_reported_with_its_layer():
     damaged = bytearray(encoded.layers[2])
     damaged[50] ^= 1
     layers = (*encoded.layers[:2], bytes(damaged), encoded.layers[3])
-    with pytest.raises(CorruptStreamError, match="layer 2") as caught:
+    with pytest.raises(CorruptStreamError, match="layer 3") as caught:
         parse(EncodedImage(encoded.header, layers).to_bytes())
     assert caught.value.layer == 2
     again = pickle.loads(pickle.dumps(caught.value))  # errors travel between Ray processes
@@ -214,7 +214,7 @@ def test_a_layer_without_its_checks_is_cut_short(protected):
     for length in range(len(data)):
         body = data[4:length]
         crc = zlib.crc32(bytes.fromhex(MODEL) + packed + b"\0" + body).to_bytes(4, "little")
-        with pytest.raises(CorruptStreamError, match=r"layer 0 .*(cut short|malformed)"):
+        with pytest.raises(CorruptStreamError, match=r"layer 1 .*(cut short|malformed)"):
             bitstream.unpack_layer(MODEL, packed, 0, (crc + body)[:length])
 
 

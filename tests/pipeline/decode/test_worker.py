@@ -105,7 +105,7 @@ def test_bad_samples_are_named(make_dataset: Make, tmp_path: Path, toy: ToyCodec
     finally:
         Dataset.codec = monkey  # type: ignore[method-assign]
     assert (record["ok"], record["bad"]) == (0, 4)
-    assert "layer 0" in record["problems"][0][2]
+    assert "layer 1" in record["problems"][0][2]
 
 
 def test_a_device_that_fails_is_no_reason_to_lose_pictures(

@@ -43,7 +43,7 @@ def test_the_figures_are_those_of_the_files(archive: str, toy: ToyCodec, tmp_pat
     assert info.index_bytes == sum(path.stat().st_size for path in Path(archive).glob("index/*"))
     bits = 0.0
     for layer in info.layers:
-        stored = [row[f"layer_{layer.number:02d}"] or b"" for row in rows]
+        stored = [row[f"layer_{layer.number - 1:02d}"] or b"" for row in rows]
         assert sum(map(len, stored)) < layer.bytes < sum(map(len, stored)) + 200 * len(rows)
         bits += 8 * layer.bytes / info.pixels
         assert layer.bits_per_pixel == pytest.approx(bits + 8 * info.header_bytes / info.pixels)

@@ -215,7 +215,7 @@ def test_damage_names_its_place(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[entry.offsets[1] + 5] ^= 1
     path.write_bytes(data)
-    with pytest.raises(DamagedDataError, match=rf"set/data/000-.*layer 1 of '{first}'") as caught:
+    with pytest.raises(DamagedDataError, match=rf"set/data/000-.*layer 2 of '{first}'") as caught:
         list(dataset.fetch([second, first]))
     assert (caught.value.key, caught.value.layer) == (first, 1)
     assert next(dataset.fetch([first], 1)).encoded.num_layers == 1  # what it needs is sound

@@ -36,8 +36,8 @@ def in_the_header_column(archive: Archive) -> None:
 @pytest.mark.parametrize(
     ("harm", "words"),
     [
-        (in_a_layer, ["row group 0, column layer_02", "'s0002': layer 2 does not match"]),
-        (in_the_header_column, ["row group 0, column header", "'s0000': layer 0"]),
+        (in_a_layer, ["row group 0, column layer_02", "'s0002': layer 3 does not match"]),
+        (in_the_header_column, ["row group 0, column header", "'s0000': layer 1"]),
     ],
 )
 def test_what_only_a_full_check_finds(archive: Archive, harm: Harm, words: list[str]) -> None:

@@ -103,7 +103,7 @@ def test_damage_in_the_first_layer_is_named(codec: UQDMCodec, pictures: list[np.
     for at in range(0, len(stream.layers[0]), 7):
         broken = bytearray(stream.layers[0])
         broken[at] ^= 0x10
-        with pytest.raises(CorruptStreamError, match="layer 0"):
+        with pytest.raises(CorruptStreamError, match="layer 1"):
             codec.decode_small([EncodedImage(stream.header, (bytes(broken),))], max_side=64)
 
 

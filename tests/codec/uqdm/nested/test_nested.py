@@ -184,7 +184,7 @@ def test_damage_is_named_and_earlier_layers_stand(
             assert caught.value.layer == number
             codec.decode([EncodedImage(stream.header, layers)], layers=number)
     swapped = EncodedImage(stream.header, (stream.layers[1], stream.layers[0]))
-    with pytest.raises(CorruptStreamError, match="layer 0"):
+    with pytest.raises(CorruptStreamError, match="layer 1"):
         codec.decode([swapped])
 
 

@@ -144,7 +144,7 @@ def test_a_decoder_that_computes_other_tables_says_so(tmp_path, pictures, stream
     assert other.model_id == codec.model_id
     with torch.no_grad():  # shows at t = 1 and not only later
         other.scheme._network.conv_out.bias += 0.3
-    with pytest.raises(CorruptStreamError, match="layer 0") as caught:
+    with pytest.raises(CorruptStreamError, match="layer 1") as caught:
         other.decode(streams[:1])
     assert caught.value.layer == 0
     assert other.decode(streams[:1], layers=0)[0].shape == pictures[0].shape
