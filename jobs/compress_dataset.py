@@ -167,7 +167,7 @@ def _parse(arguments: list[str] | None) -> tuple[CompressOptions, str | None, bo
         help="how often the finished rows of a shard under way are saved: a lost worker loses no "
         "more than that and what is under way (default: 120)",
     )
-    add_json(running, "docs/pipeline.md")
+    add_json(running)
     add_max_bad_fraction(running, "shards")
     given = parser.parse_args(arguments)
     options = options_of(

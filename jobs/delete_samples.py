@@ -46,7 +46,7 @@ def parse(arguments: list[str] | None = None) -> tuple[DeleteOptions, str | None
     parser.add_argument(
         "--dry-run", action="store_true", help="only say what would go; nothing is changed"
     )
-    add_json(parser, "DeleteSummary in pipeline/manage/delete_job.py")
+    add_json(parser)
     add_scratch(parser, " of the size of a few data files")
     add_log(parser)
     add_storage_options(parser, "--input-options", "the archive's")

@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--all", action="store_true", help="read every commit record, so that nothing is estimated"
     )
-    add_json(parser, "pipeline/manage/info.py")
+    add_json(parser)
     add_storage_options(parser, "--input-options", "the archive's")
     given = parser.parse_args(arguments)
 

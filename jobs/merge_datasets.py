@@ -41,7 +41,7 @@ def parse(arguments: list[str] | None = None) -> tuple[MergeOptions, str | None]
         metavar="URL",
         help="the merged one: new, or one of the same plan",
     )
-    add_json(parser, "MergeSummary in pipeline/manage/merge_job.py")
+    add_json(parser)
     add_scratch(parser, " that come from one store and go to another")
     add_log(parser)
     add_storage_options(parser, "--input-options", "the inputs'")

@@ -33,7 +33,7 @@ from pipeline.running.command_line import (
     stop_reason,
     zero_or_more,
 )
-from pipeline.running.json_report import json_path, run_job_as_json
+from pipeline.running.json_report import add_json, run_job_as_json
 from pipeline.stores.urls import place_of
 
 
@@ -99,13 +99,7 @@ def parse(arguments: list[str] | None = None) -> tuple[VerifyOptions, str | None
         help="what counts as garbage: younger files may be those of a running job (default: "
         "%(default)s)",
     )
-    parser.add_argument(
-        "--json",
-        type=json_path,
-        metavar="FILE",
-        help="write the report as JSON, - to standard output (pipeline/verify/report.py "
-        "names the keys)",
-    )
+    add_json(parser)
     add_running_options(parser)
     given = parser.parse_args(arguments)
     if given.output_options:

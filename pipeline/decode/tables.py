@@ -12,11 +12,12 @@ import pyarrow.parquet as pq
 from ..dataset.rows import is_side_picture
 from ..dataset.untrusted import MAX_PLAN_BYTES, parse_json
 from ..reader.dataset import Dataset
+from ..sources.parquet_rows import IMAGE, KEY
+from ..sources.parquet_rows import OTHER_FIELDS as OTHERS
 from ..stores.store import Store
 from .request import DecodeOptions
 from .targets import DECODE_PLAN, printable
 
-KEY, IMAGE, OTHERS = "key", "image", "other_fields"
 LOOKED_INTO = 16  # data files whose first samples say which fields are columns
 MAX_COLUMNS = 64
 ROWS_PER_GROUP, BYTES_PER_GROUP = 256, 64 << 20

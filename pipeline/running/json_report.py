@@ -38,16 +38,15 @@ def json_path(text: str) -> str:
     return path
 
 
-def add_json(parser: argparse._ActionsContainer, where: str) -> None:
-    """``where`` the keys are explained."""
+def add_json(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--json",
         type=json_path,
         nargs="?",
         const=STDOUT,
         metavar="FILE",
-        help=f"write the result as JSON, without FILE to standard output ({where} explains the "
-        "keys)",
+        help="write the result as JSON, without FILE to standard output (As JSON in "
+        "docs/pipeline.md explains the keys)",
     )
 
 

@@ -3,7 +3,8 @@
 A picture is a struct of ``bytes`` and ``path``, as Hugging Face writes it, or plain bytes, as
 img2dataset does. Of the other columns ``caption`` (or ``text``) becomes the field ``txt``,
 ``label`` the field ``cls``, bytes a field of the column's name, and all but bytes are kept in the
-field ``json``, as img2dataset keeps them.
+field ``json``, as img2dataset keeps them. Of a table that ``strata decode`` wrote, which a column
+``other_fields`` tells, each column is the field of its name again.
 """
 
 import base64
@@ -29,6 +30,7 @@ ROWS_AT_ONCE = 16
 LOOKED_INTO = 8  # tables whose columns are looked at before a job begins
 CAPTIONS, LABELS, KEYS = ("txt", "caption", "text"), ("cls", "label"), ("__key__", "key")
 _IMAGE_NAMES = ("image", "img", "picture", "photo")
+KEY, IMAGE, OTHER_FIELDS = "key", "image", "other_fields"  # as ``decode.tables`` writes them
 _NULL = "its picture is null in the table"
 
 
@@ -38,7 +40,10 @@ class NoPicturesError(ShardError):
 
 @dataclass(frozen=True)
 class Roles:
-    """What each column of a table is for. ``image`` and ``sides`` hold pictures or bytes."""
+    """What each column of a table is for. ``image`` and ``sides`` hold pictures or bytes.
+
+    ``fields`` are columns that are fields as they are, of a table of ours.
+    """
 
     image: str
     key: str | None
@@ -46,6 +51,7 @@ class Roles:
     label: str | None
     sides: tuple[str, ...]
     rest: tuple[str, ...]
+    fields: tuple[str, ...] = ()
 
 
 def roles_of(schema: pa.Schema, columns: Columns, url: str) -> Roles:
@@ -61,6 +67,9 @@ def roles_of(schema: pa.Schema, columns: Columns, url: str) -> Roles:
     image = columns.image or _image(schema, pictures, url)
     if image not in pictures:
         raise ShardError(f"{url}: --image-column {image} is {schema.field(image).type}, no bytes")
+    if columns == Columns() and _is_ours(schema):
+        fields = tuple(name for name in names if name not in (KEY, IMAGE))
+        return Roles(IMAGE, KEY, None, None, (), (), fields)
     rest = tuple(name for name in names if name not in pictures)
     texts = [name for name in rest if _is_text(schema.field(name).type)]
     keyed = [name for name in (*texts, *rest) if name in KEYS]
@@ -73,6 +82,17 @@ def roles_of(schema: pa.Schema, columns: Columns, url: str) -> Roles:
         tuple(name for name in pictures if name != image),
         rest,
     )
+
+
+def _is_ours(schema: pa.Schema) -> bool:
+    """Whether ``strata decode`` wrote a table with this schema."""
+    if not {KEY, IMAGE, OTHER_FIELDS} <= {*schema.names}:
+        return False
+    kind = schema.field(OTHER_FIELDS).type
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+        return False
+    kind = kind.value_type
+    return pa.types.is_struct(kind) and {"name", "data"} == {one.name for one in kind}
 
 
 def _image(schema: pa.Schema, pictures: Sequence[str], url: str) -> str:
@@ -239,6 +259,13 @@ def _sample(
         add("txt", row[roles.caption].encode("utf-8", "surrogatepass"))
     if roles.label is not None and row[roles.label] is not None:
         add("cls", str(row[roles.label]).encode())
+    for name in roles.fields:
+        if name == OTHER_FIELDS:
+            for other in row[name] or ():
+                add(other["name"], other["data"])
+        elif (value := row[name]) is not None:
+            text = value if isinstance(value, bytes) else str(value).encode("utf-8")
+            add(name, text)
     for name in roles.sides:
         data, path = _content(row[name])
         if data is not None:

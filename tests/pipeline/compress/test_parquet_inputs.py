@@ -90,6 +90,26 @@ def test_a_hugging_face_data_set_comes_back(tmp_path: Path) -> None:
         assert tar.extractfile("p7.png").read() == png(7)  # type: ignore[union-attr]
 
 
+def test_what_decoding_wrote_comes_in_as_it_was(tmp_path: Path) -> None:
+    """With fields of every kind, and without a JSON around the JSON."""
+    fields = [
+        {"json": b'{"a": 1}', "txt": "\u00fc".encode(), "cls": b"7", "depth.bin": b"\xff\0"},
+        {"json": b"no json", "txt": b"\xff", "cls": b"07"},
+        {},
+    ]
+    tar = [(f"k{n}.png", png(n)) for n in range(3)]
+    tar += [(f"k{n}.{name}", data) for n, one in enumerate(fields) for name, data in one.items()]
+    archive = compress(tmp_path, write_tar(tmp_path / "x.tar", sorted(tar)))
+    assert archive.exit_code == 0
+    wanted = fields_of(tmp_path)
+    assert wanted == {f"k{n}": one for n, one in enumerate(fields)}
+    tables, again = tmp_path / "tables", tmp_path / "again"
+    decode_dataset(DecodeOptions(str(tmp_path / "archive"), str(tables), format="parquet"))
+    again.mkdir()
+    assert compress(again, tables).ok == 3
+    assert fields_of(again) == wanted
+
+
 def test_plain_bytes_columns_and_keys_can_be_named(tmp_path: Path) -> None:
     table = {
         "first": [png(n) for n in range(3)],
