@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Compress folders of pictures, WebDataset tars or Parquet into a dataset of layered streams.
+"""Compress folders of pictures, WebDataset tars or Parquet into an archive of layered streams.
 
 Examples:
     strata compress --input photos/ --output archive
@@ -55,7 +55,7 @@ def _parse(arguments: list[str] | None) -> tuple[CompressOptions, str | None, bo
         "pictures: paths, globs ('a-*.tar'), brace ranges ('a-{00..31}.tar'), folders, which are "
         "searched, and fsspec URLs (s3://bucket/photos, hf://datasets/org/name)",
     )
-    parser.add_argument("--output", required=True, metavar="URL", help="the dataset to write")
+    parser.add_argument("--output", required=True, metavar="URL", help="the archive to write")
     parser.add_argument(
         "--lossless",
         action="store_true",
@@ -122,7 +122,7 @@ def _parse(arguments: list[str] | None) -> tuple[CompressOptions, str | None, bo
         "--keep-original",
         choices=["never", "bad", "larger", "always"],
         default="larger",
-        help="keep the picture's own file in the dataset, and of its stream two layers for "
+        help="keep the picture's own file in the archive, and of its stream two layers for "
         "previews. larger (default): where the stream would not be smaller, or stays below "
         "--target-quality; such pictures come back exactly. always: of all pictures, a byte-exact "
         "archive with previews (--store-layers and --lossless give more layers beside them). bad: "

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Hand out a compressed dataset, or a part of it, at a quality of choice.
+"""Hand out an archive, or a part of it, at a quality of choice.
 
 Examples:
     strata decode --input archive --output previews --layers 2
@@ -8,9 +8,9 @@ Examples:
     strata decode --input archive --output corpus --format originals
 
 Writes one tar for each data file, with the keys and side fields (json, cls, txt, ...) of the
-original shard, or plain files, or Parquet with an image column, decoded with the dataset's own
-model; or, without decoding, the files that the dataset keeps, byte for byte (originals), or a
-dataset of the same streams cut short (strata). Only the layers asked for are read. Running the same
+original shard, or plain files, or Parquet with an image column, decoded with the archive's own
+model; or, without decoding, the files that the archive keeps, byte for byte (originals), or an
+archive of the same streams cut short (strata). Only the layers asked for are read. Running the same
 command again does only what is missing. Exit code 0: every picture came back; 1: some did not, or
 keys are unknown, and the summary names them; 2: nothing was done, the message says why; 130: it was
 stopped by a signal.
@@ -58,7 +58,7 @@ def _quality(text: str) -> int | str:
 
 
 def parse(arguments: list[str] | None = None) -> DecodeOptions:
-    parser = new_parser(__doc__, usage="%(prog)s --input DATASET --output URL [options]")
+    parser = new_parser(__doc__, usage="%(prog)s --input ARCHIVE --output URL [options]")
     add_dataset(parser)
     parser.add_argument("--output", required=True, metavar="URL", help="the folder to write to")
     which = parser.add_argument_group("which pictures (default: all)")
@@ -66,7 +66,7 @@ def parse(arguments: list[str] | None = None) -> DecodeOptions:
     which.add_argument(
         "--ignore-missing",
         action="store_true",
-        help="keys that the dataset does not have are no failure",
+        help="keys that the archive does not have are no failure",
     )
     which.add_argument(
         "--filter",
@@ -94,7 +94,7 @@ def parse(arguments: list[str] | None = None) -> DecodeOptions:
         "--min-psnr",
         type=above_zero,
         metavar="DB",
-        help="as few as reach DB dB, or else all, or the original where it is kept; for datasets "
+        help="as few as reach DB dB, or else all, or the original where it is kept; for archives "
         "that were compressed with --target-quality, because these store what was reached",
     )
     form = parser.add_argument_group("in which form")
@@ -104,8 +104,8 @@ def parse(arguments: list[str] | None = None) -> DecodeOptions:
         default="webdataset",
         help="one tar for each data file; a folder of files; one Parquet file for each, with an "
         "image column as Hugging Face datasets have it and the side fields as columns; the files "
-        "that the dataset keeps of all samples, bad ones too, as they were and in tars named like "
-        "the input's; or a dataset of its own with the same streams, cut after the layers chosen "
+        "that the archive keeps of all samples, bad ones too, as they were and in tars named like "
+        "the input's; or an archive of its own with the same streams, cut after the layers chosen "
         "and not decoded (default: %(default)s)",
     )
     form.add_argument(
@@ -131,7 +131,7 @@ def parse(arguments: list[str] | None = None) -> DecodeOptions:
         type=positive,
         metavar="N",
         help="pictures of more (width times height) are not decoded and count as bad, which "
-        "bounds the memory that an untrusted dataset can claim (default: the limit that "
+        "bounds the memory that an untrusted archive can claim (default: the limit that "
         "it was compressed with)",
     )
     form.add_argument(
@@ -143,16 +143,16 @@ def parse(arguments: list[str] | None = None) -> DecodeOptions:
     form.add_argument(
         "--keep-original",
         action="store_true",
-        help="with --format strata, copy the originals that the dataset keeps",
+        help="with --format strata, copy the originals that the archive keeps",
     )
-    uqdm = parser.add_argument_group("datasets of uqdm models")
+    uqdm = parser.add_argument_group("archives of uqdm models")
     uqdm.add_argument(
         "--realism",
         choices=["denoise", "flow"],
         help="denoise: closest to the original; flow: as sharp as the model can imagine it "
         "(default: denoise)",
     )
-    cdc = parser.add_argument_group("datasets of cdc models")
+    cdc = parser.add_argument_group("archives of cdc models")
     cdc.add_argument(
         "--decoder",
         choices=["fast", "diffusion"],

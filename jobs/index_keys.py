@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""Write one map of all keys to the data files of a dataset that have them.
+"""Write one map of all keys to the data files of an archive that have them.
 
 Examples:
     strata index --input archive
     strata index --input s3://bucket/archive --scratch /big/disk
 
-Worth it for datasets of many shards whose keys are in no order: there a key could be in any of
+Worth it for archives of many shards whose keys are in no order: there a key could be in any of
 them, and looking it up costs the index of each. The map is made of these indexes and holds for the
-files of one manifest: write it again when the dataset has grown, or readers do without.
+files of one manifest: write it again when the archive has grown, or readers do without.
 Exit code 0: it is there; 2: it could not be written, the message says why.
 """
 
@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = new_parser(__doc__)
     add_dataset(parser)
     add_scratch(parser, ", 24 bytes for each picture")
-    add_storage_options(parser, "--input-options", "the dataset's")
+    add_storage_options(parser, "--input-options", "the archive's")
     given = parser.parse_args(arguments)
     return exit_code(lambda: print(index_keys(given.dataset, given.input_options, given.scratch)))
 

@@ -34,7 +34,7 @@ from pipeline.running.json_report import add_json, run_job_as_json
 
 def parse(arguments: list[str] | None = None) -> tuple[MergeOptions, str | None]:
     parser = new_parser(__doc__)
-    parser.add_argument("inputs", nargs="+", metavar="ARCHIVE", help="paths or URLs of datasets")
+    parser.add_argument("inputs", nargs="+", metavar="ARCHIVE", help="paths or URLs of archives")
     parser.add_argument(
         "--output",
         required=True,

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Serve previews of a compressed dataset over HTTP: a page, and pictures at any quality.
+"""Serve previews of an archive over HTTP: a page, and pictures at any quality.
 
 Examples:
     strata serve --input archive
@@ -50,7 +50,7 @@ def parse(arguments: list[str] | None = None) -> ServeOptions:
     parser = new_parser(__doc__)
     limits = Limits()
     add_dataset(parser)
-    add_storage_options(parser, "--input-options", "the dataset's")
+    add_storage_options(parser, "--input-options", "the archive's")
     parser.add_argument(
         "--host",
         default="127.0.0.1",

@@ -15,14 +15,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 COMMANDS = {
-    "compress": ("jobs.compress_dataset", "folders, tars or Parquet of pictures into a dataset"),
-    "decode": ("jobs.decode_dataset", "a dataset back into pictures, of any quality"),
-    "verify": ("jobs.verify_dataset", "check a dataset, and repair it"),
-    "info": ("jobs.info_dataset", "what a dataset is: pictures, bytes by layer, model, health"),
-    "merge": ("jobs.merge_datasets", "one dataset of several, without decoding"),
-    "delete": ("jobs.delete_samples", "samples from a dataset, for good"),
-    "serve": ("jobs.serve_previews", "a gallery of a dataset, and previews by HTTP"),
-    "index": ("jobs.index_keys", "find keys of a large dataset at once"),
+    "compress": ("jobs.compress_dataset", "folders, tars or Parquet of pictures into an archive"),
+    "decode": ("jobs.decode_dataset", "an archive back into pictures, of any quality"),
+    "verify": ("jobs.verify_dataset", "check an archive, and repair it"),
+    "info": ("jobs.info_dataset", "what an archive is: pictures, bytes by layer, model, health"),
+    "merge": ("jobs.merge_datasets", "one archive of several, without decoding"),
+    "delete": ("jobs.delete_samples", "samples from an archive, for good"),
+    "serve": ("jobs.serve_previews", "a gallery of an archive, and previews by HTTP"),
+    "index": ("jobs.index_keys", "find keys of a large archive at once"),
     "evaluate": ("jobs.evaluate", "models beside other codecs, by eyes and by bits"),
     "train": ("jobs.train", "a model on pictures of yours"),
     "encode": ("jobs.encode_picture", "one picture into one file of layers"),

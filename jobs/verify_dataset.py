@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Check a compressed dataset, and repair what is damaged from the original shards.
+"""Check an archive, and repair what is damaged from the original shards.
 
 Examples:
     strata verify --input archive
@@ -83,7 +83,7 @@ def parse(arguments: list[str] | None = None) -> tuple[VerifyOptions, str | None
         default=[],
         metavar="URL",
         help="for --repair: where original shards may be read, and --source-options sent, such as "
-        "s3://bucket or https://host; always allowed are this machine's files and the dataset's "
+        "s3://bucket or https://host; always allowed are this machine's files and the archive's "
         "own host or bucket",
     )
     parser.add_argument(
@@ -103,7 +103,7 @@ def parse(arguments: list[str] | None = None) -> tuple[VerifyOptions, str | None
     add_running_options(parser)
     given = parser.parse_args(arguments)
     if given.output_options:
-        parser.error("--output-options: there is no output; the dataset's are --input-options")
+        parser.error("--output-options: there is no output; the archive's are --input-options")
     read = Subset() if given.read_data else given.read_data_subset
     if given.no_decode and read is None:
         parser.error("--no-decode: only with --read-data or --read-data-subset")

@@ -142,12 +142,12 @@ def new_parser(
 
 def add_dataset(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--input", dest="dataset", required=True, metavar="DATASET", help="the dataset's URL"
+        "--input", dest="dataset", required=True, metavar="ARCHIVE", help="the archive's URL"
     )
 
 
 def add_archive(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dataset", metavar="ARCHIVE", help="the dataset's path or URL")
+    parser.add_argument("dataset", metavar="ARCHIVE", help="the archive's path or URL")
 
 
 def add_input_format(group: argparse._ActionsContainer) -> None:
