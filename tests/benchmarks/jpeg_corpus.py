@@ -3,7 +3,8 @@
     python tests/benchmarks/jpeg_corpus.py --data 'photos-*.tar'
 
 Makes ``--count`` files of the pictures in WebDataset tars: qualities 60 to 97, 4:2:0 and 4:4:4,
-progressive, grey, CMYK, and broken (cut short, without end marker, with bytes behind it).
+progressive, grey, CMYK, and broken (cut short, without end marker, with bytes behind it). Every
+second one has EXIF: an orientation, a place and a thumbnail.
 Compresses them in one of three ways (``--what``) and compares with what is stored:
 
 always      ``--keep-original always``: gives all files back with ``--format originals``
@@ -39,6 +40,7 @@ from pipeline import (
     open_dataset,
 )
 from pipeline.compress.summary import CompressSummary
+from tests.benchmarks.exif import with_exif
 
 QUALITIES = (60, 70, 75, 80, 85, 90, 95, 97)
 # Of eleven files, so that every kind meets every quality.
@@ -78,6 +80,7 @@ def _crop(picture: Image.Image, side: int) -> Image.Image:
 
 
 def jpeg(picture: Image.Image, kind: str, quality: int, number: int) -> bytes:
+    """The file of this kind; ``number`` is its number in the corpus."""
     out = io.BytesIO()
     mode = {"grey": "L", "cmyk": "CMYK"}.get(kind, "RGB")
     picture.convert(mode).save(
@@ -88,8 +91,11 @@ def jpeg(picture: Image.Image, kind: str, quality: int, number: int) -> bytes:
         progressive=kind == "progressive",
     )
     data = out.getvalue()
+    if number % 2:
+        data = with_exif(data, picture, 1 + number // 2 % 8)
     if kind == "broken":
-        return (data[: len(data) * 2 // 3], data[:-2], data + b"behind the end")[number % 3]
+        broken = data[: len(data) * 2 // 3], data[:-2], data + b"behind the end"
+        return broken[number // len(KINDS) % 3]
     return data
 
 
@@ -101,7 +107,7 @@ def make(
     with tarfile.open(path, "w") as tar:
         for number, picture in zip(range(count), pictures(tars), strict=False):
             kind, quality = KINDS[number % len(KINDS)], QUALITIES[number % len(QUALITIES)]
-            data = jpeg(_crop(picture, side), kind, quality, number // len(KINDS))
+            data = jpeg(_crop(picture, side), kind, quality, number)
             files[f"{number:05d}.jpg"] = (kind, data)
             for name, content in ((f"{number:05d}.jpg", data), (f"{number:05d}.txt", b"label")):
                 member = tarfile.TarInfo(name)
