@@ -13,14 +13,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 
+PART_BYTES = 16 << 20
+
+
 @dataclass(frozen=True)
 class Assumptions:
-    """Defaults: 256x256 pictures, cdc-small, workers of one CPU core.
+    """Defaults: 256x256 pictures, uqdm with its archive layers, workers of one CPU core.
 
-    Measured: ``images_per_second`` of one worker, ``bits_per_pixel``, ``row_bytes`` (what a row has
-    besides its stream), and the requests of a shard whose file is below 32 MB (``writes``: PUT and
-    LIST; ``reads``: GET and HEAD). Assumed: everything else. Prices are in dollars: of a worker's
-    hour, of a GB for a month, of a million requests.
+    Measured: ``images_per_second`` of one worker (by its processor time), ``bits_per_pixel``,
+    ``row_bytes`` (what a row has besides its stream), and the requests of a shard whose file is
+    below 32 MB (``writes``: PUT and LIST; ``reads``: GET and HEAD); a larger file goes up in parts
+    of 16 MB. Assumed: everything else. Prices are in dollars: of a worker's hour, of a GB for a
+    month, of a million requests.
     """
 
     megapixels: float = 0.065536
@@ -56,10 +60,14 @@ def cost(images: int, given: Assumptions) -> Cost:
     """What ``images`` pictures cost once, and (``keeping``) their archive every month."""
     hours = images / given.images_per_second / 3600
     shards = -(-images // given.images_per_shard)
-    writes, reads = shards * given.writes_per_shard, shards * given.reads_per_shard
+    image_bytes = given.megapixels * 1e6 * given.bits_per_pixel / 8 + given.row_bytes
+    parts = -(-int(min(images, given.images_per_shard) * image_bytes) // PART_BYTES)
+    in_parts = parts + 1 if parts > 2 else 0  # a POST before them, and one after, for one PUT
+    writes = shards * (given.writes_per_shard + in_parts)
+    reads = shards * given.reads_per_shard
     # of one worker per shard at most: more have nothing to do
     days = hours / 24 / min(given.workers, shards)
-    stored = images * (given.megapixels * 1e6 * given.bits_per_pixel / 8 + given.row_bytes) / 1e9
+    stored = images * image_bytes / 1e9
     return Cost(
         images=images,
         hours=hours,

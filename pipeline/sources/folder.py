@@ -262,21 +262,24 @@ def _read(fs: Any, path: str, root: str, files: Sequence[File]) -> list[bytes | 
     """Each file's bytes, or why it is not what was listed."""
     asked = [file for file in files if file.size]
     paths, sizes = [join(path, file.path) for file in asked], [file.size for file in asked]
-    came = dict(zip(asked, read_small_files(fs, paths, sizes), strict=True))
+    came: dict[File, SmallFile | None] = dict.fromkeys(files, SmallFile(b"", ""))
+    came |= zip(asked, read_small_files(fs, paths, sizes), strict=True)
+    done: dict[File, bytes | str] = {
+        file: one.data for file, one in came.items() if one and _is_listed(file, one)
+    }
+    doubtful = [file for file in files if file not in done]
 
     def checked(file: File) -> bytes | str:
-        return _checked(fs, path, root, file, came.get(file, _EMPTY))
+        return _checked(fs, path, root, file, came[file])
 
-    doubtful = [file for file in files if not _is_listed(file, came.get(file, _EMPTY))]
-    done = dict(zip(doubtful, _in_threads(fs, checked, doubtful), strict=True))
-    return [done[file] if file in done else came.get(file, _EMPTY).data for file in files]
+    done |= zip(doubtful, _in_threads(fs, checked, doubtful), strict=True)
+    return [done[file] for file in files]
 
 
-def _is_listed(file: File, came: SmallFile | None) -> bool:
+def _is_listed(file: File, came: SmallFile) -> bool:
     """Whether what came is certainly the file as listed."""
-    if came is None or len(came.data) != file.size:
-        return False
-    return came.version == file.version or _is_md5(file.version, came.data)
+    same = came.version == file.version or _is_md5(file.version, came.data)
+    return same and len(came.data) == file.size
 
 
 def _is_md5(version: str, data: bytes) -> bool:
@@ -303,7 +306,6 @@ def _checked(fs: Any, path: str, root: str, file: File, came: SmallFile | None) 
 
 
 _GONE = "was removed after it was listed"
-_EMPTY = SmallFile(b"", "")
 
 
 def _problem_now(fs: Any, path: str, file: File) -> str:

@@ -105,6 +105,7 @@ def measure(
         "job_images_per_second": round(1 / median(cost.wall for cost in whole), 2),
         "kept_by_the_clock": round(median(wall), 3),
         "kept_by_processor_time": round(median(cpu), 3),
+        "job_processor_seconds": round(min(cost.cpu for cost in whole), 4),  # of an image
         "rounds_by_the_clock": [round(kept, 3) for kept in wall],
         "bits_per_pixel": round(8 * streams / (SHARDS * each * side**2), 4),
         "row_bytes": round((sum(event["bytes"] for event in done) - streams) / (SHARDS * each), 1),
