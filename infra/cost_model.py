@@ -12,7 +12,6 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
-
 PART_BYTES = 16 << 20
 
 

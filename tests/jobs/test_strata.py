@@ -2,15 +2,32 @@
 
 import importlib
 import inspect
+import re
+import shlex
 import sys
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
+from codec.errors import StrataError
 from jobs import strata
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def documented() -> list[str]:
+    """The commands in blocks of the documents, and those of README's table."""
+    found = []
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        if path.name == "experiments.md":  # what was run then
+            continue
+        text = re.sub(r"\\\n\s*", " ", path.read_text())
+        found += re.findall(r"(?m)^ *(?:\$ |[^`\n]*\| )?(strata [a-z]+ [^`\n|]*)$", text)
+        if path.name == "README.md":
+            found += re.findall(r"`(strata [a-z]+ [^`\n]+)`", text)
+    return [one for one in dict.fromkeys(found) if "--help" not in one]
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"]])
@@ -47,3 +64,33 @@ def test_what_is_no_command(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
     assert strata.main(["--version"]) == 0
     assert capsys.readouterr().out == f"strata {version('strata-images')}\n"
+
+
+@pytest.mark.parametrize("command", documented())
+def test_commands_of_documents_are_understood(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gone.txt").write_text("a-key")
+    _, name, *words = shlex.split(command, comments=True)
+    module = importlib.import_module(strata.COMMANDS[name][0])
+    if not hasattr(module, "parse"):
+        pytest.skip("parses and acts in one")
+    # --init of a run that is not there is the only thing that may be wrong.
+    with pytest.raises(StrataError) if "runs/a --stage" in command else nullcontext():
+        assert module.parse(words)
+
+
+def test_there_are_commands_in_documents() -> None:
+    names = {command.split()[1] for command in documented()}
+    assert names >= {
+        "compress",
+        "decode",
+        "verify",
+        "merge",
+        "delete",
+        "train",
+        "evaluate",
+        "serve",
+    }
+    assert len(documented()) > 50
