@@ -167,7 +167,7 @@ class OpenFile:
 
     def _reading(self, part: str) -> AbstractContextManager[None]:
         gone = DatasetError(
-            f"{self.url}: the manifest lists this file, but it is gone: open the dataset again; if "
+            f"{self.url}: the manifest lists this file, but it is gone: open the archive again; if "
             f"it stays gone, {_MEND}"
         )
         return reading(

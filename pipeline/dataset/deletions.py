@@ -20,7 +20,7 @@ from .untrusted import MAX_MANIFEST_BYTES, parse_json
 FORMAT = 1
 RESTORE = (
     "it says which samples were deleted, and without it they would come back. Put it back from a "
-    "copy of the dataset, or remove it and delete these keys again"
+    "copy of the archive, or remove it and delete these keys again"
 )
 Hashes = dict[str, dict[str, int]]
 """For shards the hashes of deleted keys, and how many samples of the shard have each."""

@@ -167,7 +167,7 @@ class Planner:
             if gone:
                 self.notes.append(
                     f"warning: {len(gone):,} of the files that were listed are gone since, and "
-                    f"stay in the dataset as far as they were compressed: {some(gone)}"
+                    f"stay in the archive as far as they were compressed: {some(gone)}"
                 )
 
     def _new(self, folder: Folder) -> list[list[File]]:

@@ -101,7 +101,7 @@ def resolve(options: DecodeOptions) -> Request:
     condition = parse_condition(options.filter).text if options.filter is not None else ""
     dataset = open_dataset(options.dataset, options.input_options)
     if Store(options.output, options.output_options).url == dataset.url:
-        raise OptionError(f"{options.output} is the dataset itself: choose another output")
+        raise OptionError(f"{options.output} is the archive itself: choose another output")
     rule = layer_rule(
         dataset, options.layers, options.target_bpp, options.max_bytes, options.min_psnr
     )

@@ -103,7 +103,7 @@ def _load(source: str, options: Mapping[str, Any] | None, scratch: str | None) -
             codec = open_dataset(source, options).codec("cpu", scratch)
             return codec, source.rstrip("/").rpartition("/")[2]
         except DatasetError:
-            raise UnknownModelError(f"{error}, or a dataset's URL") from error
+            raise UnknownModelError(f"{error}, or an archive's URL") from error
 
 
 def _of_model(

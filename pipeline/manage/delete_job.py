@@ -109,7 +109,7 @@ class DeleteSummary(Summary):
             out.append(f"removed: {plural(self.removed, 'file')}, {size(self.freed)}")
         if self.missing:
             some = listed(self.missing, 20)
-            out.append(f"not in the dataset: {plural(len(self.missing), 'key')}: {some}")
+            out.append(f"not in the archive: {plural(len(self.missing), 'key')}: {some}")
         return out
 
 

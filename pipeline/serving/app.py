@@ -206,7 +206,7 @@ def _add_pictures(app: FastAPI, service: PreviewService) -> None:
 def _add_lists(app: FastAPI, service: PreviewService) -> None:
     @app.get(
         "/v1/images",
-        summary="Pictures in the dataset's order",
+        summary="Pictures in the archive's order",
         response_model=Page,
         responses=errors(400, 404, 422, 503),
     )
@@ -225,7 +225,7 @@ def _add_lists(app: FastAPI, service: PreviewService) -> None:
         ] = None,
         backwards: Annotated[
             bool,
-            Query(description="Against the dataset's order, from `after`, `next_to` or the end"),
+            Query(description="Against the archive's order, from `after`, `next_to` or the end"),
         ] = False,
         limit: Annotated[int, Query(ge=1, le=500)] = 100,
         search: Annotated[

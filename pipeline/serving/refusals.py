@@ -67,7 +67,7 @@ def add_refusals(app: FastAPI) -> None:
     async def fault(request: Request, error: StrataError) -> JSONResponse:
         # The message names buckets and paths, so it goes to the log and not to the client.
         log.error("%s: %s: %s", request.url.path, type(error).__name__, error)
-        return busy("the dataset cannot be read at the moment", 5 if error.passing else 60)
+        return busy("the archive cannot be read at the moment", 5 if error.passing else 60)
 
     @app.exception_handler(_Gone)
     async def gone(_: Request, error: _Gone) -> Response:

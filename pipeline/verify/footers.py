@@ -134,7 +134,7 @@ class FileChecker:
             ours = written["fingerprint"] in self._fingerprints
         except (TypeError, KeyError, ValueError):
             raise RecordError("another program wrote this Parquet file") from None
-        problems = [] if ours else ["belongs to a dataset with other parameters"]
+        problems = [] if ours else ["belongs to an archive with other parameters"]
         found["column_bytes"] = sizes = column_bytes(metadata)
         if not columns.equals(self._schema) or (sizes and sizes.keys() != {*self._schema.names}):
             problems.append("its columns are not those of this dataset")

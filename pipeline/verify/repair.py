@@ -127,7 +127,7 @@ class Repair:
             return self._worse(damage, f"cannot be read: {describe(error)}")
         allowed = fingerprints_of(self.dataset.parameters, self.dataset.fingerprint)
         if metadata.get("fingerprint") not in allowed:
-            return self._worse(damage, "belongs to a dataset with other parameters")
+            return self._worse(damage, "belongs to an archive with other parameters")
         entry = damage.file.record if damage.file is not None else {}
         standing = self._standing(name)
         if standing is not None and _agrees(standing, facts):  # it is the manifest that is wrong
@@ -246,7 +246,7 @@ class Repair:
             )
         if (place := place_of(then["url"])) not in self._trusted:
             return (
-                f"its source lies at {place}, and nothing is asked there because only the dataset "
+                f"its source lies at {place}, and nothing is asked there because only the archive "
                 f"names it: add --source-hosts {place} if you trust it with a request and with "
                 "--source-options"
             )

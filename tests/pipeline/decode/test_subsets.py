@@ -249,7 +249,7 @@ def test_what_a_forgotten_plan_left_is_not_taken_for_ones_own(
 
 
 def test_a_dataset_is_not_decoded_into_itself(dataset: Dataset) -> None:
-    with pytest.raises(OptionError, match="the dataset itself: choose another output"):
+    with pytest.raises(OptionError, match="the archive itself: choose another output"):
         run(dataset, Path(dataset.url))
 
 

@@ -253,7 +253,7 @@ def test_options_of_models(run: Runner, model: str, tmp_path: Path) -> None:
         run(data, models=(f"{model},label=JPEG",), peers=("jpeg",))
     with pytest.raises(OptionError, match="there is no gif"):
         run(data, peers=("gif",))
-    with pytest.raises(UnknownModelError, match="a dataset's URL"):
+    with pytest.raises(UnknownModelError, match="an archive's URL"):
         run(data, models=("nothing-here",))
     assert parse_model("a,b=c") == ("a", {"b": "c"})
 

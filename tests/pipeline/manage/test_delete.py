@@ -132,7 +132,7 @@ def test_keys_that_are_not_there(archive: str) -> None:
     summary = delete(archive, "s0001", "nobody", "s9999")
     assert (summary.exit_code, summary.deleted) == (1, 1)
     assert summary.missing == ["nobody", "s9999"]
-    assert "not in the dataset: 2 keys: 'nobody', 's9999'" in summary.lines()
+    assert "not in the archive: 2 keys: 'nobody', 's9999'" in summary.lines()
     before = contents(Store(archive))
     again = delete(archive, "s0001", "nobody")
     assert (again.exit_code, again.already, again.missing) == (1, 1, ["nobody"])
@@ -193,9 +193,9 @@ def test_readers_that_are_open_see_the_old_one_or_none(archive: str) -> None:
     opened = open_dataset(archive)
     assert opened.locate("s0001")  # its place is remembered
     delete(archive, "s0001")
-    with pytest.raises(DatasetError, match="is gone: open the dataset again"):
+    with pytest.raises(DatasetError, match="is gone: open the archive again"):
         opened.record("s0001")
-    with pytest.raises(DatasetError, match="is gone: open the dataset again"):
+    with pytest.raises(DatasetError, match="is gone: open the archive again"):
         opened.record("s0002")
     assert opened.record("s0012").key == "s0012"
     assert open_dataset(archive).record("s0002").key == "s0002"

@@ -160,7 +160,7 @@ def test_a_file_that_is_gone_cut_or_damaged(dataset: Dataset) -> None:
     with pytest.raises(DatasetError, match="footer"):
         list(dataset.read(1))
     path.unlink()
-    with pytest.raises(DatasetError, match=r"data/b-.*gone: open the dataset again.*--repair"):
+    with pytest.raises(DatasetError, match=r"data/b-.*gone: open the archive again.*--repair"):
         dataset.image("s0001")
 
 
