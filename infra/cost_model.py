@@ -27,9 +27,9 @@ class Assumptions:
     """
 
     megapixels: float = 0.065536
-    images_per_second: float = 16.9
-    bits_per_pixel: float = 0.42
-    row_bytes: float = 244
+    images_per_second: float = 3.7
+    bits_per_pixel: float = 2.0
+    row_bytes: float = 170
     images_per_shard: int = 10_000
     writes_per_shard: float = 2.2
     reads_per_shard: float = 5

@@ -28,7 +28,10 @@ def test_what_is_called_measured_was_measured() -> None:
     speed = 1 / stored["job_processor_seconds"]
     assert given.images_per_second == pytest.approx(speed, rel=0.05)
     assert given.bits_per_pixel == pytest.approx(stored["bits_per_pixel"], rel=0.05)
-    assert given.row_bytes == pytest.approx(stored["row_bytes"], rel=0.05)
+    # What a row has besides its stream does not depend on the picture's size; of eight rows the
+    # footer would be most of it.
+    rows = MEASURED["overhead"]["uqdm 64x64"]["row_bytes"]
+    assert given.row_bytes == pytest.approx(rows, rel=0.05)
     asked = MEASURED["s3"]["requests"]["per_shard"]
     writes = asked.get("PUT", 0) + asked.get("LIST", 0) + asked.get("POST", 0)
     assert given.writes_per_shard == pytest.approx(writes, abs=0.05)

@@ -18,7 +18,7 @@ def test_the_jobs_understand_the_commands(words: list[str]) -> None:
 
 
 def test_there_are_commands_to_check() -> None:
-    assert len(job_commands(BLOCKS)) == 3
+    assert len(job_commands(BLOCKS)) == 2
     assert len(job_commands(MANIFEST)) == 1
 
 
