@@ -46,6 +46,8 @@ def chosen_keys(
     keys: Sequence[str], file: str | None, options: Mapping[str, Any] | None = None
 ) -> tuple[str, ...]:
     """The keys that were given, or those in a file, as ``read_keys`` gives them; () for neither."""
+    if isinstance(keys, str):
+        raise OptionError(f"keys: a tuple of keys, not the text {keys!r:.50}; or give keys_file")
     if file is None:
         return tuple(sorted({*map(printable_key, keys)}))
     if keys:

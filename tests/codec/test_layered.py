@@ -156,7 +156,7 @@ def test_forged_bytes_are_a_damaged_layer(
     forgeries += [rng.bytes(n) for n in range(1, 90)]
     for payload in forgeries:
         forged = forge(codec, stream, number, Layer(payload))
-        with pytest.raises(CorruptStreamError, match=f"layer {number}") as caught:
+        with pytest.raises(CorruptStreamError, match=f"layer {number + 1}") as caught:
             codec.decode([forged])
         assert caught.value.layer == number
         assert codec.decode([forged], layers=number)[0].shape == pictures[0].shape

@@ -24,7 +24,7 @@ def test_the_report_says_the_command_without_secrets() -> None:
     parse = load_job("evaluate").parse
     for secret in (["--input-options", '{"key": "s"}'], ['--output-options={"key": "s"}']):
         command = parse([*DATA, *secret]).command
-        assert command.startswith("python jobs/evaluate.py --data a.tar --output out --")
+        assert command.startswith("strata evaluate --data a.tar --output out --")
         assert "key" not in command
 
 

@@ -97,7 +97,7 @@ def test_unknown_keys_are_a_failure_unless_they_may_be_missing(
     assert (summary.exit_code, summary.ok, summary.bad) == (1, 2, 1)
     assert (summary.missing, summary.missing_keys) == (2, ["nobody", "zzz"])
     text = "\n".join(summary.lines())
-    assert "2 keys of" in text
+    assert "2 keys not in" in text
     assert "'nobody', 'zzz'" in text
     assert "broken" in text  # it is there, as a bad sample
     keys.write_bytes(b"nobody\ns0012\nzzz")
@@ -388,7 +388,7 @@ def test_only_what_is_needed_is_read(how: str, remote: Dataset, tmp_path: Path) 
     elif how == "keys":
         path = tmp_path / "keys"
         path.write_text("x003\nx004")
-        options |= {"keys": str(path)}
+        options |= {"keys_file": str(path)}
         files = 0.5
     CountingFileSystem.requests.clear()
     assert run(remote, tmp_path / "out", **options).exit_code == 0

@@ -179,7 +179,7 @@ def test_damage_is_named_and_earlier_layers_stand(
             broken = bytearray(layer)
             broken[at] ^= 0x10
             layers = (*stream.layers[:number], bytes(broken), *stream.layers[number + 1 :])
-            with pytest.raises(CorruptStreamError, match=f"layer {number}") as caught:
+            with pytest.raises(CorruptStreamError, match=f"layer {number + 1}") as caught:
                 codec.decode([EncodedImage(stream.header, layers)])
             assert caught.value.layer == number
             codec.decode([EncodedImage(stream.header, layers)], layers=number)
@@ -283,7 +283,9 @@ def test_symbols_that_no_encoder_writes_are_refused(
 
     first = tuning.PASSES if bad == codec.num_layers - 1 else 0
     for wrong in (first, scheme.passes(bad) - 1):
-        with pytest.raises(CorruptStreamError, match=f"layer {bad} .* {range_of} range") as caught:
+        with pytest.raises(
+            CorruptStreamError, match=f"layer {bad + 1} .* {range_of} range"
+        ) as caught:
             decode(wrong)
         assert caught.value.layer == bad
 

@@ -184,7 +184,7 @@ def test_forged_tunings_are_refused(codec: UQDMCodec, number: int, at: int, valu
             symbols[0] = 1
         if turn == number:
             symbols[at] = value
-            with pytest.raises(CorruptStreamError, match=f"layer {LAYER} has a tuning"):
+            with pytest.raises(CorruptStreamError, match=f"layer {LAYER + 1} has a tuning"):
                 codec.scheme.update(state, LAYER, turn, [symbols])
         else:
             codec.scheme.update(state, LAYER, turn, [symbols])

@@ -116,7 +116,9 @@ def test_a_layer_that_cannot_be_read_is_named_and_those_before_it_decode(
     codec: UQDMCodec, path: Path, streams: list, bad: int
 ) -> None:
     disturb(codec, lambda layer, precise: 30.0 if layer == bad else 0.0)
-    with pytest.raises(CorruptStreamError, match=f"layer {bad}: this device computes") as caught:
+    with pytest.raises(
+        CorruptStreamError, match=f"layer {bad + 1}: this device computes"
+    ) as caught:
         codec.decode(streams)
     assert caught.value.layer == bad
     before = [stream.truncate(bad) for stream in streams]
