@@ -16,6 +16,8 @@ from PIL import Image
 from codec import InvalidModelError, load_codec
 from codec.models import zoo
 from codec.uqdm import recipes
+from pipeline.stores.filesystems import StorageError
+from pipeline.training.job import shards_of
 from tests.codec import toy, toy_recipes
 from tests.codec.small_models import noise_pictures, write_nested_model
 from tests.jobs.scripts import load_job
@@ -241,3 +243,26 @@ def test_help_tells_what_belongs_to_a_codec(
         with pytest.raises(SystemExit):
             train.main(["--codec", codec, "--help"])
         assert ("--rate-weight" in capsys.readouterr().out) == flag
+
+
+def test_help_says_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        load_job("train").main(["--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr()
+    assert "usage:" in shown.out
+    assert shown.err == ""
+
+
+def test_folders_of_several_kinds_can_be_chosen_from(shard: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / shard.name).write_bytes(shard.read_bytes())
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(folder / "a.png")
+    asked = ["--data", str(folder), "--out", str(tmp_path / "run"), "--input-format"]
+    for kind, names in (("tars", [shard.name]), ("files", ["in#000001.000001"])):
+        options = load_job("train").parse([*asked, kind])
+        data, _ = shards_of(options.data, {}, options.input_format)
+        assert [name.rpartition("/")[2] for name in data] == names
+    with pytest.raises(StorageError, match="--input-format"):
+        shards_of((str(folder),), {})

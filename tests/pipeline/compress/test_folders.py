@@ -63,8 +63,13 @@ def keys_of(tmp_path: Path) -> list[str]:
     return [record.key for record in open_dataset(str(tmp_path / "archive")).read()]
 
 
-def test_each_picture_with_its_files_comes_back(tmp_path: Path, photos: Path) -> None:
+def test_each_picture_with_its_files_comes_back(
+    tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     summary = compress(tmp_path, photos)
+    begun = capsys.readouterr().err
+    assert f"10 pictures in the folder {photos}; the summary says what is left out" in begun
+    assert "README" not in begun  # once is enough
     assert (summary.ok, summary.bad, summary.filtered, summary.shards) == (10, 0, 0, 3)
     (note,) = [note for note in summary.notes if "left out" in note]
     assert "README" in note
