@@ -20,6 +20,7 @@ _WHY = {
     "filtered": "filtered samples",
 }
 _SMALL = 10_000  # bytes of a picture's file
+_FEW = 20
 
 
 @dataclass
@@ -135,4 +136,8 @@ def _advice(totals: Mapping[str, Any], parameters: Mapping[str, Any]) -> str:
         return "its pictures are so small that metadata and previews weigh more than what is saved"
     if parameters["keep_original"] == "always":
         return "--keep-original larger keeps fewer files, and --store-layers 1 smaller previews"
-    return "leave out --lossless, or give --target-quality 70, for smaller streams"
+    if pictures < _FEW:
+        return "of so few pictures, what a data file has beside them weighs more than what is saved"
+    if parameters["lossless"]:
+        return "leave out --lossless, or give --target-quality 70, for smaller streams"
+    return "--target-quality 70 gives smaller streams"

@@ -13,6 +13,7 @@ from codec.errors import CorruptStreamError
 from codec.images.files import write_image
 from codec.images.metrics import psnr
 from pipeline.compress import keeping, sampling
+from pipeline.compress import summary as summary_module
 from pipeline.compress.job import CompressOptions, CompressSummary, compress
 from pipeline.dataset.ledger import PlanMismatchError
 from tests.pipeline.compress.test_keeping import NOISE, mixed, rows_of
@@ -99,6 +100,16 @@ def test_an_archive_that_is_larger_than_its_input(tmp_path: Path) -> None:
     tar = str(write_tar(tmp_path / "x.tar", jpegs))
     text = "\n".join(run([tar], tmp_path / "set", lossless=True, keep_original="bad").lines())
     assert "warning: the archive is larger than its input: --keep-original larger keeps" in text
+
+
+@pytest.mark.parametrize(
+    ("pictures", "lossless", "words"),
+    [(2, False, "of so few pictures"), (99, True, "leave out --loss"), (99, False, "--target-q")],
+)
+def test_advice_is_of_what_was_asked_for(pictures: int, lossless: bool, words: str) -> None:
+    totals = {"by_layers": {"2": pictures}, "picture_bytes": 20_000 * pictures}
+    advice = summary_module._advice(totals, {"keep_original": "larger", "lossless": lossless})
+    assert advice.startswith(words)
 
 
 def test_what_misses_its_quality_is_told(tmp_path: Path) -> None:
