@@ -27,7 +27,7 @@ class Assumptions:
     """
 
     megapixels: float = 0.065536
-    images_per_second: float = 3.7
+    images_per_second: float = 2.8
     bits_per_pixel: float = 2.0
     row_bytes: float = 170
     images_per_shard: int = 10_000
