@@ -10,15 +10,10 @@ from typing import Any
 
 from codec.errors import CorruptStreamError
 
+from ..dataset.facts import MAX_LISTED_PROBLEMS, MAX_REASONS, reason_kind
 from ..dataset.layout import record_path
 from ..dataset.ledger import Ledger
-from ..dataset.rows import (
-    MAX_LISTED_PROBLEMS,
-    MAX_REASONS,
-    original_file,
-    original_key,
-    reason_kind,
-)
+from ..dataset.rows import original_file, original_key
 from ..reader.dataset import DataFile
 from ..running.stages import StageClock
 from ..running.worker_errors import picklable_errors

@@ -13,16 +13,10 @@ from codec import Codec, EncodedImage
 from codec.batches import batches_by_size, one_by_one_on_error, taken, windows
 from codec.errors import StrataError
 
+from ..dataset.facts import MAX_LISTED_PROBLEMS, MAX_REASONS, MAX_TOLD, reason_kind
 from ..dataset.layout import generation_name, record_path, split_generation
 from ..dataset.ledger import Ledger
-from ..dataset.rows import (
-    MAX_LISTED_PROBLEMS,
-    MAX_REASONS,
-    MAX_TOLD,
-    encoded_image,
-    reason_kind,
-    row_bytes,
-)
+from ..dataset.rows import encoded_image, row_bytes
 from ..reader.dataset import DataFile
 from ..running.stages import StageClock
 from ..running.worker_errors import picklable_errors

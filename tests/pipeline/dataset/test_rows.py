@@ -8,7 +8,8 @@ import pytest
 from codec import EncodedImage
 from codec.stream.bitstream import StreamHeader, pack_header
 from pipeline.dataset import rows as dataset_rows
-from pipeline.dataset.rows import Row, RowWriter, inspect_file, iter_rows
+from pipeline.dataset.facts import inspect_file
+from pipeline.dataset.rows import Row, RowWriter, iter_rows
 
 HEADER = pack_header(StreamHeader("uqdm", 8, 8, "00112233"))
 
