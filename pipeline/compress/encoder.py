@@ -25,7 +25,8 @@ import numpy as np
 from codec import Codec, EncodedImage, coder_process
 from codec.batches import batches_by_size, in_parts, one_by_one_on_error, windows
 from codec.coder_process import Coding, Helper
-from codec.images.files import pack_alpha, read_image
+from codec.images.alpha import pack_alpha
+from codec.images.files import read_image
 from codec.numerics.memory import is_out_of_memory, release_memory
 
 from ..dataset.rows import Row, Status
