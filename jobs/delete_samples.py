@@ -27,15 +27,15 @@ from codec.errors import StrataError
 from pipeline import DeleteOptions, delete_samples
 from pipeline.dataset.deletions import printable_key
 from pipeline.decode.key_list import read_keys
-from pipeline.running.command_line import (
+from pipeline.running.arguments import (
     add_archive,
     add_log,
     add_scratch,
     add_storage_options,
     new_parser,
     options_of,
-    stop_reason,
 )
+from pipeline.running.command_line import stop_reason
 from pipeline.running.json_report import add_json, run_job_as_json
 
 

@@ -26,15 +26,15 @@ from codec.errors import StrataError
 from codec.models import zoo
 from codec.training.flags import add_flags, given_flags
 from codec.training.tracking import PACKAGES
-from pipeline.running.command_line import (
+from pipeline.running.arguments import (
     add_address,
     add_scratch,
     add_storage_options,
-    exit_code,
     new_parser,
     options_of,
     positive,
 )
+from pipeline.running.command_line import exit_code
 
 if TYPE_CHECKING:
     from pipeline import TrainOptions
