@@ -23,6 +23,24 @@ MAX_LISTED_PROBLEMS, MAX_REASONS = 100, 20  # of a data file
 MAX_TOLD = 500  # characters of a key or a reason in a record
 
 
+class Refusals:
+    """Samples that are not ok: how often each reason occurs, and the first samples."""
+
+    def __init__(self) -> None:
+        self._reasons: Counter[str] = Counter()
+        self._first: list[tuple[str, ...]] = []
+
+    def add(self, key: str, status: str, reason: str) -> None:
+        self._reasons[reason_kind(reason)] += 1
+        if len(self._first) < MAX_LISTED_PROBLEMS:
+            self._first.append(tuple(text[:MAX_TOLD] for text in (key, status, reason)))
+
+    def facts(self) -> dict[str, Any]:
+        """``reasons`` and ``problems`` of a record."""
+        reasons = dict(self._reasons.most_common(MAX_REASONS))
+        return {"reasons": reasons, "problems": self._first}
+
+
 @dataclass(frozen=True)
 class FileFacts:
     """What a data file holds, counted from the file itself.
@@ -60,7 +78,7 @@ class FileFacts:
     captions: int = 0
     formats: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, int] = field(default_factory=dict)
-    problems: tuple[tuple[str, ...], ...] = ()
+    problems: list[tuple[str, ...]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -73,10 +91,8 @@ def inspect_file(path: Path, layers: int) -> FileFacts:
     """
     file = ParquetFile(path)
     read_metadata(file, path.name)
-    counts: Counter[str] = Counter()
-    reasons: Counter[str] = Counter()
+    counts, refusals = Counter[str](), Refusals()
     formats: Counter[str] = Counter()
-    problems: list[tuple[str, ...]] = []
     by_layers, by_reason, side = Counter[str](), Counter[str](), Counter[str]()
     pixels = picture_bytes = stream_bytes = kept = side_pictures = captions = 0
     for position, row in enumerate(iter_rows(file, schema(layers).names)):
@@ -85,10 +101,7 @@ def inspect_file(path: Path, layers: int) -> FileFacts:
         if row["status"] != "ok":
             whole = row["source_field"] is None and bool(files)
             by_reason[row["status"]] += whole or row["original"] is not None
-            reasons[reason_kind(row["reason"])] += 1
-            if len(problems) < MAX_LISTED_PROBLEMS:
-                told = (row["key"], row["status"], row["reason"])
-                problems.append(tuple(str(text)[:MAX_TOLD] for text in told))
+            refusals.add(row["key"], row["status"], row["reason"])
             continue
         encoded = encoded_image(row, layers, path.name)
         if row["index"] != position or encoded.num_layers != row["layers"]:
@@ -129,8 +142,7 @@ def inspect_file(path: Path, layers: int) -> FileFacts:
         by_reason={name: count for name, count in sorted(by_reason.items()) if count},
         captions=captions,
         formats=dict(formats.most_common()),
-        reasons=dict(reasons.most_common(MAX_REASONS)),
-        problems=tuple(problems),
+        **refusals.facts(),
     )
 
 

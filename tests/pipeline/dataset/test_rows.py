@@ -54,7 +54,7 @@ def test_rows_come_back(tmp_path: Path) -> None:
     facts = inspect_file(tmp_path / "x.parquet", 3)
     assert (facts.rows, facts.ok, facts.bad, facts.filtered) == (3, 2, 1, 0)
     assert facts.reasons == {"broken": 1}
-    assert facts.problems == (("k00001", "bad", "broken: really"),)
+    assert facts.problems == [("k00001", "bad", "broken: really")]
 
 
 def test_row_groups_are_bounded_in_rows_and_bytes(tmp_path: Path) -> None:
