@@ -92,12 +92,12 @@ def run_trial(
     """
     trial, began = Trial(), time.monotonic()
 
-    def late() -> bool:
+    def time_is_up() -> bool:
         return bool(stop()) or (time.monotonic() - began > SECONDS and bool(trial.pictures))
 
     count = min(SHARDS, len(shards))
     for shard in (shards[number * len(shards) // count] for number in range(count)):
-        if late():
+        if time_is_up():
             break
         with tempfile.TemporaryDirectory(dir=settings.scratch) as scratch:
             try:
@@ -108,7 +108,7 @@ def run_trial(
                     _count(trial, shard, file.samples)
                     for rows, images in _groups(file, settings, trial, PICTURES // count):
                         _encode(trial, rows, images, settings, models)
-                        if late():
+                        if time_is_up():
                             break
             except (StrataError, OSError) as error:
                 trial.problems.append(str(error))

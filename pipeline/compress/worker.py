@@ -233,8 +233,8 @@ class ShardCompressor(Worker[CompressSettings]):
         for row in self._rows(job, file, previous, saved.rows, clock, skip):
             writer.copy(row)
             count += 1
-            late = time.monotonic() - began >= self.settings.save_seconds or self._pausing.is_set()
-            if late and saved.rows + count < samples:
+            due = time.monotonic() - began >= self.settings.save_seconds or self._pausing.is_set()
+            if due and saved.rows + count < samples:
                 writer.close()
                 saved.add(part, count)
                 self._end_if_pausing(job)

@@ -40,7 +40,7 @@ class Actor(Generic[C]):
     failures: int = 0
     reserved: bool = False  # gets no more work until it is empty, and then a suspect
     clock: float = 0.0  # when it last got on, or began after having nothing
-    killed_for: C | None = None  # the call that is late, while it is being killed
+    killed_for: C | None = None  # the call that has timed out, while it is being killed
     status: dict[str, Any] = field(default_factory=dict)
     asked: Any = None  # the reference of a call of ``status``
     failed_starts: int = 0

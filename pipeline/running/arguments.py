@@ -226,7 +226,7 @@ def add_running_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGr
         type=positive,
         default=Policy().attempts,
         metavar="N",
-        help="times a shard is tried when its worker dies or is late (default: %(default)s)",
+        help="times a shard is tried when its worker dies or times out (default: %(default)s)",
     )
     group.add_argument(
         "--shard-timeout",
