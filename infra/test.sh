@@ -15,9 +15,11 @@ check() {
 check ruff check .
 check ruff format --check .
 check mypy
-# Two processes, a file of tests at a time: many tests wait for other processes more than they work.
+# One process more than there are processors, three at the most (each takes up to 4 GB with its Ray),
+# and a file of tests at a time: many tests wait for other processes more than they work.
+processes=$(($(nproc) < 2 ? 2 : 3))
 export OMP_NUM_THREADS=1
-check pytest --quiet --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@"
+check pytest --quiet --numprocesses $processes --dist loadfile --no-loadscope-reorder "$@"
 if [ ${#failed[@]} -gt 0 ]; then
     printf 'failed: %s\n' "${failed[@]}" >&2
     exit 1
