@@ -172,14 +172,18 @@ TRAINED: dict[str, tuple[str, str, str | None, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_training(name: str, device: str, photo: np.ndarray, tmp_path: Path) -> None:
-    """It ends with a model file that works, and goes on from its checkpoint."""
+    """It ends with a model file that works, and goes on from its checkpoint.
+
+    How that is read does not depend on the recipe, so only the quickest ones of both codecs go on.
+    """
     codec, recipe, init, loss = TRAINED[name]
     parts = [photo[y : y + 128, x : x + 128] for y in (0, 128, 256) for x in (100, 228)]
     files = {f"{i}.png": write_image(part, None, "png") for i, part in enumerate(parts)}
     tar = tmp_path / "a.tar"
     tar.write_bytes(tar_bytes(list(files.items())))
     lines: list[str] = []
-    for steps in (1, 2):
+    goes_on = name in ("first layer", "light")
+    for steps in (1, 2) if goes_on else (1,):
         training = {"steps": steps, "batch": 4, "crop": 64, "counted_crops": 2, "warmup": 1}
         settings = RunSettings(codec, recipe, init, (str(tar),), (), training, loss)
         run(
@@ -189,7 +193,7 @@ def test_training(name: str, device: str, photo: np.ndarray, tmp_path: Path) -> 
             device=device,
             log=lines.append,
         )
-    assert any(line.startswith("resumed") for line in lines)
+    assert any(line.startswith("resumed") for line in lines) == goes_on
     model = load_codec(tmp_path / "run" / zoo.MODEL_FILE)
     picture = np.ascontiguousarray(photo[:64, 200:264])
     (decoded,) = model.decode(model.encode([picture]))
