@@ -156,7 +156,7 @@ class SampleEncoder:
         return windows(loaded, cost, lambda: self._window_bytes, WINDOW_ROWS, first)
 
     def _fit_windows(self, window: list[Loaded], seconds: float) -> None:
-        """Let the next windows take as long as they may, by how long this one took."""
+        """Choose the size of the next windows by the time that this one took."""
         cost = sum(loaded.cost for loaded in window)
         fitting = WINDOW_SECONDS * cost / max(seconds, 1e-3)
         self._window_bytes = int(min(max(fitting, 1), WINDOW_BYTES))
@@ -180,7 +180,7 @@ class SampleEncoder:
         return batches
 
     def _fitting(self, batch: list[int], sizes: list[tuple[int, int]]) -> Iterator[list[int]]:
-        """The batch in as many parts as the device's memory asks for since it was made."""
+        """Split a batch again if the device has run out of memory since it was made."""
         chosen = [sizes[number] for number in batch]
         for part in batches_by_size(chosen, len(batch), self.batch_pixels):
             yield [batch[number] for number in part]
@@ -208,7 +208,7 @@ class SampleEncoder:
     def _quantise(
         self, images: list[np.ndarray], layers: int
     ) -> Callable[[], list[EncodedImage]] | _DeviceFailure:
-        """What the coder has to finish."""
+        """Do the device's half of a batch; returns the function that does the coder's half."""
         options = self.settings.codec_options
         try:
             with self._clock.timed("device"):
@@ -230,12 +230,12 @@ class SampleEncoder:
         return streams
 
     def _helped(self, finish: Callable[[], list[EncodedImage]]) -> TypeGuard[Coding]:
-        """Whether another process codes. Where networks run on the CPUs, it would take theirs."""
+        """Whether another process does the coding. It would slow down networks on the CPUs."""
         has_time = self.settings.threads > 1 and self.settings.device != "cpu"
         return has_time and coder_process.AVAILABLE and isinstance(finish, Coding)
 
     def _helper(self) -> Helper:
-        """That of this coder's thread."""
+        """The helper process of this coder thread."""
         if not hasattr(self._of_thread, "helper"):
             self._of_thread.helper = Helper()
         helper: Helper = self._of_thread.helper

@@ -335,7 +335,7 @@ class ShardCompressor(Worker[CompressSettings]):
                 self.activity.show(name, stage="wait")
 
     def _counting(self, name: str) -> tuple[Callable[[list[Row]], None], Callable[[int], None]]:
-        """What adds finished rows, and before them coded pictures, to what the driver sees.
+        """Callbacks that count coded pictures and finished rows for the driver.
 
         A picture counts as soon as it is coded; the other samples when their rows are there.
         """

@@ -132,7 +132,7 @@ class Crew(Generic[C]):
                 self.ray.kill(actor.handle)
 
     def answers(self, seconds: float) -> list[tuple[Actor[C], Any, Answer]]:
-        """What has been answered by now, or within ``seconds``: (actor, call's reference, answer).
+        """Answers that come within ``seconds``: (actor, reference of the call, answer).
 
         An actor's death comes after everything that it answered before.
         """
