@@ -23,6 +23,7 @@ from codec.uqdm.paper import calibration
 from codec.uqdm.paper.scheme import UniversalScheme
 from tests.codec import elsewhere
 from tests.codec.cdc.models import paper_config, write_model
+from tests.codec.small_models import write_nested_model
 from tests.codec.uqdm.paper.test_portability import disturb
 from tests.codec.uqdm.paper.test_scheme import small_model
 from tests.pipeline.makers import tar_bytes
@@ -114,10 +115,11 @@ def test_a_gpu_is_seldom_waited_for(name: str, device: str, some: list[np.ndarra
 
 
 def test_pictures_in_tiles(
-    device: str, some: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+    device: str, some: list[np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is in which tile is known without the device: it is waited for no more often."""
-    here, there = load_codec("uqdm"), load_codec("uqdm", device)
+    model = write_nested_model(tmp_path)
+    here, there = load_codec(model), load_codec(model, device)
     expected = here.encode(some[:1])
     counts = []
     for size in (96, 3):
