@@ -15,9 +15,14 @@ check() {
 check ruff check .
 check ruff format --check .
 check mypy
-# Two processes, a file of tests at a time: many tests wait for other processes more than they work.
+# A file of tests at a time, and three processes for two processors: many tests wait for other
+# processes more than they work. A process takes up to 4 GB with its Ray.
+processes=3
+if [ "$(awk '/^MemAvailable/ {print int($2 / 1048576)}' /proc/meminfo)" -lt 12 ]; then
+    processes=2
+fi
 export OMP_NUM_THREADS=1
-check pytest --quiet --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@"
+check pytest --quiet --numprocesses $processes --dist loadfile --no-loadscope-reorder "$@"
 if [ ${#failed[@]} -gt 0 ]; then
     printf 'failed: %s\n' "${failed[@]}" >&2
     exit 1

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from codec.models.zoo import DEFAULT_MODELS
 from pipeline import CompressOptions, compress_dataset, estimate_compression
-from pipeline.running.command_line import (
+from pipeline.running.arguments import (
     add_input_format,
     add_max_bad_fraction,
     add_running_options,
@@ -30,9 +30,9 @@ from pipeline.running.command_line import (
     positive,
     running_options,
     sample_bytes,
-    stop_reason,
     zero_or_more,
 )
+from pipeline.running.command_line import stop_reason
 from pipeline.running.json_report import add_json, run_job_as_json
 from pipeline.sources.samples import MAX_SAMPLE_BYTES
 

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from codec.images.files import DEFAULT_QUALITY
 from pipeline import DecodeOptions, decode_dataset
-from pipeline.running.command_line import (
+from pipeline.running.arguments import (
     above_zero,
     add_dataset,
     add_keys,
@@ -35,11 +35,10 @@ from pipeline.running.command_line import (
     options_of,
     output_url,
     positive,
-    run_job,
     running_options,
-    stop_reason,
     zero_or_more,
 )
+from pipeline.running.command_line import run_job, stop_reason
 
 DECODING = ("image_format", "image_quality", "max_side", "max_pixels")
 CODEC_OPTIONS = ("realism", "decoder", "steps", "noise_scale", "seed", "tile_pixels")

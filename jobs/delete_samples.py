@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from codec.errors import StrataError
 from pipeline import DeleteOptions, delete_samples
 from pipeline.decode.key_list import chosen_keys
-from pipeline.running.command_line import (
+from pipeline.running.arguments import (
     add_archive,
     add_keys,
     add_log,
@@ -33,8 +33,8 @@ from pipeline.running.command_line import (
     add_storage_options,
     new_parser,
     options_of,
-    stop_reason,
 )
+from pipeline.running.command_line import stop_reason
 from pipeline.running.json_report import add_json, run_job_as_json
 
 

@@ -21,14 +21,14 @@ from codec import load_codec
 from codec.errors import StrataError
 from codec.images.files import read_image
 from codec.models.zoo import DEFAULT_MODELS, write_whole
-from pipeline.running.command_line import (
+from pipeline.running.arguments import (
     add_single_device,
-    exit_code,
     given_options,
     new_parser,
     not_negative,
     positive,
 )
+from pipeline.running.command_line import exit_code
 from pipeline.running.options import OptionError, check_codec_options
 
 

@@ -28,7 +28,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipeline import EvaluateOptions, evaluate_models
-from pipeline.running.command_line import (
+from pipeline.running.arguments import (
     above_zero,
     add_input_format,
     add_running_options,
@@ -37,10 +37,9 @@ from pipeline.running.command_line import (
     options_of,
     output_url,
     positive,
-    run_job,
     running_options,
-    stop_reason,
 )
+from pipeline.running.command_line import run_job, stop_reason
 
 SECRET = ("--input-options", "--output-options")
 

@@ -17,13 +17,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipeline import index_keys
-from pipeline.running.command_line import (
-    add_dataset,
-    add_scratch,
-    add_storage_options,
-    exit_code,
-    new_parser,
-)
+from pipeline.running.arguments import add_dataset, add_scratch, add_storage_options, new_parser
+from pipeline.running.command_line import exit_code
 
 
 def main(arguments: list[str] | None = None) -> int:

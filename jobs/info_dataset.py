@@ -18,12 +18,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipeline import info_dataset
-from pipeline.running.command_line import (
-    add_archive,
-    add_storage_options,
-    exit_code,
-    new_parser,
-)
+from pipeline.running.arguments import add_archive, add_storage_options, new_parser
+from pipeline.running.command_line import exit_code
 from pipeline.running.json_report import add_json, print_result
 
 

@@ -20,15 +20,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipeline import MergeOptions, merge_datasets
-from pipeline.running.command_line import (
+from pipeline.running.arguments import (
     add_log,
     add_scratch,
     add_storage_options,
     new_parser,
     options_of,
     output_url,
-    stop_reason,
 )
+from pipeline.running.command_line import stop_reason
 from pipeline.running.json_report import add_json, run_job_as_json
 
 

@@ -19,18 +19,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipeline import ServeOptions, serve_previews
-from pipeline.running.command_line import (
+from pipeline.running.arguments import (
     above_zero,
     add_address,
     add_dataset,
     add_device,
     add_storage_options,
-    exit_code,
     new_parser,
     options_of,
     port,
     positive,
 )
+from pipeline.running.command_line import exit_code
 from pipeline.serving.access import Access
 from pipeline.serving.limits import SLOWER, Limits
 from pipeline.serving.options import MOST_CPU_REPLICAS

@@ -26,17 +26,16 @@ from codec.errors import StrataError
 from codec.models import zoo
 from codec.training.flags import add_flags, given_flags
 from codec.training.tracking import PACKAGES
-from pipeline.running.command_line import (
-    STARTING,
+from pipeline.running.arguments import (
     add_address,
     add_input_format,
     add_scratch,
     add_storage_options,
-    exit_code,
     new_parser,
     options_of,
     positive,
 )
+from pipeline.running.command_line import STARTING, exit_code
 
 if TYPE_CHECKING:
     from pipeline import TrainOptions

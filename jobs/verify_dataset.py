@@ -23,16 +23,16 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipeline import Subset, VerifyOptions, verify_dataset
-from pipeline.running.command_line import (
+from pipeline.running.arguments import (
     add_dataset,
     add_running_options,
     add_storage_options,
     new_parser,
     options_of,
     running_options,
-    stop_reason,
     zero_or_more,
 )
+from pipeline.running.command_line import stop_reason
 from pipeline.running.json_report import add_json, run_job_as_json
 from pipeline.stores.urls import place_of
 

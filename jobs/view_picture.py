@@ -20,7 +20,8 @@ from codec import EncodedImage, load_codec
 from codec.errors import CorruptStreamError, StrataError, UnknownModelError
 from codec.images.files import write_image
 from codec.models.zoo import shipped_model, write_whole
-from pipeline.running.command_line import add_single_device, exit_code, new_parser, positive
+from pipeline.running.arguments import add_single_device, new_parser, positive
+from pipeline.running.command_line import exit_code
 from pipeline.running.options import OptionError
 
 FORMATS = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp", ".avif": "avif"}

@@ -19,6 +19,8 @@ os.environ.update(
     AWS_DEFAULT_REGION="us-east-1",
     RAY_AUTH_MODE="disabled",  # otherwise ray.init() leaves a token in the home directory
     RAY_USAGE_STATS_ENABLED="0",
+    # By itself Ray lets its workers go last, behind whatever else a machine does: for minutes.
+    RAY_worker_niceness="0",
     OMP_WAIT_POLICY="PASSIVE",  # as codec sets these, in case a test imports torch first
     GOMP_SPINCOUNT="1000",
 )

@@ -9,13 +9,12 @@ need the device come from one thread, because torch keeps a pool of threads for 
 calls it.
 """
 
-import hashlib
 import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
 from typing import Any, TypeGuard
@@ -25,16 +24,16 @@ import numpy as np
 from codec import Codec, EncodedImage, coder_process
 from codec.batches import batches_by_size, in_parts, one_by_one_on_error, windows
 from codec.coder_process import Coding, Helper
-from codec.images.files import pack_alpha, read_image
 from codec.numerics.memory import is_out_of_memory, release_memory
 
-from ..dataset.rows import Row, Status
+from ..dataset.rows import Row
 from ..running.stages import StageClock
 from ..sources.samples import Sample
 from ..sources.shards import ShardFile
 from ..stores.reasons import describe
 from ..stores.threads import ahead_within
-from .keeping import finished_row, keeps_field, layers_to_encode, packed, without_picture
+from .keeping import finished_row, layers_to_encode, packed
+from .loading import Loaded, load
 from .quality import Measured, shown_by_layers
 from .settings import CompressSettings
 
@@ -48,26 +47,6 @@ WINDOW_SECONDS = 60.0
 WINDOW_ROWS = 256
 BATCH_PIXELS = 1 << 22
 SYSTEMATIC = 8  # failures, and no success before: the codec is broken, not the pictures
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A sample under way: its row so far, and the picture if there is one to encode.
-
-    Until it is decided whether to keep it, ``row.original`` is the picture's file. ``untouchable``
-    is a sample that killed a worker: nothing reads its file any more.
-    """
-
-    row: Row
-    rgb: np.ndarray | None = None
-    untouchable: bool = False
-
-    @property
-    def cost(self) -> int:
-        """Bytes in memory: the picture, its file, and the sample's other fields."""
-        contents = (self.row.original, self.row.alpha, *(data for _, data in self.row.fields))
-        pixels = 0 if self.rgb is None else self.rgb.nbytes
-        return pixels + sum(len(data) for data in contents if data is not None)
 
 
 @dataclass(frozen=True)
@@ -166,82 +145,21 @@ class SampleEncoder:
         """Samples loaded in threads, in groups that memory can hold."""
         threads = max(1, self.settings.threads)
 
-        def load(numbered: tuple[int, Sample]) -> Loaded:
+        def load_one(numbered: tuple[int, Sample]) -> Loaded:
             with self._clock.timed("decode", threads):
-                return self.load(file, *numbered, skip.get(numbered[0]))
+                return load(self.settings, file, *numbered, skip.get(numbered[0]))
 
         cost = attrgetter("cost")
         limits = {"budget": WINDOW_BYTES, "count": WINDOW_ROWS, "threads": threads}
-        loaded = ahead_within(self._loaders, load, samples, cost, **limits)
+        loaded = ahead_within(self._loaders, load_one, samples, cost, **limits)
         first = self.settings.batch_size  # few, because the device waits for them
         return windows(loaded, cost, lambda: self._window_bytes, WINDOW_ROWS, first)
 
     def _fit_windows(self, window: list[Loaded], seconds: float) -> None:
-        """Let the next windows take as long as they may, by how long this one took."""
+        """Choose the size of the next windows by the time that this one took."""
         cost = sum(loaded.cost for loaded in window)
         fitting = WINDOW_SECONDS * cost / max(seconds, 1e-3)
         self._window_bytes = int(min(max(fitting, 1), WINDOW_BYTES))
-
-    def load(self, file: ShardFile, index: int, sample: Sample, skip: str | None = None) -> Loaded:
-        """Read a sample's fields and decode its picture, or say why it has none."""
-        if reason := sample.filtered or sample.problem or self._too_large(sample):
-            status: Status = "filtered" if sample.filtered else "bad"
-            kept = tuple(self._read_some(file, sample, status))
-            return Loaded(Row(sample.key, index, status, reason, kept))
-        image_field = sample.image_field
-        data = {name: file.read(member) for name, member in sample.fields}
-        if image_field is None:
-            names = ", ".join(name or "(none)" for name in data)
-            reason = f"no picture among its fields: {names}"
-            return Loaded(Row(sample.key, index, "bad", reason, tuple(data.items())))
-        source = data[image_field]
-        row = Row(
-            sample.key,
-            index,
-            fields=tuple((n, None if n == image_field else content) for n, content in data.items()),
-            original=source,
-            source_field=image_field,
-            source_bytes=len(source),
-            source_sha256=hashlib.sha256(source).digest(),
-        )
-        if skip is not None:
-            return Loaded(without_picture(self.settings, row, "bad", skip), untouchable=True)
-        try:
-            picture = read_image(source, max_pixels=self.settings.max_pixels)
-        except Exception as error:
-            return Loaded(without_picture(self.settings, row, "bad", describe(error)))
-        row = replace(row, source_format=picture.format, notes="; ".join(picture.notes))
-        height, width = picture.rgb.shape[:2]
-        if min(height, width) < self.settings.min_side:
-            reason = f"smaller than --min-side {self.settings.min_side}: {width}x{height}"
-            return Loaded(without_picture(self.settings, row, "filtered", reason))
-        alpha = None if picture.alpha is None else pack_alpha(picture.alpha)
-        rgb = np.ascontiguousarray(picture.rgb)
-        digest = hashlib.sha256(rgb.data).digest()
-        return Loaded(replace(row, alpha=alpha, image_sha256=digest), rgb)
-
-    def _too_large(self, sample: Sample) -> str:
-        """Why the sample takes too much memory, or ''."""
-        limit = self.settings.max_sample_bytes
-        if sample.size <= limit:
-            return ""
-        return (
-            f"larger than --max-sample-bytes {limit}: {sample.size} bytes in {len(sample.fields)} "
-            "files of one sample"
-        )
-
-    def _read_some(
-        self, file: ShardFile, sample: Sample, status: Status
-    ) -> Iterator[tuple[str, bytes | None]]:
-        """The fields of a sample that gives no picture, those with their bytes that are kept."""
-        room = self.settings.max_sample_bytes
-        for name, member in sample.fields:
-            kept = not member.problem and keeps_field(self.settings, name, member.size, status)
-            if kept and member.size <= room:
-                room -= member.size
-                yield name, file.read(member)
-            else:
-                yield name, None
 
     # -- pixels to streams ------------------------------------------------------------------------
 
@@ -262,7 +180,7 @@ class SampleEncoder:
         return batches
 
     def _fitting(self, batch: list[int], sizes: list[tuple[int, int]]) -> Iterator[list[int]]:
-        """The batch in as many parts as the device's memory asks for since it was made."""
+        """Split a batch again if the device has run out of memory since it was made."""
         chosen = [sizes[number] for number in batch]
         for part in batches_by_size(chosen, len(batch), self.batch_pixels):
             yield [batch[number] for number in part]
@@ -290,7 +208,7 @@ class SampleEncoder:
     def _quantise(
         self, images: list[np.ndarray], layers: int
     ) -> Callable[[], list[EncodedImage]] | _DeviceFailure:
-        """What the coder has to finish."""
+        """Do the device's half of a batch; returns the function that does the coder's half."""
         options = self.settings.codec_options
         try:
             with self._clock.timed("device"):
@@ -312,12 +230,12 @@ class SampleEncoder:
         return streams
 
     def _helped(self, finish: Callable[[], list[EncodedImage]]) -> TypeGuard[Coding]:
-        """Whether another process codes. Where networks run on the CPUs, it would take theirs."""
+        """Whether another process does the coding. It would slow down networks on the CPUs."""
         has_time = self.settings.threads > 1 and self.settings.device != "cpu"
         return has_time and coder_process.AVAILABLE and isinstance(finish, Coding)
 
     def _helper(self) -> Helper:
-        """That of this coder's thread."""
+        """The helper process of this coder thread."""
         if not hasattr(self._of_thread, "helper"):
             self._of_thread.helper = Helper()
         helper: Helper = self._of_thread.helper

@@ -32,8 +32,8 @@ def sampled_quality(
 ) -> dict[str, list[float | None]]:
     """PSNR in dB (None: exact) and SSIMULACRA2 of some pictures that have only their streams.
 
-    Where all pictures have their files as well, one is decoded all the same, to see that this can
-    be done, and nothing is told.
+    If all pictures have their files as well, one is decoded to see that this can be done, and there
+    is no quality to tell.
 
     Args:
         path: the data file, with ``layers`` layer columns.

@@ -53,9 +53,9 @@ class SavedRows:
             self.rows = stop
 
     def keep_if_of(self, keys: list[str]) -> None:
-        """Forget and remove them, unless they are of the first of the samples with these keys.
+        """Remove the saved rows, unless they are those of the first samples with these keys.
 
-        Samples that were deleted meanwhile have made the others' numbers smaller.
+        Deleting samples changes the numbers of the samples behind them.
         """
         found: list[str] = []
         for local, passed in self._files:

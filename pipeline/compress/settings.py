@@ -1,4 +1,4 @@
-"""What every worker of a job that compresses is told."""
+"""Settings of the compressing workers."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal

@@ -110,7 +110,7 @@ def share(part: float, whole: float) -> str:
 
 
 def _table(title: str, lines: Iterable[str]) -> list[str]:
-    """The title before the first line only."""
+    """Lines of a table; the title stands before the first one only."""
     return [f"{'' if number else title:12} {line}" for number, line in enumerate(lines)]
 
 

@@ -18,8 +18,8 @@ from ..dataset.rows import Row
 from ..sources.base import Shard, ShardFile
 from ..sources.samples import Sample
 from ..sources.shards import open_shard
-from .encoder import SampleEncoder
 from .keeping import layers_to_encode
+from .loading import load
 from .quality import Measured, TargetQuality, shown_by_layers
 from .sampling import middle
 from .settings import CompressSettings
@@ -91,14 +91,13 @@ def run_trial(
     ``settings`` are those of the job, for the first of the ``models``.
     """
     trial, began = Trial(), time.monotonic()
-    encoder = SampleEncoder(models[0], settings)
 
-    def late() -> bool:
+    def time_is_up() -> bool:
         return bool(stop()) or (time.monotonic() - began > SECONDS and bool(trial.pictures))
 
     count = min(SHARDS, len(shards))
     for shard in (shards[number * len(shards) // count] for number in range(count)):
-        if late():
+        if time_is_up():
             break
         with tempfile.TemporaryDirectory(dir=settings.scratch) as scratch:
             try:
@@ -107,9 +106,9 @@ def run_trial(
                 )
                 with opened as file:
                     _count(trial, shard, file.samples)
-                    for rows, images in _groups(file, encoder, trial, PICTURES // count):
+                    for rows, images in _groups(file, settings, trial, PICTURES // count):
                         _encode(trial, rows, images, settings, models)
-                        if late():
+                        if time_is_up():
                             break
             except (StrataError, OSError) as error:
                 trial.problems.append(str(error))
@@ -131,7 +130,7 @@ def _count(trial: Trial, shard: Shard, samples: Sequence[Sample]) -> None:
 
 
 def _groups(
-    file: ShardFile, encoder: SampleEncoder, trial: Trial, most: int
+    file: ShardFile, settings: CompressSettings, trial: Trial, most: int
 ) -> Iterator[tuple[list[Row], list[np.ndarray]]]:
     """At most so many pictures of a shard, evenly spread, in groups to encode together."""
     whole = [(n, one) for n, one in enumerate(file.samples) if one.image_field]
@@ -140,7 +139,7 @@ def _groups(
     images: list[np.ndarray] = []
     for number in range(count):
         began = time.monotonic()
-        loaded = encoder.load(file, *whole[number * len(whole) // count])
+        loaded = load(settings, file, *whole[number * len(whole) // count])
         trial.encode_seconds += time.monotonic() - began
         trial.bad += loaded.row.status == "bad"
         if loaded.rgb is not None:

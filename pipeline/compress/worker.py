@@ -29,19 +29,13 @@ from codec import EncodedImage
 from codec.images.files import read_image
 
 from ..dataset.deletions import Deletions, printable_key
+from ..dataset.facts import FileFacts, inspect_file
 from ..dataset.layout import generation_name
 from ..dataset.ledger import Ledger, slim
 from ..dataset.models import load_model
 from ..dataset.parquet import ParquetFile
 from ..dataset.publisher import Publisher
-from ..dataset.rows import (
-    FileFacts,
-    Row,
-    RowWriter,
-    inspect_file,
-    iter_rows,
-    schema,
-)
+from ..dataset.rows import Row, RowWriter, iter_rows, schema
 from ..running.stages import StageClock, Turn
 from ..running.tasks import PausedError
 from ..running.worker import Worker
@@ -239,8 +233,8 @@ class ShardCompressor(Worker[CompressSettings]):
         for row in self._rows(job, file, previous, saved.rows, clock, skip):
             writer.copy(row)
             count += 1
-            late = time.monotonic() - began >= self.settings.save_seconds or self._pausing.is_set()
-            if late and saved.rows + count < samples:
+            due = time.monotonic() - began >= self.settings.save_seconds or self._pausing.is_set()
+            if due and saved.rows + count < samples:
                 writer.close()
                 saved.add(part, count)
                 self._end_if_pausing(job)
@@ -341,7 +335,7 @@ class ShardCompressor(Worker[CompressSettings]):
                 self.activity.show(name, stage="wait")
 
     def _counting(self, name: str) -> tuple[Callable[[list[Row]], None], Callable[[int], None]]:
-        """What adds finished rows, and before them coded pictures, to what the driver sees.
+        """Callbacks that count coded pictures and finished rows for the driver.
 
         A picture counts as soon as it is coded; the other samples when their rows are there.
         """

@@ -1,4 +1,4 @@
-"""What side fields tell of a picture in words: a caption and a label, where there are any."""
+"""The caption and the label of a picture, from its side fields."""
 
 import json
 import unicodedata

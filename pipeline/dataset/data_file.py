@@ -62,7 +62,7 @@ class DamagedDataError(DatasetError):
 class DataFile:
     """One data file as the manifest lists it; ``name`` ends in its generation (``x``, ``x.1``).
 
-    ``record`` is its commit record, as far as manifests have it (``commit.slim``).
+    ``record`` is its commit record, as far as manifests have it (``ledger.slim``).
     """
 
     name: str

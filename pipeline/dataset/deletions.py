@@ -45,7 +45,7 @@ def printable_key(key: str) -> str:
 
 
 def pack_deletion(hashes: Hashes) -> tuple[str, bytes]:
-    """The path and the content of the file that says what was deleted."""
+    """Path and content of the file that says what was deleted."""
     data = to_json({"format": FORMAT, "files": hashes}, compact=True)
     return deletion_path(hashlib.sha256(data).hexdigest()[:32]), data
 
@@ -85,9 +85,9 @@ class Deletions:
         return sum(self.hashes.get(base, {}).values())
 
     def left(self, base: str, record: Mapping[str, Any]) -> int:
-        """How many samples a data file has by its ``record`` that were to be deleted.
+        """How many samples of a data file, by its ``record``, are still to be deleted.
 
-        Less than 0 if more were deleted than is said here.
+        Below 0 if its file lacks more than the deletions name.
         """
         return self.samples(base) - int(record.get("deleted", 0))
 

@@ -44,8 +44,8 @@ def run_dataset_job(
     """Write what is missing of a dataset, and a manifest that lists all of it.
 
     Args:
-        sources: of what is done, by the names of all data files of this job, what people know
-            their sources by. Raises StrataError where the job must not go on from these records.
+        sources: given the records of what is done, the source of each data file of this job, as
+            messages name it. Raises StrataError where the job must not go on from these records.
         run: does what these records lack, and records it. Its outcomes need no results.
         summary: gets the shards that failed, and notes.
         publish_model: gives the dataset its copy of the model.

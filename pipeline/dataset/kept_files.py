@@ -1,4 +1,4 @@
-"""Why a picture's own file is kept, or what else must be said of it: the column ``reason``."""
+"""The column ``reason`` of pictures: why their own file is kept, or which goal they miss."""
 
 ASKED = "original kept: --keep-original always"
 EXACT = "original kept: --lossless, and only the JPEG file itself is exact"

@@ -69,7 +69,7 @@ def plans_of(parameters: Mapping[str, Any], own: str) -> dict[str, dict[str, Any
 
 
 def fingerprints_of(parameters: Mapping[str, Any], own: str) -> set[str]:
-    """Those that data files of a dataset may name; see ``plans_of``."""
+    """Fingerprints that data files of a dataset may name; see ``plans_of``."""
     return {own, *plans_of(parameters, own)}
 
 
@@ -265,9 +265,9 @@ class Ledger:
 
 
 def as_recorded(shards: Sequence[Shard], records: Mapping[str, Mapping[str, Any]]) -> list[Shard]:
-    """The shards, local ones under the spelling of their path by which they were recorded.
+    """The shards; local ones with their path spelled as it was recorded.
 
-    Otherwise a file that was compressed through a link, or as ``./x.tar``, would be so again.
+    Otherwise a file that was compressed as ``./x.tar``, or through a link, would come in twice.
     """
     known = {record["source"]["url"] for record in records.values()}
     if all(shard.url in known for shard in shards):
@@ -307,7 +307,7 @@ def entry_of(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def in_order(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """As manifests list them."""
+    """Entries in the order of manifests."""
     return sorted(entries, key=lambda entry: (entry["source"]["url"], entry["name"]))
 
 

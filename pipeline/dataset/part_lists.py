@@ -84,7 +84,7 @@ def _damaged(store: Store, number: int, problem: str) -> StorageError:
 
 
 def unlisted(lists: Sequence[PartList], sources: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The URLs of those sources of data files that are parts, and that no list has."""
+    """The URLs of parts that data files were made of and no list has."""
     listed = {shard.etag for one in lists for shard in one.shards()}
     return [one["url"] for one in sources if is_part(one["url"]) and one["etag"] not in listed]
 
@@ -99,7 +99,7 @@ def part_in(store: Store, url: str, version: str) -> Shard | None:
 
 
 class Planner:
-    """Gives the files of folders to parts, those that no list names yet.
+    """Gives the files of folders that no list names yet to parts.
 
     ``notes`` say what is left out and what is gone.
     """

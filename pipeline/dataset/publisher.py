@@ -8,10 +8,10 @@ from typing import Any
 
 from ..running.stages import StageClock
 from ..stores.store import StorageError, Store
+from .facts import FileFacts, inspect_file
 from .index_writer import index_table, publish_index
 from .layout import data_path
 from .ledger import Ledger
-from .rows import FileFacts, inspect_file
 
 UPLOAD_ATTEMPTS = 3  # encoding a shard again costs far more than another upload
 

@@ -13,7 +13,7 @@ import os
 import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
@@ -27,14 +27,11 @@ from codec.images.packing import unpack_file
 from codec.stream.bitstream import MAX_LAYERS
 
 from ..sources.samples import is_picture
-from .captions import NOTHING, caption_of
-from .parquet import BYTES_PER_GROUP, DICTIONARY_COLUMNS, ROWS_PER_GROUP, ParquetFile
+from .parquet import BYTES_PER_GROUP, DICTIONARY_COLUMNS, ROWS_PER_GROUP
 
 SCHEMA_VERSION = 2
 METADATA_KEY = b"strata"
 FOOTER_END = 8  # bytes behind Parquet's footer: its length and the magic number
-MAX_LISTED_PROBLEMS, MAX_REASONS = 100, 20  # of a data file
-MAX_TOLD = 500  # characters of a key or a reason in a record
 Status = Literal["ok", "bad", "filtered"]
 
 _FIELDS = pa.list_(pa.struct([("name", pa.string()), ("data", pa.binary())]))
@@ -242,49 +239,6 @@ def _leaves(columns: pa.Schema) -> list[str]:
     return leaves
 
 
-@dataclass(frozen=True)
-class FileFacts:
-    """What a data file holds, counted from the file itself.
-
-    ``footer_crc32`` is the checksum of the last ``footer_bytes`` of the file, because a damaged
-    footer can crash the process that parses it. ``column_bytes`` are the compressed sizes of the
-    columns. ``picture_bytes`` sums the source files of the ok rows, ``stream_bytes`` what replaces
-    them (header, layers, alpha, kept originals), and ``kept`` counts kept originals.
-    ``side_pictures`` counts pictures that are side fields, which are not encoded; ``side_fields``
-    and ``side_bytes`` are all fields but the pictures. ``by_layers`` counts ok rows by the number
-    of their layers, ``by_reason`` ok rows that have a reason (why their original is kept), and
-    rows without a picture of which files are kept, as "bad" or "filtered". ``formats`` counts the
-    ok rows by ``source_format``, and ``captions`` those with a caption or a label
-    (``captions.py``). ``problems`` are the first (key, status, reason) of rows that are not ok.
-    """
-
-    rows: int
-    ok: int
-    bad: int
-    filtered: int
-    bytes: int
-    sha256: str
-    footer_bytes: int
-    footer_crc32: int
-    pixels: int
-    picture_bytes: int
-    stream_bytes: int
-    kept: int
-    column_bytes: dict[str, int]
-    side_pictures: int = 0
-    side_fields: int = 0
-    side_bytes: int = 0
-    by_layers: dict[str, int] = field(default_factory=dict)
-    by_reason: dict[str, int] = field(default_factory=dict)
-    captions: int = 0
-    formats: dict[str, int] = field(default_factory=dict)
-    reasons: dict[str, int] = field(default_factory=dict)
-    problems: tuple[tuple[str, ...], ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
 def read_metadata(file: pq.ParquetFile, name: str) -> dict[str, Any]:
     """The ``metadata`` given to RowWriter. Raises RecordError for another program's file."""
     packed = (file.schema_arrow.metadata or {}).get(METADATA_KEY)
@@ -294,74 +248,6 @@ def read_metadata(file: pq.ParquetFile, name: str) -> dict[str, Any]:
         return dict(json.loads(packed))
     except (ValueError, TypeError, RecursionError) as error:
         raise RecordError(f"{name}: its metadata are damaged") from error
-
-
-def inspect_file(path: Path, layers: int) -> FileFacts:
-    """Reopen a finished file, read all of it with checksums, and count.
-
-    Raises RecordError for rows that contradict themselves, OSError for damaged pages.
-    """
-    file = ParquetFile(path)
-    read_metadata(file, path.name)
-    counts: Counter[str] = Counter()
-    reasons: Counter[str] = Counter()
-    formats: Counter[str] = Counter()
-    problems: list[tuple[str, ...]] = []
-    by_layers, by_reason, side = Counter[str](), Counter[str](), Counter[str]()
-    pixels = picture_bytes = stream_bytes = kept = side_pictures = captions = 0
-    for position, row in enumerate(iter_rows(file, schema(layers).names)):
-        counts[row["status"]] += 1
-        files = [len(one["data"]) for one in row["fields"] if one["data"] is not None]
-        if row["status"] != "ok":
-            whole = row["source_field"] is None and bool(files)
-            by_reason[row["status"]] += whole or row["original"] is not None
-            reasons[reason_kind(row["reason"])] += 1
-            if len(problems) < MAX_LISTED_PROBLEMS:
-                told = (row["key"], row["status"], row["reason"])
-                problems.append(tuple(str(text)[:MAX_TOLD] for text in told))
-            continue
-        encoded = encoded_image(row, layers, path.name)
-        if row["index"] != position or encoded.num_layers != row["layers"]:
-            raise RecordError(f"{path.name}: row {position} ({row['key']}) contradicts itself")
-        if row["cumulative_bytes"][-1:] != [encoded.nbytes]:
-            raise RecordError(f"{path.name}: row {position} ({row['key']}) has lost bytes")
-        pixels += encoded.width * encoded.height
-        picture_bytes += row["source_bytes"]
-        stream_bytes += encoded.nbytes + len(row["alpha"] or b"") + len(row["original"] or b"")
-        kept += row["original"] is not None
-        by_layers[str(encoded.num_layers)] += 1
-        by_reason[row["reason"]] += bool(row["reason"])
-        side.update(fields=len(files), bytes=sum(files))
-        side_pictures += sum(is_side_picture(field) for field in row["fields"])
-        captions += caption_of(row["fields"]) != NOTHING
-        formats.update(filter(None, [row["source_format"]]))
-    if sum(counts.values()) != file.metadata.num_rows:
-        raise RecordError(f"{path.name}: has {sum(counts.values())} rows, unlike its footer")
-    footer_bytes, footer_crc32 = local_footer(path, file.metadata)
-    return FileFacts(
-        rows=sum(counts.values()),
-        ok=counts["ok"],
-        bad=counts["bad"],
-        filtered=counts["filtered"],
-        bytes=path.stat().st_size,
-        sha256=file_sha256(path),
-        footer_bytes=footer_bytes,
-        footer_crc32=footer_crc32,
-        pixels=pixels,
-        picture_bytes=picture_bytes,
-        stream_bytes=stream_bytes,
-        kept=kept,
-        column_bytes=column_bytes(file.metadata),
-        side_pictures=side_pictures,
-        side_fields=side["fields"],
-        side_bytes=side["bytes"],
-        by_layers=dict(sorted(by_layers.items())),
-        by_reason={name: count for name, count in sorted(by_reason.items()) if count},
-        captions=captions,
-        formats=dict(formats.most_common()),
-        reasons=dict(reasons.most_common(MAX_REASONS)),
-        problems=tuple(problems),
-    )
 
 
 def is_side_picture(field: Mapping[str, Any]) -> bool:
@@ -438,8 +324,3 @@ def original_key(row: Mapping[str, Any]) -> str:
 def file_sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def reason_kind(reason: str) -> str:
-    """The general part of a reason, for counting: the text before the first colon."""
-    return reason.split(":", 1)[0][:80]

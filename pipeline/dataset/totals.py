@@ -1,4 +1,4 @@
-"""What the records of data files say together: counts, and the quality of a random sample.
+"""Totals of the records of data files: counts, and the quality of a random sample.
 
 A record tells of its file ``COUNTS``, ``TALLIES`` (counts by what they count) and ``quality``: of
 some pictures that were decoded from it, ``psnr`` in dB (null: exact) and ``ssimulacra2``.
@@ -21,7 +21,7 @@ METRICS = ("psnr", "ssimulacra2")
 
 
 def totals_of(entries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """What a manifest says of all its entries together."""
+    """The totals of a manifest's entries."""
     counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
     tallies: dict[str, Counter[str]] = {name: Counter() for name in TALLIES}
     measured: dict[str, list[float]] = {name: [] for name in METRICS}
@@ -39,7 +39,7 @@ def totals_of(entries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _spread(values: Sequence[float]) -> dict[str, float | int | None]:
-    """How many there are, and the worst, the one that 5 % do not reach, and the median."""
+    """Their number, the worst, the 5th percentile and the median."""
     ordered = sorted(values)
     places = {"worst": 0, "percent_5": len(ordered) // 20, "median": len(ordered) // 2}
     found = {name: ordered[place] for name, place in places.items()}

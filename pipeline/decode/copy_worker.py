@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ..dataset.deletions import Deletions
+from ..dataset.facts import inspect_file
 from ..dataset.kept_files import KEPT
 from ..dataset.layout import EMPTY_COMMITS, split_generation
 from ..dataset.ledger import Ledger, slim
 from ..dataset.publisher import Publisher
-from ..dataset.rows import RowWriter, inspect_file, schema
+from ..dataset.rows import RowWriter, schema
 from ..reader.dataset import DataFile, Dataset
 from ..reader.originals import ORIGINAL, PACKING
 from ..running.stages import StageClock

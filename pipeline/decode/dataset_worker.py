@@ -1,4 +1,4 @@
-"""What the workers have in common that hand out a dataset: its rows, after the person's choice."""
+"""Base of the workers that hand out a dataset: the rows of a data file that were asked for."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property

@@ -10,15 +10,10 @@ from typing import Any
 
 from codec.errors import CorruptStreamError
 
+from ..dataset.facts import Refusals
 from ..dataset.layout import record_path
 from ..dataset.ledger import Ledger
-from ..dataset.rows import (
-    MAX_LISTED_PROBLEMS,
-    MAX_REASONS,
-    original_file,
-    original_key,
-    reason_kind,
-)
+from ..dataset.rows import original_file, original_key
 from ..reader.dataset import DataFile
 from ..running.stages import StageClock
 from ..running.worker_errors import picklable_errors
@@ -62,8 +57,7 @@ class ShardRestorer(DatasetWorker):
         """
         started, clock = time.monotonic(), StageClock(self.activity.clock)
         ledger = Ledger(self.store, self.settings.fingerprint, DECODE_COMMITS)
-        statuses, totals, reasons = Counter[str](), Counter[str](), Counter[str]()
-        problems: list[tuple[str, str, str]] = []
+        statuses, totals, refusals = Counter[str](), Counter[str](), Refusals()
         shown = self.activity.shard(file.name, of=file.rows)
         with shown, scratch_folder(self.settings.scratch) as folder:
             local = folder / "out.tar"
@@ -75,9 +69,7 @@ class ShardRestorer(DatasetWorker):
                 statuses[sample.status] += 1
                 self.activity.add(file.name, samples=1, bad=sample.status == "bad")
                 if sample.status != "ok":
-                    reasons[reason_kind(sample.reason)] += 1
-                    if len(problems) < MAX_LISTED_PROBLEMS:
-                        problems.append((printable(sample.key), sample.status, sample.reason))
+                    refusals.add(printable(sample.key), sample.status, sample.reason)
             target.close()
             rows = statuses.total()
             if keys is None and not self.settings.condition and rows != file.rows:
@@ -102,8 +94,7 @@ class ShardRestorer(DatasetWorker):
             "of": file.name,
             "rows": rows,
             "bytes": size,
-            "reasons": dict(reasons.most_common(MAX_REASONS)),
-            "problems": problems,
+            **refusals.facts(),
             "seconds": round(time.monotonic() - started, 3),
             "stage_seconds": clock.seconds(),
         }

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from codec.errors import MissingPackageError
-from codec.images.files import unpack_alpha, write_image
+from codec.images.alpha import unpack_alpha
+from codec.images.files import write_image
 from codec.images.resizing import shrink
 
 from ..dataset.rows import is_side_picture, original_file, original_key

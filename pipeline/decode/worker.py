@@ -13,16 +13,10 @@ from codec import Codec, EncodedImage
 from codec.batches import batches_by_size, one_by_one_on_error, taken, windows
 from codec.errors import StrataError
 
+from ..dataset.facts import Refusals
 from ..dataset.layout import generation_name, record_path, split_generation
 from ..dataset.ledger import Ledger
-from ..dataset.rows import (
-    MAX_LISTED_PROBLEMS,
-    MAX_REASONS,
-    MAX_TOLD,
-    encoded_image,
-    reason_kind,
-    row_bytes,
-)
+from ..dataset.rows import encoded_image, row_bytes
 from ..reader.dataset import DataFile
 from ..running.stages import StageClock
 from ..running.worker_errors import picklable_errors
@@ -116,8 +110,7 @@ class ShardDecoder(DatasetWorker):
             scratch_folder(settings.scratch) as folder,
         ):
             local = folder / f"out{suffix}"
-            statuses, totals, reasons = Counter[str](), Counter[str](), Counter[str]()
-            problems: list[tuple[str, ...]] = []
+            statuses, totals, refusals = Counter[str](), Counter[str](), Refusals()
             target: TarTarget | TableTarget | FileTarget
             if settings.options.format == "parquet":
                 target = TableTarget(local, settings.columns)
@@ -142,10 +135,7 @@ class ShardDecoder(DatasetWorker):
                     written = sum(len(data) for _, data in sample.fields or [])
                     self.activity.transferred(written=written)
                 if status != "ok":
-                    reasons[reason_kind(reason)] += 1
-                    if len(problems) < MAX_LISTED_PROBLEMS:
-                        told = (printable(sample.key), status, reason)
-                        problems.append(tuple(text[:MAX_TOLD] for text in told))
+                    refusals.add(printable(sample.key), status, reason)
             target.close()
             rows = statuses.total()
             if keys is None and not settings.condition and rows != file.rows:
@@ -162,8 +152,7 @@ class ShardDecoder(DatasetWorker):
             **{name: totals[name] for name in COUNTS},
             "rows": rows,
             "bytes": size,
-            "reasons": dict(reasons.most_common(MAX_REASONS)),
-            "problems": problems,
+            **refusals.facts(),
             "seconds": round(time.monotonic() - started, 3),
             "stage_seconds": clock.seconds(),
         }

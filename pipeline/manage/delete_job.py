@@ -32,6 +32,7 @@ from ..dataset.layout import (
 from ..dataset.ledger import Ledger, Plan, entry_of, in_order, latest_manifest, totals_of
 from ..decode.key_list import FILES_AT_ONCE, listed
 from ..reader.dataset import Dataset, open_dataset
+from ..reader.opening import Manifest
 from ..running.here import run_here
 from ..running.job import JobWatcher, Stop
 from ..running.progress.events import EventLog, job_log
@@ -181,7 +182,7 @@ class _Deletion:
     def _newest(self, records: Records) -> Dataset:
         """A dataset of these data files, whether or not a manifest lists them."""
         entries = in_order(entry_of(record) for record in records.values())
-        manifest = {"files": entries, "totals": totals_of(entries)}
+        manifest = Manifest.of({"files": entries, "totals": totals_of(entries)})
         plan = {"parameters": self.plan.parameters, "fingerprint": self.plan.fingerprint}
         return Dataset(self.store, plan, manifest)
 

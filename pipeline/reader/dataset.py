@@ -31,19 +31,15 @@ from ..dataset.data_file import (
     within,
 )
 from ..dataset.index import IndexEntry
-from ..dataset.layout import manifest_name
-from ..dataset.ledger import FORMAT_VERSION, latest_manifest
 from ..dataset.models import load_model
-from ..dataset.untrusted import MAX_MANIFEST_BYTES, parse_json
 from ..stores.cache import ByteCache
-from ..stores.reasons import describe
-from ..stores.store import Store, storage_errors
+from ..stores.store import Store
 from . import fetch
 from .fetch import Record
 from .lookup import Lookup
+from .opening import Manifest, open_manifest, open_plan
 from .originals import ORIGINAL, file_of, file_of_problem, read_original, stored_columns
 from .pages import PageQuery, page
-from .plan import open_plan
 from .rows import RowFilter, batches, rows_at
 
 __all__ = [
@@ -71,19 +67,15 @@ METADATA = (
 class Dataset:
     """A compressed dataset; see ``open_dataset``. Bad and filtered rows are not yielded.
 
-    ``number`` is the manifest's number.
+    ``manifest`` is the manifest's number. ``failed`` are inputs (``url``, ``error``) that the last
+    run of the job could not compress.
     """
 
-    def __init__(
-        self, store: Store, plan: dict[str, Any], manifest: dict[str, Any], number: int = 0
-    ) -> None:
-        self.store, self.manifest = store, number
+    def __init__(self, store: Store, plan: dict[str, Any], manifest: Manifest) -> None:
+        self.store, self.manifest = store, manifest.number
         self.parameters: dict[str, Any] = plan["parameters"]
         self.fingerprint: str = plan["fingerprint"]
-        self.files = [DataFile.of(entry) for entry in manifest["files"]]
-        self.totals: dict[str, int] = manifest["totals"]
-        # inputs (``url``, ``error``) that the last run of the job could not compress
-        self.failed: list[dict[str, str]] = manifest.get("failed", [])
+        self.files, self.totals, self.failed = manifest.files, manifest.totals, manifest.failed
         self.lookup = Lookup(store, self.files, ByteCache(CACHE_BYTES))
         self._codecs: dict[str, Codec] = {}
 
@@ -395,28 +387,4 @@ def open_dataset(
     DatasetError if there is none, or one of a newer format.
     """
     store, plan = open_plan(url, options)
-    with storage_errors(store.url, "cannot be opened as a dataset"):
-        number = latest_manifest(store) if manifest is None else manifest
-    if not number:
-        raise DatasetError(
-            f"{url}: the job that writes this dataset has not finished; run it again to resume"
-        )
-    name = manifest_name(number)
-    with storage_errors(store.url, "cannot be opened as a dataset"):
-        try:
-            raw = store.read(name, MAX_MANIFEST_BYTES)
-        except FileNotFoundError as error:
-            if manifest is None and latest_manifest(store) > number:  # a deletion has replaced it
-                return open_dataset(url, options)
-            raise DatasetError(f"{url}: there is no {name}") from error
-    try:
-        listed = parse_json(raw)
-        version = listed["format"]
-        if version == FORMAT_VERSION:
-            return Dataset(store, plan, listed, number)
-    except (ValueError, TypeError, LookupError, RecursionError) as error:
-        raise DatasetError(
-            f"{url}: {name} is damaged ({describe(error)}); verify_dataset.py --repair writes it "
-            "again"
-        ) from error
-    raise DatasetError(f"{url}: {name} has format {version!r}, this release reads {FORMAT_VERSION}")
+    return Dataset(store, plan, open_manifest(store, manifest))

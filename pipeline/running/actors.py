@@ -40,7 +40,7 @@ class Actor(Generic[C]):
     failures: int = 0
     reserved: bool = False  # gets no more work until it is empty, and then a suspect
     clock: float = 0.0  # when it last got on, or began after having nothing
-    killed_for: C | None = None  # the call that is late, while it is being killed
+    killed_for: C | None = None  # the call that has timed out, while it is being killed
     status: dict[str, Any] = field(default_factory=dict)
     asked: Any = None  # the reference of a call of ``status``
     failed_starts: int = 0
@@ -132,7 +132,7 @@ class Crew(Generic[C]):
                 self.ray.kill(actor.handle)
 
     def answers(self, seconds: float) -> list[tuple[Actor[C], Any, Answer]]:
-        """What has been answered by now, or within ``seconds``: (actor, call's reference, answer).
+        """Answers that come within ``seconds``: (actor, reference of the call, answer).
 
         An actor's death comes after everything that it answered before.
         """

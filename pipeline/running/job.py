@@ -1,4 +1,4 @@
-"""What stands between a job and the scheduler: a cluster, progress for people, reasons to stop."""
+"""Run a job's tasks on a cluster: connect, schedule, show progress, and stop when asked to."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence

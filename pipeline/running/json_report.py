@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from .command_line import log_path, run_job
+from .arguments import log_path
+from .command_line import run_job
 from .progress.summary import Summary
 from .streams import streams_that_may_close
 

@@ -61,8 +61,8 @@ class _State:
 class _Call:
     """One outstanding call of an actor.
 
-    It is late if its actor has finished no sample, stage or task for ``timeout`` seconds, or if it
-    has not got on itself for ``patience`` seconds. It last ``moved`` to ``place``.
+    It is overdue if its actor has finished no sample, stage or task for ``timeout`` seconds, or if
+    it has not got on itself for ``patience`` seconds. It last ``moved`` to ``place``.
     """
 
     state: _State
@@ -136,7 +136,7 @@ class _Scheduler:
                 new = list(self._collect())
                 yield from new
                 reason = self.watcher.update(new, list(self.crew.statuses()))
-                self._enforce_deadlines()
+                self._enforce_timeouts()
                 if reason and not self.stopping:
                     self._stop(reason)
                 if time.monotonic() > self.pausing:
@@ -352,7 +352,7 @@ class _Scheduler:
 
     # -- watching ---------------------------------------------------------------------------------
 
-    def _enforce_deadlines(self) -> None:
+    def _enforce_timeouts(self) -> None:
         """Kill workers that have got on with nothing for too long, or not with one of their tasks.
 
         Tasks take turns in a worker, so the others wait for the oldest.
@@ -363,11 +363,11 @@ class _Scheduler:
                 continue
             self._note_progress(actor, now)
             calls = list(actor.calls.values())
-            late = [call for call in calls if now - call.moved > call.patience]
+            overdue = [call for call in calls if now - call.moved > call.patience]
             if now - actor.clock > calls[0].timeout:
-                late.insert(0, calls[0])
-            if late:
-                self.crew.kill_for(actor, late[0])
+                overdue.insert(0, calls[0])
+            if overdue:
+                self.crew.kill_for(actor, overdue[0])
 
     def _note_progress(self, actor: _Worker, now: float) -> None:
         """Look in an actor's last status at the stages and samples of its tasks."""

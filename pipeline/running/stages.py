@@ -1,4 +1,4 @@
-"""The stages of a worker: one place in each, given in turn, and how long each of them is busy."""
+"""The stages of a worker: one shard at a time in each, in turn, and the time that each is busy."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""What a scheduler is given, and what it gives back."""
+"""Input and output of the scheduler: tasks, outcomes, the policy, and who watches."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol

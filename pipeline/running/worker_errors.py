@@ -1,4 +1,4 @@
-"""Which exceptions leave a worker."""
+"""Exceptions of workers that the driver can unpickle."""
 
 import functools
 from collections.abc import Callable

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from codec.images import resizing
-from codec.images.files import MAX_JPEG_SIDE, MAX_WEBP_SIDE, unpack_alpha, write_image
+from codec.images.alpha import unpack_alpha
+from codec.images.files import MAX_JPEG_SIDE, MAX_WEBP_SIDE, write_image
 
 from .answers import CannotShow
 

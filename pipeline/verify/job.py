@@ -19,6 +19,7 @@ from ..dataset.ledger import latest_manifest
 from ..dataset.models import check_model
 from ..dataset.totals import totals_of
 from ..reader.dataset import DataFile, Dataset, DatasetError
+from ..reader.opening import Manifest
 from ..running.job import RunningOptions, Stop, run_job_tasks
 from ..running.progress.events import EventLog, job_log
 from ..running.progress.summary import Problem
@@ -158,7 +159,7 @@ class _Verification:
         if manifest is None:
             manifest, damaged = manifest_of_records(self.store, plan)
             report.damaged += damaged
-        dataset = Dataset(self.store, plan, manifest)
+        dataset = Dataset(self.store, plan, Manifest.of(manifest))
         report.manifest, report.files = number, len(dataset.files)
         report.totals = totals_of([file.record for file in dataset.files])
         report.failed, report.model_id = dataset.failed, dataset.model_id

@@ -16,6 +16,7 @@ from codec.models import zoo
 from ..compress.job import run_shards
 from ..compress.worker import ShardJob
 from ..dataset.deletions import Deletions
+from ..dataset.facts import inspect_file
 from ..dataset.index_writer import index_table, publish_index
 from ..dataset.layout import (
     COMMITS,
@@ -42,7 +43,7 @@ from ..dataset.ledger import (
 from ..dataset.models import publish_model
 from ..dataset.parquet import ParquetFile
 from ..dataset.part_lists import part_in
-from ..dataset.rows import file_sha256, inspect_file, iter_rows, read_metadata
+from ..dataset.rows import file_sha256, iter_rows, read_metadata
 from ..dataset.totals import COUNTS, TALLIES
 from ..reader.dataset import DataFile, Dataset
 from ..running.job import RunningOptions, Stop

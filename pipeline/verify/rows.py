@@ -6,7 +6,7 @@ from itertools import accumulate
 from typing import Any
 
 from codec.errors import CorruptStreamError, StrataError
-from codec.images.files import unpack_alpha
+from codec.images.alpha import unpack_alpha
 from codec.stream.bitstream import MAX_PIXELS, unpack_header, unpack_layer
 
 from ..dataset.parquet import ParquetFile

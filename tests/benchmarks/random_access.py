@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from pipeline.reader.dataset import Dataset, open_dataset  # noqa: E402
+from pipeline.reader.opening import Manifest  # noqa: E402
 from tests.benchmarks.range_server import BUCKET, serving  # noqa: E402
 from tests.pipeline.streams import SIZES, rows, write_dataset  # noqa: E402
 
@@ -34,7 +35,7 @@ SHARDS, PICTURES, WANTED = 10, 1000, 1000
 def without_index(dataset: Dataset) -> Dataset:
     files = [{k: v for k, v in file.record.items() if k != "index"} for file in dataset.files]
     plan = {"parameters": dataset.parameters, "fingerprint": dataset.fingerprint}
-    return Dataset(dataset.store, plan, {"files": files, "totals": dataset.totals})
+    return Dataset(dataset.store, plan, Manifest.of({"files": files, "totals": dataset.totals}))
 
 
 def measure(delay: float, rate: float, repeats: int) -> dict[str, Any]:

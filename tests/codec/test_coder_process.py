@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from codec import Codec, load_codec
+from codec import Codec, coder_process, load_codec
 from codec.coder_process import AVAILABLE, Coding, Helper
 from codec.models import zoo
 from tests.codec.small_models import write_nested_model
@@ -58,11 +58,14 @@ def test_the_same_streams(
 
 
 @pytest.mark.parametrize("name", ["nested", "cdc-small"])
-def test_large_pictures_between_small_ones(name: str, helper: Helper, codec: Codec) -> None:
+def test_large_pictures_between_small_ones(
+    name: str, helper: Helper, codec: Codec, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Shared memory that grows, is used in part, and again."""
+    monkeypatch.setattr(coder_process, "_REQUEST_PIXELS", 1 << 16)
     codec = load_codec(name) if name != "nested" else codec
     rng = np.random.default_rng(0)
-    sides = [16, 520, 24, 16, 530, 300]
+    sides = [16, 260, 24, 16, 265, 150]
     pictures = [rng.integers(0, 256, (side, side, 3)).astype(np.uint8) for side in sides]
     assert begin(codec, pictures).by(helper) == codec.encode(pictures)
 

@@ -23,6 +23,7 @@ from codec.uqdm.paper import calibration
 from codec.uqdm.paper.scheme import UniversalScheme
 from tests.codec import elsewhere
 from tests.codec.cdc.models import paper_config, write_model
+from tests.codec.small_models import write_nested_model
 from tests.codec.uqdm.paper.test_portability import disturb
 from tests.codec.uqdm.paper.test_scheme import small_model
 from tests.pipeline.makers import tar_bytes
@@ -114,10 +115,11 @@ def test_a_gpu_is_seldom_waited_for(name: str, device: str, some: list[np.ndarra
 
 
 def test_pictures_in_tiles(
-    device: str, some: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+    device: str, some: list[np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is in which tile is known without the device: it is waited for no more often."""
-    here, there = load_codec("uqdm"), load_codec("uqdm", device)
+    model = write_nested_model(tmp_path)
+    here, there = load_codec(model), load_codec(model, device)
     expected = here.encode(some[:1])
     counts = []
     for size in (96, 3):
@@ -172,14 +174,18 @@ TRAINED: dict[str, tuple[str, str, str | None, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_training(name: str, device: str, photo: np.ndarray, tmp_path: Path) -> None:
-    """It ends with a model file that works, and goes on from its checkpoint."""
+    """It ends with a model file that works, and goes on from its checkpoint.
+
+    How that is read does not depend on the recipe, so only the quickest ones of both codecs go on.
+    """
     codec, recipe, init, loss = TRAINED[name]
     parts = [photo[y : y + 128, x : x + 128] for y in (0, 128, 256) for x in (100, 228)]
     files = {f"{i}.png": write_image(part, None, "png") for i, part in enumerate(parts)}
     tar = tmp_path / "a.tar"
     tar.write_bytes(tar_bytes(list(files.items())))
     lines: list[str] = []
-    for steps in (1, 2):
+    goes_on = name in ("first layer", "light")
+    for steps in (1, 2) if goes_on else (1,):
         training = {"steps": steps, "batch": 4, "crop": 64, "counted_crops": 2, "warmup": 1}
         settings = RunSettings(codec, recipe, init, (str(tar),), (), training, loss)
         run(
@@ -189,7 +195,7 @@ def test_training(name: str, device: str, photo: np.ndarray, tmp_path: Path) -> 
             device=device,
             log=lines.append,
         )
-    assert any(line.startswith("resumed") for line in lines)
+    assert any(line.startswith("resumed") for line in lines) == goes_on
     model = load_codec(tmp_path / "run" / zoo.MODEL_FILE)
     picture = np.ascontiguousarray(photo[:64, 200:264])
     (decoded,) = model.decode(model.encode([picture]))

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from codec import EncodedImage
-from codec.images.files import read_image, unpack_alpha
+from codec.images.alpha import unpack_alpha
+from codec.images.files import read_image
 from codec.models import zoo
 from pipeline import open_dataset
 from pipeline.stores.store import Store

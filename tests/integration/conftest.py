@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.running import cluster
+from tests.codec.small_models import write_nested_model
 from tests.integration.servers import S3Server, moto, swift, why_no_swift
 
 RunHere = Callable[..., tuple[int, str, str]]
@@ -59,6 +60,12 @@ def ray_session(s3: str) -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A file of a model that is quick, and exact with all of its seven layers, as uqdm is."""
+    return str(write_nested_model(tmp_path_factory.mktemp("model")))
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import pipeline
 from codec.images.files import read_image
 from codec.images.packing import can_pack
 from pipeline.compress.job import CompressOptions
+from pipeline.reader.dataset import Record
 from pipeline.running.tasks import Policy
 from pipeline.stores.store import Store
 from pipeline.verify.garbage import find_garbage, remove_garbage
@@ -18,7 +19,6 @@ from tests.integration.servers import BUCKET, S3Server
 from tests.pipeline.makers import picture, samples, tar_bytes
 
 SHARDS, SAMPLES = 3, 6
-MODEL = "uqdm"  # exact with all its layers, so that pictures can be compared
 # A job's own limits here. An attempt takes seconds, but the machine may have other work, too.
 DEADLINE = 240.0
 READ_TIMEOUT = 2
@@ -29,9 +29,13 @@ Contents = dict[str, tuple[dict[str, bytes | None], np.ndarray, bytes, str | Non
 
 @dataclass(frozen=True)
 class Corpus:
-    """Shards ``x-0.tar``, ... in a folder of a server; outputs go beside it."""
+    """Shards ``x-0.tar``, ... in a folder of a server; outputs go beside it.
+
+    ``model`` is a file of a lossless model, so that pictures can be compared.
+    """
 
     server: S3Server
+    model: str
     folder: str = "faults"
 
     @property
@@ -53,7 +57,7 @@ class Corpus:
         return CompressOptions(
             (self.inputs,),
             self.output(name),
-            MODEL,
+            self.model,
             lossless=True,
             keep_original="always",
             workers=1,
@@ -62,13 +66,19 @@ class Corpus:
             output_options=options,
         )
 
-    def contents(self, name: str) -> Contents:
-        """Every picture of the dataset with its side fields, decoded; each key once."""
+    def records(self, name: str) -> list[Record]:
+        """Every picture of the dataset with its side fields; each key once."""
         dataset = pipeline.open_dataset(self.output(name), self.server.options())
         records = list(dataset.read(columns=["fields", "original", "original_packing"]))
-        images = dataset.codec().decode([record.encoded for record in records])
         assert len({record.key for record in records}) == len(records), "a key is there twice"
         assert len(dataset) == len(records)
+        return records
+
+    def contents(self, name: str) -> Contents:
+        """The same, decoded."""
+        records = self.records(name)
+        dataset = pipeline.open_dataset(self.output(name), self.server.options())
+        images = dataset.codec().decode([record.encoded for record in records])
         return {
             record.key: (
                 {f["name"]: f["data"] for f in record.extra["fields"]},
@@ -82,6 +92,7 @@ class Corpus:
     def check(self, name: str, without: str | None = None) -> None:
         """The dataset holds what was uploaded, but one key, and nothing else lies beside it."""
         self._compare(name, without)
+        records = self.records(name)
         store = Store(self.output(name), self.server.options())
         assert _names(store, "data") == _names(store, "commits")
         # The servers count time in whole seconds, so what is new seems to come from the future.
@@ -89,7 +100,7 @@ class Corpus:
         dataset = pipeline.open_dataset(self.output(name), self.server.options())
         assert _names(store, "data") == {file.name for file in dataset.files}
         assert len(dataset.files) == SHARDS
-        self._compare(name, without)
+        assert self.records(name) == records
 
     def _compare(self, name: str, without: str | None) -> None:
         """Against the pictures themselves: two wrong datasets cannot prove each other."""

@@ -23,9 +23,9 @@ NOTICE_SECONDS = 120  # that Ray may take to find that a machine is gone
 AWAY_SECONDS = 5  # in which there is no machine, after that
 
 
-def main(endpoint: str, folder: str, name: str, temp: str) -> None:
+def main(endpoint: str, model: str, folder: str, name: str, temp: str) -> None:
     actors.WAITING_SECONDS = 3.0  # while the machine is away, people are told
-    corpus = Corpus(S3Server("moto", endpoint), folder)
+    corpus = Corpus(S3Server("moto", endpoint), model, folder)
     machine = {"object_store_memory": 100 << 20}
     # The head has no CPU to offer: the worker is on the other machine, and then on its successor.
     head = {"num_cpus": 0, "temp_dir": temp, "include_dashboard": False, **machine}

@@ -24,20 +24,20 @@ from tests.integration.servers import ROOT, S3Server
 from tests.integration.test_lost_processes import PATIENCE, started
 from tests.pipeline.makers import samples, tar_bytes
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 DECODE = ROOT / "jobs" / "decode_dataset.py"
 
 
 @pytest.fixture(scope="module")
-def archive(ray_session: None, s3: str) -> str:
-    """Three small shards, compressed with the shipped model and without loss, on the S3 server."""
+def archive(ray_session: None, s3: str, small_model: str) -> str:
+    """Three small shards, compressed without loss, on the S3 server."""
     url = f"{s3}/distribution"
     sources = Store(f"{url}/in")
     for number in range(3):
         sources.create(f"x-{number}.tar", tar_bytes(samples(4, 10 * number)))
     summary = compress(
         CompressOptions(
-            (f"{url}/in",), f"{url}/set", "uqdm", lossless=True, keep_original="bad", workers=1
+            (f"{url}/in",), f"{url}/set", small_model, lossless=True, keep_original="bad", workers=1
         )
     )
     assert summary.ok == 12

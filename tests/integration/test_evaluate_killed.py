@@ -34,7 +34,6 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-@pytest.mark.timeout(2 * PATIENCE)
 def test_a_killed_job_goes_on_where_it_was(
     ray_session: None, run_here: RunHere, tmp_path: Path
 ) -> None:

@@ -21,13 +21,13 @@ from tests.integration.processes import actors, kill
 from tests.integration.servers import S3Server
 from tests.pipeline.makers import samples, tar_bytes
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration]
 SLOWLY = 20_000  # bytes per second
 
 
 @pytest.fixture(scope="module")
-def corpus(moto_server: S3Server, ray_session: None) -> Corpus:
-    corpus = Corpus(moto_server)
+def corpus(moto_server: S3Server, ray_session: None, small_model: str) -> Corpus:
+    corpus = Corpus(moto_server, small_model)
     corpus.upload()
     return corpus
 

@@ -1,4 +1,4 @@
-"""Folders of pictures and Parquet files on a real S3 store, with the shipped model, on Ray."""
+"""Folders of pictures and Parquet files on a real S3 store, on Ray."""
 
 import json
 from typing import Any
@@ -17,14 +17,15 @@ from tests.integration.servers import BUCKET, S3Server
 from tests.pipeline.makers import png
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_session")]
-MODEL = "uqdm"
 
 
-def options_of(server: S3Server, folder: str, *inputs: str, **changes: Any) -> CompressOptions:
+def options_of(
+    server: S3Server, model: str, folder: str, *inputs: str, **changes: Any
+) -> CompressOptions:
     return CompressOptions(
         tuple(f"{server.url}/{folder}/{one}" for one in inputs),
         f"{server.url}/{folder}/set",
-        MODEL,
+        model,
         lossless=True,
         workers=1,
         input_options=server.options(),
@@ -33,12 +34,14 @@ def options_of(server: S3Server, folder: str, *inputs: str, **changes: Any) -> C
     )
 
 
-def test_a_folder_grows_and_is_repaired(moto_server: S3Server, folder: str) -> None:
+def test_a_folder_grows_and_is_repaired(
+    moto_server: S3Server, small_model: str, folder: str
+) -> None:
     fs, options = moto_server.filesystem(), moto_server.options()
     for number in range(3):
         fs.pipe_file(f"{BUCKET}/{folder}/photos/x/{number}.png", png(number))
         fs.pipe_file(f"{BUCKET}/{folder}/photos/x/{number}.json", b'{"n": %d}' % number)
-    job = options_of(moto_server, folder, "photos", keep_original="always")
+    job = options_of(moto_server, small_model, folder, "photos", keep_original="always")
     assert (compress(job).ok, compress(job).resumed) == (3, 1)
     fs.pipe_file(f"{BUCKET}/{folder}/photos/a [new].png", png(7))
     grown = compress(job)
@@ -65,13 +68,15 @@ def test_a_folder_grows_and_is_repaired(moto_server: S3Server, folder: str) -> N
         assert dataset.original(key) == png(number)
 
 
-def test_a_table_comes_back_as_a_table(moto_server: S3Server, folder: str) -> None:
+def test_a_table_comes_back_as_a_table(
+    moto_server: S3Server, small_model: str, folder: str
+) -> None:
     fs, options = moto_server.filesystem(), moto_server.options()
     images = [{"bytes": png(n), "path": f"{n}.png"} for n in range(3)]
     table = pa.table({"image": images, "caption": ["a", "b", "c"], "n": [4, 5, 6]})
     with fs.open(f"{BUCKET}/{folder}/in/t.parquet", "wb") as out:
         pq.write_table(table, out)
-    assert compress(options_of(moto_server, folder, "in")).ok == 3
+    assert compress(options_of(moto_server, small_model, folder, "in")).ok == 3
     url = f"{moto_server.url}/{folder}"
     job = DecodeOptions(
         f"{url}/set",

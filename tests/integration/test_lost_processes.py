@@ -23,7 +23,7 @@ from tests.pipeline.makers import png, tar_bytes
 COMPRESS = ROOT / "jobs" / "compress_dataset.py"
 PATIENCE = 250  # seconds for a job with its Ray, which takes 20 to 30 on two idle cores
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 
 @contextmanager
@@ -65,7 +65,7 @@ def compress_command(corpus: Corpus, name: str) -> list[str]:
     return [
         *command,
         "--model",
-        "uqdm",
+        corpus.model,
         "--lossless",
         "--keep-original",
         "always",
@@ -75,8 +75,8 @@ def compress_command(corpus: Corpus, name: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def corpus(moto_server: S3Server) -> Corpus:
-    corpus = Corpus(moto_server, "lost")
+def corpus(moto_server: S3Server, small_model: str) -> Corpus:
+    corpus = Corpus(moto_server, small_model, "lost")
     corpus.upload()
     return corpus
 
@@ -120,6 +120,7 @@ def test_a_machine_is_lost(corpus: Corpus, folder: str, tmp_path: Path) -> None:
             "-m",
             module,
             corpus.server.endpoint,
+            corpus.model,
             corpus.folder,
             folder,
             short,
@@ -154,10 +155,10 @@ if any("default_worker" in argument for argument in sys.orig_argv):
 
 
 def test_a_picture_that_kills_its_worker(
-    moto_server: S3Server, folder: str, tmp_path: Path
+    moto_server: S3Server, small_model: str, folder: str, tmp_path: Path
 ) -> None:
     """It alone is bad, and the shard comes through with all the others."""
-    corpus = Corpus(moto_server, "poison")
+    corpus = Corpus(moto_server, small_model, "poison")
     corpus.upload()
     poison = {"s0015.jpg": ("s0015.png", png(15, 41, 37))}
     files = [poison.get(file[0], file) for n in range(10, 10 + SAMPLES) for file in sample_files(n)]

@@ -18,13 +18,13 @@ from tests.integration.servers import BUCKET, S3Server
 from tests.pipeline.makers import png, tar_bytes
 from tests.recipes.writing import write_dataset
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration]
 COUNT = 12
 URL = f"s3://{BUCKET}/ray-data/set"
 
 
 @pytest.fixture(scope="module")
-def dataset(moto_server: S3Server, ray_session: None) -> pipeline.Dataset:
+def dataset(moto_server: S3Server, ray_session: None, small_model: str) -> pipeline.Dataset:
     """Two shards, one with pictures of two sizes and a bad sample."""
     fs = moto_server.filesystem()
     for shard in range(2):
@@ -33,7 +33,7 @@ def dataset(moto_server: S3Server, ray_session: None) -> pipeline.Dataset:
             side = 48 if n == 7 else 64
             files += [(f"p{n:02d}.png", png(n, side, side)), (f"p{n:02d}.cls", b"%d" % n)]
         fs.pipe_file(f"{BUCKET}/ray-data/in/{shard}.tar", tar_bytes(files))
-    codec = load_codec("uqdm")
+    codec = load_codec(small_model)
     return write_dataset(
         [f"s3://{BUCKET}/ray-data/in"],
         URL,

@@ -21,7 +21,6 @@ from tests.integration.servers import BUCKET, S3Server
 from tests.pipeline.makers import png, samples, tar_bytes
 
 pytestmark = pytest.mark.integration
-MODEL = "uqdm"
 
 
 @pytest.fixture(params=["moto_server", "swift_server"])
@@ -47,7 +46,7 @@ def together(count: int, work: Callable[[int], Any]) -> list[Any]:
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_there_and_back(swift_server: S3Server, folder: str) -> None:
+def test_there_and_back(swift_server: S3Server, small_model: str, folder: str) -> None:
     fs, options = swift_server.filesystem(), swift_server.options()
     for number in range(2):
         fs.pipe_file(f"{BUCKET}/{folder}/in/x-{number}.tar", tar_bytes(samples(2, 10 * number)))
@@ -56,7 +55,7 @@ def test_there_and_back(swift_server: S3Server, folder: str) -> None:
     job = CompressOptions(
         (f"{url}/in/x-{{0..1}}.tar", f"{url}/in/y-*.tar"),
         f"{url}/set",
-        MODEL,
+        small_model,
         lossless=True,
         keep_original="bad",
         workers=1,
@@ -126,7 +125,7 @@ def test_listings_of_several_pages(server: S3Server) -> None:
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_few_layers_are_few_bytes(swift_server: S3Server, folder: str) -> None:
+def test_few_layers_are_few_bytes(swift_server: S3Server, small_model: str, folder: str) -> None:
     """Ranged reads of the real server, counted on their way."""
     fs = swift_server.filesystem()
     files = [(f"p{number}.png", png(number, 96, 96)) for number in range(6)]
@@ -136,7 +135,7 @@ def test_few_layers_are_few_bytes(swift_server: S3Server, folder: str) -> None:
     job = CompressOptions(
         (f"{url}/a.tar",),
         f"{url}/set",
-        MODEL,
+        small_model,
         lossless=True,
         keep_original="bad",
         workers=1,

@@ -23,7 +23,7 @@ from tests.integration.servers import ROOT
 from tests.integration.test_serve import PATIENCE, get, listens, wait_for
 from tests.pipeline.makers import samples, tar_bytes
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 RAY = Path(sys.executable).with_name("ray")
 
 

@@ -21,8 +21,8 @@ from tests.jobs.scripts import load_job
 from tests.pipeline.makers import png, tar_bytes
 
 PATIENCE = 200  # seconds, of which two cores that do nothing else need 30
-STEPS = 16
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
+STEPS = 8
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from tests.pipeline.reader.test_originals import jpeg
 from tests.recipes.conftest import SAMPLES, SHARDS, URL, Counted, picture_of
 from tests.recipes.writing import write_dataset
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration]
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "reading.md").read_text()
 TOOLS = ["DuckDB", "Polars", "Hugging Face datasets", "pandas and pyarrow"]
 FIRST_LAYER = ["key", "header", "layer_00"]

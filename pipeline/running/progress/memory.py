@@ -9,7 +9,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def resident_bytes() -> int:
-    """Memory of this process that is in RAM, in bytes; its peak where /proc does not tell."""
+    """Memory of this process that is in RAM, in bytes; its peak on systems without /proc."""
     try:
         with open("/proc/self/statm", "rb") as file:
             return int(file.read().split()[1]) * resource.getpagesize()
@@ -19,7 +19,7 @@ def resident_bytes() -> int:
 
 
 def free_bytes() -> int | None:
-    """Memory that this machine or container has left, in bytes; None where nothing tells."""
+    """Memory that this machine or container has left, in bytes; None if unknown."""
     found = []
     with contextlib.suppress(OSError, IndexError, ValueError):
         facts = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
@@ -32,7 +32,7 @@ def free_bytes() -> int | None:
 
 
 def kernel_kills() -> int:
-    """How many processes the kernel has killed for lack of memory; 0 where nothing tells."""
+    """How many processes the kernel has killed for lack of memory; 0 if unknown."""
     with contextlib.suppress(OSError, ValueError):
         facts = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
         return int(facts.get("oom_kill", 0))

@@ -66,8 +66,8 @@ def run(trainable: Any, data: Pictures, out: Path, steps: int) -> None:
     [
         (LIGHT, {}),
         (LIGHT, {"rho": 0.5}),
-        (LIGHT, {"stage": "joint"}),
-        (LIGHT, {"stage": "joint", "parameterization": "eps", "truncate": 0.5}),
+        (LIGHT, {"stage": "joint", "unet_dim": 8}),
+        (LIGHT, {"stage": "joint", "unet_dim": 8, "parameterization": "eps", "truncate": 0.5}),
         (PAPER, {}),
         (PAPER, {"stage": "transform"}),
         (PAPER, {"rho": 0.5}),

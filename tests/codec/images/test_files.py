@@ -2,7 +2,6 @@
 
 import io
 import struct
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -12,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from codec.errors import BrokenImageError, CorruptStreamError, StrataError, UnsupportedImageError
-from codec.images.files import pack_alpha, read_image, unpack_alpha, write_image
+from codec.errors import BrokenImageError, StrataError, UnsupportedImageError
+from codec.images.files import read_image, write_image
 from codec.images.metrics import psnr
 from tests.codec.images import icc
 from tests.codec.images.files import chunk, file, picture, png
@@ -493,46 +492,3 @@ def test_limits_and_wrong_arguments_of_writing():
         write_image(RGB.astype(np.float32))
     with pytest.raises(ValueError, match="alpha"):
         write_image(RGB, ALPHA[:-1])
-
-
-# --- the alpha channel ---
-
-shapes = st.tuples(st.integers(1, 9), st.integers(1, 9))
-
-
-@given(shapes, st.sampled_from([1, 2, 3, 255]), st.integers(0, 1000))
-def test_alpha_round_trip(shape, levels, seed):
-    values = np.random.default_rng(seed).integers(0, levels, shape)
-    alpha = (values * (255 // levels)).astype(np.uint8)
-    back = unpack_alpha(pack_alpha(alpha))
-    assert back.dtype == np.uint8
-    assert np.array_equal(back, alpha)
-
-
-def test_alpha_is_small():
-    opaque = np.full((3000, 4000), 255, np.uint8)
-    assert len(pack_alpha(opaque)) == 14
-    assert np.array_equal(unpack_alpha(pack_alpha(opaque)), opaque)
-    y, x = np.mgrid[:512, :512]
-    disc = (255 * ((x - 256) ** 2 + (y - 256) ** 2 < 200**2)).astype(np.uint8)
-    assert len(pack_alpha(disc)) < 2000
-    long = np.zeros((2, 20_000), np.uint8)  # longer than a WebP
-    long[1, 7] = 1
-    assert np.array_equal(unpack_alpha(pack_alpha(long)), long)
-
-
-def test_damaged_alpha_is_noticed():
-    for alpha in (ALPHA, np.full((4, 4), 255, np.uint8)):
-        data = pack_alpha(alpha)
-        for at in range(len(data)):
-            damaged = data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :]
-            with pytest.raises(CorruptStreamError, match="alpha"):
-                unpack_alpha(damaged)
-            with pytest.raises(CorruptStreamError, match="alpha"):
-                unpack_alpha(data[:at])
-
-
-def test_forged_alpha_allocates_nothing():
-    body = struct.pack("<cBII", b"C", 0, 1 << 31, 1 << 31)
-    with pytest.raises(CorruptStreamError, match="pixels"):
-        unpack_alpha(struct.pack("<I", zlib.crc32(body)) + body)

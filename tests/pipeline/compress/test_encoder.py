@@ -19,6 +19,7 @@ from codec.coder_process import Helper, Quantised
 from codec.images.files import write_image
 from pipeline.compress import encoder as encoder_module
 from pipeline.compress.encoder import SampleEncoder
+from pipeline.compress.loading import load
 from pipeline.compress.settings import CompressSettings
 from pipeline.dataset.rows import Row
 from pipeline.running.stages import StageClock
@@ -110,7 +111,7 @@ def most_alive(
 ) -> tuple[int, int]:
     """Most bytes held at once for samples without their rows, and the rows, with a slow device."""
     lock, alive, peak = threading.Lock(), 0, 0
-    load = encoder.load
+    load = encoder_module.load
 
     def gone(cost: int) -> None:
         nonlocal alive
@@ -126,8 +127,9 @@ def most_alive(
         weakref.finalize(loaded, gone, loaded.cost)
         return loaded
 
-    encoder.load = counting  # type: ignore
-    rows = sum(1 for _ in rows_of(encoder, files, folder))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoder_module, "load", counting)
+        rows = sum(1 for _ in rows_of(encoder, files, folder))
     return peak, rows
 
 
@@ -168,12 +170,12 @@ def test_a_giant_field_is_never_read(toy: ToyCodec) -> None:
     (sample,) = group_samples([Member("k.jpg", 512, 100), Member("k.mp4", 2048, 3 << 30)])
     hidden = Sample("._k", (("", Member("._k", 512, 3 << 30)),), filtered="hidden")
     for keep in ("bad", "always"):
-        encoder = encoder_for(toy, keep_original=keep)
+        settings = CompressSettings("out", "f", toy.model_id, 4, keep_original=keep)
         file: ShardFile = Shard()  # type: ignore[assignment]
-        row = encoder.load(file, 0, sample, None).row
+        row = load(settings, file, 0, sample).row
         assert row.status == "bad"
         assert row.fields == (("jpg", bytes(100)), ("mp4", None))
-        assert encoder.load(file, 0, hidden, None).row.fields == (("", None),)
+        assert load(settings, file, 0, hidden).row.fields == (("", None),)
 
 
 def test_many_failures_in_a_row_are_no_broken_codec_once_one_picture_worked(
@@ -204,19 +206,19 @@ def test_the_device_begins_with_the_first_batch(
     """It does not wait until as many samples are loaded as memory can hold."""
     begun, kept_waiting = threading.Event(), threading.Event()
     encoder = encoder_for(toy, batch_size=4)
-    begin, load = toy.begin_encode, encoder.load
+    begin = toy.begin_encode
 
     def noting(images: Any, **options: Any) -> Any:
         begun.set()
         return begin(images, **options)
 
-    def loading(file: ShardFile, index: int, *arguments: Any) -> Any:
+    def loading(settings: CompressSettings, file: ShardFile, index: int, *arguments: Any) -> Any:
         if index > 4 and not kept_waiting.is_set() and not begun.wait(20):
             kept_waiting.set()
-        return load(file, index, *arguments)
+        return load(settings, file, index, *arguments)
 
     monkeypatch.setattr(toy, "begin_encode", noting)
-    monkeypatch.setattr(encoder, "load", loading)
+    monkeypatch.setattr(encoder_module, "load", loading)
     assert [row.index for row in rows_of(encoder, samples(40), tmp_path)] == list(range(40))
     assert not kept_waiting.is_set()
 

@@ -12,7 +12,7 @@ import pytest
 from codec.images.files import read_image, write_image
 from codec.images.metrics import psnr
 from pipeline.compress import encoder as encoder_module
-from pipeline.compress import keeping
+from pipeline.compress import keeping, loading
 from pipeline.compress.settings import CompressSettings
 from pipeline.compress.worker import ShardCompressor, ShardJob
 from pipeline.dataset.layout import generation_name, shard_name
@@ -316,14 +316,14 @@ def test_a_shard_that_has_other_samples_now_is_not_mixed_with_old_rows(
 def test_samples_that_must_not_be_touched(
     make_dataset: Make, tmp_path: Path, toy: ToyCodec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = encoder_module.read_image
+    read = loading.read_image
 
     def deadly(data: bytes, **options: Any) -> Any:
         if data == png(1):
             raise SystemExit("this would have been the end")
         return read(data, **options)
 
-    monkeypatch.setattr(encoder_module, "read_image", deadly)
+    monkeypatch.setattr(loading, "read_image", deadly)
     dataset = make_dataset([str(write_tar(tmp_path / "y.tar", [("a.png", png(0))]))])
     tar = write_tar(tmp_path / "x.tar", samples(4))
     (shard,) = expand_inputs([str(tar)])

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from codec.errors import InvalidModelError
-from codec.images.files import unpack_alpha, write_image
+from codec.images.alpha import unpack_alpha
+from codec.images.files import write_image
 from pipeline.compress import encoder as encoder_module
 from pipeline.compress import worker
 from pipeline.compress.settings import CompressSettings

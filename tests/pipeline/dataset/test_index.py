@@ -19,6 +19,7 @@ from pipeline.dataset.index_writer import index_table, publish_index
 from pipeline.dataset.ledger import Ledger
 from pipeline.dataset.rows import RecordError, Row, RowWriter
 from pipeline.reader.dataset import Dataset
+from pipeline.reader.opening import Manifest
 from pipeline.stores.cache import ByteCache
 from pipeline.stores.store import StorageError, Store
 from tests.pipeline.conftest import Make
@@ -258,7 +259,7 @@ def test_a_damaged_index_is_done_without(tmp_path: Path, harm: str) -> None:
     fresh = Dataset(
         dataset.store,
         {"parameters": dataset.parameters, "fingerprint": dataset.fingerprint},
-        {"files": [file.record], "totals": {}},
+        Manifest(0, [file], {}, []),
     )
     with pytest.warns(RuntimeWarning, match=r"verify_dataset.py --repair") as heard:
         found = [record.encoded for record in fresh.fetch(keys)]

@@ -8,7 +8,8 @@ import pytest
 from codec import EncodedImage
 from codec.stream.bitstream import StreamHeader, pack_header
 from pipeline.dataset import rows as dataset_rows
-from pipeline.dataset.rows import Row, RowWriter, inspect_file, iter_rows
+from pipeline.dataset.facts import inspect_file
+from pipeline.dataset.rows import Row, RowWriter, iter_rows
 
 HEADER = pack_header(StreamHeader("uqdm", 8, 8, "00112233"))
 
@@ -53,7 +54,7 @@ def test_rows_come_back(tmp_path: Path) -> None:
     facts = inspect_file(tmp_path / "x.parquet", 3)
     assert (facts.rows, facts.ok, facts.bad, facts.filtered) == (3, 2, 1, 0)
     assert facts.reasons == {"broken": 1}
-    assert facts.problems == (("k00001", "bad", "broken: really"),)
+    assert facts.problems == [("k00001", "bad", "broken: really")]
 
 
 def test_row_groups_are_bounded_in_rows_and_bytes(tmp_path: Path) -> None:

@@ -266,7 +266,7 @@ def test_reasons_are_counted_over_all_runs(
     form: Any, make_dataset: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Though of the problems themselves records list the first only."""
-    monkeypatch.setattr("pipeline.decode.worker.MAX_LISTED_PROBLEMS", 7)
+    monkeypatch.setattr("pipeline.dataset.facts.MAX_LISTED_PROBLEMS", 7)
     files = [*samples(2), *((f"bad{n}.png", b"x") for n in range(9)), ("._z.png", b"x")]
     dataset = make_dataset([str(write_tar(tmp_path / "x.tar", files))])
     for _ in range(2):

