@@ -20,7 +20,7 @@ FLOORS = (
     ("codec.arguments", "codec.base", "codec.batches", "codec.scheme"),
     ("codec.coder_process",),
     ("codec.layered", "codec.models"),
-    ("codec.training",),
+    ("codec.perception", "codec.training"),
     ("codec.cdc.latents", "codec.uqdm.scheme"),
     ("codec.cdc.networks", "codec.uqdm.nested", "codec.uqdm.paper"),
     ("codec.cdc", "codec.uqdm"),

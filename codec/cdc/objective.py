@@ -19,11 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..perception.lpips import LPIPS
+from ..perception.structure import ms_ssim_loss
 from .latents.priors import gaussian_likelihood
 from .networks.light_transform import LEVELS
 from .networks.model import MULTIPLE, CDCModel, LightModel, Synthesis
 from .networks.paper_transform import rounded
-from .perceptual import LPIPS, ms_ssim_loss
 
 _PERCEPTUAL_UNIT = 0.08  # of 1 - MS-SSIM in squared error: both are of like size at usual rates
 _MEDIAN_WEIGHT = 1e-3  # too little to count in the gradient's norm, which is clipped

@@ -3,7 +3,8 @@
 A model is one safetensors file with its configuration (JSON) in the file's metadata, and beside it
 a card (JSON) that tells where it comes from. Its id is the sha256 of the file. Shipped models lie
 in ``codec/weights``; ``NAME.training.safetensors`` there holds the float weights that training goes
-on from. ``python -m codec`` is the command line.
+on from, ``NAME.eyes.safetensors`` a reconstruction head (``heads.py``). ``python -m codec`` is the
+command line.
 """
 
 import hashlib
@@ -41,7 +42,7 @@ def families() -> list[str]:
 def list_models() -> list[str]:
     """Names of the shipped models."""
     files = WEIGHTS.glob("*.safetensors")
-    return sorted(f.stem for f in files if not f.stem.endswith(".training"))
+    return sorted(f.stem for f in files if "." not in f.stem)  # no training file, no head
 
 
 def model_file(name_or_path: str | Path) -> Path:

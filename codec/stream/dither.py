@@ -11,6 +11,8 @@ from statistics import NormalDist
 import numpy as np
 
 DITHER_LEVELS = 16  # as good as a continuous dither, and exact
+_SHOWN = (0, 1 << 63)  # the key of noise that belongs to no stream
+_OCTET_DEVIATION = math.sqrt((256**2 - 1) / 12)
 QUANTILES = 4096  # of the normal distribution; the outermost is 3.7 standard deviations out
 
 
@@ -37,6 +39,16 @@ def normal_quantiles() -> np.ndarray:
     inverse = NormalDist().inv_cdf
     table = np.array([inverse((i + 0.5) / QUANTILES) for i in range(QUANTILES)])
     return table / table.std()
+
+
+def unit_noise(shape: tuple[int, ...]) -> np.ndarray:
+    """Noise ``shape float32`` of mean 0 and variance 1, uniform; always the same for a shape.
+
+    For what is shown, not for what is decoded: the key is fixed and no stream's.
+    """
+    count = math.prod(shape)
+    octets = _words(*_SHOWN, -(-count // 8)).view(np.uint8)[:count].reshape(shape)
+    return (octets.astype(np.float32) - 127.5) * np.float32(1 / _OCTET_DEVIATION)
 
 
 def _words(stream_id: int, draw: int, count: int) -> np.ndarray:

@@ -24,7 +24,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -72,12 +72,29 @@ class Trainable(ABC):
     config: dict[str, Any]
     objective_config: Mapping[str, Any] = field(default_factory=dict)
 
+    shared: ClassVar[bool] = True  # whether a team of processes can train it
+
     @abstractmethod
     def tensors(self, counted_on: Sequence[np.ndarray] = ()) -> dict[str, Tensor]:
         """Content of the model file for the weights as they are, of a model on the CPU.
 
         What is counted rather than learnt is counted on ``counted_on``, ``(H, W, 3) uint8`` each.
         """
+
+    def write(
+        self, out: Path, weights: Mapping[str, Tensor], counted_on: Sequence[np.ndarray]
+    ) -> None:
+        """Write the model file and the training file of these weights into a run's folder."""
+        # On the CPU, so that the file does not depend on where its model was trained.
+        finished = copy.deepcopy(self.model).cpu()
+        finished.load_state_dict(weights)
+        tensors = replace(self, model=finished).tensors(counted_on)
+        zoo.write_model(out / zoo.MODEL_FILE, self.config, tensors)
+        write_training_file(out / TRAINING_FILE, self, weights)
+
+    def card_file(self, out: Path) -> Path:
+        """Where the card of a run goes."""
+        return out / zoo.CARD_FILE
 
     def measure(self, codec: Codec, pictures: Sequence[np.ndarray]) -> dict[str, Any]:
         """Figures of the finished model file, loaded as ``codec``, for the card and the log."""
@@ -198,16 +215,11 @@ def saver(
         history = [json.loads(line) for line in log.read_text().splitlines()]
 
     def save(weights: dict[str, Tensor], so_far: dict[str, Any]) -> dict[str, Any]:
-        # On the CPU, so that the file does not depend on where its model was trained.
-        finished = copy.deepcopy(trainable.model).cpu()
-        finished.load_state_dict(weights)
-        tensors = replace(trainable, model=finished).tensors(counted_on)
-        model_path = out / zoo.MODEL_FILE
-        zoo.write_model(model_path, trainable.config, tensors)
-        write_training_file(out / TRAINING_FILE, trainable, weights)
+        trainable.write(out, weights, counted_on)
         measured = {}
         if validation:
-            measured = trainable.measure(zoo.load_codec(model_path, device), validation)
+            codec = zoo.load_codec(out / zoo.MODEL_FILE, device)
+            measured = trainable.measure(codec, validation)
         history.append({"step": so_far["steps"], "hours": so_far["hours"], **measured})
         objective = {"objective": dict(trainable.objective_config)}
         whole = {
@@ -218,7 +230,7 @@ def saver(
             "learning_curve": history,
         }
         text = json.dumps(whole, indent=1, ensure_ascii=False) + "\n"
-        zoo.write_whole(out / zoo.CARD_FILE, lambda path: path.write_text(text))
+        zoo.write_whole(trainable.card_file(out), lambda path: path.write_text(text))
         return measured
 
     return save

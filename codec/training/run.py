@@ -182,6 +182,8 @@ def _make(
         box.append(made)
         if team.size == 1:
             return b""
+        if not made.shared:
+            raise TrainingError("this is trained in one process: leave --workers out")
         with tempfile.TemporaryDirectory(prefix="strata-model-") as scratch:
             file = Path(scratch) / TRAINING_FILE
             write_training_file(file, made, made.model.state_dict())

@@ -5,6 +5,7 @@ The configuration in the model file tells them apart: ``quantizer: universal`` i
 """
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from torch import Tensor
 from ..base import Purpose
 from ..errors import InvalidModelError
 from ..layered import LayeredCodec
+from ..models.heads import head_files, read_head
 from ..numerics.precision import full_precision
 from .nested.scheme import NestedScheme
 from .paper.scheme import UniversalScheme
-from .scheme import REALISMS
+from .scheme import FLOW, MEAN
 
 SCHEMES: dict[tuple[str, str], type[NestedScheme | UniversalScheme]] = {
     ("nested", "bands"): NestedScheme,
@@ -28,21 +30,29 @@ SCHEMES: dict[tuple[str, str], type[NestedScheme | UniversalScheme]] = {
 class UQDMCodec(LayeredCodec):
     """A UQDM model on one device.
 
-    Decoding with ``realism="denoise"`` (the default) gives the best PSNR; ``"flow"`` gives up some
-    of it for likely detail.
+    Option of ``decode``:
+        decoder: ``"mean"``: what is expected, the best PSNR; ``"eyes"``: what looks best;
+            ``"realistic"``: likely detail, at low rates; ``"flow"``: the same of the paper's model.
+            Default: eyes where the model has that head, else mean.
     """
 
     codec = "uqdm"
     lossless = True
-    decode_options = frozenset({"realism"})
+    decode_options = frozenset({"decoder"})
     scheme: NestedScheme | UniversalScheme
 
     def check_options(self, purpose: Purpose, options: Mapping[str, Any]) -> None:
         """See ``Codec.check_options``."""
         super().check_options(purpose, options)
-        realism = options.get("realism", "denoise")
-        if realism not in REALISMS:
-            raise ValueError(f"realism must be one of {REALISMS}, got {realism!r}")
+        known = self.decoders
+        decoder = options.get("decoder", MEAN)
+        if decoder not in known:
+            raise ValueError(f"decoder of {self.name} must be one of {known}, got {decoder!r}")
+
+    @property
+    def decoders(self) -> tuple[str, ...]:
+        """What the model can be decoded with."""
+        return self.scheme.decoders if isinstance(self.scheme, NestedScheme) else (MEAN, FLOW)
 
     def _reconstruct_small(
         self, state: Any, layers: int, size: tuple[int, int], **options: Any
@@ -72,5 +82,8 @@ def load(
         raise InvalidModelError(f"model {name}: no such quantizer/domain {kind}; have {known}")
     scheme = SCHEMES[kind](config, tensors, device)
     codec = UQDMCodec(name, model_id, path, config, scheme, device)
-    codec.lossless = not isinstance(scheme, NestedScheme) or scheme.lossless
+    if isinstance(scheme, NestedScheme):
+        codec.lossless = scheme.lossless
+        for decoder, file in head_files(path, model_id).items():
+            scheme.add_head(decoder, partial(read_head, file, model_id))
     return codec

@@ -14,12 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InvalidModelError
+from ..models.heads import DECODERS
 from ..numerics.lapped_transform import BLOCK
 from ..training.data import Pictures
 from ..training.loop import TrainingConfig
 from ..training.recipe import Recipe, Trainable, TrainingFile
 from .nested.bands import to_bands
 from .nested.export import export, model_config
+from .nested.head_training import HeadTrainable
 from .nested.model import NestedModel
 from .nested.objective import NestedObjective
 from .nested.schedule import NestedConfig
@@ -104,13 +106,18 @@ DEFAULT_RECIPE = "small"
 class ObjectiveConfig:
     """What is trained. It is a choice of a run and not kept with the model."""
 
-    train: Literal["all", "levels", "first", "pixels"] = field(
+    train: Literal["all", "levels", "first", "pixels", "eyes", "realistic"] = field(
         default="all",
         metadata={
             "help": "first: the light network of the first layer alone; levels: the networks of "
-            "the other lossy layers; pixels: the network of the lossless layer. Everything else "
-            "stays as --init has it"
+            "the other lossy layers; pixels: the network of the lossless layer; eyes, realistic: a "
+            "reconstruction head, a file of its own beside the model. Everything else stays as "
+            "--init has it"
         },
+    )
+    kept_batches: int = field(
+        default=128,
+        metadata={"help": "of a head: batches whose decoded states are kept and used many times"},
     )
 
 
@@ -142,7 +149,7 @@ def build(
 
     Raises InvalidModelError where ``overrides`` ask for a part of a model to be trained.
     """
-    if ObjectiveConfig(**(overrides or {})) != ObjectiveConfig():
+    if ObjectiveConfig(**(overrides or {})).train != "all":
         raise InvalidModelError("--train goes on from a model: name one with --init")
     torch.manual_seed(seed)
     if recipe.model["quantizer"] == "universal":
@@ -198,11 +205,13 @@ def restore(path: Path, overrides: Mapping[str, Any] | None = None) -> Trainable
     file = TrainingFile.find(path)
     config = file.config
     if config["quantizer"] == "universal":
-        if wanted != ObjectiveConfig():
+        if wanted.train != "all":
             raise InvalidModelError(f"--train: {path} is not a nested model")
         trainable = _universal(config)
         file.load_into(trainable.model)
         return trainable
+    if wanted.train in DECODERS:
+        return HeadTrainable.of(path, file.path, wanted.train, wanted.kept_batches)
     networks = {name: config[name] for name in _LEVELS}
     model = NestedModel(NestedConfig.from_dict(config["nested"]), **networks)
     file.load_into(model)

@@ -6,12 +6,13 @@ rounded value and the density of one with uniform noise added in training (Balle
 
 import math
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from ...numerics.bounds import lower_bound
 
 LIKELIHOOD_FLOOR = 1e-9  # the authors' own: some 30 bits
 MIN_SCALE = 0.1  # below, a Gaussian in a unit bin costs nothing anyway
@@ -20,27 +21,6 @@ _WIDTHS = (1, 3, 3, 3, 1)  # of the density's layers
 _INITIAL_SPREAD = 10.0  # an untrained density covers about so many integers to each side
 _LARGEST_OFFSET = 255  # of a symbol that has its own table entry; a coder escapes the others
 _TAIL = 1e-9  # mass that a table may leave out at each end
-
-
-class _LowerBound(torch.autograd.Function):
-    """max(x, bound); where the bound holds, gradients pass only if descent would raise x."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, bound: float) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.bound = bound
-        return x.clamp(min=bound)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (x,) = ctx.saved_tensors
-        return gradient * ((x >= ctx.bound) | (gradient < 0)), None
-
-
-def lower_bound(x: Tensor, bound: float) -> Tensor:
-    """``x`` but not less than ``bound``, which gradients can leave again, unlike a clamp's."""
-    result: Tensor = _LowerBound.apply(x, bound)
-    return result
 
 
 class FactorizedPrior(nn.Module):

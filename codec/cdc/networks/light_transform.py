@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...numerics import lapped_transform, pointwise
-from ..latents.priors import MIN_SCALE, FactorizedPrior, lower_bound
+from ...numerics.bounds import lower_bound
+from ..latents.priors import MIN_SCALE, FactorizedPrior
 from .config import Part
 
 LEVELS = 127.5  # 8-bit levels in one unit of a picture in [-1, 1]

@@ -15,7 +15,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..latents.priors import MIN_SCALE, FactorizedPrior, lower_bound
+from ...numerics.bounds import lower_bound
+from ..latents.priors import MIN_SCALE, FactorizedPrior
 from .config import MAX_SCALES, Part, is_width
 from .unet import ResidualBlock
 

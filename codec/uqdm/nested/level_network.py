@@ -108,7 +108,7 @@ class LevelNetworks:
 
     def look(self, grid: Tensor, level: int) -> Look:
         """The trunk's look at grids before a level, which nothing is known of yet."""
-        trunk = self._trunk(grid, level)
+        trunk = self.trunk(grid, level)
         joined = self._passes.join(trunk.float(), level - 1)
         return Look(level, trunk, joined, torch.zeros_like(joined))
 
@@ -164,19 +164,24 @@ class LevelNetworks:
 
         Of all bands, or of the ``chosen`` ones, ``(n,)`` positions.
         """
+        if level == 0:  # grey
+            return torch.zeros_like(grid if chosen is None else grid[..., chosen])
+        return self.expected_of(self.trunk(grid, level), grid, level, chosen)
+
+    def expected_of(
+        self, trunk: Tensor, grid: Tensor, level: int, chosen: Tensor | None = None
+    ) -> Tensor:
+        """``expected`` where the trunk's look after the level is there already."""
         bands, row = self._all if chosen is None else chosen, level - 1
         seen = grid if chosen is None else grid.index_select(-1, bands)
-        if level == 0:  # grey
-            return torch.zeros_like(seen)
-        trunk = self._trunk(grid, level).float()
-        out = self._network.head(trunk, row, bands + BANDS * OUTPUTS["shift"])
+        out = self._network.head(trunk.float(), row, bands + BANDS * OUTPUTS["shift"])
         bias = self._bias[row, OUTPUTS["shift"]][:, bands]
         shift = out.round_() + torch.where(seen != 0, bias[1], bias[0])
         unit = RATIO ** (self.config.levels - level)
         return seen * SHIFT_UNIT + shift.clamp_(-127, 127) * unit
 
-    def _trunk(self, grid: Tensor, level: int) -> Tensor:
-        """``(B, h, w, channels) int8``."""
+    def trunk(self, grid: Tensor, level: int) -> Tensor:
+        """What the networks see of a grid before a level, ``(B, h, w, channels) int8``."""
         units, board = feature_units(self.config, level, grid), lattice_of(grid)
 
         def of(piece: Piece, at: Tensor | None) -> Tensor:
@@ -202,6 +207,10 @@ class LevelNetworks:
 
         halo = self._passes.config.halo
         return in_tiles(look.joined.shape[:3], TILE, halo, of, self.device, wanted)
+
+    @property
+    def trunk_channels(self) -> int:
+        return self._network.config.channels
 
     @staticmethod
     def _of_bands(values: Tensor, this: _Pass) -> Tensor:

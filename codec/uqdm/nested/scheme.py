@@ -1,7 +1,7 @@
 """Runs an exported nested model: pictures to digits and back, pass by pass, exactly."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -17,11 +17,12 @@ from ...numerics import lapped_transform as bands
 from ...numerics.lapped_transform import BANDS, BLOCK
 from ...scheme import Choice, LayerSymbols
 from ...stream.entropy import PRECISION, Tables
-from ..scheme import BATCH_PIXELS, Realism
+from ..scheme import BATCH_PIXELS, MEAN
 from . import pixel_lattice as pixels
 from .bands import from_bands, to_bands, to_pictures
 from .digit_choice import Prices, choose
 from .first_network import FirstLayout, FirstLevel, typical
+from .head import Head
 from .integer_network import IntegerNetwork, NetworkConfig
 from .level_network import LevelNetworks
 from .lossless import LosslessLayer, check_count, layer_symbols
@@ -38,7 +39,6 @@ from .schedule import (
 )
 from .state import NestedState
 
-FLOW_LEVELS = 2
 _MAX_BIAS = 1 << 20
 _MAX_GRID = float(1 << 20)  # no encoder comes near; keeps forged digits within exact floats
 
@@ -55,7 +55,10 @@ class NestedScheme:
     batch_pixels = BATCH_PIXELS
 
     def __init__(
-        self, config: dict[str, Any], tensors: dict[str, Tensor], device: str | torch.device
+        self,
+        config: dict[str, Any],
+        tensors: dict[str, Tensor],
+        device: str | torch.device,
     ) -> None:
         try:
             self.config = NestedConfig.from_dict(config["nested"])
@@ -79,6 +82,34 @@ class NestedScheme:
         self.archive_layers = int(config.get("archive_layers", self.config.levels))
         if not 1 <= self.archive_layers <= self.num_layers:
             raise InvalidModelError("not a nested UQDM model: archive_layers is out of range")
+        self._heads: dict[str, Head | InvalidModelError] = {}
+
+    def add_head(
+        self, decoder: str, read: Callable[[], tuple[dict[str, Any], dict[str, Tensor]]]
+    ) -> None:
+        """Offer a reconstruction head as a decoder. A damaged one is complained of when used.
+
+        Args:
+            read: gives its configuration and tensors, or raises InvalidModelError.
+        """
+        levels = self.config.levels, self.trunk_channels
+        try:
+            self._heads[decoder] = Head(*read(), *levels, self.device)
+        except InvalidModelError as error:
+            self._heads[decoder] = error
+
+    @property
+    def trunk_channels(self) -> int:
+        return self._levels.trunk_channels
+
+    @property
+    def decoders(self) -> tuple[str, ...]:
+        """Ways to show a stream: the mean, and heads."""
+        return (MEAN, *self._heads)
+
+    @property
+    def default_decoder(self) -> str:
+        return "eyes" if "eyes" in self._heads else MEAN
 
     def _check_tables(self) -> None:
         config = self.config
@@ -146,11 +177,7 @@ class NestedScheme:
     def encode(
         self, images: Sequence[np.ndarray], stream_ids: Sequence[int], layers: int
     ) -> list[list[LayerSymbols]]:
-        height, width = images[0].shape[:2]
-        original = torch.from_numpy(np.stack(images)).to(self.device, non_blocking=True)
-        original = original.permute(0, 3, 1, 2)
-        coefficients = to_bands(_pad(original), self.config)
-        state = self.start([(height, width)] * len(images), stream_ids)
+        original, coefficients, state = self._begin(images, stream_ids)
         out: list[list[LayerSymbols]] = [[] for _ in images]
         for layer in range(layers):
             if layer < self.config.levels:
@@ -161,6 +188,29 @@ class NestedScheme:
             for stream, symbols in zip(out, coded, strict=True):
                 stream.append(symbols)
         return out
+
+    def _begin(
+        self, images: Sequence[np.ndarray], stream_ids: Sequence[int]
+    ) -> tuple[Tensor, Tensor, NestedState]:
+        """Pictures of one size ``(B, 3, H, W) uint8``, their coefficients, and an empty state."""
+        height, width = images[0].shape[:2]
+        original = torch.from_numpy(np.stack(images)).to(self.device, non_blocking=True)
+        original = original.permute(0, 3, 1, 2)
+        state = self.start([(height, width)] * len(images), stream_ids)
+        return original, to_bands(_pad(original), self.config), state
+
+    @torch.inference_mode()
+    def states(self, images: Sequence[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
+        """What a decoder knows of pictures after each level, for those who train a head.
+
+        The trunk's look ``(B, h, w, channels) int8``, and what is expected of each coefficient,
+        ``(B, h, w, 192)`` in 1/32 of the last Delta.
+        """
+        _, coefficients, state = self._begin(images, [0] * len(images))
+        for level in range(self.config.levels):
+            self._encode_level(coefficients, state, level)
+            trunk = self._levels.trunk(state.grid, level + 1)
+            yield trunk, self._levels.expected_of(trunk, state.grid, level + 1)
 
     def _encode_level(
         self, coefficients: Tensor, state: NestedState, level: int
@@ -257,21 +307,29 @@ class NestedScheme:
 
     @torch.inference_mode()
     def reconstruct(
-        self, state: NestedState, layers: int, realism: Realism = "denoise"
+        self, state: NestedState, layers: int, decoder: str | None = None
     ) -> list[np.ndarray]:
+        """Pictures of a state, by the ``default_decoder`` or by another one."""
         if state.pixels is not None:
             return list(state.pixels.permute(0, 2, 3, 1).cpu().numpy())
-        if realism == "flow":
-            # As the paper's flow, this gives up PSNR for detail that the picture might have: the
-            # next levels are drawn from the model. Finer ones than these are hardly visible.
-            state = state.copy()
-            ahead = range(layers, min(layers + FLOW_LEVELS, self.config.levels))
-            # One key for all: a picture must not depend on what is decoded beside it.
-            self._draw(state, ahead, layers, [0] * len(state.grid))
-            layers = ahead.stop
-        expected = self._levels.expected(state.grid, layers)
+        head = self._head(decoder)
+        if head is None or layers == 0:
+            expected = self._levels.expected(state.grid, layers)
+        else:
+            trunk = self._levels.trunk(state.grid, layers)
+            expected = head(trunk, self._levels.expected_of(trunk, state.grid, layers), layers)
         x = to_pictures(expected / SHIFT_UNIT, self.config)
         return _to_pictures(x, state.height, state.width)
+
+    def _head(self, decoder: str | None) -> Head | None:
+        """That of a decoder; None for the mean. Raises InvalidModelError for a damaged one."""
+        name = decoder or self.default_decoder
+        if name == MEAN:
+            return None
+        head = self._heads[name]
+        if isinstance(head, InvalidModelError):
+            raise InvalidModelError(f"{head} (--decoder {MEAN} needs no head)")
+        return head
 
     @torch.inference_mode()
     def reconstruct_small(
@@ -279,16 +337,17 @@ class NestedScheme:
         state: NestedState,
         layers: int,
         size: tuple[int, int],
-        realism: Realism = "denoise",
+        decoder: str | None = None,
     ) -> list[np.ndarray]:
         """``reconstruct`` made smaller, to ``size`` (height, width), of the low bands alone.
 
-        Half, a quarter or an eighth of the picture, whichever is still large enough, is resampled.
-        After one layer the expectation is the light network's.
+        Half, a quarter or an eighth of the picture, whichever is still large enough, is resampled:
+        of means, unless a decoder is named that is another one. After one layer they are the light
+        network's.
         """
         scales = [s for s in bands.SCALES if max(state.height, state.width) >= s * max(size)]
-        if not scales or state.pixels is not None or realism != "denoise":
-            return [shrink(x, *size) for x in self.reconstruct(state, layers, realism)]
+        if not scales or state.pixels is not None or decoder not in (None, MEAN):
+            return [shrink(x, *size) for x in self.reconstruct(state, layers, decoder)]
         scale = scales[-1]
         chosen = torch.from_numpy(bands.reduced_bands(scale)).to(self.device)
         if layers == 1:
@@ -301,7 +360,7 @@ class NestedScheme:
         pictures = _to_pictures(x, *map(math.ceil, part))
         return [shrink(picture, *size, part) for picture in pictures]
 
-    # -- realism ----------------------------------------------------------------------------------
+    # -- samples ----------------------------------------------------------------------------------
 
     def sample(self, height: int, width: int, count: int, *, seed: int = 0) -> list[np.ndarray]:
         """Unconditional samples: every digit drawn from the model, coarse to fine."""

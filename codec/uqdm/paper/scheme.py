@@ -26,7 +26,7 @@ from ...scheme import Choice, LayerSymbols
 from ...stream import dither
 from ...stream.entropy import PRECISION
 from ...stream.protection import Protector, Settle, as_computed
-from ..scheme import BATCH_PIXELS, Realism
+from ..scheme import BATCH_PIXELS, MEAN
 from . import diffusion
 from . import windows as tiles
 from .model import UniversalConfig
@@ -199,16 +199,14 @@ class UniversalScheme:
                 picture.latent = diffusion.dequantize(step, values, u)
             picture.prediction, picture.precise, picture.offset = None, False, None
 
-    def reconstruct(
-        self, state: State, layers: int, realism: Realism = "denoise"
-    ) -> list[np.ndarray]:
-        """By x_hat of the last latent ('denoise') or along the flow to t = 0 ('flow')."""
+    def reconstruct(self, state: State, layers: int, decoder: str = MEAN) -> list[np.ndarray]:
+        """By x_hat of the last latent ('mean') or along the flow to t = 0 ('flow')."""
         steps = self.config.steps
         if layers > steps:
             return [p.pixels.transpose(1, 2, 0) for p in state if p.pixels is not None]
         if layers == steps:
             predicted = [self._pixels(picture.latent) for picture in state]
-        elif realism == "denoise":
+        elif decoder == MEAN:
             step = self.steps[layers]
             self.predict(state, layers)
             predicted = [

@@ -1,10 +1,5 @@
-"""Distances closer to what people see than squared error: structural, and learned.
+"""LPIPS: a distance of features learnt from people's judgements, by weights from a file."""
 
-Both compare pictures ``(B, 3, H, W)`` in [-1, 1], give one number for each, and have finite
-gradients everywhere, so that a training can minimise them.
-"""
-
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,15 +8,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..errors import InvalidModelError
-from ..images.metrics import C1, C2, LUMA, MS_SSIM_WEIGHTS, PEAK, SIGMA, WINDOW
 from ..models.safe_pickle import check_floats, load_checkpoint
-from .latents.priors import lower_bound
-
-# A power's slope is infinite at 0: similarities below this have the gradient of one that is this.
-_STEEPEST = 0.01
+from .structure import check_pictures
 
 # VGG16 up to relu5_3 (Simonyan & Zisserman 2015, configuration D): the numbers of the
 # convolutions in torchvision's ``features``, and their width. LPIPS compares where each row ends.
@@ -39,82 +29,6 @@ _KINDS = (
     "saved state_dict() of lpips.LPIPS(net='vgg') (.pt, .pth), or in a .safetensors file with the "
     "same names"
 )
-
-
-def ms_ssim_loss(x: Tensor, y: Tensor) -> Tensor:
-    """1 - MS-SSIM (Wang, Simoncelli & Bovik 2003) of pictures' lumas: ``(B,)``, 0 to 1.
-
-    Pictures are ``(B, 3, H, W)`` in [-1, 1], of any floating-point type; the result is at least
-    float32, also under autocast. Windows, scales and their weights are those of
-    ``codec.images.metrics.ms_ssim``, whose values these are: five scales from 161 pixels at the
-    shorter side, else those that fit.
-
-    Where structures are so unlike that a scale's mean similarity is below 0.01, the gradient is
-    the one at 0.01. So it stays finite, and also draws up a negative similarity, whose value
-    counts as 0.
-
-    Raises ValueError for shapes that differ or are not of colour pictures.
-    """
-    _check(x, y)
-    with torch.autocast(x.device.type, enabled=False):  # variances are differences of large numbers
-        x, y = _luma(x), _luma(y)
-        shorter = min(x.shape[1:])
-        halved = [(shorter - 1) // 2**scale + 1 for scale in range(1, len(MS_SSIM_WEIGHTS))]
-        scales = 1 + sum(size >= WINDOW for size in halved)
-        weights = torch.tensor(MS_SSIM_WEIGHTS[:scales], dtype=x.dtype, device=x.device)
-        if scales < len(MS_SSIM_WEIGHTS):
-            weights = weights / weights.sum()
-        similarities = []
-        for scale in range(scales):
-            last = scale == scales - 1
-            similarities.append(_similarity(x, y, with_luminance=last))
-            if not last:
-                x, y = _halve(x), _halve(y)
-        similarity = torch.stack(similarities, dim=1)  # (B, scales)
-        score = lower_bound(similarity, _STEEPEST).pow(weights).prod(dim=1)
-        exact = similarity.detach().clamp(min=0).pow(weights).prod(dim=1)
-        return 1 - (score + (exact - score).detach())  # the one's value, the other's gradient
-
-
-def _luma(x: Tensor) -> Tensor:
-    """``(B, H, W)`` between -0.5 and 0.5: centred, variances lose less to rounding."""
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
-    weights = torch.as_tensor(LUMA / 2, dtype=x.dtype, device=x.device)
-    return torch.einsum("bchw,c->bhw", x, weights)
-
-
-def _similarity(x: Tensor, y: Tensor, *, with_luminance: bool) -> Tensor:
-    """Mean contrast-structure, or the whole of SSIM (Wang 2004, eqs. 9, 13): ``(B,)``."""
-    # Only the variances' sum is needed, so four maps do.
-    mean_x, mean_y, squares, products = _blur(torch.stack([x, y, x * x + y * y, x * y], dim=-1))
-    variances = squares - mean_x.square() - mean_y.square()
-    covariance = products - mean_x * mean_y
-    c1, c2 = C1 / PEAK**2, C2 / PEAK**2
-    similarity = (2 * covariance + c2) / (variances + c2)
-    if with_luminance:
-        mean_x, mean_y = mean_x + 0.5, mean_y + 0.5
-        luminance = (2 * mean_x * mean_y + c1) / (mean_x.square() + mean_y.square() + c1)
-        similarity = luminance * similarity
-    return similarity.mean(dim=(1, 2))
-
-
-def _blur(maps: Tensor) -> tuple[Tensor, ...]:
-    """Gaussian means over the windows inside the picture, of ``(B, H, W, n)``: n times (B, h, w).
-
-    The maps come last in memory, which on a CPU makes depthwise convolutions several times faster.
-    """
-    size, n = min(WINDOW, *maps.shape[1:3]), maps.shape[3]
-    at = torch.arange(size, dtype=maps.dtype, device=maps.device) - (size - 1) / 2
-    window = torch.exp(-at.square() / (2 * SIGMA**2))
-    window = (window / window.sum()).expand(n, 1, 1, size)
-    maps = maps.permute(0, 3, 1, 2)
-    maps = F.conv2d(F.conv2d(maps, window.transpose(2, 3), groups=n), window, groups=n)
-    return maps.unbind(dim=1)
-
-
-def _halve(x: Tensor) -> Tensor:
-    """2x2 means of ``(B, H, W)``; those at an odd end are of what is there."""
-    return F.avg_pool2d(x, 2, ceil_mode=True)
 
 
 class LPIPS(nn.Module):
@@ -166,7 +80,7 @@ class LPIPS(nn.Module):
 
         Raises ValueError where a shape does not fit.
         """
-        _check(x, y)
+        check_pictures(x, y)
         if min(x.shape[2:]) < _SMALLEST:
             raise ValueError(
                 f"LPIPS takes pictures of at least {_SMALLEST}x{_SMALLEST}, not {tuple(x.shape)}"
@@ -266,11 +180,3 @@ def _find(contents: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
         if isinstance(held, dict) and any(prefix + name in held for name in names):
             return {name: held[prefix + name] for name in names if prefix + name in held}
     return {}
-
-
-def _check(x: Tensor, y: Tensor) -> None:
-    if x.ndim != 4 or x.shape[1] != 3 or x.shape != y.shape or not math.prod(x.shape):
-        raise ValueError(
-            f"expected two batches of pictures (B, 3, H, W), got {tuple(x.shape)} and "
-            f"{tuple(y.shape)}"
-        )

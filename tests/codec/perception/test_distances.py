@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from codec.cdc.perceptual import LPIPS, ms_ssim_loss
 from codec.errors import InvalidModelError
 from codec.images import metrics
+from codec.perception.lpips import LPIPS
+from codec.perception.structure import ms_ssim_loss
 
 
 def as_tensor(*images):

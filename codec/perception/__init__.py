@@ -1,0 +1,1 @@
+"""Distances closer to what people see than squared error is: to train by, and to judge by."""
