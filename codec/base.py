@@ -187,6 +187,13 @@ class Codec(ABC):
                 f"(it has {', '.join(sorted(known)) or 'none'})"
             )
 
+    def head_id(self, options: Mapping[str, Any]) -> str:
+        """The sha256 (hex) of the head file that pictures decoded so depend on; "" for none.
+
+        A model's id does not cover it: see ``codec.models.heads``.
+        """
+        return ""
+
     def decode_progressively(
         self, encoded: Sequence[EncodedImage], **options: Any
     ) -> Iterator[list[np.ndarray]]:

@@ -27,6 +27,7 @@ from pipeline import DecodeOptions, decode_dataset
 from pipeline.running.arguments import (
     above_zero,
     add_dataset,
+    add_decoder,
     add_keys,
     add_max_bad_fraction,
     add_running_options,
@@ -41,7 +42,7 @@ from pipeline.running.arguments import (
 from pipeline.running.command_line import run_job, stop_reason
 
 DECODING = ("image_format", "image_quality", "max_side", "max_pixels")
-CODEC_OPTIONS = ("realism", "decoder", "steps", "noise_scale", "seed", "tile_pixels")
+CODEC_OPTIONS = ("decoder", "steps", "noise_scale", "seed", "tile_pixels")
 
 
 _DEFAULTS = ", ".join(f"{name} {quality}" for name, quality in DEFAULT_QUALITY.items())
@@ -144,19 +145,8 @@ def parse(arguments: list[str] | None = None) -> DecodeOptions:
         action="store_true",
         help="with --format strata, copy the originals that the archive keeps",
     )
-    uqdm = parser.add_argument_group("archives of uqdm models")
-    uqdm.add_argument(
-        "--realism",
-        choices=["denoise", "flow"],
-        help="denoise: closest to the original; flow: as sharp as the model can imagine it "
-        "(default: denoise)",
-    )
+    add_decoder(form)
     cdc = parser.add_argument_group("archives of cdc models")
-    cdc.add_argument(
-        "--decoder",
-        choices=["fast", "diffusion"],
-        help="fast: in one step; diffusion: in many (default: the model's own choice)",
-    )
     cdc.add_argument(
         "--steps",
         type=positive,

@@ -9,8 +9,8 @@ Examples:
         cdc-small,quality=0+1 cdc-small,quality=0+1,decoder=diffusion,noise_scale=0.8,prefixes=no
 
 A model is a shipped name, a model's file or folder, or the URL of an archive. Options may follow
-it, after commas: quality=all (default) or quality=0+2, those its codec decodes with (decoder,
-steps, noise_scale, seed; realism), prefixes=no (only whole streams, not every layer), label=NAME.
+it, after commas: quality=all (default) or quality=0+2, those its codec decodes with (decoder; for
+cdc also steps, noise_scale, seed), prefixes=no (only whole streams, not every layer), label=NAME.
 
 The output folder gets report.html, report.json, results.md and a plot for each figure, and the
 records they are made of: running the same command again does only what is missing, another model

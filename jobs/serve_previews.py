@@ -23,6 +23,7 @@ from pipeline.running.arguments import (
     above_zero,
     add_address,
     add_dataset,
+    add_decoder,
     add_device,
     add_storage_options,
     new_parser,
@@ -88,6 +89,7 @@ def parse(arguments: list[str] | None = None) -> ServeOptions:
         help="threads of each (default: its share of the machine)",
     )
     add_device(parser)
+    add_decoder(parser)
     group = parser.add_argument_group("limits of each replica")
     group.add_argument(
         "--max-running",

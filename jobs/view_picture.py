@@ -20,9 +20,9 @@ from codec import EncodedImage, load_codec
 from codec.errors import CorruptStreamError, StrataError, UnknownModelError
 from codec.images.files import write_image
 from codec.models.zoo import shipped_model, write_whole
-from pipeline.running.arguments import add_single_device, new_parser, positive
+from pipeline.running.arguments import add_decoder, add_single_device, new_parser, positive
 from pipeline.running.command_line import exit_code
-from pipeline.running.options import OptionError
+from pipeline.running.options import OptionError, check_codec_options
 
 FORMATS = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp", ".avif": "avif"}
 
@@ -62,6 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--model", help="the model that it was written with, if none that is shipped"
     )
+    add_decoder(parser)
     add_single_device(parser)
     given = parser.parse_intermixed_args(arguments)
 
@@ -82,7 +83,9 @@ def main(arguments: list[str] | None = None) -> int:
                 "shipped one: give its file with --model"
             )
         codec = load_codec(model, device=given.device)
-        (picture,) = codec.decode([stream], layers=given.layers)
+        options = {} if given.decoder is None else {"decoder": given.decoder}
+        check_codec_options(codec, "decode", options, codec.name)
+        (picture,) = codec.decode([stream], layers=given.layers, **options)
         data = write_image(picture, None, format)
         write_whole(given.output, lambda partial: partial.write_bytes(data))
         count = given.layers or stream.num_layers

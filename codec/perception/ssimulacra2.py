@@ -7,6 +7,7 @@ convolutions of one channel.
 
 import math
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -103,7 +104,7 @@ def _band_matrix(size: int, device: torch.device) -> Tensor:
 
 
 @cache
-def _package():  # type: ignore[no-untyped-def]
+def _package() -> Any:
     try:
         from ssimulacra2 import ssimulacra2
     except ImportError as error:

@@ -16,6 +16,7 @@ from ..base import Purpose
 from ..errors import InvalidModelError
 from ..layered import LayeredCodec
 from ..models.heads import head_files, read_head
+from ..models.zoo import model_id as sha256_of
 from ..numerics.precision import full_precision
 from .nested.scheme import NestedScheme
 from .paper.scheme import UniversalScheme
@@ -36,10 +37,18 @@ class UQDMCodec(LayeredCodec):
             Default: eyes where the model has that head, else mean.
     """
 
+    _heads: Mapping[str, str] = {}  # ids of head files, by decoder
+
     codec = "uqdm"
     lossless = True
     decode_options = frozenset({"decoder"})
     scheme: NestedScheme | UniversalScheme
+
+    def add_head(self, decoder: str, file: Path) -> None:
+        """Offer a head file as a decoder. A damaged one is complained of when it is used."""
+        assert isinstance(self.scheme, NestedScheme)
+        self.scheme.add_head(decoder, partial(read_head, file, self.model_id))
+        self._heads = {**self._heads, decoder: sha256_of(file)}
 
     def check_options(self, purpose: Purpose, options: Mapping[str, Any]) -> None:
         """See ``Codec.check_options``."""
@@ -48,6 +57,12 @@ class UQDMCodec(LayeredCodec):
         decoder = options.get("decoder", MEAN)
         if decoder not in known:
             raise ValueError(f"decoder of {self.name} must be one of {known}, got {decoder!r}")
+
+    def head_id(self, options: Mapping[str, Any]) -> str:
+        """See ``Codec.head_id``."""
+        if not isinstance(self.scheme, NestedScheme):
+            return ""
+        return self._heads.get(options.get("decoder") or self.scheme.default_decoder, "")
 
     @property
     def decoders(self) -> tuple[str, ...]:
@@ -85,5 +100,5 @@ def load(
     if isinstance(scheme, NestedScheme):
         codec.lossless = scheme.lossless
         for decoder, file in head_files(path, model_id).items():
-            scheme.add_head(decoder, partial(read_head, file, model_id))
+            codec.add_head(decoder, file)
     return codec

@@ -1,7 +1,7 @@
 """Every path and name inside a dataset.
 
     dataset.json             the plan: parameters and their fingerprint
-    models/<model_id>/       the model file and its card
+    models/<model_id>/       the model file, its reconstruction heads, and their cards
     data/<name>.parquet      one file per shard
     index/<name>.parquet     of each data file: where every layer of every picture lies
     keys/<digest>.bin        the map of keys to data files
@@ -19,8 +19,10 @@ relative to the dataset's URL.
 
 import hashlib
 import re
+from pathlib import Path
 
-from codec.models.zoo import CARD_FILE, MODEL_FILE
+from codec.models.heads import head_file
+from codec.models.zoo import CARD_FILE, MODEL_FILE, card_file
 
 from ..sources.shards import Shard
 from ..stores.store import Store
@@ -134,6 +136,12 @@ def model_path(model_id: str) -> str:
 def card_path(model_id: str) -> str:
     """A model's card."""
     return f"{model_folder(model_id)}/{CARD_FILE}"
+
+
+def head_paths(model_id: str, decoder: str) -> tuple[str, str]:
+    """A model's reconstruction head and its card, see ``codec.models.heads``."""
+    file = head_file(Path(MODEL_FILE), decoder)
+    return f"{model_folder(model_id)}/{file}", f"{model_folder(model_id)}/{card_file(file)}"
 
 
 def names_in(store: Store, folder: str) -> list[str]:

@@ -1,24 +1,29 @@
-"""A dataset's own copy of the model that its streams were written with."""
+"""A dataset's own copy of the model that its streams were written with, and of its heads."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from codec import Codec, load_codec
 from codec.errors import InvalidModelError
 from codec.models import zoo
+from codec.models.heads import DECODERS, head_files
 
-from ..stores.store import Store
-from .layout import card_path, model_folder, model_path
+from ..stores.store import Store, scratch_folder
+from .layout import card_path, head_paths, model_folder, model_path
 from .rows import file_sha256
 
 
 def publish_model(store: Store, model_id: str, file: Path) -> None:
-    """Copy a model file, and the card beside it if there is one, into a dataset."""
-    store.create_from(model_path(model_id), file)
-    card = zoo.card_file(file)
-    if card.is_file():
-        store.create_from(card_path(model_id), card)
+    """Copy a model file into a dataset, its reconstruction heads, and the cards beside them."""
+    named = {model_path(model_id): file, card_path(model_id): zoo.card_file(file)}
+    for decoder, head in head_files(file, model_id).items():
+        path, card = head_paths(model_id, decoder)
+        named |= {path: head, card: zoo.card_file(head)}
+    for path, local in named.items():
+        if local.is_file():
+            store.create_from(path, local)
 
 
 def load_model(
@@ -31,10 +36,31 @@ def load_model(
     """Load a dataset's own copy of a model. Raises UnknownModelError, InvalidModelError."""
     store = Store(dataset_url, options)
     name = model_path(model_id)
-    with store.local(name, scratch) as path:
+    with _fetched(store, model_id, scratch) as path:
         if path.is_file() and (found := file_sha256(path)) != model_id:  # before it is parsed
             raise InvalidModelError(f"{dataset_url}/{name} is damaged: its sha256 is {found}")
         return load_codec(path, device=device)
+
+
+@contextmanager
+def _fetched(store: Store, model_id: str, scratch: str | None) -> Iterator[Path]:
+    """The model file on this machine for as long, its heads beside it."""
+    name = model_path(model_id)
+    if store.is_local:
+        with store.local(name, scratch) as path:
+            yield path
+        return
+    there = store.sizes(model_folder(model_id))
+    heads = [head_paths(model_id, decoder)[0] for decoder in DECODERS]
+    heads = [path for path in heads if _base(path) in there]
+    with scratch_folder(scratch) as folder:
+        for one in (name, *heads):
+            store.fetch(one, folder / _base(one))
+        yield folder / _base(name)
+
+
+def _base(path: str) -> str:
+    return path.rpartition("/")[2]
 
 
 def check_model(store: Store, model_id: str) -> tuple[str, int]:
@@ -59,7 +85,8 @@ def copy_model(model_id: str, source: Store, target: Store, scratch: str | None)
             f"{source.url}/{model_path(model_id)} is gone: verify_dataset.py --repair puts a "
             "shipped one there"
         )
-    for name in (zoo.MODEL_FILE, zoo.CARD_FILE):
+    heads = [_base(path) for decoder in DECODERS for path in head_paths(model_id, decoder)]
+    for name in (zoo.MODEL_FILE, zoo.CARD_FILE, *heads):
         if name in present or name not in theirs:
             continue
         with source.local(f"{folder}/{name}", scratch) as local:

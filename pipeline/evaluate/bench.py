@@ -113,8 +113,16 @@ class Bench:
 def model_files(
     codec: Callable[[str], Codec], spec: Mapping[str, Any], images: list[np.ndarray]
 ) -> Iterator[tuple[int, list[int], list[np.ndarray]]]:
-    """How many layers, and the bytes and pictures of these."""
+    """How many layers, and the bytes and pictures of these.
+
+    Raises OptionError where the output folder's model shows streams by another head.
+    """
     model = codec(spec["model_id"])
+    if model.head_id(spec["decode"]) != spec["head"]:
+        raise OptionError(
+            "the output folder has another reconstruction head of the model than this release: "
+            "give another --output"
+        )
     streams = model.encode(images, layers=spec["layers"], **spec["encode"])
     if not spec["prefixes"]:
         last = max(stream.num_layers for stream in streams)

@@ -134,6 +134,7 @@ def _of_model(
             "prefixes": PREFIXES[prefixes],
         }
         spec["encoder"] = _encoder(codec, spec)
+        spec["head"] = codec.head_id(decode)
         setting = "" if quality is None else f"quality {quality}"
         contenders.append(Contender(name, setting, spec))
     return contenders

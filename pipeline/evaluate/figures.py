@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from codec.perception import frechet
+
 from ..dataset.ledger import Ledger
 from ..stores.store import Store
 from .bench import Point
@@ -27,8 +29,10 @@ class Figures:
         bpp: bits per pixel of all bytes over all pixels.
         exact: how many pictures came back as they were.
         values: by metric, as people read it: of the mean squared error over all pixels for PSNR,
-            else of the mean over pictures. None where it is infinite or was not measured.
-        each: bits per pixel of every picture, and by metric what it has; NaN for exact pictures.
+            of all pictures together for a pooled one, else of the mean over pictures. None where it
+            is infinite or was not measured.
+        each: bits per pixel of every picture, and by metric what it has; NaN for exact pictures,
+            and where it has nothing of its own.
     """
 
     setting: str
@@ -156,7 +160,8 @@ class _Measured:
     contender: Contender
     ids: list[Picture] = field(default_factory=list)
     pixels: list[int] = field(default_factory=list)
-    rows: dict[Point, list[list[float]]] = field(default_factory=dict)
+    statistics: list[str | None] = field(default_factory=list)
+    rows: dict[Point, list[list[Any]]] = field(default_factory=dict)
 
     def add(self, shard: str, record: Mapping[str, Any]) -> None:
         for picture in record["pictures"]:
@@ -168,18 +173,25 @@ class _Measured:
                 rows.append(found.get(point) or found[_nearest(point, found)])
             self.ids.append((shard, picture["index"]))
             self.pixels.append(picture["width"] * picture["height"])
+            self.statistics.append(picture["statistics"])
 
-    def _missing(self, point: Point, i: int) -> list[float]:
+    def _missing(self, point: Point, i: int) -> list[Any]:
         return self.rows[_nearest(point, self.rows)][i]
 
     def figures(self, point: Point, chosen: Sequence[int], names: Sequence[str]) -> Figures:
         """Over the pictures at these positions."""
-        table = np.array([self.rows[point][i] for i in chosen], float)  # None becomes NaN
+        rows = [self.rows[point][i] for i in chosen]
         pixels = np.array(self.pixels, float)[chosen]
-        nbytes, exact, recorded = table[:, 0], table[:, 1] > 0, table[:, 2:]
+        nbytes, exact = (np.array([row[i] for row in rows], float) for i in (0, 1))
+        exact = exact > 0
         values: dict[str, float | None] = {}
         each = {"bpp": 8 * nbytes / pixels}
-        for name, column in zip(names, recorded.T, strict=True):
+        for number, name in enumerate(names, start=2):
+            if METRICS[name].pooled:
+                values[name] = self._pooled(name, [row[number] for row in rows], chosen)
+                each[name] = np.full(len(rows), math.nan)
+                continue
+            column = np.array([row[number] for row in rows], float)  # None becomes NaN
             known = ~np.isnan(column)
             weights = pixels[known] if name == "psnr" else None
             mean = np.average(column[known], weights=weights) if known.any() else math.nan
@@ -188,6 +200,17 @@ class _Measured:
             each[name] = np.where(exact, math.nan, [METRICS[name].shown(v) for v in column])
         bpp = float(8 * nbytes.sum() / pixels.sum())
         return Figures(point.setting, point.prefix, bpp, int(exact.sum()), values, each)
+
+    def _pooled(
+        self, name: str, column: Sequence[str | None], chosen: Sequence[int]
+    ) -> float | None:
+        """Of the statistics of the originals and of what is shown, of all pictures together."""
+        pairs = [(self.statistics[i], own) for i, own in zip(chosen, column, strict=True)]
+        known = [(frechet.from_text(a), frechet.from_text(b)) for a, b in pairs if a and b]
+        if not known:
+            return None
+        originals, shown = (np.sum(side, axis=0) for side in zip(*known, strict=True))
+        return METRICS[name].shown(frechet.frechet_distance(originals, shown))
 
 
 def _nearest(point: Point, among: Mapping[Point, Any]) -> Point:

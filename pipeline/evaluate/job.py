@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..dataset.layout import model_path
 from ..dataset.ledger import fingerprint
+from ..dataset.models import publish_model
 from ..running.job import RunningOptions, Stop, run_job_tasks
 from ..running.progress.events import EventLog, job_log
 from ..running.progress.summary import Problem, Summary, plural
@@ -32,7 +32,7 @@ from .plots import plots
 from .report import report, results
 from .worker import RECORDS, EvaluateSettings, EvaluationTask, Evaluator
 
-FORMAT = 2  # of records; a new number where any figure is defined in another way
+FORMAT = 3  # of records; a new number where any figure is defined in another way
 TASK_SAMPLES, TASK_BYTES = 32, 2 << 20  # of a task: what a killed worker has to do again
 REPORT, TABLES, PAGE = "report.json", "results.md", "report.html"
 
@@ -100,7 +100,7 @@ def _evaluate(options: EvaluateOptions, stop: Stop, log: EventLog) -> Evaluation
     summary.notes += notes
     with storage_errors(store.url, "cannot be written"):
         for _, model in models:
-            store.create_from(model_path(model.model_id), model.model_path)
+            publish_model(store, model.model_id, model.model_path)
     tasks = _tasks(_pieces(shards, options, summary), contenders, options, metrics)
     lost = list(summary.failed_shards)
     mark = fingerprint({"evaluation": FORMAT})

@@ -111,6 +111,11 @@ def notes(found: Evaluation) -> list[str]:
             "Butteraugli was not measured: butteraugli_main is not installed (Debian: apt install "
             "libjxl-devtools)"
         )
+    if "features" not in found.metrics:
+        out.append(
+            "features were not compared: their network is not installed (pip install -e "
+            "'.[perceptual]')"
+        )
     return out
 
 

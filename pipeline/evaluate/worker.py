@@ -30,7 +30,7 @@ from ..stores.threads import ahead
 from .bench import Bench, Loaded, Measured, rgb_of
 from .contenders import Contender
 from .gallery import crops
-from .measuring import installed
+from .measuring import METRICS, Original, installed
 
 RECORDS = "records"
 MAX_RECORD_BYTES = 1 << 26  # those of shown pictures hold their crops
@@ -182,7 +182,8 @@ class Evaluator(Worker[EvaluateSettings]):
         (contender,), settings = task.contenders, self.settings
         bench = Bench(contender, self._codec, clock, pool, settings.threads, settings.metrics)
         measured = zip(found, bench.measure(found), strict=True)
-        return [of if isinstance(of, Exception) else _row(one, of) for one, of in measured]
+        pooled = any(METRICS[name].pooled for name in settings.metrics)
+        return [of if isinstance(of, Exception) else _row(one, of, pooled) for one, of in measured]
 
     # -- pictures ---------------------------------------------------------------------------------
 
@@ -257,9 +258,11 @@ def _load(file: ShardFile, index: int, sample: Sample, skip: str | None) -> Load
     return Loaded(index, key, np.ascontiguousarray(picture.rgb), picture.alpha is not None)
 
 
-def _row(one: Loaded, result: Measured) -> dict[str, Any]:
+def _row(one: Loaded, result: Measured, pooled: bool) -> dict[str, Any]:
     image = rgb_of(one)
+    statistics = Original(image, ()).statistics() if pooled else None
     return {
+        "statistics": statistics,
         "key": one.key,
         "index": one.index,
         "width": image.shape[1],

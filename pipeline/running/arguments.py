@@ -176,6 +176,17 @@ def add_single_device(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_decoder(group: argparse._ActionsContainer) -> None:
+    """Which decoder shows streams; which of them a model has, its codec says."""
+    group.add_argument(
+        "--decoder",
+        choices=["mean", "eyes", "realistic", "flow", "fast", "diffusion"],
+        help="how streams are shown. uqdm: eyes looks best, mean has the least squared error, "
+        "realistic adds likely detail at low rates, flow the same for the paper's models. cdc: "
+        "fast takes one step, diffusion many (default: eyes or fast where the model has it)",
+    )
+
+
 def add_scratch(group: argparse._ActionsContainer, size: str = "") -> None:
     """``size`` is how much is kept there, where people should know it."""
     group.add_argument(

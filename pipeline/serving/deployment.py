@@ -65,6 +65,7 @@ def application(given: dict[str, Any]) -> serve.Application:
     settings = Settings(
         dataset=given.get("dataset") or os.environ["STRATA_DATASET"],
         device=device,
+        decoder=given.get("decoder"),
         limits=Limits(**given.get("limits", {})),
         access=Access(tuple(given.get("host_names", ())), os.environ.get("STRATA_TOKEN")),
     )

@@ -84,7 +84,12 @@ def _serve(options: ServeOptions, ending: threading.Event) -> int:
     shape = replicas_of(options)
     access = replace(options.access, hosts=(*options.access.hosts, options.host))
     settings = Settings(
-        options.dataset, options.input_options, shape.device, options.limits, access
+        options.dataset,
+        options.input_options,
+        shape.device,
+        options.decoder,
+        options.limits,
+        access,
     )
     if ending.is_set():
         return 0

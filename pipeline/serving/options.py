@@ -25,6 +25,7 @@ class ServeOptions:
     replicas: int | None = None
     cpus_per_replica: int | None = None
     device: str = "auto"
+    decoder: str | None = None
     address: str | None = None
     limits: Limits = DEFAULT_LIMITS
     access: Access = OPEN_ACCESS

@@ -124,12 +124,15 @@ class PictureData:
 class PreviewReader:
     """One dataset as previews need it.
 
+    ``shown`` names the way in which streams are shown, where there are several.
+
     Methods raise NotFound for a picture that is missing or damaged, CannotShow for one that is too
     large, StorageError if the store does not answer.
     """
 
-    def __init__(self, dataset: Dataset, codec: Codec, max_pixels: int) -> None:
+    def __init__(self, dataset: Dataset, codec: Codec, max_pixels: int, shown: str = "") -> None:
         self.dataset, self._codec, self._max_pixels = dataset, codec, max_pixels
+        self._shown = shown
         self.version = _version(dataset)
 
     # -- pictures ---------------------------------------------------------------------------------
@@ -143,7 +146,8 @@ class PreviewReader:
             original = entry.num_layers < wanted and self._has_original(entry)
         self._check_size(entry.width, entry.height)
         parts = self._content(entry, layers)
-        tag = etag((*parts, original, layers, request.max_side, request.format))
+        form = request.max_side, request.format, self._shown
+        tag = etag((*parts, original, layers, *form))
         return LocatedPicture(request, entry, layers, original, tag)
 
     def read(self, found: LocatedPicture) -> PictureData:

@@ -25,6 +25,7 @@ from codec.errors import BrokenImageError, UnsupportedImageError
 from ..reader.dataset import Dataset, open_dataset
 from ..reader.originals import read_original
 from ..reader.pages import PageQuery
+from ..running.options import check_codec_options
 from ..stores.cache import ByteCache
 from .access import OPEN_ACCESS, Access
 from .answers import Answer
@@ -54,6 +55,7 @@ class Settings:
     dataset: str
     options: dict[str, Any] = field(default_factory=dict, repr=False)
     device: str = "cpu"
+    decoder: str | None = None
     limits: Limits = DEFAULT_LIMITS
     access: Access = OPEN_ACCESS
 
@@ -71,11 +73,14 @@ class PreviewService:
         codec: Codec,
         limits: Limits = DEFAULT_LIMITS,
         quick_layers: int | None = None,
+        decoder: str | None = None,
     ) -> None:
         self.dataset, self.codec, self.limits = dataset, codec, limits
         self._quick_layers = dataset.num_layers if quick_layers is None else quick_layers
         self.metrics = Metrics()
-        self._reader = PreviewReader(dataset, codec, limits.max_pixels)
+        self._decoding = {} if decoder is None else {"decoder": decoder}
+        shown = f"{decoder} {codec.head_id(self._decoding)}"
+        self._reader = PreviewReader(dataset, codec, limits.max_pixels, shown)
         self._finding, self._telling = (_Desk(self.metrics, 16) for _ in range(2))
         self._listing = _Desk(self.metrics, 4)  # a search works for seconds
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="read")
@@ -94,12 +99,18 @@ class PreviewService:
 
     @classmethod
     def open(cls, settings: Settings) -> "PreviewService":
-        """Open the dataset, load its model onto the device and measure its speed."""
+        """Open the dataset, load its model onto the device and measure its speed.
+
+        Raises OptionError for a decoder that the model does not have.
+        """
         dataset = open_dataset(settings.dataset, settings.options)
         codec = dataset.codec(settings.device)
+        if settings.decoder is not None:
+            own = {"decoder": settings.decoder}
+            check_codec_options(codec, "decode", own, settings.dataset)
         tried = _tried(codec, dataset.num_layers)
         slow = settings.device == "cpu" and tried > SLOW
-        return cls(dataset, codec, settings.limits, 1 if slow else None)
+        return cls(dataset, codec, settings.limits, 1 if slow else None, settings.decoder)
 
     @property
     def version(self) -> str:
@@ -241,8 +252,8 @@ class PreviewService:
         self, streams: Sequence[EncodedImage], layers: int, max_side: int | None
     ) -> list[np.ndarray]:
         if max_side is None:
-            return self.codec.decode(streams, layers=layers)
-        return self.codec.decode_small(streams, max_side=max_side, layers=layers)
+            return self.codec.decode(streams, layers=layers, **self._decoding)
+        return self.codec.decode_small(streams, max_side=max_side, layers=layers, **self._decoding)
 
     def _write(self, rgb: np.ndarray, data: PictureData, request: PreviewRequest) -> bytes:
         if data.alpha is None:

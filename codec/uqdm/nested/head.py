@@ -38,7 +38,7 @@ _SIZES = {
     "hidden": (1, 1024),
     "blocks": (0, 16),
 }
-_QUIET = -4.0  # of the logarithm of added noise, in an untrained head
+_QUIET = -2.0  # of the size of added noise before its softplus, in an untrained head
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,14 @@ class HeadConfig:
 
 
 class HeadNetwork(nn.Module):
-    """The network, in training and at work."""
+    """The network, in training and at work.
+
+    Attributes:
+        scale: the usual error of a mean, ``(levels, 192)`` in intervals of the level: what goes in
+            and out is in multiples of it. Measured before the training; 0 until then.
+    """
+
+    scale: Tensor
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
@@ -89,6 +96,7 @@ class HeadNetwork(nn.Module):
         self.level_out = nn.Parameter(torch.zeros(config.levels, outputs))
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
+        self.register_buffer("scale", torch.zeros(config.levels, BANDS))
 
     @property
     def halo(self) -> int:
@@ -105,7 +113,8 @@ class HeadNetwork(nn.Module):
             level: ``(B,) int64``, after how many levels each picture is shown.
         """
         row = level - 1
-        seen = [trunk.float() / ACTIVATION, torch.asinh(means)]
+        scale = self.scale[row][:, None, None]
+        seen = [trunk.float() / ACTIVATION, torch.asinh(means / scale)]
         if noise is not None:
             seen.append(noise)
         h = self.stem(torch.cat(seen, -1)) + self.start[row][:, None, None]
@@ -113,9 +122,9 @@ class HeadNetwork(nn.Module):
             h = block(h, row)
         out = self.out(F.relu(h)) + self.level_out[row][:, None, None]
         if noise is None:
-            return out
+            return out * scale
         shift, size = out.chunk(2, -1)
-        return shift + noise * F.softplus(size + _QUIET)
+        return (shift + noise * F.softplus(size + _QUIET)) * scale
 
 
 class _Block(nn.Module):
@@ -156,6 +165,8 @@ class Head:
         if (self.config.levels, self.config.trunk) != (levels, trunk):
             raise InvalidModelError("the reconstruction head is for a model of another size")
         network = build(lambda: HeadNetwork(self.config), tensors)
+        if float(tensors["scale"].min()) <= 0:
+            raise InvalidModelError("not a reconstruction head: its scale is not positive")
         network.load_state_dict({name: value.float() for name, value in tensors.items()})
         self._network = network.requires_grad_(False).eval().to(device)
         self._device = device

@@ -42,6 +42,7 @@ _WEIGHTS: dict[str, dict[str, float]] = {
 _RADII = (1, 2, 4)  # places of a feature map
 _BLOCKS = (1, 3)  # of blocks, for energies of bands
 _LEAST_SIDE = 64
+_LEAST_ERROR = 1e-3  # in intervals: half precision holds it
 _EVERY = 8  # steps between two batches that are encoded, once enough states are kept
 _MEMORY = 0.98  # of running means
 
@@ -89,6 +90,8 @@ class HeadObjective(nn.Module):
     ) -> tuple[Tensor, dict[str, float]]:
         assert isinstance(model, HeadNetwork)
         self._keep(images)
+        if not float(model.scale[0, 0]):
+            model.scale.copy_(self._usual_errors(self.kept[-1]))
         kept = self.kept[int(rng.integers(len(self.kept)))]
         level = 1 + int(rng.choice(len(self.shares), p=self.shares))
         chosen = torch.from_numpy(rng.permutation(len(kept.images))[: len(images)])
@@ -138,6 +141,15 @@ class HeadObjective(nn.Module):
         if self.features is not None:
             features = [unit(f).half() for f in self.features(images.float() / 255)]
         return Kept(images, [trunk for trunk, _ in known], [e for _, e in known], features)
+
+    def _usual_errors(self, kept: Kept) -> Tensor:
+        """Deviations of coefficients from their means, ``(levels, 192)`` in intervals."""
+        config, rows = self.scheme.config, []
+        bands = to_bands(kept.images, config)
+        for level, means in enumerate(kept.means, start=1):
+            error = bands - means / SHIFT_UNIT
+            rows.append(error.square().mean((0, 1, 2)).sqrt() / RATIO ** (config.levels - level))
+        return torch.stack(rows).clamp_min(_LEAST_ERROR)
 
     # -- the loss ---------------------------------------------------------------------------------
 

@@ -3,8 +3,9 @@
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from ...perception.features import installed as features_installed
 from ...training.recipe import TRAINING_FILE, Trainable
 from ..scheme import MEAN
 from .head import HeadConfig, HeadNetwork
-from .head_objective import HeadObjective
+from .head_objective import Decoder, HeadObjective
 from .scheme import NestedScheme
 
 
@@ -54,7 +55,7 @@ class HeadTrainable(Trainable):
         else:
             levels, trunk = scheme.config.levels, scheme.trunk_channels
             network = HeadNetwork(HeadConfig(levels, trunk, noise=decoder == "realistic"))
-        objective = HeadObjective(scheme, decoder, kept)
+        objective = HeadObjective(scheme, cast(Decoder, decoder), kept)
         base = file, training_file
         return cls(network, objective, config, {}, base, model_id, decoder)
 
@@ -69,9 +70,9 @@ class HeadTrainable(Trainable):
         assert isinstance(self.model, HeadNetwork)
         for file, name in zip(self.base, (zoo.MODEL_FILE, TRAINING_FILE), strict=True):
             if file != out / name:
-                zoo.write_whole(out / name, lambda partial, file=file: shutil.copy(file, partial))
+                zoo.write_whole(out / name, partial(shutil.copy, file))
         if (card := zoo.card_file(self.base[0])).is_file() and card.parent != out:
-            zoo.write_whole(out / zoo.CARD_FILE, lambda partial: shutil.copy(card, partial))
+            zoo.write_whole(out / zoo.CARD_FILE, partial(shutil.copy, card))
         path = heads.head_file(out / zoo.MODEL_FILE, self.decoder)
         heads.write_head(path, self.decoder, self.model_id, self.model.config.to_dict(), weights)
 
