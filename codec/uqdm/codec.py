@@ -54,8 +54,8 @@ class UQDMCodec(LayeredCodec):
         """See ``Codec.check_options``."""
         super().check_options(purpose, options)
         known = self.decoders
-        decoder = options.get("decoder", MEAN)
-        if decoder not in known:
+        decoder = options.get("decoder")
+        if decoder is not None and decoder not in known:
             raise ValueError(f"decoder of {self.name} must be one of {known}, got {decoder!r}")
 
     def head_id(self, options: Mapping[str, Any]) -> str:

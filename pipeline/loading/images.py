@@ -57,7 +57,7 @@ class StrataImages(IterableDataset):
             lists of samples instead of batches.
         max_side: pixels; larger pictures are decoded smaller (``Codec.decode_small``).
         transform: called with each picture's tensor; what it returns becomes ``image``.
-        decode_options: for ``Codec.decode``, such as ``{"realism": "flow"}``.
+        decode_options: for ``Codec.decode``, such as ``{"decoder": "realistic"}``.
         errors: what to do with a picture that is damaged. ``"raise"`` raises DamagedDataError;
             ``"skip"`` logs a warning; a function is called with the key ('' if it is unknown) and
             the error. Both leave the picture out and count it (``skipped``).

@@ -300,7 +300,7 @@ class Dataset:
         """The picture ``key`` decoded from its first ``layers`` layers, ``(H, W, 3) uint8``.
 
         If it has fewer layers and its original is kept in their place, decodes the original.
-        ``options`` go to ``Codec.decode`` (``realism="flow"``, ``decoder="fast"``, ``seed=1``,
+        ``options`` go to ``Codec.decode`` (``decoder="realistic"``, ``seed=1``,
         ...). Raises UnknownKeyError for an unknown key, CorruptStreamError or DamagedDataError for
         a damaged stream, TypeError or ValueError for options that the dataset's codec does not
         have.

@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from codec import load_codec
-from codec.models import zoo
+from codec.models import heads, zoo
 from codec.numerics.lapped_transform import BANDS
 from codec.uqdm.codec import UQDMCodec
 from codec.uqdm.nested.export import export, model_config
+from codec.uqdm.nested.head import HeadConfig, HeadNetwork
 from codec.uqdm.nested.model import NestedModel
 from codec.uqdm.nested.schedule import NestedConfig
 from codec.uqdm.nested.scheme import NestedScheme
@@ -92,6 +93,21 @@ def write_nested_model(folder: Path, seed: int = 0, **options: Any) -> Path:
     path = folder / zoo.MODEL_FILE
     config = {**model_config(model), "archive_layers": 5}
     zoo.write_model(path, config, export(model), {"test": True})
+    return path
+
+
+def write_head(model: Path, decoder: str, seed: int = 0) -> Path:
+    """A head of few numbers for a ``write_nested_model``'s file, beside it, whose output shows."""
+    torch.manual_seed(seed)
+    sizes = {"channels": 8, "hidden": 16, "blocks": 2}
+    trunk = NETWORKS["network"]["channels"]
+    network = HeadNetwork(HeadConfig(CONFIG.levels, trunk, **sizes, noise=decoder == "realistic"))
+    with torch.no_grad():
+        network.scale.fill_(0.2)
+        network.out.weight.normal_(std=0.3)
+    path = heads.head_file(model, decoder)
+    tensors = dict(network.state_dict())
+    heads.write_head(path, decoder, zoo.model_id(model), network.config.to_dict(), tensors)
     return path
 
 

@@ -88,7 +88,7 @@ def check(
 @pytest.mark.parametrize("name", zoo.list_models())
 def test_shipped_models(name: str, device: str, some: list[np.ndarray]) -> None:
     diffusion = {"decoder": "diffusion", "steps": 2, "noise_scale": 0.5}
-    check(name, device, some, diffusion if "cdc" in name else {"realism": "flow"})
+    check(name, device, some, diffusion if "cdc" in name else {"decoder": "mean"})
 
 
 @pytest.mark.parametrize("name", zoo.list_models())
@@ -146,7 +146,7 @@ def universal(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_models_of_the_papers(
     universal: Path, device: str, some: list[np.ndarray], tmp_path: Path
 ) -> None:
-    check(universal, device, some[2:], {"realism": "flow"})
+    check(universal, device, some[2:], {"decoder": "flow"})
     diffusion = {"decoder": "diffusion", "steps": 2}
     check(write_model(tmp_path / "x", paper_config()), device, some[2:], diffusion)
     check(write_model(tmp_path / "eps", paper_config(False, "eps")), device, some[2:])

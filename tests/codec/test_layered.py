@@ -67,15 +67,15 @@ def test_options_that_do_not_exist_are_named(
         codec.decode(streams, steps=3)
     with pytest.raises(TypeError, match="quality"):
         next(codec.decode_progressively(streams, quality=1))
-    with pytest.raises(TypeError, match=r"cdc .* realism .*encode .*\(it has quality\)"):
-        codec.encode(pictures, realism="flow")
+    with pytest.raises(TypeError, match=r"cdc .* decoder .*encode .*\(it has quality\)"):
+        codec.encode(pictures, decoder="flow")
     with pytest.raises(ValueError, match="0 to 1, got 7"):
         codec.encode(pictures, quality=7)
     uqdm = load_codec("uqdm")
     with pytest.raises(TypeError, match=r"uqdm .* quality .*encode .*\(it has none\)"):
         uqdm.encode(pictures, quality=1)
-    with pytest.raises(ValueError, match="realism must be one of"):
-        uqdm.decode([], realism="very")
+    with pytest.raises(ValueError, match="decoder of uqdm must be one of"):
+        uqdm.decode([], decoder="very")
 
 
 def test_every_prefix_decodes(codec: toy.ToyCodec, pictures: list[np.ndarray]) -> None:

@@ -179,7 +179,7 @@ def test_decoding_to_files_and_resuming(tmp_path: Path) -> None:
         layers=1,
         format="files",
         image_format="webp",
-        codec_options={"realism": "flow"},
+        codec_options={"decoder": "mean"},
         workers=1,
     )
     assert decode(options).ok == 3

@@ -29,7 +29,7 @@ def test_compressing() -> None:
 def test_decoding() -> None:
     parse = load_job("decode_dataset").parse
     assert parse(DECODE).codec_options == {}
-    assert parse([*DECODE, "--realism", "flow"]).codec_options == {"realism": "flow"}
+    assert parse([*DECODE, "--decoder", "flow"]).codec_options == {"decoder": "flow"}
     flags = ["--decoder", "diffusion", "--steps", "17", "--noise-scale", "0", "--seed", "0"]
     assert parse([*DECODE, *flags]).codec_options == {
         "decoder": "diffusion",
@@ -50,7 +50,6 @@ def test_decoding() -> None:
         ["--noise-scale", "-1"],
         ["--noise-scale", "nan"],
         ["--seed", "x"],
-        ["--realism", "very"],
     ],
 )
 def test_impossible_values_are_refused(

@@ -199,14 +199,16 @@ class UniversalScheme:
                 picture.latent = diffusion.dequantize(step, values, u)
             picture.prediction, picture.precise, picture.offset = None, False, None
 
-    def reconstruct(self, state: State, layers: int, decoder: str = MEAN) -> list[np.ndarray]:
+    def reconstruct(
+        self, state: State, layers: int, decoder: str | None = None
+    ) -> list[np.ndarray]:
         """By x_hat of the last latent ('mean') or along the flow to t = 0 ('flow')."""
         steps = self.config.steps
         if layers > steps:
             return [p.pixels.transpose(1, 2, 0) for p in state if p.pixels is not None]
         if layers == steps:
             predicted = [self._pixels(picture.latent) for picture in state]
-        elif decoder == MEAN:
+        elif decoder in (None, MEAN):
             step = self.steps[layers]
             self.predict(state, layers)
             predicted = [

@@ -69,7 +69,7 @@ def test_what_the_model_cannot_do_is_said_first(model: Path, tmp_path: Path) -> 
     assert not (tmp_path / "set").exists()
     compress(CompressOptions((tar,), str(tmp_path / "set"), str(model)))
     for codec_options, message in (
-        ({"realism": "flow"}, "--realism"),
+        ({"decoder": "flow"}, "--decoder"),
         ({"decoder": "diffusion", "steps": 1000}, "steps must be an integer from 1 to 100"),
         ({"seed": 3}, "only for decoder diffusion"),
     ):

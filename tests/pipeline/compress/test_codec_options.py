@@ -128,8 +128,8 @@ def test_options_that_the_dataset_lacks_are_refused_first(
     compress(options(tar, tmp_path / "set", model))
     dataset = pipeline.open_dataset(str(tmp_path / "set"))
     out = tmp_path / "out"
-    wrong = DecodeOptions(dataset.url, str(out), codec_options={"realism": "flow"})
-    with pytest.raises(OptionError, match=r"--realism: .*set: cdc has no option realism"):
+    wrong = DecodeOptions(dataset.url, str(out), codec_options={"no_such": 1})
+    with pytest.raises(OptionError, match=r"--no-such: .*set: cdc has no option no_such"):
         decode(wrong)
     assert not out.exists()
     with pytest.raises(TypeError, match="cdc has no option steps"):

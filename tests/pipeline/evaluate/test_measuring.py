@@ -33,8 +33,12 @@ def test_what_is_recorded() -> None:
 
 def test_an_exact_picture_is_recorded_as_the_best() -> None:
     picture = photograph(40, 40)
-    row = Original(picture, tuple(METRICS)).compare(picture.copy(), 9)
-    assert row == [9, 1, 100, 1, 0, 0, 0]
+    original = Original(picture, tuple(METRICS))
+    row = original.compare(picture.copy(), 9)
+    known = dict(zip(METRICS, row[2:], strict=True))
+    assert known.pop("frechet") == original.statistics()
+    assert row[:2] == [9, 1]
+    assert known == {**dict.fromkeys(known, 0), "ssimulacra2": 100, "ms_ssim": 1}
     with pytest.raises(ValueError, match="expected a picture of"):
         Original(picture, NAMES).compare(picture[:30], 9)
 

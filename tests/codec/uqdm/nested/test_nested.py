@@ -197,21 +197,7 @@ def test_another_models_stream_is_refused(
         codec.decode(other.encode(pictures[:1]))
 
 
-def test_flow_and_samples_are_pictures_and_repeatable(
-    codec: UQDMCodec, pictures: list[np.ndarray]
-) -> None:
-    streams = codec.encode(pictures, layers=3)
-    flow = codec.decode(streams, realism="flow")
-    denoised = codec.decode(streams)
-    assert all(not np.array_equal(a, b) for a, b in zip(flow, denoised, strict=True))
-    for stream, picture in zip(streams, flow, strict=True):  # whatever is decoded beside it
-        alone = codec.decode([stream], realism="flow")[0].astype(int)
-        assert np.abs(alone - picture).max() <= 1
-    error = [
-        np.mean([(a.astype(float) - b) ** 2 for a, b in zip(pictures, decoded, strict=True)])
-        for decoded in (denoised, flow)
-    ]
-    assert error[0] < error[1] < 4 * error[0]  # detail costs fidelity, but bounded
+def test_samples_are_pictures_and_repeatable(codec: UQDMCodec) -> None:
     samples = codec.sample(24, 40, 2, seed=3)
     assert [s.shape for s in samples] == [(24, 40, 3)] * 2
     assert not np.array_equal(samples[0], samples[1])

@@ -281,8 +281,8 @@ def test_rates_and_quality_equal_the_authors(shared, tmp_path):
             codec.scheme.choices(state, layers - 1, 0)
             decoded = [s[layers - 1].symbols[0] for s in symbols]
             codec.scheme.update(state, layers - 1, 0, decoded)
-        for realism, name in (("denoise", "denoise"), ("flow", "flow_based")):
-            ours = psnr(images, codec.scheme.reconstruct(state, layers, realism))
+        for decoder, name in (("mean", "denoise"), ("flow", "flow_based")):
+            ours = psnr(images, codec.scheme.reconstruct(state, layers, decoder))
             theirs = expected[name]["psnr_of_mean_mse_db"][layers]
             if layers == 0:  # z_1 alone: the prior's mean, as blurred as its few bits of noise
                 assert ours == pytest.approx(theirs, abs=0.5)

@@ -70,7 +70,7 @@ def test_pictures_larger_than_a_window(codec, photo):
 
 def test_flow_decodes_every_prefix_too(codec, pictures, streams):
     for layers in range(codec.num_layers + 1):
-        decoded = codec.decode(streams[:1], layers=layers, realism="flow")
+        decoded = codec.decode(streams[:1], layers=layers, decoder="flow")
         assert decoded[0].shape == pictures[0].shape
     assert (decoded[0] == pictures[0]).all()
 
@@ -101,7 +101,7 @@ def test_the_papers_choices_are_configuration(tmp_path, pictures, choices):
     assert codec.num_layers == choices.get("steps", 4) + 1
     stream = codec.encode(pictures[:1])[0]
     assert (codec.decode([stream])[0] == pictures[0]).all()
-    assert codec.decode([stream], layers=1, realism="flow")[0].shape == pictures[0].shape
+    assert codec.decode([stream], layers=1, decoder="flow")[0].shape == pictures[0].shape
 
 
 def test_grouping_of_pictures_does_not_matter(codec, pictures):

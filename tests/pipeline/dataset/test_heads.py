@@ -1,0 +1,64 @@
+"""A dataset carries the reconstruction heads of its model, wherever it lies."""
+
+import uuid
+from pathlib import Path
+
+import pytest
+
+from codec.models import heads, zoo
+from codec.uqdm.codec import UQDMCodec
+from pipeline.dataset.layout import head_paths, model_folder
+from pipeline.dataset.models import copy_model, load_model, publish_model
+from pipeline.stores.store import Store
+from tests.codec.small_models import write_head, write_nested_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model's file with a head and its card beside it."""
+    path = write_nested_model(tmp_path_factory.mktemp("model"))
+    zoo.write_card(write_head(path, "eyes"), {"about": "a head"})
+    return path
+
+
+@pytest.fixture(params=["local", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    local = request.param == "local"
+    return Store(str(tmp_path / "set") if local else f"memory://{uuid.uuid4().hex}")
+
+
+def test_heads_are_published_and_loaded_with_the_model(store: Store, model: Path) -> None:
+    model_id = zoo.model_id(model)
+    publish_model(store, model_id, model)
+    assert set(store.sizes(model_folder(model_id))) == {
+        "model.safetensors",
+        "card.json",
+        "model.eyes.safetensors",
+        "model.eyes.json",
+    }
+    codec = load_model(store.url, model_id, "cpu")
+    assert isinstance(codec, UQDMCodec)
+    assert codec.decoders == ("mean", "eyes")
+    assert codec.head_id({}) == zoo.model_id(heads.head_file(model, "eyes"))
+    assert codec.scheme._head("eyes") is not None, "read before its copy here has gone"
+
+
+def test_copies_have_the_heads_too(store: Store, model: Path, tmp_path: Path) -> None:
+    model_id = zoo.model_id(model)
+    publish_model(store, model_id, model)
+    other = Store(str(tmp_path / "copy"))
+    copy_model(model_id, store, other, None)
+    folder = model_folder(model_id)
+    assert store.sizes(folder) == other.sizes(folder)
+    # A head that was published later reaches a copy that is there already.
+    store.create(head_paths(model_id, "realistic")[0], b"later")
+    copy_model(model_id, store, other, None)
+    assert other.sizes(folder)["model.realistic.safetensors"] == 5
+
+
+def test_a_model_without_heads_shows_means(store: Store, tmp_path: Path) -> None:
+    path = write_nested_model(tmp_path)
+    publish_model(store, zoo.model_id(path), path)
+    codec = load_model(store.url, zoo.model_id(path), "cpu")
+    assert isinstance(codec, UQDMCodec)
+    assert codec.decoders == ("mean",)
