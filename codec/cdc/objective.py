@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..perception.features import Features, feature_distance
 from ..perception.lpips import LPIPS
 from ..perception.structure import ms_ssim_loss
 from .latents.priors import gaussian_likelihood
@@ -27,10 +28,11 @@ from .networks.model import MULTIPLE, CDCModel, LightModel, Synthesis
 from .networks.paper_transform import rounded
 
 _PERCEPTUAL_UNIT = 0.08  # of 1 - MS-SSIM in squared error: both are of like size at usual rates
+_FEATURE_UNIT = 0.15  # of a squared distance of features in 1 - MS-SSIM, likewise
 _MEDIAN_WEIGHT = 1e-3  # too little to count in the gradient's norm, which is clipped
 
 Stage = Literal["transform", "diffusion", "joint"]
-Perceptual = Literal["ms-ssim", "lpips"]
+Perceptual = Literal["ms-ssim", "features", "lpips"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,11 @@ class ObjectiveConfig:
         default=0.0, metadata={"help": "weight of the perceptual loss, 0 (distortion) to 1"}
     )
     perceptual: Perceptual = field(
-        default="ms-ssim", metadata={"help": "the perceptual loss; lpips needs --lpips-weights"}
+        default="ms-ssim",
+        metadata={
+            "help": "the perceptual loss; features: half MS-SSIM, half features of a network for "
+            "things (extra perceptual); lpips needs --lpips-weights"
+        },
     )
     lpips_weights: Path | None = field(
         default=None,
@@ -98,6 +104,9 @@ class CDCObjective(nn.Module):
         super().__init__()
         self.config = config
         self.lpips: LPIPS | None = None
+        self.features: Features | None = None
+        if config.rho and config.perceptual == "features":
+            self.features = Features()
         if config.rho and config.perceptual == "lpips" and config.lpips_weights:
             self.lpips = LPIPS.from_file(config.lpips_weights)
 
@@ -183,7 +192,12 @@ class CDCObjective(nn.Module):
         if self.lpips is not None:
             distance: Tensor = self.lpips(picture, x)
             return distance
-        return ms_ssim_loss(picture, x)
+        structure = ms_ssim_loss(picture, x)
+        if self.features is None:
+            return structure
+        with torch.autocast(x.device.type, enabled=False):
+            original, shown = (self.features((p.float() + 1) / 2) for p in (x, picture))
+            return (structure + _FEATURE_UNIT * feature_distance(original, shown).square()) / 2
 
 
 def _padded(x: Tensor) -> Tensor:

@@ -32,3 +32,8 @@ def read_golden(file: Path) -> tuple[EncodedImage, Codec]:
     encoded = EncodedImage.from_bytes(file.read_bytes())
     (path,) = (path for id, path in models().items() if id.startswith(encoded.info.model))
     return encoded, load_codec(path)
+
+
+def without_head(codec: Codec) -> dict[str, str]:
+    """Options of decoding by the format alone: heads may be others some day."""
+    return {"decoder": "mean"} if codec.codec == "uqdm" else {}

@@ -5,8 +5,9 @@ trunk sees of a block, the means of its 192 coefficients and, if it draws, noise
 coefficients. It is trained on top of a model that stays as it is, so it changes no stream and no
 model id, and is a file of its own:
 
-    trunk (int8), means, noise -> 1x1 -> h -> N x block -> 1x1 -> shift, size of added noise
+    trunk (int8), means, noise -> 1x1 -> h -> N x block -> 1x1 -> shift, expected error
     block: h += W2 relu(W1 depthwise5x5(h))
+    shown: means * (1 + gain) + shift + loudness * expected error * noise
 
 All at 1/8 resolution, in floats: heads are not exact. A picture is the same in any batch, and in
 any tiles to within rounding; on another device pixels may differ by one.
@@ -38,7 +39,8 @@ _SIZES = {
     "hidden": (1, 1024),
     "blocks": (0, 16),
 }
-_QUIET = -2.0  # of the size of added noise before its softplus, in an untrained head
+_LOUDNESS = 0.35  # of added noise in an untrained head, in expected errors
+_ONE = 0.5413  # whose softplus is 1
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,9 @@ class HeadNetwork(nn.Module):
         self.blocks = nn.ModuleList(_Block(config) for _ in range(config.blocks))
         self.out = nn.Linear(c, outputs)
         self.level_out = nn.Parameter(torch.zeros(config.levels, outputs))
+        self.gain = nn.Parameter(torch.zeros(config.levels, BANDS))
+        if config.noise:
+            self.loudness = nn.Parameter(torch.full((config.levels, BANDS), _LOUDNESS))
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
         self.register_buffer("scale", torch.zeros(config.levels, BANDS))
@@ -104,7 +109,15 @@ class HeadNetwork(nn.Module):
         return self.config.blocks * (KERNEL // 2)
 
     def forward(self, trunk: Tensor, means: Tensor, noise: Tensor | None, level: Tensor) -> Tensor:
-        """What each coefficient is moved by, ``(B, h, w, 192)`` in intervals of the level.
+        """What each coefficient is moved by, ``(B, h, w, 192)`` in intervals of the level."""
+        return self.look(trunk, means, noise, level)[0]
+
+    def look(
+        self, trunk: Tensor, means: Tensor, noise: Tensor | None, level: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """What each coefficient is moved by, and of a head that draws the error it expects.
+
+        Both ``(B, h, w, 192)`` in intervals of the level.
 
         Args:
             trunk: ``(B, h, w, trunk) int8`` or the same as floats.
@@ -121,10 +134,13 @@ class HeadNetwork(nn.Module):
         for block in self.blocks:
             h = block(h, row)
         out = self.out(F.relu(h)) + self.level_out[row][:, None, None]
+        moved = means * self.gain[row][:, None, None]
         if noise is None:
-            return out * scale
+            return moved + out * scale, None
         shift, size = out.chunk(2, -1)
-        return (shift + noise * F.softplus(size + _QUIET)) * scale
+        error = F.softplus(size + _ONE) * scale
+        loudness = self.loudness[row][:, None, None]
+        return moved + shift * scale + loudness * noise * error, error
 
 
 class _Block(nn.Module):
@@ -178,7 +194,7 @@ class Head:
             trunk: what the trunk sees after the level, ``(B, h, w, channels) int8``.
         """
         unit = float(SHIFT_UNIT * RATIO ** (self.config.levels - level))
-        noise: Tensor | None = None
+        means, noise = expected / unit, None
         if self.config.noise:
             drawn = unit_noise(tuple(expected.shape[1:]))
             noise = torch.from_numpy(drawn).to(self._device, non_blocking=True)
@@ -189,7 +205,7 @@ class Head:
             if noise is not None:
                 own = noise[piece.seen].expand(count, -1, -1, -1)
             levels = torch.full((count,), level, device=self._device)
-            seen = (x[piece.pictures, *piece.seen] for x in (trunk, expected / unit))
+            seen = (x[piece.pictures, *piece.seen] for x in (trunk, means))
             moved = self._network(*seen, own, levels).flatten(1, 2)
             return moved if at is None else moved[:, at]
 

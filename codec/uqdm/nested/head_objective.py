@@ -41,6 +41,7 @@ _WEIGHTS: dict[str, dict[str, float]] = {
 }
 _RADII = (1, 2, 4)  # places of a feature map
 _BLOCKS = (1, 3)  # of blocks, for energies of bands
+_LIKELIHOOD = 0.3  # weight of that of a head's expected errors
 _LEAST_SIDE = 64
 _LEAST_ERROR = 1e-3  # in intervals: half precision holds it
 _EVERY = 8  # steps between two batches that are encoded, once enough states are kept
@@ -104,8 +105,8 @@ class HeadObjective(nn.Module):
         unit_of_level = float(SHIFT_UNIT * RATIO ** (self.scheme.config.levels - level))
         expected = means.float() / unit_of_level
         levels = torch.full((len(expected),), level, device=expected.device)
-        moved = expected + model(trunk, expected, noise, levels)
-        coefficients = moved * (unit_of_level / SHIFT_UNIT)
+        moved, error = model.look(trunk, expected, noise, levels)
+        coefficients = (expected + moved) * (unit_of_level / SHIFT_UNIT)
         images, features = kept.images[chosen], [f[chosen].float() for f in kept.features]
         terms = self._terms(images, features, coefficients)
         values = torch.stack([terms[name].mean() for name in self.weights])
@@ -115,6 +116,9 @@ class HeadObjective(nn.Module):
             self.size[level - 1] = _MEMORY * fresh + (1 - _MEMORY) * values
         weights = torch.tensor(list(self.weights.values()), device=values.device)
         loss = (weights * values / self.size[level - 1].clone()).sum()
+        if error is not None:
+            wrong = to_bands(images, self.scheme.config) * (SHIFT_UNIT / unit_of_level) - expected
+            loss = loss + _LIKELIHOOD * _surprise(wrong, error)
         names = (f"{name}_{level}" for name in self.weights)
         return loss, dict(zip(names, values.detach().tolist(), strict=True))
 
@@ -191,6 +195,16 @@ class HeadObjective(nn.Module):
             a, b = (_deviation(x.permute(0, 3, 1, 2), radius) for x in (bands, shown))
             total.append((a - b).square().mean((1, 2, 3)))
         return _mean(total)
+
+
+def _surprise(wrong: Tensor, error: Tensor) -> Tensor:
+    """Of what is wrong with means under Laplace distributions of the expected deviations.
+
+    So a head learns from every coefficient where there is texture, and need not find it out by how
+    pictures look.
+    """
+    scale = error / 2**0.5
+    return (wrong.abs() / scale + scale.log()).mean()
 
 
 def _deviation(x: Tensor, radius: int) -> Tensor:

@@ -68,6 +68,7 @@ def run(trainable: Any, data: Pictures, out: Path, steps: int) -> None:
         (LIGHT, {"rho": 0.5}),
         (LIGHT, {"stage": "joint", "unet_dim": 8}),
         (LIGHT, {"stage": "joint", "unet_dim": 8, "parameterization": "eps", "truncate": 0.5}),
+        (LIGHT, {"rho": 0.5, "perceptual": "features"}),
         (PAPER, {}),
         (PAPER, {"stage": "transform"}),
         (PAPER, {"rho": 0.5}),

@@ -1,4 +1,4 @@
-"""Reconstruction heads: other pictures of the same streams, alike whatever they are decoded with."""
+"""Reconstruction heads: other pictures of the same streams, alike in any batch and tiles."""
 
 import shutil
 from pathlib import Path
