@@ -8,6 +8,7 @@ Every term is divided by its own running mean at its level, so weights are share
 improvements. To encode is dearer than a step: states are kept, and used many times.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -69,16 +70,23 @@ class HeadObjective(nn.Module):
     """Loss and figures of a head (see ``codec.training.loop.Objective``).
 
     Args:
+        scheme_on: gives the model's scheme on a device.
         kept: batches whose states are kept.
     """
 
     size: Tensor
 
-    def __init__(self, scheme: NestedScheme, decoder: Decoder, kept: int) -> None:
+    def __init__(
+        self,
+        scheme_on: Callable[[str | torch.device], NestedScheme],
+        decoder: Decoder,
+        kept: int,
+    ) -> None:
         super().__init__()
-        self.scheme, self.decoder, self.most = scheme, decoder, kept
+        self._scheme_on, self.scheme = scheme_on, scheme_on("cpu")
+        self.decoder, self.most = decoder, kept
         self.weights = _WEIGHTS[decoder]
-        levels = scheme.config.levels
+        levels = self.scheme.config.levels
         shares = np.array([*_LEVELS[decoder], *([_LEVELS[decoder][-1]] * levels)][:levels], float)
         self.shares = shares / shares.sum()
         self.features = Features() if "features" in self.weights else None
@@ -96,6 +104,7 @@ class HeadObjective(nn.Module):
         kept = self.kept[int(rng.integers(len(self.kept)))]
         level = 1 + int(rng.choice(len(self.shares), p=self.shares))
         chosen = torch.from_numpy(rng.permutation(len(kept.images))[: len(images)])
+        chosen = chosen.to(kept.images.device)
         noise = None
         trunk, means = (x[level - 1][chosen] for x in (kept.trunks, kept.means))
         if model.config.noise:
@@ -138,6 +147,8 @@ class HeadObjective(nn.Module):
 
     @torch.no_grad()
     def _states(self, images: Tensor) -> Kept:
+        if self.scheme.device != images.device:
+            self.scheme = self._scheme_on(images.device)
         pictures = list(images.permute(0, 2, 3, 1).contiguous().cpu().numpy())
         # Copies: what is made in inference mode cannot be trained with.
         known = [(trunk.clone(), e.round().int()) for trunk, e in self.scheme.states(pictures)]

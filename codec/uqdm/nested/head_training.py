@@ -55,7 +55,8 @@ class HeadTrainable(Trainable):
         else:
             levels, trunk = scheme.config.levels, scheme.trunk_channels
             network = HeadNetwork(HeadConfig(levels, trunk, noise=decoder == "realistic"))
-        objective = HeadObjective(scheme, cast(Decoder, decoder), kept)
+        scheme_on = partial(NestedScheme, config, tensors)
+        objective = HeadObjective(scheme_on, cast(Decoder, decoder), kept)
         base = file, training_file
         return cls(network, objective, config, {}, base, model_id, decoder)
 
