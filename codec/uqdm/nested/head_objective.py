@@ -34,9 +34,9 @@ _LEVELS = {"eyes": (1, 2, 3, 3, 2, 1), "realistic": (1, 3, 4, 3, 0.5, 0.25)}
 _WEIGHTS: dict[str, dict[str, float]] = {
     "eyes": {"ssimulacra2": 1.0, "error": 0.3},
     "realistic": {
-        "features": 1.0,
+        "features": 2.0,
         "textures": 0.5,
-        "energies": 0.3,
+        "energies": 0.15,
         "structure": 0.5,
         "small": 0.3,
     },
