@@ -86,20 +86,25 @@ def _xyb(x: Tensor) -> Tensor:
 
 def _blur(maps: Tensor) -> Tensor:
     height, width = maps.shape[2:]
-    down, right = (_band_matrix(n, maps.device) for n in (height, width))
+    down, right = _band_matrix(height, True, maps.device), _band_matrix(width, False, maps.device)
     return torch.matmul(torch.matmul(down, maps), right.T)
 
 
 @cache
-def _band_matrix(size: int, device: torch.device) -> Tensor:
-    """A Gaussian along one side as a matrix ``(size, size)``; edges are reflected."""
+def _band_matrix(size: int, mirrored: bool, device: torch.device) -> Tensor:
+    """A Gaussian along one side as a matrix ``(size, size)``.
+
+    As in the package: edges are mirrored from top to bottom, and zeros lie left and right.
+    """
     taps = [math.exp(-0.5 * (i / _SIGMA) ** 2) for i in range(-_RADIUS, _RADIUS + 1)]
     matrix = np.zeros((size, size))
     for row in range(size):
         for i, tap in enumerate(taps):
-            column = abs(row + i - _RADIUS)
-            column = column if column < size else 2 * (size - 1) - column
-            matrix[row, column] += tap / sum(taps)
+            column = row + i - _RADIUS
+            if mirrored:
+                column = -1 - column if column < 0 else min(column, 2 * size - 1 - column)
+            if 0 <= column < size:
+                matrix[row, column] += tap / sum(taps)
     return torch.from_numpy(matrix).float().to(device)
 
 
