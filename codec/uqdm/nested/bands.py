@@ -2,14 +2,25 @@
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ...numerics import lapped_transform
+from ...numerics.lapped_transform import BLOCK
 from .schedule import PIXEL_UNIT, SHIFT_UNIT, NestedConfig
 
 _BAND_UNIT = 64  # and its bands in 1/64
 _LARGEST_BAND = float(1 << 19)
 _FACTOR_BITS = 16
+
+
+def padded(images: Tensor) -> Tensor:
+    """uint8 pictures ``(B, 3, H, W)``, their last row and column repeated up to whole blocks."""
+    height, width = images.shape[-2:]
+    padding = (0, -width % BLOCK, 0, -height % BLOCK)
+    if not any(padding):
+        return images
+    return F.pad(images.float(), padding, mode="replicate").to(torch.uint8)
 
 
 def to_unit(images: Tensor) -> Tensor:
@@ -28,6 +39,12 @@ def to_bands(images: Tensor, config: NestedConfig) -> Tensor:
 def to_pictures(coefficients: Tensor, config: NestedConfig) -> Tensor:
     """Pictures ``(B, 3, H, W)`` in [-1, 1] of coefficients ``(B, h, w, 192)``."""
     return lapped_transform.inverse(from_bands(coefficients, config), config.synthesis)
+
+
+def to_arrays(pictures: Tensor, height: int, width: int) -> list[np.ndarray]:
+    """The top left of ``(B, 3, H, W)`` in [-1, 1] as ``(height, width, 3) uint8`` each."""
+    pixels = ((pictures + 1) * 128 - 0.5).round_().clamp_(0, 255).to(torch.uint8)
+    return list(pixels[:, :, :height, :width].permute(0, 2, 3, 1).contiguous().cpu().numpy())
 
 
 def from_bands(coefficients: Tensor, config: NestedConfig, chosen: Tensor | None = None) -> Tensor:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ...errors import CorruptStreamError, InvalidModelError, layer_name
@@ -19,7 +18,7 @@ from ...scheme import Choice, LayerSymbols
 from ...stream.entropy import PRECISION, Tables
 from ..scheme import BATCH_PIXELS, MEAN
 from . import pixel_lattice as pixels
-from .bands import from_bands, to_bands, to_pictures
+from .bands import from_bands, padded, to_arrays, to_bands, to_pictures
 from .digit_choice import Prices, choose
 from .first_network import FirstLayout, FirstLevel, typical
 from .head import Head
@@ -197,7 +196,7 @@ class NestedScheme:
         original = torch.from_numpy(np.stack(images)).to(self.device, non_blocking=True)
         original = original.permute(0, 3, 1, 2)
         state = self.start([(height, width)] * len(images), stream_ids)
-        return original, to_bands(_pad(original), self.config), state
+        return original, to_bands(padded(original), self.config), state
 
     @torch.inference_mode()
     def states(self, images: Sequence[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -319,7 +318,7 @@ class NestedScheme:
             trunk = self._levels.trunk(state.grid, layers)
             expected = head(trunk, self._levels.expected_of(trunk, state.grid, layers), layers)
         x = to_pictures(expected / SHIFT_UNIT, self.config)
-        return _to_pictures(x, state.height, state.width)
+        return to_arrays(x, state.height, state.width)
 
     def _head(self, decoder: str | None) -> Head | None:
         """That of a decoder; None for the mean. Raises InvalidModelError for a damaged one."""
@@ -357,7 +356,7 @@ class NestedScheme:
         low = from_bands(expected / SHIFT_UNIT, self.config, chosen)
         x = bands.inverse_reduced(low, scale, self.config.synthesis)
         part = state.height / scale, state.width / scale
-        pictures = _to_pictures(x, *map(math.ceil, part))
+        pictures = to_arrays(x, *map(math.ceil, part))
         return [shrink(picture, *size, part) for picture in pictures]
 
     # -- samples ----------------------------------------------------------------------------------
@@ -389,18 +388,3 @@ class NestedScheme:
 def _tables(tensors: Mapping[str, Tensor], name: str, *row_limit: int) -> Tables:
     arrays = {k: tensors[f"tables.{name}.{k}"].numpy() for k in ("counts", "start", "first")}
     return Tables.from_arrays(arrays, *row_limit)
-
-
-def _to_pictures(x: Tensor, height: int, width: int) -> list[np.ndarray]:
-    """The top left of ``(B, 3, H, W)`` in [-1, 1] as ``(height, width, 3) uint8`` each."""
-    pixels = ((x + 1) * 128 - 0.5).round_().clamp_(0, 255).to(torch.uint8)
-    return list(pixels[:, :, :height, :width].permute(0, 2, 3, 1).contiguous().cpu().numpy())
-
-
-def _pad(pixels: Tensor) -> Tensor:
-    """Repeat the last row and column up to whole blocks."""
-    height, width = pixels.shape[-2:]
-    padding = (0, -width % BLOCK, 0, -height % BLOCK)
-    if not any(padding):
-        return pixels
-    return F.pad(pixels.float(), padding, mode="replicate").to(torch.uint8)
