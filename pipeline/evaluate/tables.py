@@ -208,7 +208,7 @@ def _value(point: Figures, metric: str) -> str:
 
 
 def _number(value: float | None, metric: str) -> str:
-    return "" if value is None else f"{value:.{METRICS[metric].digits}f}"
+    return "" if value is None else f"{value:z.{METRICS[metric].digits}f}"  # z: no "-0.0"
 
 
 def exact_table(found: Evaluation) -> Table:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from pipeline.evaluate import tables
 from pipeline.evaluate.figures import Evaluation, Figures, Series
 from pipeline.evaluate.plots import plots
 from pipeline.evaluate.tables import beside_table, bits_table, exact_table, verdicts
@@ -88,6 +89,11 @@ def test_a_point_counts_until_every_picture_is_exact() -> None:
     assert curves.curve("ssimulacra2") == [(2.0, 90.0)]
     assert curves.curve_of(0, "ssimulacra2") == [(1.0, 80.0), (1.0, 80.0)]
     assert curves.curve_of(1, "ssimulacra2") == []
+
+
+def test_nothing_is_minus_zero() -> None:
+    assert tables._number(-0.04, "ssimulacra2") == "0.0"
+    assert tables._number(-0.06, "ssimulacra2") == "-0.1"
 
 
 def test_exact_files() -> None:
