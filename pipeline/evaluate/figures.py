@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from codec.perception import frechet
-
 from ..dataset.ledger import Ledger
 from ..stores.store import Store
 from .bench import Point
@@ -205,6 +203,8 @@ class _Measured:
         self, name: str, column: Sequence[str | None], chosen: Sequence[int]
     ) -> float | None:
         """Of the statistics of the originals and of what is shown, of all pictures together."""
+        from codec.perception import frechet  # torch, which --help needs not
+
         pairs = [(self.statistics[i], own) for i, own in zip(chosen, column, strict=True)]
         known = [(frechet.from_text(a), frechet.from_text(b)) for a, b in pairs if a and b]
         if not known:

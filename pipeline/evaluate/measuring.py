@@ -7,15 +7,20 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from codec.images import metrics
 from codec.images.perception import EXACT, SMALLEST, can_judge, ppm, ssimulacra2
-from codec.perception import features, frechet
+from codec.perception import features_installed
 
 from ..running.options import OptionError
+
+if TYPE_CHECKING:  # torch takes seconds to import, and --help needs none
+    import torch
+
+    from codec.perception.features import Features
 
 FEATURES = ["features", "frechet"]  # the figures that features are needed for
 CALIBRATED = 225  # pixels a side, below which SSIMULACRA2 has not all of its six scales
@@ -113,7 +118,7 @@ def installed() -> tuple[str, ...]:
             "SSIMULACRA2 is not installed: pip install -e '.[eyes]' -c infra/constraints.txt"
         )
     lacking = [] if shutil.which("butteraugli_main") else ["butteraugli"]
-    lacking += [] if features.installed() else FEATURES
+    lacking += [] if features_installed() else FEATURES
     return tuple(name for name in METRICS if name not in lacking)
 
 
@@ -147,6 +152,8 @@ class Original:
 
     def statistics(self) -> str | None:
         """What a pooled metric compares with; None for a picture too small for it."""
+        from codec.perception import frechet
+
         of = self._features()
         return None if of is None else frechet.to_text(frechet.moments(of))
 
@@ -163,7 +170,7 @@ class Original:
         return self.statistics() if METRICS[name].pooled else METRICS[name].exact
 
     def _measure(
-        self, name: str, shown: np.ndarray, of: Callable[[], list[torch.Tensor] | None]
+        self, name: str, shown: np.ndarray, of: Callable[[], "list[torch.Tensor] | None"]
     ) -> float | str | None:
         if name == "swd":
             return metrics.sliced_wasserstein(self._lines(), metrics.patch_lines(shown))
@@ -171,14 +178,20 @@ class Original:
             own, seen = self._features(), of()
             if own is None or seen is None:
                 return None
+            from codec.perception import features, frechet
+
             if name == "frechet":
                 return frechet.to_text(frechet.moments(seen))
             return float(features.feature_distance(own, seen))
         return _MEASURES[name](self.picture, shown)
 
 
-def features_of(picture: np.ndarray) -> list[torch.Tensor] | None:
+def features_of(picture: np.ndarray) -> "list[torch.Tensor] | None":
     """Of ``(H, W, 3) uint8``; None for a picture too small."""
+    import torch
+
+    from codec.perception import features
+
     if min(picture.shape[:2]) < features.SMALLEST:
         return None
     with torch.inference_mode():
@@ -186,8 +199,10 @@ def features_of(picture: np.ndarray) -> list[torch.Tensor] | None:
 
 
 @functools.cache
-def _network() -> features.Features:
-    return features.Features()
+def _network() -> "Features":
+    from codec.perception.features import Features
+
+    return Features()
 
 
 _MEASURES: dict[str, Callable[[np.ndarray, np.ndarray], float | None]] = {

@@ -23,6 +23,8 @@ def open_plan(url: str, options: Mapping[str, Any] | None = None) -> tuple[Store
         store = Store(url, options)
         plan = parse_json(store.read(PLAN_NAME, MAX_PLAN_BYTES))
         version = plan["parameters"].get("format")
+        if type(plan["fingerprint"]) is not str:
+            raise ValueError("its fingerprint is not text")
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         message = f"{url}: {PLAN_NAME} is not the plan of a dataset ({describe(error)})"
         raise DatasetError(message) from error

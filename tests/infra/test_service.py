@@ -10,7 +10,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from pipeline.serving import deployment
 from pipeline.serving.deployment import application
-from tests.infra.commands import ROOT, job_commands, parse_job, parse_ray_start
+from tests.infra.commands import ROOT, parse_ray_start
 from tests.infra.kuberay import groups, load, problems
 
 FOLDER = ROOT / "infra" / "kuberay"
@@ -25,13 +25,6 @@ def service() -> dict[str, Any]:
 @pytest.fixture
 def config(service: dict[str, Any]) -> dict[str, Any]:
     return dict(yaml.safe_load(service["spec"]["serveConfigV2"]))
-
-
-def test_the_documents_commands_are_understood() -> None:
-    commands = job_commands((ROOT / "docs" / "serving.md").read_text())
-    assert commands
-    for words in commands:
-        assert parse_job(words).dataset
 
 
 def test_the_manifest_is_valid(service: dict[str, Any]) -> None:

@@ -77,7 +77,7 @@ def test_a_dataset_on_an_object_store(
         ("record", f"commits/{files[2].name}.json"),
     }
     (flip,) = (one for one in repaired.damaged if one.path == files[1].path)
-    assert f"'s0011': layer {len(layers) - 1}" in "\n".join(flip.problems)
+    assert f"'s0011': layer {len(layers)}" in "\n".join(flip.problems)
     again = check(read=Subset())
     assert (again.exit_code, again.files_read, again.pictures_decoded) == (0, 3, 9)
     after = pipeline.open_dataset(f"{url}/set", options)

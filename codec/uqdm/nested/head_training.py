@@ -15,8 +15,8 @@ from ...base import Codec
 from ...images import metrics
 from ...images.perception import can_judge, ssimulacra2
 from ...models import heads, zoo
+from ...perception import features_installed
 from ...perception.features import SMALLEST, Features, as_unit, feature_distance
-from ...perception.features import installed as features_installed
 from ...training.recipe import TRAINING_FILE, Trainable
 from ..scheme import MEAN
 from .head import HeadConfig, HeadNetwork

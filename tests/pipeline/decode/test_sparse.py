@@ -63,11 +63,11 @@ def test_few_rows_are_the_same_rows(
     monkeypatch.setattr(
         sparse, "with_streams", lambda *to: found.append(with_streams(*to)) or found[-1]
     )
-    few = copied(dataset, tmp_path / "few", keys=keys, **options)
+    few = copied(dataset, tmp_path / "few", keys_file=keys, **options)
     # but for originals of samples that are no pictures: no index has these
     assert (found[0] is None) == ("keep_original" in options)
     monkeypatch.setattr(sparse, "are_few", lambda *_: False)
-    assert few == copied(dataset, tmp_path / "all", keys=keys, **options)
+    assert few == copied(dataset, tmp_path / "all", keys_file=keys, **options)
     assert sorted(row["key"] for row in few) == sorted(KEYS)
     if "max_bytes" in options:
         assert len({row["layers"] for row in few if row["header"]}) > 1
@@ -114,7 +114,7 @@ def test_a_damaged_index_is_done_without(
     assert file.index is not None
     dataset.store.remove(file.index["path"])
     with pytest.warns(RuntimeWarning, match="read without it"):
-        rows = copied(dataset, tmp_path / "few", keys=keys, layers=1)
+        rows = copied(dataset, tmp_path / "few", keys_file=keys, layers=1)
     assert sorted(row["key"] for row in rows) == sorted(KEYS)
 
 
@@ -125,7 +125,9 @@ def test_pictures_are_decoded_from_them(
     monkeypatch.setattr(sparse, "LARGE", 0)
     for name in ("few", "all"):
         summary = decode(
-            DecodeOptions(dataset.url, str(tmp_path / name), keys=keys, layers=3, format="files")
+            DecodeOptions(
+                dataset.url, str(tmp_path / name), keys_file=keys, layers=3, format="files"
+            )
         )
         assert (summary.ok, summary.bad) == (4, 1)
         found = sorted((tmp_path / name).rglob("*.png"))
