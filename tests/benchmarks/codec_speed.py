@@ -63,7 +63,7 @@ def make_case(
     """``encode`` and, as the model has them, ``decode`` and decoding with few and more steps."""
     streams: list[EncodedImage] = codec.encode(images, **encode)
     calls: dict[str, Callable[[], object]] = {"encode": partial(codec.encode, images, **encode)}
-    if "decoder" not in codec.decode_options:
+    if "decoder" not in codec.decode_options or not takes(codec, decoder="diffusion"):
         calls["decode"] = partial(codec.decode, streams)
     elif takes(codec, decoder="fast"):
         calls["decode"] = partial(codec.decode, streams, decoder="fast")

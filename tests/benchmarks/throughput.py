@@ -45,6 +45,7 @@ from pipeline.evaluate.report import machine, versions
 from pipeline.evaluate.tables import Table
 from pipeline.running.cluster import KEEP_FREED_MEMORY
 from tests.benchmarks import pictures
+from tests.benchmarks.codec_speed import takes
 
 # One setting of each other codec, of about a bit a pixel where it has the choice.
 PEERS = {"jpeg": "q60", "jpeg2000": "1:22", "webp": "q60", "avif": "q58 4:4:4", "jxl": "d2.3"}
@@ -188,17 +189,20 @@ def model_rows(
         option = {} if quality is None else {"quality": quality}
     rows = []
     whole = codec.encode([picture], layers=codec.num_layers, **option)
-    fast = {"decoder": "fast"} if "decoder" in codec.decode_options else {}
     for layers in sorted({min(count, codec.num_layers) for count in counts}):
         row = Row(codec.name, str(layers), codec)
         encode = functools.partial(codec.encode, [picture], layers=layers, **option)
-        decode = functools.partial(codec.decode, whole, layers=layers, **fast)
+        decode = functools.partial(codec.decode, whole, layers=layers)
         row.cases = {"encode": Case(encode), "decode": Case(decode)}
         rows.append(row)
-    if fast:
-        slow = functools.partial(codec.decode, whole, decoder="diffusion", steps=steps)
-        label = f"{codec.num_layers}, diffusion, {steps} steps"
-        rows.append(Row(codec.name, label, codec, {"decode": Case(slow)}))
+    others: list[tuple[str, int, dict[str, Any]]] = [
+        (f"diffusion, {steps} steps", codec.num_layers, {"decoder": "diffusion", "steps": steps}),
+        ("realistic", 4, {"decoder": "realistic"}),
+    ]
+    for label, layers, chosen in others:
+        if takes(codec, **chosen):
+            other = functools.partial(codec.decode, whole, layers=layers, **chosen)
+            rows.append(Row(codec.name, f"{layers}, {label}", codec, {"decode": Case(other)}))
     return rows
 
 
