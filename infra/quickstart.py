@@ -215,7 +215,7 @@ def main() -> None:
     views = look(originals)
     print_table(views, originals)
     contact_sheet(views, originals).save(SHEET, optimize=True)
-    print(f"Contact sheet: {SHEET}\nPreviews:      {previews}\nDataset:       {ARCHIVE}\n")
+    print(f"Contact sheet: {SHEET}\nPreviews:      {previews}\nArchive:       {ARCHIVE}\n")
     step("What next? Activate the environment (. .venv/bin/activate), then")
     print("  strata compress --input my-photos/ --output my-archive")
     print("  strata decode --input my-archive --output previews --layers 2")
