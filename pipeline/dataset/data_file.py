@@ -29,7 +29,7 @@ from .untrusted import check_data_file
 
 T = TypeVar("T")
 
-_MEND = "verify_dataset.py --repair writes it again"
+_MEND = "strata verify --repair writes it again"
 _PARSED = 8  # about how many times larger a footer is in memory than in the file
 Bounds = tuple[str, str]  # the lowest and the highest key
 

@@ -82,7 +82,7 @@ def copy_model(model_id: str, source: Store, target: Store, scratch: str | None)
     present, theirs = target.sizes(folder), source.sizes(folder)
     if zoo.MODEL_FILE not in theirs:
         raise InvalidModelError(
-            f"{source.url}/{model_path(model_id)} is gone: verify_dataset.py --repair puts a "
+            f"{source.url}/{model_path(model_id)} is gone: strata verify --repair puts a "
             "shipped one there"
         )
     heads = [_base(path) for decoder in DECODERS for path in head_paths(model_id, decoder)]
@@ -92,7 +92,6 @@ def copy_model(model_id: str, source: Store, target: Store, scratch: str | None)
         with source.local(f"{folder}/{name}", scratch) as local:
             if name == zoo.MODEL_FILE and file_sha256(local) != model_id:
                 raise InvalidModelError(
-                    f"{source.url}/{folder}/{name} is damaged: verify_dataset.py --repair "
-                    "replaces it"
+                    f"{source.url}/{folder}/{name} is damaged: strata verify --repair replaces it"
                 )
             target.create_from(f"{folder}/{name}", local)

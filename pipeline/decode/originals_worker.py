@@ -131,7 +131,7 @@ def restored(row: Mapping[str, Any]) -> Sample:
     except CorruptStreamError as error:
         picture, damage = None, str(error)
     if picture is not None and hashlib.sha256(picture).digest() != row["source_sha256"]:
-        picture, damage = None, "its original is not the file that it was: verify_dataset.py"
+        picture, damage = None, "its original is not the file that it was; strata verify says more"
     for field in row["fields"]:
         name, data = field["name"], field["data"]
         data = picture if data is None and name == row["source_field"] else data

@@ -208,7 +208,7 @@ def _entries_of(store: Store, files: Sequence[DataFile]) -> Iterator[np.ndarray]
         number, file = numbered
         if file.index is None:
             raise DatasetError(
-                f"{store.url}/{file.path} has no index: verify_dataset.py --repair writes it"
+                f"{store.url}/{file.path} has no index: strata verify --repair writes it"
             )
         blocks = IndexBlocks(store, file, ByteCache(_INDEX_BYTES))
         try:
@@ -218,7 +218,7 @@ def _entries_of(store: Store, files: Sequence[DataFile]) -> Iterator[np.ndarray]
             ]
         except BrokenIndexError as error:
             raise DatasetError(
-                f"{store.url}: {error}: verify_dataset.py --repair writes it again"
+                f"{store.url}: {error}: strata verify --repair writes it again"
             ) from error
         hashes = np.concatenate([*parts, np.empty(0, "<u8")])
         entries = np.empty(len(hashes), _ENTRY)

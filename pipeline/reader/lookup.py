@@ -66,7 +66,7 @@ class Lookup:
         except BrokenMapError as error:
             warnings.warn(
                 f"{self.store.url}: {error}: keys are looked up without it, which takes longer; "
-                "index_keys.py writes it again",
+                "strata index writes it again",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -126,7 +126,7 @@ class Lookup:
         self._ignored.add(file.name)
         warnings.warn(
             f"{self.store.url}: {problem}: {file.path} is read without it, which takes longer; "
-            "verify_dataset.py --repair writes it again",
+            "strata verify --repair writes it again",
             RuntimeWarning,
             stacklevel=2,
         )

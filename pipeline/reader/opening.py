@@ -86,7 +86,7 @@ def open_manifest(store: Store, number: int | None = None) -> Manifest:
             return Manifest.of(listed, found)
     except (ValueError, TypeError, LookupError, RecursionError) as error:
         raise DatasetError(
-            f"{store.url}: {name} is damaged ({describe(error)}); verify_dataset.py --repair "
+            f"{store.url}: {name} is damaged ({describe(error)}); strata verify --repair "
             "writes it again"
         ) from error
     raise DatasetError(

@@ -128,7 +128,7 @@ class _Verification:
             dataset = None if problem else self._open(plan)
         if dataset is None:
             why = (
-                f"remove {PLAN_NAME} and run compress_dataset.py with the parameters that the "
+                f"remove {PLAN_NAME} and run strata compress with the parameters that the "
                 "dataset was made with: that writes it again"
             )
             report.damaged.append(Damage("plan", PLAN_NAME, [problem], why_not=why))

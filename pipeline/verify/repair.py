@@ -163,7 +163,7 @@ class Repair:
         if damage.file is None:
             damage.why_not = (
                 f"no manifest lists its data file, and that {problem}: remove both, and run "
-                "compress_dataset.py again"
+                "strata compress again"
             )
             return []
         url = damage.file.record["source"]["url"]
@@ -238,8 +238,8 @@ class Repair:
         """The shard of a damaged file, or why it cannot be encoded again."""
         assert damage.file is not None
         then = damage.file.record["source"]
-        if "truncated" in self.dataset.parameters:  # by decode_dataset.py --format strata
-            return f"it was copied from {then['url']}: remove it, and run decode_dataset.py again"
+        if "truncated" in self.dataset.parameters:  # by strata decode --format strata
+            return f"it was copied from {then['url']}: remove it, and run strata decode again"
         if MERGED in self.dataset.parameters:
             return (
                 "its archive was merged from others: remove it, and run merge_datasets.py again "

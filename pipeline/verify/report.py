@@ -1,6 +1,6 @@
 """The report of a check of a dataset, as text and as JSON.
 
-``VerifyReport.to_json`` (``verify_dataset.py --json``) has these keys, which do not change:
+``VerifyReport.to_json`` (``strata verify --json``) has these keys, which do not change:
 
 ``dataset``         its URL
 ``level``           ``quick``, ``subset`` or ``full``
@@ -102,7 +102,7 @@ class VerifyReport(Summary):
         for title, count in (
             ("shards that could not be compressed", len(self.failed)),
             (
-                "recorded files newer than the manifest (run compress_dataset.py)",
+                "recorded files newer than the manifest (run strata compress)",
                 len(self.unlisted),
             ),
             ("files of others in the folders", len(self.foreign)),

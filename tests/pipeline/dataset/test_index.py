@@ -261,7 +261,7 @@ def test_a_damaged_index_is_done_without(tmp_path: Path, harm: str) -> None:
         {"parameters": dataset.parameters, "fingerprint": dataset.fingerprint},
         Manifest(0, [file], {}, []),
     )
-    with pytest.warns(RuntimeWarning, match=r"verify_dataset.py --repair") as heard:
+    with pytest.warns(RuntimeWarning, match=r"strata verify --repair") as heard:
         found = [record.encoded for record in fresh.fetch(keys)]
     assert found == expected
     assert len(heard) == 1

@@ -375,8 +375,8 @@ def test_a_model_that_is_damaged_is_not_copied(dataset: Dataset, tmp_path: Path)
     path = f"models/{dataset.model_id}/model.safetensors"
     store.remove(path)
     store.create(path, b"another")
-    with pytest.raises(InvalidModelError, match="is damaged: verify_dataset"):
+    with pytest.raises(InvalidModelError, match="is damaged: strata verify"):
         copy(dataset, tmp_path / "cut")
     store.remove(path)
-    with pytest.raises(InvalidModelError, match="is gone: verify_dataset"):
+    with pytest.raises(InvalidModelError, match="is gone: strata verify"):
         copy(dataset, tmp_path / "cut")

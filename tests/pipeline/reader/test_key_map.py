@@ -123,7 +123,7 @@ def test_a_damaged_map_is_done_without(dataset: Dataset, harm: str) -> None:
     whole = bytearray(data)
     whole[{"head": 9, "starts": 24 + 8, "bucket": -70, "cut": 0}[harm]] ^= 1
     path.write_bytes(data[:-1] if harm == "cut" else whole)
-    with pytest.warns(RuntimeWarning, match=r"keys/.*index_keys\.py writes it again") as heard:
+    with pytest.warns(RuntimeWarning, match=r"keys/.*strata index writes it again") as heard:
         assert dataset.lookup.find(KEYS).keys() == set(KEYS)
     assert len(heard) == 1
     with warnings.catch_warnings():
@@ -157,7 +157,7 @@ def test_the_job(dataset: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture
     assert job.main(["--input", str(tmp_path)]) == 2
     assert "there is no dataset here" in capsys.readouterr().err
     bare = write_dataset(str(tmp_path / "bare"), [rows(KEYS[:5], (50,))], 1, indexed=False)
-    with pytest.raises(DatasetError, match=r"has no index: verify_dataset\.py --repair"):
+    with pytest.raises(DatasetError, match=r"has no index: strata verify --repair"):
         publish_key_map(bare.store, bare.files, None)
 
 

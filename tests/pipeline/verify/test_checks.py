@@ -111,7 +111,7 @@ def test_neither_manifest_nor_record(archive: Archive) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
     (hopeless,) = (d for d in archive.verify(repair=True).damaged if d.kind == "record")
-    assert "run compress_dataset.py" in hopeless.why_not
+    assert "run strata compress" in hopeless.why_not
     path.write_bytes(whole)
     (archive.root / manifest_name(2)).unlink()
     assert archive_repaired(archive) == 2
@@ -161,7 +161,7 @@ def test_a_plan(archive: Archive, harm: Callable[[Path], None]) -> None:
     report = archive.verify(repair=True)
     (damage,) = report.damaged
     assert (damage.kind, report.exit_code) == ("plan", 1)
-    assert "run compress_dataset.py" in damage.why_not
+    assert "run strata compress" in damage.why_not
     (archive.root / "dataset.json").unlink(missing_ok=True)
     archive.compress()
     archive.check_whole()
