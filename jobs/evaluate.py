@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from pipeline import EvaluateOptions, evaluate_models
 from pipeline.running.arguments import (
     above_zero,
-    add_input_format,
+    add_data,
     add_running_options,
     new_parser,
     not_negative,
@@ -57,15 +57,7 @@ def command(arguments: Sequence[str]) -> str:
 
 def parse(arguments: Sequence[str] | None = None) -> EvaluateOptions:
     parser = new_parser(__doc__, allow_abbrev=False)
-    parser.add_argument(
-        "--data",
-        nargs="+",
-        action="extend",
-        required=True,
-        metavar="URL",
-        help="tars, folders of pictures, Parquet files with pictures",
-    )
-    add_input_format(parser)
+    add_data(parser)
     parser.add_argument("--output", required=True, metavar="URL", help="the folder to write to")
     parser.add_argument(
         "--model",

@@ -28,7 +28,7 @@ from codec.training.flags import add_flags, given_flags
 from codec.training.tracking import PACKAGES
 from pipeline.running.arguments import (
     add_address,
-    add_input_format,
+    add_data,
     add_scratch,
     add_storage_options,
     new_parser,
@@ -60,15 +60,7 @@ def parse(arguments: Sequence[str] | None = None) -> "TrainOptions":
         help="the codec family (default: that of --init, or else uqdm); with --help it tells what "
         "belongs to this family",
     )
-    parser.add_argument(
-        "--data",
-        nargs="+",
-        action="extend",
-        required=True,
-        metavar="URL",
-        help="tars, folders of pictures, Parquet files with pictures",
-    )
-    add_input_format(parser)
+    add_data(parser)
     parser.add_argument(
         "--config",
         dest="recipe",

@@ -139,6 +139,19 @@ def add_input_format(group: argparse._ActionsContainer) -> None:
     )
 
 
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """What to train on, or to measure with."""
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="URL",
+        help="tars, folders of pictures, Parquet files with pictures",
+    )
+    add_input_format(parser)
+
+
 def add_keys(group: argparse._ActionsContainer) -> None:
     """Two options that exclude each other: ``group`` is a mutually exclusive one."""
     group.add_argument(
