@@ -9,11 +9,13 @@ from codec import Codec, load_codec
 from codec.images.files import MAX_PIXELS
 from codec.images.perception import can_judge
 
-from ..dataset.job import Records, run_dataset_job
-from ..dataset.layout import PLAN_NAME, data_path, generation_name, shard_name
-from ..dataset.ledger import FORMAT_VERSION, Plan, as_recorded, check_inputs
+from ..dataset.job import run_dataset_job
+from ..dataset.layout import FORMAT_VERSION, PLAN_NAME, data_path, generation_name, shard_name
+from ..dataset.ledger import as_recorded, check_inputs
 from ..dataset.models import publish_model
 from ..dataset.part_lists import Planner
+from ..dataset.plan import Plan
+from ..dataset.records import Records
 from ..dataset.rows import SCHEMA_VERSION
 from ..running.job import RunningOptions, Stop, run_job_tasks
 from ..running.options import OptionError, check_codec_options

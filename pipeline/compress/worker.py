@@ -31,10 +31,11 @@ from codec.images.files import read_image
 from ..dataset.deletions import Deletions, printable_key
 from ..dataset.facts import FileFacts, inspect_file
 from ..dataset.layout import generation_name
-from ..dataset.ledger import Ledger, slim
+from ..dataset.ledger import Ledger
 from ..dataset.models import load_model
 from ..dataset.parquet import ParquetFile
 from ..dataset.publisher import Publisher
+from ..dataset.records import slim
 from ..dataset.rows import Row, RowWriter, iter_rows, schema
 from ..running.stages import StageClock, Turn
 from ..running.tasks import PausedError

@@ -5,8 +5,10 @@ two of six layers are wanted. Each row group is one request (Parquet's ``pre_buf
 columns of the first layers are neighbours.
 """
 
+import builtins
+import json
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,9 +25,11 @@ from ..stores.passing import may_pass
 from ..stores.ranges import RangeFile, ShortReadError, read_range
 from ..stores.reasons import describe
 from ..stores.store import Store
+from .layout import data_path
 from .parquet import ParquetFile, read_footer
+from .records import to_json
 from .rows import check_columns, footer_problem
-from .untrusted import check_data_file
+from .untrusted import check_data_file, parse_json
 
 T = TypeVar("T")
 
@@ -58,37 +62,51 @@ class DamagedDataError(DatasetError):
         self.key, self.layer = key, layer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class DataFile:
     """One data file as the manifest lists it; ``name`` ends in its generation (``x``, ``x.1``).
 
-    ``record`` is its commit record, as far as manifests have it (``ledger.slim``).
+    ``key_bounds`` are the lowest and the highest key of its pictures, None if they are not known;
+    ``number`` is its place in the dataset. ``entry`` is the manifest's line about it: a million
+    dictionaries would take ten times the memory.
     """
 
     name: str
-    path: str
     bytes: int
     footer_bytes: int
     rows: int
     ok: int
-    record: dict[str, Any] = field(repr=False, compare=False)
+    key_bounds: Bounds | None
+    entry: builtins.bytes = field(repr=False, compare=False)
+    number: int = field(default=-1, compare=False)
 
     @classmethod
-    def of(cls, entry: dict[str, Any]) -> "DataFile":
-        """From an entry of the manifest. Raises ValueError or LookupError for an invalid one."""
-        check_data_file(entry)
-        kept = {key: entry[key] for key in ("name", "path", "bytes", "footer_bytes", "rows", "ok")}
-        return cls(**kept, record=entry)
+    def of(cls, entry: Mapping[str, Any] | builtins.bytes, number: int = -1) -> "DataFile":
+        """From an entry of the manifest, as JSON or parsed.
+
+        Raises ValueError, TypeError or LookupError for an invalid one.
+        """
+        packed = entry if isinstance(entry, builtins.bytes) else to_json(entry, compact=True)[:-1]
+        told = parse_json(entry) if isinstance(entry, builtins.bytes) else entry
+        check_data_file(told)
+        index = told.get("index")
+        bounds = (index["key_min"], index["key_max"]) if index else None
+        counts = {name: told[name] for name in ("bytes", "footer_bytes", "rows", "ok")}
+        return cls(told["name"], **counts, key_bounds=bounds, entry=packed, number=number)
+
+    @property
+    def path(self) -> str:
+        return data_path(self.name)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Its commit record, as far as manifests have it (``records.entry_of``): a new copy."""
+        return dict(json.loads(self.entry))
 
     @property
     def index(self) -> dict[str, Any] | None:
         """The record of the file's index; older files have none."""
         return self.record.get("index")
-
-    @property
-    def key_bounds(self) -> Bounds | None:
-        """The lowest and the highest key of its pictures, if they are known."""
-        return (self.index["key_min"], self.index["key_max"]) if self.index else None
 
 
 class OpenFile:

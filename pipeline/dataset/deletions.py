@@ -14,7 +14,7 @@ from typing import Any
 
 from ..stores.store import StorageError, Store
 from .layout import DELETED, RECORD_SUFFIX, deletion_path
-from .ledger import to_json
+from .records import to_json
 from .untrusted import MAX_MANIFEST_BYTES, parse_json
 
 FORMAT = 1

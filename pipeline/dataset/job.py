@@ -10,17 +10,12 @@ from typing import Any
 from ..running.progress.summary import Problem, Summary, plural
 from ..running.tasks import Outcome
 from ..stores.store import Store, storage_errors
-from .layout import COMMITS, DATA, INDEX, SUFFIX
-from .ledger import (
-    Ledger,
-    NewerManifestError,
-    Plan,
-    latest_manifest,
-    publish_manifest,
-)
-
-Records = dict[str, dict[str, Any]]
-"""Commit records by the names of their data files without the generation."""
+from .layout import COMMITS, DATA, INDEX, MANIFESTS, SUFFIX
+from .ledger import Ledger
+from .manifest import latest_manifest
+from .manifest_writer import NewerManifestError, publish_manifest
+from .plan import Plan
+from .records import Records
 
 _UNFINISHED = (
     "the manifest cannot be written (what is committed stays, the same command goes on from there)"
@@ -52,7 +47,8 @@ def run_dataset_job(
         completed: what is done, and the names of what was and is lost; see ``Ledger.completed``.
         failed_before: what the manifest lists as failed beside what fails here.
 
-    Returns the records of these data files. Raises StrataError for what must be put right before
+    Records are by the names of their data files without the generation. Returns those of this job's
+    data files. Raises StrataError for what must be put right before
     anything can be done.
     """
     ledger = Ledger(store, plan.fingerprint)
@@ -63,7 +59,7 @@ def run_dataset_job(
         named = sources(done)
         create_only = plan.establish(store)
         publish_model()
-        for folder in ("", DATA, INDEX, COMMITS):
+        for folder in ("", DATA, INDEX, COMMITS, MANIFESTS):
             store.clear_parts(folder)
     if not create_only:
         summary.notes.append(
@@ -76,7 +72,7 @@ def run_dataset_job(
     with storage_errors(store.url, _UNFINISHED):
         while True:
             if reread:
-                done = {}  # all records twice would take memory
+                done = Records(plan.fingerprint)  # all records twice would take memory
                 number = latest_manifest(store)
                 done, _ = completed(ledger)
             summary.failed_shards = [
@@ -90,7 +86,7 @@ def run_dataset_job(
                 if name not in done and name not in failures
             ]
             # A copy has records of data files that have no row in it, and therefore no file.
-            listed = {name: record for name, record in done.items() if record["bytes"]}
+            listed = done.where(lambda record: bool(record["bytes"]))
             failed = [{"url": one.shard, "error": one.reason} for one in summary.failed_shards]
             try:
                 number = publish_manifest(
@@ -102,7 +98,7 @@ def run_dataset_job(
             files = plural(len(listed), "data file")
             summary.notes.append(f"{store.url}: manifest {number}, {files}")
             break
-    records = {name: done[name] for name in named if name in done}
+    records = done.named((name, name) for name in named if name in done)
     if gone := sum(record.get("deleted", 0) for record in records.values()):
         summary.notes.append(
             f"deleted from these for good: {plural(gone, 'sample')}, without a row"

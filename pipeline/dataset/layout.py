@@ -10,6 +10,7 @@
     .strata/commits/         of a copy: records of data files that have no row in it
     .strata/saved/           rows of shards that are still being encoded
     parts/<number>.json      of folders of pictures: which files belong to which shard
+    manifests/<digest>.jsonl.gz   data files, a line each, that are too many for one manifest
     manifest-<number>.json   what readers trust; the highest number wins
 
 Nothing is overwritten, so a file that replaces another has a name of its own: the first file of a
@@ -37,6 +38,8 @@ DELETED = "deleted"
 EMPTY_COMMITS = ".strata/commits"
 SAVED = ".strata/saved"
 PARTS = "parts"
+MANIFESTS = "manifests"
+FORMAT_VERSION = 1  # of plans and manifests
 SUFFIX = ".parquet"  # of data files and of their indexes
 RECORD_SUFFIX = ".json"
 # Folders in which each shard has a file.
@@ -44,12 +47,13 @@ FOLDERS = ((DATA, SUFFIX), (INDEX, SUFFIX), (COMMITS, RECORD_SUFFIX))
 SHARD_NAME = re.compile(r".+-[0-9a-f]{12}(?:\.[1-9]\d*)?")  # what shard_name gives, any generation
 KEY_MAP_NAME = re.compile(r"[0-9a-f]{32}\.bin")
 WRITTEN = re.compile(
-    r"(data|index|keys|commits|deleted|parts|models/[^/]+|\.strata/[^/]+)/[^/]+|[^/]+\.json"
+    r"(data|index|keys|commits|deleted|parts|manifests|models/[^/]+|\.strata/[^/]+)/[^/]+|[^/]+\.json"
 )  # any path above
 _HASH = re.compile(r"-[0-9a-f]{12}$")
 _GENERATION = re.compile(r"(.+)\.([1-9]\d*)")
 _SAVED = re.compile(r"(.+)\.(\d+)-(\d+)\.parquet")
 _PART_LIST = re.compile(r"(\d{6})\.json")
+MANIFEST_PART = re.compile(r"manifests/[0-9a-f]{32}\.jsonl\.gz")
 _MANIFEST = re.compile(r"manifest-(\d{6})\.json")
 
 
@@ -156,6 +160,11 @@ def paths_in(store: Store, *folders: str) -> dict[str, int]:
     return {
         f"{folder}/{file}": size for folder in folders for file, size in store.sizes(folder).items()
     }
+
+
+def manifest_part_path(digest: str) -> str:
+    """The part of a manifest with this digest; see ``manifest.py``."""
+    return f"{MANIFESTS}/{digest}.jsonl.gz"
 
 
 def manifest_name(number: int) -> str:

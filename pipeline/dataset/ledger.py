@@ -7,128 +7,21 @@ and readers trust the one with the highest number. The first writer of a name wi
 a shard twice need not give the same bytes. ``layout`` has the names of all these files.
 """
 
-import hashlib
-import json
-import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
-
-from codec.errors import StrataError
 
 from ..sources.listing import file_of
 from ..sources.shards import Shard
 from ..stores.store import StorageError, Store
-from .layout import (
-    COMMITS,
-    RECORD_SUFFIX,
-    data_path,
-    manifest_name,
-    manifest_number,
-    record_path,
-    split_generation,
-)
-from .totals import totals_of
-from .untrusted import MAX_MANIFEST_BYTES, MAX_PLAN_BYTES, MAX_RECORD_BYTES, parse_json
+from .data_file import DatasetError
+from .layout import COMMITS, RECORD_SUFFIX, record_path, split_generation
+from .manifest import latest_manifest, open_manifest
+from .plan import PlanMismatchError
+from .records import Records, entry_of, slim, to_json
+from .untrusted import MAX_RECORD_BYTES, parse_json
 
-FORMAT_VERSION = 1
-MERGED = "merged"  # in a plan: the plans of the archives that it was merged from
-KEPT_PROBLEMS = 5  # of each record, in memory and in manifests
-MAX_ERROR = 500  # characters of an error in a manifest
-# What readers need to find a key in an index.
-_OF_AN_INDEX = ("path", "bytes", "footer_bytes", "footer_crc32", "key_min", "key_max")
-
-
-class PlanMismatchError(StrataError):
-    """The output belongs to a job with other parameters or other inputs; the message says which."""
-
-
-class NewerManifestError(StorageError):
-    """Another job published a manifest after the records for this one were read."""
-
-    passing = True
-
-
-def to_json(value: Any, compact: bool = False) -> bytes:
-    style: dict[str, Any] = {"separators": (",", ":")} if compact else {"indent": 1}
-    return json.dumps(value, sort_keys=True, ensure_ascii=True, **style).encode() + b"\n"
-
-
-def fingerprint(parameters: Mapping[str, Any]) -> str:
-    """The hash of a job's parameters, which are everything that its output depends on."""
-    return hashlib.sha256(to_json(dict(parameters))).hexdigest()
-
-
-def plans_of(parameters: Mapping[str, Any], own: str) -> dict[str, dict[str, Any]]:
-    """The plans that data files of a dataset may be from, by their fingerprints.
-
-    ``parameters`` and ``own`` fingerprint are the dataset's.
-    """
-    merged = parameters.get(MERGED)
-    return dict(merged) if isinstance(merged, Mapping) else {own: dict(parameters)}
-
-
-def fingerprints_of(parameters: Mapping[str, Any], own: str) -> set[str]:
-    """Fingerprints that data files of a dataset may name; see ``plans_of``."""
-    return {own, *plans_of(parameters, own)}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The parameters of a job, and the name of their file (``dataset.json``)."""
-
-    name: str
-    parameters: dict[str, Any]
-
-    @property
-    def fingerprint(self) -> str:
-        return fingerprint(self.parameters)
-
-    def establish(self, store: Store) -> bool:
-        """Write the plan, or find the same one there. Returns whether the store is create-only.
-
-        Raises PlanMismatchError with the parameters that differ, OSError if nothing can be written.
-        """
-        written = {"parameters": self.parameters, "fingerprint": self.fingerprint}
-        if not store.create(self.name, to_json(written)):
-            self.check(store)
-        return store.refuses_overwriting(self.name)
-
-    def check(self, store: Store) -> None:
-        """Compare with the plan in the store, if there is one. Raises PlanMismatchError."""
-        try:
-            present = parse_json(store.read(self.name, MAX_PLAN_BYTES))
-        except (FileNotFoundError, NotADirectoryError):
-            return
-        except ValueError as error:
-            raise PlanMismatchError(f"{store.url}/{self.name} is not a plan: {error}") from error
-        theirs = present.get("parameters", {})
-        differences = [
-            f"{name} is {_short(theirs.get(name))} there and {_short(self.parameters.get(name))} "
-            "here"
-            for name in sorted({*theirs, *self.parameters})
-            if theirs.get(name) != self.parameters.get(name)
-        ]
-        if differences or present.get("fingerprint") != self.fingerprint:
-            raise PlanMismatchError(
-                f"{store.url} was started with other parameters: {'; '.join(differences)}. "
-                "Choose another output, or the same parameters to resume."
-            )
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= MAX_ERROR else f"{text[:MAX_ERROR]}..."
-
-
-def slim(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a record that the driver and the manifest need."""
-    kept = {sys.intern(key): value for key, value in record.items() if key != "column_bytes"}
-    if kept.get("index"):
-        kept["index"] = {name: kept["index"][name] for name in _OF_AN_INDEX}
-    if "problems" in kept:
-        kept["problems"] = [list(problem) for problem in kept["problems"][:KEPT_PROBLEMS]]
-    return kept
+_SETTLED = 60.0  # seconds: a store may show a file a little after the time that it says of it
 
 
 class Ledger:
@@ -173,28 +66,49 @@ class Ledger:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
-    def records(self) -> dict[str, dict[str, Any]]:
+    def records(self) -> Records:
         """All records by name, each with only what ``slim`` keeps.
 
-        Raises PlanMismatchError for another plan's record, StorageError for a damaged one.
+        What the newest manifest has of a dataset's records is taken from there, unless the record
+        was written since. Raises PlanMismatchError for another plan's record, StorageError for a
+        damaged one.
         """
-        names = [
-            file.removesuffix(RECORD_SUFFIX)
-            for file in sorted(self.store.sizes(self.folder))
-            if file.endswith(RECORD_SUFFIX) and not file.startswith(".")
-        ]
-        contents = self.store.read_many(map(self._path, names), self.most)
-        return {
-            name: slim(self._parse(name, data))
-            for name, (_, data) in zip(names, contents, strict=True)
+        times = {
+            one.name.removesuffix(RECORD_SUFFIX): one.modified
+            for one in self.store.listing(self.folder)
+            if one.name.endswith(RECORD_SUFFIX) and not one.name.startswith(".")
         }
+        found = Records(self.fingerprint)
+        if self.folder == COMMITS and times:
+            self._take_listed(found, times)
+            known = [time for time in times.values() if time is not None]
+            if len(known) == len(times):
+                found.recorded = max(known) - _SETTLED
+        names = sorted(times.keys() - found.keys())
+        contents = self.store.read_many(map(self._path, names), self.most)
+        for name, (_, data) in zip(names, contents, strict=True):
+            record = self._parse(name, data)
+            found[name] = entry_of(record) if self.folder == COMMITS else record
+        return found
+
+    def _take_listed(self, found: Records, times: Mapping[str, float | None]) -> None:
+        """Take from the newest manifest the records that were not written since."""
+        try:
+            if not (number := latest_manifest(self.store)):
+                return
+            manifest = open_manifest(self.store, number)
+            if manifest.recorded is None or manifest.fingerprint != self.fingerprint:
+                return
+            for file in manifest.files:
+                time = times.get(file.name)
+                if time is not None and time < manifest.recorded:
+                    found.put(file.name, file.entry)
+        except DatasetError:  # records tell the same
+            found.clear()
 
     def completed(
-        self,
-        data_folder: str,
-        suffix: str,
-        records: Mapping[str, dict[str, Any]] | None = None,
-    ) -> tuple[dict[str, dict[str, Any]], list[str]]:
+        self, data_folder: str, suffix: str, records: Records | None = None
+    ) -> tuple[Records, list[str]]:
         """The records of what is done, by the shard's name, and the names of lost shards.
 
         For each shard, that is the record of the newest generation whose file has the recorded
@@ -204,17 +118,20 @@ class Ledger:
         """
         records = self.records() if records is None else records
         sizes = self.store.sizes(data_folder)  # read after the records: a file precedes its record
-        done: dict[str, tuple[int, dict[str, Any]]] = {}
-        known = set()
+        newest: dict[str, tuple[int, str]] = {}
+        known, again = set(), Records(self.fingerprint)
         for name, record in records.items():
             base, generation = self._split(name)
             known.add(base)
-            standing: dict[str, Any] | None = record
             if sizes.get(f"{name}{suffix}") != record["bytes"]:
                 standing = self._look_again(name, f"{data_folder}/{name}{suffix}".lstrip("/"))
-            if standing and (base not in done or done[base][0] < generation):
-                done[base] = generation, standing
-        return {base: record for base, (_, record) in done.items()}, sorted(known - done.keys())
+                if standing is None:
+                    continue
+                again[name] = standing
+            newest[base] = max(newest.get(base, (-1, "")), (generation, name))
+        done = records.named((base, name) for base, (_, name) in newest.items())
+        done.update((base, again[name]) for base, (_, name) in newest.items() if name in again)
+        return done, sorted(known - newest.keys())
 
     def _look_again(self, name: str, path: str) -> dict[str, Any] | None:
         """The record of a file if that has the recorded size now; otherwise removes both.
@@ -230,7 +147,7 @@ class Ledger:
         except (FileNotFoundError, NotADirectoryError):
             size = None
         if size == record["bytes"]:
-            return slim(record)
+            return entry_of(record) if self.folder == COMMITS else slim(record)
         self.store.remove(self._path(name))
         self.store.remove(path)
         return None
@@ -298,56 +215,3 @@ def check_inputs(shards: Sequence[Shard], records: Mapping[str, Mapping[str, Any
             f"inputs have changed since they were compressed: {'; '.join(changed[:10])}. Put them "
             "back as they were, or compress them under other names or into another output"
         )
-
-
-def entry_of(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A manifest's entry for a record's file. The fingerprint is the manifest's own."""
-    kept = {key: value for key, value in slim(record).items() if key != "fingerprint"}
-    return {**kept, "path": data_path(record["name"])}
-
-
-def in_order(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Entries in the order of manifests."""
-    return sorted(entries, key=lambda entry: (entry["source"]["url"], entry["name"]))
-
-
-def publish_manifest(
-    store: Store,
-    plan: Plan,
-    records: Mapping[str, Mapping[str, Any]],
-    failed: Sequence[Mapping[str, Any]] = (),
-    after: int | None = None,
-) -> int:
-    """Write the next manifest, unless the newest one is the same. Returns its number.
-
-    ``records`` has one record for each shard; ``failed`` are inputs (``url``, ``error``) that the
-    last run could not compress. ``after`` is the result of ``latest_manifest`` before the records
-    were read. If there is a later manifest, which may list files that these records lack, raises
-    NewerManifestError.
-    """
-    files = in_order(entry_of({"name": name, **record}) for name, record in records.items())
-    problems = [{"url": one["url"], "error": str(one["error"])[:MAX_ERROR]} for one in failed]
-    manifest = {
-        "format": FORMAT_VERSION,
-        "fingerprint": plan.fingerprint,
-        "totals": totals_of(files),
-        "files": files,
-        "failed": sorted(problems, key=lambda one: one["url"]),
-    }
-    packed = to_json(manifest, compact=True)
-    while True:
-        number = latest_manifest(store) if after is None else after
-        if number and store.read(manifest_name(number), MAX_MANIFEST_BYTES) == packed:
-            return number
-        if store.create(manifest_name(number + 1), packed):
-            return number + 1
-        if after is not None:
-            raise NewerManifestError(
-                f"{store.url}/{manifest_name(number + 1)} was published by another job meanwhile: "
-                "run the job again"
-            )
-
-
-def latest_manifest(store: Store) -> int:
-    """The number of the newest manifest, 0 if there is none."""
-    return max(map(manifest_number, store.sizes()), default=0)

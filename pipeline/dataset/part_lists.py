@@ -17,7 +17,7 @@ from ..sources.folder import File, Folder, cut, join, part_of, samples_in, some
 from ..stores.store import StorageError, Store
 from ..stores.urls import refuse_secrets
 from .layout import PARTS, part_list_number, part_list_path
-from .ledger import PlanMismatchError
+from .plan import PlanMismatchError
 from .untrusted import parse_json
 
 MAX_LIST_BYTES = 64 << 20

@@ -12,16 +12,17 @@ from typing import Any
 
 from codec.stream import bitstream
 
-from .layout import data_path, index_path
+from .layout import MANIFEST_PART, data_path, index_path
 from .parquet import MAX_FOOTER_BYTES
 from .rows import SCHEMA_VERSION
 from .totals import COUNTS, TALLIES
 
 MAX_INDEX_BYTES = 1 << 32
 MAX_FILE_BYTES = 1 << 50
-# Of files of JSON, which can take thirty times more in memory. A manifest has about a kilobyte
-# for each data file.
+# Of files of JSON, which can take thirty times more in memory. An entry of a manifest has about a
+# kilobyte; a part of one has at most 8,192 of them, packed or not.
 MAX_PLAN_BYTES, MAX_RECORD_BYTES, MAX_MANIFEST_BYTES = 1 << 20, 1 << 20, 1 << 28
+MAX_PART_BYTES = 1 << 26
 MAX_ROWS = (1 << 31) - 1  # of a data file: an index has them as int32
 INDEX_FORMAT = 1  # of index files; those that name no format have format 1
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
@@ -52,6 +53,17 @@ def check_plan(parameters: Mapping[str, Any]) -> None:
         parameters["model_id"]
     ):
         raise ValueError("names a model that is no sha256")
+
+
+def check_part(told: Mapping[str, Any]) -> None:
+    """What a manifest says of a part of it."""
+    if not isinstance(told["path"], str) or not MANIFEST_PART.fullmatch(told["path"]):
+        raise ValueError(f"names a part {told['path']!r:.80}")
+    for key in ("files", "ok"):
+        _check_number(f"{told['path']}: {key}", told[key], 1 << 62)
+    bounds = [told[key] for key in ("key_min", "key_max") if key in told]
+    if len(bounds) == 1 or not all(isinstance(bound, str) for bound in bounds):
+        raise ValueError(f"says that {told['path']} has the keys {bounds!r:.80}")
 
 
 def check_data_file(entry: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..dataset.job import Records, run_dataset_job
+from ..dataset.job import run_dataset_job
 from ..dataset.layout import (
     DATA,
     EMPTY_COMMITS,
@@ -20,8 +20,10 @@ from ..dataset.layout import (
     shard_stem,
     split_generation,
 )
-from ..dataset.ledger import Ledger, Plan
+from ..dataset.ledger import Ledger
 from ..dataset.models import copy_model
+from ..dataset.plan import Plan
+from ..dataset.records import Records
 from ..reader.dataset import DataFile, Dataset
 from ..running.job import Stop, run_job_tasks
 from ..running.progress.events import EventLog

@@ -12,8 +12,9 @@ from ..dataset.deletions import Deletions
 from ..dataset.facts import inspect_file
 from ..dataset.kept_files import KEPT
 from ..dataset.layout import EMPTY_COMMITS, split_generation
-from ..dataset.ledger import Ledger, slim
+from ..dataset.ledger import Ledger
 from ..dataset.publisher import Publisher
+from ..dataset.records import slim
 from ..dataset.rows import RowWriter, schema
 from ..reader.dataset import DataFile, Dataset
 from ..reader.originals import ORIGINAL, PACKING

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from ..dataset.ledger import Plan
+from ..dataset.plan import Plan
 from ..reader.dataset import Dataset, open_dataset
 from ..running.worker import Worker, WorkerSettings
 from ..stores.store import Store

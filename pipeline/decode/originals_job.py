@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..dataset.layout import shard_stem, split_generation
-from ..dataset.ledger import Ledger, Plan
+from ..dataset.ledger import Ledger
+from ..dataset.plan import Plan
 from ..reader.dataset import DataFile
 from ..running.job import Stop, run_job_tasks
 from ..running.progress.events import EventLog

@@ -5,11 +5,11 @@ import io
 import re
 import tarfile
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from ..dataset.ledger import Ledger
+from ..dataset.records import Records
 from ..stores.store import Store
 
 # In the folder of what was decoded: the plan, and the records of what is done.
@@ -127,14 +127,11 @@ def clear_parts(store: Store, folders: Iterable[str] = ()) -> None:
         store.clear_parts(folder, deep=True)
 
 
-def finished_files(
-    ledger: Ledger, records: Mapping[str, dict[str, Any]], suffix: str
-) -> tuple[dict[str, dict[str, Any]], list[str]]:
+def finished_files(ledger: Ledger, records: Records, suffix: str) -> tuple[Records, list[str]]:
     """The records of files that are there, and of those without any row; the names of lost ones."""
-    empty = {name: record for name, record in records.items() if not record["bytes"]}
-    with_file = {name: records[name] for name in records.keys() - empty.keys()}
-    done, lost = ledger.completed("", suffix, with_file)
-    return done | empty, lost
+    done, lost = ledger.completed("", suffix, records.where(lambda one: bool(one["bytes"])))
+    done.update(records.where(lambda one: not one["bytes"]))
+    return done, lost
 
 
 def tar_name(name: str) -> str:

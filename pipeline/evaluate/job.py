@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..dataset.ledger import fingerprint
 from ..dataset.models import publish_model
+from ..dataset.plan import fingerprint
 from ..running.job import RunningOptions, Stop, run_job_tasks
 from ..running.progress.events import EventLog, job_log
 from ..running.progress.summary import Problem, Summary, plural

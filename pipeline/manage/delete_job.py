@@ -18,10 +18,11 @@ from codec.errors import StrataError
 
 from ..dataset.data_file import DataFile, within
 from ..dataset.deletions import Deletions, Hashes, key_hash, pack_deletion
-from ..dataset.job import Records, run_dataset_job
+from ..dataset.job import run_dataset_job
 from ..dataset.layout import (
     DATA,
     KEYS,
+    MANIFESTS,
     PLAN_NAME,
     SUFFIX,
     manifest_name,
@@ -29,10 +30,14 @@ from ..dataset.layout import (
     saved_rows,
     split_generation,
 )
-from ..dataset.ledger import Ledger, Plan, entry_of, in_order, latest_manifest, totals_of
+from ..dataset.ledger import Ledger
+from ..dataset.manifest import Manifest, latest_manifest
+from ..dataset.manifest_writer import files_of
+from ..dataset.plan import Plan
+from ..dataset.records import Records
+from ..dataset.totals import totals_of
 from ..decode.key_list import FILES_AT_ONCE, listed
 from ..reader.dataset import Dataset, open_dataset
-from ..reader.opening import Manifest
 from ..running.here import run_here
 from ..running.job import JobWatcher, Stop
 from ..running.progress.events import EventLog, job_log
@@ -171,20 +176,20 @@ class _Deletion:
     def _standing(self) -> Records:
         """The record of the newest whole generation of each shard; nothing is changed."""
         sizes = self.store.sizes(DATA)
-        newest: Records = {}
-        for name, record in self.ledger.records().items():
+        newest: dict[str, tuple[int, str]] = {}
+        records = self.ledger.records()
+        for name, record in records.items():
             base, generation = split_generation(name)
-            whole = sizes.get(f"{name}{SUFFIX}") == record["bytes"]
-            if whole and (base not in newest or newest[base]["generation"] < generation):
-                newest[base] = record
-        return newest
+            if sizes.get(f"{name}{SUFFIX}") == record["bytes"]:
+                newest[base] = max(newest.get(base, (-1, "")), (generation, name))
+        return records.named((base, name) for base, (_, name) in newest.items())
 
     def _newest(self, records: Records) -> Dataset:
         """A dataset of these data files, whether or not a manifest lists them."""
-        entries = in_order(entry_of(record) for record in records.values())
-        manifest = Manifest.of({"files": entries, "totals": totals_of(entries)})
+        files = files_of(records)
         plan = {"parameters": self.plan.parameters, "fingerprint": self.plan.fingerprint}
-        return Dataset(self.store, plan, manifest)
+        totals = totals_of(file.record for file in files)
+        return Dataset(self.store, plan, Manifest(0, files, totals, []))
 
     def _to_go(self, dataset: Dataset) -> ToGo:
         """The rows with the keys, and those that a job has brought back or left."""
@@ -319,7 +324,7 @@ class _Deletion:
         self.summary.freed += size
 
     def _is_ours(self, item: Garbage) -> bool:
-        """Whether it belongs to a shard of which samples were deleted, or is a map of keys."""
+        """Whether it is of a shard that lost samples, a map of keys, or of a manifest."""
         folder, _, file = item.path.rpartition("/")
         name = saved_rows(file)[0] or file.rpartition(".")[0]
-        return folder == KEYS or split_generation(name)[0] in self.deletions.hashes
+        return folder in (KEYS, MANIFESTS) or split_generation(name)[0] in self.deletions.hashes

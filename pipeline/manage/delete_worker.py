@@ -15,8 +15,9 @@ from ..dataset.deletions import key_hash
 from ..dataset.facts import inspect_file
 from ..dataset.index_writer import index_table, publish_index
 from ..dataset.layout import data_path, generation_name, split_generation
-from ..dataset.ledger import Ledger, slim
+from ..dataset.ledger import Ledger
 from ..dataset.parquet import ParquetFile
+from ..dataset.records import slim
 from ..dataset.rows import RowWriter, file_sha256, read_metadata, schema
 from ..running.stages import StageClock
 from ..running.worker import Worker, WorkerSettings

@@ -25,7 +25,7 @@ from ..dataset.layout import (
     saved_rows,
     split_generation,
 )
-from ..dataset.ledger import entry_of
+from ..dataset.records import entry_of
 from ..dataset.rows import layer_column
 from ..dataset.totals import totals_of
 from ..dataset.untrusted import MAX_RECORD_BYTES, parse_json
@@ -146,11 +146,20 @@ def info_dataset(
         model = _model(dataset)
         deletions, lists, damage = _deletions(store)
     columns, share = _columns([record for record in read.values() if record], dataset.files)
-    entries = [file.record for file in dataset.files]
     header_bytes = round(columns["header"] * share)
     layers = [round(columns[layer_column(n)] * share) for n in range(dataset.num_layers)]
-    pixels = sum(entry.get("pixels", 0) for entry in entries)
-    sums = {name: sum(entry.get(name) or 0 for entry in entries) for name in (*_COUNTS, *_BYTES)}
+    sums: Counter[str] = Counter(dict.fromkeys((*_COUNTS, *_BYTES, "pixels"), 0))
+    inputs: list[dict[str, Any]] = []
+
+    def entries() -> Iterator[dict[str, Any]]:
+        for file in dataset.files:
+            entry = file.record
+            sums.update({name: entry.get(name) or 0 for name in sums})
+            inputs.append({"url": entry["source"]["url"], "bytes": entry["source"]["size"]})
+            yield entry
+
+    totals = totals_of(entries())
+    pixels = sums["pixels"]
     prefixes = [8 * total / pixels if pixels else 0.0 for total in accumulate(layers)]
     per_header = 8 * header_bytes / pixels if pixels else 0.0
     listed = {"header", *map(layer_column, range(dataset.num_layers))}
@@ -166,9 +175,9 @@ def info_dataset(
         parameters=dataset.parameters,
         plan=plan_in_words(dataset.parameters),
         model=model,
-        files=len(entries),
+        files=len(dataset.files),
         counts={name: sums[name] for name in _COUNTS},
-        totals=totals_of(entries),
+        totals=totals,
         pixels=pixels,
         bytes=sums["bytes"],
         index_bytes=sum((file.index or {}).get("bytes", 0) for file in dataset.files),
@@ -180,7 +189,7 @@ def info_dataset(
             for number, (size, prefix) in enumerate(zip(layers, prefixes, strict=True), 1)
         ],
         other_bytes=others,
-        inputs=[{"url": one["source"]["url"], "bytes": one["source"]["size"]} for one in entries],
+        inputs=inputs,
         failed=dataset.failed,
         problems=[*_problems(dataset.files, sizes, read), *_model_problems(model), *damage],
         unfinished=[*_unfinished(dataset.files, sizes), *_to_be_deleted(dataset, deletions)],

@@ -14,7 +14,7 @@ from codec.errors import StrataError
 from ..dataset.data_file import DataFile, DatasetError
 from ..dataset.index import BrokenIndexError
 from ..dataset.layout import split_generation
-from ..dataset.ledger import MERGED, plans_of
+from ..dataset.plan import MERGED, plans_of
 from ..reader.blocks import IndexBlocks
 from ..reader.dataset import Dataset
 from ..running.options import OptionError

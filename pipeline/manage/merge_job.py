@@ -6,10 +6,11 @@ from typing import Any
 
 from ..dataset.data_file import DataFile
 from ..dataset.deletions import Deletions, Hashes, pack_deletion
-from ..dataset.job import Records, run_dataset_job
+from ..dataset.job import run_dataset_job
 from ..dataset.layout import KEYS, PLAN_NAME, split_generation
-from ..dataset.ledger import Plan
 from ..dataset.models import copy_model
+from ..dataset.plan import Plan
+from ..dataset.records import Records
 from ..reader.dataset import Dataset, open_dataset
 from ..running.here import run_here
 from ..running.job import JobWatcher, Stop

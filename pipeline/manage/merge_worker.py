@@ -7,7 +7,8 @@ from typing import Any
 
 from ..dataset.data_file import DamagedDataError
 from ..dataset.layout import index_path
-from ..dataset.ledger import Ledger, slim
+from ..dataset.ledger import Ledger
+from ..dataset.records import slim
 from ..dataset.rows import file_sha256
 from ..running.stages import StageClock
 from ..running.worker import Worker, WorkerSettings

@@ -28,16 +28,16 @@ from ..dataset.data_file import (
     DatasetError,
     OpenFile,
     UnknownKeyError,
-    within,
 )
 from ..dataset.index import IndexEntry
+from ..dataset.manifest import Manifest, open_manifest
 from ..dataset.models import load_model
 from ..stores.cache import ByteCache
 from ..stores.store import Store
 from . import fetch
 from .fetch import Record
 from .lookup import Lookup
-from .opening import Manifest, open_manifest, open_plan
+from .opening import open_plan
 from .originals import ORIGINAL, file_of, file_of_problem, read_original, stored_columns
 from .pages import PageQuery, page
 from .rows import RowFilter, batches, rows_at
@@ -94,7 +94,7 @@ class Dataset:
 
     def __len__(self) -> int:
         """The number of pictures (ok rows)."""
-        return sum(file.ok for file in self.files)
+        return self.files.ok
 
     def codec(self, device: str = "cpu", scratch: str | None = None) -> Codec:
         """The model the dataset was written with, from the dataset's own copy.
@@ -154,7 +154,10 @@ class Dataset:
         wanted = [*columns, *rows.stream_columns(self.layer_count(layers))]
         where = RowFilter.of(filter, self.url)
         chosen = None if keys is None else sorted(set(keys))
-        for file in self._files_with(chosen):
+        files = self.files if chosen is None else self.files.having(chosen)
+        for file in files:
+            if not file.ok:
+                continue
             with self.open(file) as opened:
                 yield from batches(opened, wanted, chosen, where)
 
@@ -317,12 +320,6 @@ class Dataset:
     def open(self, file: DataFile) -> "OpenFile":
         """One data file, for use in a ``with`` statement. Its footer is kept."""
         return OpenFile(self.store, file, self.lookup.cache)
-
-    def _files_with(self, keys: Sequence[str] | None) -> Iterator[DataFile]:
-        """The files that may have any of the sorted ``keys`` (None: all files)."""
-        for file in self.files:
-            if file.ok and (keys is None or within(keys, file.key_bounds)):
-                yield file
 
     def _row(self, entry: IndexEntry, columns: Sequence[str]) -> dict[str, Any] | None:
         """The row at a place, None if there is no such row."""

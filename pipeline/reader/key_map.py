@@ -2,14 +2,13 @@
 
 In such a dataset the key bounds in the manifest exclude no file, so a single key would take the
 index of every data file. ``keys/<digest>.bin`` gives the data files that may have a key in three
-small requests; the key is then looked up in their indexes. The digest is that of the data files, so
-a map that is out of date is never read. A damaged map is ignored.
+small requests; the key is then looked up in their indexes. The digest is that of the manifest's
+entries, so a map that is out of date is never read. A damaged map is ignored.
 docs/format.md has its bytes.
 """
 
 import filecmp
 import hashlib
-import json
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,7 @@ from codec.errors import StrataError
 from ..dataset import layout
 from ..dataset.data_file import DataFile, DatasetError
 from ..dataset.index import BrokenIndexError
+from ..dataset.manifest import DataFiles
 from ..stores.cache import ByteCache
 from ..stores.filesystems import storage_errors
 from ..stores.ranges import AT_ONCE, Range, ShortReadError, read_ranges
@@ -47,14 +47,9 @@ class BrokenMapError(StrataError):
     """A map of keys is damaged; the message names it."""
 
 
-def key_map_path(files: Sequence[DataFile]) -> str:
+def key_map_path(files: DataFiles) -> str:
     """The path of the map for these files."""
-    facts = [[file.name, file.index and file.index["footer_crc32"]] for file in _numbered(files)]
-    return layout.key_map_path(hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32])
-
-
-def _numbered(files: Sequence[DataFile]) -> list[DataFile]:
-    return sorted((file for file in files if file.ok), key=lambda file: file.name)
+    return layout.key_map_path(files.digest)
 
 
 def _hash(key: str) -> int:
@@ -67,13 +62,13 @@ def _hash(key: str) -> int:
 class KeyMap:
     """The map of a dataset's files, if there is one. Safe in threads."""
 
-    def __init__(self, store: Store, files: Sequence[DataFile]) -> None:
+    def __init__(self, store: Store, files: DataFiles) -> None:
         self.path = key_map_path(files)
-        self._store, self._files = store, _numbered(files)
+        self._store, self._files = store, files
         self._bits = -1  # of the number of buckets
 
-    def files_with(self, keys: Sequence[str]) -> dict[str, list[str]] | None:
-        """The names of files, each with those of the ``keys`` that it may have.
+    def files_with(self, keys: Sequence[str]) -> dict[int, list[str]] | None:
+        """The places of files in the dataset, each with those of the ``keys`` that it may have.
 
         None if there is no map. Raises BrokenMapError, StorageError.
         """
@@ -92,7 +87,7 @@ class KeyMap:
         most = _ENTRY.itemsize * (_BUCKET_KEYS + _REPEATED_KEYS * len(self._files)) + 4
         if not all(0 < stop - start <= most for start, stop in bounds):
             raise BrokenMapError(f"{self.path} is damaged")
-        found: dict[str, list[str]] = {}
+        found: dict[int, list[str]] = {}
         together = max(1, _READ_BYTES // most)
         numbered = list(zip(wanted.items(), bounds, strict=True))
         for first in range(0, len(numbered), together):
@@ -102,8 +97,8 @@ class KeyMap:
                 entries = self._entries(number, data)
                 for key in sought:
                     for entry in entries[entries["hash"] == _hash(key)]:
-                        found.setdefault(self._files[entry["file"]].name, []).append(key)
-        return {name: sorted(some) for name, some in found.items()}
+                        found.setdefault(int(entry["file"]), []).append(key)
+        return {number: sorted(some) for number, some in found.items()}
 
     def _read_bits(self) -> int:
         if self._bits < 0:
@@ -141,7 +136,7 @@ class KeyMap:
 # -- writing --------------------------------------------------------------------------------------
 
 
-def publish_key_map(store: Store, files: Sequence[DataFile], scratch: str | None) -> str:
+def publish_key_map(store: Store, files: DataFiles, scratch: str | None) -> str:
     """Write the map of these files into their dataset, unless a sound one exists.
 
     Returns the result, as text. Raises what ``write_key_map`` raises, StorageError.
@@ -157,21 +152,20 @@ def publish_key_map(store: Store, files: Sequence[DataFile], scratch: str | None
             path, local, standing, lambda it: filecmp.cmp(it, local, shallow=False)
         ):
             return f"{url}: exists already"
-        return f"{url}: {local.stat().st_size:,} bytes for {sum(file.ok for file in files):,} keys"
+        return f"{url}: {local.stat().st_size:,} bytes for {files.ok:,} keys"
 
 
-def write_key_map(store: Store, files: Sequence[DataFile], local: Path, scratch: Path) -> None:
+def write_key_map(store: Store, files: DataFiles, local: Path, scratch: Path) -> None:
     """Read the indexes of these files and write their map to ``local``.
 
     Needs twelve bytes for each picture in ``scratch``, and as much in ``local``. Raises
     DatasetError for a file whose index is missing or damaged.
     """
-    numbered = _numbered(files)
-    count = sum(file.ok for file in numbered)
+    count = files.ok
     bits = max(1, (count // _PER_BUCKET).bit_length() - 1)
     shift = np.uint64(64 - min(bits, _SPILLS.bit_length() - 1))
     spills = [scratch / f"keys-{number}" for number in range(1 << (64 - int(shift)))]
-    for parts in windows(_entries_of(store, numbered), len, _TOGETHER, _MANY_FILES):
+    for parts in windows(_entries_of(store, files), len, _TOGETHER, _MANY_FILES):
         entries = np.concatenate(parts)
         which = entries["hash"] >> shift
         for number in np.unique(which):
@@ -201,11 +195,10 @@ def _buckets(spills: Sequence[Path], bits: int) -> Iterator[np.ndarray]:
         yield from np.split(entries, np.searchsorted(entries["hash"], np.array(first, np.uint64)))
 
 
-def _entries_of(store: Store, files: Sequence[DataFile]) -> Iterator[np.ndarray]:
+def _entries_of(store: Store, files: DataFiles) -> Iterator[np.ndarray]:
     """The entries of each file, in order; reads some indexes at once."""
 
-    def read(numbered: tuple[int, DataFile]) -> np.ndarray:
-        number, file = numbered
+    def read(file: DataFile) -> np.ndarray:
         if file.index is None:
             raise DatasetError(
                 f"{store.url}/{file.path} has no index: strata verify --repair writes it"
@@ -223,8 +216,8 @@ def _entries_of(store: Store, files: Sequence[DataFile]) -> Iterator[np.ndarray]
         hashes = np.concatenate([*parts, np.empty(0, "<u8")])
         entries = np.empty(len(hashes), _ENTRY)
         entries["hash"] = hashes
-        entries["file"] = number
+        entries["file"] = file.number
         return entries
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        yield from ahead(pool, read, enumerate(files), lambda: 2 * AT_ONCE)
+        yield from ahead(pool, read, (file for file in files if file.ok), lambda: 2 * AT_ONCE)

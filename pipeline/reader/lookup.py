@@ -1,15 +1,16 @@
 """Look up where keys lie in data files, with indexes or without."""
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from itertools import chain, islice, pairwise
 from typing import Any
 
 from codec.errors import StrataError
 
 from ..dataset.data_file import DamagedDataError, DataFile, UnknownKeyError, within
 from ..dataset.index import BrokenIndexError, IndexEntry, Span
+from ..dataset.manifest import DataFiles
 from ..dataset.untrusted import check_index_row, check_size
 from ..stores.cache import ByteCache
 from ..stores.ranges import AT_ONCE
@@ -21,7 +22,7 @@ from .key_map import BrokenMapError, KeyMap
 class Lookup:
     """Finds keys in a dataset's files; safe in threads."""
 
-    def __init__(self, store: Store, files: Sequence[DataFile], cache: ByteCache) -> None:
+    def __init__(self, store: Store, files: DataFiles, cache: ByteCache) -> None:
         self.store, self.files, self.cache = store, files, cache
         self._ignored: set[str] = set()  # indexes that are damaged
         self._map: KeyMap | None = None
@@ -34,17 +35,18 @@ class Lookup:
         """
         left = sorted({key for key in keys if _is_text(key)})
         found: dict[str, IndexEntry] = {}
-        candidates = [file for file in self.files if file.ok and within(left, file.key_bounds)]
-        mapped = self._mapped(left) if len(candidates) > AT_ONCE else None
+        every = self.files.having(left)
+        first = list(islice(every, AT_ONCE + 1))
+        mapped = self._mapped(left) if len(first) > AT_ONCE else None
+        candidates: Iterator[DataFile] = chain(first, every)
         if mapped is not None:
-            candidates = [file for file in candidates if file.name in mapped]
+            candidates = iter([self.files[number] for number in sorted(mapped)])
         # File by file in the dataset's order, some at once, until all are found.
-        for start in range(0, len(candidates), AT_ONCE):
+        while some := list(islice(candidates, AT_ONCE)):
             asked = []
-            for file in candidates[start : start + AT_ONCE]:
-                keys = within(left, file.key_bounds)
-                if mapped is not None:
-                    keys = [key for key in mapped[file.name] if key not in found]
+            for file in some:
+                keys = left if mapped is None else mapped[file.number]
+                keys = [key for key in within(keys, file.key_bounds) if key not in found]
                 if keys:
                     asked.append((file, keys))
             for entries in self._find_in(asked):
@@ -55,8 +57,8 @@ class Lookup:
                 break
         return found
 
-    def _mapped(self, keys: Sequence[str]) -> dict[str, list[str]] | None:
-        """The names of files with the keys that each may have; None if there is no map of keys."""
+    def _mapped(self, keys: Sequence[str]) -> dict[int, list[str]] | None:
+        """The places of files with the keys that each may have; None if there is no map of keys."""
         if self._without_map:
             return None
         self._map = self._map or KeyMap(self.store, self.files)

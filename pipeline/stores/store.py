@@ -23,7 +23,16 @@ from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
-from .filesystems import CONNECTIONS, StorageError, download, open_filesystem, storage_errors
+from . import listing
+from .filesystems import (
+    CONNECTIONS,
+    StorageError,
+    download,
+    is_s3,
+    open_filesystem,
+    storage_errors,
+)
+from .listing import Listed
 from .parts import clear_parts, publish
 from .passing import s3_codes
 from .scratch import clear_scratch, scratch_errors, scratch_folder
@@ -180,16 +189,19 @@ class Store:
 
     def sizes(self, folder: str = "") -> dict[str, int]:
         """Names and sizes (bytes) of the files directly inside ``folder``, none if it is absent."""
+        return {one.name: one.size for one in self.listing(folder)}
+
+    def listing(self, folder: str = "") -> Iterator[Listed]:
+        """The files directly inside ``folder`` as the store lists them, none if it is absent.
+
+        Local folders and S3 are listed without holding all of it, a request for a thousand names.
+        """
+        if self.is_local:
+            return listing.local(Path(self.path(folder)))
         self.fs.invalidate_cache()
-        try:
-            entries = self.fs.ls(self.path(folder), detail=True)
-        except FileNotFoundError:
-            return {}
-        return {
-            entry["name"].rsplit("/", 1)[-1]: int(entry["size"])
-            for entry in entries
-            if entry["type"] == "file"
-        }
+        if is_s3(self.fs):
+            return listing.s3(self.fs, self.path(folder))
+        return listing.other(self.fs, self.path(folder))
 
     def remove(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):

@@ -16,6 +16,7 @@ from ..dataset.layout import (
     DATA,
     DELETED,
     FOLDERS,
+    FORMAT_VERSION,
     PARTS,
     PLAN_NAME,
     SHARD_NAME,
@@ -24,17 +25,12 @@ from ..dataset.layout import (
     record_path,
     split_generation,
 )
-from ..dataset.ledger import (
-    FORMAT_VERSION,
-    MERGED,
-    Ledger,
-    PlanMismatchError,
-    entry_of,
-    fingerprint,
-    in_order,
-    latest_manifest,
-)
+from ..dataset.ledger import Ledger
+from ..dataset.manifest import Manifest, latest_manifest
+from ..dataset.manifest_writer import files_of
 from ..dataset.part_lists import read_part_lists, unlisted
+from ..dataset.plan import MERGED, PlanMismatchError, fingerprint
+from ..dataset.records import Records, entry_of
 from ..dataset.rows import SCHEMA_VERSION
 from ..dataset.totals import totals_of
 from ..dataset.untrusted import MAX_MANIFEST_BYTES, MAX_PLAN_BYTES, check_record, parse_json
@@ -109,45 +105,52 @@ def read_plan(store: Store) -> tuple[dict[str, Any], str]:
 
 def read_manifest(
     store: Store, plan: Mapping[str, Any], number: int
-) -> tuple[dict[str, Any] | None, list[str]]:
+) -> tuple[Manifest | None, list[str]]:
     """A manifest and what is wrong with it; None if its list of files cannot be trusted."""
+    bases: Counter[str] = Counter()
+
+    def records(manifest: Manifest) -> Iterator[dict[str, Any]]:
+        for file in manifest.files:
+            bases[split_generation(file.name)[0]] += 1
+            check_record(record := file.record)
+            yield record
+
     try:
-        manifest = parse_json(store.read(manifest_name(number), MAX_MANIFEST_BYTES))
-        named, files, totals = manifest["fingerprint"], manifest["files"], manifest["totals"]
-        for entry in files:
-            check_record(entry)
+        told = parse_json(store.read(manifest_name(number), MAX_MANIFEST_BYTES))
+        manifest = Manifest.of(told, number, store)
+        totals = totals_of(records(manifest))
+        differing = [key for key, total in totals.items() if manifest.totals.get(key) != total]
     except FileNotFoundError:
         return None, ["is gone"]
-    except (ValueError, TypeError, KeyError) as error:
+    except DatasetError as error:
+        return None, [f"cannot be read: {error}"]
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
         return None, [f"is not a manifest: {describe(error)}"]
-    if named != plan["fingerprint"]:
+    if manifest.fingerprint != plan["fingerprint"]:
         return None, ["belongs to a job with other parameters"]
-    bases = Counter(split_generation(entry["name"])[0] for entry in files)
     if twice := [base for base, count in bases.items() if count > 1]:
         return None, [f"lists {name} twice" for name in twice]
     problems = [
-        f"its totals say {key} {totals.get(key)}, its files add up to {total}"
-        for key, total in totals_of(files).items()
-        if totals.get(key) != total
+        f"its totals say {key} {manifest.totals.get(key)}, its files add up to {totals[key]}"
+        for key in differing
     ]
     return manifest, problems
 
 
-def manifest_of_records(
-    store: Store, plan: Mapping[str, Any]
-) -> tuple[dict[str, Any], list[Damage]]:
+def manifest_of_records(store: Store, plan: Mapping[str, Any]) -> tuple[Manifest, list[Damage]]:
     """A replacement for an unreadable newest manifest, and the damaged records.
 
     It lists the newest generation of every shard that has a record, and the files that only the
     last readable manifest lists. A data file that neither has is one that has lost its record.
     """
-    newest: dict[str, dict[str, Any]] = {}
+    newest = Records(plan["fingerprint"])
     failed: list[dict[str, str]] = []
     for number in range(latest_manifest(store) - 1, 0, -1):
         older, _ = read_manifest(store, plan, number)
         if older is not None:
-            newest = {split_generation(entry["name"])[0]: entry for entry in older["files"]}
-            failed = older.get("failed", [])
+            for file in older.files:
+                newest.put(split_generation(file.name)[0], file.entry)
+            failed = older.failed
             break
     damage = []
     ledger = Ledger(store, plan["fingerprint"])
@@ -165,8 +168,9 @@ def manifest_of_records(
         known = newest.get(base)
         if name not in recorded and (known is None or known["generation"] < generation):
             damage.append(Damage("record", record_path(name), ["is gone"]))
-    files = in_order(newest.values())
-    return {"files": files, "totals": totals_of(files), "failed": failed}, damage
+    files = files_of(newest)
+    totals = totals_of(file.record for file in files)
+    return Manifest(0, files, totals, failed, plan["fingerprint"]), damage
 
 
 # -- records --------------------------------------------------------------------------------------

@@ -10,8 +10,10 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from ..dataset.layout import DATA, INDEX, data_path, index_path, paths_in, record_path
-from ..dataset.ledger import Ledger, entry_of, fingerprints_of
+from ..dataset.ledger import Ledger
 from ..dataset.parquet import ROWS_PER_GROUP, read_footer
+from ..dataset.plan import fingerprints_of
+from ..dataset.records import entry_of
 from ..dataset.rows import (
     METADATA_KEY,
     RecordError,

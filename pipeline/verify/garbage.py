@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from ..dataset.data_file import DataFile
 from ..dataset.layout import (
     COMMITS,
     DATA,
@@ -20,6 +19,8 @@ from ..dataset.layout import (
     INDEX,
     KEY_MAP_NAME,
     KEYS,
+    MANIFEST_PART,
+    MANIFESTS,
     MODELS,
     PARTS,
     PLAN_NAME,
@@ -31,13 +32,13 @@ from ..dataset.layout import (
     generation_name,
     index_path,
     manifest_name,
+    manifest_number,
     paths_in,
     record_path,
     saved_rows,
     split_generation,
 )
-from ..dataset.ledger import latest_manifest
-from ..dataset.untrusted import MAX_MANIFEST_BYTES, parse_json
+from ..dataset.manifest import DataFiles, latest_manifest, open_manifest
 from ..reader.dataset import DatasetError
 from ..reader.key_map import key_map_path
 from ..stores.filesystems import is_s3, storage_errors
@@ -74,8 +75,8 @@ def find_garbage(store: Store, older_than: float) -> list[Garbage]:
         )
     with storage_errors(store.url, "cannot be searched for garbage"):
         limit = _now(store) - older_than
-        found = [*_unlisted(store), *_saved(store), *_parts(store), *_uploads(store)]
-        return [item for item in found if item.modified <= limit]
+        kinds = (_unlisted, _manifest_parts, _saved, _parts, _uploads)
+        return [item for kind in kinds for item in kind(store) if item.modified <= limit]
 
 
 def remove_garbage(store: Store, items: Sequence[Garbage]) -> None:
@@ -92,6 +93,7 @@ def remove_garbage(store: Store, items: Sequence[Garbage]) -> None:
 
 
 _NO_RECORD = "no commit record"
+_NO_MANIFEST = "no manifest names it"
 _SUPERSEDED = "replaced by a newer file"
 _TEMPORARY = "left over from a write"
 _UNFINISHED = "rows of a shard that nobody finished"
@@ -110,11 +112,11 @@ def _unlisted(store: Store) -> Iterator[Garbage]:
     maps = paths_in(store, KEYS)
     recorded = paths_in(store, COMMITS)  # after the files: a record follows them
     number = latest_manifest(store)
-    entries, since = [], 0.0
+    files, since = DataFiles.of(()), 0.0
     if number:
-        entries = parse_json(store.read(manifest_name(number), MAX_MANIFEST_BYTES))["files"]
+        files = open_manifest(store, number).files
         since = store.modified(manifest_name(number))
-    listed = {entry["name"] for entry in entries}
+    listed = {file.name for file in files}
     for path, size in published.items():
         name = _name_of(path)
         ours = path.endswith(SUFFIX) and SHARD_NAME.fullmatch(name)
@@ -129,10 +131,24 @@ def _unlisted(store: Store) -> Iterator[Garbage]:
                     if known is not None:  # a file without a record was yielded above
                         yield Garbage(path, known, _SUPERSEDED, since)
     if maps and number:
-        current = key_map_path([DataFile.of(entry) for entry in entries])
+        current = key_map_path(files)
         for path, size in maps.items():
             if KEY_MAP_NAME.fullmatch(path.removeprefix(f"{KEYS}/")) and path != current:
                 yield Garbage(path, size, _SUPERSEDED, max(since, store.modified(path)))
+
+
+def _manifest_parts(store: Store) -> Iterator[Garbage]:
+    """Parts that no manifest names: of a job that died, or of manifests that are gone."""
+    parts = paths_in(store, MANIFESTS)
+    numbers = filter(None, map(manifest_number, store.sizes() if parts else ()))
+    try:
+        manifests = [open_manifest(store, number) for number in numbers]
+    except DatasetError:  # which parts a damaged manifest names is not known
+        return
+    named = {part.path for manifest in manifests for part in manifest.files.parts}
+    for path, size in parts.items():
+        if MANIFEST_PART.fullmatch(path) and path not in named:
+            yield Garbage(path, size, _NO_MANIFEST, store.modified(path))
 
 
 def _saved(store: Store) -> Iterator[Garbage]:
@@ -149,7 +165,7 @@ def _parts(store: Store) -> Iterator[Garbage]:
         return
     models = store.fs.glob(store.path(f"{MODELS}/*/"))
     folders = [path.rstrip("/").removeprefix(store.root).lstrip("/") for path in models]
-    for folder in ("", DATA, INDEX, KEYS, COMMITS, DELETED, SAVED, PARTS, *folders):
+    for folder in ("", DATA, INDEX, KEYS, COMMITS, DELETED, SAVED, PARTS, MANIFESTS, *folders):
         for file, size in store.sizes(folder).items():
             if _PART.fullmatch(file):
                 path = f"{folder}/{file}".lstrip("/")

@@ -15,11 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..dataset.layout import PLAN_NAME, RECORD_SUFFIX, SUFFIX, manifest_name, model_path
-from ..dataset.ledger import latest_manifest
+from ..dataset.manifest import latest_manifest
 from ..dataset.models import check_model
 from ..dataset.totals import totals_of
 from ..reader.dataset import DataFile, Dataset, DatasetError
-from ..reader.opening import Manifest
 from ..running.job import RunningOptions, Stop, run_job_tasks
 from ..running.progress.events import EventLog, job_log
 from ..running.progress.summary import Problem
@@ -159,9 +158,9 @@ class _Verification:
         if manifest is None:
             manifest, damaged = manifest_of_records(self.store, plan)
             report.damaged += damaged
-        dataset = Dataset(self.store, plan, Manifest.of(manifest))
+        dataset = Dataset(self.store, plan, manifest)
         report.manifest, report.files = number, len(dataset.files)
-        report.totals = totals_of([file.record for file in dataset.files])
+        report.totals = totals_of(file.record for file in dataset.files)
         report.failed, report.model_id = dataset.failed, dataset.model_id
         return dataset
 

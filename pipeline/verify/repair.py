@@ -30,19 +30,14 @@ from ..dataset.layout import (
     shard_name,
     split_generation,
 )
-from ..dataset.ledger import (
-    MERGED,
-    Ledger,
-    NewerManifestError,
-    Plan,
-    entry_of,
-    fingerprints_of,
-    latest_manifest,
-    publish_manifest,
-)
+from ..dataset.ledger import Ledger
+from ..dataset.manifest import latest_manifest
+from ..dataset.manifest_writer import NewerManifestError, publish_manifest
 from ..dataset.models import publish_model
 from ..dataset.parquet import ParquetFile
 from ..dataset.part_lists import part_in
+from ..dataset.plan import MERGED, Plan, fingerprints_of
+from ..dataset.records import Records, entry_of
 from ..dataset.rows import file_sha256, iter_rows, read_metadata
 from ..dataset.totals import COUNTS, TALLIES
 from ..reader.dataset import DataFile, Dataset
@@ -319,13 +314,17 @@ class Repair:
             manifest, _ = read_manifest(self.store, plan, number)
             if manifest is None:
                 manifest, _ = manifest_of_records(self.store, plan)
-            records = {split_generation(entry["name"])[0]: entry for entry in manifest["files"]}
+            records = Records(self.plan.fingerprint)
+            records.recorded = manifest.recorded
+            for file in manifest.files:
+                records.put(split_generation(file.name)[0], file.entry)
             for base, entry in self._replaced.items():
                 if base not in records or records[base]["generation"] <= entry["generation"]:
                     records[base] = entry
-            failed = manifest.get("failed", [])
             with contextlib.suppress(NewerManifestError):
-                return publish_manifest(self.store, self.plan, records, failed, after=number)
+                return publish_manifest(
+                    self.store, self.plan, records, manifest.failed, number, check_parts=True
+                )
 
     @property
     def changed(self) -> bool:

@@ -23,8 +23,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from pipeline.dataset.manifest import Manifest  # noqa: E402
 from pipeline.reader.dataset import Dataset, open_dataset  # noqa: E402
-from pipeline.reader.opening import Manifest  # noqa: E402
 from tests.benchmarks.range_server import BUCKET, serving  # noqa: E402
 from tests.pipeline.streams import SIZES, rows, write_dataset  # noqa: E402
 

@@ -34,7 +34,9 @@ from pipeline.compress.job import CompressOptions, planned_parameters
 from pipeline.compress.settings import CompressSettings
 from pipeline.compress.worker import ShardCompressor, ShardJob
 from pipeline.dataset.layout import PLAN_NAME, shard_name
-from pipeline.dataset.ledger import Ledger, Plan, publish_manifest
+from pipeline.dataset.ledger import Ledger
+from pipeline.dataset.manifest_writer import publish_manifest
+from pipeline.dataset.plan import Plan
 from pipeline.sources.listing import expand_inputs
 from pipeline.stores.store import Store
 from tests.codec.uqdm.paper.test_scheme import small_model

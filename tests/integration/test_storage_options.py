@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 import pipeline
-from pipeline.dataset.ledger import Ledger, Plan
+from pipeline.dataset.ledger import Ledger
+from pipeline.dataset.plan import Plan
 from pipeline.sources.listing import expand_inputs
 from pipeline.sources.shards import open_shard
 from pipeline.stores.store import PART_BYTES, StorageError, Store

@@ -12,9 +12,10 @@ from pipeline.compress.quality import target_quality
 from pipeline.compress.settings import CompressSettings
 from pipeline.compress.worker import ShardCompressor, ShardJob
 from pipeline.dataset import layout, models
-from pipeline.dataset import ledger as ledger_module
 from pipeline.dataset.layout import PLAN_NAME
-from pipeline.dataset.ledger import Ledger, Plan
+from pipeline.dataset.ledger import Ledger
+from pipeline.dataset.manifest_writer import publish_manifest
+from pipeline.dataset.plan import Plan
 from pipeline.reader.dataset import Dataset, open_dataset
 from pipeline.running import cluster
 from pipeline.running import job as running_job
@@ -63,7 +64,7 @@ def make_dataset(toy: ToyCodec, tmp_path: Path) -> Make:
         for shard in expand_inputs(inputs):
             compressor.run(ShardJob(layout.shard_name(shard, plan.fingerprint), shard))
         done, _ = Ledger(store, plan.fingerprint).completed("data", ".parquet")
-        ledger_module.publish_manifest(store, plan, done)
+        publish_manifest(store, plan, done)
         return open_dataset(url)
 
     return make

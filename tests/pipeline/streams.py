@@ -11,8 +11,10 @@ from codec import EncodedImage
 from codec.stream.bitstream import StreamHeader, pack_header
 from pipeline.dataset.facts import inspect_file
 from pipeline.dataset.index_writer import index_table, publish_index
-from pipeline.dataset.layout import PLAN_NAME
-from pipeline.dataset.ledger import FORMAT_VERSION, Ledger, Plan, publish_manifest
+from pipeline.dataset.layout import FORMAT_VERSION, PLAN_NAME
+from pipeline.dataset.ledger import Ledger
+from pipeline.dataset.manifest_writer import publish_manifest
+from pipeline.dataset.plan import Plan
 from pipeline.dataset.rows import Row, RowWriter
 from pipeline.reader.dataset import Dataset, open_dataset
 from pipeline.stores.store import Store

@@ -10,7 +10,10 @@ from typing import Any
 
 from pipeline.compress.settings import CompressSettings
 from pipeline.compress.worker import ShardCompressor, ShardJob
-from pipeline.dataset.ledger import Ledger, Plan, publish_manifest, to_json
+from pipeline.dataset.ledger import Ledger
+from pipeline.dataset.manifest_writer import publish_manifest
+from pipeline.dataset.plan import Plan
+from pipeline.dataset.records import to_json
 from pipeline.sources.listing import expand_inputs
 from pipeline.stores.store import Store
 from tests.integration.servers import moto

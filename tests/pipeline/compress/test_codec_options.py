@@ -12,7 +12,7 @@ import pipeline
 from codec.images.files import read_image
 from codec.models.zoo import DEFAULT_MODELS
 from pipeline.compress.job import CompressOptions, compress
-from pipeline.dataset.ledger import PlanMismatchError
+from pipeline.dataset.plan import PlanMismatchError
 from pipeline.decode.job import DecodeOptions, decode
 from pipeline.running.options import OptionError
 from tests.codec import toy

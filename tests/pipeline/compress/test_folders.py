@@ -22,7 +22,7 @@ from pipeline import (
     verify_dataset,
 )
 from pipeline.dataset import part_lists
-from pipeline.dataset.ledger import PlanMismatchError
+from pipeline.dataset.plan import PlanMismatchError
 from pipeline.sources import folder as folder_module
 from pipeline.stores.filesystems import StorageError
 from pipeline.verify.job import Subset

@@ -25,7 +25,7 @@ from pipeline import (
     open_dataset,
     verify_dataset,
 )
-from pipeline.dataset.ledger import PlanMismatchError
+from pipeline.dataset.plan import PlanMismatchError
 from pipeline.sources import parquet_limits
 from pipeline.sources.tar_members import ShardError
 from pipeline.stores.filesystems import StorageError

@@ -15,7 +15,7 @@ from codec.images.metrics import psnr
 from pipeline.compress import keeping, sampling
 from pipeline.compress import summary as summary_module
 from pipeline.compress.job import CompressOptions, CompressSummary, compress
-from pipeline.dataset.ledger import PlanMismatchError
+from pipeline.dataset.plan import PlanMismatchError
 from tests.pipeline.compress.test_keeping import NOISE, mixed, rows_of
 from tests.pipeline.conftest import Make
 from tests.pipeline.makers import ToyCodec, picture, png, samples, write_tar

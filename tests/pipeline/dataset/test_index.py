@@ -17,9 +17,9 @@ from pipeline import UnknownKeyError, open_dataset
 from pipeline.dataset.index import IndexEntry
 from pipeline.dataset.index_writer import index_table, publish_index
 from pipeline.dataset.ledger import Ledger
+from pipeline.dataset.manifest import DataFiles, Manifest
 from pipeline.dataset.rows import RecordError, Row, RowWriter
 from pipeline.reader.dataset import Dataset
-from pipeline.reader.opening import Manifest
 from pipeline.stores.cache import ByteCache
 from pipeline.stores.store import StorageError, Store
 from tests.pipeline.conftest import Make
@@ -235,7 +235,7 @@ def test_a_damaged_index_is_done_without(tmp_path: Path, harm: str) -> None:
     dataset = write_dataset(str(tmp_path / "set"), [rows(keys, LAYERS)], len(LAYERS))
     (file,) = dataset.files
     assert file.index is not None
-    path = tmp_path / "set" / file.index["path"]
+    path, entry = tmp_path / "set" / file.index["path"], file.record
     expected = [record.encoded for record in dataset.fetch(keys)]
     if harm == "gone":
         path.unlink()
@@ -248,19 +248,15 @@ def test_a_damaged_index_is_done_without(tmp_path: Path, harm: str) -> None:
     elif harm in ("other", "larger"):  # sound, and what the manifest names, but of another file
         others = [*reversed(keys), *([] if harm == "other" else ["further"])]
         other = write_dataset(str(tmp_path / "other"), [rows(others, LAYERS, 1)], len(LAYERS))
-        file.record["index"] = told = other.files[0].record["index"]
+        told = entry["index"] = other.files[0].record["index"]
         path.write_bytes((tmp_path / "other" / told["path"]).read_bytes())
     else:  # sound, but of another file, with the same footer's checksum in the manifest
         table = pq.read_table(path)
         moved = [[place + 1 for place in places] for places in table.column("offsets").to_pylist()]
         table = table.set_column(6, "offsets", pa.array(moved, pa.list_(pa.int64())))
         path.unlink()
-        file.record["index"] = publish_index(dataset.store, file.name, table, tmp_path)
-    fresh = Dataset(
-        dataset.store,
-        {"parameters": dataset.parameters, "fingerprint": dataset.fingerprint},
-        Manifest(0, [file], {}, []),
-    )
+        entry["index"] = publish_index(dataset.store, file.name, table, tmp_path)
+    fresh = listing(dataset, entry)
     with pytest.warns(RuntimeWarning, match=r"strata verify --repair") as heard:
         found = [record.encoded for record in fresh.fetch(keys)]
     assert found == expected
@@ -268,6 +264,12 @@ def test_a_damaged_index_is_done_without(tmp_path: Path, harm: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # it is said once
         assert fresh.record(keys[0]).encoded == expected[0]
+
+
+def listing(dataset: Dataset, entry: dict[str, Any]) -> Dataset:
+    """The same dataset, with this entry alone in its manifest."""
+    plan = {"parameters": dataset.parameters, "fingerprint": dataset.fingerprint}
+    return Dataset(dataset.store, plan, Manifest(0, DataFiles.of([entry]), {}, []))
 
 
 def test_metadata_is_that_of_the_key(tmp_path: Path) -> None:
@@ -278,13 +280,13 @@ def test_metadata_is_that_of_the_key(tmp_path: Path) -> None:
     other = write_dataset(str(tmp_path / "other"), shards, len(LAYERS))
     (file,), told = dataset.files, other.files[1].record["index"]
     (tmp_path / "set" / told["path"]).write_bytes(Path(other.url, told["path"]).read_bytes())
-    file.record["index"] = told
+    dataset = listing(dataset, {**file.record, "index": told})
     with pytest.warns(RuntimeWarning, match="has wrong places"):
         assert dataset.metadata(keys[7], ["index"])["index"] == 7
     shards = [rows(["k00100-z", *keys[1:]], LAYERS)]
     third = write_dataset(str(tmp_path / "third"), shards, len(LAYERS))
     (tmp_path / "third" / told["path"]).write_bytes(Path(other.url, told["path"]).read_bytes())
-    third.files[0].record["index"] = told
+    third = listing(third, {**third.files[0].record, "index": told})
     with pytest.warns(RuntimeWarning), pytest.raises(UnknownKeyError, match=re.escape(keys[0])):
         list(third.fetch([keys[0]]))
     assert third.record("k00100-z").key == "k00100-z"

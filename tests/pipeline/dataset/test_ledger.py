@@ -10,15 +10,11 @@ from typing import Any
 import pytest
 
 from pipeline.dataset import layout
-from pipeline.dataset import ledger as ledger_module
 from pipeline.dataset.layout import generation_name, shard_name, split_generation
-from pipeline.dataset.ledger import (
-    Ledger,
-    NewerManifestError,
-    Plan,
-    PlanMismatchError,
-    check_inputs,
-)
+from pipeline.dataset.ledger import Ledger, check_inputs
+from pipeline.dataset.manifest import latest_manifest
+from pipeline.dataset.manifest_writer import NewerManifestError, publish_manifest
+from pipeline.dataset.plan import Plan, PlanMismatchError
 from pipeline.sources.shards import Shard
 from pipeline.stores import store as store_module
 from pipeline.stores.store import StorageError, Store
@@ -147,11 +143,11 @@ def test_an_input_that_changed_is_refused() -> None:
 
 def test_manifests_are_numbered_and_not_repeated(store: Store) -> None:
     plan = Plan("dataset.json", {"a": 1})
-    assert ledger_module.latest_manifest(store) == 0
-    assert ledger_module.publish_manifest(store, plan, {"x": record()}) == 1
-    assert ledger_module.publish_manifest(store, plan, {"x": record()}) == 1
-    assert ledger_module.publish_manifest(store, plan, {"x": record(), "y": record()}) == 2
-    newest = json.loads(store.read(layout.manifest_name(ledger_module.latest_manifest(store))))
+    assert latest_manifest(store) == 0
+    assert publish_manifest(store, plan, {"x": record()}) == 1
+    assert publish_manifest(store, plan, {"x": record()}) == 1
+    assert publish_manifest(store, plan, {"x": record(), "y": record()}) == 2
+    newest = json.loads(store.read(layout.manifest_name(latest_manifest(store))))
     assert [file["path"] for file in newest["files"]] == ["data/x.parquet", "data/y.parquet"]
     assert newest["totals"]["ok"] == 2
 
@@ -164,9 +160,9 @@ def test_manifests_of_large_datasets_stay_small(store: Store) -> None:
     assert len((ledger.read("x") or {})["problems"]) == 100
     assert ledger.records()["x"]["problems"] == [list(problem) for problem in problems[:5]]
     plan = Plan("dataset.json", {"a": 1})
-    assert ledger_module.publish_manifest(store, plan, {"x": wide}) == 1
-    assert ledger_module.publish_manifest(store, plan, ledger.records()) == 2  # base and generation
-    assert ledger_module.publish_manifest(store, plan, ledger.records()) == 2
+    assert publish_manifest(store, plan, {"x": wide}) == 1
+    assert publish_manifest(store, plan, ledger.records()) == 2  # base and generation
+    assert publish_manifest(store, plan, ledger.records()) == 2
     assert store.info(layout.manifest_name(2))["size"] < 1000
 
 
@@ -225,7 +221,7 @@ def test_the_newest_intact_generation_counts(store: Store) -> None:
     assert again == {"a": "a.10", "b": "b"}
     check_inputs([SHARD], ledger.records())
     plan = Plan("dataset.json", {"a": 1})
-    ledger_module.publish_manifest(store, plan, done)
+    publish_manifest(store, plan, done)
     files = json.loads(store.read(layout.manifest_name(1)))["files"]
     assert [file["path"] for file in files] == ["data/a.10.parquet", "data/b.parquet"]
 
@@ -245,12 +241,12 @@ def test_elsewhere_names_are_their_own(store: Store) -> None:
 
 def test_a_newer_manifest_is_not_superseded_by_older_records(store: Store) -> None:
     plan = Plan("dataset.json", {"a": 1})
-    assert ledger_module.publish_manifest(store, plan, {"x": record()}, after=0) == 1
+    assert publish_manifest(store, plan, {"x": record()}, after=0) == 1
     with pytest.raises(NewerManifestError, match=r"manifest-000001\.json"):
-        ledger_module.publish_manifest(store, plan, {"y": record()}, after=0)
-    assert ledger_module.latest_manifest(store) == 1
-    assert ledger_module.publish_manifest(store, plan, {"x": record()}, after=1) == 1
-    assert ledger_module.publish_manifest(store, plan, {"x": record(), "y": record()}, after=1) == 2
+        publish_manifest(store, plan, {"y": record()}, after=0)
+    assert latest_manifest(store) == 1
+    assert publish_manifest(store, plan, {"x": record()}, after=1) == 1
+    assert publish_manifest(store, plan, {"x": record(), "y": record()}, after=1) == 2
 
 
 def test_what_another_job_has_done_again_stays(

@@ -11,7 +11,8 @@ import pytest
 from codec.errors import InvalidModelError
 from codec.images.files import read_image, write_image
 from pipeline.dataset import publisher
-from pipeline.dataset.ledger import Ledger, PlanMismatchError
+from pipeline.dataset.ledger import Ledger
+from pipeline.dataset.plan import PlanMismatchError
 from pipeline.decode import copy_worker, sparse
 from pipeline.decode.copy_job import truncated_parameters
 from pipeline.decode.job import DecodeOptions, decode

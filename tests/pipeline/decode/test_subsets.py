@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from codec.images.files import read_image, write_image
-from pipeline.dataset.ledger import PlanMismatchError
+from pipeline.dataset.plan import PlanMismatchError
 from pipeline.decode.job import DecodeOptions, decode
 from pipeline.reader.dataset import Dataset
 from pipeline.running import job as running_job

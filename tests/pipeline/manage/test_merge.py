@@ -9,7 +9,7 @@ import pytest
 
 from jobs import merge_datasets as script
 from pipeline import MergeOptions, MergeSummary, info_dataset, merge_datasets, open_dataset
-from pipeline.dataset.ledger import PlanMismatchError
+from pipeline.dataset.plan import PlanMismatchError
 from pipeline.manage import merge_checks
 from pipeline.manage.merge_checks import MergeError
 from pipeline.reader.index_keys import index_keys

@@ -14,7 +14,9 @@ import pytest
 import pipeline
 from pipeline import DamagedDataError, DatasetError, StrataImages, UnknownKeyError
 from pipeline.dataset.layout import PLAN_NAME, manifest_name
-from pipeline.dataset.ledger import Ledger, Plan, publish_manifest
+from pipeline.dataset.ledger import Ledger
+from pipeline.dataset.manifest_writer import publish_manifest
+from pipeline.dataset.plan import Plan
 from pipeline.dataset.rows import column_bytes, stream_columns
 from pipeline.reader.dataset import Dataset
 from pipeline.stores.store import Store

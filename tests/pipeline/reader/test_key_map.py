@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from pipeline import DatasetError, open_dataset
+from pipeline.dataset.manifest import DataFiles, Manifest
 from pipeline.reader import key_map
 from pipeline.reader.dataset import Dataset
 from pipeline.reader.key_map import key_map_path, publish_key_map
-from pipeline.reader.opening import Manifest
 from pipeline.verify.garbage import find_garbage
 from tests.jobs.scripts import load_job
 from tests.pipeline.counting import CountingFileSystem
@@ -108,7 +108,7 @@ def test_a_map_of_other_files_is_not_looked_at(counted: Dataset) -> None:
     fewer = Dataset(
         counted.store,
         {"parameters": counted.parameters, "fingerprint": counted.fingerprint},
-        Manifest(0, counted.files[:-1], {}, []),
+        Manifest(0, DataFiles.of(counted.files[:-1]), {}, []),
     )
     assert fewer.locate(f"{KEYS[MIDDLE]}x") is None
     assert requests("/index/") > 32
@@ -164,7 +164,9 @@ def test_the_job(dataset: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture
 def test_maps_of_other_files_are_garbage(dataset: Dataset) -> None:
     store = dataset.store
     publish_key_map(store, dataset.files, None)
-    publish_key_map(store, dataset.files[1:], None)
+    publish_key_map(store, DataFiles.of(dataset.files[1:]), None)
     store.create("keys/mine.txt", b"")
-    assert [item.path for item in find_garbage(store, 0.0)] == [key_map_path(dataset.files[1:])]
+    assert [item.path for item in find_garbage(store, 0.0)] == [
+        key_map_path(DataFiles.of(dataset.files[1:]))
+    ]
     assert find_garbage(store, 3600.0) == []

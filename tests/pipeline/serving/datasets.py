@@ -9,9 +9,10 @@ from codec.images.files import MAX_PIXELS
 from pipeline.compress.settings import CompressSettings
 from pipeline.compress.worker import ShardCompressor, ShardJob
 from pipeline.dataset import layout
-from pipeline.dataset import ledger as ledger_module
 from pipeline.dataset.layout import PLAN_NAME
-from pipeline.dataset.ledger import Ledger, Plan
+from pipeline.dataset.ledger import Ledger
+from pipeline.dataset.manifest_writer import publish_manifest
+from pipeline.dataset.plan import Plan
 from pipeline.reader.dataset import Dataset, open_dataset
 from pipeline.sources.listing import expand_inputs
 from pipeline.stores.store import Store
@@ -36,5 +37,5 @@ def write_dataset(
     for shard in expand_inputs([str(path) for path in inputs]):
         compressor.run(ShardJob(layout.shard_name(shard, plan.fingerprint), shard))
     done, _ = Ledger(store, plan.fingerprint).completed("data", ".parquet")
-    ledger_module.publish_manifest(store, plan, done)
+    publish_manifest(store, plan, done)
     return open_dataset(url)

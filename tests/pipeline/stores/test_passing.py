@@ -26,7 +26,7 @@ from s3fs.errors import translate_boto_error
 import codec
 import pipeline
 from codec.errors import CorruptStreamError, StrataError
-from pipeline.dataset.ledger import NewerManifestError
+from pipeline.dataset.manifest_writer import NewerManifestError
 from pipeline.reader.dataset import DatasetError, open_dataset
 from pipeline.sources.tar_members import ShardError
 from pipeline.stores.filesystems import StorageError, storage_errors

@@ -8,7 +8,9 @@ import pytest
 
 from pipeline import DatasetError, open_dataset
 from pipeline.dataset.layout import PLAN_NAME
-from pipeline.dataset.ledger import Ledger, Plan, publish_manifest
+from pipeline.dataset.ledger import Ledger
+from pipeline.dataset.manifest_writer import publish_manifest
+from pipeline.dataset.plan import Plan
 from pipeline.reader.dataset import Dataset
 from pipeline.stores.store import Store
 from pipeline.verify.garbage import Garbage, find_garbage, remove_garbage

@@ -11,7 +11,9 @@ import pytest
 from pipeline.compress import worker
 from pipeline.dataset.index_writer import write_index
 from pipeline.dataset.layout import PLAN_NAME, manifest_name
-from pipeline.dataset.ledger import Ledger, Plan, publish_manifest
+from pipeline.dataset.ledger import Ledger
+from pipeline.dataset.manifest_writer import publish_manifest
+from pipeline.dataset.plan import Plan
 from tests.pipeline.verify.archives import (
     FULL,
     PICTURES,

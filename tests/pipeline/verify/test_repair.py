@@ -10,7 +10,9 @@ from typing import Any, ClassVar
 import pytest
 
 from pipeline.dataset.layout import PLAN_NAME, manifest_name, split_generation
-from pipeline.dataset.ledger import Ledger, Plan, publish_manifest
+from pipeline.dataset.ledger import Ledger
+from pipeline.dataset.manifest_writer import publish_manifest
+from pipeline.dataset.plan import Plan
 from pipeline.stores.store import Store
 from pipeline.verify import repair
 from pipeline.verify import worker as verify_worker
