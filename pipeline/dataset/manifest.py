@@ -51,13 +51,13 @@ class Part:
     bounds: Bounds | None
 
     @classmethod
-    def of(cls, digest: str, path: str, files: Sequence[DataFile]) -> "Part":
-        with_pictures = [file for file in files if file.ok]
-        bounds = [file.key_bounds for file in with_pictures]
+    def of(cls, digest: str, path: str, files: Sequence[tuple[int, Bounds | None]]) -> "Part":
+        """Of data files with so many pictures, and these bounds of their keys."""
+        bounds = [one for ok, one in files if ok]
         known = [one for one in bounds if one is not None]
         whole = bool(known) and len(known) == len(bounds)
         around = (min(low for low, _ in known), max(high for _, high in known)) if whole else None
-        return cls(digest, path, len(files), sum(file.ok for file in with_pictures), around)
+        return cls(digest, path, len(files), sum(ok for ok, _ in files), around)
 
     def to_json(self) -> dict[str, Any]:
         bounds = dict(zip(("key_min", "key_max"), self.bounds or (), strict=False))
@@ -92,7 +92,8 @@ class DataFiles(Sequence[DataFile]):
         entries = (file.entry if isinstance(file, DataFile) else file for file in files)
         own = tuple(DataFile.of(entry, number) for number, entry in enumerate(entries))
         digest = digest_of(b"".join(file.entry + b"\n" for file in own))
-        return cls(None, [Part.of(digest, "", own)], own)
+        part = Part.of(digest, "", [(file.ok, file.key_bounds) for file in own])
+        return cls(None, [part], own)
 
     @property
     def ok(self) -> int:
@@ -236,14 +237,14 @@ def open_manifest(store: Store, number: int | None = None) -> Manifest:
 def _read_part(store: Store, part: Part, first: int) -> Sequence[DataFile]:
     """The data files of a part; ``first`` is the place of the first one in the dataset."""
     url = f"{store.url}/{part.path}"
-    try:
-        with storage_errors(url, "cannot be read"):
+    with storage_errors(url, "cannot be read"):
+        try:
             packed = store.read(part.path, MAX_PART_BYTES)
-    except FileNotFoundError as error:
-        raise DatasetError(
-            f"{url}: the manifest names this list of data files, but it is gone: open the archive "
-            f"again; if it stays gone, {_MEND}"
-        ) from error
+        except FileNotFoundError as error:
+            raise DatasetError(
+                f"{url}: the manifest names this list of data files, but it is gone: open the "
+                f"archive again; if it stays gone, {_MEND}"
+            ) from error
     try:
         lines = unpack(packed)
         files = [DataFile.of(line, first + n) for n, line in enumerate(lines.splitlines())]

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..stores.store import StorageError, Store
-from .data_file import DataFile
+from .data_file import Bounds
 from .layout import FORMAT_VERSION, manifest_name, manifest_part_path, split_generation
 from .manifest import DataFiles, Part, digest_of, latest_manifest, unpack
 from .plan import Plan
@@ -103,25 +103,27 @@ class _Writer:
     def through(self, records: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         """The entries in the order of manifests; each of them is written on its way."""
         lines: list[bytes] = []
+        told: list[tuple[int, Bounds | None]] = []
         for name in _in_order(records):
             entry = entry_of({"name": name, **records[name]})
             if not self._in_parts:
                 self.written["files"].append(entry)
             else:
+                index = entry.get("index")
                 lines.append(to_json(entry, compact=True))
+                told.append((entry["ok"], (index["key_min"], index["key_max"]) if index else None))
                 if _ends_part(entry["name"]) or len(lines) == LONGEST_PART:
-                    self._write(lines)
-                    lines = []
+                    self._write(lines, told)
+                    lines, told = [], []
             yield entry
         if lines:
-            self._write(lines)
+            self._write(lines, told)
 
-    def _write(self, lines: Sequence[bytes]) -> None:
+    def _write(self, lines: Sequence[bytes], told: Sequence[tuple[int, Bounds | None]]) -> None:
         data = b"".join(lines)
         digest = digest_of(data)
         path = manifest_part_path(digest)
-        part = Part.of(digest, path, [DataFile.of(line[:-1]) for line in lines])
-        self.written["parts"].append(part.to_json())
+        self.written["parts"].append(Part.of(digest, path, told).to_json())
         if path in self._known or self._store.create(path, gzip.compress(data, mtime=0)):
             return
         self._mend(path, data)

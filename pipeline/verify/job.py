@@ -301,7 +301,7 @@ class _Verification:
             return
         try:
             found = find_garbage(self.store, options.older_than)
-        except StorageError as error:
+        except (StorageError, DatasetError) as error:
             report.notes.append(f"garbage was not looked for: {error}")
             return
         if not options.collect_garbage:

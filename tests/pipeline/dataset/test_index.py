@@ -6,6 +6,7 @@ import warnings
 import zlib
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -279,14 +280,15 @@ def test_metadata_is_that_of_the_key(tmp_path: Path) -> None:
     shards = [rows(keys[:5], LAYERS, 1), rows([*keys[280:], *keys[:280]], LAYERS, 1)]
     other = write_dataset(str(tmp_path / "other"), shards, len(LAYERS))
     (file,), told = dataset.files, other.files[1].record["index"]
-    (tmp_path / "set" / told["path"]).write_bytes(Path(other.url, told["path"]).read_bytes())
-    dataset = listing(dataset, {**file.record, "index": told})
+    own = file.record["index"]["path"]
+    (tmp_path / "set" / own).write_bytes(Path(other.url, told["path"]).read_bytes())
+    dataset = listing(dataset, {**file.record, "index": {**told, "path": own}})
     with pytest.warns(RuntimeWarning, match="has wrong places"):
         assert dataset.metadata(keys[7], ["index"])["index"] == 7
     shards = [rows(["k00100-z", *keys[1:]], LAYERS)]
     third = write_dataset(str(tmp_path / "third"), shards, len(LAYERS))
-    (tmp_path / "third" / told["path"]).write_bytes(Path(other.url, told["path"]).read_bytes())
-    third = listing(third, {**third.files[0].record, "index": told})
+    (tmp_path / "third" / own).write_bytes(Path(other.url, told["path"]).read_bytes())
+    third = listing(third, {**third.files[0].record, "index": {**told, "path": own}})
     with pytest.warns(RuntimeWarning), pytest.raises(UnknownKeyError, match=re.escape(keys[0])):
         list(third.fetch([keys[0]]))
     assert third.record("k00100-z").key == "k00100-z"

@@ -12,7 +12,7 @@ from pipeline.stores.store import Store
 
 # Everything that changes a store goes through one of these.
 WRITES = ("_create_locally", "create_by", "remove")
-OF_A_RUN = ("seconds", "stage_seconds", "node")
+OF_A_RUN = ("seconds", "stage_seconds", "node", "recorded")
 
 
 class Killed(BaseException):

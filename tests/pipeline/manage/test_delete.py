@@ -1,5 +1,6 @@
 """What is deleted is gone from every file, for good; the rest is what it was."""
 
+import gzip
 import json
 import shutil
 from pathlib import Path
@@ -22,8 +23,12 @@ from pipeline import (
     merge_datasets,
     open_dataset,
 )
+from pipeline.dataset import manifest_writer
 from pipeline.dataset.deletions import Deletions
-from pipeline.dataset.layout import split_generation
+from pipeline.dataset.layout import MANIFESTS, split_generation
+from pipeline.dataset.ledger import Ledger
+from pipeline.dataset.manifest_writer import publish_manifest
+from pipeline.dataset.plan import Plan
 from pipeline.manage import delete_job
 from pipeline.manage.delete_job import DamagedArchiveError
 from pipeline.manage.merge_checks import MergeError
@@ -248,6 +253,42 @@ def test_killed_at_any_write(
         shutil.rmtree(out)
     check_gone(str(whole), before, GONE)
     check_sound(str(whole))
+
+
+def test_killed_with_a_manifest_in_parts(
+    archive: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys are bounds in its parts, so these go, too."""
+    monkeypatch.setattr(manifest_writer, "INLINE_FILES", 0)
+    monkeypatch.setattr(manifest_writer, "LONGEST_PART", 1)
+    make_manifest_anew(archive)
+    before = rows(archive)
+    whole = str(tmp_path / "whole")
+    shutil.copytree(archive, whole)
+    with killer() as watching:
+        assert delete(whole, "s0000", "s0004").exit_code == 0
+    for at, after in points(watching.count):
+        out = str(tmp_path / f"killed-{at}-{after}")
+        shutil.copytree(archive, out)
+        with killer(at, after), pytest.raises(Killed):
+            delete(out, "s0000", "s0004")
+        assert len(rows(out)) in (len(before), len(before) - 2)
+        assert delete(out, "s0000", "s0004").exit_code == 0
+        named = {part.path for part in open_dataset(out).files.parts}
+        assert {f"{MANIFESTS}/{name}" for name in Store(out).sizes(MANIFESTS)} == named
+        for path in named:
+            assert b"s0000" not in gzip.decompress(Path(out, path).read_bytes())
+        check_gone(out, before, ("s0000", "s0004"))
+        check_sound(out)
+        shutil.rmtree(out)
+
+
+def make_manifest_anew(url: str) -> None:
+    store, dataset = Store(url), open_dataset(url)
+    store.remove("manifest-000001.json")
+    done, _ = Ledger(store, dataset.fingerprint).completed("data", ".parquet")
+    publish_manifest(store, Plan("dataset.json", dataset.parameters), done)
+    assert len(open_dataset(url).files.parts) == len(dataset.files)
 
 
 def test_killed_and_then_other_keys(archive: str, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Manifest, model and plan: what is wrong with them is found, and put right where it can be."""
 
+import gzip
 import json
 import shutil
 from collections.abc import Callable
@@ -9,8 +10,12 @@ from typing import Any
 import pytest
 
 from codec.models import zoo
-from pipeline import DatasetError
+from pipeline import DatasetError, open_dataset
+from pipeline.dataset import manifest_writer
 from pipeline.dataset.layout import manifest_name
+from pipeline.dataset.ledger import Ledger
+from pipeline.dataset.manifest_writer import publish_manifest
+from pipeline.dataset.plan import Plan
 from pipeline.stores.store import Store
 from pipeline.verify.job import VerifyOptions, verify
 from tests.pipeline.makers import ToyCodec
@@ -199,3 +204,23 @@ def test_a_store_that_does_not_answer_is_no_damage(
     (one,) = report.unchecked
     assert one.shard.startswith("data/a-")
     assert "no answer" in one.reason
+
+
+def test_a_damaged_part_is_repaired(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest_writer, "INLINE_FILES", 0)
+    dataset = archive.dataset
+    done, _ = Ledger(dataset.store, dataset.fingerprint).completed("data", ".parquet")
+    publish_manifest(dataset.store, Plan("dataset.json", dataset.parameters), done)
+    keys = [*open_dataset(dataset.url).keys()]
+    path = open_dataset(dataset.url).files.parts[0].path
+    sound = Path(dataset.url, path).read_bytes()
+    for harm in (b"nothing", None):
+        Path(dataset.url, path).unlink()
+        if harm:
+            Path(dataset.url, path).write_bytes(harm)
+        assert archive.verify().exit_code == 1
+        report = archive.verify(repair=True)
+        assert [(one.kind, one.repaired) for one in report.damaged] == [("manifest", True)]
+        assert gzip.decompress(Path(dataset.url, path).read_bytes()) == gzip.decompress(sound)
+        assert archive.verify().exit_code == 0
+        assert [*open_dataset(dataset.url).keys()] == keys
