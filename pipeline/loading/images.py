@@ -223,10 +223,11 @@ class StrataImages(IterableDataset):
     def _order(self) -> str:
         """A hash of all that order and batches depend on, except for epoch and reader."""
         dataset = self.dataset
-        files = [[file.name, file.rows, file.ok] for file in dataset.files]
         settings: list[Any] = [self.seed, self.shuffle_buffer, self.batch_size, self.max_side]
         settings += [self.transform is None, str(self.filter), dataset.fingerprint]
-        return hashlib.sha256(json.dumps([files, settings]).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps([dataset.files.digest, settings]).encode()).hexdigest()[
+            :16
+        ]
 
     def _check(self, state: Mapping[str, Any], iteration: Iteration) -> None:
         reader = iteration.reader

@@ -71,9 +71,12 @@ class Ref(NamedTuple):
 
 
 class _Piece(NamedTuple):
-    """Rows ``start`` to ``stop`` of a file or, if one is named, of a row group."""
+    """Rows ``start`` to ``stop`` of a file or, if one is named, of a row group.
 
-    file: DataFile
+    ``file`` is its place in the dataset: all data files themselves may not fit into memory.
+    """
+
+    file: int
     group: int | None
     start: int
     stop: int
@@ -91,23 +94,21 @@ def refs(dataset: Dataset, epoch: Epoch, reader: Reader) -> Iterator[Ref]:
 
 
 def _units(dataset: Dataset, epoch: Epoch, reader: Reader) -> Iterator[Unit]:
-    files = [file for file in dataset.files if file.ok]
-    by_groups = bool(epoch.buffer) and len(files) <= FEW_FILES
+    pieces = [_Piece(file.number, None, 0, file.rows) for file in dataset.files if file.ok]
+    by_groups = bool(epoch.buffer) and len(pieces) <= FEW_FILES
     if by_groups:
         pieces = [
-            _Piece(file, group, 0, rows)
-            for file, groups in zip(files, _group_rows(dataset, files), strict=True)
+            _Piece(piece.file, group, 0, rows)
+            for piece, groups in zip(pieces, _group_rows(dataset, pieces), strict=True)
             for group, rows in enumerate(groups)
         ]
-    else:
-        pieces = [_Piece(file, None, 0, file.rows) for file in files]
     if epoch.buffer:
         pieces = shuffled(pieces, epoch.random("pieces"))
     mine = list(_cut(pieces, reader))
     if by_groups:
         for file, group, start, stop in mine:
             assert group is not None
-            yield Unit(file, group, start, stop)
+            yield Unit(dataset.files[file], group, start, stop)
         return
     step = MIXED_FILES if epoch.buffer else 1
     for first in range(0, len(mine), step):
@@ -133,28 +134,27 @@ def _cut(pieces: Iterable[_Piece], reader: Reader) -> Iterator[_Piece]:
 
 def _of_files(dataset: Dataset, pieces: Sequence[_Piece]) -> Iterator[Unit]:
     """The row groups that parts of files touch."""
-    sizes = _group_rows(dataset, [piece.file for piece in pieces])
-    for piece, groups in zip(pieces, sizes, strict=True):
+    for piece, groups in zip(pieces, _group_rows(dataset, pieces), strict=True):
         at = 0
         for group, rows in enumerate(groups):
             start, stop = max(piece.start - at, 0), min(piece.stop - at, rows)
             if start < stop:
-                yield Unit(piece.file, group, start, stop)
+                yield Unit(dataset.files[piece.file], group, start, stop)
             at += rows
 
 
-def _group_rows(dataset: Dataset, files: Sequence[DataFile]) -> list[list[int]]:
-    """The number of rows in each row group of each file."""
+def _group_rows(dataset: Dataset, pieces: Sequence[_Piece]) -> list[list[int]]:
+    """The number of rows in each row group of the file of each piece."""
 
-    def read(file: DataFile) -> list[int]:
-        with dataset.open(file) as opened:
+    def read(piece: _Piece) -> list[int]:
+        with dataset.open(dataset.files[piece.file]) as opened:
             footer = opened.metadata
             return [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
 
-    if len(files) == 1:
-        return [read(files[0])]
+    if len(pieces) == 1:
+        return [read(pieces[0])]
     with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
-        return list(pool.map(read, files))
+        return list(pool.map(read, pieces))
 
 
 def _mixed(units: Iterable[Unit], size: int, rng: random.Random) -> Iterator[Ref]:
