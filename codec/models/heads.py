@@ -5,6 +5,7 @@ A head is a safetensors file of its own, with its card, beside the model file th
 get better while streams and models stay as they are.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from ..errors import InvalidModelError
 from . import zoo
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 DECODERS = ("eyes", "realistic")  # what heads there are; a model may have some of them
@@ -54,6 +56,8 @@ def read_head(path: Path, model_id: str) -> tuple[dict[str, Any], dict[str, "Ten
         check_tensors(tensors)
         made_for = str(config.pop("model"))
         del config["decoder"]
+        if config.pop("sha256") != _digest({name: one.numpy() for name, one in tensors.items()}):
+            raise ValueError("its numbers are not those that were written")
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise InvalidModelError(f"{path} is not a reconstruction head: {error!r}") from error
     if made_for != model_id:
@@ -74,10 +78,19 @@ def write_head(
     """Write a head file, whole; weights in half precision."""
     from .checks import FORMAT
 
-    told = {**config, "decoder": decoder, "model": model_id, "format": FORMAT}
-    metadata = {_METADATA: json.dumps(told, sort_keys=True, separators=(",", ":"))}
     halves = {n: t.detach().cpu().half().contiguous() for n, t in tensors.items()}
+    told = {**config, "decoder": decoder, "model": model_id, "format": FORMAT}
+    told["sha256"] = _digest({name: tensor.numpy() for name, tensor in halves.items()})
+    metadata = {_METADATA: json.dumps(told, sort_keys=True, separators=(",", ":"))}
     zoo.write_tensors(path, halves, metadata)
+
+
+def _digest(arrays: "Mapping[str, np.ndarray]") -> str:
+    """The sha256 of all numbers, in the order of their names."""
+    digest = hashlib.sha256()
+    for _, array in sorted(arrays.items()):
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def _told(path: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 from codec import Codec, load_codec
 from codec.errors import InvalidModelError
 from codec.models import zoo
-from codec.models.heads import DECODERS, head_files
+from codec.models.heads import DECODERS, head_files, read_head
 
 from ..stores.store import Store, scratch_folder
 from .layout import card_path, head_paths, model_folder, model_path
@@ -71,6 +71,20 @@ def check_model(store: Store, model_id: str) -> tuple[str, int]:
     except (FileNotFoundError, NotADirectoryError):
         return "is gone", 0
     return "" if found == model_id else f"its content has changed: its sha256 is {found}", size
+
+
+def check_heads(store: Store, model_id: str) -> Iterator[tuple[str, str]]:
+    """The paths of the dataset's reconstruction heads, and what is wrong with each, or ""."""
+    there = store.sizes(model_folder(model_id))
+    for decoder in DECODERS:
+        path, _ = head_paths(model_id, decoder)
+        if _base(path) in there:
+            try:
+                with store.local(path, None) as local:
+                    read_head(local, model_id)
+                yield path, ""
+            except InvalidModelError as error:
+                yield path, str(error)
 
 
 def copy_model(model_id: str, source: Store, target: Store, scratch: str | None) -> None:

@@ -41,7 +41,7 @@ from ..stores.reasons import describe
 from ..stores.store import StorageError, Store
 from ..stores.threads import ahead
 
-Kind = Literal["plan", "manifest", "model", "parts", "record", "data", "index", "deletion"]
+Kind = Literal["plan", "manifest", "model", "head", "parts", "record", "data", "index", "deletion"]
 LISTED_PROBLEMS = 20
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..dataset.layout import PLAN_NAME, RECORD_SUFFIX, SUFFIX, manifest_name, model_path
 from ..dataset.manifest import latest_manifest
-from ..dataset.models import check_model
+from ..dataset.models import check_heads, check_model
 from ..dataset.totals import totals_of
 from ..reader.dataset import DataFile, Dataset, DatasetError
 from ..running.job import RunningOptions, Stop, run_job_tasks
@@ -38,7 +38,7 @@ from .checks import (
 )
 from .footers import Checked, FileChecker, index_damage
 from .garbage import find_garbage, remove_garbage
-from .repair import Repair, repair_model
+from .repair import Repair, repair_head, repair_model
 from .report import VerifyReport
 from .worker import ShardVerifier, VerifySettings
 
@@ -165,6 +165,12 @@ class _Verification:
         return dataset
 
     def _check_model(self, dataset: Dataset) -> None:
+        for path, problem in check_heads(self.store, dataset.model_id):
+            if problem:
+                damage = Damage("head", path, [problem])
+                self.report.damaged.append(damage)
+                if self.options.repair:
+                    repair_head(self.store, damage, dataset.model_id)
         problem, nbytes = check_model(self.store, dataset.model_id)
         self.report.bytes_read += nbytes
         if not problem:

@@ -12,6 +12,7 @@ from typing import Any
 
 from codec.errors import StrataError
 from codec.models import zoo
+from codec.models.heads import head_files
 
 from ..compress.job import run_shards
 from ..compress.worker import ShardJob
@@ -26,6 +27,7 @@ from ..dataset.layout import (
     RECORD_SUFFIX,
     SUFFIX,
     data_path,
+    head_paths,
     record_path,
     shard_name,
     split_generation,
@@ -72,6 +74,16 @@ def repair_model(store: Store, damage: Damage, model_id: str) -> None:
         return
     store.remove(damage.path)
     publish_model(store, model_id, shipped[model_id])
+    damage.repaired = True
+
+
+def repair_head(store: Store, damage: Damage, model_id: str) -> None:
+    """Replace a damaged reconstruction head by a shipped one, or remove it: streams need none."""
+    shipped = head_files(zoo.WEIGHTS / zoo.MODEL_FILE, model_id)
+    store.remove(damage.path)
+    for decoder, file in shipped.items():
+        if damage.path == head_paths(model_id, decoder)[0]:
+            store.create_from(damage.path, file)
     damage.repaired = True
 
 

@@ -11,10 +11,10 @@
 ``bytes_read``      by the check
 ``seconds``         of the whole job
 ``model``           ``id``, and ``state``: ``sound``, ``damaged`` or ``repaired``
-``damaged``         a list of ``kind`` (``plan``, ``manifest``, ``model``, ``parts``, ``record``,
-                    ``data``, ``index`` or ``deletion``), ``path``, ``source`` (URL of the shard),
-                    ``problems`` (the first twenty of ``problem_count``), ``repaired``, and
-                    ``why_not`` where a repair failed
+``damaged``         a list of ``kind`` (``plan``, ``manifest``, ``model``, ``head``, ``parts``,
+                    ``record``, ``data``, ``index`` or ``deletion``), ``path``, ``source`` (URL of
+                    the shard), ``problems`` (the first twenty of ``problem_count``), ``repaired``,
+                    and ``why_not`` where a repair failed
 ``unchecked``       a list of ``path`` and ``error``: what could not be checked
 ``totals``          the manifest's: rows, ok, bad, filtered, bytes, pixels, picture_bytes
 ``failed``          shards that the last compressing job could not compress: ``url``, ``error``

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from codec.models import zoo
+from codec.models.heads import write_head
 from pipeline import DatasetError, open_dataset
 from pipeline.dataset import manifest_writer
-from pipeline.dataset.layout import manifest_name
+from pipeline.dataset.layout import head_paths, manifest_name
 from pipeline.dataset.ledger import Ledger
 from pipeline.dataset.manifest_writer import publish_manifest
 from pipeline.dataset.plan import Plan
@@ -224,3 +226,27 @@ def test_a_damaged_part_is_repaired(archive: Archive, monkeypatch: pytest.Monkey
         assert gzip.decompress(Path(dataset.url, path).read_bytes()) == gzip.decompress(sound)
         assert archive.verify().exit_code == 0
         assert [*open_dataset(dataset.url).keys()] == keys
+
+
+def test_a_damaged_head_is_replaced_or_removed(
+    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model_id = archive.dataset.model_id
+    path = archive.root / head_paths(model_id, "eyes")[0]
+    write_head(path, "eyes", model_id, {"levels": 2}, {"scale": torch.ones(3)})
+    sound = path.read_bytes()
+    assert archive.verify().exit_code == 0
+    for shipped in (False, True):
+        path.write_bytes(sound[:-1] + b"x")
+        (damage,) = archive.verify().damaged
+        assert (damage.kind, damage.path) == ("head", head_paths(model_id, "eyes")[0])
+        assert "not those that were written" in damage.problems[0]
+        if shipped:
+            (tmp_path / "toy.eyes.safetensors").write_bytes(sound)
+            monkeypatch.setattr(zoo, "WEIGHTS", tmp_path)
+        assert archive.verify(repair=True).damaged[0].repaired
+        assert path.exists() is shipped
+        assert archive.verify().exit_code == 0
+    write_head(path, "eyes", "f" * 64, {"levels": 2}, {"scale": torch.ones(3)})
+    (damage,) = archive.verify().damaged
+    assert "head for model ffffffff" in damage.problems[0]
