@@ -1,16 +1,16 @@
-"""Images to layered bitstreams and back. Knows no Ray, no S3 and no Parquet.
+"""Encodes pictures to layered streams and decodes them. Does not need Ray, S3 or Parquet.
 
 codec = load_codec("uqdm")
-stream = codec.encode([picture])[0]           # (H, W, 3) uint8 in, any size
-preview = codec.decode([stream], layers=2)    # the first two layers
-data = stream.truncate(2).to_bytes()          # what those two layers cost
+stream = codec.encode([picture])[0]           # a picture (H, W, 3) uint8 of any size
+preview = codec.decode([stream], layers=2)    # from the first two layers
+data = stream.truncate(2).to_bytes()          # the bytes of these two layers
 """
 
 import os
 
-# Read when torch is first imported: threads that wait by spinning make a machine with other work
-# on it fifty times slower. Some microseconds of it are harmless there, and on an idle machine a
-# second thread is of little use without: see docs/experiments.md.
+# torch reads these when it is imported. Threads that wait by spinning make a busy machine fifty
+# times slower. Some microseconds of spinning are harmless, and without them a second thread is of
+# little use on an idle machine: see docs/experiments.md.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 

@@ -63,7 +63,7 @@ def _import(source: Path, out: Path, learned_schedule: bool) -> None:
 def _calibrate(
     name: str, data: Sequence[Path], count: int, safety: float, out: Path | None, device: str
 ) -> None:
-    """Measure a model; write its guards into its file, or into ``out``, and all into the card."""
+    """Measure a model. Writes guards to its file, or to ``out``, and figures to its card."""
     from .training.data import Pictures
     from .uqdm.paper import calibration
     from .uqdm.paper.scheme import UniversalScheme
@@ -92,7 +92,7 @@ def _calibrate(
         written = write_model(target, config, {**tensors, "guards": calibrated.guards}, card)
     else:
         card["calibration"] = calibration.verify_exact(codec, found)
-        written = codec.model_id  # nothing is to be stored, so the file stays what it is
+        written = codec.model_id  # there are no guards to store, so the file stays as it is
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, target)
@@ -115,8 +115,8 @@ def main(arguments: list[str] | None = None) -> int:
     load.add_argument(
         "--learned-schedule",
         action="store_true",
-        help="use the noise schedule that training learnt, where the checkpoint's average has it: "
-        "fewer bits, but the authors' published figures are for the configured one",
+        help="use the learned noise schedule, if the checkpoint's averages have it: fewer bits, "
+        "but the authors' published figures are for the configured schedule",
     )
     measure = commands.add_parser(
         "calibrate",
@@ -128,7 +128,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     measure.add_argument("--pictures", type=int, default=16, help="how many (default: 16)")
     measure.add_argument(
-        "--safety", type=float, default=4.0, help="guards in largest differences (default: 4)"
+        "--safety",
+        type=float,
+        default=4.0,
+        help="guards are so many times the largest difference (default: 4)",
     )
     measure.add_argument("--out", type=Path, metavar="MODEL_DIR", help="default: in place")
     measure.add_argument("--device", default="cpu")

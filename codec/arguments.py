@@ -1,17 +1,17 @@
-"""What callers give a codec, and helpful words for what they give by mistake."""
+"""Checks the arguments of a codec, with helpful messages for common mistakes."""
 
 from typing import Any
 
 import numpy as np
 
-# Modes of PIL that are (H, W, 3) uint8 without loss.
+# PIL modes that convert to (H, W, 3) uint8 without loss.
 _MODES = ("RGB", "L", "1")
 
 
 def pictures(given: Any) -> list[np.ndarray]:
-    """Pictures as arrays ``(H, W, 3) uint8``; PIL's of the modes RGB, L and 1 are converted.
+    """Pictures as arrays ``(H, W, 3) uint8``. PIL images of mode RGB, L and 1 are converted.
 
-    Raises TypeError for a single picture, ValueError for an array or a mode of another kind.
+    Raises TypeError for a single picture, ValueError for other arrays and modes.
     """
     if hasattr(given, "convert") or (isinstance(given, np.ndarray) and given.ndim == 3):
         raise TypeError("pictures come in a list: write encode([picture])")
@@ -22,8 +22,8 @@ def _array(number: int, picture: Any) -> np.ndarray:
     if hasattr(picture, "convert"):
         if picture.mode not in _MODES:
             raise ValueError(
-                f"picture {number} has the mode {picture.mode} of PIL, which is not RGB: "
-                "picture.convert('RGB') makes it so, and drops transparency"
+                f"picture {number} has the PIL mode {picture.mode}: convert it with "
+                "picture.convert('RGB'), which drops transparency"
             )
         return np.asarray(picture.convert("RGB"))
     if not isinstance(picture, np.ndarray):
@@ -39,7 +39,7 @@ def _array(number: int, picture: Any) -> np.ndarray:
 
 
 def check_streams(given: Any) -> None:
-    """Raises TypeError for a single stream, or for bytes where a stream should be."""
+    """Raises TypeError for a single stream, and for bytes instead of a stream."""
     if hasattr(given, "header"):
         raise TypeError("streams come in a list: write decode([stream])")
     for stream in given:
@@ -48,17 +48,16 @@ def check_streams(given: Any) -> None:
 
 
 def check_layers(layers: int | None, most: int) -> None:
-    """Raises ValueError for more layers than a model has, and for fewer than none."""
+    """Raises ValueError for a number of layers that the model does not have."""
     if layers is not None and not 0 <= layers <= most:
         raise ValueError(f"layers must be 0 to {most}, got {layers}")
 
 
 def check_device(device: str) -> None:
-    """Raises ValueError for a GPU that is not there."""
+    """Raises ValueError for a GPU that does not exist."""
     import torch
 
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(
-            f"device {device!r}: torch sees no GPU here, or is a build without CUDA; leave it out, "
-            "or use 'cpu'"
+            f"device {device!r}: torch finds no GPU here, or is a build without CUDA: use 'cpu'"
         )

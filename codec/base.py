@@ -1,4 +1,4 @@
-"""What a codec is: pictures in, layered streams out, any prefix of layers back to pictures.
+"""The interface of a codec: it encodes pictures to layered streams, and decodes any first layers.
 
 **Layer**: one independently stored piece of a stream; layer i needs layers 0..i-1.
 **Truncating** keeps a prefix of layers, so ``layers=k`` always means "the first k".
@@ -31,7 +31,7 @@ class EncodedImage:
     layers: tuple[bytes, ...]
 
     def __repr__(self) -> str:
-        """Size, layers and bytes, never the bytes themselves; also of a damaged stream."""
+        """The size and the numbers of layers and bytes. Works for damaged streams, too."""
         try:
             size = f"{self.width}x{self.height}"
         except StrataError:
@@ -40,7 +40,7 @@ class EncodedImage:
 
     @cached_property
     def info(self) -> bitstream.StreamHeader:
-        """The header's fields. Raises CorruptStreamError when it cannot be read."""
+        """The header's fields. Raises CorruptStreamError if it cannot be read."""
         return bitstream.unpack_header(self.header)
 
     @property
@@ -57,7 +57,7 @@ class EncodedImage:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of header and layers together: what the rates are computed from."""
+        """Bytes of header and layers together, from which rates are computed."""
         return len(self.header) + sum(map(len, self.layers))
 
     @property
@@ -72,15 +72,15 @@ class EncodedImage:
         return EncodedImage(self.header, self.layers[:layers])
 
     def to_bytes(self) -> bytes:
-        """One self-contained file; any prefix of it still holds its whole layers."""
+        """The stream as a file. Any prefix of the file still has its whole layers."""
         return bitstream.pack_file(self.header, self.layers)
 
     @classmethod
     def from_bytes(cls, data: bytes, *, allow_truncated: bool = False) -> "EncodedImage":
         """Read ``to_bytes`` back.
 
-        With ``allow_truncated`` a file cut in mid-layer gives the layers that are whole;
-        otherwise it raises CorruptStreamError, as any damage does.
+        With ``allow_truncated``, a file that was cut inside a layer gives the whole layers before
+        the cut. Otherwise it raises CorruptStreamError, as any damage does.
         """
         header, layers = bitstream.unpack_file(data, allow_truncated=allow_truncated)
         return cls(header, layers)
@@ -90,19 +90,20 @@ class Codec(ABC):
     """A model that turns pictures into layered streams and back.
 
     Attributes:
-        name: short name of the model, as given to ``load_codec`` where it is a shipped one.
+        name: short name of the model; ``load_codec`` takes that of a shipped model.
         codec: name of the codec family (``uqdm``, ``cdc``).
         model_id: sha256 (hex) of the model file, which identifies the model.
         num_layers: layers of a complete stream.
-        archive_layers: layers worth storing when bit-exactness is not asked for.
+        archive_layers: how many layers an archive stores by default; lossless layers are not among
+            them.
         lossless: whether the last layer makes the picture exact.
-        model_path: the one file (safetensors, with its configuration inside) that decodes.
+        model_path: the model file (safetensors, with its configuration inside).
         encode_options: names of the options that ``encode`` takes.
         decode_options: names of the options that ``decode``, ``decode_small`` and
             ``decode_progressively`` take.
-        resource_options: those of encoding that only bound memory: a job may go on with others.
-        max_pixels: decoding refuses streams that claim a larger picture, before it allocates
-            anything for it. May be set, where streams are trusted, up to ``bitstream.MAX_PIXELS``.
+        resource_options: encode options that only limit memory; a job may go on with other values.
+        max_pixels: decoding refuses streams that claim a larger picture, before it allocates memory
+            for it. It may be raised up to ``bitstream.MAX_PIXELS`` if streams are trusted.
     """
 
     max_pixels: int = bitstream.DECODED_PIXELS
@@ -125,19 +126,19 @@ class Codec(ABC):
     ) -> list[EncodedImage]:
         """Encode pictures, each ``(H, W, 3) uint8`` of any size, or a PIL image of mode RGB or L.
 
-        ``layers`` stops after that many layers (cheaper than truncating later). Raises TypeError
-        for a picture that is not in a list, ValueError for arrays, modes and layers that the model
-        cannot have.
+        With ``layers``, only so many layers are made, which is cheaper than truncating later.
+        Raises TypeError for a picture that is not in a list, ValueError for arrays, modes and
+        layers that the model does not support.
         """
 
     def begin_encode(
         self, images: "Sequence[np.ndarray | Image]", *, layers: int | None = None, **options: Any
     ) -> Callable[[], list[EncodedImage]]:
-        """The first half of ``encode``, which needs the device; what it returns does the rest.
+        """Run the first half of ``encode``, which needs the device; returns the second half.
 
-        The second half (entropy coding) may be called in another thread, while the device does
-        the next pictures; a ``coder_process.Coding`` can also run in another process. Errors of the
-        pictures may come from either half.
+        The second half (entropy coding) may be called in another thread while the device encodes
+        the next pictures; a ``coder_process.Coding`` can also run in another process. Either half
+        may raise errors of the pictures.
         """
         encoded = self.encode(images, layers=layers, **options)
         return lambda: encoded
@@ -162,11 +163,11 @@ class Codec(ABC):
         layers: int | None = None,
         **options: Any,
     ) -> list[np.ndarray]:
-        """Previews: what ``decode`` gives, made no longer than ``max_side`` pixels.
+        """Decode previews: pictures with no side longer than ``max_side`` pixels.
 
-        Pictures are scaled down, filtered against aliasing, and never up. Codecs that can decode
-        at a reduced size do, and their previews are close to, but not bit for bit, a reduced
-        ``decode``. ``layers`` and ``options`` are those of ``decode``, and so are the errors;
+        Pictures are scaled down, filtered against aliasing, and never scaled up. Codecs that can
+        decode at a reduced size do so; their previews are close to a reduced ``decode``, but not
+        equal bit for bit. ``layers``, ``options`` and errors are those of ``decode``. Raises
         ValueError unless ``max_side`` is at least 1.
         """
         sizes = [resizing.fit(stream.height, stream.width, max_side) for stream in encoded]
@@ -174,33 +175,33 @@ class Codec(ABC):
         return [resizing.shrink(x, *size) for x, size in zip(pictures, sizes, strict=True)]
 
     def check_options(self, purpose: Purpose, options: Mapping[str, Any]) -> None:
-        """Whether ``encode`` or ``decode`` would take these options, without doing either.
+        """Check whether ``encode`` or ``decode`` has these options.
 
-        Raises TypeError naming codec, option and the options there are; ValueError for a value
-        that the model cannot have.
+        Raises TypeError, with the known options, for an unknown option; ValueError for a value that
+        the model does not support.
         """
         known = self.encode_options if purpose == "encode" else self.decode_options
         unknown = sorted(options.keys() - known)
         if unknown:
             raise TypeError(
-                f"{self.codec} has no option {', '.join(unknown)} to {purpose} with "
+                f"{self.codec} has no option {', '.join(unknown)} to {purpose} "
                 f"(it has {', '.join(sorted(known)) or 'none'})"
             )
 
     def head_id(self, options: Mapping[str, Any]) -> str:
-        """The sha256 (hex) of the head file that pictures decoded so depend on; "" for none.
+        """The sha256 (hex) of the head file that decoding with these options uses; "" for none.
 
-        A model's id does not cover it: see ``codec.models.heads``.
+        The model's id does not depend on it: see ``codec.models.heads``.
         """
         return ""
 
     def decode_progressively(
         self, encoded: Sequence[EncodedImage], **options: Any
     ) -> Iterator[list[np.ndarray]]:
-        """The pictures after the first layer, after the second, and so on to the last there is.
+        """The pictures from the first layer, then from two layers, and so on to the last.
 
-        A stream with fewer layers than others stays as it is. Codecs that can go on from one layer
-        to the next do so, which costs far less than decoding every prefix from its beginning.
+        A stream with fewer layers than others keeps its last picture. Codecs that can continue from
+        layer to layer do so, which costs far less than decoding every prefix anew.
         """
         for layers in range(1, max((len(stream.layers) for stream in encoded), default=0) + 1):
             yield self.decode(encoded, layers=layers, **options)

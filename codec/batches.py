@@ -1,4 +1,4 @@
-"""Batches that memory can hold: of similar pictures, and smaller ones where a batch fails."""
+"""Makes batches that fit into memory, and tries smaller ones if a batch fails."""
 
 from collections.abc import Callable, Iterable, Iterator, MutableSequence, Sequence
 from typing import TypeVar
@@ -12,7 +12,7 @@ R = TypeVar("R")
 def batches_by_size(
     sizes: Sequence[tuple[int, int]], batch_size: int, batch_pixels: int
 ) -> Iterator[list[int]]:
-    """Positions of ``sizes`` (height, width) in batches of similar ones.
+    """Positions in ``sizes`` (height, width), in batches of similar sizes.
 
     A batch has at most ``batch_size`` pictures and, unless it is a single one, at most
     ``batch_pixels`` pixels.
@@ -30,9 +30,9 @@ def windows(
 ) -> Iterator[list[T]]:
     """Groups of at most ``most`` items that cost at most ``budget`` together.
 
-    An item that costs more is a group of its own. A ``budget`` that is a function is asked for
-    every item. With ``first`` groups begin at that number of items and double until ``most``. The
-    caller may clear a group to let its items go.
+    An item that costs more is a group of its own. A ``budget`` that is a function is called for
+    every item. With ``first``, the first group has so many items, and each next one twice as many,
+    until ``most``. The caller may clear a group to free its items.
     """
     window: list[T] = []
     total, limit = 0, min(most if first is None else first, most)
@@ -49,7 +49,7 @@ def windows(
 
 
 def taken(items: MutableSequence[T]) -> Iterator[T]:
-    """The items one by one, each of which is then no longer held by ``items``."""
+    """The items one by one. Each is removed from ``items``, so that it can be freed."""
     items.reverse()
     while items:
         yield items.pop()
@@ -58,24 +58,24 @@ def taken(items: MutableSequence[T]) -> Iterator[T]:
 def one_by_one_on_error(
     function: Callable[[list[T]], Sequence[R]], batch: list[T]
 ) -> list[R | Exception]:
-    """``function(batch)``; if it raises, each item alone, with its exception where it fails again.
+    """``function(batch)``. If it fails, each item alone, with its exception if it fails again.
 
-    One picture that the codec cannot do must not take its neighbours with it. Where memory runs
-    out, the batch is halved instead, and halved again, down to single items.
+    So one picture that the codec cannot handle does not spoil the others. If memory runs out, the
+    batch is halved instead, again and again, down to single items.
     """
     try:
         return list(function(batch))
     except Exception as error:
         short = is_out_of_memory(error)
         if len(batch) == 1:
-            return [error.with_traceback(None)]  # its frames would hold the memory
+            return [error.with_traceback(None)]  # frames of the traceback would hold the memory
     return in_parts(function, batch, short)
 
 
 def in_parts(
     function: Callable[[list[T]], Sequence[R]], batch: list[T], short: bool
 ) -> list[R | Exception]:
-    """What to do with a batch that failed: halves if memory was ``short``, else one by one."""
+    """Try a failed batch again: in halves if memory was ``short``, otherwise one by one."""
     if short:
         release_memory()
     step = max(1, len(batch) // 2) if short else 1

@@ -1,10 +1,10 @@
-"""The second half of encoding, symbols to bytes: here, or in processes that do nothing else.
+"""The second half of encoding, from symbols to bytes, in this process or in helper processes.
 
-constriction keeps Python's lock while it codes: two threads code no faster than one, and the thread
-that feeds a GPU waits for them. A ``Helper`` therefore codes in a process of its own, without torch
-and without a model: symbols are sent to it for each picture, tables once.
+constriction holds Python's lock while it codes: two threads code no faster than one, and the thread
+that feeds a GPU waits for them. So a ``Helper`` codes in a process of its own, without torch and
+without a model. It gets the symbols of each picture, and each table once.
 
-    python -m codec.coder_process    what such a process runs: requests on its standard input
+    python -m codec.coder_process    is such a process; it reads requests from its standard input
 """
 
 import contextlib
@@ -30,27 +30,27 @@ from .stream import bitstream, entropy
 
 # Small pictures are sent together, because each message takes time.
 _REQUEST_PIXELS, _MOST_PICTURES = 1 << 18, 1 << 12
-_LARGE = 1 << 16  # bytes of an array that is sent as it lies in memory
+_LARGE = 1 << 16  # bytes; larger arrays go through shared memory
 _ALIGN = 64
-_PATIENCE = 3  # processes that end without an answer
+_PATIENCE = 3  # helpers in a row that end without an answer, before all is coded here
 _LENGTH = struct.Struct("<Q")
-AVAILABLE = hasattr(os, "memfd_create")  # else there are no helpers: Linux has it
+AVAILABLE = hasattr(os, "memfd_create")  # only on Linux
 _shared: list[type] = [entropy.Tables]
 
 Kind = TypeVar("Kind", bound=type)
 
 
 def shared(kind: Kind) -> Kind:
-    """Of classes whose objects belong to a model and not to a picture: a helper has each once."""
+    """Decorator of classes whose objects belong to a model: a helper gets each object once."""
     _shared.append(kind)
     return kind
 
 
 @dataclass(frozen=True)
 class Quantised:
-    """A picture that the device is done with: its header, and the symbols of its layers.
+    """A picture after the device's half of encoding: its header, and the symbols of its layers.
 
-    ``layers`` may follow as they are asked for, once; they are pickled as they are.
+    ``layers`` may be computed lazily and are read once. They are pickled as they are.
     """
 
     model_id: str
@@ -79,7 +79,7 @@ class Quantised:
 
 @dataclass
 class Coding:
-    """What ``Codec.begin_encode`` leaves to do: called, once, it gives the streams."""
+    """The second half of ``encode``, from ``Codec.begin_encode``. Call it once for the streams."""
 
     pictures: list[Quantised]
 
@@ -87,26 +87,28 @@ class Coding:
         return [picture.code() for picture in taken(self.pictures)]
 
     def by(self, helper: "Helper") -> list[EncodedImage]:
-        """The same, by another process."""
+        """Code in another process."""
         groups = windows(taken(self.pictures), Quantised.pixels, _REQUEST_PIXELS, _MOST_PICTURES)
-        return [stream for some in groups for stream in helper.code(some)]
+        return [stream for group in groups for stream in helper.code(group)]
 
 
 class Helper:
-    """A process that codes, where ``AVAILABLE``. One request at a time; it ends with this object.
+    """A process that codes, if ``AVAILABLE``. It takes one request at a time, and ends with this
+    object.
 
-    If it does not answer, its pictures are coded here; after ``_PATIENCE`` times in a row, all are.
+    If it does not answer, its pictures are coded here. After ``_PATIENCE`` such failures in a row,
+    all pictures are coded here.
     """
 
     def __init__(self) -> None:
         self._unanswered = 0  # in a row
         self._process: subprocess.Popen[bytes] | None = None
         self._memory: _Memory | None = None
-        self._known: dict[int, Any] = {}  # what it has been sent already, by id
+        self._known: dict[int, Any] = {}  # shared objects that were sent to it, by id
         self._end: Callable[[], Any] = lambda: None
 
     def code(self, pictures: Sequence[Quantised]) -> list[EncodedImage]:
-        """The pictures' streams. Raises what coding them raises."""
+        """The pictures' streams. Raises the errors of coding them."""
         if self._unanswered == _PATIENCE:
             return [picture.code() for picture in pictures]
         try:
@@ -121,13 +123,13 @@ class Helper:
         return [EncodedImage(*stream) for stream in answer]
 
     def close(self) -> None:
-        """End the process; the next request starts another one."""
+        """End the process. The next request starts another one."""
         self._end()
         self._process, self._memory, self._known = None, None, {}
 
     @property
     def pid(self) -> int | None:
-        """Of the process, if one has been started."""
+        """The process id, None if no process runs."""
         return None if self._process is None else self._process.pid
 
     def _ask(self, pictures: Sequence[Quantised]) -> Any:
@@ -146,7 +148,7 @@ class Helper:
 
         request = io.BytesIO()
         pickler = pickle.Pickler(request, protocol=5, buffer_callback=beside)
-        # Tables are the same in every request: they are sent before the first, and then named.
+        # Tables are the same in every request: they are sent once, and then referred to by name.
         pickler.dispatch_table = dict.fromkeys(_shared, self._name)
         pickler.dump(list(pictures))
         places = self._memory.put(arrays)
@@ -175,7 +177,7 @@ class Helper:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=[file],
-            # Without the folder that the job was started in, where anything may be called codec.
+            # Not the current folder, which may contain something else called codec.
             env={**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"},
         )
         self._end = weakref.finalize(self, _end, self._process)
@@ -192,7 +194,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 
 class _Memory:
-    """Memory that both processes see: a file without a name, which ends with them."""
+    """Memory that both processes share: an anonymous file, which ends with them."""
 
     def __init__(self, file: int) -> None:
         self.file = file
@@ -200,7 +202,7 @@ class _Memory:
         weakref.finalize(self, os.close, file)
 
     def put(self, arrays: Sequence[np.ndarray]) -> list[tuple[int, int]]:
-        """Copy arrays of bytes to it; where each lies, from and to."""
+        """Copy arrays of bytes into the memory; returns start and end of each."""
         ends = np.cumsum([-(-len(array) // _ALIGN) * _ALIGN for array in arrays]).tolist()
         if ends and ends[-1] > len(self._view):
             os.ftruncate(self.file, ends[-1])
@@ -220,7 +222,7 @@ class _Memory:
         self._view = np.frombuffer(mmap.mmap(self.file, size), np.uint8)
 
 
-_names: dict[int, Any] = {}  # in a helper's process: what has been sent to it
+_names: dict[int, Any] = {}  # in a helper: the shared objects that were sent to it
 
 
 def _named(name: int) -> Any:
@@ -260,9 +262,9 @@ def _requests(pipe: IO[bytes], memory: _Memory) -> Iterator[list[Quantised]]:
 
 def main() -> None:
     """Answer requests until there are no more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the asking process decides when to end
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process decides when to end
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what is printed must not mix with the answers
+    os.dup2(2, 1)  # printed text must not mix with the answers
     for pictures in _requests(sys.stdin.buffer, _Memory(int(sys.argv[1]))):
         try:
             streams = [(one.header, one.layers) for one in (x.code() for x in pictures)]
@@ -274,7 +276,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    # The module that requests speak of, and not this copy of it.
+    # Import the module by the name that pickled requests use, instead of ``__main__``.
     from codec.coder_process import main
 
     main()

@@ -1,7 +1,7 @@
 """A ``Codec`` around any ``Scheme``: headers, layers, checks and entropy coding of its integers.
 
-Everything about bytes is here and the same for every codec; everything about pixels is in its
-schemes. A codec is a subclass that says which options it has and makes the scheme of a model::
+Everything about bytes is here, the same for every codec. Everything about pixels is in the schemes.
+A codec is a subclass that names its options::
 
     class CDCCodec(LayeredCodec):
         codec, lossless = "cdc", False
@@ -32,9 +32,8 @@ from .stream.protection import Restorer
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# A header may claim any size. Above the first of these, layer 0 must be there, and have half of the
-# bits that the likeliest symbols alone would take, less the second, before memory is allocated for
-# the picture, however many layers are to be decoded.
+# A header may claim any size. For a picture above so many pixels, memory is allocated only if the
+# first layer has at least half of the bits that the likeliest symbols would take, less _SPARE_BITS.
 _UNSUSPICIOUS_PIXELS = 1 << 16
 _SPARE_BITS = 1024
 
@@ -42,8 +41,8 @@ _SPARE_BITS = 1024
 class LayeredCodec(Codec):
     """A model on one device. Subclasses set ``codec``, ``lossless`` and the names of options.
 
-    Options go to the scheme by name, those of encoding to ``Scheme.encode`` and those of decoding
-    to ``Scheme.reconstruct``; ``check_options`` may be extended to look at their values.
+    Options go to the scheme by name: those of encoding to ``Scheme.encode``, those of decoding to
+    ``Scheme.reconstruct``. A subclass may extend ``check_options`` to check their values.
 
     Args:
         name, model_id, model_path: see ``Codec``.
@@ -73,7 +72,7 @@ class LayeredCodec(Codec):
     def encode(
         self, images: "Sequence[np.ndarray | Image]", *, layers: int | None = None, **options: Any
     ) -> list[EncodedImage]:
-        """See ``Codec.encode``. Symbols are coded, and let go, as they come off the device."""
+        """See ``Codec.encode``. Symbols are coded and freed as they come from the device."""
         out: dict[int, EncodedImage] = {}
         for chosen, quantised in self._quantise(images, layers, options):
             out |= zip(chosen, Coding(quantised)(), strict=True)
@@ -82,7 +81,7 @@ class LayeredCodec(Codec):
     def begin_encode(
         self, images: "Sequence[np.ndarray | Image]", *, layers: int | None = None, **options: Any
     ) -> Coding:
-        """See ``Codec.begin_encode``. Until the second half is done it holds all symbols."""
+        """See ``Codec.begin_encode``. Holds all symbols until the second half has run."""
         out: dict[int, Quantised] = {}
         for chosen, quantised in self._quantise(images, layers, options):
             out |= zip(chosen, quantised, strict=True)
@@ -91,7 +90,7 @@ class LayeredCodec(Codec):
     def _quantise(
         self, images: "Sequence[np.ndarray | Image]", layers: int | None, options: dict[str, Any]
     ) -> Iterator[tuple[list[int], list[Quantised]]]:
-        """What the device has to do: the symbols of every picture, some pictures at a time."""
+        """The device's half: the symbols of every picture, a batch at a time."""
         self.check_options("encode", options)
         arguments.check_layers(layers, self.num_layers)
         layers = self.num_layers if layers is None else layers
@@ -108,7 +107,7 @@ class LayeredCodec(Codec):
     def _header(self, image: np.ndarray) -> bytes:
         stream_id = None
         if self.scheme.uses_stream_id:
-            # of the pixels, so that the same picture gives the same file
+            # A hash of the pixels, so that the same picture gives the same file.
             stream_id = int.from_bytes(hashlib.sha256(image.tobytes()).digest()[:4], "little")
         height, width = image.shape[:2]
         protected = self.scheme.protected
@@ -133,7 +132,7 @@ class LayeredCodec(Codec):
         **options: Any,
     ) -> list[np.ndarray]:
         """See ``Codec.decode_small``. Streams of equal sizes are decoded together."""
-        resizing.fit(1, 1, max_side)  # also where there is nothing to decode
+        resizing.fit(1, 1, max_side)  # checks max_side, even if there is nothing to decode
         return self._decode(
             encoded, layers, lambda info: resizing.fit(info.height, info.width, max_side), options
         )
@@ -145,7 +144,7 @@ class LayeredCodec(Codec):
         size_of: Callable[[bitstream.StreamHeader], tuple[int, int]],
         options: dict[str, Any],
     ) -> list[np.ndarray]:
-        """The pictures in the sizes (height, width) that ``size_of`` says."""
+        """The pictures in the sizes (height, width) that ``size_of`` returns."""
         self.check_options("decode", options)
         out: dict[int, np.ndarray] = {}
         for group in self._groups(encoded, layers):
@@ -168,7 +167,7 @@ class LayeredCodec(Codec):
     def _reconstruct_small(
         self, state: Any, layers: int, size: tuple[int, int], **options: Any
     ) -> list[np.ndarray]:
-        """Pictures made smaller, to ``size`` (height, width); for codecs that know a faster way."""
+        """Pictures shrunk to ``size`` (height, width). Codecs may override this by a faster way."""
         pictures = self.scheme.reconstruct(state, layers, **options)
         return [resizing.shrink(picture, *size) for picture in pictures]
 
@@ -196,7 +195,7 @@ class LayeredCodec(Codec):
             yield list(shown)
 
     def _groups(self, encoded: Sequence[EncodedImage], layers: int | None) -> Iterator["_Group"]:
-        """Streams that are decoded together: equal sizes, and equal numbers of layers."""
+        """The streams in groups that are decoded together: of one size and number of layers."""
         arguments.check_streams(encoded)
         arguments.check_layers(layers, self.num_layers)
         most = self.num_layers if layers is None else layers
@@ -213,7 +212,7 @@ class LayeredCodec(Codec):
             yield _Group(chosen, [encoded[i] for i in chosen], sizes[chosen[0]][2], state)
 
     def _batches(self, sizes: Sequence[tuple[int, ...]]) -> Iterator[list[int]]:
-        """Indices of equal sizes together, at most ``batch_pixels`` at once (or one picture)."""
+        """Indices of equal sizes, in batches of at most ``batch_pixels`` (or one picture)."""
         groups: dict[tuple[int, ...], list[int]] = {}
         for i, size in enumerate(sizes):
             groups.setdefault(tuple(size), []).append(i)
@@ -240,12 +239,12 @@ class LayeredCodec(Codec):
         return header
 
     def _check_size(self, height: int, width: int, encoded: EncodedImage) -> None:
-        """Raises CorruptStreamError for a size that nothing should be allocated for."""
+        """Raises CorruptStreamError for a size for which no memory should be allocated."""
         claim = f"the stream claims a picture of {width}x{height} pixels"
         if width * height > self.max_pixels:
             raise CorruptStreamError(
-                f"{claim}, more than this decoder's limit of {self.max_pixels}: if it can be "
-                "trusted, raise the codec's max_pixels (--max-pixels)"
+                f"{claim}, more than this decoder's limit of {self.max_pixels}: if you trust it, "
+                "raise the codec's max_pixels (--max-pixels)"
             )
         if width * height > _UNSUSPICIOUS_PIXELS:
             if not encoded.layers:
@@ -285,7 +284,7 @@ class LayeredCodec(Codec):
 
 @dataclass(frozen=True)
 class _Group:
-    """Streams decoded together: their positions, how many layers to decode, and the state."""
+    """Streams that are decoded together: their positions, the number of layers, and the state."""
 
     chosen: list[int]
     streams: list[EncodedImage]
@@ -296,7 +295,10 @@ class _Group:
 def _restored(
     scheme: ProtectedScheme, state: Any, number: int, packed: Sequence[bitstream.Layer]
 ) -> list[Choice]:
-    """The encoder's choices in a layer: of this device corrected, in float64 where that fails."""
+    """The encoder's choices in a layer, computed on this device and corrected by the protection.
+
+    If that fails for a picture, its choices are computed again in float64.
+    """
     for again in (True, False):
         restorers = [Restorer(layer.protection) for layer in packed]
         choices = scheme.choices(state, number, 0, restorers)
@@ -315,14 +317,14 @@ def _restored(
 
 def _other_probabilities(number: int) -> CorruptStreamError:
     return CorruptStreamError(
-        f"{layer_name(number)}: this device computes other probabilities than the encoder's did; "
-        "the layers before it still decode",
+        f"{layer_name(number)}: this device computes other probabilities than the encoder; the "
+        "layers before it still decode",
         number,
     )
 
 
 class _LayerDecoder:
-    """The symbols of one layer of one stream, pass by pass, held against the layer's checks."""
+    """Decodes one layer of one stream, pass by pass, and compares it with the layer's checks."""
 
     def __init__(self, layer: bitstream.Layer, number: int) -> None:
         self._layer, self._number = layer, number
@@ -331,7 +333,7 @@ class _LayerDecoder:
         self._symbols: list[bytes] = []
 
     def decode(self, choice: Choice, last: bool) -> np.ndarray:
-        """Symbols ``(n,) int32`` of the next pass; after the last one nothing may be left over."""
+        """Symbols ``(n,) int32`` of the next pass. After the ``last`` one, no bytes may be left."""
         self._index.append(choice.check_bytes())
         if last:
             self._check_tables()
@@ -342,12 +344,12 @@ class _LayerDecoder:
         return symbols
 
     def check_empty(self) -> None:
-        """Raises CorruptStreamError unless a layer without passes has nothing in it."""
+        """Raises CorruptStreamError unless a layer without passes is empty."""
         self._check_tables()
         self._check_symbols()
 
     def _check_symbols(self) -> None:
-        # Its bytes are the encoder's, their checksum says: so it is the tables that are not.
+        # The bytes have the right checksum, so the tables must be wrong.
         if not self._decoder.ends_with(bitstream.check24(*self._index, *self._symbols)):
             raise _other_probabilities(self._number)
 
@@ -359,9 +361,9 @@ class _LayerDecoder:
 
 @contextmanager
 def _naming_layer(number: int) -> Iterator[None]:
-    """Whatever a layer's bytes lead to inside, it is a damaged layer to the caller.
+    """Turn errors that a layer's bytes cause into CorruptStreamError with the layer's number.
 
-    A RuntimeError is left as it is: torch raises one for lack of memory, too.
+    A RuntimeError is left as it is, because torch also raises it for lack of memory.
     """
     try:
         yield

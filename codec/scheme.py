@@ -1,7 +1,7 @@
-"""What a model's quantiser offers to ``LayeredCodec``, so that any of them is packed the same way.
+"""The interface between a model's quantiser and ``LayeredCodec``, which packs its integers.
 
-A scheme turns pictures into integers, and into the integers that choose each one's probability
-table; it knows nothing of headers, checksums or entropy-coded bytes.
+A scheme turns pictures into symbols (integers), and chooses a probability table for each symbol. It
+knows nothing of headers, checksums or entropy-coded bytes.
 
 Encoding is one call, ``encode``. Decoding alternates, layer by layer and pass by pass::
 
@@ -30,13 +30,14 @@ _NONE = np.empty(0, np.int32)
 
 @dataclass(frozen=True)
 class Choice:
-    """Which table codes each symbol of one pass of one picture; there may be none.
+    """The table of each symbol in one pass of one picture. A pass may have no symbols.
 
     Attributes:
-        index: table of each symbol, ``(n,)`` integers; an encoder's may be narrower than int32.
+        index: table of each symbol, ``(n,)`` integers; an encoder may use a smaller type than
+            int32.
         tables: the tables.
-        offset: what is added to a decoded symbol to give its meaning, ``(n,) int32``; None for 0.
-            It came out of the network as the index did, so both sides must agree on it as well.
+        offset: is added to each decoded symbol, ``(n,) int32``; None for 0. Like the index it comes
+            from the network, so both sides must agree on it.
     """
 
     index: np.ndarray
@@ -44,16 +45,16 @@ class Choice:
     offset: np.ndarray | None = None
 
     def check_bytes(self) -> bytes:
-        """The bytes to checksum: everything here that encoder and decoder must agree on."""
+        """The bytes for the checksum: everything that encoder and decoder must agree on."""
         offset = b"" if self.offset is None else self.offset.astype("<i4").tobytes()
         return self.index.astype("<i4").tobytes() + offset
 
 
 @dataclass(frozen=True)
 class LayerSymbols:
-    """One layer of one picture, ready for the entropy coder: a choice and its symbols per pass.
+    """One layer of one picture for the entropy coder: for each pass, a choice and the symbols.
 
-    ``protection`` helps decoders to find the choices' indices (protection.py).
+    With ``protection`` a decoder can restore the indices of the choices (protection.py).
     """
 
     choices: tuple[Choice, ...]
@@ -61,7 +62,7 @@ class LayerSymbols:
     protection: bytes = b""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """For coder_process.py: of a small picture in few arrays, which are pickled sooner."""
+        """For coder_process.py: small pictures are put into few arrays, which pickle faster."""
         lengths = [len(symbols) for symbols in self.symbols]
         few = 0 < len(lengths) and sum(lengths) <= _PICKLED_APART
         if not few or any(c.offset is not None for c in self.choices):
@@ -79,11 +80,11 @@ class LayerSymbols:
         ]
 
     def index_bytes(self) -> bytes:
-        """The bytes behind the layer's check of its table indices."""
+        """The bytes for the layer's check of its table indices."""
         return b"".join(choice.check_bytes() for choice in self.choices)
 
     def symbol_bytes(self) -> bytes:
-        """The bytes behind the layer's check of its symbols."""
+        """The bytes for the layer's check of its symbols."""
         return b"".join(symbols.astype("<i4").tobytes() for symbols in self.symbols)
 
 
@@ -100,20 +101,20 @@ def _unpickled(
 
 
 class Scheme(Protocol):
-    """A quantiser with its network, of one model.
+    """The quantiser of one model, with its network.
 
-    All pictures of one call have the same size. What a picture becomes must not depend on those
-    beside it. ``encode`` and ``reconstruct`` take the options that the codec declares, by name;
-    ``*_`` is there for the type checker alone, to which it means "any further arguments".
+    All pictures of one call have the same size. The result for a picture must not depend on the
+    other pictures of the call. ``encode`` and ``reconstruct`` take the codec's options by name.
+    (``*_`` is there for type checkers, to allow further arguments.)
 
     Attributes:
         num_layers: layers of a complete stream.
-        archive_layers: layers worth storing when exactness is not asked for.
+        archive_layers: see ``Codec``.
         uses_stream_id: whether the scheme draws a shared dither, keyed by the stream's id.
-        protected: whether its indices come out of floats, so that layers carry protection bytes; it
+        protected: whether its indices come from floats, so that layers carry protection bytes. It
             is a ``ProtectedScheme`` then.
-        batch_pixels: pictures handed over at once hold at most this many pixels, unless it is a
-            single one: bounds memory, not results.
+        batch_pixels: most pixels in one call, unless it has a single picture. It limits memory and
+            does not change results.
     """
 
     num_layers: int
@@ -132,23 +133,23 @@ class Scheme(Protocol):
     ) -> Sequence[Iterable[LayerSymbols]]:
         """The first ``layers`` layers of each picture ``(H, W, 3) uint8``.
 
-        What does not need the device may be done as the layers are asked for, which is once and
-        perhaps in another thread.
+        Layers may be computed lazily if that does not need the device. They are read once, perhaps
+        in another thread.
         """
         ...
 
     def passes(self, layer: int) -> int:
-        """How many passes a layer is coded in; each one sees the symbols of those before it.
+        """The number of passes of a layer. Each pass knows the symbols of the earlier ones.
 
-        A pass may have no symbols for some pictures, or for all of them.
+        A pass may have no symbols for some pictures, or for all.
         """
         ...
 
     def least_bits(self, height: int, width: int) -> float:
-        """About what the first layer of any picture of this size takes at least, 0 if unknown.
+        """About the fewest bits of the first layer of a picture of this size, 0 if unknown.
 
-        It must cost nothing that grows with the size: it is asked before ``start``, of sizes that
-        a header merely claims.
+        Its cost must not grow with the size: it is called before ``start``, for sizes that a header
+        merely claims.
         """
         ...
 
@@ -157,36 +158,36 @@ class Scheme(Protocol):
         ...
 
     def choices(self, state: Any, layer: int, number: int) -> list[Choice]:
-        """The tables of pass ``number`` of a layer, one choice per picture."""
+        """The tables of pass ``number`` of a layer, one choice for each picture."""
         ...
 
     def update(self, state: Any, layer: int, number: int, symbols: Sequence[np.ndarray]) -> None:
-        """Put the decoded symbols of a pass, one ``(n,) int32`` array per picture, into state.
+        """Add the decoded symbols of a pass to the state, one ``(n,) int32`` array per picture.
 
         Raises CorruptStreamError for symbols that no encoder writes. A ValueError, LookupError or
-        ArithmeticError, here or in ``choices``, is reported as one.
+        ArithmeticError here or in ``choices`` is reported as one.
         """
         ...
 
     def reconstruct(self, state: Any, layers: int, *_: Any, **options: Any) -> list[np.ndarray]:
-        """The pictures ``(H, W, 3) uint8`` as far as ``layers`` layers tell; state stays as it is.
+        """The pictures ``(H, W, 3) uint8`` from ``layers`` layers. Does not change the state.
 
-        ``layers`` are those that the state has seen, 0 for a state that was just started.
+        ``layers`` is the number of layers in the state, 0 for a new state.
         """
         ...
 
 
 class ProtectedScheme(Scheme, Protocol):
-    """A scheme of which another device may round some numbers the other way.
+    """A scheme with floats, which another device may round differently.
 
-    Its layers have one pass each, or none: the check of a layer's indices, which covers all of it,
-    is compared before a symbol is decoded.
+    Its layers have at most one pass, because the check of a layer's indices, which covers all of
+    the layer, is compared before any symbol is decoded.
     """
 
     def choices(
         self, state: Any, layer: int, number: int, settle: Sequence[Settle] | None = None
     ) -> list[Choice]:
-        """The tables of a layer; each picture's ``settle`` decides on its grid indices."""
+        """The tables of a layer. Each picture's ``settle`` decides its grid indices."""
         ...
 
     def recompute(self, state: Any, layer: int, pictures: Sequence[int]) -> None:

@@ -1,1 +1,1 @@
-"""The commands: each script parses its options, calls the pipeline, and exits."""
+"""The commands. Each script parses its options and calls the pipeline."""

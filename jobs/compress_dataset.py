@@ -7,8 +7,9 @@ Examples:
     ray job submit --working-dir . -- python jobs/compress_dataset.py --input ... --output ...
 
 Inputs and outputs are paths or any fsspec URL (s3://bucket/folder, ...). Running the same command
-again does only what is missing. Exit code 0: every sample is accounted for and none was lost;
-1: a sample or a shard was bad, and the summary names it; 2: nothing was done, the message says why.
+again does only what is missing. Exit code 0: every sample came through; 1: a sample or a shard was
+bad, and the summary names it; 2: nothing was done, and the message says why; 130: a signal stopped
+the job.
 """
 
 import argparse
@@ -51,42 +52,42 @@ def _parse(arguments: list[str] | None) -> tuple[CompressOptions, str | None, bo
         action="extend",
         required=True,
         metavar="URL",
-        help="folders of pictures, WebDataset tars (.tar, .tar.gz, .tgz), Parquet files with "
-        "pictures: paths, globs ('a-*.tar'), brace ranges ('a-{00..31}.tar'), folders, which are "
+        help="folders of pictures, WebDataset tars (.tar, .tar.gz, .tgz) or Parquet files with "
+        "pictures, as paths, globs ('a-*.tar'), brace ranges ('a-{00..31}.tar'), folders that are "
         "searched, and fsspec URLs (s3://bucket/photos, hf://datasets/org/name)",
     )
     parser.add_argument("--output", required=True, metavar="URL", help="the archive to write")
     parser.add_argument(
         "--lossless",
         action="store_true",
-        help="keep all layers, so pictures come back bit-exact; JPEG files, and other files that "
-        "are smaller than their exact streams, are kept themselves",
+        help="store all layers, so that every pixel comes back exactly; JPEG files, and other "
+        "files that are smaller than their exact streams, are kept as files",
     )
     parser.add_argument(
         "--target-quality",
         metavar="Q",
-        help="keep for each picture the fewest layers that reach a SSIMULACRA2 (80) or a PSNR "
-        "(38dB); every stream is decoded to find out, which takes time. With --store-layers or "
-        "--lossless the number of layers is fixed. Pictures that stay below it keep their file",
+        help="store for each picture the fewest layers that reach a SSIMULACRA2 (80) or a PSNR "
+        "(38dB); every stream is decoded to measure it, which takes time. With --store-layers or "
+        "--lossless the number of layers is fixed. Pictures that do not reach Q keep their file",
     )
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="write nothing: list the shards, encode a sample of the pictures here, and tell what "
-        "the job would give and take, and what other options would",
+        help="write nothing: list the shards, encode a sample of the pictures here, and estimate "
+        "size, quality and time, also with other options",
     )
     inputs = parser.add_argument_group("which inputs")
     add_input_format(inputs)
     inputs.add_argument(
         "--image-column",
         metavar="NAME",
-        help="of Parquet files: the column of pictures (default: found by its type and name)",
+        help="Parquet files: the column of pictures (default: found by its type and name)",
     )
     inputs.add_argument(
         "--key-column",
         metavar="NAME",
-        help="of Parquet files: the column of keys (default: a column called key, or the pictures' "
-        "own names where these differ, or else file and row)",
+        help="Parquet files: the column of keys (default: a column called key, or the pictures' "
+        "paths if these are all different, or else file and row)",
     )
     inputs.add_argument(
         "--min-side",
@@ -99,40 +100,40 @@ def _parse(arguments: list[str] | None) -> tuple[CompressOptions, str | None, bo
         "--max-pixels",
         type=positive,
         metavar="N",
-        help="refuse larger pictures as bad (default: what the image reader allows)",
+        help="larger pictures are bad (default: 134217728)",
     )
     inputs.add_argument(
         "--max-sample-bytes",
         type=sample_bytes,
         default=MAX_SAMPLE_BYTES,
         metavar="N",
-        help="a sample whose files have more bytes together is recorded as bad; a worker needs "
-        "several times as much memory (default: %(default)s)",
+        help="a sample whose files have more bytes together is bad; a worker needs several times "
+        "as much memory (default: %(default)s)",
     )
     stored = parser.add_argument_group("what is stored")
     stored.add_argument(
         "--store-layers",
         type=_store_layers,
         metavar="K|fit",
-        help="keep exactly the first K layers of every picture (default: all that are worth "
-        "archiving: people see no difference); fit keeps for each picture the most layers that are "
-        "together not larger than its original file",
+        help="store the first K layers of every picture (default: the model's archive layers, with "
+        "which people see no difference); fit: the most layers that are together not larger than "
+        "the picture's file",
     )
     stored.add_argument(
         "--keep-original",
         choices=["never", "bad", "larger", "always"],
         default="larger",
-        help="keep the picture's own file in the archive, and of its stream two layers for "
-        "previews. larger (default): where the stream would not be smaller, or stays below "
-        "--target-quality; such pictures come back exactly. always: of all pictures, a byte-exact "
-        "archive with previews (--store-layers and --lossless give more layers beside them). bad: "
-        "only where a picture could not be encoded, which larger and always keep as well. JPEG "
-        "files are packed without loss if lepton_jpeg_python is installed",
+        help="keep the picture's own file in the archive, and only two layers for previews. larger "
+        "(default): if the stream would not be smaller, or does not reach --target-quality; such "
+        "pictures come back exactly. always: of all pictures, so every file comes back byte for "
+        "byte (--store-layers and --lossless store more layers). bad: only of bad samples, which "
+        "larger and always keep as well. JPEG files are packed losslessly if lepton_jpeg_python is "
+        "installed",
     )
     stored.add_argument(
         "--retry",
         choices=["bad"],
-        help="try the samples again that were bad in earlier runs; the good ones stay as they are",
+        help="try again the samples that were bad in earlier runs; the others stay as they are",
     )
     codec = parser.add_argument_group("codec and model")
     codec.add_argument(
@@ -143,29 +144,29 @@ def _parse(arguments: list[str] | None) -> tuple[CompressOptions, str | None, bo
     codec.add_argument(
         "--model",
         metavar="NAME",
-        help="a shipped model's name or a model file (default: the codec's shipped one)",
+        help="a shipped model's name or a model file (default: the codec's default model)",
     )
     codec.add_argument(
         "--quality",
         type=int,
         metavar="N",
-        help="which of the model's rates, from 0 (fewest bits), for models that have several "
-        "(default: the model's own choice)",
+        help="one of the model's rates, from 0 (fewest bits), for models with several rates "
+        "(default: the model's choice)",
     )
     codec.add_argument(
         "--tile-pixels",
         type=positive,
         metavar="N",
-        help="how large an area cdc models are given at once, at least 1048576; larger pictures "
-        "are cut into tiles, which bounds the memory (default: 4194304)",
+        help="cdc: larger pictures are cut into tiles of so many pixels, at least 1048576, which "
+        "limits memory (default: 4194304)",
     )
     running = add_running_options(parser)
     running.add_argument(
         "--save-seconds",
         type=zero_or_more,
         metavar="S",
-        help="how often the finished rows of a shard under way are saved: a lost worker loses no "
-        "more than that and what is under way (default: 120)",
+        help="how often the finished rows of a running shard are saved, which limits what a lost "
+        "worker loses (default: 120)",
     )
     add_json(running)
     add_max_bad_fraction(running, "shards")

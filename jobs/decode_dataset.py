@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Hand out an archive, or a part of it, at a quality of choice.
+"""Decode an archive, or a part of it, at any quality.
 
 Examples:
     strata decode --input archive --output previews --layers 2
@@ -8,12 +8,11 @@ Examples:
     strata decode --input archive --output corpus --format originals
 
 Writes one tar for each data file, with the keys and side fields (json, cls, txt, ...) of the
-original shard, or plain files, or Parquet with an image column, decoded with the archive's own
-model; or, without decoding, the files that the archive keeps, byte for byte (originals), or an
-archive of the same streams cut short (strata). Only the layers asked for are read. Running the same
-command again does only what is missing. Exit code 0: every picture came back; 1: some did not, or
-keys are unknown, and the summary names them; 2: nothing was done, the message says why; 130: it was
-stopped by a signal.
+original shard; or files; or Parquet with an image column. Without decoding it writes the files that
+the archive keeps, byte for byte (originals), or an archive with the same streams, truncated
+(strata). Only the chosen layers are read. Running the same command again does only what is missing.
+Exit code 0: every picture came back; 1: some did not, or keys are unknown, and the summary names
+them; 2: nothing was done, and the message says why; 130: a signal stopped the job.
 """
 
 import argparse
@@ -66,79 +65,79 @@ def parse(arguments: list[str] | None = None) -> DecodeOptions:
     which.add_argument(
         "--ignore-missing",
         action="store_true",
-        help="keys that the archive does not have are no failure",
+        help="keys that the archive does not have do not change the exit code",
     )
     which.add_argument(
         "--filter",
         metavar="EXPR",
-        help="those whose metadata fulfil a condition, such as "
+        help="the pictures whose metadata fulfil a condition, such as "
         "'width >= 512 and source_format == \"jpeg\"', 'key.startswith(\"a/\")', "
         "'source_format in [\"png\", \"webp\"]', '\"cat\" in key', 'width * height < 1e6'",
     )
     many = parser.add_argument_group("how many layers of each (default: all)")
     quality = many.add_mutually_exclusive_group()
-    quality.add_argument("--layers", type=positive, metavar="K", help="the first K")
+    quality.add_argument("--layers", type=positive, metavar="K", help="the first K layers")
     quality.add_argument(
         "--target-bpp",
         type=above_zero,
         metavar="X",
-        help="as many as fit into X bits for each pixel, header included, but one at least",
+        help="the most layers that fit into X bits per pixel with the header, but at least one",
     )
     quality.add_argument(
         "--max-bytes",
         type=positive,
         metavar="N",
-        help="as many as fit into N bytes, header included, but one at least",
+        help="the most layers that fit into N bytes with the header, but at least one",
     )
     quality.add_argument(
         "--min-psnr",
         type=above_zero,
         metavar="DB",
-        help="as few as reach DB dB, or else all, or the original where it is kept; for archives "
-        "that were compressed with --target-quality, because these store what was reached",
+        help="the fewest layers that reach DB dB, or else all, or the original if it is kept; only "
+        "for archives that were compressed with --target-quality, which store the PSNR",
     )
     form = parser.add_argument_group("in which form")
     form.add_argument(
         "--format",
         choices=["webdataset", "files", "parquet", "originals", "strata"],
         default="webdataset",
-        help="one tar for each data file; a folder of files; one Parquet file for each, with an "
-        "image column as Hugging Face datasets have it and the side fields as columns; the files "
-        "that the archive keeps of all samples, bad ones too, as they were and in tars named like "
-        "the input's; or an archive of its own with the same streams, cut after the layers chosen "
-        "and not decoded (default: %(default)s)",
+        help="webdataset: a tar for each data file; files: a folder of files for each; parquet: a "
+        "Parquet file for each, with an image column as in Hugging Face datasets and side fields "
+        "as columns; originals: the kept files of all samples, also of bad ones, in tars with the "
+        "names of the inputs; strata: an archive of its own with the same streams, truncated to "
+        "the chosen layers and not decoded (default: %(default)s)",
     )
     form.add_argument(
         "--image-format",
         choices=["png", "webp", "avif", "jpg", "jpeg"],
-        help="of the decoded pictures; png is lossless (default: png)",
+        help="format of the decoded pictures; png is lossless (default: png)",
     )
     form.add_argument(
         "--image-quality",
         type=_quality,
         metavar="Q",
-        help=f"of webp, avif and jpg, 1 to 100 (default: {_DEFAULTS}); or lossless, which webp can "
-        "be, too",
+        help=f"quality of webp, avif and jpg, 1 to 100 (default: {_DEFAULTS}), or lossless, for "
+        "webp",
     )
     form.add_argument(
         "--max-side",
         type=positive,
         metavar="PIXELS",
-        help="make pictures no longer than this, which is quicker than decoding them whole",
+        help="scale pictures down to this many pixels per side, which is faster than full size",
     )
     form.add_argument(
         "--max-pixels",
         type=positive,
         metavar="N",
-        help="pictures of more (width times height) are not decoded and count as bad, which "
-        "bounds the memory that an untrusted archive can claim (default: the limit that "
-        "it was compressed with)",
+        help="larger pictures (width times height) are not decoded and count as bad, which limits "
+        "the memory that an untrusted archive can claim (default: the limit with which it was "
+        "compressed)",
     )
     form.add_argument(
         "--side-pictures",
         action="store_true",
-        help="also beside previews, hand out the pictures among the side fields of a sample, which "
-        "are stored as files; without a limit of quality or size they always come along",
+        help="include the pictures among the side fields, which are stored as files at full size; "
+        "without a limit of quality or size they are always included",
     )
     form.add_argument(
         "--keep-original",
@@ -151,28 +150,27 @@ def parse(arguments: list[str] | None = None) -> DecodeOptions:
         "--steps",
         type=positive,
         metavar="N",
-        help="of the diffusion: more are slower (default: the model's own choice)",
+        help="steps of the diffusion: more are slower (default: the model's choice)",
     )
     cdc.add_argument(
         "--noise-scale",
         type=zero_or_more,
         metavar="G",
-        help="of the noise that the diffusion starts from: 0 is closest to the original, more "
-        "adds detail (default: 0)",
+        help="scale of the noise from which the diffusion starts: 0 is closest to the original, "
+        "more adds detail (default: 0)",
     )
     cdc.add_argument(
         "--seed",
         type=int,
         metavar="S",
-        help="of that noise (default: 0); a picture comes out the same whatever is decoded "
-        "beside it",
+        help="seed of that noise (default: 0); a picture does not depend on other pictures",
     )
     cdc.add_argument(
         "--tile-pixels",
         type=positive,
         metavar="N",
-        help="how large an area the model is given at once, at least 1048576; larger pictures are "
-        "cut into tiles, which bounds the memory (default: 4194304)",
+        help="larger pictures are cut into tiles of so many pixels, at least 1048576, which limits "
+        "memory (default: 4194304)",
     )
     add_max_bad_fraction(parser, "data files")
     add_running_options(parser)
@@ -184,7 +182,7 @@ def parse(arguments: list[str] | None = None) -> DecodeOptions:
     if given.image_format == "jpeg":
         given.image_format = "jpg"
     if given.ignore_missing and given.keys_file is None and not given.keys:
-        parser.error("--ignore-missing: there are neither --keys nor --keys-file")
+        parser.error("--ignore-missing: needs --keys or --keys-file")
     return options_of(
         DecodeOptions,
         given,

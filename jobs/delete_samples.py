@@ -6,15 +6,15 @@ Examples:
     strata delete archive --keys-file gone.txt
     cat gone.txt | strata delete s3://bucket/archive --keys-file -
 
-The data files that have these keys are written again without the samples, with everything that was
-with them. Then a new manifest is written, and all that still has them is removed: the old files,
-older manifests, saved rows, maps of keys. Readers that have the archive open must open it again.
-No later job brings them back: the archive keeps a hash of each key. Other copies of the archive,
-versions that a bucket keeps, and the shards themselves are not touched.
-The same command again, after whatever ended it, goes on. No Ray is needed.
-Exit code 0: none of these samples is there any more; 1: some of the keys are no keys of the
-archive, the summary names them, the others are gone; 2: it could not be done, the message says why;
-130: a signal stopped it.
+The data files with these keys are written again without the samples and all their fields. Then a
+new manifest is written, and everything that still has the samples is removed: old data files, older
+manifests, saved rows, maps of keys. Readers that have the archive open must open it again. No later
+job brings the samples back, because the archive keeps a hash of each key. Other copies of the
+archive, object versions in a bucket, and the original shards are not changed.
+A job that was interrupted goes on when the same command is run again. It needs no Ray.
+Exit code 0: all of these samples are deleted; 1: some keys are not in the archive, the summary
+names them, and the others are deleted; 2: nothing could be done, and the message says why; 130: a
+signal stopped the job.
 """
 
 import sys
@@ -44,7 +44,7 @@ def parse(arguments: list[str] | None = None) -> tuple[DeleteOptions, str | None
     add_archive(parser)
     add_keys(parser.add_mutually_exclusive_group(required=True))
     parser.add_argument(
-        "--dry-run", action="store_true", help="only say what would go; nothing is changed"
+        "--dry-run", action="store_true", help="only say what would be deleted; change nothing"
     )
     add_json(parser)
     add_scratch(parser, " of the size of a few data files")

@@ -6,10 +6,10 @@ Examples:
     strata encode a.png a.strata --lossless
     strata encode a.jpg a.strata --model cdc-small --quality 1
 
-The file holds the header and the layers, one after the other: any beginning of it is a rougher
-picture. It does not hold the model: whoever views it needs the same one. An archive (strata
-compress) is for more than a few pictures, and keeps their files, alpha channels and metadata.
-Exit code 0: written; 2: not, the message says why.
+The file holds the header and the layers, one after the other, so any beginning of it is a rougher
+picture. It does not hold the model, which is needed to view it. For more than a few pictures use an
+archive (strata compress), which also keeps files, alpha channels and metadata.
+Exit code 0: the file was written; 2: it was not, and the message says why.
 """
 
 import sys
@@ -34,22 +34,24 @@ from pipeline.running.options import OptionError, check_codec_options
 
 def main(arguments: list[str] | None = None) -> int:
     parser = new_parser(__doc__)
-    parser.add_argument("picture", type=Path, help="a picture file, as strata compress reads them")
+    parser.add_argument("picture", type=Path, help="a picture file, as for strata compress")
     parser.add_argument("output", type=Path, metavar="FILE.strata", help="the file to write")
     parser.add_argument(
         "--model",
         default=DEFAULT_MODELS["uqdm"],
-        help="a shipped name, a model's folder or file (default: %(default)s)",
+        help="a shipped model's name, or a model's folder or file (default: %(default)s)",
     )
     layers = parser.add_mutually_exclusive_group()
     layers.add_argument(
         "--layers",
         type=positive,
         metavar="K",
-        help="the first K (default: those that are worth storing)",
+        help="the first K layers (default: the model's archive layers)",
     )
     layers.add_argument("--lossless", action="store_true", help="all layers: every pixel exact")
-    parser.add_argument("--quality", type=not_negative, metavar="N", help="cdc: the model's rate")
+    parser.add_argument(
+        "--quality", type=not_negative, metavar="N", help="cdc: one of the model's rates"
+    )
     add_single_device(parser)
     given = parser.parse_args(arguments)
 

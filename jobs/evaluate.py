@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Measure models beside other codecs on tars of pictures: how good they look for how many bits.
+"""Compare models with other codecs on pictures: how good do they look at how many bits?
 
 Examples:
     strata evaluate --data kodak.tar --model uqdm cdc-small --output report
@@ -8,16 +8,17 @@ Examples:
     strata evaluate --data kodak.tar --first 6 --output report --model \
         cdc-small,quality=0+1 cdc-small,quality=0+1,decoder=diffusion,noise_scale=0.8,prefixes=no
 
-A model is a shipped name, a model's file or folder, or the URL of an archive. Options may follow
-it, after commas: quality=all (default) or quality=0+2, those its codec decodes with (decoder; for
-cdc also steps, noise_scale, seed), prefixes=no (only whole streams, not every layer), label=NAME.
+A model is a shipped model's name, a model's file or folder, or the URL of an archive. Options may
+follow after commas: quality=all (default) or quality=0+2, decode options of its codec (decoder; for
+cdc also steps, noise_scale, seed), prefixes=no (only whole streams, not after every layer),
+label=NAME.
 
-The output folder gets report.html, report.json, results.md and a plot for each figure, and the
-records they are made of: running the same command again does only what is missing, another model
-takes over the rest. It needs the extra eyes (pip install -e '.[eyes]' -c infra/constraints.txt);
-docs/evaluation.md says what the figures mean. Exit code 0: every picture was measured with
-everything; 1: some were not, and the summary names them; 2: nothing was done, the message says why;
-130: it was stopped by a signal.
+The output folder gets report.html, report.json, results.md, a plot for each metric, and the records
+from which they are made. Running the same command again does only what is missing; a command with
+another model uses the same records. It needs the extra eyes (pip install -e '.[eyes]' -c
+infra/constraints.txt). docs/evaluation.md explains the figures. Exit code 0: every picture was
+measured with all contenders; 1: some were not, and the summary names them; 2: nothing was done, and
+the message says why; 130: a signal stopped the job.
 """
 
 import shlex
@@ -72,8 +73,8 @@ def parse(arguments: Sequence[str] | None = None) -> EvaluateOptions:
         "--peers",
         nargs="+",
         metavar="NAME",
-        help="codecs to compare with: avif, avif_ssimulacra2 (tuned to that figure), jxl, webp, "
-        "jpeg2000, jpeg, and the lossless jxl_lossless, webp_lossless, jpeg2000_lossless, png; or "
+        help="codecs to compare with: avif, avif_ssimulacra2 (tuned to that metric), jxl, webp, "
+        "jpeg2000, jpeg; lossless ones: jxl_lossless, webp_lossless, jpeg2000_lossless, png; or "
         "none (default: all that are installed)",
     )
     parser.add_argument("--first", type=positive, metavar="N", help="only the first N pictures")
@@ -93,18 +94,18 @@ def parse(arguments: Sequence[str] | None = None) -> EvaluateOptions:
         type=above_zero,
         default=[0.1, 0.3, 1.0],
         metavar="X",
-        help="the rates to show them at, or those of the first model's layers that are nearest "
-        "(default: 0.1 0.3 1.0)",
+        help="bits per pixel at which to show them; the nearest layers of the first model are "
+        "used (default: 0.1 0.3 1.0)",
     )
     add_running_options(parser)
     given = parser.parse_args(arguments)
     peers = None if given.peers is None else tuple(given.peers)
     if peers is not None and "none" in peers:
         if len(peers) > 1:
-            parser.error("--peers: none goes with no other")
+            parser.error("--peers: none must be the only name")
         peers = ()
     if not given.models and peers == ():
-        parser.error("there is nothing to measure: give --model, or --peers other than none")
+        parser.error("there is nothing to measure: give --model, or other --peers than none")
     return options_of(
         EvaluateOptions,
         given,

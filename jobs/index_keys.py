@@ -1,14 +1,14 @@
 #!/usr/bin/env python
-"""Write one map of all keys to the data files of an archive that have them.
+"""Write a map of all keys to the data files of an archive.
 
 Examples:
     strata index --input archive
     strata index --input s3://bucket/archive --scratch /big/disk
 
-Worth it for archives of many shards whose keys are in no order: there a key could be in any of
-them, and looking it up costs the index of each. The map is made of these indexes and holds for the
-files of one manifest: write it again when the archive has grown, or readers do without.
-Exit code 0: it is there; 2: it could not be written, the message says why.
+Use it for archives with many shards whose keys are not sorted: there a key could be in any shard,
+and looking it up reads the index of each. The map is made from these indexes and is valid for one
+manifest. Write it again when the archive has grown; until then readers do not use it.
+Exit code 0: the map exists; 2: it could not be written, and the message says why.
 """
 
 import sys
@@ -24,7 +24,7 @@ from pipeline.running.command_line import exit_code
 def main(arguments: list[str] | None = None) -> int:
     parser = new_parser(__doc__)
     add_dataset(parser)
-    add_scratch(parser, ", 24 bytes for each picture")
+    add_scratch(parser, ", 24 bytes per picture")
     add_storage_options(parser, "--input-options", "the archive's")
     given = parser.parse_args(arguments)
     return exit_code(lambda: print(index_keys(given.dataset, given.input_options, given.scratch)))

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Say what an archive is: pictures, bytes by layer, quality in bits, model, inputs, health.
+"""Describe an archive: pictures, bytes by layer, rates, quality, model, inputs, health.
 
 Examples:
     strata info archive
@@ -7,8 +7,8 @@ Examples:
     strata info s3://bucket/archive --all
 
 Reads the plan, the manifest, the model's card and up to 256 commit records, and lists a few
-folders; no picture is read. Of more data files than that, bytes by layer are estimated. Exit code
-0: manifest, records and files agree; 1: they do not, strata verify says more; 2: there is no
+folders. It reads no picture. If there are more data files, bytes by layer are estimates. Exit code
+0: manifest, records and files agree; 1: they do not, and strata verify says more; 2: there is no
 archive, or it cannot be read.
 """
 
@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = new_parser(__doc__)
     add_archive(parser)
     parser.add_argument(
-        "--all", action="store_true", help="read every commit record, so that nothing is estimated"
+        "--all", action="store_true", help="read all commit records, so that no figure is estimated"
     )
     add_json(parser)
     add_storage_options(parser, "--input-options", "the archive's")

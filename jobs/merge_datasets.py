@@ -1,17 +1,18 @@
 #!/usr/bin/env python
-"""Make one archive of several, without decoding: their files are copied as they are.
+"""Merge several archives into one, without decoding: their files are copied.
 
 Examples:
     strata merge monday tuesday --output week
     strata merge s3://bucket/part-{0..3} --output s3://bucket/whole
 
-The archives must be of one model and have as many layers. They may differ in other parameters; then
-the merged one can be read, checked, merged and thinned out, but nothing can be compressed into it.
-Inside one object store the bytes never come here. Keys that several archives have are told. The
-same command again, after whatever ended it, does only what is missing, and adds what an archive has
-got since. No Ray is needed.
-Exit code 0: all is there; 1: some files could not be copied, the summary names them; 2: these
-archives cannot be merged, the message says why, and nothing was written; 130: a signal stopped it.
+The archives must have the same model and the same number of layers. If they differ in other
+parameters, nothing can be compressed into the merged archive, but it can be read, checked, merged
+and have samples deleted. Inside one object store, the store itself copies the files. The summary
+names keys that several archives have. Running the same command again does only what is missing, and
+adds what the archives have got since. It needs no Ray.
+Exit code 0: everything was copied; 1: some files could not be copied, and the summary names them;
+2: these archives cannot be merged, nothing was written, and the message says why; 130: a signal
+stopped the job.
 """
 
 import sys
@@ -39,10 +40,10 @@ def parse(arguments: list[str] | None = None) -> tuple[MergeOptions, str | None]
         "--output",
         required=True,
         metavar="URL",
-        help="the merged one: new, or one of the same plan",
+        help="the merged archive: a new one, or one with the same plan",
     )
     add_json(parser)
-    add_scratch(parser, " that come from one store and go to another")
+    add_scratch(parser, " that are copied between stores")
     add_log(parser)
     add_storage_options(parser, "--input-options", "the inputs'")
     add_storage_options(parser, "--output-options", "the output's")

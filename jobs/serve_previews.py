@@ -7,9 +7,10 @@ Examples:
     curl 'http://127.0.0.1:8000/v1/images/some%2Fkey?layers=1&max_side=256' > preview.webp
 
 Runs on Ray Serve until SIGTERM or Ctrl-C: on a Ray of its own, or on a cluster (--address, or under
-ray job submit). Every client that reaches the port sees all pictures: put access control before it.
-Exit code 0: ended by a signal; 1: it ended by itself; 2: it could not begin, the message says why;
-130: ended by a second signal, without waiting for requests under way.
+ray job submit). Every client that can reach the port sees all pictures, unless there is a
+--token-file.
+Exit code 0: a signal ended it; 1: it ended by itself; 2: it could not start, and the message says
+why; 130: a second signal ended it without waiting for running requests.
 """
 
 import argparse
@@ -55,24 +56,24 @@ def parse(arguments: list[str] | None = None) -> ServeOptions:
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="the address to listen on (default: %(default)s, reached from this machine alone; "
-        "0.0.0.0: from everywhere)",
+        help="the address to listen on (default: %(default)s, only for clients on this machine; "
+        "0.0.0.0: for all clients)",
     )
     parser.add_argument(
         "--host-names",
         nargs="+",
         default=[],
         metavar="NAME",
-        help="names under which browsers may ask, beside localhost, addresses and --host; requests "
-        "under others are refused, because a foreign page may have sent them (* allows all: only "
-        "behind a proxy that checks)",
+        help="host names in the URLs of clients, in addition to localhost, IP addresses and "
+        "--host; requests for other names are refused, because a page of another site may have "
+        "sent them (* allows all names: only behind a proxy that checks them)",
     )
     parser.add_argument(
         "--token-file",
         type=token,
         metavar="FILE",
-        help="ask every client for the token in this file: as Authorization: Bearer, or as the "
-        "password of any user in a browser; use it behind TLS",
+        help="every client must send the token in this file, as Authorization: Bearer, or in a "
+        "browser as the password of any user; use it behind TLS",
     )
     parser.add_argument("--port", type=port, default=8000, help="default: %(default)s")
     parser.add_argument(
@@ -86,7 +87,7 @@ def parse(arguments: list[str] | None = None) -> ServeOptions:
         "--cpus-per-replica",
         type=positive,
         metavar="N",
-        help="threads of each (default: its share of the machine)",
+        help="threads of each replica (default: its share of the machine)",
     )
     add_device(parser)
     add_decoder(parser)
@@ -97,8 +98,8 @@ def parse(arguments: list[str] | None = None) -> ServeOptions:
         type=positive,
         default=limits.running,
         metavar="N",
-        help="pictures in work at once, of those quick to decode and of the others each "
-        "(default: %(default)s)",
+        help="quick pictures that are processed at once, and as many slow ones (default: "
+        "%(default)s)",
     )
     group.add_argument(
         "--max-queued",
@@ -106,8 +107,7 @@ def parse(arguments: list[str] | None = None) -> ServeOptions:
         type=positive,
         default=limits.waiting,
         metavar="N",
-        help="requests that may wait; more get the answer 503 (come back later) (default: "
-        "%(default)s)",
+        help="requests that may wait; more get 503, try again later (default: %(default)s)",
     )
     group.add_argument(
         "--batch-size",
@@ -123,7 +123,7 @@ def parse(arguments: list[str] | None = None) -> ServeOptions:
         type=above_zero,
         default=limits.timeout,
         metavar="SECONDS",
-        help="a request that takes longer is given up; a picture that is slow to decode may take "
+        help="a request that takes longer ends; a slow picture may take "
         f"{SLOWER} times as long (default: %(default)s)",
     )
     group.add_argument(
@@ -131,14 +131,14 @@ def parse(arguments: list[str] | None = None) -> ServeOptions:
         type=positive,
         default=limits.max_pixels,
         metavar="N",
-        help="of a picture, more is not decoded: width times height (default: %(default)s)",
+        help="larger pictures (width times height) are not decoded (default: %(default)s)",
     )
     group.add_argument(
         "--cache-mb",
         type=positive,
         default=limits.cache_bytes >> 20,
         metavar="MB",
-        help="answers that are kept, in MiB (default: %(default)s)",
+        help="size of the cache of answers, in MiB (default: %(default)s)",
     )
     add_address(parser)
     given = parser.parse_args(arguments)

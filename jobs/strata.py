@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""One command for all jobs: strata COMMAND ...; pip installs it.
+"""The command ``strata COMMAND ...``, which pip installs.
 
-A command is one of the scripts in this folder, with the same options. ``ray job submit`` takes the
-scripts themselves.
+Each command is one of the scripts in this folder, with the same options. ``ray job submit`` runs
+the scripts themselves.
 """
 
 import difflib
@@ -15,25 +15,25 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 COMMANDS = {
-    "compress": ("jobs.compress_dataset", "folders, tars or Parquet of pictures into an archive"),
-    "decode": ("jobs.decode_dataset", "an archive back into pictures, of any quality"),
+    "compress": ("jobs.compress_dataset", "compress folders, tars or Parquet into an archive"),
+    "decode": ("jobs.decode_dataset", "decode an archive, or a part of it, at any quality"),
     "verify": ("jobs.verify_dataset", "check an archive, and repair it"),
-    "info": ("jobs.info_dataset", "what an archive is: pictures, bytes by layer, model, health"),
-    "merge": ("jobs.merge_datasets", "one archive of several, without decoding"),
-    "delete": ("jobs.delete_samples", "samples from an archive, for good"),
-    "serve": ("jobs.serve_previews", "a gallery of an archive, and previews by HTTP"),
-    "index": ("jobs.index_keys", "find keys of a large archive at once"),
-    "evaluate": ("jobs.evaluate", "models beside other codecs, by eyes and by bits"),
-    "train": ("jobs.train", "a model on pictures of yours"),
-    "encode": ("jobs.encode_picture", "one picture into one file of layers"),
-    "view": ("jobs.view_picture", "such a file into a picture, from as many layers as you want"),
+    "info": ("jobs.info_dataset", "describe an archive: pictures, bytes by layer, model, health"),
+    "merge": ("jobs.merge_datasets", "merge several archives into one, without decoding"),
+    "delete": ("jobs.delete_samples", "delete samples from an archive, for good"),
+    "serve": ("jobs.serve_previews", "serve a gallery of an archive, and previews over HTTP"),
+    "index": ("jobs.index_keys", "write a map of keys, which speeds up look-ups"),
+    "evaluate": ("jobs.evaluate", "compare models with other codecs, by quality and bits"),
+    "train": ("jobs.train", "train a model on your own pictures"),
+    "encode": ("jobs.encode_picture", "encode one picture as one file of layers"),
+    "view": ("jobs.view_picture", "decode such a file into a picture"),
     "models": ("codec.__main__", "list, show, import and calibrate models"),
 }
 USAGE = """usage: strata COMMAND ...
 
 {commands}
 
-strata COMMAND --help tells the options of a command, strata --version which release this is.
+strata COMMAND --help explains a command's options; strata --version shows the release.
 Begin with
 
     strata compress --input photos/ --output archive
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: strata has no command {name}{meant} (strata --help)", file=sys.stderr)
         return 2
     module, _ = COMMANDS[name]
-    sys.argv[0] = f"strata {name}"  # what argparse calls it
+    sys.argv[0] = f"strata {name}"  # the name in argparse's messages
     code: int = importlib.import_module(module).main(rest)
     return code
 

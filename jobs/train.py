@@ -1,17 +1,17 @@
 #!/usr/bin/env python
-"""Train a model on tar shards of pictures: in this process, or on the workers of a Ray cluster.
+"""Train a model on pictures, in this process or on the workers of a Ray cluster.
 
 Examples:
     strata train --data 'photos-{000..007}.tar' --config small --out runs/mine --hours 2
     strata train --data shards/ --init uqdm --out runs/better --device cuda
     strata train --data s3://bucket/shards --out s3://bucket/run --workers 8 --device cuda
-    strata train --codec cdc --help      (each codec has recipes and flags of its own)
+    strata train --codec cdc --help      (each codec has its own recipes and flags)
 
-The same command again goes on from the last checkpoint in --out. Afterwards the model is there:
+Running the same command again goes on from the last checkpoint in --out. Then use the model:
     strata compress --model runs/mine ...
 
-Needs no Ray without --workers; with local files as --data and a local --out, nothing beside torch,
-numpy, Pillow and safetensors. docs/training.md tells more.
+Without --workers it needs no Ray. With local tars and a local --out it needs only torch, numpy,
+Pillow and safetensors. docs/training.md explains more.
 """
 
 import argparse
@@ -40,11 +40,12 @@ from pipeline.running.command_line import STARTING, exit_code
 if TYPE_CHECKING:
     from pipeline import TrainOptions
 
-# What needs torch is imported where it is used: that takes seconds, and people wait for a sign.
+# Modules that need torch are imported where they are used: that takes seconds, and people should
+# see a message before.
 
 
 def parse(arguments: Sequence[str] | None = None) -> "TrainOptions":
-    """Options, the codec among them. Raises StrataError where --init cannot be read."""
+    """The options. Raises StrataError if --init cannot be read."""
     from codec.training.loop import TrainingConfig
     from codec.training.run import VALIDATION_PICTURES, recipes_of
     from pipeline import TrainOptions
@@ -57,8 +58,8 @@ def parse(arguments: Sequence[str] | None = None) -> "TrainOptions":
         "--codec",
         choices=zoo.families(),
         default=family,
-        help="the codec family (default: that of --init, or else uqdm); with --help it tells what "
-        "belongs to this family",
+        help="the codec family (default: that of --init, or else uqdm); --help shows the options "
+        "of this family",
     )
     add_data(parser)
     parser.add_argument(
@@ -74,8 +75,8 @@ def parse(arguments: Sequence[str] | None = None) -> "TrainOptions":
     parser.add_argument(
         "--init",
         metavar="MODEL",
-        help="go on from the weights of a shipped model or of another run, a path or a URL (of "
-        "--config remains how long and how fast)",
+        help="start from the weights of a shipped model or of another run, a path or a URL "
+        "(--config then only says how long and how fast)",
     )
     parser.add_argument(
         "--validate",
@@ -84,8 +85,8 @@ def parse(arguments: Sequence[str] | None = None) -> "TrainOptions":
         action="extend",
         default=[],
         metavar="URL",
-        help=f"tar shards to measure on, their first {VALIDATION_PICTURES} pictures' middles "
-        "(default: as many pictures of --data, an eighth at most, which are then not trained on)",
+        help=f"shards for validation, on the middles of their first {VALIDATION_PICTURES} pictures "
+        "(default: as many pictures of --data, at most an eighth, which are not trained on)",
     )
     parser.add_argument(
         "--device",
@@ -105,7 +106,7 @@ def parse(arguments: Sequence[str] | None = None) -> "TrainOptions":
         action="extend",
         default=[],
         choices=sorted(PACKAGES),
-        help="send figures there, besides the log.jsonl in --out",
+        help="also send figures there (they are always in log.jsonl in --out)",
     )
     _add_cluster_options(parser)
     speed = parser.add_argument_group("how long and how fast")
@@ -117,9 +118,9 @@ def parse(arguments: Sequence[str] | None = None) -> "TrainOptions":
         add_flags(loss, objective, default)
     given = parser.parse_args(arguments)
     if given.workers and given.device not in (None, "auto", "cpu", "cuda"):
-        parser.error(f"--device {given.device}: with --workers it is auto, cpu or cuda")
+        parser.error(f"--device {given.device}: with --workers it must be auto, cpu or cuda")
     if given.address and not given.workers:
-        parser.error("--address: say how many workers to start there (--workers)")
+        parser.error("--address: also give the number of workers (--workers)")
     return options_of(
         TrainOptions,
         given,
@@ -145,8 +146,8 @@ def _add_cluster_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=3,
         metavar="N",
-        help="how often the workers are started again from the last checkpoint when one is lost; "
-        "-1: as often as it takes (default: %(default)s)",
+        help="how often the workers may be restarted from the last checkpoint when one is lost; "
+        "-1: without limit (default: %(default)s)",
     )
     add_scratch(group)
     add_storage_options(group, "--input-options", "the shards'")
@@ -154,10 +155,7 @@ def _add_cluster_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _family(arguments: Sequence[str] | None) -> tuple[str, Path | None]:
-    """The codec that --codec or --init names: the other options depend on it.
-
-    Also where the model of --init lies on this machine.
-    """
+    """The codec of --codec or --init, on which the other options depend; and the path of --init."""
     from codec.training.recipe import TrainingFile
     from pipeline.training.job import local_model
 
@@ -185,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = sys.argv[1:] if arguments is None else arguments
     return exit_code(
         train,
-        "interrupted: the same command goes on from the last checkpoint",
+        "interrupted: run the same command to go on from the last checkpoint",
         (StrataError, OSError, ValueError),
         starting="" if {"-h", "--help"} & {*asked} else STARTING,
     )

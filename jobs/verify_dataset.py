@@ -6,12 +6,12 @@ Examples:
     strata verify --input archive --read-data-subset 3/7
     strata verify --input s3://bucket/archive --read-data --repair
 
-The quick check reads the plan, the manifest, the model, and of each data file its commit record
-and its footer. --read-data reads and decodes everything. --repair encodes the shards of damaged
-files again if the shards have not changed, and restores records, indexes, manifests and copies of
-shipped models; it removes no data file. Exit code 0: sound, or everything repaired; 1:
-damage that is still there, or files that could not be checked; 2: nothing could be checked, the
-message says why; 130: it was stopped by a signal.
+The quick check reads the plan, the manifest, the model, and the commit record and footer of each
+data file. --read-data reads and decodes everything. --repair encodes the shards of damaged files
+again if the shards have not changed, and restores records, indexes, manifests and copies of shipped
+models; it removes no data file. Exit code 0: everything is sound or repaired; 1: some damage is
+left, or some files could not be checked; 2: nothing could be checked, and the message says why;
+130: a signal stopped the job.
 """
 
 import argparse
@@ -66,15 +66,18 @@ def parse(arguments: list[str] | None = None) -> tuple[VerifyOptions, str | None
         "--read-data-subset",
         type=subset,
         metavar="N/T|P%",
-        help="read the N-th of T parts of the data files in full, or a random part of them",
+        help="read part N of T of the data files in full, or a random share of them",
     )
     parser.add_argument(
-        "--seed", type=int, metavar="S", help="choose the random part as the report with this seed"
+        "--seed",
+        type=int,
+        metavar="S",
+        help="choose the same random share as the report with this seed",
     )
     parser.add_argument(
         "--no-decode", action="store_true", help="read in full, but do not decode the pictures"
     )
-    parser.add_argument("--repair", action="store_true", help="repair what is found damaged")
+    parser.add_argument("--repair", action="store_true", help="repair the damage that is found")
     add_storage_options(parser, "--source-options", "for --repair: the original shards'")
     parser.add_argument(
         "--source-hosts",
@@ -82,9 +85,9 @@ def parse(arguments: list[str] | None = None) -> tuple[VerifyOptions, str | None
         type=source_host,
         default=[],
         metavar="URL",
-        help="for --repair: where original shards may be read, and --source-options sent, such as "
-        "s3://bucket or https://host; always allowed are this machine's files and the archive's "
-        "own host or bucket",
+        help="for --repair: hosts or buckets from which original shards may be read and to which "
+        "--source-options may be sent, such as s3://bucket or https://host; files of this machine "
+        "and the archive's own host or bucket are always allowed",
     )
     parser.add_argument(
         "--collect-garbage",
@@ -96,14 +99,14 @@ def parse(arguments: list[str] | None = None) -> tuple[VerifyOptions, str | None
         type=zero_or_more,
         default=24.0,
         metavar="HOURS",
-        help="what counts as garbage: younger files may be those of a running job (default: "
-        "%(default)s)",
+        help="only older files are garbage, because younger ones may belong to a running job "
+        "(default: %(default)s)",
     )
     add_json(parser)
     add_running_options(parser)
     given = parser.parse_args(arguments)
     if given.output_options:
-        parser.error("--output-options: there is no output; the archive's are --input-options")
+        parser.error("--output-options: there is no output; use --input-options for the archive")
     read = Subset() if given.read_data else given.read_data_subset
     if given.no_decode and read is None:
         parser.error("--no-decode: only with --read-data or --read-data-subset")

@@ -1,14 +1,14 @@
 #!/usr/bin/env python
-"""Decode one file of layers into a picture, or say what is in it.
+"""Decode one file of layers into a picture, or show what is in it.
 
 Examples:
     strata view a.strata out.png
     strata view a.strata --layers 2 out.jpg
     strata view a.strata
 
-Without an output it says size, model, and the bytes up to each layer. A file that was cut gives the
-layers that are whole, and says so. The model is found by the id in the file if it is a shipped one.
-Exit code 0: written or told; 2: not, the message says why.
+Without an output it shows size, model, and the bytes up to each layer. From a file that was cut,
+the whole layers are used, with a warning. A shipped model is found by the id in the file.
+Exit code 0: done; 2: not done, and the message says why.
 """
 
 import sys
@@ -28,13 +28,13 @@ FORMATS = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp", ".avif
 
 
 def read_stream(path: Path) -> EncodedImage:
-    """The layers of a file that are whole. Raises CorruptStreamError."""
+    """The whole layers of a file. Raises CorruptStreamError."""
     data = path.read_bytes()
     try:
         return EncodedImage.from_bytes(data)
     except CorruptStreamError as error:
         stream = EncodedImage.from_bytes(data, allow_truncated=True)
-        print(f"warning: {path}: {error}: what is before it is shown", file=sys.stderr)
+        print(f"warning: {path}: {error}: only the layers before it are used", file=sys.stderr)
         return stream
 
 
@@ -56,12 +56,12 @@ def main(arguments: list[str] | None = None) -> int:
         "output",
         type=Path,
         nargs="?",
-        help=f"the picture to write; its ending says the format ({', '.join(FORMATS)})",
+        help=f"the picture to write; its extension chooses the format ({', '.join(FORMATS)})",
     )
-    parser.add_argument("--layers", type=positive, metavar="K", help="the first K (default: all)")
     parser.add_argument(
-        "--model", help="the model that it was written with, if none that is shipped"
+        "--layers", type=positive, metavar="K", help="the first K layers (default: all)"
     )
+    parser.add_argument("--model", help="the model that wrote it, if it is not a shipped one")
     add_decoder(parser)
     add_single_device(parser)
     given = parser.parse_intermixed_args(arguments)
@@ -69,10 +69,12 @@ def main(arguments: list[str] | None = None) -> int:
     def job() -> None:
         format = FORMATS.get(given.output.suffix.lower()) if given.output else ""
         if format is None:
-            raise OptionError(f"{given.output}: the ending must be one of {', '.join(FORMATS)}")
+            raise OptionError(f"{given.output}: the extension must be one of {', '.join(FORMATS)}")
         stream = read_stream(given.stream)
         if given.layers is not None and given.layers > stream.num_layers:
-            raise OptionError(f"--layers {given.layers}: {given.stream} has {stream.num_layers}")
+            raise OptionError(
+                f"--layers {given.layers}: {given.stream} has {stream.num_layers} layers"
+            )
         if not format:
             describe(given.stream, stream)
             return

@@ -1,4 +1,4 @@
-"""What the documents point to exists: relative links, headings, paths and names of the code."""
+"""The documents mention only what exists: relative links, headings, paths and names of the code."""
 
 import re
 from collections.abc import Iterator

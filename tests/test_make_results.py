@@ -1,4 +1,4 @@
-"""docs/make_results.py: places of documents are filled from reports, and words around stay."""
+"""docs/make_results.py: marked places of documents are filled from reports, other text stays."""
 
 import json
 import tarfile

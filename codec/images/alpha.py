@@ -1,4 +1,4 @@
-"""Alpha channels as rows store them: few bytes, without loss, with a checksum."""
+"""Packs alpha channels for rows: losslessly, in few bytes, with a checksum."""
 
 import io
 import struct
@@ -12,7 +12,7 @@ from .files import MAX_PIXELS, MAX_WEBP_SIDE, read_image
 
 
 def pack_alpha(alpha: np.ndarray) -> bytes:
-    """Alpha ``(H, W) uint8`` losslessly to few bytes: 14 for a constant plane of any size.
+    """Pack alpha ``(H, W) uint8`` losslessly; a constant plane of any size takes 14 bytes.
 
     Layout: ``uint32 crc32`` of the rest, then ``C``, value, ``uint32 width, height`` for a constant
     plane, or ``I`` and a lossless WebP or PNG, whichever is smaller.
@@ -33,7 +33,7 @@ def pack_alpha(alpha: np.ndarray) -> bytes:
 
 
 def unpack_alpha(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Read ``pack_alpha`` back to ``(H, W) uint8``. Raises CorruptStreamError when damaged."""
+    """Unpack alpha to ``(H, W) uint8``. Raises CorruptStreamError if it is damaged."""
     body = data[4:]
     if len(data) < 5 or struct.unpack_from("<I", data)[0] != zlib.crc32(body):
         raise CorruptStreamError("the alpha channel is damaged: its checksum does not match")

@@ -1,8 +1,8 @@
-"""Files that were cut, or whose end was overwritten with zeros, told from whole ones.
+"""Detects picture files that were cut, or whose end was overwritten with zeros.
 
-Decoders of JPEG, WebP and AVIF make pixels of whatever is there and say nothing. Whether anything
-is missing shows when other bytes take the place of the missing ones: if the picture becomes
-another, the decoder needed them.
+Decoders of JPEG, WebP and AVIF decode what is there and report no error. To find out whether data
+is missing, the file is decoded again with other bytes in place of the missing ones: if the picture
+changes, the decoder needed them.
 """
 
 import re
@@ -17,18 +17,18 @@ from ..errors import BrokenImageError
 Decode = Callable[[bytes], bytes]
 PADS = (b"\0", b"\x55", b"\xaa", b"\xff")
 END_IS_LOST = "its end marker or metadata at its end are missing; the picture is whole"
-MAX_LOST = 1 << 20  # bytes of metadata; no more is made up
-FEW_ZEROS, ZEROS = 4, 16  # at the end of WebP data: worth a note; worth decoding it once more
-BLACK = 4096  # zero bytes at the end of uncompressed pixels that are worth a note
+MAX_LOST = 1 << 20  # so many missing bytes are padded at most; they can only be metadata
+# So many zeros at the end of WebP data give a note, and so many make us decode it once more.
+FEW_ZEROS, ZEROS = 4, 16
+BLACK = 4096  # so many zero bytes at the end of uncompressed pixels give a note
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
-_MARKER = re.compile(rb"\xff[^\0\xff\xd0-\xd7]")  # the next one behind the data of a JPEG scan
+_MARKER = re.compile(rb"\xff[^\0\xff\xd0-\xd7]")  # ends the data of a JPEG scan
 
 
 def check_end(data: bytes, format: str, decode: Decode, notes: list[str]) -> bytes:
-    """The file, made whole where only its end marker or metadata at its end are lost.
+    """The file, completed if only its end marker or metadata at its end are missing.
 
-    ``decode`` gives a hash of the pixels of a file of this format. Raises BrokenImageError for half
-    a picture.
+    ``decode`` returns a hash of a file's pixels. Raises BrokenImageError if pixels are missing.
     """
     return _CHECKS[format](data, decode, notes) if format in _CHECKS else data
 
@@ -70,10 +70,10 @@ def _jpeg(data: bytes, decode: Decode, notes: list[str]) -> bytes:
 
 
 def check_scans(data: bytes, corner: np.ndarray, decode: Decode, notes: list[str]) -> None:
-    """Look for data that end early although the end marker of a JPEG is there.
+    """Detect missing data of a JPEG that has its end marker.
 
-    libjpeg fills what is missing with the middle grey: ``corner`` are the last few pixels. Raises
-    BrokenImageError if any are missing, up to a block that was begun.
+    libjpeg fills missing pixels with middle grey; ``corner`` are the last few pixels. Raises
+    BrokenImageError if pixels are missing, except in a last block that was begun.
     """
     scans = _scans(data)
     is_filled = np.ptp(corner) == 0 and abs(int(corner.flat[0]) - 128) <= 1
@@ -87,9 +87,9 @@ def check_scans(data: bytes, corner: np.ndarray, decode: Decode, notes: list[str
 
 @dataclass(frozen=True)
 class _Scans:
-    """Where the end marker of a JPEG is, if there is one, and whether scans are ``lacking``.
+    """The place of a JPEG's end marker, if it has one, and whether scans are ``lacking``.
 
-    ``restart`` is the marker with which its data would go on, where it has such markers.
+    ``restart`` is the restart marker with which the data would go on, if it has such markers.
     """
 
     end: int | None
@@ -98,7 +98,7 @@ class _Scans:
 
 
 def _endings(content: bytes, rest: bytes, scans: _Scans) -> Iterator[bytes]:
-    """A JPEG with other bytes behind its data, each of which only half a picture would take."""
+    """The JPEG with other bytes after its data. Only the decoder of a cut file would use them."""
     yield content + rest
     for start in dict.fromkeys((b"", scans.restart)):
         for pad in PADS:
@@ -146,7 +146,7 @@ def _scans(data: bytes) -> _Scans:
 
 
 def without_metadata(data: bytes) -> bytes:
-    """A JPEG without its application segments and comments, but for how its colours are coded."""
+    """A JPEG without comments and application segments, except those about its colour coding."""
     parts, at = [data[:2]], 2
     while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] not in (0xD9, 0xDA):
         (length,) = struct.unpack_from(">H", data, at + 2)
@@ -171,7 +171,7 @@ def _webp(data: bytes, decode: Decode, notes: list[str]) -> bytes:
         begin, end = at + 8, at + 8 + size
         zeros = _trailing_zeros(data[begin:end])
         if kind in (b"VP8 ", b"VP8L") and zeros >= FEW_ZEROS:
-            # A plain surface may be zeros in VP8, but then its decoder needs all of them.
+            # A plain area may be coded as zeros in VP8, but then the decoder needs all of them.
             few = zeros // 4
             other = data[: end - few] + few * b"\xff" + data[end:]
             lost = zeros >= ZEROS and (kind == b"VP8L" or _same(iter((data, other)), decode))
@@ -202,7 +202,7 @@ def _padded(data: bytes, lost: int, format: str, decode: Decode, notes: list[str
 
 
 def _jpeg2000(data: bytes, decode: Decode, notes: list[str]) -> bytes:
-    """Add the end marker where every tile-part has its bytes. OpenJPEG decodes what is left."""
+    """Add the end marker if every tile-part has all its bytes. OpenJPEG does not check this."""
     at = data.find(b"\xff\x4f\xff\x51")
     if at < 0 or data.find(b"\xff\xd9", at) >= 0:  # no packet can hold these two bytes
         return data
@@ -221,7 +221,7 @@ def _jpeg2000(data: bytes, decode: Decode, notes: list[str]) -> bytes:
 
 
 def _tiles_are_there(data: bytes) -> bool:
-    """Whether each tile that the SIZ marker tells of has a tile-part (ISO 15444-1 A.5.1)."""
+    """Whether each tile in the SIZ marker has a tile-part (ISO 15444-1 A.5.1)."""
     at = data.find(b"\xff\x4f\xff\x51") + 8
     x1, y1, _, _, width, height, left, top = struct.unpack_from(">8I", data, at)
     tiles = -(-(x1 - left) // max(width, 1)) * -(-(y1 - top) // max(height, 1))
@@ -230,7 +230,7 @@ def _tiles_are_there(data: bytes) -> bool:
 
 
 def _gif(data: bytes, decode: Decode, notes: list[str]) -> bytes:
-    """The end marker is not needed; what is told by zeros is whether data were overwritten."""
+    """Check for zeros at the end, which mean that data was overwritten. GIF needs no end marker."""
     if data.rstrip(b"\0\r\n").endswith(b";"):
         return data
     zeros = _trailing_zeros(data)
@@ -261,9 +261,9 @@ _CHECKS: dict[str, Callable[[bytes, Decode, list[str]], bytes]] = {
 
 
 def boxes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, begin and end of the content of each box of AVIF and JPEG 2000 files.
+    """Kind, start and end of the content of each box of AVIF and JPEG 2000 files.
 
-    The last one may end beyond ``end``, where the file is cut.
+    In a file that was cut, the last box may end beyond ``end``.
     """
     while at + 8 <= end:
         size, head = int.from_bytes(data[at : at + 4]), 8

@@ -1,6 +1,6 @@
-"""Colours of picture files to sRGB: by an ICC profile, or by what else a file says of them.
+"""Converts colours of picture files to sRGB, by an ICC profile or by other colour information.
 
-What says otherwise becomes an ICC profile, so that there is one way of converting.
+Other colour information is turned into an ICC profile, so there is only one way of converting.
 """
 
 import io
@@ -16,7 +16,7 @@ from .broken import boxes
 from .png import profile_of
 
 ToArray = Callable[[Image.Image], np.ndarray]
-SAME_COLOUR = 2  # levels of 255: two writings of sRGB differ by that much through rounding alone
+SAME_COLOUR = 2  # levels of 255: two profiles of sRGB may differ by so much through rounding
 # White, red, green, blue as x and y (ITU-T H.273, table 2; IEC 61966-2-1; Adobe RGB 1998).
 _D65 = (0.3127, 0.3290)
 SRGB = (*_D65, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
@@ -33,11 +33,11 @@ _PRIMARIES = {
     11: (0.314, 0.351, *_P3),
     12: (*_D65, *_P3),
 }
-# Exponents of H.273, table 3; 0 is the curve of sRGB, which viewers also take for that of video.
+# Exponents of H.273, table 3; 0 is the curve of sRGB, which viewers also use for video curves.
 _CURVES = {1: 0.0, 6: 0.0, 14: 0.0, 15: 0.0, 13: 0.0, 4: 2.2, 5: 2.8, 8: 1.0}
 _HDR = {16: "PQ", 18: "HLG"}
 _UNSPECIFIED = 2
-TOLD = "colours told by"  # how the names of profiles begin that are made here
+TOLD = "colours told by"  # the beginning of the names of profiles that are made here
 _D50 = np.array([0.9642, 1.0, 0.8249])
 _BRADFORD = np.array(
     [[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]]
@@ -48,7 +48,7 @@ _BMP_KINDS = {b"DEBM": "MBED", b"KNIL": "LINK", bytes(4): "calibrated"}
 def told_profile(
     image: Image.Image, data: bytes, chunks: Mapping[bytes, bytes], notes: list[str]
 ) -> bytes | None:
-    """The ICC profile of a file, or one made of what else it says; None for sRGB.
+    """The ICC profile of a file, or one made from its other colour information; None for sRGB.
 
     ``chunks`` are the colour chunks of a PNG. Raises UnsupportedImageError for PQ and HLG, which
     8 bits of sRGB cannot hold.
@@ -66,7 +66,7 @@ def told_profile(
 
 
 def _of_png(chunks: Mapping[bytes, bytes], notes: list[str]) -> bytes | None:
-    """By the chunks' rank in PNG 3, section 4.3."""
+    """The profile from a PNG's chunks, in the order of precedence of PNG 3, section 4.3."""
     try:
         if b"cICP" in chunks:
             primaries, curve, _, is_full = struct.unpack(">4B", chunks[b"cICP"])
@@ -93,7 +93,7 @@ def _of_png(chunks: Mapping[bytes, bytes], notes: list[str]) -> bytes | None:
 
 
 def _of_codes(primaries: int, curve: int, where: str, notes: list[str]) -> bytes | None:
-    """By code points of H.273. Raises UnsupportedImageError."""
+    """The profile of code points of H.273. Raises UnsupportedImageError."""
     if curve in _HDR:
         raise UnsupportedImageError(
             f"{_HDR[curve]} colours ({where}), whose range 8 bits of sRGB cannot hold"
@@ -136,13 +136,13 @@ def _of_gif(data: bytes, notes: list[str]) -> bytes | None:
 
 
 def _of_bmp(data: bytes, notes: list[str]) -> bytes | None:
-    """Of the headers BITMAPV4HEADER and BITMAPV5HEADER."""
+    """The profile from a BITMAPV4HEADER or BITMAPV5HEADER."""
     size = int.from_bytes(data[14:18], "little")
     kind = _BMP_KINDS.get(data[70:74], "") if size >= 108 else ""
     if kind == "MBED" and size >= 124:
         at, length = struct.unpack_from("<2I", data, 14 + 112)
         return data[14 + at : 14 + at + length]
-    if kind and any(data[74:122]):  # calibrated by end points that are all zero: nothing is said
+    if kind and any(data[74:122]):  # end points that are all zero say nothing
         notes.append(f"colours of another kind ({kind}) taken for sRGB")
     return None
 
@@ -160,12 +160,12 @@ def _of_tiff(image: Image.Image, notes: list[str]) -> bytes | None:
 
 
 def _of_exif(image: Image.Image, notes: list[str]) -> bytes | None:
-    """Adobe RGB, as cameras tell it (DCF 2.0: an index R03; some write colour space 2)."""
+    """Adobe RGB, as cameras mark it (DCF 2.0: an index R03; some write colour space 2)."""
     try:
         exif = image.getexif()
         index = exif.get_ifd(ExifTags.IFD.Interop).get(1)
         space = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.ColorSpace)
-    except Exception:  # Pillow's parser raises half a dozen kinds; the orientation told of it
+    except Exception:  # Pillow's parser raises many classes; reading the orientation notes it
         return None
     if index == "R03" or space == 2:
         return made_profile("EXIF (Adobe RGB)", _ADOBE, 563 / 256)
@@ -175,11 +175,11 @@ def _of_exif(image: Image.Image, notes: list[str]) -> bytes | None:
 
 
 def made_profile(told_by: str, xy: Sequence[float], gamma: float) -> bytes | None:
-    """An ICC profile (ICC.1:2022) of x and y of white, red, green and blue; None for sRGB.
+    """An ICC profile (ICC.1:2022) for x and y of white, red, green and blue; None for sRGB.
 
-    ``gamma`` is the exponent from stored values to light, or 0 for the curve of sRGB, and
-    ``told_by`` says for people where they come from. Raises ValueError,
-    ArithmeticError or LinAlgError for impossible colours.
+    ``gamma`` is the exponent from stored values to light, or 0 for the curve of sRGB. ``told_by``
+    names the source in the profile's name. Raises ValueError, ArithmeticError or LinAlgError for
+    impossible colours.
     """
     if gamma == 0 and np.allclose(xy, SRGB, atol=0.005):
         return None
@@ -219,9 +219,9 @@ def _fixed(numbers: Sequence[float] | np.ndarray) -> bytes:
 
 
 def to_srgb(mode: str, icc: bytes | None, notes: list[str]) -> ToArray:
-    """What makes ``(H, W, 3) uint8`` sRGB of a picture of mode L, RGB or CMYK, or of its parts.
+    """A function that converts a picture (or part) of mode L, RGB or CMYK to sRGB.
 
-    By the file's profile, if it has one.
+    It returns ``(H, W, 3) uint8`` and uses the file's profile, if it has one.
     """
     if icc:
         try:
@@ -237,7 +237,7 @@ def to_srgb(mode: str, icc: bytes | None, notes: list[str]) -> ToArray:
 
 
 def _through_profile(given: str, icc: bytes, notes: list[str]) -> ToArray | None:
-    """Convert by an ICC profile; None where the profile is sRGB and the pixels stay untouched."""
+    """A function that converts by an ICC profile; None if it is sRGB, so pixels need no change."""
     profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
     space = str(profile.profile.xcolor_space).strip()
     name = (profile.profile.profile_description or space).strip()
@@ -276,7 +276,7 @@ def _through_profile(given: str, icc: bytes, notes: list[str]) -> ToArray | None
 
 
 def _probe(mode: str) -> Image.Image:
-    """A picture of colours from all over the cube (or of all greys), to see what a profile does."""
+    """A picture of colours from the whole cube (or of all greys), to test a profile with."""
     if mode == "L":
         return Image.fromarray(np.arange(256, dtype=np.uint8)[None])
     levels = np.linspace(0, 255, 9).round().astype(np.uint8)

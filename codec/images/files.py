@@ -1,7 +1,7 @@
-"""File bytes <-> uint8 RGB(A) arrays: whatever cameras and web pages hold, or a reason why not.
+"""Reads and writes picture files as uint8 RGB(A) arrays.
 
-Nothing is converted silently: what was changed on the way in stands in ``Picture.notes``, and what
-8-bit RGB(A) cannot hold (more bits, more frames, other colour models) is refused in words.
+Nothing is converted silently: ``Picture.notes`` lists all changes. Pictures that 8-bit RGB(A)
+cannot hold (more bits, several frames, other colour models) are refused with a reason.
 """
 
 import io
@@ -27,8 +27,8 @@ from .colour import to_srgb, told_profile
 from .memory import Room, pixel_hash, to_arrays
 from .png import read_png
 
-MAX_PIXELS = 1 << 27  # 134 megapixels, for which reading takes 0.6 to 2.2 GB
-# What names of pictures end in. Some are of formats that are not supported, which is then said.
+MAX_PIXELS = 1 << 27  # 134 megapixels; reading so many takes 0.6 to 2.2 GB
+# File extensions of pictures. Some are of formats that are not supported: they give an error.
 EXTENSIONS = frozenset(
     {"jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "dib", "tif", "tiff"}
     | {"ppm", "pgm", "pbm", "pnm", "jp2", "j2k", "jpx", "avif", "heic", "heif", "jxl", "tga", "ico"}
@@ -37,8 +37,8 @@ MAX_WEBP_SIDE, MAX_JPEG_SIDE, MAX_AVIF_SIDE = 16_383, 65_500, 65_535
 
 room = Room(MAX_PIXELS)  # of this process
 
-# The decoders are called directly, not through Image.open: that one consults a process-wide pixel
-# limit and a list of fifty formats, several of which run other programs or were never fuzzed.
+# The decoders are called directly, not through Image.open, which has a process-wide pixel limit and
+# knows fifty formats, some of which run other programs or were never fuzzed.
 _DECODERS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
     "jpeg": JpegImageFile,
     "png": PngImageFile,
@@ -54,7 +54,7 @@ if AvifImagePlugin.SUPPORTED:
 _WRITERS = {"png": "PNG", "webp": "WEBP", "jpg": "JPEG"}
 if AvifImagePlugin.SUPPORTED:
     _WRITERS["avif"] = "AVIF"
-# Of lossy files. Each scale is its library's own: these look about alike.
+# Of lossy files. Each library has its own scale; these qualities look about the same.
 DEFAULT_QUALITY = {"jpg": 90, "webp": 85, "avif": 75}
 
 # How an array is turned upright, by EXIF orientation (EXIF 2.32, tag 0x0112).
@@ -75,10 +75,10 @@ class Picture:
 
     Attributes:
         rgb: ``(H, W, 3) uint8``.
-        alpha: ``(H, W) uint8``, not premultiplied, or None where the file has no transparency.
+        alpha: ``(H, W) uint8``, not premultiplied, or None if the file has no transparency.
         format: of the file: ``jpeg``, ``png``, ``webp``, ``gif``, ``bmp``, ``tiff``, ``ppm``,
             ``jpeg2000`` or ``avif``.
-        notes: what was converted or ignored, in words; empty when the pixels are the file's own.
+        notes: what was converted or ignored; empty if the pixels are the file's own.
     """
 
     rgb: np.ndarray
@@ -99,9 +99,9 @@ def read_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Picture:
     """Decode the bytes of an image file. Safe to call from several threads.
 
     Threads wait while others read ``MAX_PIXELS`` pixels or more together. The size in the file's
-    header is compared with ``max_pixels`` before anything is decoded. Raises BrokenImageError when
-    the bytes are not a whole picture, and UnsupportedImageError when they may be, but one that
-    8-bit RGB(A) or the limits do not allow. Never any other exception.
+    header is compared with ``max_pixels`` before anything is decoded. Raises BrokenImageError if
+    the bytes are not a whole picture, and UnsupportedImageError for a picture that 8-bit RGB(A) or
+    the limits do not allow. Raises no other exception.
     """
     if not data:
         raise BrokenImageError("the image file is empty (0 bytes)")
@@ -113,7 +113,7 @@ def read_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Picture:
         raise
     except (MemoryError, Image.DecompressionBombError) as error:
         raise UnsupportedImageError(f"the {format} picture is too large: {error}") from error
-    except Exception as error:  # decoders raise anything at all on damaged files
+    except Exception as error:  # decoders raise any class for damaged files
         reason = str(error) or type(error).__name__
         if "-bit layers" in reason or "unknown pixel mode" in reason:  # Pillow, of JPEG and TIFF
             raise UnsupportedImageError(
@@ -123,7 +123,7 @@ def read_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Picture:
 
 
 def _sniff(data: bytes) -> str:
-    """The format that the first bytes claim, among those allowed."""
+    """The format of a file by its first bytes."""
     if data[:3] == b"\xff\xd8\xff":
         format = "jpeg"
     elif data[:8] == b"\x89PNG\r\n\x1a\n":
@@ -153,7 +153,7 @@ def _sniff(data: bytes) -> str:
 
 
 def _claimed_pixels(data: bytes, format: str, max_pixels: int) -> int:
-    """How many pixels will be decoded: 0 for what is refused, all there is room for if unclear."""
+    """How many pixels will be decoded: 0 for a refused file, the most if the size is unknown."""
     try:
         if format == "png":
             width, height = struct.unpack(">2I", data[16:24])
@@ -205,7 +205,7 @@ def _decode(data: bytes, format: str, max_pixels: int) -> Picture:
     if png and (
         png.is_interlaced or not np.asarray(image.crop((0, bottom - 1, right, bottom))).any()
     ):
-        png.check()  # rows that are missing were left black
+        png.check()  # Pillow leaves missing rows black
     if format == "jpeg":
         corner = np.asarray(image.crop((max(0, right - 8), max(0, bottom - 8), right, bottom)))
         check_scans(data, corner, pixels, notes)
@@ -214,10 +214,10 @@ def _decode(data: bytes, format: str, max_pixels: int) -> Picture:
     with_alpha, mode = _modes(image, notes)
     _release_decoder(image)
     rgb, alpha = to_arrays(image, with_alpha, mode, to_srgb(mode, profile, notes))
-    del image  # turning makes a copy
+    del image  # because rotating makes a copy
     if orientation in _UPRIGHT:
         notes.append(f"EXIF orientation {orientation} applied")
-        if format != "tiff":  # Pillow turns TIFF files, and only those, while loading
+        if format != "tiff":  # Pillow itself rotates TIFF files, and only those
             rgb = _UPRIGHT[orientation](rgb)
             alpha = None if alpha is None else _UPRIGHT[orientation](alpha)
     rgb = np.ascontiguousarray(rgb)
@@ -226,7 +226,7 @@ def _decode(data: bytes, format: str, max_pixels: int) -> Picture:
 
 
 def _open(data: bytes, format: str, max_pixels: int) -> ImageFile.ImageFile:
-    """The picture, not decoded yet. Raises UnsupportedImageError where it is too large."""
+    """The picture, not decoded yet. Raises UnsupportedImageError if it is too large."""
     image = _DECODERS[format](io.BytesIO(data))
     _check_size(*image.size, format, max_pixels)
     return image
@@ -242,7 +242,7 @@ def _check_size(width: int, height: int, format: str, max_pixels: int) -> None:
 
 
 def _refuse_unsupported(image: ImageFile.ImageFile, data: bytes, format: str) -> None:
-    """Refuse more than 8 bits a channel, which Pillow often cuts to 8 without a word."""
+    """Refuse more than 8 bits per channel, which Pillow often reduces to 8 silently."""
     bits = 8
     if format == "tiff" and isinstance(image, TiffImageFile):
         bits = max(image.tag_v2.get(258, (1,)))  # BitsPerSample
@@ -280,7 +280,7 @@ def _jpeg2000_bits(data: bytes, size: tuple[int, int]) -> int:
 
 
 def _orientation(image: ImageFile.ImageFile, notes: list[str]) -> int:
-    """EXIF orientation 1-8; a broken EXIF block must not cost the picture."""
+    """The EXIF orientation, 1 to 8. A broken EXIF block is ignored, with a note."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception as error:  # Pillow's parser raises half a dozen kinds
@@ -289,14 +289,14 @@ def _orientation(image: ImageFile.ImageFile, notes: list[str]) -> int:
 
 
 def _release_decoder(image: ImageFile.ImageFile) -> None:
-    """Free what Pillow keeps of a loaded WebP for later frames: 12 bytes a pixel."""
+    """Free the memory that Pillow keeps for later frames of a WebP: 12 bytes per pixel."""
     if isinstance(image, WebPImageFile):
         image._decoder = None
         image.fp = None
 
 
 def _modes(image: ImageFile.ImageFile, notes: list[str]) -> tuple[str | None, str]:
-    """The mode to take alpha from, or None, and the mode of the colours: L, RGB or CMYK."""
+    """The mode that has the alpha channel, or None; and the mode of the colours, L, RGB or CMYK."""
     mode = image.mode
     if mode not in ("L", "RGB"):
         notes.append(f"converted from {_MODE_WORDS.get(mode, mode)}")
@@ -325,13 +325,12 @@ def write_image(
     *,
     quality: int | None = None,
 ) -> bytes:
-    """Encode ``(H, W, 3) uint8`` and optionally alpha ``(H, W) uint8`` as an image file.
+    """Encode ``(H, W, 3) uint8`` and optionally alpha ``(H, W) uint8`` as a picture file.
 
-    ``quality`` (1-100) makes ``webp`` lossy. Without it ``webp`` is lossless as ``png`` always is,
-    hidden colours under transparent pixels included, and ``jpg`` and ``avif`` have their
-    ``DEFAULT_QUALITY``. ``jpg`` is 4:4:4, ``avif`` 4:2:0. Raises UnsupportedImageError where the
-    format cannot hold the picture (transparency in jpg, sides beyond the format's limit),
-    ValueError for wrong arguments.
+    ``png`` is lossless, and so is ``webp`` without ``quality`` (1 to 100), including colours under
+    transparent pixels. Without ``quality``, ``jpg`` and ``avif`` use their ``DEFAULT_QUALITY``.
+    ``jpg`` is 4:4:4, ``avif`` is 4:2:0. Raises UnsupportedImageError if the format cannot hold the
+    picture (transparency in jpg, sides beyond the format's limit), ValueError for wrong arguments.
     """
     if format not in _WRITERS:
         raise ValueError(f"unknown image format {format!r}: choose one of {', '.join(_WRITERS)}")
@@ -346,11 +345,12 @@ def write_image(
     limit = {"webp": MAX_WEBP_SIDE, "jpg": MAX_JPEG_SIDE, "avif": MAX_AVIF_SIDE}.get(format)
     if limit and max(rgb.shape) > limit:
         size = f"{rgb.shape[1]}x{rgb.shape[0]}"
-        raise UnsupportedImageError(f"{format} cannot hold {size}: its sides end at {limit}")
+        raise UnsupportedImageError(f"{format} cannot hold {size}: its limit is {limit} a side")
     lossy = DEFAULT_QUALITY.get(format) if quality is None else quality
     pixels = rgb if alpha is None else np.dstack([rgb, alpha])
-    # Efforts chosen on photographs: the defaults take 2.6 (png) and 10 times (webp) as long, for
-    # files that are no smaller (png) or 6 % smaller (webp). WebP's "quality" is effort here.
+    # Efforts that were chosen on photographs. The defaults take 2.6 times (png) and 10 times (webp)
+    # as long, for files that are no smaller (png) or 6 % smaller (webp). A lossless WebP's
+    # "quality" is its effort.
     lossless_webp = {"lossless": True, "exact": True, "quality": 25, "method": 0}
     writers: dict[str, dict[str, Any]] = {
         "png": {"compress_level": 3},

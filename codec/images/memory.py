@@ -1,7 +1,6 @@
-"""What reading pictures may take: rows are copied a few at a time, and large pictures take turns.
+"""Limits the memory of reading pictures: copies a few rows at a time, and large pictures in turn.
 
-Pillow makes whole copies when it converts a picture or makes an array of it, each of 3 or 4 bytes a
-pixel.
+Pillow copies a whole picture, with 3 or 4 bytes per pixel, when it converts it or makes an array.
 """
 
 import hashlib
@@ -16,9 +15,9 @@ STRIP_PIXELS = 1 << 20
 
 
 class Room:
-    """Lets threads read pictures at the same time while they have ``most`` pixels together.
+    """Lets threads read pictures at the same time, up to ``most`` pixels together.
 
-    A picture that has more by itself waits until it is alone.
+    A larger picture waits until it is alone.
     """
 
     def __init__(self, most: int) -> None:
@@ -43,12 +42,12 @@ def to_arrays(
     mode: str,
     convert: Callable[[Image.Image], np.ndarray],
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """A loaded picture as ``(H, W, 3) uint8`` and alpha ``(H, W) uint8``, or None without any.
+    """A loaded picture as ``(H, W, 3) uint8``, and its alpha ``(H, W) uint8`` or None.
 
     Args:
-        with_alpha: the mode to take alpha from, or None.
+        with_alpha: the mode that has the alpha channel, or None.
         mode: of the colours.
-        convert: makes ``(H, W, 3) uint8`` of a picture of that mode.
+        convert: converts a picture of that mode to ``(H, W, 3) uint8``.
     """
     width, height = image.size
     rgb = np.empty((height, width, 3), np.uint8)
@@ -62,7 +61,7 @@ def to_arrays(
 
 
 def pixel_hash(image: Image.Image) -> bytes:
-    """What is the same only for pictures of the same mode, size and pixels."""
+    """A hash of a picture's mode, size and pixels."""
     digest = hashlib.sha256(f"{image.mode} {image.size}".encode())
     image.load()
     for _, part in _strips(image):
@@ -71,7 +70,7 @@ def pixel_hash(image: Image.Image) -> bytes:
 
 
 def _strips(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
-    """Some rows at a time, from top to bottom, and which these are."""
+    """The picture in strips of some rows, from top to bottom, each with its range of rows."""
     width, height = image.size
     count = max(1, STRIP_PIXELS // width)
     for top in range(0, height, count):

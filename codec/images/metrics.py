@@ -1,4 +1,4 @@
-"""How far a picture is from its original, and how many bits it took. Numpy only."""
+"""Measures of a picture's distance from its original, and of its rate. Needs only numpy."""
 
 import functools
 from collections.abc import Iterable, Sequence
@@ -34,9 +34,9 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def psnr_of_mean_mse(errors: Iterable[float]) -> float:
-    """PSNR in dB of the mean of per-picture MSEs: how codecs report a set of equal-sized pictures.
+    """PSNR in dB of the mean of the pictures' MSEs, as codecs report it for a set of pictures.
 
-    The mean of PSNRs would be infinite as soon as one picture is exact.
+    The mean of PSNRs would be infinite if one picture is exact.
     """
     values = list(errors)
     if not values:
@@ -45,7 +45,7 @@ def psnr_of_mean_mse(errors: Iterable[float]) -> float:
 
 
 def bits_per_pixel(nbytes: int, width: int, height: int) -> float:
-    """Bits per pixel of ``nbytes`` spent on a ``width`` x ``height`` picture."""
+    """Bits per pixel of ``nbytes`` bytes for a ``width`` x ``height`` picture."""
     if width <= 0 or height <= 0:
         raise ValueError(f"a picture of {width}x{height} has no pixels")
     return 8 * nbytes / (width * height)
@@ -54,12 +54,11 @@ def bits_per_pixel(nbytes: int, width: int, height: int) -> float:
 def ms_ssim(a: np.ndarray, b: np.ndarray, *, weights: Sequence[float] = MS_SSIM_WEIGHTS) -> float:
     """Multi-scale structural similarity (Wang 2003) of the lumas of two uint8 pictures, 0 to 1.
 
-    Pictures are ``(H, W, 3)`` or ``(H, W)``. Windows lie wholly inside the picture; each scale is
-    the 2x2 mean of the one before, an odd last row or column repeated. Five scales need a shorter
-    side of 161 pixels; smaller pictures use the scales that fit, the weights divided by their sum,
-    and those under 11 pixels one window as large as their shorter side: such values are not
-    comparable with those of larger pictures.
-    Negative structure counts as 0.
+    Pictures are ``(H, W, 3)`` or ``(H, W)``. Windows lie wholly inside the picture. Each scale is
+    the 2x2 mean of the one before, with an odd last row or column repeated. Five scales need a
+    shorter side of 161 pixels. Smaller pictures use the scales that fit, with weights divided by
+    their sum; pictures under 11 pixels use one window as large as their shorter side. Such values
+    cannot be compared with those of larger pictures. Negative structure counts as 0.
     """
     _check(a, b)
     x, y = _luma(a), _luma(b)
@@ -80,13 +79,13 @@ def ms_ssim(a: np.ndarray, b: np.ndarray, *, weights: Sequence[float] = MS_SSIM_
 
 
 def ms_ssim_decibel(similarity: float) -> float:
-    """MS-SSIM as -10 log10(1 - MS-SSIM): near 1 it spreads what the plain figure crowds."""
+    """MS-SSIM in dB, -10 log10(1 - MS-SSIM), which shows differences near 1."""
     return float("inf") if similarity >= 1 else float(-10 * np.log10(1 - similarity))
 
 
 @dataclass(frozen=True, eq=False)
 class PatchLines:
-    """Where patches of a picture lie on fixed random lines, for each level of its pyramid.
+    """The projections of a picture's patches on fixed random lines, for each level of its pyramid.
 
     Attributes:
         positions: for each level ``(patches, LINES) float32``, in levels of 255, the patches in
@@ -103,9 +102,9 @@ def patch_lines(image: np.ndarray) -> PatchLines:
     """The patches that ``sliced_wasserstein`` compares, of an ``(H, W, 3) uint8`` picture.
 
     The levels are up to four bands of a Laplacian pyramid (Burt & Adelson 1983, 5-tap binomial
-    filter, mirrored at the edges), from the finest on, and what remains below them. Of each up to
-    1024 patches of 7x7x3 are taken, at random but fixed places, and projected on 64 random but
-    fixed lines through the origin.
+    filter, mirrored at the edges), from the finest on, and the remaining low-pass picture. From
+    each level, up to 1024 patches of 7x7x3 are taken at random but fixed places, and projected on
+    64 random but fixed lines through the origin.
     """
     _check(image, image)
     if image.ndim != 3:
@@ -127,11 +126,11 @@ def patch_lines(image: np.ndarray) -> PatchLines:
 def sliced_wasserstein(a: np.ndarray | PatchLines, b: np.ndarray | PatchLines) -> float:
     """Sliced Wasserstein distance of the patches of two pictures of one shape; 0 when equal.
 
-    It asks whether both have the same *kinds* of patches, wherever they are: detail that is
-    invented well costs little, detail that is missing much. On each line it is the mean distance
-    between the sorted positions, divided by the deviation of all elements of both pictures'
-    patches (at least one level of 255, so that it exists for plain pictures too); the result is
-    the mean over lines, then over the pyramid's levels. Symmetric and deterministic.
+    It measures whether both have the same *kinds* of patches, wherever they are: plausible invented
+    detail costs little, missing detail costs much. On each line it is the mean distance between the
+    sorted positions, divided by the deviation of all elements of both pictures' patches (at least
+    one level of 255, so that it is defined for plain pictures). The result is the mean over lines,
+    then over the pyramid's levels. It is symmetric and deterministic.
     """
     x, y = (patch_lines(one) if isinstance(one, np.ndarray) else one for one in (a, b))
     if [p.shape for p in x.positions] != [p.shape for p in y.positions]:
@@ -146,7 +145,7 @@ def sliced_wasserstein(a: np.ndarray | PatchLines, b: np.ndarray | PatchLines) -
 
 
 def deviation(mean: float, power: float) -> float:
-    """Standard deviation out of mean and mean square; at least one level of 255."""
+    """Standard deviation from mean and mean square; at least one level of 255."""
     return max(1.0, max(power - mean**2, 0.0) ** 0.5)
 
 
@@ -176,7 +175,7 @@ def _lines(dimensions: int) -> np.ndarray:
 def _ssim_terms(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     """Mean SSIM, and mean of its contrast-structure part alone (Wang 2004, eqs. 9, 13).
 
-    Some rows at a time, which stay in the processor's cache.
+    Works on some rows at a time, which stay in the processor's cache.
     """
     window = _gaussian(min(WINDOW, *x.shape))
     height, width = (side - len(window) + 1 for side in x.shape)

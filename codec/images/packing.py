@@ -1,7 +1,7 @@
-"""Picture files made smaller without losing a byte: JPEG files by Lepton.
+"""Packs JPEG files losslessly with Lepton.
 
 Lepton (https://arxiv.org/abs/1704.06192) codes the coefficients of a JPEG file with a better model
-than JPEG's own. Unpacking gives the same bytes again. It needs the package lepton_jpeg_python.
+than JPEG's own. Unpacking returns the same bytes. It needs the package lepton_jpeg_python.
 """
 
 from types import ModuleType
@@ -12,7 +12,7 @@ LEPTON = "lepton"
 PACKAGE = "lepton_jpeg_python"
 MAX_FILE_BYTES = 1 << 29  # of an unpacked file: a packed one may claim any size
 _JPEG = b"\xff\xd8\xff"
-_SIZE = slice(20, 24)  # where a Lepton file says how long the JPEG file is, little-endian
+_SIZE = slice(20, 24)  # the length of the JPEG file in a Lepton file, little-endian
 
 
 def can_pack() -> bool:
@@ -21,10 +21,10 @@ def can_pack() -> bool:
 
 
 def pack_file(data: bytes) -> tuple[bytes, str | None]:
-    """The bytes to store of a file, and how they are packed: ``"lepton"`` or None, as they are.
+    """The bytes to store of a file, and their packing: ``"lepton"``, or None for the file itself.
 
-    JPEG files are packed if that makes them smaller and unpacking gives every byte back. Lepton
-    refuses CMYK files, and does not give all damaged files back.
+    JPEG files are packed if that makes them smaller and if unpacking returns every byte. Lepton
+    refuses CMYK files, and cannot restore all damaged files.
     """
     lepton = _lepton()
     if lepton is None or not data.startswith(_JPEG) or len(data) > MAX_FILE_BYTES:
@@ -41,7 +41,7 @@ def pack_file(data: bytes) -> tuple[bytes, str | None]:
 
 
 def unpack_file(data: bytes, packing: str | None) -> bytes:
-    """The file that ``pack_file`` was given.
+    """The original bytes of a file that ``pack_file`` packed.
 
     Raises CorruptStreamError for damaged bytes and for an unknown packing, MissingPackageError if
     the package that unpacks them is not installed.
@@ -50,12 +50,12 @@ def unpack_file(data: bytes, packing: str | None) -> bytes:
         return data
     if packing != LEPTON:
         raise CorruptStreamError(
-            f"the original is packed by {packing!r:.40}, which this release does not know"
+            f"the original has the packing {packing!r:.40}, which this release does not know"
         )
     lepton = _lepton()
     if lepton is None:
         raise MissingPackageError(
-            f"the original is packed by Lepton, and {PACKAGE} is not installed here: "
+            f"the original is packed with Lepton, and {PACKAGE} is not installed here: "
             f"pip install {PACKAGE}"
         )
     if not 0 < int.from_bytes(data[_SIZE], "little") <= MAX_FILE_BYTES:

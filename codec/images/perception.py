@@ -1,15 +1,15 @@
-"""SSIMULACRA2: how good a picture looks to people, by the package ``ssimulacra2`` (optional)."""
+"""SSIMULACRA2, a measure of how good a picture looks, from the optional package ``ssimulacra2``."""
 
 import importlib.util
 from io import BytesIO
 
 import numpy as np
 
-SMALLEST = 8  # pixels a side, that it can judge
-# The measure looks at six scales. Of a smaller picture it sees fewer, weighs them as if they were
-# others, and calls everything bad.
+SMALLEST = 8  # pixels per side that it needs
+# SSIMULACRA2 uses six scales. On a smaller picture it uses fewer, with the weights of others, and
+# calls everything bad.
 WHOLE = 256
-EXACT = 100.0  # what a picture has that came back as it was
+EXACT = 100.0  # of an exact picture
 
 
 def can_judge() -> bool:
@@ -18,11 +18,11 @@ def can_judge() -> bool:
 
 
 def ssimulacra2(original: np.ndarray, shown: np.ndarray) -> float | None:
-    """Of two ``(H, W, 3) uint8`` pictures of one shape; None for those too small.
+    """SSIMULACRA2 of two ``(H, W, 3) uint8`` pictures of one shape; None if they are too small.
 
     30 is low quality, 50 medium, 70 high, 90 cannot be told from the original in a flicker test.
-    Takes some three seconds for a megapixel. Pictures of less than ``WHOLE`` pixels a side are
-    continued by their mirror images.
+    Takes some three seconds per megapixel. Pictures of less than ``WHOLE`` pixels a side are
+    extended by their mirror images.
     """
     from ssimulacra2 import compute_ssimulacra2
 
@@ -38,6 +38,6 @@ def _mirrored(picture: np.ndarray) -> np.ndarray:
 
 
 def ppm(picture: np.ndarray) -> bytes:
-    """An ``(H, W, 3) uint8`` picture as a file without compression."""
+    """An ``(H, W, 3) uint8`` picture as a PPM file."""
     height, width = picture.shape[:2]
     return b"P6 %d %d 255\n" % (width, height) + picture.tobytes()

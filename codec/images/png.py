@@ -1,7 +1,7 @@
-"""PNG files before they are decoded: what pixels depend on is checked, the rest cannot cost them.
+"""Checks PNG files before they are decoded, and drops chunks that pixels do not need.
 
-Pillow fails on damaged or huge chunks that have nothing to do with pixels, and reads past lost
-rows. So it is given a new file of only the chunks that it needs.
+Pillow fails on damaged or huge chunks that have nothing to do with pixels, and ignores missing
+rows. So it gets a new file with only the chunks that it needs.
 """
 
 import struct
@@ -14,7 +14,7 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"acTL", b"fcTL", b"fdAT")
 _COLOURS = (b"gAMA", b"cHRM", b"sRGB", b"cICP", b"iCCP")
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
-# Texts that may tell the orientation: what ImageMagick makes of EXIF, and XMP.
+# Texts that may hold the orientation: EXIF as ImageMagick writes it, and XMP.
 _ORIENTING = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")
 MAX_TEXT = 1 << 20  # unpacked; larger texts are not read
 MAX_PROFILE = 1 << 24
@@ -28,9 +28,9 @@ _PASSES = (
 
 @dataclass
 class Png:
-    """A PNG file: its ``header`` (IHDR), packed ``rows``, and what it tells of its ``colours``.
+    """A PNG file: its ``header`` (IHDR), packed ``rows``, and the chunks about its ``colours``.
 
-    ``end_is_lost`` where the file stops before its end marker.
+    ``end_is_lost`` if the file stops before its end marker.
     """
 
     header: bytes
@@ -49,12 +49,12 @@ class Png:
         return self.header[12] != 0
 
     def to_bytes(self) -> bytes:
-        """A file with only what decoding needs."""
+        """A PNG file with only the chunks that decoding needs."""
         rows = [(b"IDAT", data) for data in self.rows]
         return _file([(b"IHDR", self.header), *self.others, *rows])
 
     def mended(self) -> bytes:
-        """The same of a file whose end is lost. Raises BrokenImageError if rows are missing."""
+        """The file with its missing end. Raises BrokenImageError if rows are missing."""
         return _file([(b"IHDR", self.header), *self.others, (b"IDAT", zlib.compress(self.check()))])
 
     def check(self) -> bytes:
@@ -78,7 +78,7 @@ class Png:
 
 
 def read_png(data: bytes, notes: list[str]) -> Png:
-    """Take a file apart, and note what is ignored of it. Raises BrokenImageError."""
+    """Parse a file; ``notes`` gets what is ignored. Raises BrokenImageError."""
     if data[12:16] != b"IHDR" or len(data) < 33 or data[8:12] != b"\0\0\0\x0d":
         raise BrokenImageError("the png file does not begin with a whole IHDR chunk")
     if data[24] == 16:
@@ -128,7 +128,7 @@ def profile_of(chunk: bytes) -> bytes:
 
 
 def _is_readable(kind: bytes, content: bytes, notes: list[str]) -> bool:
-    """Whether a text can be read; a note if it is damaged or too large."""
+    """Whether a text can be read. Adds a note if it is damaged or too large."""
     size, packed = len(content), b""
     rest = content.partition(b"\0")[2]
     if kind == b"zTXt":
@@ -147,7 +147,7 @@ def _is_readable(kind: bytes, content: bytes, notes: list[str]) -> bool:
 
 
 def _transparency(header: bytes, content: bytes, notes: list[str]) -> list[tuple[bytes, bytes]]:
-    """The tRNS chunk as Pillow takes it: its values on the scale of 8 bits."""
+    """The tRNS chunk for Pillow, with its values scaled to 8 bits."""
     depth, kind = header[8], header[9]
     if kind == 3 and len(content) <= 256:
         return [(b"tRNS", content)]

@@ -1,11 +1,11 @@
-"""Smaller copies of pictures."""
+"""Scales pictures down."""
 
 import numpy as np
 from PIL import Image
 
 
 def fit(height: int, width: int, max_side: int) -> tuple[int, int]:
-    """Height and width of a picture made no longer than ``max_side`` pixels, never enlarged.
+    """Height and width of a picture scaled down to at most ``max_side`` pixels per side.
 
     Raises ValueError unless ``max_side`` is at least 1.
     """
@@ -26,8 +26,8 @@ def shrink(
 ) -> np.ndarray:
     """``(H, W, 3) uint8`` resampled to ``(height, width, 3)`` with a filter against aliasing.
 
-    ``part`` is how much of it to take, from the top left corner: height and width, which need not
-    be whole.
+    ``part`` is the height and width of the part to use, from the top left corner; they need not be
+    whole numbers.
     """
     rows, columns = part or picture.shape[:2]
     if rows == height and columns == width:

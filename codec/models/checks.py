@@ -1,7 +1,7 @@
-"""What a model file must be before anything is computed with it, or allocated for it.
+"""Checks of a model file before anything is computed with it, or memory is allocated for it.
 
-A model may come from anywhere. Its configuration says how large its networks are, and nothing is
-made of that size until the tensors in the file, whose bytes are there, have just these shapes.
+A model may come from anywhere. Its configuration says how large its networks are. Networks are made
+only if the tensors in the file have these sizes.
 """
 
 import json
@@ -45,7 +45,7 @@ def parse_config(text: str) -> dict[str, Any]:
     except RecursionError:
         raise ValueError("its configuration is nested too deeply") from None
     if not isinstance(config, dict):
-        raise ValueError("its configuration is no JSON object")
+        raise ValueError("its configuration is not a JSON object")
     version = config.pop("format", None)
     if type(version) is not int or version != FORMAT:
         raise ValueError(
@@ -69,7 +69,7 @@ def _check_value(value: Any, depth: int) -> None:
 
 
 def check_tensors(tensors: Mapping[str, Tensor]) -> None:
-    """Raises ValueError for types that no model has, and for numbers that are not finite."""
+    """Raises ValueError for types that models do not have, and for numbers that are not finite."""
     for name, tensor in tensors.items():
         if tensor.dtype not in _DTYPES:
             raise ValueError(f"its tensor {name} is of type {tensor.dtype}")
@@ -100,7 +100,7 @@ def below(prefix: str, values: Mapping[str, Value]) -> dict[str, Value]:
 
 
 class _Budget(TorchFunctionMode):
-    """Refuses to make tensors once more numbers were asked for than there may be."""
+    """Raises InvalidModelError once tensors with more than ``numbers`` elements have been made."""
 
     def __init__(self, numbers: int) -> None:
         super().__init__()
@@ -117,15 +117,15 @@ class _Budget(TorchFunctionMode):
             sizes = args[0] if args and not isinstance(args[0], int) else args
             self.left -= math.prod(n for n in sizes if isinstance(n, int))
             if self.left < 0:
-                raise InvalidModelError("the configuration is of a larger model than the file's")
+                raise InvalidModelError("the configuration is of a larger model than the tensors")
         return func(*args, **(kwargs or {}))
 
 
 def build(make: Callable[[], Module], tensors: Mapping[str, Tensor]) -> Module:
-    """A module whose parameters and buffers are all among ``tensors``; these are not loaded yet.
+    """The module of ``make``, whose parameters and buffers must all be among ``tensors``.
 
-    Raises InvalidModelError for tensors that are missing or of another shape, and while it is made
-    if it would become several times as large as they are.
+    Does not load them. Raises InvalidModelError for tensors that are missing or of another shape,
+    and for a module several times as large as the tensors, before it takes that memory.
     """
     with _Budget(_SPARE + 4 * sum(tensor.numel() for tensor in tensors.values())):
         module = make()

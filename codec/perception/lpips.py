@@ -1,4 +1,4 @@
-"""LPIPS: a distance of features learnt from people's judgements, by weights from a file."""
+"""LPIPS: a distance of features, learned from people's judgements, with weights from a file."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -34,9 +34,9 @@ _KINDS = (
 class LPIPS(nn.Module):
     """The learned perceptual metric on features of VGG16 (Zhang et al. 2018), version 0.1.
 
-    Frozen: gradients pass to the pictures, never to the weights. The weights are arbitrary until
-    loaded: use ``from_file``. They have the names of the lpips package, so that what
-    ``state_dict`` gives can be read back.
+    It is frozen: gradients go to the pictures, not to the weights. Make one with ``from_file``;
+    otherwise the weights are arbitrary. They have the names of the lpips package, so that
+    ``state_dict`` can be saved and read back.
     """
 
     def __init__(self) -> None:
@@ -55,11 +55,11 @@ class LPIPS(nn.Module):
     def from_file(cls, path: str | Path) -> "LPIPS":
         """The metric with weights from a file, in float32 on the CPU.
 
-        That is a checkpoint of the CDC authors' trained with rho > 0, the state of the lpips
-        package's ``LPIPS(net="vgg")`` (.pt or .pth), or a .safetensors file with the package's
-        names, all with or without ``lpips.`` before them. Other tensors in it are ignored.
+        The file is a checkpoint of CDC's authors that was trained with rho > 0, the state of the
+        lpips package's ``LPIPS(net="vgg")`` (.pt or .pth), or a .safetensors file with the
+        package's names. Names may begin with ``lpips.``. Other tensors are ignored.
 
-        Raises InvalidModelError naming the file and what is missing, misshapen or not finite.
+        Raises InvalidModelError for tensors that are missing, have another shape or are not finite.
         """
         path = Path(path)
         with torch.device("meta"):  # shapes alone: initialising 15 million weights takes a while
@@ -78,14 +78,14 @@ class LPIPS(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Distances ``(B,)`` of pictures ``(B, 3, H, W)`` in [-1, 1], at least 16x16 (eq. 1).
 
-        Raises ValueError where a shape does not fit.
+        Raises ValueError for other shapes.
         """
         check_pictures(x, y)
         if min(x.shape[2:]) < _SMALLEST:
             raise ValueError(
-                f"LPIPS takes pictures of at least {_SMALLEST}x{_SMALLEST}, not {tuple(x.shape)}"
+                f"LPIPS needs pictures of at least {_SMALLEST}x{_SMALLEST}, not {tuple(x.shape)}"
             )
-        # Apart rather than as one batch: of an original without gradients, nothing is kept.
+        # Not as one batch, because nothing must be kept of an original without gradients.
         pairs = zip(self.features(x), self.features(y), strict=True)
         distances = []
         for i, (a, b) in enumerate(pairs):
@@ -105,7 +105,7 @@ class LPIPS(nn.Module):
 
 
 class _Scaling(nn.Module):
-    """From [-1, 1] to what VGG16 was trained on."""
+    """Scales [-1, 1] to the range on which VGG16 was trained."""
 
     shift: Tensor
     scale: Tensor
@@ -128,14 +128,14 @@ class _Linear(nn.Module):
         self.model = nn.Sequential(nn.Identity(), nn.Conv2d(channels, 1, 1, bias=False))
 
     def forward(self, squares: Tensor) -> Tensor:
-        # Not by the convolution itself, nor any product that autocast would round.
+        # Without the convolution or a product, which autocast would round.
         return (squares * self.get_parameter("model.1.weight").flatten()).sum(dim=1)
 
 
 def _slice(inputs: int, width: int, convolutions: Iterable[int]) -> nn.Sequential:
-    """Convolutions named by their numbers, each with its activation; all but the first slice halve.
+    """Convolutions named by their numbers, with activations. All slices but the first halve.
 
-    Activating in place is safe as the frozen convolutions need not keep what they gave.
+    Activating in place is safe, because frozen convolutions do not need their outputs again.
     """
     layers = nn.Sequential()
     for number in convolutions:
@@ -150,15 +150,15 @@ def _slice(inputs: int, width: int, convolutions: Iterable[int]) -> nn.Sequentia
 def _unit(h: Tensor) -> Tensor:
     """Features scaled to length one at each pixel, at least in float32.
 
-    Where all are 0, so is the norm, and gradients are multiplied by 1e10. They end right there, at
-    the activations, all of which are off; nothing must come between the two.
+    If all are 0, the norm is 0, and gradients are multiplied by 1e10. The activations before, which
+    are all off, stop these gradients, so nothing may come between the two.
     """
     h = h.to(torch.promote_types(h.dtype, torch.float32))  # half precision has no 1e-10
     return h / (torch.linalg.vector_norm(h, dim=1, keepdim=True) + 1e-10)
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    """What a file holds, without running any code of its. Raises InvalidModelError."""
+    """The content of a file, read without running code in it. Raises InvalidModelError."""
     if path.suffix != ".safetensors":
         return load_checkpoint(path)
     try:
@@ -168,7 +168,7 @@ def _read(path: Path) -> Mapping[str, Any]:
 
 
 def _find(contents: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """What a file has under these names, at the first of the places where it has any."""
+    """The tensors with these names, from the first place in the file that has any of them."""
     names = list(names)
     places = (
         (contents.get("ema"), "ema_model.loss_fn_vgg."),

@@ -1,8 +1,8 @@
-"""SSIMULACRA2 as a function that a training can follow, by the weights of the package.
+"""SSIMULACRA2 in torch, with gradients for training, and with the weights of the package.
 
-``codec.images.perception`` calls the package itself, which judges. This is the same sum in torch,
-with gradients: on a CPU blurs are products with banded matrices, several times faster than
-convolutions of one channel.
+Evaluation calls the package itself (``codec.images.perception``). This is the same sum. On a CPU,
+blurs are products with banded matrices, which is several times faster than convolutions of one
+channel.
 """
 
 import math
@@ -29,12 +29,12 @@ _LINEAR = 2.326765642916932
 
 
 def ssimulacra2_sum(original: Tensor, shown: Tensor) -> Tensor:
-    """What SSIMULACRA2 adds up of pictures ``(B, 3, H, W)`` in [0, 1]: ``(B,)``, less is better.
+    """The sum in SSIMULACRA2 of pictures ``(B, 3, H, W)`` in [0, 1]: ``(B,)``, less is better.
 
-    It is about 0 for equal pictures. ``score`` makes the measure's number of it. Pictures of less
-    than 225 pixels a side have fewer than its six scales, and a smaller sum.
+    It is about 0 for equal pictures. ``score`` computes SSIMULACRA2 from it. Pictures of less than
+    225 pixels per side have fewer than six scales, and a smaller sum.
 
-    Raises StrataError where the package is not installed.
+    Raises StrataError if the package is not installed.
     """
     weights = _weights().to(original.device)
     a, b = _linear(original), _linear(shown)
@@ -58,7 +58,7 @@ def ssimulacra2_sum(original: Tensor, shown: Tensor) -> Tensor:
 
 
 def score(total: Tensor) -> Tensor:
-    """SSIMULACRA2's number, 100 for equal pictures, of ``ssimulacra2_sum``."""
+    """SSIMULACRA2, 100 for equal pictures, from ``ssimulacra2_sum``."""
     x = _LINEAR * total + _SQUARE * total.square() + _CUBE * total**3
     return 100 - 10 * x.clamp_min(1e-6) ** _POWER
 
@@ -94,7 +94,7 @@ def _blur(maps: Tensor) -> Tensor:
 def _band_matrix(size: int, mirrored: bool, device: torch.device) -> Tensor:
     """A Gaussian along one side as a matrix ``(size, size)``.
 
-    As in the package: edges are mirrored from top to bottom, and zeros lie left and right.
+    As in the package, vertical blurs mirror the edges, and horizontal ones pad with zeros.
     """
     taps = [math.exp(-0.5 * (i / _SIGMA) ** 2) for i in range(-_RADIUS, _RADIUS + 1)]
     matrix = np.zeros((size, size))
@@ -121,5 +121,5 @@ def _package() -> Any:
 
 @cache
 def _weights() -> Tensor:
-    """``(3, 6, 2, 3)``: of a channel and a scale, by norm and by kind of map."""
+    """Weights ``(3, 6, 2, 3)`` by channel, scale, norm and kind of map."""
     return torch.tensor(_package().weights, dtype=torch.float32).view(3, _SCALES, 2, 3)

@@ -1,4 +1,4 @@
-"""MS-SSIM of pictures as a function that a training can follow."""
+"""MS-SSIM in torch, with gradients for training."""
 
 import math
 
@@ -9,21 +9,20 @@ from torch.nn import functional as F
 from ..images.metrics import C1, C2, LUMA, MS_SSIM_WEIGHTS, PEAK, SIGMA, WINDOW
 from ..numerics.bounds import lower_bound
 
-# A power's slope is infinite at 0: similarities below this have the gradient of one that is this.
+# The slope of a power is infinite at 0. So similarities below this have the gradient at this value.
 _STEEPEST = 0.01
 
 
 def ms_ssim_loss(x: Tensor, y: Tensor) -> Tensor:
     """1 - MS-SSIM (Wang, Simoncelli & Bovik 2003) of pictures' lumas: ``(B,)``, 0 to 1.
 
-    Pictures are ``(B, 3, H, W)`` in [-1, 1], of any floating-point type; the result is at least
-    float32, also under autocast. Windows, scales and their weights are those of
-    ``codec.images.metrics.ms_ssim``, whose values these are: five scales from 161 pixels at the
-    shorter side, else those that fit.
+    Pictures are ``(B, 3, H, W)`` in [-1, 1], of any floating-point type. The result is at least
+    float32, also under autocast. The values are those of ``codec.images.metrics.ms_ssim``, with the
+    same windows, scales and weights: five scales from 161 pixels on the shorter side, otherwise
+    those that fit.
 
-    Where structures are so unlike that a scale's mean similarity is below 0.01, the gradient is
-    the one at 0.01. So it stays finite, and also draws up a negative similarity, whose value
-    counts as 0.
+    If a scale's mean similarity is below 0.01, the gradient is that at 0.01. So it stays finite,
+    and it also raises a negative similarity, which counts as 0.
 
     Raises ValueError for shapes that differ or are not of colour pictures.
     """
@@ -45,11 +44,11 @@ def ms_ssim_loss(x: Tensor, y: Tensor) -> Tensor:
         similarity = torch.stack(similarities, dim=1)  # (B, scales)
         score = lower_bound(similarity, _STEEPEST).pow(weights).prod(dim=1)
         exact = similarity.detach().clamp(min=0).pow(weights).prod(dim=1)
-        return 1 - (score + (exact - score).detach())  # the one's value, the other's gradient
+        return 1 - (score + (exact - score).detach())  # the value of exact, the gradient of score
 
 
 def _luma(x: Tensor) -> Tensor:
-    """``(B, H, W)`` between -0.5 and 0.5: centred, variances lose less to rounding."""
+    """Luma ``(B, H, W)`` between -0.5 and 0.5, centred so that variances are more precise."""
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     weights = torch.as_tensor(LUMA / 2, dtype=x.dtype, device=x.device)
     return torch.einsum("bchw,c->bhw", x, weights)
@@ -57,7 +56,7 @@ def _luma(x: Tensor) -> Tensor:
 
 def _similarity(x: Tensor, y: Tensor, *, with_luminance: bool) -> Tensor:
     """Mean contrast-structure, or the whole of SSIM (Wang 2004, eqs. 9, 13): ``(B,)``."""
-    # Only the variances' sum is needed, so four maps do.
+    # Only the sum of the variances is needed, so four maps are enough.
     mean_x, mean_y, squares, products = _blur(torch.stack([x, y, x * x + y * y, x * y], dim=-1))
     variances = squares - mean_x.square() - mean_y.square()
     covariance = products - mean_x * mean_y
@@ -71,9 +70,9 @@ def _similarity(x: Tensor, y: Tensor, *, with_luminance: bool) -> Tensor:
 
 
 def _blur(maps: Tensor) -> tuple[Tensor, ...]:
-    """Gaussian means over the windows inside the picture, of ``(B, H, W, n)``: n times (B, h, w).
+    """Gaussian means of maps ``(B, H, W, n)`` over windows inside the picture: n times (B, h, w).
 
-    The maps come last in memory, which on a CPU makes depthwise convolutions several times faster.
+    Maps are the last dimension, which makes depthwise convolutions several times faster on a CPU.
     """
     size, n = min(WINDOW, *maps.shape[1:3]), maps.shape[3]
     at = torch.arange(size, dtype=maps.dtype, device=maps.device) - (size - 1) / 2
@@ -85,7 +84,7 @@ def _blur(maps: Tensor) -> tuple[Tensor, ...]:
 
 
 def _halve(x: Tensor) -> Tensor:
-    """2x2 means of ``(B, H, W)``; those at an odd end are of what is there."""
+    """2x2 means of ``(B, H, W)``. An odd last row or column gives means of fewer values."""
     return F.avg_pool2d(x, 2, ceil_mode=True)
 
 

@@ -1,8 +1,8 @@
-"""Whether two pictures have the same textures: statistics of features around each place.
+"""Wasserstein distortion: do two pictures have the same textures?
 
-Wasserstein distortion (Qiu, Ballé et al. 2023): features around a place are taken for samples of a
-distribution, and distributions are compared by their means and deviations. Over a small radius that
-is fidelity, over a large one it is texture alone, wherever its details lie.
+Features around a place are taken as samples of a distribution, and distributions are compared by
+their means and deviations (Qiu, Ballé et al. 2023). With a small radius this measures fidelity;
+with a large one it measures only texture, wherever its details are.
 """
 
 from collections.abc import Sequence
@@ -13,10 +13,11 @@ from torch import Tensor
 
 
 def wasserstein_distortion(original: Tensor, shown: Tensor, radii: Sequence[int]) -> Tensor:
-    """Of feature maps ``(B, C, h, w)``: ``(B,)``, summed over channels, mean over places and radii.
+    """The distortion ``(B,)`` of feature maps ``(B, C, h, w)``.
 
-    Local means and deviations are those of squares of ``2 r + 1`` places a side for each radius r,
-    Gaussian where a texture has been taken for its two first moments (eq. 7).
+    It is the sum over channels and the mean over places and radii. Local means and deviations are
+    those of squares of ``2 r + 1`` places per side for each radius r. Distributions are taken as
+    Gaussian (eq. 7).
     """
     total = torch.zeros(len(original), device=original.device)
     for radius in radii:
@@ -26,7 +27,7 @@ def wasserstein_distortion(original: Tensor, shown: Tensor, radii: Sequence[int]
 
 
 def _moments(x: Tensor, radius: int) -> tuple[Tensor, Tensor]:
-    """Local means and deviations; windows are cut at the edges, and overlap by half."""
+    """Local means and deviations. Windows overlap by half and are cut at the edges."""
     side, stride = 2 * radius + 1, max(1, radius)
 
     def mean(y: Tensor) -> Tensor:

@@ -12,14 +12,13 @@ Layer::
 
     uint32  crc32 of (model id || header || layer number || all that follows)
     varint  length || protection        only with flag bit 0 (see protection.py)
-    uint16  check of the table indices  only with flag bit 0: crc32 >> 16 of what shaped the entropy
-                                        coder's tables
-    bytes   entropy-coded words         begun with crc32 >> 8 of what shaped the tables, and of what
-                                        comes out
+    uint16  check of the table indices  only with flag bit 0: crc32 >> 16 of the choices of tables
+    bytes   entropy-coded words         the coder starts with crc32 >> 8 of the choices of tables
+                                        and of the symbols
 
 A file is ``b"STRA"``, ``varint length || header``, then each layer as ``varint length || layer``.
 
-docs/format.md specifies it all. Nothing here allocates by a number that the bytes merely claim.
+docs/format.md is the specification. No memory is allocated here by a number that bytes only claim.
 """
 
 import struct
@@ -35,10 +34,10 @@ CODECS = {"uqdm": 0, "cdc": 1}
 MAX_SIDE = 1 << 20
 MAX_PIXELS = 1 << 30  # beyond any camera
 MAX_LAYERS = 64
-MAX_HEADER_BYTES = 16  # two bytes, sides of three each, model, stream id: none is longer
-MAX_LAYER_BYTES = (1 << 31) - 1  # what a value of a Parquet column holds
-# What a decoder takes unless its user wants more (``Codec.max_pixels``): a forged header must not
-# make it allocate gigabytes.
+MAX_HEADER_BYTES = 16  # two bytes, three for each side, model, stream id
+MAX_LAYER_BYTES = (1 << 31) - 1  # the limit of a value in a Parquet column
+# A decoder's default limit (``Codec.max_pixels``): a forged header must not make it allocate
+# gigabytes.
 DECODED_PIXELS = 1 << 28
 _PROTECTED, _STREAM_ID = 1, 2
 
@@ -59,7 +58,7 @@ class StreamHeader:
 class Layer:
     """The parsed content of one layer.
 
-    Only layers of protected streams have a check of their table indices, and protection.
+    Only layers of protected streams have ``index_check`` and ``protection``.
     """
 
     payload: bytes
@@ -68,7 +67,7 @@ class Layer:
 
 
 def varint(value: int) -> bytes:
-    """LEB128: seven bits a byte, the lowest first."""
+    """LEB128: seven bits per byte, the lowest first."""
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -78,7 +77,7 @@ def varint(value: int) -> bytes:
 
 
 def read_varint(data: bytes, at: int, what: str, layer: int | None = None) -> tuple[int, int]:
-    """The number at a place of ``data``, and where it ends. Raises CorruptStreamError."""
+    """The number at offset ``at``, and the offset of its end. Raises CorruptStreamError."""
     value = shift = 0
     while True:
         if at >= len(data) or shift > 56:
@@ -87,7 +86,7 @@ def read_varint(data: bytes, at: int, what: str, layer: int | None = None) -> tu
         at, shift = at + 1, shift + 7
         if data[at - 1] < 0x80:
             if not data[at - 1] and shift > 7:
-                break  # a number is written in one way only
+                break  # a number has only one valid spelling
             return value, at
     raise CorruptStreamError(f"{what} holds a number that is longer than it needs to be", layer)
 
@@ -98,7 +97,7 @@ def check16(*parts: bytes) -> int:
 
 
 def check24(*parts: bytes) -> int:
-    """24-bit check of the concatenation of ``parts``: as much as an entropy coder begins with."""
+    """24-bit check of the concatenation of ``parts``; an entropy coder starts with so many bits."""
     return _crc(parts) >> 8
 
 
@@ -117,7 +116,7 @@ def pack_header(header: StreamHeader) -> bytes:
     """Raises UnsupportedImageError for a size that no reader would accept."""
     if not _possible(header.width, header.height):
         raise UnsupportedImageError(
-            f"{header.width}x{header.height} is no size for a stream: sides are 1 to {MAX_SIDE}, "
+            f"{header.width}x{header.height} is not a valid size: sides are 1 to {MAX_SIDE}, "
             f"pixels at most {MAX_PIXELS}"
         )
     flags = _PROTECTED * header.protected | _STREAM_ID * (header.stream_id is not None)
@@ -129,9 +128,9 @@ def pack_header(header: StreamHeader) -> bytes:
 
 
 def unpack_header(data: bytes) -> StreamHeader:
-    """Parse a header. Raises CorruptStreamError if it is damaged.
+    """Parse a header.
 
-    And UnknownModelError if it is of another version.
+    Raises CorruptStreamError if it is damaged, UnknownModelError if it has another version.
     """
     if not 8 <= len(data) <= MAX_HEADER_BYTES:
         kind = "shorter" if len(data) < 8 else "longer"
@@ -173,7 +172,7 @@ def pack_layer(model_id: str, header: bytes, number: int, layer: Layer) -> bytes
 
 
 def unpack_layer(model_id: str, header: bytes, number: int, data: bytes) -> Layer:
-    """Parse one layer, its checksum first. Raises CorruptStreamError with the layer's number."""
+    """Check and parse one layer. Raises CorruptStreamError with the layer's number."""
     if not 4 <= len(data) <= MAX_LAYER_BYTES:
         fault = "is cut short" if len(data) < 4 else "is longer than any layer can be"
         raise CorruptStreamError(f"{layer_name(number)} {fault} ({len(data)} bytes)", number)

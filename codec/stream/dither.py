@@ -1,8 +1,8 @@
-"""Randomness that encoder and decoder share: counter-based, in integers, the same on every machine.
+"""Random numbers that encoder and decoder share: the same on every machine.
 
-numpy's Philox is keyed by the stream's id and by what is drawn; its raw words are fixed for ever
-(NEP 19), and only exact operations turn them into floats. A device's own generator, or a normal
-variate computed with ``log`` and ``cos``, would differ between machines.
+numpy's Philox, a counter-based generator, is keyed by the stream's id and by the draw. Its raw
+words never change (NEP 19), and only exact operations turn them into floats. A device's own
+generator, or normal variates computed with ``log`` and ``cos``, would differ between machines.
 """
 
 import math
@@ -11,9 +11,9 @@ from statistics import NormalDist
 import numpy as np
 
 DITHER_LEVELS = 16  # as good as a continuous dither, and exact
-_SHOWN = (0, 1 << 63)  # the key of noise that belongs to no stream
+_SHOWN = (0, 1 << 63)  # the key of ``unit_noise``, which belongs to no stream
 _OCTET_DEVIATION = math.sqrt((256**2 - 1) / 12)
-QUANTILES = 4096  # of the normal distribution; the outermost is 3.7 standard deviations out
+QUANTILES = 4096  # of the normal distribution; the outermost is at 3.7 standard deviations
 
 
 def uniform(stream_id: int, draw: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -35,16 +35,16 @@ def normal(stream_id: int, draw: int, shape: tuple[int, ...], quantiles: np.ndar
 
 
 def normal_quantiles() -> np.ndarray:
-    """The table that a new model stores for ``normal``, ``(4096,) float64``, of variance 1."""
+    """The table for ``normal`` that a new model stores, ``(4096,) float64``, with variance 1."""
     inverse = NormalDist().inv_cdf
     table = np.array([inverse((i + 0.5) / QUANTILES) for i in range(QUANTILES)])
     return table / table.std()
 
 
 def unit_noise(shape: tuple[int, ...]) -> np.ndarray:
-    """Noise ``shape float32`` of mean 0 and variance 1, uniform; always the same for a shape.
+    """Uniform noise ``shape float32`` of mean 0 and variance 1; always the same for a shape.
 
-    For what is shown, not for what is decoded: the key is fixed and no stream's.
+    It is for reconstruction only, not for coding.
     """
     count = math.prod(shape)
     octets = _words(*_SHOWN, -(-count // 8)).view(np.uint8)[:count].reshape(shape)

@@ -1,9 +1,9 @@
-"""Integer probability tables, and coding with them. The only importer of constriction.
+"""Integer probability tables and entropy coding. Only this module imports constriction.
 
-Everything the coder sees is an integer: symbols, table indices, and tables that were counted or
-rounded once, when the model was made, and that travel with the model file. The probabilities
-handed to constriction are integer counts over 2**20, exact in float32 and summing to one in any
-order, so its own fixed-point rounding is the same on every machine.
+All inputs of the coder are integers: symbols, table indices, and tables, which were counted or
+rounded once when the model was made, and are stored in the model file. constriction gets
+probabilities that are integer counts over 2**20, exact in float32, with a sum of exactly one in any
+order. So its own fixed-point rounding is the same on every machine.
 
 ANS is a stack: the last symbol pushed is the first popped. ``encode`` therefore takes all parts of
 a layer in decoding order and pushes them from the end.
@@ -19,29 +19,29 @@ from ..errors import CorruptStreamError
 
 PRECISION = 20  # counts of a table sum to 2**20: fine enough for p = 1e-6, exact in float32
 _TOTAL = 1 << PRECISION
-_LARGEST_SYMBOL = 1 << 30  # with an entry of its own; far beyond any, and within int32
-_ROW_LIMIT = 32  # up to this many entries a gathered row per symbol beats grouping by table
-_CHUNK = 1 << 23  # numbers of rows handed over at once, which bounds their memory
+_LARGEST_SYMBOL = 1 << 30  # in a table; larger than any symbol in use, and within int32
+_ROW_LIMIT = 32  # up to so many entries, one row per symbol is faster than grouping by table
+_CHUNK = 1 << 23  # numbers in rows that are coded at once, which limits their memory
 _CATEGORICAL = constriction.stream.model.Categorical(perfect=False)
-_LENGTH = constriction.stream.model.Uniform(32)  # of an escaped value's binary digits
+_LENGTH = constriction.stream.model.Uniform(32)  # the number of binary digits of an escaped value
 _DIGIT_BITS = 15
-_START_BITS = 24  # those of constriction's probabilities
+_START_BITS = 24  # constriction's precision
 
 Part = tuple[np.ndarray, np.ndarray, "Tables"]
 
 
 def quantize_pmfs(pmfs: np.ndarray) -> np.ndarray:
-    """Round pmfs ``(T, n) float64`` to positive integer counts ``(T, n) int32``, of sum 2**20 each.
+    """Round pmfs ``(T, n) float64`` to positive integer counts ``(T, n) int32``, each of sum 2**20.
 
-    What a row becomes does not depend on the others.
+    The result for a row does not depend on the other rows.
     """
-    pmfs = np.ascontiguousarray(pmfs)  # the order of a sum follows the memory's
+    pmfs = np.ascontiguousarray(pmfs)  # the order of a sum depends on the memory layout
     if not np.isfinite(pmfs).all() or pmfs.min() < 0 or pmfs.sum(1).min() <= 0:
         raise ValueError("a probability table must be finite, non-negative and not all zero")
     free = _TOTAL - pmfs.shape[1]
     ideal = pmfs / pmfs.sum(1, keepdims=True) * free
     counts = np.floor(ideal).astype(np.int64)
-    # The largest remainders are rounded up, of equal ones the first.
+    # The largest remainders are rounded up; of equal ones, the first.
     order = np.argsort(counts - ideal, axis=1, kind="stable")
     chosen = np.arange(pmfs.shape[1]) < free - counts.sum(1, keepdims=True)
     up = np.zeros_like(counts)
@@ -54,12 +54,12 @@ class Tables:
     """``T`` integer tables. Table t covers symbols first[t] .. first[t] + n_t - 1 and an escape.
 
     Attributes:
-        counts: all tables end to end, ``(sum(n_t + 1),) int32``; the last entry of each is the
-            escape, coded before the exact value of any symbol outside the table's range.
+        counts: all tables one after the other, ``(sum(n_t + 1),) int32``. The last entry of each
+            table is the escape, which is coded before the value of a symbol outside its range.
         start: where each table begins in ``counts``, ``(T + 1,) int64``.
         first: the smallest symbol of each table, ``(T,) int32``.
-        row_limit: tables of one size are coded in the order of the symbols if they have no more
-            entries than this, otherwise table by table. The format says which have another.
+        row_limit: tables of one size with at most so many entries are coded in the order of the
+            symbols, others table by table. The format says which tables have another limit.
     """
 
     counts: np.ndarray
@@ -103,7 +103,7 @@ class Tables:
 
     @classmethod
     def from_pmfs(cls, pmfs: Iterable[tuple[int, np.ndarray]]) -> "Tables":
-        """Tables from (first symbol, pmf of consecutive symbols); what the pmf lacks to 1 escapes.
+        """Tables from (first symbol, pmf of consecutive symbols). The rest to 1 is the escape.
 
         A pmf ``(n,) float64`` that sums to 1 still gets the smallest possible escape.
         """
@@ -119,7 +119,7 @@ class Tables:
 
     @classmethod
     def from_matrix(cls, first: int | np.ndarray, pmfs: np.ndarray) -> "Tables":
-        """The tables that ``from_pmfs`` makes of the rows of ``pmfs (T, n) float64``, at once.
+        """The tables that ``from_pmfs`` would make of the rows of ``pmfs (T, n) float64``.
 
         ``first`` is the first symbol of all of them, or of each, ``(T,)``.
         """
@@ -136,28 +136,28 @@ class Tables:
         return cls(arrays["counts"], arrays["start"], arrays["first"], row_limit)
 
     def entries(self, symbols: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Each symbol's entry in its table ``(n,) int32``, and which escape ``(n,) bool``."""
+        """Each symbol's entry in its table ``(n,) int32``, and whether it escapes ``(n,) bool``."""
         first, size = self.ranges(index)
         entry = symbols.astype(np.int64) - first
         outside = (entry < 0) | (entry >= size)
         return np.where(outside, size, entry).astype(np.int32), outside
 
     def ranges(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The first symbol of each of these tables, and of how many symbols it is.
+        """The first symbol and the number of symbols of each of these tables.
 
-        ``(n,) int32`` each, or ``()`` where all tables cover the same symbols. An entry as large
-        as the latter is the escape.
+        Both are ``(n,) int32``, or ``()`` if all tables cover the same symbols. The entry after the
+        last symbol is the escape.
         """
         if self._range is not None:
             return self._range
         return self.first[index], (self.start[index + 1] - self.start[index] - 1).astype(np.int32)
 
     def least_bits(self) -> np.ndarray:
-        """What the likeliest entry of each table takes, in bits: ``(T,) float64``."""
+        """The bits of the likeliest entry of each table, ``(T,) float64``."""
         return PRECISION - np.log2(np.maximum.reduceat(self.counts, self.start[:-1]))
 
     def bits(self, symbols: np.ndarray, index: np.ndarray) -> np.ndarray:
-        """Ideal length of each symbol, ``(n,) float64``, escapes' exact values included."""
+        """Ideal bits of each symbol, ``(n,) float64``, including the values of escaped ones."""
         entry, outside = self.entries(symbols, index)
         bits = PRECISION - np.log2(self.counts[self.start[index] + entry])
         if outside.any():
@@ -166,9 +166,9 @@ class Tables:
         return bits
 
     def draw(self, index: np.ndarray, uniform: np.ndarray) -> np.ndarray:
-        """Symbols ``(n,) int32`` drawn by integers ``(n,)`` uniform in [0, 2**20).
+        """Draw symbols ``(n,) int32`` with integers ``(n,)`` that are uniform in [0, 2**20).
 
-        Escapes are drawn as the table's largest symbol.
+        An escape becomes the table's largest symbol.
         """
         ends = np.cumsum(self.counts, dtype=np.int64)
         entry = np.searchsorted(ends, index.astype(np.int64) * _TOTAL + uniform, side="right")
@@ -181,14 +181,14 @@ class Tables:
 
 
 def _with_escapes(pmfs: np.ndarray) -> np.ndarray:
-    """Counts ``(T, n + 1) int32`` of pmfs ``(T, n)`` and of what each lacks to 1."""
+    """Counts ``(T, n + 1) int32`` of pmfs ``(T, n)``, with the rest to 1 as the last entry."""
     pmfs = np.ascontiguousarray(pmfs)
     escape = np.maximum(1.0 - pmfs.sum(1, keepdims=True), 0.0)
     return quantize_pmfs(np.concatenate([pmfs, escape], 1))
 
 
 def _escaped_value(symbols: np.ndarray, index: np.ndarray, tables: Tables) -> np.ndarray:
-    """Symbols outside their table as integers >= 1: even ones lie above it, odd ones below."""
+    """Symbols outside their table as integers >= 1: even above the table, odd below."""
     first = tables.first[index].astype(np.int64)
     last = first + tables.start[index + 1] - tables.start[index] - 2
     symbols = symbols.astype(np.int64)
@@ -196,7 +196,7 @@ def _escaped_value(symbols: np.ndarray, index: np.ndarray, tables: Tables) -> np
 
 
 def _groups(index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Stable order by table, the tables met, and where each one's run begins and ends."""
+    """A stable order by table, the tables that occur, and the start and end of each one's run."""
     order = np.argsort(index, kind="stable")
     met, begin = np.unique(index[order], return_index=True)
     return order, met, np.append(begin, len(index))
@@ -213,16 +213,16 @@ def _digits(value: int) -> list[tuple[int, int]]:
 
 
 def encode(parts: Sequence[Part], start: int = 0) -> bytes:
-    """Code ``(symbols (n,) int32, table index (n,) int32, tables)`` parts, in decoding order.
+    """Code parts ``(symbols (n,) int32, table index (n,) int32, tables)``, in decoding order.
 
-    The coder begins with the number ``start``, of up to 24 bits, and a decoder ends with it. It
-    costs next to nothing: a coder that begins with 0 takes up to 24 bits for its first symbol.
+    The coder starts with the number ``start`` of up to 24 bits, and a decoder ends with it. That
+    costs almost nothing: a coder that starts with 0 needs up to 24 bits for its first symbol.
 
-    Raises ValueError where lengths or indices do not fit: constriction itself would panic or
-    silently write what cannot be read.
+    Raises ValueError if lengths or indices are wrong. constriction would panic, or write bytes that
+    cannot be decoded.
     """
     if not 0 <= start < 1 << _START_BITS:
-        raise ValueError(f"a coder begins with up to {_START_BITS} bits, not with {start}")
+        raise ValueError(f"a coder starts with at most {_START_BITS} bits, not with {start}")
     coder = constriction.stream.stack.AnsCoder(_words(start))
     for symbols, index, tables in reversed(parts):
         _check(index, tables)
@@ -251,7 +251,7 @@ def encode(parts: Sequence[Part], start: int = 0) -> bytes:
 
 
 def _words(start: int) -> np.ndarray:
-    """What a coder holds that has begun with ``start``, and has coded nothing."""
+    """The words of a coder that has started with ``start`` and coded nothing."""
     return np.array([start] if start else [], np.uint32)
 
 
@@ -263,7 +263,7 @@ def _check(index: np.ndarray, tables: Tables) -> None:
 class Decoder:
     """Decodes the parts of one ``encode`` call, in their order.
 
-    Garbage gives garbage without an error: the caller compares checks (bitstream.py).
+    Wrong bytes may give wrong symbols without an error: the caller compares checks (bitstream.py).
     """
 
     def __init__(self, data: bytes) -> None:
@@ -278,7 +278,7 @@ class Decoder:
         try:
             return self._decode(index, tables)
         except BaseException as error:
-            # What Rust code panics with passes ``except Exception``, and has no class to import.
+            # A panic of Rust code is not an ``Exception``, and its class cannot be imported.
             if type(error).__name__ != "PanicException":
                 raise
             raise CorruptStreamError(f"entropy-coded data cannot be decoded: {error}") from error
@@ -322,5 +322,5 @@ class Decoder:
         return symbol
 
     def ends_with(self, start: int) -> bool:
-        """Whether what is left is the number that the encoder began with."""
+        """Whether the rest is the number with which the encoder started."""
         return np.array_equal(self._coder.get_compressed(), _words(start))

@@ -1,35 +1,36 @@
-"""Parity equations over GF(2): the few bits that tell which of some doubtful bits are wrong.
+"""Parity equations over GF(2): a few bits that say which of some doubtful bits are wrong.
 
-Writer and reader both hold a long row of bits, and the reader's differ from the writer's in a few
-places, all of which are on a list that the reader knows. The writer sends m sums modulo 2 of its
-bits, over fixed pseudo-random subsets. The sums of the reader's bits differ from them by the sum of
-the columns of the wrong places, so those places are the solution of a linear system::
+Writer and reader have a long row of bits each. They differ in a few places, and the reader has a
+list of places that contains all of these. The writer sends m sums modulo 2 of its bits, over fixed
+pseudo-random subsets. The reader's sums differ from these by the sum of the columns of the wrong
+places, so the wrong places are the solution of a linear system::
 
     equations      0 1 1 0 1 ...   x  difference of the bits  =  difference of the sums
     (m x length)   1 0 1 1 0 ...      (0 but at listed places)
 
-With m equations and at most m - SPARE listed places it has one solution, but for a chance of
-2**-SPARE, and with a place missing from the list it has none, but for the same chance.
+With m equations and at most m - SPARE listed places it has exactly one solution, with a probability
+of error of 2**-SPARE. If a wrong place is not on the list, it has no solution, with the same
+probability of error.
 
-A row is cut into blocks of at most ``MAX_LENGTH`` bits; all blocks use the same equations.
+A row is cut into blocks of at most ``MAX_LENGTH`` bits. All blocks use the same equations.
 """
 
 from functools import cache
 
 import numpy as np
 
-MAX_EQUATIONS = 512  # of a block: solving takes time that grows with their square for each place
-MAX_LENGTH = 1 << 18  # of a block; two megabytes for each 64 equations in use
-SPARE = 20  # equations beyond the listed places, which tell a wrong solution from a right one
+MAX_EQUATIONS = 512  # of a block: the time to solve them grows with their square for each place
+MAX_LENGTH = 1 << 18  # of a block; each 64 equations take two megabytes
+SPARE = 20  # equations in addition to the listed places, which reveal a wrong solution
 
-_KEY = 0x5354524150415249  # above any stream id, so not a dither's
+_KEY = 0x5354524150415249  # larger than any stream id, so it is not the key of a dither
 
 
 @cache
 def _equations(word: int) -> np.ndarray:
-    """Which of equations 64 word + (0 .. 63) each place of a block is in, ``(length,) uint64``.
+    """For each place of a block, its equations among 64 word + (0 .. 63), ``(length,) uint64``.
 
-    Equation e has bit e % 64. numpy's Philox is fixed for ever (see dither.py).
+    Equation e has bit e % 64. numpy's Philox never changes (see dither.py).
     """
     key = np.array([_KEY, word], np.uint64)
     words = np.random.Philox(key=key).random_raw(MAX_LENGTH).astype("<u8")
@@ -42,7 +43,7 @@ def sums(bits: np.ndarray, equations: int) -> np.ndarray:
 
     Args:
         bits: ``(length, blocks) bool``, a block in each column.
-        equations: how many are needed, at most; what the last word holds beyond is no use.
+        equations: how many are needed; further bits in the last word are ignored.
     """
     length, blocks = bits.shape
     out = np.empty((blocks, -(-equations // 64)), np.uint64)
@@ -53,10 +54,10 @@ def sums(bits: np.ndarray, equations: int) -> np.ndarray:
 
 
 def wrong_places(listed: np.ndarray, difference: int, equations: int) -> list[int] | None:
-    """Which of the listed places explain a difference of sums; None where none do.
+    """The listed places that explain a difference of sums; None if none do.
 
-    Places are taken in the given order, likeliest first, until they suffice, so that the likeliest
-    explanation is found, and soon. At most ``equations - SPARE`` are looked at.
+    Places are used in the given order, likeliest first, until they suffice, so the likeliest
+    explanation is found, and quickly. At most ``equations - SPARE`` are used.
 
     Args:
         listed: places in the block, ``(n,)``.
@@ -65,7 +66,7 @@ def wrong_places(listed: np.ndarray, difference: int, equations: int) -> list[in
     listed = listed[: max(equations - SPARE, 0)]
     words = [_equations(word)[listed] for word in range(-(-equations // 64))]
     mask = (1 << equations) - 1
-    # By leading bit: a sum of columns, and as bits of a number which of the places it is of.
+    # By leading bit: a sum of columns, and the places in it as bits of a number.
     basis: dict[int, tuple[int, int]] = {}
     found = 0
     for i, column in enumerate(np.stack(words, axis=1)):

@@ -1,17 +1,17 @@
-"""Protection bytes: how a decoder on another device finds the encoder's grid indices.
+"""Protection bytes, with which a decoder on another device restores the encoder's grid indices.
 
-A float network gives other last bits on another device, and a number that lies close to a boundary
-of the grid is rounded to the other side of it. How far numbers can differ is measured when a model
-is calibrated (calibration.py); some times that is its *guard*. A number closer than its guard to a
-boundary is *doubtful*: only those can come out differently, by one step, which flips the lowest bit
-of the index. So the encoder sends parity equations (parity.py) over the lowest bits of all indices,
-and a decoder finds out which of its doubtful ones to move to the other side.
+A float network computes other last bits on another device, so a number close to a boundary of the
+grid may be rounded to the other side. Calibration of a model measures how far numbers can differ
+(calibration.py); its *guard* is a multiple of that. A number closer to a boundary than its guard is
+*doubtful*. Only doubtful numbers can be rounded differently, by one step, which flips the lowest
+bit of the index. So the encoder sends parity equations (parity.py) over the lowest bits of all
+indices, and a decoder finds which of its doubtful numbers to move to the other side.
 
-Encoder and decoder do not have the same doubtful numbers, but nearly equally many, because noise
-moves as many towards a boundary as away from it: the encoder sends an equation for each of its own,
-some for the fluctuation, and ``parity.SPARE``.
+Encoder and decoder do not have the same doubtful numbers, but nearly the same number of them,
+because noise moves as many towards a boundary as away from it. So the encoder sends an equation for
+each of its doubtful numbers, some more for fluctuation, and ``parity.SPARE``.
 
-Bytes of a layer, for each row of numbers that is settled, in turn::
+Bytes of a layer, for each row of numbers in turn::
 
     varint blocks                 number i is bit i // blocks of block i % blocks
     for each block:
@@ -28,18 +28,18 @@ import numpy as np
 from ..errors import CorruptStreamError
 from . import bitstream, parity
 
-_DOUBTFUL = 352  # in a block, aimed at: as many as fit with ``_needed`` into MAX_EQUATIONS
-_DEVIATIONS = 3.0  # numbers of doubtful ones differ by sqrt(n / 2) at most: 4 standard deviations
+_DOUBTFUL = 352  # wanted in a block: the most for which ``_needed`` fits into MAX_EQUATIONS
+_DEVIATIONS = 3.0  # counts of doubtful numbers differ by sqrt(n / 2) at most: 4 deviations
 
 
 @dataclass(frozen=True)
 class Rounded:
-    """Numbers that were put on a grid, and what they would be on the other side of a boundary.
+    """Numbers that were rounded to a grid, and their indices beyond the nearest boundary.
 
     Attributes:
-        index: of the grid, ``(n,) int64``.
-        other: one more or one less, beyond the nearest boundary, ``(n,) int64``.
-        distance: to that boundary, as a multiple of the guard, ``(n,) float64``.
+        index: on the grid, ``(n,) int64``.
+        other: the index beyond the nearest boundary, one more or one less, ``(n,) int64``.
+        distance: from that boundary, as a multiple of the guard, ``(n,) float64``.
     """
 
     index: np.ndarray
@@ -48,21 +48,21 @@ class Rounded:
 
     @property
     def doubtful(self) -> np.ndarray:
-        """Positions ``(m,)`` of what another device may round the other way, ascending."""
+        """Positions ``(m,)`` of numbers that another device may round differently, ascending."""
         return np.flatnonzero(self.distance <= 1)
 
 
 Settle = Callable[[Rounded], np.ndarray]
-"""What decides on the indices ``(n,) int64`` that both sides use."""
+"""A function that decides the indices ``(n,) int64`` that both sides use."""
 
 
 def as_computed(rounded: Rounded) -> np.ndarray:
-    """The indices of this device, right or wrong."""
+    """The indices that this device computed, right or wrong."""
     return rounded.index
 
 
 class Protector:
-    """The encoder's side: takes its own indices, and writes down what a decoder needs.
+    """The encoder's side: uses its own indices, and writes what a decoder needs.
 
     Attributes:
         data: the protection bytes so far.
@@ -85,11 +85,11 @@ class Protector:
 
 
 class Restorer:
-    """The decoder's side: moves doubtful numbers to where the encoder's equations say.
+    """The decoder's side: moves doubtful numbers so that the encoder's equations hold.
 
     Attributes:
-        failed: whether equations were met that no choice of doubtful numbers explains: this device
-            computes something else than the encoder's did.
+        failed: whether some equations cannot be solved, because this device computes something else
+            than the encoder.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -97,12 +97,12 @@ class Restorer:
         self.failed = False
 
     def __call__(self, rounded: Rounded) -> np.ndarray:
-        """Raises CorruptStreamError where the bytes cannot be an encoder's for these numbers."""
+        """Raises CorruptStreamError if no encoder writes such bytes for these numbers."""
         received = self._read(len(rounded.index))
         blocks = len(received)
         bits = _blocks(rounded.index & 1 != 0, blocks)
         words = parity.sums(bits, 8 * max(map(len, received))).astype("<u8")
-        doubtful = rounded.doubtful  # in the order of blocks, and in each the nearest first
+        doubtful = rounded.doubtful  # sorted below by block, and in a block the nearest first
         doubtful = doubtful[np.lexsort((rounded.distance[doubtful], doubtful % blocks))]
         begin = np.searchsorted(doubtful % blocks, np.arange(blocks + 1))
         index = rounded.index.copy()
@@ -142,7 +142,7 @@ class Restorer:
 
 
 def _block_counts(rounded: Rounded) -> np.ndarray:
-    """Number of doubtful ones in each block, of as few blocks as can be."""
+    """The number of doubtful numbers in each block, with as few blocks as possible."""
     doubtful, total = rounded.doubtful, len(rounded.index)
     blocks = max(-(-total // parity.MAX_LENGTH), -(-len(doubtful) // _DOUBTFUL), 1)
     while True:
@@ -159,7 +159,7 @@ def _needed(doubtful: int) -> int:
 
 
 def _blocks(bits: np.ndarray, blocks: int) -> np.ndarray:
-    """Bits ``(n,)`` by place and block, ``(length, blocks)``; what is missing is 0."""
+    """Bits ``(n,)`` by place and block, ``(length, blocks)``, padded with 0."""
     length = -(-len(bits) // blocks)
     out = np.zeros(length * blocks, bool)
     out[: len(bits)] = bits

@@ -1,1 +1,1 @@
-"""Training a model of any codec: loop, data, recipes, folders of runs."""
+"""Training models of any codec: loop, data, recipes, folders of runs."""

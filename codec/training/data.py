@@ -1,4 +1,4 @@
-"""Training pictures: read from tar shards into memory, given out as random crops."""
+"""Training pictures: reads them from tar shards into memory, and draws random crops."""
 
 import json
 import tarfile
@@ -21,7 +21,7 @@ Open = Callable[[str], AbstractContextManager[BinaryIO]]
 
 
 class Pictures:
-    """Training pictures in memory, by size: those that hold a crop, and smaller ones.
+    """Training pictures in memory: those at least as large as a crop, and smaller ones.
 
     Attributes:
         sources: how many pictures came from which source and licence, for the model's card.
@@ -41,10 +41,9 @@ class Pictures:
         first: int = 0,
         every: int = 1,
     ) -> None:
-        """Read one WebDataset shard; pictures that cannot be read are named and left out.
+        """Read one WebDataset shard. Pictures that cannot be read are logged and left out.
 
-        Of its pictures in their order, those of other numbers than ``first + n * every`` are
-        somebody else's.
+        Takes only the pictures number ``first + n * every``; other processes take the others.
         """
         found, number, labels, others = 0, 0, {}, set()
         with tarfile.open(fileobj=stream, mode="r|*") as tar:
@@ -82,21 +81,21 @@ class Pictures:
             self.small[height // 8 * 8, width // 8 * 8].append(rgb)
 
     def extend(self, others: "Pictures") -> None:
-        """Add the pictures of others, which stay as they are."""
+        """Add the pictures of ``others``, which is not changed."""
         self.large += others.large
         for size, group in others.small.items():
             self.small[size] += group
         self.sources += others.sources
 
     def at(self, step: int) -> "Pictures":
-        """The pictures of a step of training: always these. See ``ShardWindow``."""
+        """The pictures for a step of training, here always the same. See ``ShardWindow``."""
         return self
 
     def close(self) -> None:
-        """Nothing to end. See ``ShardWindow``."""
+        """Do nothing. See ``ShardWindow``."""
 
     def take(self, count: int) -> list[np.ndarray]:
-        """Remove and return up to ``count`` pictures, half of them large where there are both."""
+        """Remove and return up to ``count`` pictures, half of them large ones if there are both."""
         small = [x for group in self.small.values() for x in group]
         few = min(len(small), max(count // 2, count - len(self.large)))
         taken = self.large[: count - few] + small[:few]
@@ -110,14 +109,14 @@ class Pictures:
         return len(self.large) + sum(map(len, self.small.values()))
 
     def mixture(self, crops: int, rng: np.random.Generator) -> list[np.ndarray]:
-        """``crops`` crops, and half as many pixels in small pictures where there are any."""
+        """``crops`` crops, and half as many pixels in small pictures if there are any."""
         batches = [self.batch(crops, 0.0, rng)]
         if self.small and self.large:
             batches.append(self.batch(-(-crops // 2), 1.0, rng))
         return [x.permute(1, 2, 0).contiguous().numpy() for batch in batches for x in batch]
 
     def batch(self, count: int, small_share: float, rng: np.random.Generator) -> Tensor:
-        """``(n, 3, h, w) uint8``: ``count`` crops, or as many pixels in small pictures."""
+        """A batch ``(n, 3, h, w) uint8``: ``count`` crops, or as many pixels in small pictures."""
         if self.small and (not self.large or rng.random() < small_share):
             sizes = list(self.small)
             weight = np.array([len(self.small[s]) for s in sizes], float)
@@ -131,7 +130,7 @@ class Pictures:
 
 
 def _key(name: str) -> str:
-    """WebDataset's: up to the first dot of the base name."""
+    """WebDataset's key: the path up to the first dot of the base name."""
     folder, slash, base = name.rpartition("/")
     return folder + slash + base.split(".", 1)[0]
 
@@ -141,8 +140,9 @@ def _choose(pictures: list[np.ndarray], count: int, rng: np.random.Generator) ->
 
 
 def _crop(picture: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """A random crop, half of the time of the picture reduced by up to 2.5: JPEG's own traces
-    vanish, and detail comes in at every scale."""
+    """A random crop. Half of the time the picture is first reduced by up to 2.5, which removes JPEG
+    artefacts and gives detail at every scale.
+    """
     height, width = picture.shape[:2]
     take = size
     if rng.random() < 0.5:
@@ -154,14 +154,14 @@ def _crop(picture: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarra
     return np.asarray(Image.fromarray(piece).resize((size, size), Image.Resampling.LANCZOS))
 
 
-Share = list[tuple[str, int, int]]  # a shard, and of its pictures the first and every how many
+Share = list[tuple[str, int, int]]  # a shard, its first picture, and the step to the next one
 
 
 def share_of(shards: Sequence[str], rank: int, size: int) -> Share:
-    """What process ``rank`` out of ``size`` reads: together they have each picture once.
+    """The share of process ``rank`` out of ``size``. Together they read each picture once.
 
-    Whole shards go round, so that none is fetched twice, as long as there is one for everybody;
-    of the rest everybody takes every ``size``-th picture.
+    Whole shards are dealt out, so that none is fetched twice, as long as there is one for every
+    process. From the remaining shards every process takes every ``size``-th picture.
     """
     whole = len(shards) // size * size
     mine: Share = [(name, 0, 1) for name in shards[rank:whole:size]]
@@ -169,7 +169,7 @@ def share_of(shards: Sequence[str], rank: int, size: int) -> Share:
 
 
 def read_share(share: Share, open_shard: Open, crop: int, log: Log = print) -> Pictures:
-    """The pictures of ``share_of``."""
+    """The pictures of a share."""
     pictures = Pictures(crop)
     for name, first, every in share:
         with open_shard(name) as stream:
@@ -180,10 +180,9 @@ def read_share(share: Share, open_shard: Open, crop: int, log: Log = print) -> P
 class ShardWindow:
     """Some shards of a share at a time, for corpora that are larger than memory.
 
-    The share is gone through in a random order, round and round. Every ``steps`` steps of the
-    training the next shard takes the place of the oldest; it has been read meanwhile. Which
-    shards belong to a step follows from the seed alone, so a run that was interrupted goes on with
-    those that it would have had.
+    The shards are used in a random order, again and again. Every ``steps`` steps of training, the
+    next shard replaces the oldest one; it has been read in the background. The shards of a step
+    depend only on the seed, so an interrupted run goes on with the same shards.
     """
 
     def __init__(
@@ -204,7 +203,7 @@ class ShardWindow:
         self._first, self._now = -1, Pictures(crop)
 
     def at(self, step: int) -> Pictures:
-        """The pictures of a step. Raises what reading their shards raised."""
+        """The pictures for a step. Raises the errors of reading their shards."""
         first = step // self._steps
         if first != self._first:
             wanted = range(first, first + self._shards)
@@ -220,7 +219,7 @@ class ShardWindow:
         return self._now
 
     def close(self) -> None:
-        """Read no further."""
+        """Stop reading."""
         self._reader.shutdown(wait=False, cancel_futures=True)
 
     def _begin(self, turn: int) -> "Future[Pictures]":

@@ -1,7 +1,7 @@
-"""Who trains: one process by itself, or several that average their gradients.
+"""The team that trains: one process, or several that average their gradients.
 
-Every process of a team runs the same loop on pictures of its own. The first one decides what
-depends on clocks, files or figures; the others do as it does.
+Every process of a team runs the same loop on its own pictures. The first one decides everything
+that depends on clocks, files or figures, and the others do the same.
 """
 
 import warnings
@@ -20,54 +20,54 @@ T = TypeVar("T")
 
 
 class Team:
-    """A process by itself.
+    """A team of one process, and the interface of larger ones.
 
     Attributes:
-        rank: which process of the team this is, from 0.
-        size: how many there are.
+        rank: the number of this process, from 0.
+        size: the number of processes.
     """
 
     rank = 0
     size = 1
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """The module to call in its place: a backward pass through it averages the gradients.
+        """A module to call instead: a backward pass through it averages the gradients.
 
-        All processes have the first one's parameters afterwards.
+        Afterwards all processes have the parameters of the first one.
         """
         return module
 
     def apart(self, wrapped: nn.Module) -> AbstractContextManager[Any]:
-        """Within it gradients add up in each process: the next pass outside averages the sums."""
+        """Inside, gradients add up in each process. The next pass outside averages the sums."""
         return nullcontext()
 
     def lead(self, work: Callable[[], T]) -> T:
-        """Do ``work`` in the first process alone; all get its result, or its StrataError."""
+        """Call ``work`` in the first process only. All get its result, or its StrataError."""
         return work()
 
     def everywhere(self, work: Callable[[], T]) -> T:
-        """Do ``work`` in every process; if it fails in one, all get that one's StrataError."""
+        """Call ``work`` in every process. If it fails in one, all raise that StrataError."""
         return work()
 
     def gather(self, value: T) -> list[T]:
-        """What each process has, by rank."""
+        """The value of each process, by rank."""
         return [value]
 
     def average(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each floating-point tensor by its average over the team."""
+        """Replace each floating-point tensor with its average over the team."""
 
 
 ALONE = Team()
 
 
 class TorchTeam(Team):
-    """The processes of ``torch.distributed``, whose default group has been made already.
+    """The processes of ``torch.distributed``. Its default group must exist already.
 
     Args:
         device: where this process trains.
 
     Attributes:
-        refusal: the error that all processes have raised, if they have.
+        refusal: the error that all processes have raised, if any.
     """
 
     def __init__(self, device: str = "cpu") -> None:
@@ -77,7 +77,7 @@ class TorchTeam(Team):
     def wrap(self, module: nn.Module) -> nn.Module:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # newer versions rename an option
-            # Which parameters a batch needs may depend on chance, as with a schedule's steps.
+            # A batch may use only some parameters, chosen at random, as with the steps of UQDM.
             return DistributedDataParallel(
                 module, broadcast_buffers=False, find_unused_parameters=True
             )
@@ -117,7 +117,7 @@ class TorchTeam(Team):
 
 
 def _attempt(work: Callable[[], T]) -> tuple[T | None, StrataError | None]:
-    """Any other error ends this process, and with it the team."""
+    """The result, or the StrataError. Any other error ends this process, and so the team."""
     try:
         return work(), None
     except StrataError as error:

@@ -1,7 +1,7 @@
-"""The fields of a settings dataclass as flags of a command line: ``rate_weight`` is --rate-weight.
+"""Makes command-line flags of the fields of a dataclass: ``rate_weight`` becomes --rate-weight.
 
-A field's type is bool, int, float, str, Path, a Literal of strings or numbers, or one of these or
-None; its ``metadata["help"]`` is what --help says of it.
+The type of a field is bool, int, float, str, Path or a Literal of strings or numbers, or one of
+these or None. Its ``metadata["help"]`` is shown by --help.
 """
 
 import argparse
@@ -12,10 +12,10 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
 def add_flags(parser: Any, settings: type, default: str = "default: {}") -> None:
-    """Add a flag for each field to a parser or to a group of one.
+    """Add a flag for each field to a parser or to a group of a parser.
 
-    A flag that is not given is absent from ``given_flags``, so that what a run goes on from can
-    have defaults of its own; ``default`` tells people so, with ``{}`` for the field's default.
+    A flag that was not given is absent from ``given_flags``, so a run's model can have its own
+    defaults. ``default`` is the text about them in --help, with ``{}`` for the field's default.
     Raises TypeError for a field of another type.
     """
     hints = get_type_hints(settings)
@@ -27,7 +27,7 @@ def add_flags(parser: Any, settings: type, default: str = "default: {}") -> None
 
 
 def given_flags(namespace: argparse.Namespace, settings: type) -> dict[str, Any]:
-    """The fields whose flags were given, by name."""
+    """The values of the flags that were given, by field."""
     values = {field.name: getattr(namespace, field.name) for field in dataclasses.fields(settings)}
     return {name: value for name, value in values.items() if value is not None}
 
@@ -37,7 +37,7 @@ def _flag(name: str) -> str:
 
 
 def _how(name: str, hint: Any) -> dict[str, Any]:
-    """What argparse has to know of a field's type."""
+    """The arguments of ``add_argument`` for a field's type."""
     if get_origin(hint) in (Union, types.UnionType):
         (hint,) = (part for part in get_args(hint) if part is not type(None))
     if get_origin(hint) is Literal:

@@ -1,11 +1,11 @@
-"""The training loop of every codec: plain torch, no Ray. Adam, EMA, resume, one process or a team.
+"""The training loop of all codecs, in plain torch: Adam, EMA, resuming, one process or a team.
 
 A run's folder holds ``checkpoint-STEP.pt`` (to resume), ``model.safetensors`` (to encode and
-decode), ``training.safetensors`` (float weights, to go on from with ``--init``), ``card.json``
-(data, steps, hours, figures) and ``log.jsonl``. Every file is written whole and then renamed.
+decode), ``training.safetensors`` (float weights for ``--init``), ``card.json`` (data, steps, hours,
+figures) and ``log.jsonl``. Every file is written whole and then renamed.
 
-All randomness of a step comes from the seed, the step, and which of its parts a batch is, so
-nothing of it has to be kept: a run that goes on draws what it would have drawn.
+All random numbers of a step depend only on the seed, the step and the number of the batch in the
+step. So a resumed run draws the same numbers, and no state of a generator must be saved.
 """
 
 import json
@@ -37,7 +37,7 @@ LOG_EVERY = 100  # steps
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How long and how fast to train. ``hours`` or ``steps``, whichever ends first."""
+    """How long and how fast to train: until ``hours`` or ``steps``, whichever ends first."""
 
     steps: int = 100_000
     hours: float = 1e9
@@ -80,7 +80,7 @@ class TrainingConfig:
 
 
 class Ema:
-    """Moving average of the parameters that are trained, with a short memory at first."""
+    """Exponential moving average of the trained parameters, which starts with a short memory."""
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
@@ -93,14 +93,14 @@ class Ema:
             self.values[name].lerp_(parameter, 1 - decay)
 
     def restore(self, values: dict[str, Tensor]) -> None:
-        """Go on from a checkpoint's averages. Raises ValueError where one is missing."""
+        """Restore the averages of a checkpoint. Raises ValueError if one is missing."""
         missing = self.values.keys() - values.keys()
         if missing:
             raise ValueError(f"no averages of {', '.join(sorted(missing))}")
         self.values = {n: values[n].to(mine.device) for n, mine in self.values.items()}
 
     def weights(self, module: nn.Module) -> dict[str, Tensor]:
-        """The module's state, averaged where it is trained: frozen parameters and buffers too."""
+        """The module's state with averages of trained parameters; all others as they are."""
         return {**module.state_dict(), **self.values}
 
 
@@ -116,7 +116,7 @@ def learning_rate(config: TrainingConfig, step: int, progress: float) -> float:
 
 
 class _Loss(nn.Module):
-    """Model and objective as one module whose call gives the loss, as ``Team.wrap`` wants it."""
+    """Model and objective as one module that returns the loss, for ``Team.wrap``."""
 
     def __init__(self, model: nn.Module, objective: Objective) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class _Loss(nn.Module):
 
 @dataclass(frozen=True)
 class _Turn:
-    """What the first process decides before each step, by its clock."""
+    """The decisions of the first process before each step, by its clock."""
 
     progress: float
     stop: bool
@@ -137,7 +137,7 @@ class _Turn:
 
 
 class _Clock:
-    """Time trained, also before this start, and what is due."""
+    """The training time, including earlier starts, and what is due."""
 
     def __init__(self, config: TrainingConfig, seconds: float) -> None:
         self.config, self._begin = config, time.time() - seconds
@@ -175,25 +175,25 @@ def train(
     team: Team = ALONE,
     track: Track = lambda step, figures: None,
 ) -> None:
-    """Train ``model`` until ``config`` says to stop; resume where ``folder`` has a checkpoint.
+    """Train ``model`` as long as ``config`` says. Resumes from a checkpoint in ``folder``.
 
-    Parameters that do not require a gradient stay as they are and are not averaged. In a team,
-    every process calls this with the same model and configuration, and pictures of its own; a step
-    is that of all their batches together. Only the first one reads and writes files.
+    Parameters that do not require a gradient stay as they are. In a team, every process calls this
+    with the same model and configuration and its own pictures; a step uses all their batches
+    together. Only the first process reads and writes files.
 
     Args:
-        objective: loss and figures to log, of a model, pictures ``(B, 3, H, W) uint8`` on
-            ``device``, and randomness that is the same for a given step of a given seed. One that
-            wants mixed precision enters ``torch.autocast`` itself; one with networks of its own is
-            an ``nn.Module``, and moved to ``device``; its buffers are what it remembers from step
-            to step: they are kept in checkpoints, and averaged over a team.
-        pictures: to train on; those of a ``ShardWindow`` change from time to time, and the card
-            counts those that it began with.
-        save: called with the model's state, trained parameters averaged, and the card so far;
-            writes the model files and returns validation figures.
-        track: called now and then with a step's figures, and with those of each validation.
+        objective: returns the loss and figures for the log, from a model, pictures
+            ``(B, 3, H, W) uint8`` on ``device``, and a random generator that is the same for the
+            same step and seed. It enters ``torch.autocast`` itself if it wants mixed precision. An
+            objective with networks is an ``nn.Module`` and is moved to ``device``; its buffers are
+            saved in checkpoints and averaged over a team.
+        pictures: to train on. Those of a ``ShardWindow`` change during training; the card counts
+            the first ones.
+        save: called with the model's state (trained parameters averaged) and the card; writes the
+            model files and returns validation figures.
+        track: called regularly with the figures of a step or of a validation.
 
-    Raises InvalidModelError where the checkpoint belongs to another configuration.
+    Raises InvalidModelError if the checkpoint belongs to another configuration.
     """
     loss_of = _Loss(model, objective).to(device)
     state = team.lead(lambda: _read_checkpoint(folder))
@@ -256,7 +256,7 @@ def train(
         folder.publish()
 
     def write(turn: _Turn) -> None:
-        checkpoint_now()  # before a measurement, too: going on never measures a step again
+        checkpoint_now()  # also before validation, so that resuming never validates a step again
         if turn.validate:
             measure()
         clock.done(turn)
@@ -296,6 +296,6 @@ def train(
 
 
 def _read_checkpoint(folder: RunFolder) -> dict[str, Any] | None:
-    """On the CPU, whatever it was trained on: loading it moves it where it belongs."""
+    """The newest checkpoint, on the CPU. Loading it into the model moves it to the device."""
     newest = folder.newest()
     return None if newest is None else {**load_checkpoint(newest), "path": newest}

@@ -1,21 +1,21 @@
-"""What the recipes of every codec share: a model in training, its files and its figures.
+"""The base of all recipes: a model in training, its files and its figures.
 
-``strata train --codec NAME`` trains what the module ``codec.NAME.recipes`` offers::
+``strata train --codec NAME`` uses the module ``codec.NAME.recipes``, which has::
 
     RECIPES: dict[str, Recipe]              --config chooses one
-    DEFAULT_RECIPE: str                     its name where --config is not given
+    DEFAULT_RECIPE: str                     the name of the default one
     build(recipe, pictures, seed)           a new model                         -> Trainable
-    restore(path)                           one that goes on from a run's       -> Trainable
-                                            folder or from a shipped model
-and, where its loss has settings::
+    restore(path)                           the model of a run's folder,        -> Trainable
+                                            or a shipped model
+and, if its loss has settings::
 
     ObjectiveConfig                         a frozen dataclass; its fields become flags (flags.py)
     build(recipe, pictures, seed, overrides)
     restore(path, overrides)                overrides: the fields that were given, by name
 
-``restore`` reads ``TrainingFile.find(path)``, makes the model of its ``config``, the loss of its
-``objective`` under ``overrides``, and calls ``load_into``. With --init the module is that of the
-file's own ``config["codec"]``.
+``restore`` reads ``TrainingFile.find(path)``, makes the model of its ``config`` and the loss of its
+``objective`` with ``overrides``, and calls ``load_into``. With --init, the module is that of the
+file's ``config["codec"]``.
 """
 
 import copy
@@ -46,10 +46,10 @@ class Recipe:
     """How to make and train a model.
 
     Attributes:
-        model: a model file's configuration without what is counted on the data.
+        model: a model file's configuration, without tables that are counted on the data.
         training: how long and how fast.
         about: one line for --help.
-        objective: settings of the loss in which the recipe differs from ``ObjectiveConfig()``.
+        objective: settings of the loss that differ from ``ObjectiveConfig()``.
     """
 
     model: Mapping[str, Any]
@@ -60,11 +60,11 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Trainable(ABC):
-    """A model with its loss and the configuration its file will carry.
+    """A model with its loss, and the configuration for its file.
 
     Attributes:
-        objective_config: settings of the loss that ``restore`` should find again, as JSON has
-            them. They go into the training file and the card, so no local paths among them.
+        objective_config: settings of the loss for ``restore``, as JSON values. They go into the
+            training file and the card, so they must not contain local paths.
     """
 
     model: nn.Module
@@ -76,16 +76,17 @@ class Trainable(ABC):
 
     @abstractmethod
     def tensors(self, counted_on: Sequence[np.ndarray] = ()) -> dict[str, Tensor]:
-        """Content of the model file for the weights as they are, of a model on the CPU.
+        """The content of the model file for the current weights, of a model on the CPU.
 
-        What is counted rather than learnt is counted on ``counted_on``, ``(H, W, 3) uint8`` each.
+        Tables that are counted rather than learned are counted on ``counted_on``, pictures
+        ``(H, W, 3) uint8``.
         """
 
     def write(
         self, out: Path, weights: Mapping[str, Tensor], counted_on: Sequence[np.ndarray]
     ) -> None:
-        """Write the model file and the training file of these weights into a run's folder."""
-        # On the CPU, so that the file does not depend on where its model was trained.
+        """Write the model file and the training file with these weights into a run's folder."""
+        # On the CPU, so that the file does not depend on the device of the training.
         finished = copy.deepcopy(self.model).cpu()
         finished.load_state_dict(weights)
         tensors = replace(self, model=finished).tensors(counted_on)
@@ -93,7 +94,7 @@ class Trainable(ABC):
         write_training_file(out / TRAINING_FILE, self, weights)
 
     def card_file(self, out: Path) -> Path:
-        """Where the card of a run goes."""
+        """The path of a run's card."""
         return out / zoo.CARD_FILE
 
     def measure(self, codec: Codec, pictures: Sequence[np.ndarray]) -> dict[str, Any]:
@@ -103,7 +104,7 @@ class Trainable(ABC):
 
 @dataclass(frozen=True)
 class TrainingFile:
-    """Float weights to go on from, beside the model file that runs.
+    """Float weights for further training, in a file beside the model file.
 
     Attributes:
         config: the model file's configuration.
@@ -116,10 +117,10 @@ class TrainingFile:
 
     @classmethod
     def find(cls, path: Path) -> "TrainingFile":
-        """That of a run's folder, or of a shipped model's name.
+        """The training file in a run's folder, or of a shipped model.
 
-        A model file whose networks are floats (``"weights": "float"`` in its configuration) is its
-        own training file. Raises InvalidModelError where there is none, UnknownModelError where
+        A model file with float networks (``"weights": "float"`` in its configuration) is its own
+        training file. Raises InvalidModelError if there is no training file, UnknownModelError if
         there is no model.
         """
         file = path / TRAINING_FILE
@@ -164,7 +165,7 @@ class TrainingFile:
 
 
 def write_training_file(path: Path, trainable: Trainable, weights: Mapping[str, Tensor]) -> None:
-    """Parameters in half precision, buffers as they are: those are counted, and few."""
+    """Write parameters in half precision, and buffers, which are few, as they are."""
     learnt = {name for name, _ in trainable.model.named_parameters()}
     stored = {
         name: (value.detach().half() if name in learnt else value.detach()).cpu().contiguous()
@@ -182,10 +183,10 @@ def figures(
     pictures: Sequence[np.ndarray],
     encode_options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Real bytes and PSNR of every prefix of layers: ``bpp`` (bits per pixel), ``psnr`` (dB).
+    """Rate and PSNR after each layer, from real streams: ``bpp`` (bits per pixel), ``psnr`` (dB).
 
-    Both are of all pictures together: total bits over total pixels, PSNR of the mean squared error
-    over pixels; the PSNR of a prefix that makes all of them exact is None.
+    Both are of all pictures together: total bits over total pixels, and PSNR of the mean squared
+    error over pixels. PSNR is None if all pictures are exact.
     """
     pixels = sum(x.shape[0] * x.shape[1] for x in pictures)
     streams = codec.encode(pictures, **(encode_options or {}))
@@ -208,7 +209,7 @@ def saver(
     card: Mapping[str, Any],
     counted_on: Sequence[np.ndarray] = (),
 ) -> Save:
-    """What ``train`` calls to write the model files and measure them on ``validation``."""
+    """The function ``save`` of ``train``: writes the model files and measures on ``validation``."""
     history: list[dict[str, Any]] = []
     log = out / "log.jsonl"
     if log.exists():
@@ -237,7 +238,7 @@ def saver(
 
 
 def centre_crops(pictures: Sequence[np.ndarray], side: int = 256) -> list[np.ndarray]:
-    """The middle of each picture, at most ``side`` on a side: enough to follow a training."""
+    """The middle of each picture, at most ``side`` pixels per side, to follow a training."""
     out = []
     for picture in pictures:
         y, x = (max(n - side, 0) // 2 for n in picture.shape[:2])

@@ -1,6 +1,6 @@
-"""One training run: pictures, a model new or gone on from, the loop, and its files.
+"""One training run: reads pictures, makes or loads a model, runs the loop, writes files.
 
-``strata train`` runs it in its own process; ``pipeline.training`` in each worker of a team.
+``strata train`` runs it in its own process, ``pipeline.training`` in each worker of a team.
 """
 
 import dataclasses
@@ -34,21 +34,21 @@ VALIDATION_PICTURES = 16
 
 
 class TrainingError(StrataError):
-    """A training that cannot begin, or cannot go on."""
+    """A training cannot start, or cannot go on."""
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What is trained, and how.
+    """Settings of a run.
 
     Attributes:
-        codec: the family, whose ``codec.FAMILY.recipes`` are taken.
-        recipe: a name among them.
-        init: a shipped model's name or a run's local folder to go on from.
-        training: fields of TrainingConfig in which this run differs from the recipe.
-        loss: fields of the codec's ObjectiveConfig that were given.
+        codec: the family, with the recipes of ``codec.FAMILY.recipes``.
+        recipe: the name of one of them.
+        init: a shipped model's name, or a run's local folder, to start from.
+        training: fields of TrainingConfig that differ from the recipe.
+        loss: given fields of the codec's ObjectiveConfig.
         data, validation: names of shards; validation may be empty.
-        trackers: where figures go besides the log; see ``tracking``.
+        trackers: where figures go in addition to the log; see ``tracking``.
     """
 
     codec: str
@@ -62,7 +62,7 @@ class RunSettings:
 
 
 def recipes_of(codec: str) -> Any:
-    """The module that ``codec.training.recipe`` describes; that of one codec needs no other's."""
+    """The module of a codec's recipes; see ``codec.training.recipe``."""
     return importlib.import_module(f"codec.{codec}.recipes")
 
 
@@ -76,11 +76,11 @@ def run(
     team: Team = ALONE,
     init: Path | None = None,
 ) -> None:
-    """Train until the settings say to stop; go on where ``folder`` has something to go on from.
+    """Train as long as the settings say. Resumes a run in ``folder``.
 
-    In a team every process calls this; the folder of the first one counts, and ``init``, which says
-    where the model of ``settings.init`` lies, if it is elsewhere. Raises StrataError, the same in
-    all processes.
+    ``init`` is the path of the model ``settings.init``, if it is another one. In a team every
+    process calls this, and the folder and ``init`` of the first one are used. Raises StrataError,
+    the same in all processes.
     """
     recipes = recipes_of(settings.codec)
     recipe: Recipe = recipes.RECIPES[settings.recipe]
@@ -94,7 +94,7 @@ def run(
         team.lead(partial(_refuse, "--shards-at-once: name pictures to measure on (--validate)"))
 
     def read() -> tuple[Pictures | ShardWindow, Pictures, list[np.ndarray]]:
-        """What to train on, the pictures to begin with, those to measure on."""
+        """The training pictures, the first of them, and the validation pictures."""
         share = share_of(settings.data, team.rank, team.size)
         source: Pictures | ShardWindow
         if 0 < config.shards_at_once < len(share):
@@ -111,7 +111,7 @@ def run(
             validation = pictures.take(min(VALIDATION_PICTURES, len(pictures) // 8))
         if not len(pictures):
             whose = f" for worker {team.rank} of {team.size}" if team.size > 1 else ""
-            raise TrainingError(f"--data holds no picture of at least 16x16{whose}")
+            raise TrainingError(f"--data has no picture of at least 16x16{whose}")
         return source, pictures, centre_crops(validation)
 
     source, pictures, crops = team.everywhere(read)
@@ -163,12 +163,12 @@ def _make(
     team: Team,
     start: Path | None,
 ) -> Trainable:
-    """The same model in all processes: the first one makes it, the others get it as a file."""
+    """Make the same model in all processes: the first makes it, the others get it as a file."""
     loss = (dict(settings.loss),) if hasattr(recipes, "ObjectiveConfig") else ()
     box: list[Trainable] = []
 
     def make() -> bytes:
-        if (folder.path / TRAINING_FILE).is_file():  # an interrupted run goes on as it began
+        if (folder.path / TRAINING_FILE).is_file():  # an interrupted run keeps its own model
             begun = TrainingFile.find(folder.path).codec
             if begun != settings.codec:
                 raise TrainingError(
@@ -183,7 +183,7 @@ def _make(
         if team.size == 1:
             return b""
         if not made.shared:
-            raise TrainingError("this is trained in one process: leave --workers out")
+            raise TrainingError("this model is trained in one process only: leave --workers out")
         with tempfile.TemporaryDirectory(prefix="strata-model-") as scratch:
             file = Path(scratch) / TRAINING_FILE
             write_training_file(file, made, made.model.state_dict())

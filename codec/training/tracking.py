@@ -1,4 +1,4 @@
-"""Figures of a training for TensorBoard and Weights & Biases, whose packages are optional."""
+"""Sends figures of a training to TensorBoard and Weights & Biases, which are optional."""
 
 import importlib
 import os
@@ -6,18 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import StrataError
+from ..errors import MissingPackageError
 
 PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
-"""What --log takes, with the package that each needs; Strata's extras are called as --log is."""
-
-
-class MissingPackageError(StrataError):
-    """Something optional was asked for, and is not installed."""
+"""The values of --log, each with its package. Strata's extras have the same names."""
 
 
 class Trackers:
-    """Any number of them; none until ``start``."""
+    """Any number of trackers; none is open until ``start``."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
         self._names = names
@@ -25,7 +21,7 @@ class Trackers:
 
     @classmethod
     def check(cls, names: tuple[str, ...]) -> "Trackers":
-        """Raises MissingPackageError where one cannot be used, before anything is trained."""
+        """Raises MissingPackageError before the training if one cannot be used."""
         for name in names:
             try:
                 importlib.import_module(PACKAGES[name])
@@ -37,7 +33,7 @@ class Trackers:
         return cls(names)
 
     def start(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        """Open them in a run's folder. A run that goes on goes on in its old curves."""
+        """Open them in a run's folder. A resumed run continues its old curves."""
         self._started = [
             _Wandb(folder, settings) if name == "wandb" else _TensorBoard(folder)
             for name in self._names
@@ -55,7 +51,7 @@ class Trackers:
 
 
 def flatten(figures: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """The numbers in figures, by path: ``validation/bpp/0``. What is no number is left out."""
+    """The numbers in figures, by path such as ``validation/bpp/0``. Other values are left out."""
     out: dict[str, float] = {}
     for name, value in figures.items():
         path = f"{prefix}{name}"
@@ -69,7 +65,7 @@ def flatten(figures: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
 
 
 class _TensorBoard:
-    """Event files in the run's folder ``tensorboard``."""
+    """Event files in the folder ``tensorboard`` of the run."""
 
     def __init__(self, folder: Path) -> None:
         from tensorboardX import SummaryWriter
@@ -86,12 +82,12 @@ class _TensorBoard:
 
 
 class _Wandb:
-    """A run of the project that WANDB_PROJECT names, or "strata"."""
+    """A run in the project WANDB_PROJECT, or "strata"."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         import wandb
 
-        # The id lies in the folder, so that a run that goes on is the same one there, too.
+        # The id is saved in the folder, so that a resumed run is the same run there, too.
         file = folder / "wandb.txt"
         known = file.read_text().strip() if file.is_file() else wandb.util.generate_id()
         file.write_text(known + "\n")

@@ -1,7 +1,7 @@
 """UQDM as a ``Codec``: a ``LayeredCodec`` around one of two quantisers.
 
-The configuration in the model file tells them apart: ``quantizer: universal`` in ``domain: pixels``
-(the paper's), ``quantizer: nested`` in ``domain: bands`` (ours).
+The configuration in the model file chooses: ``quantizer: universal`` in ``domain: pixels`` is the
+paper's, ``quantizer: nested`` in ``domain: bands`` is ours.
 """
 
 from collections.abc import Mapping
@@ -32,9 +32,9 @@ class UQDMCodec(LayeredCodec):
     """A UQDM model on one device.
 
     Option of ``decode``:
-        decoder: ``"mean"``: what is expected, the best PSNR; ``"eyes"``: what looks best;
-            ``"realistic"``: likely detail, at low rates; ``"flow"``: the same of the paper's model.
-            Default: eyes where the model has that head, else mean.
+        decoder: ``"mean"``: the expected picture, with the best PSNR; ``"eyes"``: the picture that
+            looks best; ``"realistic"``: likely detail at low rates; ``"flow"``: likely detail from
+            the paper's models. Default: eyes if the model has that head, otherwise mean.
     """
 
     _heads: Mapping[str, str] = {}  # ids of head files, by decoder
@@ -45,7 +45,7 @@ class UQDMCodec(LayeredCodec):
     scheme: NestedScheme | UniversalScheme
 
     def add_head(self, decoder: str, file: Path) -> None:
-        """Offer a head file as a decoder. A damaged one is complained of when it is used."""
+        """Add a head file as a decoder. A damaged file raises only when it is used."""
         assert isinstance(self.scheme, NestedScheme)
         self.scheme.add_head(decoder, partial(read_head, file, self.model_id))
         self._heads = {**self._heads, decoder: sha256_of(file)}
@@ -66,7 +66,7 @@ class UQDMCodec(LayeredCodec):
 
     @property
     def decoders(self) -> tuple[str, ...]:
-        """What the model can be decoded with."""
+        """The decoders of the model."""
         return self.scheme.decoders if isinstance(self.scheme, NestedScheme) else (MEAN, FLOW)
 
     def _reconstruct_small(

@@ -1,6 +1,6 @@
-"""Named recipes of UQDM models, and how a model is made of one or goes on from its float weights.
+"""Named recipes of UQDM models; makes models of recipes or of float weights.
 
-``strata train --config NAME`` takes a recipe (see ``codec.training.recipe``).
+``strata train --config NAME`` chooses a recipe (see ``codec.training.recipe``).
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ from .paper import calibration
 from .paper.model import UniversalConfig, UniversalModel
 from .paper.scheme import UniversalScheme
 
-_STATISTICS = 128  # crops counted to start a nested model from
+_STATISTICS = 128  # crops for the statistics from which a nested model starts
 
 _LEVELS = {
     "network": {"channels": 192, "hidden": 384, "blocks": 6},
@@ -45,7 +45,7 @@ _TINY = {
     "first_network": {"channels": 32, "hidden": 64, "blocks": 1},
     "pixel_network": {"channels": 32, "hidden": 64, "blocks": 1, "heads": 16},
 }
-# What luma, red against green, and blue against both add to red, green and blue: the linear part of
+# From luma, red against green, and blue against both, to red, green and blue: the linear part of
 # XYB (the colours of JPEG XL), in pixel values. Multiples of 2**-14, see ``inverse_exact``.
 _VISUAL_COLOURS = (
     *(0.57733154296875, 0.57733154296875, 0.57733154296875),
@@ -55,13 +55,13 @@ _VISUAL_COLOURS = (
 
 
 class _Slope(NamedTuple):
-    """How the weights of a colour's bands fall: gain / (1 + (frequency / middle)**power)."""
+    """The weights of a colour's bands by frequency: gain / (1 + (frequency / middle)**power)."""
 
     gain: float
     middle: float
     power: float
-    mean: float  # the weight of the lowest band is so many times larger
-    next: float  # and that of its two neighbours
+    mean: float  # factor on the weight of the lowest band
+    next: float  # factor on the weights of its two neighbours
 
 
 _SLOPES = (
@@ -104,7 +104,7 @@ DEFAULT_RECIPE = "small"
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """What is trained. It is a choice of a run and not kept with the model."""
+    """Which part of a model is trained. It is a choice of the run, not kept with the model."""
 
     train: Literal["all", "levels", "first", "pixels", "eyes", "realistic"] = field(
         default="all",
@@ -127,7 +127,7 @@ class UQDMTrainable(Trainable):
     def tensors(self, counted_on: Sequence[np.ndarray] = ()) -> dict[str, Tensor]:
         """See ``Trainable.tensors``.
 
-        Counted are a nested model's tables, measured a universal one's guards.
+        Counts the tables of a nested model, or measures the guards of a universal one.
         """
         assert isinstance(self.model, NestedModel | UniversalModel)
         if isinstance(self.model, UniversalModel):
@@ -145,12 +145,12 @@ class UQDMTrainable(Trainable):
 def build(
     recipe: Recipe, pictures: Pictures, seed: int = 0, overrides: Mapping[str, Any] | None = None
 ) -> Trainable:
-    """A new model. A nested one starts from statistics counted on the training pictures.
+    """Make a new model. A nested one starts from statistics of the training pictures.
 
-    Raises InvalidModelError where ``overrides`` ask for a part of a model to be trained.
+    Raises InvalidModelError if ``overrides`` choose a part of a model, which needs ``--init``.
     """
     if ObjectiveConfig(**(overrides or {})).train != "all":
-        raise InvalidModelError("--train goes on from a model: name one with --init")
+        raise InvalidModelError("--train needs a model to start from: give one with --init")
     torch.manual_seed(seed)
     if recipe.model["quantizer"] == "universal":
         return _universal(recipe.model)
@@ -170,9 +170,9 @@ def build(
 
 
 def visual_weights() -> np.ndarray:
-    """Weights ``(192,)`` of the bands that give the best picture to the eye at its bytes.
+    """Weights ``(192,)`` of the bands with which pictures look best at the same bytes.
 
-    Chosen by SSIMULACRA2 and Butteraugli: docs/experiments.md.
+    They were chosen by SSIMULACRA2 and Butteraugli: docs/experiments.md.
     """
     frequency = np.hypot(*np.mgrid[:BLOCK, :BLOCK])
     weights = np.stack([s.gain / (1 + (frequency / s.middle) ** s.power) for s in _SLOPES])
@@ -188,7 +188,7 @@ def _universal(config: Mapping[str, Any]) -> Trainable:
     def objective(
         module: nn.Module, images: Tensor, rng: np.random.Generator
     ) -> tuple[Tensor, dict[str, float]]:
-        # In full precision on every device: the last steps resolve 1e-3 of a noise level.
+        # Full precision on every device: the last steps need a resolution of 1e-3 noise levels.
         generator = torch.Generator(images.device).manual_seed(int(rng.integers(1 << 62)))
         loss, figures = module(images, generator)
         return loss, figures
@@ -197,7 +197,7 @@ def _universal(config: Mapping[str, Any]) -> Trainable:
 
 
 def restore(path: Path, overrides: Mapping[str, Any] | None = None) -> Trainable:
-    """The model of a run's directory, or of a shipped model's name, with its float weights.
+    """Load the model of a run's folder, or a shipped model, with its float weights.
 
     Raises InvalidModelError, UnknownModelError.
     """

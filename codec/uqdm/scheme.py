@@ -1,5 +1,5 @@
-"""What both of UQDM's quantisers have: a default way to decode, and a bound on memory."""
+"""Constants of both of UQDM's quantisers: names of decoders, and a limit of memory."""
 
-MEAN = "mean"  # the decoder that every model has: what is expected, the least squared error
-FLOW = "flow"  # of the paper's model: along the flow, detail for some of the PSNR
-BATCH_PIXELS = 1 << 21  # of pictures worked on at once; bounds memory
+MEAN = "mean"  # every model has this decoder: the expected picture, with the least squared error
+FLOW = "flow"  # only the paper's models: along the flow, with more detail and a lower PSNR
+BATCH_PIXELS = 1 << 21  # at once, which limits memory

@@ -1,1 +1,1 @@
-"""Compressing: tar shards in, data files of a dataset out."""
+"""Compressing shards to data files of a dataset."""

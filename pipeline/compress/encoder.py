@@ -1,12 +1,11 @@
-"""Samples of a shard -> rows of its data file: read, decode, encode, all at the same time.
+"""Encodes the samples of a shard to rows: reads, decodes and encodes at the same time.
 
     loader threads        device thread         coder threads          caller
     bytes -> pixels  ──►  pixels -> symbols ──► symbols -> bytes  ──►  rows, in the shard's order
 
-Beside a GPU each coder thread has a process that codes for it (codec/coder_process.py).
-Each arrow is a bounded queue, so memory does not depend on the shard. All calls of the codec that
-need the device come from one thread, because torch keeps a pool of threads for every thread that
-calls it.
+With a GPU, each coder thread has a process that codes for it (codec/coder_process.py). Each arrow
+is a bounded queue, so memory does not depend on the shard. One thread makes all calls of the codec
+that need the device, because torch keeps a pool of threads for every thread that calls it.
 """
 
 import threading
@@ -37,30 +36,31 @@ from .loading import Loaded, load
 from .quality import Measured, shown_by_layers
 from .settings import CompressSettings
 
-# Samples held with their decoded pictures, three times: read ahead, on the device, in the coder.
-# A larger sample is a window of its own. What is read ahead may be more by one sample per loader
-# thread, because the size of a picture is unknown before it is decoded.
+# Limits of a window: samples in memory with their decoded pictures. There are three windows: read
+# ahead, on the device, in the coder. A larger sample is a window alone. Loaders may exceed the
+# limit by one sample per thread, because a picture's size is unknown before it is decoded.
 WINDOW_BYTES = 3 << 25
-# The rows of a window are there together. No more than this must be lost with a worker, beside what
-# was not saved yet; so windows are smaller where the device is slow.
+# All rows of a window are finished at the same time. A window must not take longer than this,
+# because a lost worker loses it; so windows are smaller if the device is slow.
 WINDOW_SECONDS = 60.0
 WINDOW_ROWS = 256
 BATCH_PIXELS = 1 << 22
-SYSTEMATIC = 8  # failures, and no success before: the codec is broken, not the pictures
+SYSTEMATIC = 8  # so many failures without a success mean that the codec is broken
 
 
 @dataclass(frozen=True)
 class _DeviceFailure:
-    """The device could not do a batch as a whole."""
+    """The device failed at a batch as a whole."""
 
     out_of_memory: bool
 
 
 @dataclass
 class _Batch:
-    """Pictures on the device together, their positions in the window, and layers to encode.
+    """Pictures that are encoded together, their positions in the window, and layers to encode.
 
-    ``begun`` is the device's half, whose result is the coder's half: the future of their streams.
+    ``begun`` is the future of the device's half. Its result is the future of the coder's half, the
+    streams.
     """
 
     positions: list[int]
@@ -110,15 +110,14 @@ class SampleEncoder:
     ) -> Iterator[Row]:
         """One row for each of the numbered ``samples``, in their order.
 
-        ``skip`` gives, by number, the reasons why samples must not be touched (they are bad).
-        ``on_coded`` is called with the number of pictures that have been coded, in any thread and
-        long before their rows are complete; ``on_rows`` with the rows. With ``strict`` a codec that
-        fails on all of the first ``SYSTEMATIC`` pictures raises RuntimeError instead of giving
-        nothing but bad rows.
+        ``skip`` has samples to leave out, by number, each with the reason; they become bad rows.
+        ``on_coded`` is called with the number of coded pictures, in any thread and long before
+        their rows are complete; ``on_rows`` is called with the rows. With ``strict``, RuntimeError
+        is raised if the codec fails on all of the first ``SYSTEMATIC`` pictures.
         """
         self._clock, self._on_coded = clock, on_coded
         self._encoded = self._failed = 0
-        self._window_bytes = min(3 * BATCH_PIXELS, WINDOW_BYTES)  # until it is known what is slow
+        self._window_bytes = min(3 * BATCH_PIXELS, WINDOW_BYTES)  # until the speed is known
         waiting: deque[tuple[list[Loaded], list[_Batch]]] = deque()
         ended = time.monotonic()
 
@@ -164,7 +163,7 @@ class SampleEncoder:
     # -- pixels to streams ------------------------------------------------------------------------
 
     def _begin(self, window: list[Loaded]) -> list[_Batch]:
-        """Let the device do all pictures of a window, in batches of similar size."""
+        """Start encoding all pictures of a window, in batches of similar size."""
         alike: dict[int, list[int]] = defaultdict(list)
         for position, loaded in enumerate(window):
             if loaded.rgb is not None:
@@ -186,7 +185,7 @@ class SampleEncoder:
             yield [batch[number] for number in part]
 
     def _begin_batch(self, positions: list[int], images: list[np.ndarray], layers: int) -> _Batch:
-        while len(self._queued) > 1:  # one on the device, and one that it need not wait for
+        while len(self._queued) > 1:  # one runs on the device, and the next one is ready
             wait([self._queued.popleft()])
         begun = self._device.submit(self._begin_coding, images, layers)
         self._queued.append(begun)
@@ -195,7 +194,7 @@ class SampleEncoder:
     def _begin_coding(
         self, images: list[np.ndarray], layers: int
     ) -> Future[list[EncodedImage]] | _DeviceFailure:
-        """The device's half of a batch, whose other half is left to the coder."""
+        """Run the device's half of a batch, and hand the rest to the coder."""
         finish = self._quantise(images, layers)
         if isinstance(finish, _DeviceFailure):
             return finish
@@ -208,7 +207,7 @@ class SampleEncoder:
     def _quantise(
         self, images: list[np.ndarray], layers: int
     ) -> Callable[[], list[EncodedImage]] | _DeviceFailure:
-        """Do the device's half of a batch; returns the function that does the coder's half."""
+        """Run the device's half of a batch; returns a function that runs the coder's half."""
         options = self.settings.codec_options
         try:
             with self._clock.timed("device"):
@@ -230,7 +229,7 @@ class SampleEncoder:
         return streams
 
     def _helped(self, finish: Callable[[], list[EncodedImage]]) -> TypeGuard[Coding]:
-        """Whether another process does the coding. It would slow down networks on the CPUs."""
+        """Whether other processes do the coding. On CPUs they would slow down the networks."""
         has_time = self.settings.threads > 1 and self.settings.device != "cpu"
         return has_time and coder_process.AVAILABLE and isinstance(finish, Coding)
 
@@ -242,7 +241,7 @@ class SampleEncoder:
         return helper
 
     def _streams(self, batch: _Batch) -> list[EncodedImage | Exception]:
-        """A batch's streams; where it failed as a whole, those of its parts and the reasons."""
+        """A batch's streams. If it failed as a whole, those of its parts, or their errors."""
         begun = batch.begun.result()
         if not isinstance(begun, _DeviceFailure) and begun.exception() is None:
             streams = begun.result()
@@ -307,7 +306,7 @@ class SampleEncoder:
     def _measured(
         self, images: list[np.ndarray], streams: list[EncodedImage | Exception]
     ) -> list[Measured | Exception | None]:
-        """How good each picture is; None where no quality is asked for."""
+        """The quality of each picture; None if there is no target."""
         target = self.settings.target_quality
         if target is None:
             return [None] * len(images)

@@ -1,8 +1,8 @@
-"""What compressing a corpus would take and give (``--dry-run``), from a sample spread over it.
+"""Estimates size, quality and time of compressing a corpus (``--dry-run``) from a sample.
 
-Shards are listed and weighed. Of some of them, spread evenly, the samples are counted in the tars'
-headers, and some pictures are encoded in this process. All else is extrapolated by the bytes of
-pictures. Nothing is written to the output.
+All shards are listed with their sizes. In some of them, spread evenly, the samples are counted in
+the tars' headers, and some pictures are encoded in this process. The rest is extrapolated by the
+bytes of pictures. Nothing is written to the output.
 """
 
 import statistics
@@ -30,18 +30,18 @@ from .quality import target_quality
 from .settings import CompressSettings
 from .trial import Trial, run_trial
 
-# What Parquet and index take, with the shipped model, beside the bytes of pictures and fields.
+# Bytes of Parquet and index for each picture, in addition to pictures and fields.
 ROW_BYTES, FILE_BYTES = 200, 10_000
 OTHER_QUALITIES = ("80", "70", "60")
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What some options would give: bytes of the archive, and the quality of the sample.
+    """The result of some options: bytes of the archive, and the quality of the sample.
 
     ``exact`` is the share of pictures that come back exactly (0 to 1). ``worst`` and ``median`` are
-    those of all pictures of the sample, SSIMULACRA2, or PSNR in dB where that is not installed;
-    None where all are exact.
+    SSIMULACRA2 over the sample, or PSNR in dB if SSIMULACRA2 is not installed; None if all pictures
+    are exact.
     """
 
     name: str
@@ -53,9 +53,9 @@ class Choice:
 
 @dataclass
 class Estimate(Summary):
-    """What ``--dry-run`` found. Pictures, bytes and seconds are those of the whole, extrapolated.
+    """The estimate. Pictures, bytes and seconds are extrapolated to the whole corpus.
 
-    The first of the ``choices`` is the options that were given.
+    The first of the ``choices`` has the given options.
     """
 
     input_bytes: int = 0
@@ -115,9 +115,9 @@ class Estimate(Summary):
 
 
 def estimate(options: CompressOptions, stop: Callable[[], str] = lambda: "") -> Estimate:
-    """Look at the inputs of ``options`` and encode a sample. Takes a minute or two.
+    """Estimate the job with these ``options``. Takes a minute or two.
 
-    Raises StrataError for what would keep the job from beginning.
+    Raises StrataError if the job could not start.
     """
     refuse_secrets(*options.inputs, options.model)
     columns = Columns(options.image_column, options.key_column)
@@ -125,7 +125,7 @@ def estimate(options: CompressOptions, stop: Callable[[], str] = lambda: "") -> 
     for line in inputs.lines():
         print(line, file=sys.stderr, flush=True)
     shards = inputs.as_shards()
-    import torch  # after what takes less time to be refused
+    import torch  # after the checks that need no torch
 
     cluster.connect(options.address)
     shape = cluster.share(options.workers, options.device, len(shards), options.worker_cpus)
@@ -157,9 +157,9 @@ def estimate(options: CompressOptions, stop: Callable[[], str] = lambda: "") -> 
     if not can_pack():
         found.notes.append("JPEG files count as they are: lepton_jpeg_python is not installed")
     if device != shape.device:
-        found.notes.append("warning: the workers' GPUs are not here, so the time is that of a CPU")
+        found.notes.append("warning: this machine has no GPU, so the time is that of a CPU")
     if not trial.pictures:
-        found.notes.append("warning: no picture was found in the shards that were looked into")
+        found.notes.append("warning: the sampled shards have no picture")
         return found
     scale = found.input_bytes / trial.shard_bytes
     found.pictures = round(trial.picture_samples * scale)

@@ -1,4 +1,4 @@
-"""The compressing job from the driver's side: plan, run what is missing, manifest, summary."""
+"""The driver of a compress job: writes the plan, runs what is missing, writes the manifest."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -40,9 +40,9 @@ class CompressOptions(RunningOptions):
     """See ``strata compress --help``.
 
     ``codec`` None means the model's. ``store_layers`` is a number, or "fit": the most layers that
-    are not larger than the picture's file. None means those that ``target_quality`` takes (a
-    SSIMULACRA2, "80", or a PSNR, "38dB"), or else all that are worth archiving. ``codec_options``
-    are those that were given of the codec's own options for encoding.
+    are not larger than the picture's file. None means the fewest layers that reach
+    ``target_quality`` (a SSIMULACRA2, "80", or a PSNR, "38dB"), or else the model's
+    ``archive_layers``. ``codec_options`` are the given options of the codec for encoding.
     """
 
     inputs: tuple[str, ...]
@@ -68,9 +68,9 @@ class CompressOptions(RunningOptions):
 def compress(options: CompressOptions, stop: Stop = lambda: "") -> CompressSummary:
     """Compress shards into the dataset ``options.output``, doing only what is missing.
 
-    ``stop`` is asked now and then whether to finish what is under way and end; it returns why.
-    Raises StrataError (of some kind) for what must be put right before anything can be done:
-    inputs, model, options, output, cluster. Bad samples and shards are in the summary instead.
+    The job ends early, after its running tasks, when ``stop`` returns a reason. Raises StrataError
+    before it starts if inputs, model, options, output or cluster must be corrected. Bad samples and
+    shards are in the summary.
     """
     refuse_secrets(*options.inputs, options.output, options.model)
     with job_log(options.log, "compress", options) as log:
@@ -86,7 +86,7 @@ def _compress(options: CompressOptions, stop: Stop, log: EventLog) -> CompressSu
     log.write("inputs_found", inputs=found.lines())
     more = "; the summary says what is left out" if found.notes else ""
     print(f"{found.lines()[0]}{more}", file=sys.stderr, flush=True)
-    model = load_codec(options.model, device="cpu")  # after what takes less time to be refused
+    model = load_codec(options.model, device="cpu")  # after the checks that take less time
     plan = Plan(PLAN_NAME, planned_parameters(options, model))
     names: dict[str, Shard] = {}
     summary = CompressSummary("compressed", notes=list(found.notes))
@@ -181,7 +181,7 @@ def run_shards(
 def settings_of(
     planned: Mapping[str, Any], codec_options: Mapping[str, Any] | None = None
 ) -> CompressSettings:
-    """What a plan tells workers; ``codec_options`` are given in addition to the plan's."""
+    """The workers' settings in a plan; ``codec_options`` are added to the plan's."""
     target = planned["target_quality"]
     return CompressSettings(
         output="",
@@ -210,7 +210,7 @@ def planned_parameters(options: CompressOptions, model: Codec) -> dict[str, Any]
     target = _target(options)
     where = f"the {model.codec} model {model.name}"
     check_codec_options(model, "encode", options.codec_options, where)
-    # Absent when empty, so that archives from before there were these options can be added to.
+    # Absent if empty, so that a plan depends only on the options that were given.
     planned = {
         name: value
         for name, value in options.codec_options.items()
@@ -263,7 +263,7 @@ def _layers(options: CompressOptions, model: Codec) -> tuple[int, StoreLayers]:
             f"--store-layers {given}: the model {model.name} has {model.num_layers} layers"
         )
     if options.keep_original == "always":
-        # All columns, so that who asks for more layers than are stored gets the original.
+        # All columns exist, so that readers who want more layers than are stored get the original.
         preview = None if options.target_quality else PREVIEW_LAYERS
         return max(model.archive_layers, given or 0), given or preview
     if given is None:
@@ -273,7 +273,7 @@ def _layers(options: CompressOptions, model: Codec) -> tuple[int, StoreLayers]:
 
 
 def _target(options: CompressOptions) -> str | None:
-    """``--target-quality`` as plans spell it."""
+    """``--target-quality`` in the spelling of plans."""
     if options.target_quality is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""How many layers of a picture are stored, and whether its own file is kept beside them."""
+"""Decides how many layers of a picture are stored, and whether its own file is kept."""
 
 from dataclasses import replace
 
@@ -12,13 +12,13 @@ from ..stores.reasons import describe
 from .quality import Measured
 from .settings import CompressSettings
 
-PREVIEW_LAYERS = 2  # beside an original that is kept, a stream only serves previews
-PACKED_SHARE = 2  # what Lepton packs keeps at least half of its bytes
-KEEP_FILTERED_BYTES = 1 << 20  # larger fields of samples that were left out on purpose are dropped
+PREVIEW_LAYERS = 2  # if the original is kept, the stream is only for previews
+PACKED_SHARE = 2  # Lepton packs a file to not less than half its bytes
+KEEP_FILTERED_BYTES = 1 << 20  # larger fields of filtered samples are dropped
 
 
 def layers_to_encode(settings: CompressSettings, row: Row) -> int:
-    """How many layers the codec has to make of a picture: no more than can be stored."""
+    """How many layers the codec must make of a picture: no more than can be stored."""
     if _is_exact_file(settings, row):
         return min(PREVIEW_LAYERS, settings.layers)
     if isinstance(settings.store_layers, int):
@@ -27,7 +27,7 @@ def layers_to_encode(settings: CompressSettings, row: Row) -> int:
 
 
 def packed(row: Row) -> Row:
-    """The row with its original, if it has one, as it is stored."""
+    """The row with its original, if it has one, packed for storing."""
     if row.original is None:
         return row
     data, packing = pack_file(row.original)
@@ -40,9 +40,9 @@ def finished_row(
     stream: EncodedImage | Exception,
     measured: Measured | Exception | None,
 ) -> Row:
-    """The row with what is stored of its stream, or with the reason why the codec made none.
+    """The row with the stored layers of its stream, or with the reason why there is no stream.
 
-    ``row.original`` is the picture's file; it is packed where it is kept.
+    ``row.original`` is the picture's file; it is packed if it is kept.
     """
     if isinstance(stream, Exception):
         reason = f"the codec failed: {describe(stream)}"
@@ -71,7 +71,7 @@ def finished_row(
 def _wanted(
     settings: CompressSettings, row: Row, stream: EncodedImage, measured: Measured | None
 ) -> int:
-    """The number of layers, if the file is not kept."""
+    """The number of layers to store if the file is not kept."""
     if settings.store_layers == "fit":
         return _layers_within(stream, len(row.alpha or b""), row.source_bytes or 0)
     if settings.store_layers is None and measured is not None and measured.needed is not None:
@@ -80,7 +80,7 @@ def _wanted(
 
 
 def _kept(settings: CompressSettings, row: Row, nbytes: int, measured: Measured | None) -> str:
-    """Why the picture's file is kept, given the bytes that would replace it; or ""."""
+    """Why the picture's file is kept, or ""; ``nbytes`` is the size of what would replace it."""
     if settings.keep_original == "always":
         return ASKED
     if settings.keep_original != "larger":
@@ -93,7 +93,7 @@ def _kept(settings: CompressSettings, row: Row, nbytes: int, measured: Measured 
 
 
 def _is_exact_file(settings: CompressSettings, row: Row) -> bool:
-    """Whether the file is better than an exact stream: all of a JPEG file in fewer bytes."""
+    """Whether the file is kept rather than an exact stream, which would be larger for a JPEG."""
     larger = settings.keep_original == "larger"
     return settings.lossless and larger and row.source_format == "jpeg"
 
@@ -101,7 +101,7 @@ def _is_exact_file(settings: CompressSettings, row: Row) -> bool:
 def _layers_within(encoded: EncodedImage, alpha_bytes: int, room: int) -> int:
     """The most layers whose stream is not larger than ``room``.
 
-    Never fewer than one: with none there would be no picture.
+    At least one, because without layers there is no picture.
     """
     kept, total = 1, len(encoded.header) + alpha_bytes
     for number, layer in enumerate(encoded.layers, start=1):
@@ -112,7 +112,7 @@ def _layers_within(encoded: EncodedImage, alpha_bytes: int, room: int) -> int:
 
 
 def keeps_field(settings: CompressSettings, name: str, size: int, status: Status) -> bool:
-    """Whether a field of ``size`` bytes of a sample that gives no picture is kept."""
+    """Whether a field of ``size`` bytes of a bad or filtered sample is kept."""
     keep = settings.keep_original
     if keep == "always" or (keep != "never" and status == "bad"):
         return True
@@ -120,7 +120,7 @@ def keeps_field(settings: CompressSettings, name: str, size: int, status: Status
 
 
 def without_picture(settings: CompressSettings, row: Row, status: Status, reason: str) -> Row:
-    """The row of a sample that gives no picture; its file stays in it where it is kept."""
+    """The row of a bad or filtered sample, with its file if that is kept."""
     source = row.original or b""
     kept = keeps_field(settings, row.source_field or "", len(source), status)
     original = source if kept else None

@@ -1,4 +1,4 @@
-"""A sample of a shard -> its row so far and its decoded picture, or the reason why it has none."""
+"""Reads a sample of a shard: makes its row, and decodes its picture or says why it has none."""
 
 import hashlib
 from collections.abc import Iterator
@@ -19,10 +19,10 @@ from .settings import CompressSettings
 
 @dataclass(frozen=True)
 class Loaded:
-    """A sample under way: its row so far, and the picture if there is one to encode.
+    """A loaded sample: its row so far, and the picture if there is one to encode.
 
-    Until it is decided whether to keep it, ``row.original`` is the picture's file. ``untouchable``
-    is a sample that killed a worker: nothing reads its file any more.
+    ``row.original`` is the picture's file until it is decided whether to keep it. An
+    ``untouchable`` sample has killed a worker: its file is not read any more.
     """
 
     row: Row
@@ -46,7 +46,7 @@ def load(
 ) -> Loaded:
     """Read a sample's fields and decode its picture, or say why it has none.
 
-    ``skip`` is the reason why its picture must not be touched. Safe to call from several threads.
+    ``skip`` is the reason why its picture must not be read. Safe in several threads.
     """
     if reason := sample.filtered or sample.problem or _too_large(settings, sample):
         status: Status = "filtered" if sample.filtered else "bad"
@@ -99,7 +99,7 @@ def _too_large(settings: CompressSettings, sample: Sample) -> str:
 def _read_some(
     settings: CompressSettings, file: ShardFile, sample: Sample, status: Status
 ) -> Iterator[tuple[str, bytes | None]]:
-    """The fields of a sample that gives no picture, those with their bytes that are kept."""
+    """The fields of a bad or filtered sample, with the bytes of those that are kept."""
     room = settings.max_sample_bytes
     for name, member in sample.fields:
         kept = not member.problem and keeps_field(settings, name, member.size, status)

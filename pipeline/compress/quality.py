@@ -1,4 +1,4 @@
-"""The quality that a picture must reach (``--target-quality``), and how many layers that takes."""
+"""The quality that pictures must reach (``--target-quality``), and the layers that reach it."""
 
 import math
 import re
@@ -16,7 +16,7 @@ _TARGET = re.compile(r"(\d{1,3}(?:\.\d{1,3})?)( ?dB)?", re.IGNORECASE)
 
 
 class Measured(NamedTuple):
-    """PSNR in dB after each layer, and the fewest layers that reach the target; None: too few."""
+    """PSNR in dB after each layer, and the fewest layers that reach the target (None: none do)."""
 
     psnr: tuple[float, ...]
     needed: int | None
@@ -33,10 +33,10 @@ class TargetQuality:
         return f"{self.value:g}{'dB' if self.decibels else ''}"
 
     def measure(self, image: np.ndarray, shown: Sequence[np.ndarray]) -> Measured:
-        """Judge a picture, given how it is ``shown`` after each layer, all ``(H, W, 3) uint8``.
+        """Judge a picture; ``shown`` has its pixels after each layer, all ``(H, W, 3) uint8``.
 
-        SSIMULACRA2 takes long, so few layers are looked at: the last one, then halves of the
-        others. Pictures that are too small for it need all layers.
+        SSIMULACRA2 takes long, so it is computed for few layers: for the last one, then by
+        bisection. Pictures that are too small for it need all layers.
         """
         curve = tuple(psnr(image, one) for one in shown)
         if self.decibels:
@@ -63,7 +63,7 @@ def shown_by_layers(codec: Codec, streams: Sequence[EncodedImage]) -> list[list[
 
 
 def _fewest(most: int, reaches: Callable[[int], bool]) -> int | None:
-    """The smallest number from 1 to ``most`` that reaches it; None if ``most`` does not."""
+    """The smallest number from 1 to ``most`` that ``reaches``; None if there is none."""
     if not reaches(most):
         return None
     below = 0

@@ -1,7 +1,7 @@
-"""How good the pictures of a finished data file are: a random sample, decoded from the file itself.
+"""Measures the quality of a random sample of a finished data file, decoded from the file itself.
 
-Which pictures are looked at depends on their keys alone, so a shard that is done again, or goes on
-after a loss, tells the same.
+The choice of pictures depends only on their keys, so a shard that is compressed again, or resumed
+after a loss, gives the same figures.
 """
 
 import hashlib
@@ -20,8 +20,8 @@ from ..dataset.kept_files import KEPT
 from ..dataset.parquet import ParquetFile
 from ..dataset.rows import encoded_image, iter_rows, stream_columns
 
-ONE_OF, MOST = 20, 8  # pictures of a shard, at least one: decoding takes as long as encoding
-MIDDLE = 512  # pixels a side of what SSIMULACRA2 looks at: it takes three seconds for a megapixel
+ONE_OF, MOST = 20, 8  # one picture of 20, at least 1 and at most 8: decoding takes time
+MIDDLE = 512  # pixels per side for SSIMULACRA2, which takes three seconds per megapixel
 
 
 def sampled_quality(
@@ -30,18 +30,17 @@ def sampled_quality(
     decode: Callable[[EncodedImage], np.ndarray],
     original: Callable[[int], np.ndarray | None],
 ) -> dict[str, list[float | None]]:
-    """PSNR in dB (None: exact) and SSIMULACRA2 of some pictures that have only their streams.
+    """PSNR in dB (None: exact) and SSIMULACRA2 of some pictures whose originals are not kept.
 
-    If all pictures have their files as well, one is decoded to see that this can be done, and there
-    is no quality to tell.
+    If all originals are kept, one picture is decoded as a check, and no quality is returned.
 
     Args:
         path: the data file, with ``layers`` layer columns.
-        decode: a stream to its picture, ``(H, W, 3) uint8``.
-        original: the picture as it was encoded, by its number in the file; None where its file is
-            gone since.
+        decode: decodes a stream to ``(H, W, 3) uint8``.
+        original: returns the picture that was encoded, by its number in the file; None if its file
+            was removed since.
 
-    Raises CorruptStreamError where a stream does not give a picture of its size.
+    Raises CorruptStreamError if a stream does not decode to a picture of its size.
     """
     found: dict[str, list[float | None]] = {"psnr": [], "ssimulacra2": []}
     for number, row in _chosen(path, layers):
@@ -62,7 +61,7 @@ def sampled_quality(
 
 
 def _chosen(path: Path, layers: int) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """The numbers and rows of the pictures to look at."""
+    """The numbers and rows of the sampled pictures."""
     file = ParquetFile(path)
     states = list(enumerate(iter_rows(file, ["status", "reason", "key"])))
     pictures = [(n, row) for n, row in states if row["status"] == "ok"]
@@ -86,6 +85,6 @@ def _lot(key: str) -> bytes:
 
 
 def middle(picture: np.ndarray) -> np.ndarray:
-    """At most ``MIDDLE`` pixels each way of an ``(H, W, 3)`` picture."""
+    """The middle of an ``(H, W, 3)`` picture, with at most ``MIDDLE`` pixels per side."""
     top, left = (max(0, (side - MIDDLE) // 2) for side in picture.shape[:2])
     return np.ascontiguousarray(picture[top : top + MIDDLE, left : left + MIDDLE])

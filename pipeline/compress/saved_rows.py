@@ -1,8 +1,8 @@
 """Rows of a shard that is still being encoded, saved in the store every few minutes.
 
-A shard of ten thousand pictures takes hours. When its worker is lost, the next attempt takes up the
-rows that were saved and goes on behind them. No reader knows of these files. They are removed when
-the shard is committed.
+A shard of ten thousand pictures takes hours. If its worker is lost, the next attempt starts after
+the rows that were saved. Readers do not use these files. They are removed when the shard is
+committed.
 """
 
 import contextlib
@@ -23,16 +23,16 @@ class SavedRows:
     """The saved rows of the data file ``name``, from its first row on.
 
     Attributes:
-        rows: how many rows are saved, or at least kept on this machine.
+        rows: how many rows are saved, in the store or at least on this machine.
     """
 
     def __init__(self, store: Store, name: str, scratch: Path) -> None:
         self.rows = 0
         self._store, self._name, self._scratch = store, name, scratch
-        self._files: list[tuple[Path, int]] = []  # each with how many of its rows to pass over
+        self._files: list[tuple[Path, int]] = []  # each with the number of its rows to skip
 
     def fetch(self) -> None:
-        """Take up what earlier attempts saved. Damaged files are removed from the store."""
+        """Fetch what earlier attempts saved. Damaged files are removed from the store."""
         found = {}
         for file in self._store.sizes(SAVED):
             name, start, stop = saved_rows(file)
@@ -53,9 +53,9 @@ class SavedRows:
             self.rows = stop
 
     def keep_if_of(self, keys: list[str]) -> None:
-        """Remove the saved rows, unless they are those of the first samples with these keys.
+        """Remove the saved rows, unless they belong to the first samples, which have these keys.
 
-        Deleting samples changes the numbers of the samples behind them.
+        Deleting a sample changes the numbers of the samples after it.
         """
         found: list[str] = []
         for local, passed in self._files:
@@ -66,28 +66,28 @@ class SavedRows:
             self._files, self.rows = [], 0
 
     def add(self, local: Path, rows: int) -> None:
-        """Save a closed file of the ``rows`` rows that follow."""
+        """Save a closed file with the next ``rows`` rows."""
         start, self.rows = self.rows, self.rows + rows
         self._files.append((local, 0))
-        # The rows are still on this machine. A store that takes no file now may do so later.
+        # If the store fails, the rows are still on this machine, and a later save may succeed.
         with contextlib.suppress(OSError, StrataError):
             self._store.create_from(saved_path(self._name, start, self.rows), local)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """All of them, as ``RowWriter.copy`` takes them."""
+        """All saved rows, for ``RowWriter.copy``."""
         for local, passed in self._files:
             file = ParquetFile(local)
             yield from islice(iter_rows(file, file.schema_arrow.names), passed, None)
 
     def remove(self) -> None:
-        """Remove all that anybody has saved of this data file."""
+        """Remove all saved rows of this data file, whoever saved them."""
         for file in self._store.sizes(SAVED):
             if saved_rows(file)[0] == self._name:
                 self._store.remove(f"{SAVED}/{file}")
 
 
 def _sound(local: Path, rows: int) -> bool:
-    """Whether a file can be read whole, and has so many rows."""
+    """Whether a file can be read whole and has ``rows`` rows."""
     try:
         file = ParquetFile(local)
         for group in range(file.num_row_groups):

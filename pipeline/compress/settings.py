@@ -1,4 +1,4 @@
-"""Settings of the compressing workers."""
+"""The settings of compress workers."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -10,7 +10,7 @@ from ..sources.base import AUTOMATIC, Columns
 from ..sources.samples import MAX_SAMPLE_BYTES
 from .quality import TargetQuality
 
-# A lost worker costs less than five minutes: on a CPU up to three more are under way.
+# A lost worker loses less than five minutes of work: on a CPU, up to three more are not saved yet.
 SAVE_SECONDS = 120.0
 StoreLayers = int | Literal["fit"] | None
 KeepOriginal = Literal["never", "bad", "larger", "always"]
@@ -18,14 +18,14 @@ KeepOriginal = Literal["never", "bad", "larger", "always"]
 
 @dataclass(frozen=True)
 class CompressSettings(WorkerSettings):
-    """Settings of every compressing worker. ``output`` is the dataset's URL.
+    """Settings of every worker. ``output`` is the dataset's URL.
 
-    ``layers`` is the number of layer columns. ``store_layers`` says how many of them a picture
-    stores: a number, "fit" (the most that are not larger than its file), or None: those that
-    ``target_quality`` takes, all without one. ``lossless``: all layers are exact, and a picture
-    stores all. ``codec_options`` go to ``Codec.encode``. Of a sample of more than
-    ``max_sample_bytes``, which is bad, only as many are read. ``columns`` are those of Parquet
-    files. Rows of a shard under way are saved every ``save_seconds``.
+    ``layers`` is the number of layer columns. ``store_layers`` says how many layers a picture
+    stores: a number, "fit" (the most that are not larger than its file), or None: the fewest that
+    reach ``target_quality``, or all without a target. With ``lossless`` a picture stores all
+    layers, which are exact together. ``codec_options`` go to ``Codec.encode``. A sample of more
+    than ``max_sample_bytes`` is bad, and only so many of its bytes are read. ``columns`` are those
+    of Parquet files. Rows of a running shard are saved every ``save_seconds``.
     """
 
     output: str

@@ -1,4 +1,4 @@
-"""What a compressing job tells at its end: what was saved, what was lost, what is kept."""
+"""The summary of a compress job: sizes, quality, kept originals, failures."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -25,9 +25,9 @@ _FEW = 20
 
 @dataclass
 class CompressSummary(Summary):
-    """``totals`` are those of the manifest, and ``input_bytes``, ``archive_bytes``.
+    """``totals`` are those of the manifest, with ``input_bytes`` and ``archive_bytes``.
 
-    They are of all shards that the job was asked for. The archive's are data files and indexes.
+    They are sums over all shards of the job. ``archive_bytes`` are those of data files and indexes.
     """
 
     totals: dict[str, Any] = field(default_factory=dict)
@@ -38,7 +38,7 @@ def add_totals(
     records: Mapping[str, Mapping[str, Any]],
     parameters: Mapping[str, Any],
 ) -> None:
-    """Add what the records of all shards say; ``parameters`` are the plan's."""
+    """Add the records of all shards; ``parameters`` are the plan's."""
     side_pictures = 0
     inputs = archive = 0
     for record in records.values():
@@ -67,7 +67,7 @@ def add_totals(
 
 
 def _lines(totals: Mapping[str, Any]) -> list[str]:
-    """One thing in each line, within 80 columns."""
+    """The summary, within 80 columns."""
     lines = [
         f"bytes:       {size(totals['input_bytes'])} of shards -> "
         f"{size(totals['archive_bytes'])} of data files and indexes, "
@@ -90,7 +90,7 @@ def _lines(totals: Mapping[str, Any]) -> list[str]:
 
 
 def kept_lines(totals: Mapping[str, Any]) -> list[str]:
-    """What ``totals_of`` says of layers, quality and originals, in words."""
+    """Layers, quality and originals in words, from ``totals_of``."""
     by_layers = sorted(totals["by_layers"].items(), key=lambda one: int(one[0]))
     lines = _table("layers:", (f"{plural(count, 'picture')} in {n}" for n, count in by_layers))
     lines += _table("quality:", (_told(*one) for one in reversed(totals["quality"].items())))
@@ -110,7 +110,7 @@ def share(part: float, whole: float) -> str:
 
 
 def _table(title: str, lines: Iterable[str]) -> list[str]:
-    """Lines of a table; the title stands before the first one only."""
+    """Lines of a table; only the first has the title."""
     return [f"{'' if number else title:12} {line}" for number, line in enumerate(lines)]
 
 
@@ -128,7 +128,7 @@ def _figure(name: str, value: float | None) -> str:
 
 
 def _advice(totals: Mapping[str, Any], parameters: Mapping[str, Any]) -> str:
-    """What may make the archive smaller than its input."""
+    """Advice how to make the archive smaller than its input."""
     pictures = sum(totals["by_layers"].values())
     if parameters["keep_original"] in ("never", "bad"):
         return "--keep-original larger keeps the files that are smaller than their streams"

@@ -1,4 +1,4 @@
-"""A sample of a corpus, encoded and judged in this process: the base of ``--dry-run``."""
+"""Encodes and judges a sample of a corpus in this process, for ``--dry-run``."""
 
 import tempfile
 import time
@@ -24,17 +24,17 @@ from .quality import Measured, TargetQuality, shown_by_layers
 from .sampling import middle
 from .settings import CompressSettings
 
-SHARDS, PICTURES = 4, 32  # that are looked into, and encoded
-TOGETHER = 1 << 18  # pixels that are encoded together, and one picture more
-LOWEST = 60.0  # SSIMULACRA2; layers below the first that has less are not judged
-SECONDS = 60.0  # after this nothing else is begun
+SHARDS, PICTURES = 4, 32  # shards that are opened, pictures that are encoded
+TOGETHER = 1 << 18  # so many pixels, plus one picture, are encoded together
+LOWEST = 60.0  # SSIMULACRA2; once a layer is below it, earlier layers are not judged
+SECONDS = 60.0  # after this time no further picture is encoded
 
 
 @dataclass(frozen=True)
 class Look:
-    """A stream with all layers worth having, and the quality after each of them.
+    """A stream and its quality after each layer.
 
-    ``scores`` are SSIMULACRA2 of the picture's middle (None: not measured), ``psnr`` in dB.
+    ``scores`` are SSIMULACRA2 of the picture's middle (None: not measured); ``psnr`` is in dB.
     """
 
     stream: EncodedImage
@@ -42,7 +42,7 @@ class Look:
     psnr: tuple[float, ...]
 
     def measured(self, target: TargetQuality | None) -> Measured | None:
-        """What a worker would find, if the middle is as good as the whole."""
+        """The judgement of a worker, if the whole picture is as good as its middle."""
         if target is None:
             return None
         curve = self.psnr if target.decibels else self.scores
@@ -52,11 +52,11 @@ class Look:
 
 @dataclass
 class Trial:
-    """What was counted in the headers of some shards, and what was encoded of them.
+    """Counts from the headers of some shards, and encoded pictures.
 
-    ``pictures`` are the rows, with their files, and their looks by the name of the model.
-    ``encode_seconds`` and ``judge_seconds`` are those of the first model, and of pictures whose
-    files have ``encoded_bytes``.
+    ``pictures`` are the rows with their files, and their quality by the name of the model.
+    ``encode_seconds`` and ``judge_seconds`` are the first model's, for pictures whose files have
+    ``encoded_bytes``.
     """
 
     shards: int = 0
@@ -75,7 +75,7 @@ class Trial:
 
     @property
     def side_share(self) -> float:
-        """What Parquet's compression leaves of side fields, 0 to 1."""
+        """The size of side fields after Parquet's compression, as a share (0 to 1)."""
         contents = b"".join(self.side_samples)
         return len(pa.compress(contents, "zstd")) / len(contents) if contents else 1.0
 
@@ -86,9 +86,9 @@ def run_trial(
     models: Sequence[Codec],
     stop: Callable[[], str],
 ) -> Trial:
-    """Look into some shards, evenly spread, as long as there is time, and encode some pictures.
+    """Open some shards, spread evenly, and encode some of their pictures, as long as there is time.
 
-    ``settings`` are those of the job, for the first of the ``models``.
+    ``settings`` are the job's; the first of the ``models`` uses them.
     """
     trial, began = Trial(), time.monotonic()
 
@@ -132,7 +132,7 @@ def _count(trial: Trial, shard: Shard, samples: Sequence[Sample]) -> None:
 def _groups(
     file: ShardFile, settings: CompressSettings, trial: Trial, most: int
 ) -> Iterator[tuple[list[Row], list[np.ndarray]]]:
-    """At most so many pictures of a shard, evenly spread, in groups to encode together."""
+    """Some pictures of a shard, spread evenly, in groups to encode together."""
     whole = [(n, one) for n, one in enumerate(file.samples) if one.image_field]
     count = min(most, len(whole))
     rows: list[Row] = []
@@ -204,7 +204,9 @@ def _looks(
 def _scores(
     image: np.ndarray, shown: Sequence[np.ndarray], layers: int, lowest: float
 ) -> tuple[float | None, ...]:
-    """Of the last layer and those before it, down to one below ``lowest``, and after ``layers``."""
+    """The scores of the last layer and of those before it, down to one below ``lowest``; and of
+    ``layers``.
+    """
     scores: list[float | None] = [None] * len(shown)
     for number in reversed(range(len(shown))):
         scores[number] = score = _score(image, shown[number])

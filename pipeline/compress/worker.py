@@ -1,11 +1,10 @@
-"""The compressing worker: one shard in, one Parquet file out, published and recorded.
+"""The worker of a compress job: compresses a shard to a data file, publishes and records it.
 
-While a shard is being encoded its rows are saved every few minutes (``saved_rows.py``).
+While a shard is encoded, its rows are saved every few minutes (``saved_rows.py``). Arguments and
+results are small (URLs and counts): pictures never pass through Ray's object store.
 
-Its arguments and results are small (URLs and counts): picture bytes never enter the object store.
-
-``run`` may be called from several threads at once. Its three stages have a lock each, so that one
-shard is fetched and another published while a third is encoded, and never more of each::
+``run`` may be called from several threads at once. Each of its three stages has a lock, so one
+shard is fetched and another published while a third is encoded::
 
     run(a):  fetch ─► encode ─► publish
     run(b):           fetch  ─► encode  ─► publish
@@ -74,7 +73,7 @@ class ShardCompressor(Worker[CompressSettings]):
 
     @cached_property
     def encoder(self) -> SampleEncoder:
-        """The dataset's own copy of the model, loaded once, and the threads around it."""
+        """The encoder with the dataset's own copy of the model, loaded once."""
         settings = self.settings
         codec = load_model(
             settings.output,
@@ -87,7 +86,7 @@ class ShardCompressor(Worker[CompressSettings]):
 
     @cached_property
     def deletions(self) -> Deletions:
-        """What was deleted from the dataset, and must not come back."""
+        """The deleted samples of the dataset, which must not come back."""
         return Deletions(self.store)
 
     @picklable_errors
@@ -99,10 +98,10 @@ class ShardCompressor(Worker[CompressSettings]):
     def run(self, job: ShardJob, skip: Mapping[int, str] | None = None) -> dict[str, Any]:
         """Compress a shard into its data file and return the commit record.
 
-        ``skip`` gives, by number, the samples that must not be touched and why: they become bad
-        rows. If another job has recorded the shard meanwhile, its record is returned, with
-        ``found``. Raises ShardError for a damaged shard, StorageError for a damaged file in its
-        place; a RuntimeError may pass with another attempt.
+        ``skip`` has samples to leave out, by number, each with the reason; they become bad rows. If
+        another job has recorded the shard meanwhile, its record is returned, with ``found``. Raises
+        ShardError for a damaged shard, StorageError if a damaged file has its name. After a
+        RuntimeError another attempt may succeed.
         """
         self.ready()
         name = generation_name(job.name, job.generation)
@@ -120,7 +119,7 @@ class ShardCompressor(Worker[CompressSettings]):
                 with clock.timed("check"):
                     quality = self._quality(file, local)
             samples = len(file.samples)
-            fetched.close()  # the tar's bytes are not needed for publishing
+            fetched.close()  # publishing does not need the shard
             with self._stage(self._publishing, job.name, "upload"):
                 with clock.timed("check"):
                     facts = self._inspect(local)
@@ -154,9 +153,9 @@ class ShardCompressor(Worker[CompressSettings]):
                 return committed
 
     def pause(self) -> None:
-        """Save the rows of the shard under way as soon as there is one more; ``run`` raises Paused.
+        """Save the rows of the running shard after its next row; then ``run`` raises PausedError.
 
-        Shards that wait for their turn raise it, too. One that is being published is finished.
+        Waiting shards raise it, too. A shard that is being published is finished.
         """
         self._pausing.set()
 
@@ -164,10 +163,10 @@ class ShardCompressor(Worker[CompressSettings]):
     def probe(
         self, job: ShardJob, start: int, stop: int, skip: Mapping[int, str] | None = None
     ) -> int:
-        """Do everything with the samples ``start`` to ``stop`` but write nothing.
+        """Encode the samples ``start`` to ``stop`` but write nothing.
 
-        Returns the number of samples in the shard. If the worker dies of it, one of these samples
-        is the reason: that is how the driver finds it.
+        Returns the number of samples in the shard. If the worker dies, the driver knows that one of
+        these samples is the reason.
         """
         self.ready()
         clock = StageClock(self.activity.clock)
@@ -190,7 +189,7 @@ class ShardCompressor(Worker[CompressSettings]):
         clock: StageClock,
         saved: SavedRows | None = None,
     ) -> tuple[ShardFile, Path | None]:
-        """Hold the shard, and the data files it had before if they are needed, as local files."""
+        """Hold the shard as a local file, and its earlier data file if that is needed."""
         with self._stage(self._fetching, job.name, "download"), clock.timed("download"):
             self._end_if_pausing(job)
             settings = self.settings
@@ -260,7 +259,7 @@ class ShardCompressor(Worker[CompressSettings]):
         clock: StageClock,
         skip: Mapping[int, str],
     ) -> Iterator[dict[str, Any]]:
-        """The rows of the shard from ``start`` on, as ``RowWriter.copy`` takes them."""
+        """The rows of the shard from ``start`` on, for ``RowWriter.copy``."""
         layers, on_progress = self.settings.layers, self._counting(job.name)
         numbered = list(enumerate(file.samples))[start:]
         if previous is None:
@@ -292,13 +291,13 @@ class ShardCompressor(Worker[CompressSettings]):
 
     def _end_if_pausing(self, job: ShardJob) -> None:
         if self._pausing.is_set():
-            raise PausedError(f"{job.name}: the job stops; the next one goes on with it")
+            raise PausedError(f"{job.name}: the job stops; its next run goes on with this shard")
 
     def _inspect(self, local: Path) -> FileFacts:
         return inspect_file(local, self.settings.layers)
 
     def _quality(self, file: ShardFile, local: Path) -> dict[str, list[float | None]]:
-        """How good some pictures of the finished file are, beside those of the shard."""
+        """The quality of some pictures of the finished file, compared with the shard's."""
         encoder = self.encoder
 
         def original(number: int) -> np.ndarray | None:
@@ -319,7 +318,7 @@ class ShardCompressor(Worker[CompressSettings]):
 
     @contextmanager
     def _place(self, name: str) -> Iterator[Path]:
-        """A local folder for a shard; the driver sees the shard for as long as the block takes."""
+        """A local folder for a shard, which the driver sees inside the block."""
         sizes = {"picture_bytes": 0, "stream_bytes": 0}
         shown = self.activity.shard(name, stage="wait", **sizes)
         with shown, scratch_folder(self.settings.scratch) as scratch:
@@ -327,7 +326,7 @@ class ShardCompressor(Worker[CompressSettings]):
 
     @contextmanager
     def _stage(self, turn: Turn, name: str, stage: str) -> Iterator[None]:
-        """Hold a stage, which one shard at a time can be in."""
+        """Hold a stage. Only one shard at a time can."""
         with turn:
             self.activity.show(name, stage=stage)
             try:
@@ -338,7 +337,7 @@ class ShardCompressor(Worker[CompressSettings]):
     def _counting(self, name: str) -> tuple[Callable[[list[Row]], None], Callable[[int], None]]:
         """Callbacks that count coded pictures and finished rows for the driver.
 
-        A picture counts as soon as it is coded; the other samples when their rows are there.
+        A picture counts as soon as it is coded; another sample counts when its row is finished.
         """
         lock = threading.Lock()
         announced = shown = finished = 0
@@ -369,7 +368,7 @@ class ShardCompressor(Worker[CompressSettings]):
 
 
 def _stored_bytes(row: Row) -> int:
-    """Bytes in the dataset that replace the picture's file."""
+    """The bytes in the dataset that replace the picture's file."""
     stream = row.encoded.nbytes if row.encoded is not None else 0
     return stream + len(row.alpha or b"") + len(row.original or b"")
 

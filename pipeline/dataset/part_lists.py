@@ -13,7 +13,15 @@ from typing import Any
 from codec.errors import StrataError
 
 from ..sources.base import Shard, is_part, root_of
-from ..sources.folder import File, Folder, cut, join, part_of, samples_in, some
+from ..sources.folder import (
+    File,
+    Folder,
+    first_few,
+    join,
+    part_of,
+    samples_in,
+    split_into_parts,
+)
 from ..stores.store import StorageError, Store
 from ..stores.urls import refuse_secrets
 from .layout import PARTS, part_list_number, part_list_path
@@ -158,8 +166,9 @@ class Planner:
                 changed.append(f"{url} ({known.size} bytes then, {file.size} now)")
         if changed:
             raise PlanMismatchError(
-                f"inputs have changed since they were listed for compressing: {some(changed)}. Put "
-                "them back as they were, or give what has changed another name"
+                "inputs have changed since they were listed for compressing: "
+                f"{first_few(changed)}. Put them back as they were, or give what has changed "
+                "another name"
             )
         if folder.whole:
             start = join(folder.root, "")
@@ -167,7 +176,7 @@ class Planner:
             if gone:
                 self.notes.append(
                     f"warning: {len(gone):,} of the files that were listed are gone since, and "
-                    f"stay in the archive as far as they were compressed: {some(gone)}"
+                    f"stay in the archive as far as they were compressed: {first_few(gone)}"
                 )
 
     def _new(self, folder: Folder) -> list[list[File]]:
@@ -182,12 +191,12 @@ class Planner:
         if late:
             note = (
                 f"warning: {len(late):,} files left out, because they came after the other files "
-                f"of their samples were listed: {some(late)}"
+                f"of their samples were listed: {first_few(late)}"
             )
             self.notes += [note] if note not in self.notes else []
         new = {key: one for key, one in samples.items() if folder.url(key) not in self._keys}
         parts, count = [], 0
-        for part in cut(new):
+        for part in split_into_parts(new):
             parts.append(part)
             count += len(part)
             if count >= FILES_IN_LIST:

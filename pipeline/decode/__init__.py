@@ -1,1 +1,1 @@
-"""Handing a dataset out: which pictures, how many layers of each, and in which form."""
+"""Decoding a dataset: which pictures, how many layers of each, and in which form."""

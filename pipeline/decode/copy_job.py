@@ -1,8 +1,8 @@
-"""``--format strata`` from the driver's side: a dataset of the same streams, cut short.
+"""The driver of ``--format strata``: makes a dataset of the same streams, truncated.
 
-The output is a dataset of its own, with a plan that says what it was made of, and is published as
-one that was compressed: data file, index, record, manifest. Its data files have the generations of
-those that they are copies of.
+The output is a dataset of its own, whose plan says what it was copied from. It is published like a
+compressed one: data file, index, record, manifest. A copied data file has the generation of its
+source.
 """
 
 from collections import Counter
@@ -27,7 +27,7 @@ from ..dataset.records import Records
 from ..reader.dataset import DataFile, Dataset
 from ..running.job import Stop, run_job_tasks
 from ..running.progress.events import EventLog
-from ..running.progress.summary import ratio, size
+from ..running.progress.summary import plural, ratio, size
 from ..running.tasks import Outcome, Task
 from ..sources.shards import Shard
 from ..stores.store import Store
@@ -39,7 +39,7 @@ from .request import DecodeOptions, DecodeSummary, Request, begin_summary
 def copy_dataset(
     options: DecodeOptions, request: Request, stop: Stop, log: EventLog
 ) -> DecodeSummary:
-    """Write what is missing of the copy ``options.output``, and its manifest."""
+    """Copy what the dataset ``options.output`` lacks, and write its manifest."""
     dataset, store = request.dataset, Store(options.output, options.output_options)
     plan = Plan(PLAN_NAME, truncated_parameters(options, request))
     summary = begin_summary("copied", request, options)
@@ -78,7 +78,7 @@ def copy_dataset(
         summary,
         publish_model=lambda: copy_model(dataset.model_id, dataset.store, store, options.scratch),
         completed=_completed,
-        # A copy of the whole dataset lacks what that lacks.
+        # A copy of the whole dataset lacks the same inputs.
         failed_before=() if request.parameters else dataset.failed,
     )
     _summarise(summary, records)
@@ -87,12 +87,12 @@ def copy_dataset(
 
 
 def truncated_parameters(options: DecodeOptions, request: Request) -> dict[str, Any]:
-    """The source's plan with what is different here, and ``truncated``, which says how."""
+    """The source's parameters with the changes of the copy, which ``truncated`` describes."""
     dataset, rule = request.dataset, request.rule
     source = dataset.parameters
     whole = rule.layers == dataset.num_layers
     kept = source.get("keep_original")
-    if not options.keep_original:  # those that stand in for layers are copied all the same
+    if not options.keep_original:  # originals that replace layers are still copied
         kept = "never" if kept in ("never", "bad") else "larger"
     stored = source.get("store_layers")
     return {
@@ -112,14 +112,14 @@ def truncated_parameters(options: DecodeOptions, request: Request) -> dict[str, 
 
 
 def _name(dataset: Dataset, file: DataFile, plan: Plan) -> str:
-    """What the copy of a data file is called, whichever generation that is."""
+    """The name of the copy of a data file, the same for all generations."""
     base, _ = split_generation(file.name)
     identity = Shard(f"{dataset.url}/{DATA}/{shard_stem(base)}", 0, base)
     return shard_name(identity, plan.fingerprint)
 
 
 def _completed(ledger: Ledger) -> tuple[Records, list[str]]:
-    """The newest records, those of files without any row among them, and what was lost."""
+    """The newest records, including those of empty files, and the names of lost files."""
     done, lost = ledger.completed(DATA, SUFFIX)
     empty = Ledger(ledger.store, ledger.fingerprint, EMPTY_COMMITS, generations=True).records()
     for record in empty.values():
@@ -132,7 +132,7 @@ def _completed(ledger: Ledger) -> tuple[Records, list[str]]:
 def _summarise(summary: DecodeSummary, records: Mapping[str, Mapping[str, Any]]) -> None:
     totals: Counter[str] = Counter()
     for record in records.values():
-        # A record that was made anew does not tell what its streams were before they were cut.
+        # A repaired record does not say how large its streams were before.
         known = (*_ADDED, *COUNTS) if "streams" in record else ("bytes",)
         totals.update({key: record.get(key, 0) for key in known})
         totals["file_bytes"] += record["source"]["size"]
@@ -156,8 +156,9 @@ def _note_originals(summary: DecodeSummary, options: DecodeOptions, request: Req
     kept = sum(file.record.get("kept", 0) for file, _ in request.files)
     if kept and not options.keep_original:
         summary.notes.append(
-            f"originals are left out where the layers asked for are there ({kept:,} pictures of "
-            "these files have one): --keep-original copies them all"
+            "originals are left out of pictures that store the wanted layers "
+            f"({plural(kept, 'picture')} of these files with an original): --keep-original copies "
+            "them all"
         )
 
 

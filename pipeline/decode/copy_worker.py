@@ -1,4 +1,4 @@
-"""The worker of ``--format strata``: a data file in, the same with its streams cut short out."""
+"""The worker of ``--format strata``: copies a data file with truncated streams."""
 
 import platform
 import time
@@ -25,13 +25,13 @@ from .dataset_worker import DatasetWorker
 from .layer_rule import cut
 from .selection import Selection, timed
 
-# What records say beside a data file's own facts: pictures, their layers, and the bytes of their
-# streams before they were cut.
+# Further counts in a record: pictures, their layers, and the bytes of their streams before they
+# were truncated.
 COUNTS = ("streams", "layers", "whole_bytes")
 
 
 class ShardCopier(DatasetWorker):
-    """Copies one data file at a time, a row group of it in memory."""
+    """Copies one data file at a time, with one row group in memory."""
 
     @cached_property
     def selection(self) -> Selection:
@@ -52,10 +52,10 @@ class ShardCopier(DatasetWorker):
 
     @picklable_errors
     def run(self, name: str, file: DataFile, keys: Sequence[str] | None = None) -> dict[str, Any]:
-        """Copy a data file, or what has one of the ``keys`` in it, as the data file ``name``.
+        """Copy a data file, or its rows with one of the ``keys``, as the data file ``name``.
 
-        Returns its commit record; the one of another job with ``found``. Where no row is asked
-        for there is a record in ``EMPTY_COMMITS`` and no file. Raises StrataError, RuntimeError.
+        Returns the commit record, with ``found`` if another job wrote it. If no row is selected,
+        writes a record to ``EMPTY_COMMITS`` and no file. Raises StrataError, RuntimeError.
         """
         ledger = Ledger(self.store, self.settings.fingerprint)
         standing = ledger.read(name)
@@ -112,7 +112,7 @@ class ShardCopier(DatasetWorker):
         local: Path,
         clock: StageClock,
     ) -> Counter[str]:
-        """Write the rows that are asked for to ``local``; counts them."""
+        """Write the selected rows to ``local``; returns counts."""
         settings, counts = self.settings, Counter[str]()
         base, deletions = split_generation(name)[0], self.deletions.read()
         metadata = {
@@ -149,7 +149,7 @@ class ShardCopier(DatasetWorker):
 
 
 def source_of(dataset: Dataset, file: DataFile) -> dict[str, Any]:
-    """What a truncated data file was made of: a file of another dataset, not a tar."""
+    """The source of a copied data file: a data file of another dataset."""
     return {
         "url": f"{dataset.url}/{file.path}",
         "size": file.bytes,

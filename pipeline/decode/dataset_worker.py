@@ -1,4 +1,4 @@
-"""Base of the workers that hand out a dataset: the rows of a data file that were asked for."""
+"""Base of the workers of decode jobs, whose tasks are the selected rows of a data file."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,10 +13,10 @@ from .request import DecodeOptions, Request
 
 @dataclass(frozen=True)
 class HandOutSettings(WorkerSettings):
-    """``options`` are the job's, with URLs that hold on every machine.
+    """``options`` are the job's, with URLs that are valid on every machine.
 
-    ``rule`` and ``condition`` are what its options mean for the dataset; see ``Request``.
-    ``columns`` are the side fields that have columns of a table.
+    ``rule`` and ``condition`` are those of the ``Request``. ``columns`` are the side fields that
+    become columns of a table.
     """
 
     options: DecodeOptions

@@ -1,7 +1,7 @@
 """``--filter``: a condition over the metadata columns, as an Arrow expression.
 
 Conditions look like Python and are parsed by Python's parser, but never evaluated. Only the forms
-below are accepted; an error names the place of anything else.
+below are accepted. For anything else, an error names the place.
 
     width >= 512 and source_format == "jpeg"
     256 <= height < 1024, width * height > 1e6, source_bytes / (width * height) < 0.5
@@ -112,7 +112,7 @@ class _Value:
 
 
 class _Parser:
-    """Turns a syntax tree into an expression, or raises the place of what is not accepted."""
+    """Turns a syntax tree into an expression. Errors name the place in the text."""
 
     def __init__(self, source: str) -> None:
         self._source = source
@@ -130,7 +130,7 @@ class _Parser:
                 return self._comparison(node)
             case ast.Call():
                 return self._method(node)
-        raise self._error(node, "this is no condition: compare it with something")
+        raise self._error(node, "this is not a condition: compare it with something")
 
     def _comparison(self, node: ast.Compare) -> pc.Expression:
         """A comparison, or a chain of them: ``a < b <= c`` means ``a < b and b <= c``."""
@@ -148,7 +148,7 @@ class _Parser:
                 return self._presence(left, operator, right)
             case ast.In() | ast.NotIn():
                 value, found = self._membership(left, right)
-                # Arrow says False for null in a list, so its negation would be true
+                # Arrow returns False for null in a list, so its negation would be true.
                 found = pc.if_else(value.is_valid(), found, pa.scalar(None, pa.bool_()))
                 return found if isinstance(operator, ast.In) else ~found
         one, other = self._value(left), self._value(right)
@@ -195,11 +195,11 @@ class _Parser:
                 of = self._value(owner)
                 if not of.column or of.kind != "text":
                     raise self._error(owner, f"only a column of text has .{name}")
-                if name == "matches":  # else a bad pattern would raise only when it is applied
+                if name == "matches":  # raises now for a bad pattern
                     pc.match_substring_regex(pa.array([""]), pattern=text)
                 return _METHODS[name](of.expression, text)
         known = ", ".join(f'.{name}("...")' for name in _METHODS)
-        raise self._error(node, f"only {known} of a column can be called")
+        raise self._error(node, f"the only methods of a column are {known}")
 
     def _value(self, node: ast.expr) -> _Value:
         match node:
@@ -224,7 +224,7 @@ class _Parser:
     def _number(self, node: ast.expr) -> _Value:
         value = self._value(node)
         if value.kind != "number":
-            raise self._error(node, f"{_KINDS[value.kind]} cannot be computed with")
+            raise self._error(node, f"{_KINDS[value.kind]} cannot be used in arithmetic")
         return value
 
     def _computed(
@@ -241,13 +241,13 @@ class _Parser:
 
     def _name(self, node: ast.expr) -> str:
         if not isinstance(node, ast.Name):
-            raise self._error(node, "here must be a column")
+            raise self._error(node, "this must be a column")
         if node.id not in COLUMNS:
             raise self._error(node, f"there is no column {node.id!r}")
         return node.id
 
     def _error(self, node: ast.expr, problem: str) -> FilterError:
-        # ast counts bytes of UTF-8, people count characters
+        # ast counts bytes of UTF-8, people count characters.
         place = len(self._source.encode()[: node.col_offset].decode()) + 1
         part = ast.get_source_segment(self._source, node) or ""
         return FilterError(

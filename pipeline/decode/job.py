@@ -1,9 +1,9 @@
-"""The decoding job from the driver's side: plan, run what is missing, summary.
+"""The driver of a decode job: writes the plan, runs what is missing, makes the summary.
 
-request.py     options, and what they come to for a dataset: files, keys, layers
-worker.py      the worker that makes tars, tables (``tables.py``) and files
-copy_job.py    ``--format strata``: the same with streams instead of pictures
-originals_job.py  ``--format originals``: the files that pictures were, byte for byte
+request.py        the options, and the files, keys and layers that they select
+worker.py         the worker that writes tars, tables (``tables.py``) and files
+copy_job.py       ``--format strata``: copies streams instead of decoding them
+originals_job.py  ``--format originals``: restores the original files, byte for byte
 """
 
 from collections import Counter
@@ -40,11 +40,11 @@ __all__ = ["DecodeOptions", "decode"]
 
 
 def decode(options: DecodeOptions, stop: Stop = lambda: "") -> Summary:
-    """Hand out a dataset, or a part of it, as tars, as files or as a dataset of its own.
+    """Write a dataset, or a part of it, as tars, tables, files or a dataset of its own.
 
-    Does only what is missing. ``stop`` is asked now and then whether to finish what is under way
-    and end; it returns why. Raises StrataError for what must be put right before anything can be
-    done; bad samples and shards are in the summary instead.
+    Does only what is missing. The job ends early, after its running tasks, when ``stop`` returns a
+    reason. Raises StrataError before it starts if something must be corrected. Bad samples and
+    shards are in the summary.
     """
     refuse_secrets(options.dataset, options.output, *filter(None, [options.keys_file]))
     with job_log(options.log, "decode", options) as log:
@@ -130,7 +130,7 @@ def _parameters(options: DecodeOptions, request: Request, store: Store) -> dict[
 def _remove_superseded(
     store: Store, files: Sequence[DataFile], done: Mapping[str, dict[str, Any]], suffix: str
 ) -> None:
-    """Remove files of older generations that a worker which died left beside the new one."""
+    """Remove output of older generations, which a worker that died may have left."""
     newest = dict(split_generation(file.name) for file in files if file.name in done)
     packed = {name.removesuffix(suffix) for name in store.sizes() if name.endswith(suffix)}
     for name in sorted({*(packed if suffix else ()), *done}):
@@ -140,11 +140,11 @@ def _remove_superseded(
 
 
 def _note_sizes(summary: Summary, totals: Mapping[str, int], image_format: str) -> None:
-    """What was read for the pictures and written of them, over earlier runs too."""
+    """Note the bytes that were read and written, including those of earlier runs."""
     if totals["left_out"]:
         summary.notes.append(
-            f"{plural(totals['left_out'], 'picture')} among the side fields left out: they are "
-            "stored as files, at their full size (--side-pictures hands them out)"
+            f"{plural(totals['left_out'], 'picture')} among the side fields left out, because they "
+            "are stored as files at full size; --side-pictures includes them"
         )
     if not totals["decoded_bytes"]:
         return

@@ -23,10 +23,10 @@ def keys_sha256(keys: Sequence[str]) -> str:
 
 
 def read_keys(url: str, options: Mapping[str, Any] | None = None) -> tuple[str, ...]:
-    """The keys in a file in the form that datasets show, sorted, each once.
+    """The keys in a file, as datasets write them, sorted, each once.
 
-    There is one a line; empty lines are no keys. ``url`` is a path, any fsspec URL, or ``-`` for
-    standard input. Raises StorageError, OptionError if there is no key.
+    Every line is a key; empty lines are ignored. ``url`` is a path, any fsspec URL, or ``-`` for
+    standard input. Raises StorageError, and OptionError if there is no key.
     """
     if url == "-":
         data = sys.stdin.buffer.read()
@@ -38,34 +38,34 @@ def read_keys(url: str, options: Mapping[str, Any] | None = None) -> tuple[str, 
     # A dataset shows keys that are not UTF-8 in this form (``dataset.rows.Row.columns``).
     keys = {line.decode("utf-8", "backslashreplace") for line in lines if line}
     if not keys:
-        raise OptionError(f"--keys-file {url}: there is no key in it")
+        raise OptionError(f"--keys-file {url}: has no key")
     return tuple(sorted(keys))
 
 
 def chosen_keys(
     keys: Sequence[str], file: str | None, options: Mapping[str, Any] | None = None
 ) -> tuple[str, ...]:
-    """The keys that were given, or those in a file, as ``read_keys`` gives them; () for neither."""
+    """The given keys, or those in a file, sorted, each once; () for neither."""
     if isinstance(keys, str):
-        raise OptionError(f"keys: a tuple of keys, not the text {keys!r:.50}; or give keys_file")
+        raise OptionError(f"keys: must be a tuple of keys, not {keys!r:.50}; or give keys_file")
     if file is None:
         return tuple(sorted({*map(printable_key, keys)}))
     if keys:
-        raise OptionError("--keys and --keys-file: give one of them")
+        raise OptionError("--keys and --keys-file: give only one of them")
     return read_keys(file, options)
 
 
 def find_keys(
     dataset: Dataset, keys: Sequence[str]
 ) -> tuple[list[tuple[DataFile, tuple[str, ...]]], list[str]]:
-    """The data files that have any of these keys, with their keys; and the unknown keys.
+    """The data files that have any of these keys, each with its keys; and the unknown keys.
 
-    Reads the keys of all row groups that may have any, those of bad and filtered samples too.
+    Reads the keys of all row groups that may have one, including bad and filtered samples.
     """
     wanted = set(keys)
 
     def find(file: DataFile) -> tuple[DataFile, tuple[str, ...]]:
-        # the bounds in the manifest are those of pictures; bad and filtered samples have keys too
+        # The bounds in the manifest are those of pictures, so they hold only if all rows are ok.
         if file.ok == file.rows and not within(keys, file.key_bounds):
             return file, ()
         found: set[str] = set()

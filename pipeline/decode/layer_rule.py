@@ -1,4 +1,4 @@
-"""How many layers of each picture to take, by its metadata."""
+"""Chooses how many layers of each picture to take, from its metadata."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,12 +21,13 @@ class LayerChoice(NamedTuple):
 
 @dataclass(frozen=True)
 class LayerRule:
-    """One of four ways to choose a number of layers, of ``stored`` layer columns.
+    """One of four ways to choose a number of layers, out of ``stored`` layer columns.
 
     ``layers``: the same number for every picture. ``target_bpp`` (bits per pixel) or ``max_bytes``:
-    the most that fit with the header, and at least one. ``min_psnr`` (dB): the fewest that reach
-    it, else all. If a picture stores fewer layers than that and its original is kept, the original
-    is taken, so that no picture is worse than others because its file was smaller than its stream.
+    the most layers that fit together with the header, and at least one. ``min_psnr`` (dB): the
+    fewest that reach it, or else all. If a picture stores fewer layers than the rule wants and its
+    original is kept, the original is taken: so no picture is worse because its file was smaller
+    than its stream.
     """
 
     stored: int
@@ -37,7 +38,7 @@ class LayerRule:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Columns that decide which layers are needed."""
+        """The columns that the choice depends on."""
         if self.layers is not None:
             return ()
         return _SIZES if self.min_psnr is None else (*_SIZES, "psnr")
@@ -86,14 +87,15 @@ def layer_rule(
     }
     chosen = [name for name, value in given.items() if value is not None]
     if len(chosen) > 1:
-        raise OptionError(f"{' and '.join(chosen)}: choose one of them")
+        raise OptionError(f"{' and '.join(chosen)}: give only one of them")
     stored = dataset.num_layers
     if layers is not None and not 1 <= layers <= stored:
         raise OptionError(f"--layers {layers}: {dataset.url} stores {stored} layers")
     if min_psnr is not None and dataset.parameters.get("target_quality") is None:
         raise OptionError(
-            f"--min-psnr {min_psnr:g}: {dataset.url} does not store what its layers reach, because "
-            "it was compressed without --target-quality; choose --layers, --target-bpp, --max-bytes"
+            f"--min-psnr {min_psnr:g}: {dataset.url} does not store the PSNR of its layers, "
+            "because it was compressed without --target-quality: use --layers, --target-bpp or "
+            "--max-bytes"
         )
     if not chosen:
         layers = stored

@@ -1,4 +1,4 @@
-"""``--format originals`` from the driver's side: the corpus again, as far as its files are kept."""
+"""The driver of ``--format originals``: restores the corpus, as far as its files are kept."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ from .targets import DECODE_COMMITS, DECODE_PLAN, clear_parts, finished_files
 def restore_originals(
     options: DecodeOptions, request: Request, stop: Stop, log: EventLog
 ) -> DecodeSummary:
-    """Write what is missing of the tars that the dataset was made of."""
+    """Write the tars from which the dataset was made, as far as they are missing."""
     dataset, store = request.dataset, Store(options.output, options.output_options)
     plan = Plan(
         DECODE_PLAN,
@@ -34,7 +34,7 @@ def restore_originals(
         },
     )
     ledger = Ledger(store, plan.fingerprint, DECODE_COMMITS)
-    summary = begin_summary("gave back the files of", request, options)
+    summary = begin_summary("restored the files of", request, options)
     with storage_errors(store.url, "cannot be written"):
         if not plan.establish(store):
             summary.notes.append(f"warning: {store.url} ignores create-only writes")
@@ -50,7 +50,7 @@ def restore_originals(
     }
     summary.resumed = len(wanted) - len(tasks)
     outcomes = run_job_tasks(
-        "giving back",
+        "restoring",
         ShardRestorer,
         settings_of(options, request, plan),
         tasks,
@@ -75,17 +75,17 @@ def restore_originals(
     )
     if totals["without"]:
         summary.notes.append(
-            f"{plural(totals['without'], 'sample')} cannot be given back whole, because the "
-            "dataset does not keep all of their files: read the pictures with --format webdataset; "
-            "--filter 'original is not None' leaves them out"
+            f"{plural(totals['without'], 'sample')} cannot be restored whole, because the archive "
+            "does not keep all of their files: read the pictures with --format webdataset, or "
+            "leave them out with --filter 'original is not None'"
         )
     return summary
 
 
 def _names(files: Sequence[DataFile], done: Mapping[str, dict[str, Any]]) -> dict[str, str]:
-    """The tar's name for each data file: its shard's own, unless another shard has the same.
+    """The tar's name for each data file: that of its shard, unless another shard has the same name.
 
-    A name that a tar has already stays, also when the dataset has grown.
+    A tar keeps its name when the dataset grows.
     """
     taken = {split_generation(record["of"])[0]: name for name, record in done.items()}
     bases = {file.name: split_generation(file.name)[0] for file in files}

@@ -1,4 +1,4 @@
-"""The worker of ``--format originals``: a data file in, the tar that its samples came in out."""
+"""The worker of ``--format originals``: restores the tar from which a data file was made."""
 
 import hashlib
 import time
@@ -33,7 +33,7 @@ _COLUMNS = (
 
 
 class ShardRestorer(DatasetWorker):
-    """Gives back one data file at a time, a row group of it in memory. It needs no model."""
+    """Restores one data file at a time, with one row group in memory. It needs no model."""
 
     @cached_property
     def selection(self) -> Selection:
@@ -48,12 +48,11 @@ class ShardRestorer(DatasetWorker):
 
     @picklable_errors
     def run(self, name: str, file: DataFile, keys: Sequence[str] | None = None) -> dict[str, Any]:
-        """Write the files of a data file, or of what has one of the ``keys``, as ``<name>.tar``.
+        """Write the files of all rows, or of those with one of the ``keys``, to ``<name>.tar``.
 
-        Returns its commit record, in which ``of`` names the data file. Where no row is asked for,
-        there is a record but no tar. A tar of an older generation of the data file is replaced.
-        Raises StrataError (MissingPackageError for files that cannot be unpacked here),
-        RuntimeError.
+        Returns its commit record, in which ``of`` names the data file. If no row is selected, there
+        is a record but no tar. A tar of an older generation is replaced. Raises StrataError
+        (MissingPackageError for files that cannot be unpacked here), RuntimeError.
         """
         started, clock = time.monotonic(), StageClock(self.activity.clock)
         ledger = Ledger(self.store, self.settings.fingerprint, DECODE_COMMITS)
@@ -78,16 +77,14 @@ class ShardRestorer(DatasetWorker):
             if standing is not None and standing["of"] != file.name:  # an older generation
                 self.store.remove(record_path(name, DECODE_COMMITS))
             size = 0
-            if not rows:
-                self.store.remove(
-                    f"{name}.tar"
-                )  # of an older generation, whose samples are deleted
             if rows:
                 self.activity.show(file.name, stage="upload")
                 with clock.timed("upload"):
                     publish_packed(self.store, ledger, name, ".tar", local, folder)
                 size = local.stat().st_size
                 self.activity.transferred(written=size)
+            else:  # an older generation may have had samples that are deleted now
+                self.store.remove(f"{name}.tar")
         record = {
             **{status: statuses[status] for status in ("ok", "bad", "filtered")},
             **{count: totals[count] for count in COUNTS},
@@ -103,7 +100,7 @@ class ShardRestorer(DatasetWorker):
     def _samples(
         self, file: DataFile, keys: Sequence[str] | None, clock: StageClock
     ) -> Iterator[Sample]:
-        """The samples of the rows of ``file`` that are asked for, in its order."""
+        """The samples of the selected rows of ``file``, in its order."""
         threads = self.settings.threads
 
         def restore(chosen: Chosen) -> Sample:
@@ -121,8 +118,8 @@ class ShardRestorer(DatasetWorker):
 def restored(row: Mapping[str, Any]) -> Sample:
     """The files of a row under their own names, whatever its status.
 
-    It is ``bad`` if not all of them are there; ``counts`` are ``COUNTS``: files, their bytes, and 1
-    where any is missing. Raises MissingPackageError.
+    The sample is ``bad`` if a file is missing. ``counts`` are ``COUNTS``: files, their bytes, and 1
+    if one is missing. Raises MissingPackageError.
     """
     fields: list[tuple[str, bytes]] = []
     missing, damage = [], ""
@@ -131,7 +128,7 @@ def restored(row: Mapping[str, Any]) -> Sample:
     except CorruptStreamError as error:
         picture, damage = None, str(error)
     if picture is not None and hashlib.sha256(picture).digest() != row["source_sha256"]:
-        picture, damage = None, "its original is not the file that it was; strata verify says more"
+        picture, damage = None, "its original has another sha256 than its row says"
     for field in row["fields"]:
         name, data = field["name"], field["data"]
         data = picture if data is None and name == row["source_field"] else data

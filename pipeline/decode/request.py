@@ -1,4 +1,4 @@
-"""The options of a decoding job, and what they mean for a dataset."""
+"""The options of a decode job, and what they select in a dataset."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,14 +20,12 @@ from .layer_rule import LayerRule, layer_rule
 class DecodeOptions(RunningOptions):
     """See ``strata decode --help``.
 
-    Of ``layers``, ``target_bpp`` (bits per pixel), ``max_bytes`` and ``min_psnr`` (dB) at most one
-    is given; without them all layers are meant. ``keys``, or those in ``keys_file`` (a URL, or
-    ``-`` for standard input), choose samples; ``max_side`` is in pixels; pictures above
-    ``max_pixels`` are bad. ``side_pictures`` are handed out unasked only where nothing limits
-    quality or size. ``codec_options`` are those that were given of the codec's own options for
-    decoding.
+    At most one of ``layers``, ``target_bpp`` (bits per pixel), ``max_bytes`` and ``min_psnr`` (dB)
+    may be given; without them all layers are taken. ``keys``, or those in ``keys_file`` (a URL, or
+    ``-`` for standard input), select samples. ``max_side`` is in pixels. Pictures above
+    ``max_pixels`` are bad. ``codec_options`` are the given options of the codec for decoding.
     ``image_format`` and ``image_quality`` (1 to 100, or ``"lossless"`` for webp; None: the format's
-    own default) mean nothing where nothing is decoded (``strata``, ``originals``).
+    default) have no effect with the formats ``strata`` and ``originals``, which decode nothing.
     """
 
     dataset: str
@@ -51,18 +49,19 @@ class DecodeOptions(RunningOptions):
     max_bad_fraction: float = 0.5
 
     @property
-    def hands_out_side_pictures(self) -> bool:
-        """Whether pictures among the side fields come along: unasked not beside previews."""
+    def includes_side_pictures(self) -> bool:
+        """Whether pictures among the side fields are written: by default only if nothing limits
+        quality or size.
+        """
         limits = (self.layers, self.target_bpp, self.max_bytes, self.min_psnr, self.max_side)
         return self.side_pictures or all(limit is None for limit in limits)
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the options mean: data files, in them keys (None: all rows), a condition, a rule.
+    """What the options select: data files with keys (None: all rows), a condition, a layer rule.
 
-    ``parameters`` are what a plan must say of this; ``unknown`` are keys that the dataset does
-    not have.
+    ``parameters`` are those for the plan. ``unknown`` are keys that the dataset does not have.
     """
 
     dataset: Dataset
@@ -75,10 +74,10 @@ class Request:
 
 @dataclass
 class DecodeSummary(Summary):
-    """Also keys that the dataset does not have, the first hundred of ``missing``.
+    """``missing`` keys are not in the dataset; ``missing_keys`` are the first hundred of them.
 
-    Where rows are ``copied``, those that are bad in the dataset are so in its copy: nothing has
-    failed.
+    If rows are ``copied``, bad rows of the dataset are bad in the copy, and do not count as
+    failures.
     """
 
     copied: bool = False
@@ -107,7 +106,7 @@ def resolve(options: DecodeOptions) -> Request:
     )
     if options.codec_options:
         check_codec_options(dataset.codec(), "decode", options.codec_options, dataset.url)
-    # Absent where not given, so that outputs from before there were subsets can be resumed.
+    # Absent if not given, so that a plan depends only on the options that were given.
     parameters: dict[str, Any] = {"filter": condition} if condition else {}
     files: list[tuple[DataFile, tuple[str, ...] | None]] = [(one, None) for one in dataset.files]
     unknown: list[str] = []
@@ -148,9 +147,9 @@ def _check(options: DecodeOptions) -> None:
 
 
 def written_quality(options: DecodeOptions) -> int | None:
-    """The quality that pictures are written with, 1 to 100; None is lossless.
+    """The quality with which pictures are written, 1 to 100; None is lossless.
 
-    Raises OptionError for one that the format does not have.
+    Raises OptionError for a quality that the format does not have.
     """
     format, quality = options.image_format, options.image_quality
     if quality is None:
@@ -167,7 +166,7 @@ def written_quality(options: DecodeOptions) -> int | None:
 
 
 def begin_summary(verb: str, request: Request, options: DecodeOptions) -> DecodeSummary:
-    """A summary that knows of the keys that are not there."""
+    """A summary with the keys that are not in the dataset."""
     unknown: Sequence[str] = request.unknown
     summary = DecodeSummary(
         verb,

@@ -1,7 +1,7 @@
-"""Turn a decoded row into a sample again: its fields, with the picture in a chosen format.
+"""Turns a decoded row into a sample: its fields, with the picture in the chosen format.
 
-A picture whose own file stands in is that file, byte for byte, where it has the chosen format and
-is not to be made smaller.
+If a picture's original replaces its layers, has the chosen format and need not be made smaller, it
+is written byte for byte.
 """
 
 from collections.abc import Mapping
@@ -20,11 +20,10 @@ from ..reader.originals import ORIGINAL, read_original
 from ..stores.reasons import describe
 from .selection import Chosen
 
-# Counts in a commit record: streams, layers decoded of them, bytes of these (or of the originals in
-# their place), bytes of the pictures that were written, and pictures among the side fields that
-# were left out.
+# Counts in a commit record: streams, their decoded layers, the bytes of these layers or of
+# originals, the bytes of written pictures, and pictures among the side fields that were left out.
 COUNTS = ("streams", "layers", "layer_bytes", "decoded_bytes", "left_out")
-# What rows call the formats that pictures can be written in.
+# The names of the output formats in the column ``source_format``.
 SOURCE_FORMATS = {"jpg": "jpeg", "png": "png", "webp": "webp", "avif": "avif"}
 
 
@@ -58,9 +57,9 @@ class Sample:
 
 
 def finished(chosen: Chosen, result: np.ndarray | Exception | None, form: Form) -> Sample:
-    """The sample of a row, with the fields that its tar had.
+    """The sample of a row, with its side fields.
 
-    ``result`` is the decoded picture, the exception in its place, or None for the original.
+    ``result`` is the decoded picture, or the exception, or None if the original is used.
     """
     row, key = chosen.row, original_key(chosen.row)
     if not chosen.is_picture:
@@ -68,7 +67,7 @@ def finished(chosen: Chosen, result: np.ndarray | Exception | None, form: Form) 
     if isinstance(result, Exception):
         return Sample(key, None, "bad", describe(result))
     try:
-        if _is_wanted(chosen, form):
+        if _can_write_original(chosen, form):
             file = original_file(row) or b""
             counts = {"layer_bytes": len(row[ORIGINAL])}
             return _with_picture(row, row["source_field"], file, counts, form)
@@ -88,8 +87,8 @@ def finished(chosen: Chosen, result: np.ndarray | Exception | None, form: Form) 
     return _with_picture(row, name, picture, counts, form)
 
 
-def _is_wanted(chosen: Chosen, form: Form) -> bool:
-    """Whether the file that stands in can be handed out as it is."""
+def _can_write_original(chosen: Chosen, form: Form) -> bool:
+    """Whether the original can be written as it is."""
     row = chosen.row
     if not chosen.by_original or row["source_format"] != SOURCE_FORMATS[form.image_format]:
         return False
@@ -120,7 +119,7 @@ def _pixels(
         nbytes = row["cumulative_bytes"][layers - 1]
         return result, {"streams": 1, "layers": layers, "layer_bytes": nbytes}
     if not chosen.by_original:
-        raise ValueError("there is neither a stream nor an original")
+        raise ValueError("the row has neither a stream nor an original")
     rgb = read_original(original_file(row) or b"", form.max_pixels, form.max_side).rgb
     return rgb, {"layer_bytes": len(row[ORIGINAL])}
 

@@ -1,4 +1,4 @@
-"""Read the selected rows of a data file, with as many layers as any of them needs."""
+"""Reads the selected rows of a data file, with the layers that they need."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,13 +18,13 @@ from . import sparse
 from .filter_language import parse_condition
 from .layer_rule import LayerChoice, LayerRule
 
-OnRead = Callable[[int], None]  # is called with bytes read
-_STORED = [ORIGINAL, PACKING]  # of an original, as it is stored
+OnRead = Callable[[int], None]  # called with the number of bytes read
+_STORED = [ORIGINAL, PACKING]  # the columns of an original
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """A row, and which of its layers to take (none if it is no picture)."""
+    """A row, and the layers to take of it (none if it is bad or filtered)."""
 
     row: Mapping[str, Any]
     take: LayerChoice
@@ -35,7 +35,7 @@ class Chosen:
 
     @property
     def by_original(self) -> bool:
-        """Whether the picture's own file stands in for layers that are not stored."""
+        """Whether the original replaces layers that are not stored."""
         return self.take.original and self.row.get(ORIGINAL) is not None
 
 
@@ -46,7 +46,7 @@ class Selection:
         rule: how many layers of each picture.
         columns: further columns to read.
         condition: a ``--filter`` (``filter_language.py``), empty for none.
-        originals: whether to read originals that stand in for layers.
+        originals: whether to read originals that replace layers.
     """
 
     def __init__(
@@ -68,10 +68,10 @@ class Selection:
     def rows(
         self, opened: OpenFile, keys: Sequence[str] | None = None, on_read: OnRead = lambda _: None
     ) -> Iterator[Chosen]:
-        """The rows, in the file's order, one row group in memory at a time.
+        """The rows, in the file's order, with one row group in memory at a time.
 
-        ``keys`` restricts to rows with one of these keys. The columns that the selection depends on
-        are read first, and no others of a row group without a selected row. ``on_read`` is called
+        With ``keys``, only rows with one of these keys. The columns that the selection depends on
+        are read first; the others only if the row group has a selected row. ``on_read`` is called
         with the number of bytes read. Raises DamagedDataError.
         """
         on_read(opened.file.footer_bytes)
@@ -79,7 +79,7 @@ class Selection:
             if keys is None or within(keys, bounds):
                 rows = self._of_group(opened, group, keys, on_read)
                 while rows:
-                    yield rows.popleft()  # so that it is no longer held here
+                    yield rows.popleft()  # frees its memory as soon as the caller drops it
 
     def _of_group(
         self, opened: OpenFile, group: int, keys: Sequence[str] | None, on_read: OnRead
@@ -118,7 +118,7 @@ class Selection:
     def _few(
         self, opened: OpenFile, group: int, places: pa.Array, columns: list[str], on_read: OnRead
     ) -> deque[Chosen] | None:
-        """``_of_group`` with only the streams of these rows, if the index has their places."""
+        """``_of_group``, reading only the streams of these rows; None if the index is no help."""
         side = [name for name in SIDE_COLUMNS if name in columns]
         names = [name for name in dict.fromkeys([*columns, *STREAM_COLUMNS]) if name not in side]
         rows = to_rows(_read(opened, group, names, on_read).take(places))
@@ -135,7 +135,7 @@ class Selection:
         return deque(map(Chosen, complete, takes))
 
     def _needs(self, small: pa.Table) -> tuple[int, bool]:
-        """The most layers that any of these rows needs, and whether any takes its original."""
+        """The most layers that one of these rows needs, and whether one needs its original."""
         takes = [self._take(row) for row in small.to_pylist()]
         layers = max((take.layers for take in takes), default=0)
         return layers, any(take.original for take in takes)
@@ -145,7 +145,7 @@ class Selection:
 
 
 def timed(rows: Iterator[Chosen], clock: StageClock) -> Iterator[Chosen]:
-    """The rows, with the time of getting them counted as downloading."""
+    """The rows. Counts the time of reading them as the stage ``download``."""
     while True:
         with clock.timed("download"):
             row = next(rows, None)

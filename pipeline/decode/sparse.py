@@ -1,4 +1,4 @@
-"""Read the layers of a few rows of a row group by the index, instead of whole columns.
+"""Reads the layers of a few rows of a row group with the index, instead of whole columns.
 
 A row group has the layers of up to 256 pictures. If few of them are wanted, requests for only their
 bytes read far less. The small columns are read whole, because they are compressed.
@@ -15,8 +15,8 @@ from ..reader.lookup import Lookup
 from ..reader.originals import stored_columns
 from .layer_rule import LayerChoice
 
-# Rows are few if they are less than a quarter of their row group. The group must be large enough to
-# be worth the requests for the index and for each of the rows.
+# Rows are few if they are less than a quarter (1 / FEW) of their row group. The group must be
+# LARGE: reading a small one whole costs less than the requests for the index and for each row.
 FEW = 4
 LARGE = 256 << 10  # bytes of layers and originals
 
@@ -40,9 +40,9 @@ def with_streams(
     takes: Sequence[LayerChoice],
     columns: Sequence[str],
 ) -> tuple[list[dict[str, Any]], int] | None:
-    """The rows with the layers of their streams that ``takes`` name, and the bytes read.
+    """The rows with the layers in ``takes``, and the bytes read.
 
-    ``places`` are their numbers in the row group, ``columns`` further columns among
+    ``places`` are the numbers of the rows in the row group; ``columns`` are further columns among
     ``SIDE_COLUMNS``. None if the index has other rows for these keys, which may be duplicates.
     """
     first = opened.first_row(group)

@@ -1,4 +1,4 @@
-"""Decoded pictures as Parquet with a Hugging Face ``Image`` column, and their fields as columns."""
+"""Writes decoded pictures as Parquet, with a Hugging Face ``Image`` column and side fields."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ from ..stores.store import Store
 from .request import DecodeOptions
 from .targets import DECODE_PLAN, printable
 
-LOOKED_INTO = 16  # data files whose first samples say which fields are columns
+LOOKED_INTO = 16  # data files whose first samples decide which fields become columns
 MAX_COLUMNS = 64
 ROWS_PER_GROUP, BYTES_PER_GROUP = 256, 64 << 20
 _TEXTS = ("txt", "text", "caption", "json", "jsonl", "xml", "csv")
@@ -29,13 +29,13 @@ _FIELDS = pa.list_(pa.struct([("name", pa.string()), ("data", pa.binary())]))
 
 
 def field_columns(dataset: Dataset, options: DecodeOptions, store: Store) -> list[str]:
-    """The names of side fields that become columns, by the first samples of some data files.
+    """The names of side fields that become columns: those of the first samples of some data files.
 
-    An output that was begun keeps its columns.
+    If the output has a plan already, its columns are kept.
     """
     with contextlib.suppress(FileNotFoundError, NotADirectoryError, ValueError, KeyError):
-        begun = parse_json(store.read(DECODE_PLAN, MAX_PLAN_BYTES))["parameters"]["columns"]
-        return [str(name) for name in begun]
+        columns = parse_json(store.read(DECODE_PLAN, MAX_PLAN_BYTES))["parameters"]["columns"]
+        return [str(name) for name in columns]
     names: set[str] = set()
     for file in dataset.files[:: max(1, len(dataset.files) // LOOKED_INTO)]:
         with dataset.open(file) as opened:
@@ -46,7 +46,7 @@ def field_columns(dataset: Dataset, options: DecodeOptions, store: Store) -> lis
             for row in rows
             for one in row["fields"]
             if one["data"] is not None
-            and (options.hands_out_side_pictures or not is_side_picture(one))
+            and (options.includes_side_pictures or not is_side_picture(one))
         }
     return sorted(names - {KEY, IMAGE, OTHERS})[:MAX_COLUMNS]
 
@@ -57,7 +57,7 @@ def _kind(name: str) -> str:
 
 
 def schema_of(columns: Sequence[str]) -> pa.Schema:
-    """The table's columns, and Hugging Face's metadata, which say what the image is."""
+    """The table's columns, with Hugging Face's metadata about the image column."""
     kinds = {name: _kind(name) for name in columns}
     features: dict[str, Any] = {
         KEY: {"dtype": "string", "_type": "Value"},
@@ -72,15 +72,15 @@ def schema_of(columns: Sequence[str]) -> pa.Schema:
         },
     }
     typed = [(name, _TYPES[kind]) for name, kind in kinds.items()]
-    told = json.dumps({"info": {"features": features}})
+    metadata = json.dumps({"info": {"features": features}})
     plain = pa.schema([(KEY, pa.string()), (IMAGE, _IMAGE), *typed, (OTHERS, _FIELDS)])
-    return plain.with_metadata({"huggingface": told})
+    return plain.with_metadata({"huggingface": metadata})
 
 
 class TableTarget:
-    """A Parquet file on local disk whose bytes depend only on its samples.
+    """Writes a Parquet file to local disk, whose bytes depend only on its samples.
 
-    Fields that have no column, or cannot be what their column holds, go into ``other_fields``.
+    Fields that have no column, or do not fit the type of their column, go into ``other_fields``.
     """
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
@@ -127,7 +127,7 @@ class TableTarget:
 
 
 def _value(kind: str | None, data: bytes) -> Any:
-    """What a column of this kind holds of a field; None if it cannot give the field back."""
+    """A field's value in a column of this kind; None if the field could not be restored from it."""
     try:
         if kind == "string":
             return data.decode()

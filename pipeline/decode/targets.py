@@ -1,4 +1,4 @@
-"""Where decoded samples go: a tar, or files under names that cannot leave their folder."""
+"""Writes decoded samples: to a tar, or to files whose names cannot leave their folder."""
 
 import filecmp
 import io
@@ -12,16 +12,16 @@ from ..dataset.ledger import Ledger
 from ..dataset.records import Records
 from ..stores.store import Store
 
-# In the folder of what was decoded: the plan, and the records of what is done.
+# The plan and the commit records of a decode job, in its output folder.
 DECODE_PLAN = ".strata/decode.json"
 DECODE_COMMITS = ".strata/commits"
 PACKED = {"webdataset": ".tar", "parquet": ".parquet"}  # formats with a file for each data file
-_CONTROLS = re.compile("[\x80-\x9f]")  # those beyond ASCII
-MAX_NAME_BYTES = 240  # file systems take 255; the store's temporary names need a few
+_CONTROLS = re.compile("[\x80-\x9f]")  # control characters beyond ASCII
+MAX_NAME_BYTES = 240  # file systems allow 255; the store's temporary names need a few
 
 
 class UnwritableNameError(Exception):
-    """A key cannot be a file's name beside the others."""
+    """A key cannot become a file name, or another file has the same name."""
 
 
 def printable(key: str) -> str:
@@ -30,13 +30,13 @@ def printable(key: str) -> str:
 
 
 class _Names:
-    """The names of what was written; different samples must not lead to the same ones."""
+    """The names of written files. Different samples must not have the same ones."""
 
     def __init__(self) -> None:
         self._taken: set[str] = set()
 
     def take(self, wanted: list[str], key: str) -> list[str]:
-        """Raises UnwritableNameError if one is taken, before anything of the sample is written."""
+        """Take all of these names. Raises UnwritableNameError, and takes none, if one is taken."""
         for name in wanted:
             if name in self._taken or wanted.count(name) > 1:
                 raise UnwritableNameError(f"{name!r:.200} of {key!r:.200} is another file's name")
@@ -45,10 +45,10 @@ class _Names:
 
 
 class TarTarget:
-    """A tar on local disk whose bytes depend only on its samples.
+    """Writes a tar to local disk, whose bytes depend only on its samples.
 
-    Names are those of the samples, unless a program that unpacks it could be led astray. Two files
-    of one name are refused, unless they are ``repeated`` as in the shard that they come from.
+    Names are those of the samples, unless they would be dangerous to unpack (``tar_name``). Two
+    files of one name are refused, unless names may be ``repeated`` as in the original shard.
     """
 
     def __init__(self, path: Path, *, repeated: bool = False) -> None:
@@ -56,8 +56,9 @@ class TarTarget:
         self._tar = tarfile.open(path, "w", format=tarfile.GNU_FORMAT)  # noqa: SIM115
 
     def write(self, key: str, fields: list[tuple[str, bytes]], picture: str = "") -> None:
-        told = [tar_name(f"{key}.{name}" if name else key) for name, _ in fields]
-        names = told if self._names is None else self._names.take(told, key)
+        names = [tar_name(f"{key}.{name}" if name else key) for name, _ in fields]
+        if self._names is not None:
+            self._names.take(names, key)
         for name, (_, data) in zip(names, fields, strict=True):
             info = tarfile.TarInfo(name)
             info.size = len(data)
@@ -68,11 +69,11 @@ class TarTarget:
 
 
 class FileTarget:
-    """A folder per shard.
+    """Writes files to one folder per shard.
 
-    A file that is there already may come from an earlier attempt, from an older generation of the
-    shard or from a job whose plan was removed. It is replaced if its content differs. With ``tidy``
-    other files of the folder are removed at the end: the folder is an older generation's.
+    An existing file may come from an earlier attempt, from an older generation of the shard or from
+    a job whose plan was removed. It is replaced if its content differs. With ``tidy`` all other
+    files of the folder, which an older generation wrote, are removed at the end.
     """
 
     def __init__(self, store: Store, folder: str, tidy: bool = False) -> None:
@@ -106,10 +107,10 @@ class FileTarget:
 def publish_packed(
     store: Store, ledger: Ledger, name: str, suffix: str, local: Path, scratch: Path
 ) -> None:
-    """Publish ``local``, a tar or a table, as ``<name><suffix>``, before it is recorded.
+    """Publish ``local``, a tar or a table, as ``<name><suffix>``, before its record.
 
-    A file that stands there is an earlier attempt's, or recorded, and stays; any other comes from a
-    job with other parameters whose plan was removed, and is replaced.
+    An existing file is kept if it is equal (from an earlier attempt) or has a record. Any other
+    file comes from a job with other parameters whose plan was removed, and is replaced.
     """
     store.create_or_keep(
         f"{name}{suffix}",
@@ -120,7 +121,7 @@ def publish_packed(
 
 
 def clear_parts(store: Store, folders: Iterable[str] = ()) -> None:
-    """Remove what killed jobs left half-written beside tars, or in these folders of files."""
+    """Remove half-written files of killed jobs, from the output and from these ``folders``."""
     for folder in ("", ".strata", DECODE_COMMITS):
         store.clear_parts(folder)
     for folder in folders:
@@ -128,29 +129,30 @@ def clear_parts(store: Store, folders: Iterable[str] = ()) -> None:
 
 
 def finished_files(ledger: Ledger, records: Records, suffix: str) -> tuple[Records, list[str]]:
-    """The records of files that are there, and of those without any row; the names of lost ones."""
+    """The records of existing files and of empty ones; and the names of lost files."""
     done, lost = ledger.completed("", suffix, records.where(lambda one: bool(one["bytes"])))
     done.update(records.where(lambda one: not one["bytes"]))
     return done, lost
 
 
 def tar_name(name: str) -> str:
-    """``name`` itself, or ``safe_path`` of one that could lead out of a folder or at a terminal.
+    """``name`` itself, or ``safe_path`` of a name that is dangerous to unpack or to print.
 
-    These are absolute, begin with a drive (``c:``), have ``..`` between slashes or backslashes, or
-    have control characters. Raises UnwritableNameError where a part of these is too long.
+    Dangerous names are absolute, begin with a drive (``c:``), have ``..`` between slashes or
+    backslashes, or have control characters. Raises UnwritableNameError if a part of such a name is
+    too long.
     """
     parts = re.split(r"[/\\]", name)
-    led_astray = not parts[0] or ".." in parts or re.match("[A-Za-z]:", name)
+    leaves_folder = not parts[0] or ".." in parts or re.match("[A-Za-z]:", name)
     controls = any(unicodedata.category(letter) == "Cc" for letter in name)
-    return safe_path(name) if led_astray or controls else name
+    return safe_path(name) if leaves_folder or controls else name
 
 
 def safe_path(name: str) -> str:
-    """``name`` as a relative path that cannot leave its folder; different names stay different.
+    """``name`` as a relative path that cannot leave its folder. Different names stay different.
 
-    Written as ``%XX`` are empty parts, ``.`` and ``..``, bytes that some file system refuses, and
-    ``%`` itself.
+    Empty parts, ``.`` and ``..``, bytes that some file system refuses, and ``%`` itself are written
+    as ``%XX``.
     """
     return "/".join(_safe_part(part) for part in name.split("/"))
 

@@ -1,4 +1,4 @@
-"""The decoding worker: one data file in, one tar, table or folder of files out."""
+"""The worker of a decode job: decodes a data file to a tar, a table or a folder of files."""
 
 import time
 from collections import Counter, defaultdict
@@ -39,11 +39,11 @@ from .targets import (
     publish_packed,
 )
 
-# Rows held at once with their decoded pictures. A larger row is a window of its own.
+# Limits of a window: rows in memory with their decoded pictures. A larger row is a window alone.
 WINDOW_BYTES = 3 << 25
 WINDOW_ROWS = 256
 BATCH_PIXELS = 1 << 22
-SYSTEMATIC = 8  # failures in a row: the device is broken, not the pictures
+SYSTEMATIC = 8  # so many failures in a row mean that the device is broken, not the pictures
 _COLUMNS = (
     *("fields", "alpha", "key_bytes", "status", "reason", "source_field", "source_format"),
     *("layers", "cumulative_bytes"),
@@ -51,16 +51,16 @@ _COLUMNS = (
 
 
 class ShardDecoder(DatasetWorker):
-    """Owns one device. ``ready`` loads the dataset's model, ``run`` decodes a data file.
+    """Decodes data files on one device: ``ready`` loads the model, ``run`` decodes a file.
 
-    One file at a time, in windows: rows are read until they and their pictures make WINDOW_BYTES,
-    their pictures are decoded, then written one by one, and only then the next are read. Beside a
-    window only the rest of the row group is in memory that its last row came from.
+    It takes one file at a time, in windows. Rows are read until they and their pictures have
+    WINDOW_BYTES. Then the pictures are decoded and written one by one, and only then the next rows
+    are read. Besides a window, only the rest of its last row group is in memory.
     """
 
     def __init__(self, settings: HandOutSettings) -> None:
         super().__init__(settings)
-        self._failing = 0  # pictures since the last that could be decoded
+        self._failing = 0  # pictures that failed since the last success
 
     @cached_property
     def codec(self) -> Codec:
@@ -83,7 +83,7 @@ class ShardDecoder(DatasetWorker):
             written_quality(options),
             options.max_side,
             limit,
-            options.hands_out_side_pictures,
+            options.includes_side_pictures,
         )
 
     @cached_property
@@ -92,11 +92,11 @@ class ShardDecoder(DatasetWorker):
 
     @picklable_errors
     def run(self, file: DataFile, keys: Sequence[str] | None = None) -> dict[str, Any]:
-        """Decode one data file, or what has one of the ``keys`` in it; returns its commit record.
+        """Decode a data file, or its rows with one of the ``keys``; returns its commit record.
 
-        The output of older generations of the file is removed, so that no picture is there twice.
-        Where no row is asked for, there is a record but no tar. Raises StrataError; RuntimeError
-        for other faults, also where the device seems to fail and not the pictures.
+        The output of older generations of the file is removed, so no picture is there twice. If no
+        row is selected, there is a record but no tar. Raises StrataError; RuntimeError for other
+        faults, also if the device seems to fail.
         """
         self.ready()
         self._failing = 0
@@ -122,7 +122,7 @@ class ShardDecoder(DatasetWorker):
                 status, reason = sample.status, sample.reason
                 if sample.fields is not None:
                     try:
-                        # Files go straight into the store, the others when they are whole.
+                        # Files are written to the store at once, a tar or table when it is whole.
                         with clock.timed("write" if suffix else "upload"):
                             key = tar_key(sample.key) if suffix == ".tar" else sample.key
                             target.write(key, sample.fields, sample.picture)
@@ -164,7 +164,7 @@ class ShardDecoder(DatasetWorker):
     def _samples(
         self, file: DataFile, keys: Sequence[str] | None, clock: StageClock
     ) -> Iterator[Sample]:
-        """The samples of the rows of ``file`` that are asked for, in its order."""
+        """The samples of the selected rows of ``file``, in its order."""
         threads = self.settings.threads
 
         def finish(pair: tuple[Chosen, np.ndarray | Exception | None]) -> Sample:
@@ -178,16 +178,16 @@ class ShardDecoder(DatasetWorker):
             for window in windows(timed(rows, clock), _cost, WINDOW_BYTES, WINDOW_ROWS):
                 self.activity.show(file.name, stage="decode")
                 results = self._decode_window(window, file, clock)
-                window.clear()  # its rows are held by the results only
+                window.clear()  # now only the results hold its rows
                 yield from ahead(pool, finish, taken(results), lambda: 2 * threads)
 
     def _decode_window(
         self, window: list[Chosen], file: DataFile, clock: StageClock
     ) -> list[tuple[Chosen, np.ndarray | Exception | None]]:
-        """Each row with its decoded picture, the exception that prevented it, or None.
+        """Each row with its decoded picture, or the exception, or None.
 
-        None is what rows without a picture have, and those whose original stands in. Streams of
-        as many layers are decoded together.
+        Rows without a picture have None, and so have those whose original replaces layers. Streams
+        with the same number of layers are decoded together.
         """
         results: list[np.ndarray | Exception | None] = [None] * len(window)
         streams: dict[int, EncodedImage] = {}
@@ -209,8 +209,8 @@ class ShardDecoder(DatasetWorker):
                 numbers = [positions[number] for number in batch]
                 self.activity.show(file.name, key=window[numbers[0]].row["key"])
                 with clock.timed("device"):
-                    some = [streams[number] for number in numbers]
-                    decoded = one_by_one_on_error(self._decode_batch, some)
+                    chosen_streams = [streams[number] for number in numbers]
+                    decoded = one_by_one_on_error(self._decode_batch, chosen_streams)
                 for number, result in zip(numbers, decoded, strict=True):
                     results[number] = result
                     self._watch(result)
@@ -218,7 +218,9 @@ class ShardDecoder(DatasetWorker):
         return list(zip(window, results, strict=True))
 
     def _watch(self, result: np.ndarray | Exception) -> None:
-        """Raise RuntimeError after failures in a row: a broken device makes no picture bad."""
+        """Raise RuntimeError after SYSTEMATIC failures, because pictures must not be bad if the
+        device is broken.
+        """
         if not isinstance(result, Exception):
             self._failing = 0
         elif not isinstance(result, StrataError):  # a StrataError is the stream's own fault
@@ -234,14 +236,14 @@ class ShardDecoder(DatasetWorker):
 
 
 def remove_decoded(store: Store, name: str, suffix: str) -> None:
-    """Remove the tar or table of one data file; first its record, which promises it."""
+    """Remove the tar or table of one data file, after its record."""
     store.remove(record_path(name, DECODE_COMMITS))
     if suffix:
         store.remove(f"{name}{suffix}")
 
 
 def _cost(chosen: Chosen) -> int:
-    """Bytes in memory: what was read of the row, its picture, and its alpha channel."""
+    """Bytes in memory: the row, its picture and its alpha channel."""
     row = chosen.row
     channels = 3 if row["alpha"] is None else 4
     return row_bytes(row) + channels * (row["width"] or 0) * (row["height"] or 0)

@@ -1,10 +1,10 @@
-"""Measuring models beside other codecs on tars of pictures, for ``strata evaluate``.
+"""Comparing models with other codecs on pictures, for ``strata evaluate``.
 
     contenders.py ─► worker.py (workers) ─► records ─► figures.py ─► report.json, .md, .html
     models, options  bench.py, peers.py                curves.py     tables, plots, page
-                     measuring.py, lpips.py
+                     measuring.py, gallery.py
 
-``job.py`` is the driver. Definitions of the figures: docs/evaluation.md.
+``job.py`` is the driver. docs/evaluation.md defines the figures.
 """
 
 from .job import EvaluateOptions, EvaluationSummary, evaluate

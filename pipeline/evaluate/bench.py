@@ -1,4 +1,4 @@
-"""Pictures and one contender: files out of pictures, pictures out of files, figures out of both."""
+"""Measures one contender: encodes pictures, decodes them, compares."""
 
 import platform
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +20,7 @@ from .peers import Peer, all_peers
 
 @dataclass(frozen=True)
 class Point:
-    """Which file: a contender's setting, and how many of its layers."""
+    """One file of a contender: its setting, and the number of its first layers."""
 
     setting: str
     prefix: int
@@ -37,7 +37,7 @@ class Point:
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """A sample's picture on its way, or why there is none."""
+    """A sample's picture, ``(H, W, 3) uint8``, or why there is none."""
 
     index: int
     key: str
@@ -48,14 +48,14 @@ class Loaded:
 
 
 Measured = dict[Point, Row]
-"""What came of one picture."""
+"""The figures of one picture."""
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What measures a contender on pictures that are in memory.
+    """Measures a contender on pictures in memory.
 
-    ``codec`` gives a model by its id; ``metrics`` are the names of what is measured.
+    ``codec`` returns a model by its id; ``metrics`` are the names of the metrics.
     """
 
     contender: Contender
@@ -66,24 +66,24 @@ class Bench:
     metrics: tuple[str, ...]
 
     def measure(self, pictures: list[Loaded]) -> list[Measured | Exception]:
-        """What came of each picture. One that fails does not take the others with it."""
+        """The figures of each picture, or its error. An error concerns only its picture."""
         if not pictures:
             return []
         if self.contender.is_model:
             return one_by_one_on_error(self._by_model, pictures)
 
         def single(one: Loaded) -> Measured | Exception:
-            return one_by_one_on_error(lambda some: [self._by_peer(some[0])], [one])[0]
+            return one_by_one_on_error(lambda ones: [self._by_peer(ones[0])], [one])[0]
 
         return list(self.pool.map(single, pictures))
 
-    def _by_model(self, some: list[Loaded]) -> list[Measured]:
-        out: list[Measured] = [{} for _ in some]
-        images = [rgb_of(one) for one in some]
+    def _by_model(self, loaded: list[Loaded]) -> list[Measured]:
+        out: list[Measured] = [{} for _ in loaded]
+        images = [rgb_of(one) for one in loaded]
         originals = [Original(image, self.metrics) for image in images]
         coded = model_files(self.codec, self.contender.spec, images)
 
-        def look(original: Original, nbytes: int, shown: np.ndarray) -> Row:
+        def compare(original: Original, nbytes: int, shown: np.ndarray) -> Row:
             with self.clock.timed("measure", self.threads):
                 return original.compare(shown, nbytes)
 
@@ -93,7 +93,7 @@ class Bench:
             if found is None:
                 return out
             layers, nbytes, pictures = found
-            rows = self.pool.map(look, originals, nbytes, pictures)
+            rows = self.pool.map(compare, originals, nbytes, pictures)
             for result, row in zip(out, rows, strict=True):
                 result[Point(self.contender.setting, layers)] = row
 
@@ -113,15 +113,15 @@ class Bench:
 def model_files(
     codec: Callable[[str], Codec], spec: Mapping[str, Any], images: list[np.ndarray]
 ) -> Iterator[tuple[int, list[int], list[np.ndarray]]]:
-    """How many layers, and the bytes and pictures of these.
+    """For each number of layers: that number, and the bytes and the pictures of the streams.
 
-    Raises OptionError where the output folder's model shows streams by another head.
+    Raises OptionError if the model in the output folder has another reconstruction head.
     """
     model = codec(spec["model_id"])
     if model.head_id(spec["decode"]) != spec["head"]:
         raise OptionError(
-            "the output folder has another reconstruction head of the model than this release: "
-            "give another --output"
+            "the model in the output folder has another reconstruction head than the one of this "
+            "release: choose another --output"
         )
     streams = model.encode(images, layers=spec["layers"], **spec["encode"])
     if not spec["prefixes"]:
@@ -134,12 +134,12 @@ def model_files(
 
 
 def peer_of(contender: Contender) -> Peer:
-    """Raises OptionError where this worker would write other files than the driver."""
+    """The contender's peer. Raises OptionError if this worker has another version of it."""
     peer = all_peers()[contender.spec["peer"]]
     if peer.library != contender.spec["library"]:
         raise OptionError(
-            f"{platform.node()} has {peer.library or 'nothing'} for {peer.title}, the driver "
-            f"{contender.spec['library']}: install the same"
+            f"{platform.node()} has {peer.library or 'nothing'} for {peer.title}, the driver has "
+            f"{contender.spec['library']}: install the same version"
         )
     return peer
 

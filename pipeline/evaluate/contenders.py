@@ -1,4 +1,4 @@
-"""What is measured: models with their options, one contender for each quality, and peers."""
+"""The contenders of an evaluation: models with their options, one for each quality, and peers."""
 
 import hashlib
 import itertools
@@ -20,8 +20,8 @@ from .peers import all_peers
 PREFIXES = {"yes": True, "no": False}
 _OPTION = re.compile(r"[a-z_]+=")
 _FORM = (
-    "a model is given as NAME[,OPTION=VALUE]...: quality=all or quality=0+2, prefixes=no, "
-    "label=..., or what its codec takes for decoding"
+    "a model is written as NAME[,OPTION=VALUE]...: quality=all or quality=0+2, prefixes=no, "
+    "label=..., or an option of its codec"
 )
 
 
@@ -30,10 +30,10 @@ class Contender:
     """One model at one quality, or one peer with all its settings.
 
     Attributes:
-        group: what tables call it. Contenders of one group are the settings of one curve.
-        setting: name of the quality; of a peer "", since its settings have names of their own.
-        spec: all that the files and pictures depend on, but for the pictures: the record of a task
-            is found again by it.
+        group: its name in tables. Contenders of one group are the settings of one curve.
+        setting: name of the quality; "" for a peer, whose settings have names of their own.
+        spec: everything that its files depend on, except the pictures. It is a part of the name of
+            a task's record.
     """
 
     group: str
@@ -46,7 +46,7 @@ class Contender:
 
     @property
     def lossless(self) -> bool:
-        """Whether a peer's files are exact. Of models, their own pictures tell."""
+        """Whether it is a lossless peer. Whether a model is exact is measured."""
         return not self.is_model and all_peers()[self.spec["peer"]].lossless
 
     @property
@@ -58,10 +58,7 @@ class Contender:
 
 
 def parse_model(text: str) -> tuple[str, dict[str, str]]:
-    """Of a ``--model`` argument where the model is, and the options that were given with it.
-
-    Raises OptionError where the text is not of the form.
-    """
+    """The source and the options in a ``--model`` argument. Raises OptionError for wrong syntax."""
     source, *pairs = text.split(",")
     if not source or not all(_OPTION.match(pair) for pair in pairs):
         raise OptionError(f"--model {text}: {_FORM}")
@@ -79,8 +76,8 @@ def model_contenders(
 ) -> tuple[list[Contender], list[tuple[str, Codec]]]:
     """Contenders of the ``--model`` arguments, and the models they need with their short names.
 
-    Raises OptionError for options that a model does not take, UnknownModelError and others where a
-    model cannot be had.
+    Raises OptionError for options that a model does not have, UnknownModelError and others if a
+    model cannot be loaded.
     """
     contenders: list[Contender] = []
     models: dict[str, tuple[str, Codec]] = {}  # by id
@@ -93,7 +90,7 @@ def model_contenders(
 
 
 def _load(source: str, options: Mapping[str, Any] | None, scratch: str | None) -> tuple[Codec, str]:
-    """The model, and its short name: a dataset's model has the dataset's."""
+    """The model and its short name. The model of an archive has the archive's name."""
     refuse_secrets(source)
     try:
         codec = load_codec(source)
@@ -141,23 +138,23 @@ def _of_model(
 
 
 def _encoder(codec: Codec, spec: Mapping[str, Any]) -> str:
-    """What tells two versions of an encoder apart: the bytes that it makes of one picture.
+    """Identifies the version of an encoder: a hash of the stream that it makes of one picture.
 
-    A model's id names what decodes. Which of many possible streams the encoder sends may change
-    from one version of the program to the next, and all figures with it.
+    A model's id identifies the decoder only. Another version of the program may choose another of
+    the many possible streams, and then all figures differ.
     """
     try:
         (stream,) = codec.encode([_trial_picture()], layers=spec["layers"], **spec["encode"])
-    except Exception:  # whatever is wrong with it, its workers will say
+    except Exception:  # the workers will report it
         return "none"
     return hashlib.sha256(stream.header + b"".join(stream.layers)).hexdigest()[:16]
 
 
 def _trial_picture() -> np.ndarray:
-    """``(64, 64, 3) uint8``: slopes, edges and noise, by integers alone, alike everywhere."""
+    """``(64, 64, 3) uint8``: slopes, edges and noise, computed in integers, so equal everywhere."""
     y, x = np.mgrid[:64, :64]
     slopes = np.stack([x * y // 16, x * x // 24 + y, 2 * y + 64 * (x // 20)], -1) % 256
-    noise = np.random.RandomState(0).randint(-8, 9, slopes.shape)  # whose numbers are frozen
+    noise = np.random.RandomState(0).randint(-8, 9, slopes.shape)  # numpy keeps these numbers
     return (slopes + noise).clip(0, 255).astype(np.uint8)
 
 
@@ -198,15 +195,15 @@ def available_qualities(codec: Codec) -> list[int]:
 
 
 def peer_contenders(names: Sequence[str] | None) -> tuple[list[Contender], list[str]]:
-    """Contenders for peers by name (None: all that are here), and in words what is left out.
+    """Contenders for the named peers (None: all that are installed), and notes on missing peers.
 
-    Raises OptionError for a name that there is not, or a peer asked for that is not installed.
+    Raises OptionError for an unknown name, and for a named peer that is not installed.
     """
     peers = all_peers()
     contenders, notes = [], []
     if names is not None and (unknown := [name for name in names if name not in peers]):
         raise OptionError(
-            f"--peers: there is no {', '.join(unknown)}, but {', '.join(peers)}, none"
+            f"--peers: there is no {', '.join(unknown)}; there are {', '.join(peers)}, or none"
         )
     for name, peer in peers.items():
         if names is not None and name not in names:
@@ -223,13 +220,13 @@ def peer_contenders(names: Sequence[str] | None) -> tuple[list[Contender], list[
 
 
 def check_names(contenders: Sequence[Contender]) -> None:
-    """Raise OptionError where two contenders would be one curve of the tables."""
+    """Raise OptionError if two contenders have the same name."""
     seen: set[tuple[str, str]] = set()
     peers = {one.group for one in contenders if not one.is_model}
     for contender in contenders:
         key = (contender.group, contender.setting)
         if key in seen or (contender.is_model and contender.group in peers):
             raise OptionError(
-                f"--model: {contender.group} is there twice; tell them apart with label=..."
+                f"--model: two contenders are called {contender.group}: name one with label=..."
             )
         seen.add(key)

@@ -1,18 +1,18 @@
-"""Curves of quality over rate: between their points, against each other, and where they fall."""
+"""Curves of quality over rate: interpolation, Bjontegaard's delta rate, and where they fall."""
 
 import itertools
 from collections.abc import Sequence
 
 import numpy as np
 
-Points = Sequence[tuple[float, float]]  # rates, and qualities of which more is better
-ENOUGH = 0.25  # of the span that two curves must share, to be compared
+Points = Sequence[tuple[float, float]]  # rates, and qualities: more is better
+ENOUGH = 0.25  # the share of the span that two curves must have in common to be compared
 
 
 def rising(points: Points) -> tuple[np.ndarray, np.ndarray]:
-    """Rates and values of the points that nothing cheaper reaches, by rate; both rise strictly.
+    """Rates and values of the points that are better than all cheaper ones; both rise strictly.
 
-    Points whose value is not finite (exact pictures) are left out.
+    Points with a value that is not finite (exact pictures) are left out.
     """
     rates: list[float] = []
     values: list[float] = []
@@ -37,11 +37,12 @@ def at_rate(points: Points, bpp: float) -> float | None:
 def more_bits(
     points: Points, others: Points, span: tuple[float, float]
 ) -> tuple[float, float, float] | None:
-    """Bjontegaard's delta rate: the logarithm of how many times the bits of the others these take.
+    """Bjontegaard's delta rate, and from which value to which it was averaged.
 
-    The logarithms of the rates, as functions of the value, are interpolated by monotone piecewise
-    cubics (PCHIP), and their difference is averaged over the values of ``span`` that both reach:
-    from and to which is returned, too. None where that is less than a quarter of the span.
+    It is the logarithm of the ratio of the rate of ``points`` to that of ``others``. The logarithms
+    of the rates, as functions of the value, are interpolated by monotone piecewise cubics (PCHIP),
+    and their difference is averaged over the part of ``span`` that both curves reach. None if that
+    is less than a quarter of the span.
     """
     from scipy.interpolate import PchipInterpolator
 
@@ -59,5 +60,5 @@ def more_bits(
 
 
 def falls(values: Sequence[float]) -> list[int]:
-    """Positions, counted from 1, of values that are lower than those before them."""
+    """Positions, counted from 1, of values that are lower than the one before."""
     return [at for at, (a, b) in enumerate(itertools.pairwise(values), start=2) if b < a]

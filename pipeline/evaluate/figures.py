@@ -1,4 +1,4 @@
-"""From records to figures: curves of every contender over the pictures that all of them did."""
+"""Computes figures from records: curves of all contenders, over the pictures that all measured."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,16 +21,16 @@ Picture = tuple[str, int]  # a shard's URL, and the sample's position in it
 
 @dataclass(frozen=True)
 class Figures:
-    """One file of a contender, over all pictures.
+    """The figures of one file of a contender, over all pictures.
 
     Attributes:
-        bpp: bits per pixel of all bytes over all pixels.
-        exact: how many pictures came back as they were.
-        values: by metric, as people read it: of the mean squared error over all pixels for PSNR,
-            of all pictures together for a pooled one, else of the mean over pictures. None where it
-            is infinite or was not measured.
-        each: bits per pixel of every picture, and by metric what it has; NaN for exact pictures,
-            and where it has nothing of its own.
+        bpp: bits per pixel: all bytes over all pixels.
+        exact: how many pictures were decoded exactly.
+        values: the figure of each metric: for PSNR from the mean squared error over all pixels, for
+            a pooled metric from all pictures together, otherwise from the mean over pictures. None
+            if it is infinite or was not measured.
+        each: for each picture its bits per pixel, and its figure of each metric; NaN for an exact
+            picture, and for a pooled metric.
     """
 
     setting: str
@@ -42,7 +42,7 @@ class Figures:
 
     @property
     def is_exact(self) -> bool:
-        """Whether every picture came back as it was."""
+        """Whether all pictures were decoded exactly."""
         return self.exact == len(self.each["bpp"])
 
     def to_json(self) -> dict[str, Any]:
@@ -53,10 +53,10 @@ class Figures:
 
 @dataclass(frozen=True)
 class Series:
-    """Points that belong together, by rate.
+    """The points of one curve, by rate.
 
-    ``kind`` is ``prefixes`` (one file, cut), ``settings`` (whole files) or ``single``. ``group`` is
-    the contender's.
+    ``kind`` is ``prefixes`` (one file, cut after each layer), ``settings`` (whole files) or
+    ``single``. ``group`` is the contender's.
     """
 
     name: str
@@ -67,19 +67,19 @@ class Series:
     lossless: bool = False
 
     def curve(self, metric: str) -> list[tuple[float, float]]:
-        """Rates, and qualities of which more is better, without exact points."""
+        """Rates and qualities (more is better), without exact points."""
         sign = METRICS[metric].sign
         lossy = (p for p in self.points if not p.is_exact)
         return [(p.bpp, sign * v) for p in lossy if (v := p.values.get(metric)) is not None]
 
     def curve_of(self, picture: int, metric: str) -> list[tuple[float, float]]:
-        """The same of a single picture."""
+        """``curve`` of a single picture."""
         sign = METRICS[metric].sign
         points = [(p.each["bpp"][picture], sign * p.each[metric][picture]) for p in self.points]
         return [(rate, value) for rate, value in points if math.isfinite(value)]
 
     def worse(self, metric: str) -> list[int]:
-        """The prefixes (the first is 1) after which it is worse than before."""
+        """The prefixes, counted from 1, that are worse than the one before."""
         if self.kind != "prefixes":
             return []
         sign = METRICS[metric].sign
@@ -91,8 +91,8 @@ class Series:
 class Bits:
     """How many percent more bits one curve takes than another at equal quality.
 
-    The mean over ``pictures``, whose curves share the qualities from ``low`` to ``high`` of the
-    metric's span, on average.
+    It is the mean over ``pictures`` pictures. Their curves have in common, on average, the
+    qualities from ``low`` to ``high``.
     """
 
     percent: float
@@ -103,8 +103,7 @@ class Bits:
 
 @dataclass
 class Evaluation:
-    """All that was measured. ``problems`` are pictures and tasks without figures, and why;
-    ``metrics`` what was measured."""
+    """The results of an evaluation. ``problems`` are pictures and tasks without figures."""
 
     metrics: tuple[str, ...] = ()
     pictures: int = 0
@@ -121,13 +120,13 @@ class Evaluation:
     _bits: dict[tuple[str, str, str], Bits | None] = field(default_factory=dict, repr=False)
 
     def comparable(self) -> list[Series]:
-        """One curve of each codec: whole files by setting, or one file by its prefixes."""
+        """One curve for each codec: its whole files by setting, or else one file by prefixes."""
         curves = [one for one in self.series if len(one.points) > 1 and not one.lossless]
         whole = {one.group for one in curves if one.kind == "settings"}
         return [one for one in curves if one.kind != "prefixes" or one.group not in whole]
 
     def bits(self, one: Series, other: Series, metric: str) -> Bits | None:
-        """Of ``one`` beyond those of ``other``; None where they have too little in common."""
+        """How many more bits ``one`` takes than ``other``; None if they share too little."""
         key = one.name, other.name, metric
         if key not in self._bits:
             self._bits[key] = self._compared(one, other, metric)
@@ -153,7 +152,7 @@ class Evaluation:
 
 @dataclass
 class _Measured:
-    """One contender's pictures, in the order of ``ids``: a row of each for every point."""
+    """One contender's pictures, in the order of ``ids``: for each point a row of each picture."""
 
     contender: Contender
     ids: list[Picture] = field(default_factory=list)
@@ -165,7 +164,7 @@ class _Measured:
         for picture in record["pictures"]:
             found = {Point.of_key(key): row for key, row in picture["points"].items()}
             for point in found:
-                if point not in self.rows:  # earlier pictures have their last prefix before it
+                if point not in self.rows:  # earlier pictures have fewer layers: take their last
                     self.rows[point] = [self._missing(point, i) for i in range(len(self.ids))]
             for point, rows in self.rows.items():
                 rows.append(found.get(point) or found[_nearest(point, found)])
@@ -177,7 +176,7 @@ class _Measured:
         return self.rows[_nearest(point, self.rows)][i]
 
     def figures(self, point: Point, chosen: Sequence[int], names: Sequence[str]) -> Figures:
-        """Over the pictures at these positions."""
+        """The figures over the pictures at the positions ``chosen``."""
         rows = [self.rows[point][i] for i in chosen]
         pixels = np.array(self.pixels, float)[chosen]
         nbytes, exact = (np.array([row[i] for row in rows], float) for i in (0, 1))
@@ -202,8 +201,8 @@ class _Measured:
     def _pooled(
         self, name: str, column: Sequence[str | None], chosen: Sequence[int]
     ) -> float | None:
-        """Of the statistics of the originals and of what is shown, of all pictures together."""
-        from codec.perception import frechet  # torch, which --help needs not
+        """The figure of a pooled metric, from the statistics of all originals and all pictures."""
+        from codec.perception import frechet  # here, because --help must not import torch
 
         pairs = [(self.statistics[i], own) for i, own in zip(chosen, column, strict=True)]
         known = [(frechet.from_text(a), frechet.from_text(b)) for a, b in pairs if a and b]
@@ -214,7 +213,7 @@ class _Measured:
 
 
 def _nearest(point: Point, among: Mapping[Point, Any]) -> Point:
-    """The longest prefix of the same setting that is not longer, or else the shortest."""
+    """The longest shorter prefix of the same setting, or else the shortest prefix."""
     same = sorted(
         (p for p in among if p.setting == point.setting and p != point), key=lambda p: p.prefix
     )
@@ -229,7 +228,7 @@ def collect(
     metrics: tuple[str, ...],
     failed: Mapping[str, str],
 ) -> Evaluation:
-    """Read the records of ``tasks``, of which those ``failed`` by name have none, and why."""
+    """Read the records of ``tasks``. ``failed`` has the reasons of tasks without one, by name."""
     ledger = Ledger(store, fingerprint, RECORDS, most=MAX_RECORD_BYTES)
     out = Evaluation(metrics)
     nodes: dict[str, None] = {}
@@ -279,7 +278,7 @@ def collect(
 
 
 def _by_contender(tasks: Sequence[EvaluationTask]) -> list[list[EvaluationTask]]:
-    """Tasks of one contender together, and those of pictures for the report."""
+    """The tasks of each contender, and the tasks of pictures for the report."""
     found: dict[Any, list[EvaluationTask]] = {}
     for task in tasks:
         found.setdefault((task.contenders, task.rates), []).append(task)
@@ -287,7 +286,7 @@ def _by_contender(tasks: Sequence[EvaluationTask]) -> list[list[EvaluationTask]]
 
 
 def _merged(problems: Sequence[dict[str, str]], contenders: int) -> list[dict[str, str]]:
-    """What is wrong with a picture for every contender is said once."""
+    """The problems, with those of the same picture and reason merged into one."""
     by: dict[tuple[str, str], list[str]] = {}
     for problem in problems:
         by.setdefault((problem["what"], problem["reason"]), []).append(problem["of"])

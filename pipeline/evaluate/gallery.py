@@ -1,4 +1,4 @@
-"""Pictures for the report: crops of what every codec makes of one picture for the same bytes."""
+"""Pictures for the report: crops of one picture, as each codec shows it at the same bytes."""
 
 import base64
 import io
@@ -15,8 +15,8 @@ from .bench import model_files, peer_of
 from .contenders import Contender
 from .measuring import ssimulacra2
 
-CROP = 192  # pixels a side
-NEAR = math.log(1.25)  # how far a file may be from the rate and still be shown
+CROP = 192  # pixels per side
+NEAR = math.log(1.25)  # a file of a more different size is not shown
 
 
 class _File(NamedTuple):
@@ -34,10 +34,10 @@ def crops(
     rates: Sequence[float],
     codec: Callable[[str], Codec],
 ) -> list[dict[str, Any]]:
-    """For each rate its bits per pixel, and by codec a crop, its bits and SSIMULACRA2.
+    """For each of ``rates`` (bits per pixel) the crops of all codecs, with bpp and SSIMULACRA2.
 
-    Files of a model have the sizes that they have, so those of the first model that are nearest to
-    the wanted ``rates`` say what is shown; other codecs' settings are searched for these sizes.
+    A model has only a few sizes. So the sizes are those of the first model that are nearest to
+    ``rates``, and the settings of the peers are searched for these sizes.
     """
     pixels = picture.shape[0] * picture.shape[1]
     models: dict[str, list[_File]] = {}

@@ -1,8 +1,8 @@
-"""The evaluating job from the driver's side: contenders, pictures, what is missing, the report.
+"""The driver of an evaluation: makes the tasks, runs those that have no record, writes the report.
 
-A record is named by all that it depends on: the version of the shard, which of its samples, the
-contender, and what is measured. So the same command goes on from what is there, and one with
-another model, or fewer pictures, takes over what they have in common.
+The name of a record depends on everything that the record depends on: the version of the shard, the
+samples, the contender and the metrics. So the same command goes on where it stopped, and a command
+with another model or fewer pictures uses the records that both need.
 """
 
 import hashlib
@@ -32,16 +32,15 @@ from .plots import plots
 from .report import report, results
 from .worker import RECORDS, EvaluateSettings, EvaluationTask, Evaluator
 
-FORMAT = 3  # of records; a new number where any figure is defined in another way
-TASK_SAMPLES, TASK_BYTES = 32, 2 << 20  # of a task: what a killed worker has to do again
+FORMAT = 3  # of records; raise it when a figure is defined in another way
+TASK_SAMPLES, TASK_BYTES = 32, 2 << 20  # at most in a task, which is lost if its worker is killed
 REPORT, TABLES, PAGE = "report.json", "results.md", "report.html"
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(RunningOptions):
-    """What is measured. See ``strata evaluate --help`` for the options; ``command`` is printed.
-
-    ``peers`` None means all that are installed.
+    """See ``strata evaluate --help``. ``peers`` None means all that are installed; ``command`` is
+    shown in the report.
     """
 
     data: tuple[str, ...]
@@ -58,7 +57,7 @@ class EvaluateOptions(RunningOptions):
 
 @dataclass
 class EvaluationSummary(Summary):
-    """``ok`` are pictures that every contender did, ``bad`` those that one of them failed at."""
+    """``ok`` pictures were measured with all contenders; ``bad`` ones failed with one of them."""
 
     contenders: int = 0
     tasks: int = 0
@@ -67,17 +66,17 @@ class EvaluationSummary(Summary):
         first = (
             f"measured {plural(self.ok, 'picture')} of {plural(self.shards, 'shard')}, "
             f"{plural(self.contenders, 'contender')} "
-            f"({self.tasks} tasks, of which {self.resumed} were done already); {self.bad} bad, "
+            f"({self.tasks} tasks, {self.resumed} of them done before); {self.bad} bad, "
             f"{self.filtered} filtered, {len(self.failed_shards)} tasks or shards failed"
         )
         return [first, *super().lines()[1:]]
 
 
 def evaluate(options: EvaluateOptions, stop: Stop = lambda: "") -> EvaluationSummary:
-    """Measure what is missing, and write the report of all of it.
+    """Measure what is missing, and write the report of everything.
 
-    ``stop`` is asked now and then whether to finish what is under way and end. Raises StrataError
-    for what must be put right before anything can be done: options, models, inputs, output.
+    The job ends early, after its running tasks, when ``stop`` returns a reason. Raises StrataError
+    before it starts if options, models, inputs or output are wrong.
     """
     refuse_secrets(*options.data, options.output)
     with job_log(options.log, "evaluate", options) as log:
@@ -130,7 +129,7 @@ def _evaluate(options: EvaluateOptions, stop: Stop, log: EventLog) -> Evaluation
         found = collect(store, mark, list(tasks), metrics, failed)
     _conclude(found, summary)
     if not found.series:
-        summary.notes.append("there is no report: no picture was measured by all contenders")
+        summary.notes.append("there is no report: no picture was measured with all contenders")
         return summary
     found.problems += [{"of": "all", "what": one.shard, "reason": one.reason} for one in lost]
     reported = report(found, models, contenders, options.data, options.command)
@@ -144,7 +143,7 @@ def _evaluate(options: EvaluateOptions, stop: Stop, log: EventLog) -> Evaluation
         **plots(found),
     }
     with storage_errors(store.url, "cannot be written"):
-        for name, text in files.items():  # made of the records, so nothing is lost
+        for name, text in files.items():  # they are made from the records, so nothing is lost
             store.remove(name)
             store.create(name, text.encode("utf-8", "backslashreplace"))
     summary.notes.append(f"{store.url}/{PAGE}: the report, beside {REPORT} and {TABLES}")
@@ -153,7 +152,7 @@ def _evaluate(options: EvaluateOptions, stop: Stop, log: EventLog) -> Evaluation
 
 @dataclass(frozen=True)
 class _Piece:
-    """Samples of a shard from ``start`` on, and which of them are shown."""
+    """Some samples of a shard, from ``start`` on; ``shown`` are numbers of those in the report."""
 
     shard: Shard
     start: int
@@ -172,7 +171,7 @@ class _Piece:
 def _pieces(
     shards: Sequence[Shard], options: EvaluateOptions, summary: EvaluationSummary
 ) -> list[_Piece]:
-    """Cut the shards into pieces, up to the ``first`` pictures; looks into every shard once."""
+    """Cut the shards into pieces, up to the ``first`` pictures. Opens every shard once."""
     out: list[_Piece] = []
     pictures = beside = 0
     for shard in shards:
@@ -222,8 +221,9 @@ def _tasks(
     options: EvaluateOptions,
     metrics: Sequence[str],
 ) -> dict[EvaluationTask, int]:
-    """Every piece with every contender, with its bytes; a shard's together, models first. Then
-    every picture that is shown, with all contenders."""
+    """A task for each piece and contender, with its bytes, shard by shard; and one for each shown
+    picture, with all contenders.
+    """
     out: dict[EvaluationTask, int] = {}
 
     def add(piece: _Piece, start: int, stop: int, of: tuple[Contender, ...], *rates: float) -> None:
@@ -260,6 +260,6 @@ def _conclude(found: Evaluation, summary: EvaluationSummary) -> None:
         summary.reasons[problem["reason"].split(":", 1)[0]] += 1
     if found.unequal:
         summary.notes.append(
-            "some contenders have no figures of some pictures, which are left out of all figures: "
+            "some pictures are left out of all figures, because these contenders failed with some: "
             f"{', '.join(found.unequal)}"
         )

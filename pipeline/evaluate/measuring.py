@@ -1,4 +1,4 @@
-"""The figures of merit: how near a picture came to its original."""
+"""The metrics: how near is a decoded picture to its original?"""
 
 import functools
 import shutil
@@ -17,26 +17,26 @@ from codec.perception import features_installed
 
 from ..running.options import OptionError
 
-if TYPE_CHECKING:  # torch takes seconds to import, and --help needs none
+if TYPE_CHECKING:  # importing torch takes seconds, and --help does not need it
     import torch
 
     from codec.perception.features import Features
 
-FEATURES = ["features", "frechet"]  # the figures that features are needed for
-CALIBRATED = 225  # pixels a side, below which SSIMULACRA2 has not all of its six scales
+FEATURES = ["features", "frechet"]  # the metrics that need a network of features
+CALIBRATED = 225  # pixels per side; SSIMULACRA2 has fewer than its six scales on smaller pictures
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of merit.
+    """A metric.
 
     Attributes:
-        title: what people read; ``words`` say what it means.
-        sign: 1 where more is better, else -1.
-        span: the qualities over which bits are compared; None where they are not.
-        exact: what is recorded of a picture that came back as it was.
-        pooled: of a set of pictures, not of one: statistics are recorded, and added up.
-        shown: the figure that people read, of what is recorded or the mean of it.
+        title: its name in tables; ``words`` explain it.
+        sign: 1 if more is better, otherwise -1.
+        span: the qualities between which bits are compared; None if they are not compared.
+        exact: the recorded value of an exact picture.
+        pooled: it is a figure of a set of pictures: statistics are recorded and added up.
+        shown: computes the figure for tables from a recorded value or a mean of such values.
     """
 
     title: str
@@ -68,31 +68,31 @@ METRICS = {
     ),
     "psnr": Metric(
         "PSNR, dB",
-        "The squared error of all pixels and channels, in decibels. More is better. It does not "
-        "know what eyes see.",
+        "The squared error of all pixels and channels, in decibels. More is better. It is not a "
+        "model of the eye.",
         span=(28, 40),
         shown=lambda error: metrics.psnr_of_mean_mse([error]),
     ),
     "butteraugli": Metric(
         "Butteraugli",
-        "A model of the eye that weighs the worst places most (its 3-norm): at 1 people begin to "
-        "see a difference. Less is better.",
+        "A model of the eye that gives the worst places the most weight (its 3-norm): at 1 people "
+        "begin to see a difference. Less is better.",
         sign=-1,
         span=(1, 5),
     ),
     "features": Metric(
         "Feature distance",
-        "How far features of a network that tells things apart are from the original's, at each "
-        "place: whether what one recognises is there, edges and textures where they were. Less is "
+        "The distance of features of a network for classification from those of the original, at "
+        "each place: whether objects, edges and textures are still where they were. Less is "
         "better.",
         sign=-1,
         digits=3,
     ),
     "frechet": Metric(
         "Frechet distance",
-        "Whether all pictures together have the statistics of the originals, by the same features, "
-        "times a thousand: blur and artefacts raise it, detail that might have been there does "
-        "not. Noise does not lower it. Less is better.",
+        "Whether all pictures together have the statistics of the originals, with the same "
+        "features, times a thousand: blur and artefacts raise it, plausible detail does not. Noise "
+        "does not lower it. Less is better.",
         sign=-1,
         digits=1,
         shown=lambda distance: 1000 * distance,
@@ -100,9 +100,9 @@ METRICS = {
     ),
     "swd": Metric(
         "SWD",
-        "Whether there are the same kinds of detail, wherever they are: the sliced Wasserstein "
-        "distance of small patches, times a thousand. Noise lowers it where it should not: read it "
-        "beside the others. Less is better.",
+        "Whether the picture has the same kinds of detail, wherever they are: the sliced "
+        "Wasserstein distance of small patches, times a thousand. Noise can lower it, so read it "
+        "together with the others. Less is better.",
         sign=-1,
         digits=1,
         shown=lambda distance: 1000 * distance,
@@ -112,7 +112,7 @@ METRICS = {
 
 @functools.cache
 def installed() -> tuple[str, ...]:
-    """Names of the metrics that can be measured here. Raises OptionError without the first one."""
+    """Names of the metrics that are installed. Raises OptionError without SSIMULACRA2."""
     if not can_judge():
         raise OptionError(
             "SSIMULACRA2 is not installed: pip install -e '.[eyes]' -c infra/constraints.txt"
@@ -123,7 +123,10 @@ def installed() -> tuple[str, ...]:
 
 
 def butteraugli(original: np.ndarray, shown: np.ndarray) -> float | None:
-    """The 3-norm, by libjxl's program. Raises RuntimeError with its words where it fails."""
+    """The 3-norm, from libjxl's program; None for a picture that is too small.
+
+    Raises RuntimeError with the program's message if it fails.
+    """
     if min(shown.shape[:2]) < SMALLEST:
         return None
     with tempfile.TemporaryDirectory() as name:
@@ -139,11 +142,11 @@ def butteraugli(original: np.ndarray, shown: np.ndarray) -> float | None:
 
 
 Row = list[float | str | None]
-"""Bytes, whether exact (1 or 0), and what each metric that was asked for records."""
+"""Bytes, whether exact (1 or 0), and the recorded value of each metric."""
 
 
 class Original:
-    """A picture to compare with, ``(H, W, 3) uint8``. Patches and features are looked at once."""
+    """A picture to compare with, ``(H, W, 3) uint8``. Keeps its patches and features."""
 
     def __init__(self, picture: np.ndarray, names: Sequence[str]) -> None:
         self.picture, self.names = picture, names
@@ -151,14 +154,14 @@ class Original:
         self._features = functools.cache(lambda: features_of(picture))
 
     def statistics(self) -> str | None:
-        """What a pooled metric compares with; None for a picture too small for it."""
+        """The original's statistics for pooled metrics; None if the picture is too small."""
         from codec.perception import frechet
 
         of = self._features()
         return None if of is None else frechet.to_text(frechet.moments(of))
 
     def compare(self, shown: np.ndarray, nbytes: int) -> Row:
-        """Raises ValueError where the shape is another one."""
+        """The row of a decoded picture. Raises ValueError if its shape is another one."""
         if shown.shape != self.picture.shape:
             raise ValueError(f"expected a picture of {self.picture.shape}, got {shown.shape}")
         if np.array_equal(self.picture, shown):
@@ -187,7 +190,7 @@ class Original:
 
 
 def features_of(picture: np.ndarray) -> "list[torch.Tensor] | None":
-    """Of ``(H, W, 3) uint8``; None for a picture too small."""
+    """The features of a picture, ``(H, W, 3) uint8``; None if it is too small."""
     import torch
 
     from codec.perception import features

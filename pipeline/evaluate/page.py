@@ -1,4 +1,4 @@
-"""``report.html``: one file with verdict, plots, pictures and tables. It loads nothing."""
+"""Writes ``report.html``: verdict, plots, pictures and tables in one file, which loads nothing."""
 
 import importlib.resources
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ from .tables import (
 
 
 def page(found: Evaluation, reported: Mapping[str, Any]) -> str:
-    """The report for people: light or dark as their browser is, without scripts."""
+    """The report as HTML without scripts, light or dark as the browser prefers."""
     template = importlib.resources.files(__package__).joinpath("report.html.j2").read_text()
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     comparable = found.comparable()
@@ -44,7 +44,7 @@ def page(found: Evaluation, reported: Mapping[str, Any]) -> str:
 
 
 def _model(found: Evaluation, one: Series) -> dict[str, Any]:
-    """What the page says of a model's curve."""
+    """The part of the page about one model's curve."""
     first, known = judge(found, one), best_first(found, one)
     return {
         "name": one.name,

@@ -1,6 +1,6 @@
-"""Other codecs: their settings, files, and pictures out of files.
+"""The other codecs of an evaluation: their settings, and how they encode and decode.
 
-Every setting asks for its codec's smallest file, with one thread, without metadata.
+Every setting asks for the codec's smallest file, on one thread, without metadata.
 """
 
 import bisect
@@ -26,9 +26,9 @@ _WEBP = (1, 12, 35, 60, 80, 91, 97)
 _AVIF, _AVIF_444 = (0, 12, 28, 45), (20, 40, 58, 75, 88, 94)
 _AVIF_TUNED = (0, 15, 35, 55, 75, 90)
 _JXL = (20, 12, 7, 4, 2.3, 1.3, 0.8, 0.5)  # distances
-_RATIOS = (250, 100, 45, 22, 11, 6)  # JPEG 2000's, against 24 bits per pixel
-# JPEG and AVIF halve the resolution of colours by default, which is dear at high qualities: these
-# are measured without it too, and a curve takes what is cheapest. WebP has no choice.
+_RATIOS = (250, 100, 45, 22, 11, 6)  # of JPEG 2000, relative to 24 bits per pixel
+# JPEG and AVIF halve the resolution of colours by default, which is costly at high qualities. So
+# they are also measured without that, and a curve takes the cheapest points. WebP has no choice.
 FULL = {"subsampling": "4:4:4"}
 
 
@@ -45,13 +45,13 @@ class Peer:
     """A codec to compare with.
 
     Attributes:
-        name: as given to ``--peers``; ``title`` is what tables say.
-        library: which encoder, its version, and its effort; empty where it is not installed.
-        settings: what is measured.
+        name: for ``--peers``; ``title`` is its name in tables.
+        library: the encoder, its version and its effort; empty if it is not installed.
+        settings: those that are measured.
         encode, decode: a picture, ``(H, W, 3) uint8``, to the bytes of a file and back.
-        scale: many settings, from the smallest file to the largest, of which ``near`` picks one;
+        scale: many settings, from the smallest file to the largest, in which ``near`` searches;
             empty for a lossless codec.
-        missing: how to get it, in words.
+        missing: says how to install it.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Peer:
         return not self.scale
 
     def near(self, picture: np.ndarray, nbytes: int) -> bytes:
-        """The picture's file whose size is nearest to ``nbytes``, by ratio."""
+        """The picture's file whose size has the ratio nearest to 1 to ``nbytes``."""
         file = functools.cache(lambda number: self.encode(picture, self.scale[number]))
         above = bisect.bisect_left(range(len(self.scale)), nbytes, key=lambda n: len(file(n)))
         around = [n for n in (above - 1, above) if 0 <= n < len(self.scale)]
@@ -96,7 +96,7 @@ def _jxl_decode(data: bytes) -> np.ndarray:
 
 
 def _through(program: str, data: bytes, source: str, result: str, options: Sequence[str]) -> bytes:
-    """What a program of libjxl makes of a file. Raises RuntimeError with its words."""
+    """Convert a file with a program of libjxl. Raises RuntimeError with the program's message."""
     with tempfile.TemporaryDirectory() as name:
         paths = [Path(name, source), Path(name, result)]
         paths[0].write_bytes(data)
@@ -137,11 +137,11 @@ def _qualities(values: Sequence[int], arguments: Mapping[str, Any]) -> tuple[Set
 
 @functools.cache
 def all_peers() -> dict[str, Peer]:
-    """Every peer by name, also those that are not installed here."""
+    """Every peer by name, including those that are not installed."""
     jpeg = {"format": "JPEG", "optimize": True, "progressive": True}
     webp = {"format": "WEBP", "method": 6}
-    # mct is the colour transform, without which it is far worse; the box around the codestream
-    # costs 85 bytes
+    # mct is the colour transform, which makes it far better; without no_jp2, the box around the
+    # codestream costs 85 bytes
     jpeg2000: dict[str, Any] = {"format": "JPEG2000", "mct": 1, "no_jp2": True}
     jpg = _pillow(features.version_codec("jpg"), "libjpeg-turbo", "progressive, optimised")
     j2k = _pillow(features.version_codec("jpg_2000"), "OpenJPEG")

@@ -1,4 +1,4 @@
-"""Curves as SVG, for the page and as files of their own. Nothing is loaded from elsewhere."""
+"""Draws curves as SVG, for the page and as files. They load nothing."""
 
 import html
 import math
@@ -10,7 +10,7 @@ from .measuring import METRICS
 
 WIDTH, HEIGHT = 640, 400
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 26, 40
-KEY, COLUMNS = 18, 4  # of the names: height of a row, and how many are in it
+KEY, COLUMNS = 18, 4  # the legend: height of a row, and names in a row
 LIGHT = """--text: #1b1f24; --back: #fff; --faint: #5b6470; --grid: #dde1e6; --band: #f1f5f9;
   --good: #12703a; --bad: #b3261e;
   --c0: #0b0b0b; --c1: #d1242f; --c2: #0969da; --c3: #1a7f37; --c4: #b35900; --c5: #8250df;
@@ -24,17 +24,16 @@ _DASHES = ("", "7 4", "2 3")
 
 
 def plots(found: Evaluation) -> dict[str, str]:
-    """A file for each metric, by its name."""
+    """The SVG of each metric, by file name."""
     drawn = {f"{name}.svg": plot(found.comparable(), name) for name in found.metrics}
     return {name: text for name, text in drawn.items() if text}
 
 
 def plot(series: Sequence[Series], metric: str) -> str:
-    """An SVG of the curves in ``metric`` over the rate, and their names; "" where there are none.
+    """An SVG of the curves of ``metric`` over the rate, with a legend; "" if there are none.
 
     Rates are logarithmic. Models have thick lines. The qualities at which bits are compared are
-    shaded, and what lies far outside of them is left out. It is light or dark as the reader's
-    browser is.
+    shaded, and points far outside of them are left out. It is light or dark as the browser prefers.
     """
     curves = [(one, points) for one in series if len(points := _points(one, metric)) > 1]
     if not curves:
@@ -99,7 +98,7 @@ def plot(series: Sequence[Series], metric: str) -> str:
 
 
 def _points(one: Series, metric: str) -> list[tuple[float, float]]:
-    """By rate. Of several settings only those that no cheaper one is as good as."""
+    """The points by rate. Of settings, only those that are better than all cheaper ones."""
     curve = sorted(one.curve(metric))
     if one.kind == "settings":
         rates, values = rising(curve)

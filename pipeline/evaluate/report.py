@@ -1,4 +1,4 @@
-"""The report: all figures as JSON, and as Markdown tables."""
+"""Writes the report: all figures as JSON, and as Markdown tables."""
 
 import importlib.metadata
 import os
@@ -26,10 +26,10 @@ def report(
     data: Sequence[str],
     command: str,
 ) -> dict[str, Any]:
-    """``report.json``: what was measured, with what, and every figure.
+    """``report.json``: what was measured, how, and every figure.
 
-    Rates are bits per pixel, bits at equal quality percent. A figure of null is infinite or was not
-    measured.
+    Rates are in bits per pixel; bits at equal quality are in percent. A figure of null is infinite
+    or was not measured.
     """
     spans = {name: METRICS[name].span for name in found.metrics if METRICS[name].span}
     return {
@@ -85,26 +85,26 @@ def report(
 
 
 def notes(found: Evaluation) -> list[str]:
-    """What a reader must know to read the figures."""
+    """What a reader must know to understand the figures."""
     out = []
     if found.alpha:
         out.append(
-            f"{found.alpha} pictures have an alpha channel: every codec was given the colours only"
+            f"{found.alpha} pictures have an alpha channel: every codec got the colours only"
         )
     if found.unequal:
         out.append(
-            "figures are over the pictures that all contenders did; there are fewer for: "
-            f"{', '.join(found.unequal)}"
+            "the figures are over the pictures that were measured with all contenders; these "
+            f"failed with some: {', '.join(found.unequal)}"
         )
     if len(found.sizes) > 1:
         out.append(
-            f"pictures of {len(found.sizes)} sizes: rates and PSNR weigh pixels, other figures "
-            "pictures"
+            f"pictures of {len(found.sizes)} sizes: in rates and PSNR every pixel has the same "
+            "weight, in other figures every picture"
         )
     if any(min(map(int, size.split("x"))) < CALIBRATED for size in found.sizes):
         out.append(
-            f"of pictures under {CALIBRATED} pixels a side SSIMULACRA2 lacks scales that it is "
-            "calibrated with: its figures are not those of larger pictures"
+            f"some pictures have less than {CALIBRATED} pixels a side: SSIMULACRA2 uses fewer "
+            "scales on them, so its figures cannot be compared with those of larger pictures"
         )
     if "butteraugli" not in found.metrics:
         out.append(
@@ -120,7 +120,7 @@ def notes(found: Evaluation) -> list[str]:
 
 
 def machine() -> dict[str, Any]:
-    """The driver's machine, in words."""
+    """The driver's machine."""
     model = ""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -135,7 +135,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and packages."""
+    """The versions of Python and packages."""
     out = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -146,7 +146,7 @@ def versions() -> dict[str, str]:
 
 
 def about(reported: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Names and values for a reader, of what was measured with what."""
+    """Names and values for people: what was measured, and how."""
     pictures, computer = reported["pictures"], reported["machine"]
     sizes = ", ".join(pictures["sizes"][:3]) + (", ..." if len(pictures["sizes"]) > 3 else "")
     count = f"{pictures['count']} of {sizes}, {pictures['pixels'] / 1e6:.1f} megapixels"
@@ -168,7 +168,7 @@ def about(reported: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def results(found: Evaluation, reported: Mapping[str, Any]) -> str:
-    """``results.md``: the verdict, all tables, and what was measured with what."""
+    """``results.md``: the verdict, all tables, and how it was measured."""
     lines = []
     for name, sentences in reported["verdict"].items():
         lines += [f"### {name}: verdict", "", *(f"- {words}" for words in sentences), ""]

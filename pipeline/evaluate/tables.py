@@ -1,4 +1,4 @@
-"""The figures as tables and sentences, for Markdown and for the page."""
+"""Makes tables and sentences of the figures, for Markdown and for the page."""
 
 import itertools
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from .measuring import METRICS
 
 @dataclass(frozen=True)
 class Table:
-    """A title, a line about it, a header, and rows of text.
+    """A title, a note, a header, and rows of text.
 
-    ``best`` has, for each row, the number of the cell that is to stand out.
+    ``best`` has, for each row, the number of the cell that is shown in bold.
     """
 
     title: str
@@ -25,7 +25,7 @@ class Table:
         return f"### {self.title}\n\n{self.body()}"
 
     def body(self) -> str:
-        """As Markdown without the title."""
+        """The Markdown without the title."""
         lines = [self.note, ""] if self.note else []
         lines.append("| " + " | ".join(map(_cell, self.header)) + " |")
         lines.append("|---" * len(self.header) + "|")
@@ -48,7 +48,7 @@ def others_of(found: Evaluation, one: Series) -> list[Series]:
 
 
 def verdicts(found: Evaluation, one: Series) -> list[str]:
-    """What a model's curve takes against others, and where others win, in sentences."""
+    """Sentences: the bits of a model's curve compared with others, and where others are better."""
     out, first = [], judge(found, one)
     if known := best_first(found, one):
         words = ", ".join(
@@ -74,14 +74,14 @@ def verdicts(found: Evaluation, one: Series) -> list[str]:
 
 
 def judge(found: Evaluation, one: Series) -> str:
-    """The figure of the verdict: the first in which the curve can be compared with any other."""
+    """The metric of the verdict: the first in which the curve can be compared with another."""
     others = others_of(found, one)
     known = (m for m in found.metrics if any(found.bits(one, other, m) for other in others))
     return next(known, "ssimulacra2")
 
 
 def best_first(found: Evaluation, one: Series) -> list[tuple[Series, Bits]]:
-    """Other curves with the bits of ``one`` beyond theirs, codecs before models."""
+    """Other curves, each with how many more bits ``one`` takes; codecs come before models."""
     first = judge(found, one)
     rows = [(other, found.bits(one, other, first)) for other in others_of(found, one)]
     known = [(other, bits) for other, bits in rows if bits is not None]
@@ -95,14 +95,14 @@ def _fewer(percent: float) -> str:
 
 
 def span_words(metric: str) -> str:
-    """A metric, and between which qualities bits are compared."""
+    """A metric's title, and the qualities between which bits are compared."""
     span = METRICS[metric].span
     assert span is not None
     return f"{METRICS[metric].title} (mean over {span[0]:g} to {span[1]:g})"
 
 
 def tables(found: Evaluation) -> list[Table]:
-    """All of them, models first."""
+    """All tables, those of models first."""
     out: list[Table] = []
     for one in model_curves(found):
         out.append(bits_table(found, one))
@@ -114,7 +114,7 @@ def tables(found: Evaluation) -> list[Table]:
 
 
 def bits_table(found: Evaluation, one: Series) -> Table:
-    """A model's bits beyond those of every other curve, for every metric."""
+    """How many more bits a model takes than each other curve, by metric."""
     others = others_of(found, one)
     names = [m for m in found.metrics if any(found.bits(one, other, m) for other in others)]
     rows = []
@@ -123,9 +123,9 @@ def bits_table(found: Evaluation, one: Series) -> Table:
         if any(bits):
             rows.append((other.name, *map(_bits, bits, names)))
     note = (
-        f"Bits of {one.name} beyond those of each other codec at equal quality (BD-rate); less is "
-        "better. Means over pictures of the curves' distances between the qualities in the head; "
-        "where curves share only a part of these, the part stands beside."
+        f"How many more bits {one.name} takes than each other codec at equal quality (BD-rate); "
+        "less is better. Means over pictures, between the qualities in the header; if two curves "
+        "share only a part of these, the part is given in brackets."
     )
     spans = [f"{METRICS[name].title}, {_span(METRICS[name].span)}" for name in names]
     return Table(f"{one.name}: bits at equal quality", ("against", *spans), tuple(rows), note)
@@ -140,7 +140,7 @@ def _bits(bits: Bits | None, metric: str) -> str:
 
 
 def part(bits: Bits, metric: str) -> str:
-    """Between which qualities two curves were compared, where that is not the whole span."""
+    """The qualities between which two curves were compared; '' if that is the whole span."""
     low, high = METRICS[metric].span or (0, 0)
     if bits.high - bits.low > 0.9 * (high - low):
         return ""
@@ -149,7 +149,7 @@ def part(bits: Bits, metric: str) -> str:
 
 
 def beside_table(found: Evaluation, one: Series, metric: str) -> Table:
-    """What others reach at the rates of a curve, between the points of their own files."""
+    """The figures of other codecs at the rates of a curve, interpolated between their files."""
     others = others_of(found, one)
     sign = METRICS[metric].sign
     rows, best = [], []
@@ -162,8 +162,9 @@ def beside_table(found: Evaluation, one: Series, metric: str) -> Table:
         there = [_number(None if value is None else sign * value, metric) for value in at]
         rows.append((_label(one, point), _rate(point.bpp), _value(point, metric), *there))
     note = (
-        f"{METRICS[metric].words} At the same rate, interpolated in its logarithm between each "
-        "codec's own files; empty where it has none near it. The best of a row stands out."
+        f"{METRICS[metric].words} Each row compares at the same rate, interpolated in its "
+        "logarithm between each codec's files; a cell is empty if a codec has no file near that "
+        "rate. The best of a row is bold."
     )
     header = (_first(one), "bpp", one.name, *(other.name for other in others))
     title = f"{one.name}: {METRICS[metric].title}, beside others"
@@ -171,7 +172,7 @@ def beside_table(found: Evaluation, one: Series, metric: str) -> Table:
 
 
 def own_table(found: Evaluation, one: Series) -> Table:
-    """What a series reaches itself."""
+    """The figures of one series."""
     rows = [
         (
             _label(one, point),
@@ -184,7 +185,7 @@ def own_table(found: Evaluation, one: Series) -> Table:
     worse = {METRICS[name].title: one.worse(name) for name in found.metrics}
     words = [f"{name} is worse after {', '.join(map(str, at))}" for name, at in worse.items() if at]
     if one.kind == "prefixes" and not words:
-        words = ["No prefix is worse than the one before it, in any figure."]
+        words = ["No prefix is worse than the one before it in any metric."]
     header = (_first(one), "bpp", *(METRICS[name].title for name in found.metrics), "exact")
     kinds = {"prefixes": "after each layer of one file", "settings": "whole files"}
     title = f"{one.name}: {kinds[one.kind]}" if one.kind in kinds else one.name
@@ -212,7 +213,7 @@ def _number(value: float | None, metric: str) -> str:
 
 
 def exact_table(found: Evaluation) -> Table:
-    """Everything that gave every picture back as it was, by rate."""
+    """All exact files, by rate."""
     rows = []
     for one in found.series:
         for point in one.points:
@@ -220,5 +221,5 @@ def exact_table(found: Evaluation) -> Table:
                 label = "" if one.kind == "single" else f", {_first(one)} {_label(one, point)}"
                 rows.append((point.bpp, one.name + label, point.exact))
     cells = [(name, f"{bpp:.3f}", f"{n} of {found.pictures}") for bpp, name, n in sorted(rows)]
-    note = "Files that give every picture back bit by bit; the smallest first."
+    note = "Files from which every pixel comes back exactly; the smallest first."
     return Table("Exact files", ("", "bpp", "exact pictures"), tuple(dict.fromkeys(cells)), note)

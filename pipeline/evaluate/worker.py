@@ -1,4 +1,4 @@
-"""The evaluating worker: some pictures of a shard and a contender in, one record out."""
+"""The worker of an evaluation: measures a contender on some pictures and writes one record."""
 
 import platform
 import time
@@ -33,17 +33,19 @@ from .gallery import crops
 from .measuring import METRICS, Original, installed
 
 RECORDS = "records"
-MAX_RECORD_BYTES = 1 << 26  # those of shown pictures hold their crops
+MAX_RECORD_BYTES = 1 << 26  # records of shown pictures hold crops
 BATCH_PIXELS = 1 << 22
 KEPT_MODELS = 3
-MAX_PIXELS = 1 << 24  # of a picture: SSIMULACRA2 takes 535 bytes for each, beside the model
+MAX_PIXELS = 1 << 24  # of a picture: SSIMULACRA2 takes 535 bytes of memory per pixel
 NO_PICTURE = "there is no picture in the sample"
 
 
 @dataclass(frozen=True)
 class EvaluationTask:
-    """Samples ``start`` to ``stop`` of a shard, and the contender that is measured on them; or,
-    with ``rates``, all contenders, whose pictures are cropped for the report at these rates."""
+    """Samples ``start`` to ``stop`` of a shard, to be measured with one contender.
+
+    With ``rates``, the task instead makes crops for the report with all contenders at these rates.
+    """
 
     name: str
     shard: Shard
@@ -55,7 +57,7 @@ class EvaluationTask:
 
 @dataclass(frozen=True)
 class EvaluateSettings(WorkerSettings):
-    """Settings of every worker. ``metrics`` are the names of what is measured."""
+    """Settings of every worker. ``metrics`` are names in ``METRICS``."""
 
     output: str
     fingerprint: str
@@ -63,7 +65,7 @@ class EvaluateSettings(WorkerSettings):
 
 
 class Evaluator(Worker[EvaluateSettings]):
-    """Owns one device. ``run`` measures a task and records it; models are loaded when needed."""
+    """Measures tasks on one device. Loads models when they are needed."""
 
     def __init__(self, settings: EvaluateSettings) -> None:
         super().__init__(settings)
@@ -73,18 +75,21 @@ class Evaluator(Worker[EvaluateSettings]):
 
     @picklable_errors
     def ready(self) -> str:
-        """Raises OptionError where a program or package is missing that the driver has."""
+        """Raises OptionError if a program or package that the driver has is missing here."""
         if lacking := set(self.settings.metrics) - set(installed()):
-            raise OptionError(f"{platform.node()} cannot measure {', '.join(lacking)}")
+            raise OptionError(
+                f"{platform.node()} cannot measure {', '.join(lacking)}: install what the driver "
+                "has"
+            )
         return "ready"
 
     @picklable_errors
     def run(self, task: EvaluationTask, skip: Mapping[int, str] | None = None) -> dict[str, Any]:
         """Measure a task, record it, and return the record's counts.
 
-        ``skip`` gives, by position among the task's samples, those that must not be touched, and
-        why. Raises ShardError for a damaged shard; RuntimeError where a model can do none of
-        several pictures, because then it is not the pictures that are at fault.
+        ``skip`` has samples to leave out, by position in the task, each with the reason. Raises
+        ShardError for a damaged shard; RuntimeError if a model fails with all of several pictures,
+        because then the pictures are not at fault.
         """
         ledger = Ledger(self.store, self.settings.fingerprint, RECORDS, most=MAX_RECORD_BYTES)
         standing = ledger.read(task.name)
@@ -106,7 +111,7 @@ class Evaluator(Worker[EvaluateSettings]):
     def probe(
         self, task: EvaluationTask, start: int, stop: int, skip: Mapping[int, str] | None = None
     ) -> int:
-        """Measure some samples of a task and record nothing, to find the one that kills a worker.
+        """Measure some samples of a task without a record, to find the one that kills a worker.
 
         Returns how many samples the task has.
         """
@@ -167,15 +172,15 @@ class Evaluator(Worker[EvaluateSettings]):
         clock: StageClock,
         pool: ThreadPoolExecutor,
     ) -> list[dict[str, Any] | Exception]:
-        """What is recorded of each picture, or why it failed."""
+        """The record of each picture, or its error."""
         if task.rates:
             return one_by_one_on_error(
-                lambda some: [
+                lambda ones: [
                     {
                         "key": one.key,
                         "rates": crops(rgb_of(one), task.contenders, task.rates, self._codec),
                     }
-                    for one in some
+                    for one in ones
                 ],
                 found,
             )
@@ -183,7 +188,10 @@ class Evaluator(Worker[EvaluateSettings]):
         bench = Bench(contender, self._codec, clock, pool, settings.threads, settings.metrics)
         measured = zip(found, bench.measure(found), strict=True)
         pooled = any(METRICS[name].pooled for name in settings.metrics)
-        return [of if isinstance(of, Exception) else _row(one, of, pooled) for one, of in measured]
+        return [
+            rows if isinstance(rows, Exception) else _record(one, rows, pooled)
+            for one, rows in measured
+        ]
 
     # -- pictures ---------------------------------------------------------------------------------
 
@@ -195,7 +203,7 @@ class Evaluator(Worker[EvaluateSettings]):
         clock: StageClock,
         pool: ThreadPoolExecutor,
     ) -> Iterator[list[Loaded]]:
-        """The task's samples, some at a time: as many as memory can hold with their decodings."""
+        """The task's samples in batches of limited size, so that memory is enough."""
         with clock.timed("download"):
             file = self._open(task.shard)
         samples = file.samples[task.start : task.stop]
@@ -213,10 +221,10 @@ class Evaluator(Worker[EvaluateSettings]):
         )
 
     def _open(self, shard: Shard) -> ShardFile:
-        """The shard as a local file, held until another one is asked for."""
+        """The shard as a local file, which stays open until another shard is opened."""
         if self._held is None or self._held[0] != shard:
             self._held = None
-            self._holding.close()  # which may say that it has changed meanwhile
+            self._holding.close()  # raises if the shard has changed meanwhile
             scratch = self._holding.enter_context(scratch_folder(self.settings.scratch))
             settings = self.settings
             opened = open_shard(shard, scratch, settings.input_options, settings.gzip)
@@ -258,7 +266,7 @@ def _load(file: ShardFile, index: int, sample: Sample, skip: str | None) -> Load
     return Loaded(index, key, np.ascontiguousarray(picture.rgb), picture.alpha is not None)
 
 
-def _row(one: Loaded, result: Measured, pooled: bool) -> dict[str, Any]:
+def _record(one: Loaded, result: Measured, pooled: bool) -> dict[str, Any]:
     image = rgb_of(one)
     statistics = Original(image, ()).statistics() if pooled else None
     return {
@@ -277,7 +285,7 @@ def _identity(task: EvaluationTask) -> dict[str, Any]:
 
 
 def _counts(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What the driver needs now: the figures are in the store."""
+    """What the driver needs at once. The figures stay in the store."""
     reasons: dict[str, int] = {}
     for _, _, reason in record["failed"]:
         short = reason.split(":", 1)[0]

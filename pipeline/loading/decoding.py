@@ -1,4 +1,4 @@
-"""Decode samples, some together, on one device."""
+"""Decodes samples in batches on one device."""
 
 import logging
 import re
@@ -27,27 +27,27 @@ Transform = Callable[[Tensor], Any]
 # What to do with a picture that cannot be read or decoded.
 Errors = Literal["raise", "skip"] | Callable[[str, Exception], object]
 
-# Errors of one picture. All others (a store that does not answer, a device that fails, a bug in a
-# transform) would occur with the next picture too, and are always raised.
+# Errors of one picture. Other errors (a store that does not answer, a device that fails, a bug in a
+# transform) would occur again with the next picture, so they are always raised.
 _OF_ONE_PICTURE = (
     *(CorruptStreamError, DamagedDataError, RecordError),
     *(BrokenImageError, UnsupportedImageError),
 )
-_WHOLE = re.compile(r"-?[0-9]{1,18}")
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 _log = logging.getLogger(__name__)
 
 
 class ErrorPolicy:
-    """Raises or reports errors, as ``errors`` says; see ``StrataImages``."""
+    """Raises or reports errors, as ``errors`` says. See ``StrataImages``."""
 
     def __init__(self, errors: Errors) -> None:
         if not callable(errors) and errors not in ("raise", "skip"):
             raise ValueError(f"errors must be 'raise', 'skip' or a function, not {errors!r}")
         self.errors = errors
-        self._last: Exception | None = None  # all rows of a damaged row group have the same
+        self._last: Exception | None = None  # all rows of a damaged row group share one error
 
-    def meet(self, key: str | None, error: Exception) -> None:
-        """Report ``error`` if it is of one picture and these are skipped; else raise it."""
+    def handle(self, key: str | None, error: Exception) -> None:
+        """Report ``error`` if it concerns one picture and such are skipped; otherwise raise it."""
         if self.errors == "raise" or not isinstance(error, _OF_ONE_PICTURE):
             raise error
         if callable(self.errors):
@@ -59,10 +59,10 @@ class ErrorPolicy:
 
 @dataclass(frozen=True)
 class Decoder:
-    """Decodes streams and makes tensors of the pictures.
+    """Decodes streams to tensors on ``device``.
 
-    The tensors are on ``device``. ``max_side`` (pixels) makes previews (``Codec.decode_small``).
-    ``options`` go to ``Codec.decode``.
+    ``max_side`` (pixels) makes previews (``Codec.decode_small``). ``options`` go to
+    ``Codec.decode``.
     """
 
     codec: Codec
@@ -137,12 +137,12 @@ def decode_batches(
 ) -> Iterator[Sample]:
     """Decode the batches of ``StrataImages(..., encoded=True)`` in this process, on a device.
 
-    One batch for each list of samples, in order and without reading ahead: a dictionary of ``key``
-    (a list), ``image`` (``(B, H, W, 3) uint8`` on ``device``, or a list of tensors where their
-    shapes differ) and a list for each further column. ``codec`` is
-    ``open_dataset(url).codec("cuda")``; ``device`` is by default the codec's own. The other
-    arguments are those of ``StrataImages``. Skipped pictures are missing in their batch, and empty
-    batches are left out.
+    Yields one batch for each list of samples, in order and without reading ahead: a dictionary of
+    ``key`` (a list), ``image`` (``(B, H, W, 3) uint8`` on ``device``, or a list of tensors if their
+    shapes differ) and a list for each further column. ``codec`` is for example
+    ``open_dataset(url).codec("cuda")``; ``device`` defaults to the codec's. The other arguments are
+    those of ``StrataImages``. Skipped pictures are missing from their batch, and empty batches are
+    left out.
     """
     policy = ErrorPolicy(errors)
     device = device or str(getattr(codec, "device", "cpu"))
@@ -151,7 +151,7 @@ def decode_batches(
         done = []
         for sample, made in zip(batch, decoder.samples(batch), strict=True):
             if isinstance(made, Exception):
-                policy.meet(sample["key"], made)
+                policy.handle(sample["key"], made)
             else:
                 done.append(made)
         if done:
@@ -173,8 +173,8 @@ def to_samples(
     """The rows of ``read_pictures`` as dictionaries of ``key``, ``encoded`` and ``columns``.
 
     ``fields`` among the columns becomes a dictionary of bytes by name, without the picture's own.
-    Each of ``fields`` is the bytes of a side field, or what ``caption`` and ``label`` are; None
-    where there is none.
+    Each name in ``fields`` is a side field (its bytes), ``caption`` or ``label``; None if the
+    picture has none.
     """
     samples = []
     for row in table.to_pylist():
@@ -191,13 +191,13 @@ def to_samples(
 
 
 def _of_fields(found: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Sample:
-    """What a picture's side fields tell, by the names that ``StrataImages`` takes."""
-    told: Sample = {one["name"]: one["data"] for one in found}
+    """A picture's side fields, caption and label, by the names that ``StrataImages`` takes."""
+    values: Sample = {one["name"]: one["data"] for one in found}
     caption, label = whole_caption_of(found)
-    told |= {"caption": caption, "label": label}
-    if label is not None and _WHOLE.fullmatch(label):
-        told["label"] = int(label)
-    return {name: told.get(name) for name in names}
+    values |= {"caption": caption, "label": label}
+    if label is not None and _WHOLE_NUMBER.fullmatch(label):
+        values["label"] = int(label)
+    return {name: values.get(name) for name in names}
 
 
 def _named(key: str, error: Exception) -> Exception:

@@ -1,4 +1,4 @@
-"""A dataset as a torch IterableDataset, which is split among readers and can be resumed."""
+"""A dataset as a torch IterableDataset, split among readers and resumable."""
 
 import hashlib
 import json
@@ -24,35 +24,35 @@ STATE_VERSION = 1
 class StrataImages(IterableDataset):
     """The pictures of a dataset at ``layers`` layers, for training.
 
-    Each is a dictionary of ``key``, ``image`` (``(H, W, 3) uint8`` on ``device``) and the columns
-    asked for; the column ``fields`` is a dictionary of bytes by name (``json``, ``cls``, ...). With
-    ``batch_size`` it yields batches, for ``DataLoader(images, batch_size=None)``: ``key`` is a
-    list, ``image`` one tensor ``(B, H, W, 3)``, and so on. A batch holds pictures of one size, and
-    is smaller than ``batch_size`` at the end and if there are too many sizes. With ``transform``,
-    which may give all pictures one size, it holds neighbours, and ``image`` is a list if shapes
-    differ.
+    Yields a dictionary for each picture: ``key``, ``image`` (``(H, W, 3) uint8`` on ``device``) and
+    the chosen columns. The column ``fields`` is a dictionary of bytes by name (``json``, ``cls``,
+    ...). With ``batch_size`` it yields batches, for ``DataLoader(images, batch_size=None)``:
+    ``key`` is a list, ``image`` one tensor ``(B, H, W, 3)``, and so on. A batch holds pictures of
+    one size; it is smaller than ``batch_size`` at the end and if there are too many sizes. With
+    ``transform``, which may give all pictures one size, a batch holds pictures as they follow, and
+    ``image`` is a list if their shapes differ.
 
-    The readers are the workers of a ``DataLoader`` in every rank. Together they read each picture
-    once an epoch, in equal parts. The order of an epoch depends only on ``seed``, its number
+    The readers are the workers of the ``DataLoader`` of every rank. Together they read each picture
+    once per epoch, in equal parts. The order of an epoch depends only on ``seed``, its number
     (``set_epoch``) and the number of readers. ``state_dict`` and ``load_state_dict`` resume exactly
-    after the last item that was yielded; with workers, take them from torchdata's
+    after the last item that was yielded; with workers, call those of torchdata's
     ``StatefulDataLoader``.
 
     Args:
         url: of a dataset, as for ``open_dataset``; ``options`` are its storage options.
         layers: how many to read; default all. A picture that stores fewer, and whose original is
             kept, is decoded from the original.
-        fields: side fields to give with each picture: ``caption`` (str) and ``label`` (int, or str
-            where it is no whole number), wherever they are (``txt``, ``cls``, inside ``json``,
-            ...), and others by their own names, as bytes. None where a picture has none.
+        fields: side fields to return with each picture: ``caption`` (str) and ``label`` (int, or
+            str if it is no whole number), wherever they are stored (``txt``, ``cls``, inside
+            ``json``, ...), and others by their own names, as bytes. None if a picture has none.
         columns: further columns, such as ``fields`` (all of them) or ``alpha``.
         filter: an expression over the columns of metadata; see ``Dataset.batches``.
         shuffle_buffer: 0 keeps the dataset's order. Otherwise files, row groups and rows are
-            shuffled, and then rows through a buffer of this many streams, held in memory.
+            shuffled, and then the rows go through a shuffle buffer of so many streams.
         seed: of the order.
         batch_size: pictures in a batch; None yields single ones.
-        device: decodes, and holds the tensors. CUDA needs ``num_workers=0``, or
-            ``encoded`` and ``decode_batches``.
+        device: where pictures are decoded. CUDA needs ``num_workers=0``, or ``encoded`` and
+            ``decode_batches``.
         encoded: yield ``encoded`` (an EncodedImage, or a KeptOriginal) instead of ``image``, and
             lists of samples instead of batches.
         max_side: pixels; larger pictures are decoded smaller (``Codec.decode_small``).
@@ -61,9 +61,9 @@ class StrataImages(IterableDataset):
         errors: what to do with a picture that is damaged. ``"raise"`` raises DamagedDataError;
             ``"skip"`` logs a warning; a function is called with the key ('' if it is unknown) and
             the error. Both leave the picture out and count it (``skipped``).
-        rank, world_size: of this process; by default those of ``torch.distributed``, if it is used.
-        manifest: the number of the dataset's manifest; by default the newest one. All workers and
-            epochs use the same. Ranks that start while the dataset grows must be given it.
+        rank, world_size: of this process; default: those of ``torch.distributed``, if it is used.
+        manifest: the number of the dataset's manifest; default: the newest. All workers and epochs
+            use the same. Give it if ranks start while the dataset grows.
 
     Raises DatasetError and StorageError as ``Dataset`` does; iterating raises them too, whatever
     ``errors`` is.
@@ -99,13 +99,13 @@ class StrataImages(IterableDataset):
             raise ValueError("shuffle_buffer must be at least 0, and batch_size at least 1")
         if encoded and (max_side or transform or decode_options):
             raise ValueError(
-                "max_side, transform and decode_options are for decoding: with encoded=True give "
+                "max_side, transform and decode_options are for decoding: with encoded=True, pass "
                 "them to decode_batches"
             )
         if isinstance(fields, str) or {*fields} & {"key", "image", "encoded", *columns}:
             raise ValueError(
-                "fields must be a tuple of names, such as ('caption', 'label'), and none of them "
-                f"key, image, encoded or a column that is asked for: {fields!r}"
+                "fields must be a tuple of names, such as ('caption', 'label'), without key, "
+                f"image, encoded and names in columns: {fields!r}"
             )
         self.url, self.options, self.fields = url, options, tuple(fields)
         self.layers, self.columns, self.filter = layers, tuple(columns), filter
@@ -126,7 +126,7 @@ class StrataImages(IterableDataset):
 
     @property
     def dataset(self) -> Dataset:
-        """The dataset, opened by this process: connections do not survive a fork."""
+        """The dataset. Each process opens it itself, because connections do not survive a fork."""
         if self._opened is None or self._opened[0] != os.getpid():
             opened = open_dataset(self.url, self.options, manifest=self.manifest)
             self._opened = (os.getpid(), opened)
@@ -166,11 +166,11 @@ class StrataImages(IterableDataset):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Let the next iteration continue where ``state`` was taken.
 
-        Sets the epoch and the manifest too. Raises ValueError for a state of another release;
-        iterating raises it for a state of another dataset, order, rank or worker.
+        Also sets the epoch and the manifest. Raises ValueError if another release made the state.
+        Iterating raises ValueError if the state is of another dataset, order, rank or worker.
         """
         if state.get("version") != STATE_VERSION:
-            raise ValueError(f"{self.url}: this release cannot resume from this state")
+            raise ValueError(f"{self.url}: this state was made by a release that is not compatible")
         self._epoch.fill_(state["epoch"])
         self._resume = dict(state)
         self._iteration = None
@@ -234,9 +234,9 @@ class StrataImages(IterableDataset):
         if state["reader"] != [reader.number, reader.of]:
             number, of = state["reader"]
             raise ValueError(
-                f"{self.url}: the state is that of reader {number} of {of} (ranks times workers), "
-                f"this is {reader.number} of {reader.of}: resume with as many ranks and workers, "
-                "each with its own state"
+                f"{self.url}: the state is of reader {number} of {of} (ranks times workers), but "
+                f"this is reader {reader.number} of {reader.of}: resume with as many ranks and "
+                "workers, each with its own state"
             )
         if state["order"] != iteration.order:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""One pass over an epoch: rows to samples or batches, with its position after each of them."""
+"""One pass over an epoch: makes samples or batches of rows, and counts its position."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,20 +11,21 @@ from .decoding import Decoder, ErrorPolicy, Sample, collate
 from .order import Epoch, Reader
 from .stream import StreamedRow
 
-DECODED_TOGETHER = 32  # pictures decoded together if there is no batch size,
-DECODED_PIXELS = 1 << 23  # and at most so many pixels, unless it is a single picture
-WAITING_BATCHES = 8  # batches' worth of pictures may wait for others of their size
+# Without a batch size, so many pictures are decoded together, and at most so many pixels.
+DECODED_TOGETHER, DECODED_PIXELS = 32, 1 << 23
+WAITING_BATCHES = 8  # so many batches of pictures may wait for others of their size
 
 Size = tuple[int, int]
 
 
 @dataclass
 class Iteration:
-    """Turns rows into samples or batches, and counts.
+    """Turns rows into samples or batches.
 
     The rows before ``position`` have been yielded, except for those in ``buckets``. ``decoder`` is
-    None if samples stay encoded, ``batch_size`` if they are yielded singly. ``by_size`` says if a
-    batch holds pictures of one size. ``order`` is a hash of what else the order depends on.
+    None if samples stay encoded, ``batch_size`` is None if they are yielded one by one. With
+    ``by_size`` a batch holds pictures of one size. ``order`` is a hash of what else the order
+    depends on.
     """
 
     epoch: Epoch
@@ -45,9 +46,9 @@ class Iteration:
 
     def run(self, rows: Iterable[StreamedRow]) -> Iterator[Any]:
         """Samples, batches, or lists of encoded samples. Raises errors as the policy says."""
-        return self._singly(rows) if self.batch_size is None else self._batches(rows)
+        return self._one_by_one(rows) if self.batch_size is None else self._batches(rows)
 
-    def _singly(self, rows: Iterable[StreamedRow]) -> Iterator[Sample]:
+    def _one_by_one(self, rows: Iterable[StreamedRow]) -> Iterator[Sample]:
         def pixels(row: StreamedRow) -> int:
             height, width = self._size(row)
             return height * width
@@ -57,9 +58,9 @@ class Iteration:
             yield from self._made(window)
 
     def _batches(self, rows: Iterable[StreamedRow]) -> Iterator[Any]:
-        """Put rows into buckets by size; yield a full one or, if too many rows wait, the oldest.
+        """Put rows into buckets by size. Yields a full bucket, or the oldest if too many rows wait.
 
-        The result depends only on what is in the buckets, so it is the same after resuming.
+        The result depends only on the content of the buckets, so it is the same after resuming.
         """
         assert self.batch_size is not None
         most = WAITING_BATCHES * self.batch_size
@@ -89,7 +90,7 @@ class Iteration:
             self.position = max(self.position, row.position + 1)
             if isinstance(made, Exception):
                 key = None if isinstance(row.sample, Exception) else row.sample["key"]
-                self.policy.meet(key, made)
+                self.policy.handle(key, made)
                 self.skipped += 1
             else:
                 yield made

@@ -1,13 +1,13 @@
-"""Which rows of a dataset one of several readers gets, and in which order: whole numbers only.
+"""The order of an epoch: which rows of a dataset each reader gets, and in which order.
 
     pieces     data files, or row groups if there are few files; in a new order each epoch
-    cut        the part of a reader: neighbouring rows of that sequence, as many as any other has
+    cut        the part of one reader: consecutive rows of the pieces, the same number for all
     units      the row groups in this part; those of some neighbouring files are shuffled
     refs       the rows of each unit, shuffled within it and then through a buffer
 
-Nothing here reads the rows, so a reader that resumes counts up to its position without reading.
-All random numbers come from ``random.Random.random``, which Python promises not to change, so the
-order does not depend on versions.
+No rows are read here, so a reader that resumes counts to its position without reading. All random
+numbers come from ``random.Random.random``, which Python promises not to change, so the order does
+not depend on versions.
 """
 
 import random
@@ -21,29 +21,29 @@ from ..reader.dataset import Dataset
 
 T = TypeVar("T")
 
-# Up to this number of files, all footers are read first (14 KB each), and row groups are shuffled:
-# otherwise each reader would have the same part of a single large file in every epoch.
+# Up to this number of files, all footers are read first (14 KB each), and row groups are shuffled.
+# Otherwise each reader would get the same part of a single large file in every epoch.
 FEW_FILES = 64
-MIXED_FILES = 16  # with more files: neighbours (in the epoch's order) whose row groups are shuffled
+MIXED_FILES = 16  # with more files, the row groups of so many neighbouring files are shuffled
 _FOOTERS_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What an order depends on besides the dataset. ``buffer`` is 0 for no shuffling."""
+    """What the order depends on, besides the dataset. ``buffer`` is 0 for no shuffling."""
 
     seed: int
     number: int
     buffer: int
 
     def random(self, *purpose: object) -> random.Random:
-        """A generator for one purpose, always with the same numbers."""
+        """A random generator for one purpose; it always gives the same numbers."""
         return random.Random("/".join(map(str, (self.seed, self.number, *purpose))))
 
 
 @dataclass(frozen=True)
 class Reader:
-    """One of ``of`` readers of an epoch: a worker of a rank."""
+    """Reader ``number`` of ``of`` readers; each is a worker of a rank."""
 
     number: int
     of: int
@@ -83,9 +83,9 @@ class _Piece(NamedTuple):
 
 
 def refs(dataset: Dataset, epoch: Epoch, reader: Reader) -> Iterator[Ref]:
-    """The rows of ``reader``, in their order. Each row belongs to one reader.
+    """The rows of ``reader`` in order, bad and filtered samples included.
 
-    Reads footers, some files ahead. Bad and filtered samples are among the rows.
+    Each row belongs to one reader. Reads footers, some files ahead.
     """
     units = _units(dataset, epoch, reader)
     if not epoch.buffer:
@@ -112,15 +112,14 @@ def _units(dataset: Dataset, epoch: Epoch, reader: Reader) -> Iterator[Unit]:
         return
     step = MIXED_FILES if epoch.buffer else 1
     for first in range(0, len(mine), step):
-        some = mine[first : first + step]
-        units = list(_of_files(dataset, some))
+        units = list(_of_files(dataset, mine[first : first + step]))
         if epoch.buffer:
             units = shuffled(units, epoch.random("groups", reader.number, reader.of, first))
         yield from units
 
 
 def _cut(pieces: Iterable[_Piece], reader: Reader) -> Iterator[_Piece]:
-    """The reader's part of the sequence: the numbers of rows differ by at most one."""
+    """The reader's part of the pieces. The parts of readers differ by at most one row."""
     pieces = list(pieces)
     total = sum(piece.stop for piece in pieces)
     first, last = (total * n // reader.of for n in (reader.number, reader.number + 1))
@@ -133,7 +132,7 @@ def _cut(pieces: Iterable[_Piece], reader: Reader) -> Iterator[_Piece]:
 
 
 def _of_files(dataset: Dataset, pieces: Sequence[_Piece]) -> Iterator[Unit]:
-    """The row groups that parts of files touch."""
+    """The row groups of these parts of files."""
     for piece, groups in zip(pieces, _group_rows(dataset, pieces), strict=True):
         at = 0
         for group, rows in enumerate(groups):

@@ -33,13 +33,13 @@ def ray_dataset(
 ) -> ray.data.Dataset:
     """The pictures of the dataset at ``url`` as a Ray Dataset, still encoded.
 
-    Its columns are ``columns``, then ``key``, ``width``, ``height``, ``header``, the first
-    ``layers`` of ``layer_00``, ... (default: all), and ``original``: the picture's file if that
-    stands in for layers that are not stored. Only these are read, and after ``select_columns`` only
-    those it selects. ``filter`` is that of ``Dataset.batches``, ``options``
-    are the dataset's storage options, ``read`` goes to ``ray.data.read_datasource``
-    (``override_num_blocks``, ``concurrency``, ...). ``RayDecoder`` decodes the pictures. Raises
-    DatasetError as ``open_dataset`` and ``Dataset.batches`` do.
+    Its columns are ``columns``, ``key``, ``width``, ``height``, ``header``, the first ``layers`` of
+    ``layer_00``, ... (default: all), and ``original``: the picture's file, if it replaces layers
+    that are not stored. Only these are read, and after ``select_columns`` only the selected ones.
+    ``filter`` is that of ``Dataset.batches``, ``options`` are the dataset's storage options, and
+    ``read`` goes to ``ray.data.read_datasource`` (``override_num_blocks``, ``concurrency``, ...).
+    ``RayDecoder`` decodes the pictures. Raises DatasetError as ``open_dataset`` and
+    ``Dataset.batches`` do.
     """
     dataset = open_dataset(url, options)
     count = dataset.layer_count(layers)
@@ -49,9 +49,9 @@ def ray_dataset(
 
 
 class StrataDatasource(Datasource):
-    """One read task for each data file, or for parts of it if there are fewer files than tasks.
+    """One read task for each data file, or several if there are fewer files than tasks.
 
-    A block holds the pictures of a row group.
+    A block holds the pictures of one row group.
     """
 
     def __init__(
@@ -92,17 +92,18 @@ class StrataDatasource(Datasource):
         parts = max(1, -(-parallelism // max(1, len(self._files))))
         tasks = []
         for file in self._files:
-            some = min(parts, -(-file.rows // rows.ROWS_PER_GROUP))  # each with a row group
-            about = BlockMetadata(
-                num_rows=file.ok if some == 1 and self._where.expression is None else None,
-                size_bytes=int(per_row * file.ok / some),
+            own_parts = min(parts, -(-file.rows // rows.ROWS_PER_GROUP))  # a row group or more each
+            is_whole = own_parts == 1 and self._where.expression is None
+            metadata = BlockMetadata(
+                num_rows=file.ok if is_whole else None,
+                size_bytes=int(per_row * file.ok / own_parts),
                 exec_stats=None,
                 input_files=(f"{self._url}/{file.path}",),
             )
-            for part in range(some):
-                read = self._reader(file, wanted, part, some)
+            for part in range(own_parts):
+                read = self._reader(file, wanted, part, own_parts)
                 schema = pa.schema([fields.field(name) for name in wanted])
-                tasks.append(ReadTask(read, about, schema, per_task_row_limit))
+                tasks.append(ReadTask(read, metadata, schema, per_task_row_limit))
         return tasks
 
     def _wanted(self) -> list[str]:
@@ -112,7 +113,7 @@ class StrataDatasource(Datasource):
     def _reader(
         self, file: DataFile, wanted: Sequence[str], part: int, parts: int
     ) -> Callable[[], Iterator[pa.Table]]:
-        """The function of a task. It may run on any machine, so it holds URLs and no connection."""
+        """The function of a task. It may run on any machine, so it holds no connection."""
         url, options = self._url, self._options
         layers, where = self._layers, self._where
         if ORIGINAL not in wanted:
@@ -170,7 +171,7 @@ class RayDecoder:
         made, chosen = [], []
         for number, picture in enumerate(self._decoder.arrays(pictures, list(batch["key"]))):
             if isinstance(picture, Exception):
-                self._policy.meet(str(batch["key"][number]), picture)
+                self._policy.handle(str(batch["key"][number]), picture)
             else:
                 made.append(picture)
                 chosen.append(number)
@@ -180,7 +181,7 @@ class RayDecoder:
 
 
 def _images(pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """One array, of objects where the pictures have several sizes."""
+    """The pictures as one array, an array of objects if they have several sizes."""
     if len({picture.shape for picture in pictures}) == 1:
         return np.stack(pictures)
     images = np.empty(len(pictures), object)

@@ -1,4 +1,4 @@
-"""Read rows in a given order, with their row groups read ahead in threads."""
+"""Reads rows in a given order. Threads read their row groups ahead."""
 
 from collections import Counter, deque
 from collections.abc import Collection, Iterator, Sequence
@@ -16,7 +16,7 @@ from ..stores.filesystems import storage_errors
 from .decoding import Sample, to_samples
 from .order import Ref, Unit
 
-AHEAD = 512  # rows whose row groups are read while earlier ones are yielded
+AHEAD = 512  # rows whose row groups are read in advance
 THREADS = 4
 
 
@@ -44,13 +44,13 @@ def stream(
     start: int = 0,
     waiting: Collection[int] = (),
 ) -> Iterator[StreamedRow]:
-    """The pictures among the rows of ``refs`` at the positions ``waiting``, and from ``start`` on.
+    """The pictures of ``refs`` at the positions ``waiting``, and from position ``start`` on.
 
-    Does not read the other rows. Holds the rows of each row group that is begun and not finished,
-    and those of the next ``AHEAD`` rows. Raises StorageError if the store does not answer. Damaged
-    rows yield their error.
+    Other rows are not read. Holds the rows of each unfinished row group, and those of the next
+    ``AHEAD`` rows. Raises StorageError if the store does not answer. Yields the error of a damaged
+    row.
     """
-    done: dict[Unit, list[int]] = {}  # rows of units that were begun, and not finished, before
+    done: dict[Unit, list[int]] = {}  # rows that were yielded before, of unfinished units
     again: list[tuple[int, Ref]] = []
     for position, ref in enumerate(islice(refs, start)):
         if position in waiting:

@@ -1,1 +1,1 @@
-"""Looking after archives: what they are, merging them, deleting samples from them."""
+"""Managing archives: describing them, merging them, deleting samples from them."""

@@ -1,10 +1,10 @@
-"""Delete samples by their keys, so that no file of the dataset has them any more.
+"""Deletes samples by their keys, so that no file of the dataset has them any more.
 
-    what is to go  ─►  deleted/  ─►  data files of the next generation  ─►  manifest  ─►  removal
+    find the rows  ─►  deleted/  ─►  data files of the next generation  ─►  manifest  ─►  removal
 
-Killed anywhere and run again with the same keys, it goes on. ``deleted/`` comes first, so that from
-then on no other job brings the samples back; removal comes last, so that readers always have a
-whole dataset, the old or the new one.
+A job that was killed goes on when it is run again with the same keys. ``deleted/`` is written
+first: after that, no other job brings the samples back. Old files are removed last: readers always
+have a whole dataset, the old one or the new one.
 """
 
 import math
@@ -48,23 +48,23 @@ from ..stores.store import StorageError, clear_scratch
 from ..stores.threads import ahead
 from ..stores.urls import refuse_secrets
 from ..verify.garbage import Garbage, find_garbage, remove_garbage
-from .delete_worker import DeleteSettings, FileThinner, keys_to_go
+from .delete_worker import DeleteSettings, FileThinner, keys_to_delete
 from .info import info_dataset
 
 THREADS = 4  # data files written at once
-AGE = -math.inf  # of what is removed: any, whatever the clocks say
-ROUNDS = 3  # of looking whether another job has brought something back
+ANY_AGE = -math.inf  # garbage of any age is removed, whatever the clocks say
+ROUNDS = 3  # checks whether another job has brought samples back
 
-ToGo = dict[str, tuple[DataFile, Counter[str]]]
-"""By the shard's name, its data file and the keys whose rows go, with how many rows each has."""
+ToDelete = dict[str, tuple[DataFile, Counter[str]]]
+"""By the shard's name: its data file, and the keys to delete with the number of their rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeleteOptions:
     """See ``strata delete --help``.
 
-    ``keys`` are in the form that datasets show. ``input_options`` are fsspec's storage options;
-    they may hold secrets.
+    ``keys`` are written as in the dataset. ``input_options`` are fsspec's storage options; they
+    may hold secrets.
     """
 
     dataset: str
@@ -77,11 +77,11 @@ class DeleteOptions:
 
 @dataclass
 class DeleteSummary(Summary):
-    """What went, or would go in a ``dry_run``.
+    """What was deleted, or would be deleted in a ``dry_run``.
 
-    ``deleted`` rows of ``deleted_keys`` keys; ``already`` keys had been deleted before; ``missing``
-    ones are no keys of the dataset. ``files`` are those that are (or would be) written again,
-    ``removed`` counts files that were removed, of ``freed`` bytes.
+    ``deleted`` rows with ``deleted_keys`` keys; ``already`` keys were deleted before; ``missing``
+    keys are not in the dataset. ``files`` are (or would be) written again. ``removed`` is the
+    number of files that were removed, with ``freed`` bytes.
     """
 
     dry_run: bool = False
@@ -99,14 +99,14 @@ class DeleteSummary(Summary):
         return 1 if self.missing or self.failed_shards or self.stopped else 0
 
     def lines(self) -> list[str]:
-        verb, again = ("would go", "to write") if self.dry_run else ("deleted", "written")
+        verb, again = ("would delete", "to write") if self.dry_run else ("deleted", "written")
         out = [
             f"{verb}: {plural(self.deleted, 'sample')} of {plural(self.deleted_keys, 'key')}, "
             f"{plural(len(self.files), 'data file')} {again} again"
         ]
         out += [f"  {path}" for path in self.files[:20]]
         if self.already:
-            out.append(f"{plural(self.already, 'key')} had been deleted before")
+            out.append(f"{plural(self.already, 'key')} deleted before")
         if self.stopped:
             out.append(f"stopped: {self.stopped}: run it again with the same keys")
         out += [f"{one.shard}: {one.reason}" for one in self.failed_shards[:20]]
@@ -114,17 +114,16 @@ class DeleteSummary(Summary):
         if not self.dry_run:
             out.append(f"removed: {plural(self.removed, 'file')}, {size(self.freed)}")
         if self.missing:
-            some = listed(self.missing, 20)
-            out.append(f"not in the archive: {plural(len(self.missing), 'key')}: {some}")
+            names = listed(self.missing, 20)
+            out.append(f"not in the archive: {plural(len(self.missing), 'key')}: {names}")
         return out
 
 
 def delete_samples(options: DeleteOptions, stop: Stop = lambda: "") -> DeleteSummary:
     """Delete the samples with the keys ``options.keys``, whatever their status.
 
-    ``stop`` is asked now and then whether to finish what is under way and end; it returns why.
-    Raises DatasetError where there is no dataset, DamagedArchiveError for one that must be repaired
-    first, StorageError.
+    The job ends early, after its running tasks, when ``stop`` returns a reason. Raises DatasetError
+    if there is no dataset, DamagedArchiveError if it must be repaired first, StorageError.
     """
     refuse_secrets(options.dataset)
     with job_log(options.log, "delete", options) as log:
@@ -157,24 +156,24 @@ class _Deletion:
                 f"{options.dataset} --repair first"
             )
         self.deletions.read()
-        files = self._newest(self._standing())
-        to_go = self._to_go(files)
-        self._account(to_go)
+        files = self._dataset_of(self._newest_records())
+        to_delete = self._find(files)
+        self._account(to_delete)
         if options.dry_run:
             summary.notes.append("nothing was changed (--dry-run)")
             return summary
-        if to_go:
-            self._announce(to_go)
-        if self.deletions.hashes:  # also where a run was killed before its manifest
-            self._rewrite(files, to_go)
+        if to_delete:
+            self._announce(to_delete)
+        if self.deletions.hashes:  # also if an earlier run was killed before its manifest
+            self._rewrite(files, to_delete)
             if not summary.stopped:
                 self._collect()
         return summary
 
-    # -- what is there ----------------------------------------------------------------------------
+    # -- finding ----------------------------------------------------------------------------------
 
-    def _standing(self) -> Records:
-        """The record of the newest whole generation of each shard; nothing is changed."""
+    def _newest_records(self) -> Records:
+        """The record of the newest whole generation of each shard. Changes nothing."""
         sizes = self.store.sizes(DATA)
         newest: dict[str, tuple[int, str]] = {}
         records = self.ledger.records()
@@ -184,48 +183,48 @@ class _Deletion:
                 newest[base] = max(newest.get(base, (-1, "")), (generation, name))
         return records.named((base, name) for base, (_, name) in newest.items())
 
-    def _newest(self, records: Records) -> Dataset:
-        """A dataset of these data files, whether or not a manifest lists them."""
+    def _dataset_of(self, records: Records) -> Dataset:
+        """A dataset of these data files, even if no manifest lists them."""
         files = files_of(records)
         plan = {"parameters": self.plan.parameters, "fingerprint": self.plan.fingerprint}
         totals = totals_of(file.record for file in files)
         return Dataset(self.store, plan, Manifest(0, files, totals, []))
 
-    def _to_go(self, dataset: Dataset) -> ToGo:
-        """The rows with the keys, and those that a job has brought back or left."""
+    def _find(self, dataset: Dataset) -> ToDelete:
+        """The rows with the keys, and rows that were deleted before but are still there."""
         wanted = frozenset(self.keys)
 
         def find(file: DataFile) -> tuple[DataFile, Counter[str]]:
             base, _ = split_generation(file.name)
             hashes = self.deletions.hashes.get(base, {})
-            # The bounds of a file are those of its pictures; other samples have keys, too.
+            # The bounds of a file are those of its pictures, so they hold only if it has no others.
             known = not hashes and file.ok == file.rows
             if known and not within(self.keys, file.key_bounds):
                 return file, Counter()
             with dataset.open(file) as opened:
-                return file, keys_to_go(opened, self.keys, wanted, hashes)
+                return file, keys_to_delete(opened, self.keys, wanted, hashes)
 
         with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
             found = ahead(pool, find, dataset.files, lambda: 2 * FILES_AT_ONCE)
             return {split_generation(file.name)[0]: (file, keys) for file, keys in found if keys}
 
-    def _account(self, to_go: ToGo) -> None:
+    def _account(self, to_delete: ToDelete) -> None:
         summary = self.summary
-        found = {key for _, keys in to_go.values() for key in keys}
+        found = {key for _, keys in to_delete.values() for key in keys}
         gone = self.deletions.keys(key for key in self.keys if key not in found)
-        summary.shards = len(to_go)
-        summary.files = [file.path for file, _ in to_go.values()]
-        summary.deleted = sum(keys.total() for _, keys in to_go.values())
+        summary.shards = len(to_delete)
+        summary.files = [file.path for file, _ in to_delete.values()]
+        summary.deleted = sum(keys.total() for _, keys in to_delete.values())
         summary.deleted_keys = len(found)
         summary.already = len(gone)
         summary.missing = [key for key in self.keys if key not in found and key not in gone]
 
-    # -- what is done -----------------------------------------------------------------------------
+    # -- deleting ---------------------------------------------------------------------------------
 
-    def _announce(self, to_go: ToGo) -> None:
-        """Say what goes, before anything does."""
+    def _announce(self, to_delete: ToDelete) -> None:
+        """Publish the hashes of the keys before anything is deleted."""
         hashes: Hashes = {}
-        for base, (_, keys) in to_go.items():
+        for base, (_, keys) in to_delete.items():
             known = self.deletions.hashes.get(base, {})
             new = {key_hash(base, key): count for key, count in keys.items()}
             new = {one: count for one, count in new.items() if one not in known}
@@ -235,23 +234,23 @@ class _Deletion:
             self.store.create(*pack_deletion(hashes))
         self.deletions.read()
 
-    def _rewrite(self, dataset: Dataset, to_go: ToGo) -> None:
-        """Write data files again, and a manifest that lists them."""
+    def _rewrite(self, dataset: Dataset, to_delete: ToDelete) -> None:
+        """Write the data files again without the rows, and a manifest that lists them."""
 
         def run(done: Records) -> Sequence[Outcome]:
             outcomes: list[Outcome] = []
-            left = to_go
+            left = to_delete
             for _ in range(ROUNDS):
                 outcomes += self._thin(left)
                 if self.summary.stopped:
                     return outcomes
                 # Another job may have published a newer generation with the samples meanwhile.
-                left = self._to_go(self._newest(self._standing()))
+                left = self._find(self._dataset_of(self._newest_records()))
                 if not left:
                     return outcomes
             raise StorageError(
-                f"{self.store.url}: another job keeps writing what is deleted here: end it, and "
-                "run this again",
+                f"{self.store.url}: another job keeps writing samples that are deleted here: end "
+                "it, and run this again",
                 passing=True,
             )
 
@@ -268,12 +267,12 @@ class _Deletion:
             failed_before=self.dataset.failed,
         )
 
-    def _thin(self, to_go: ToGo) -> list[Outcome]:
-        if not to_go:
+    def _thin(self, to_delete: ToDelete) -> list[Outcome]:
+        if not to_delete:
             return []
         tasks = {
             Task(base, (file, frozenset(keys), self.deletions.samples(base))): file.bytes
-            for base, (file, keys) in to_go.items()
+            for base, (file, keys) in to_delete.items()
         }
         sizes = {task.name: size for task, size in tasks.items()}
         progress = Progress("deleting", sizes, events=self.log)
@@ -293,29 +292,29 @@ class _Deletion:
         progress.add_to(self.summary)
         for one in outcomes:
             if one.result is None:
+                path = to_delete[one.task.name][0].path
                 raise StorageError(
-                    f"{self.store.url}/{to_go[one.task.name][0].path}: {one.failure}: run it again "
-                    "with the same keys"
+                    f"{self.store.url}/{path}: {one.failure}: run it again with the same keys"
                 )
         if len(outcomes) < len(tasks):
             self.summary.stopped = watcher.stopped
         return outcomes
 
     def _collect(self) -> None:
-        """Remove whatever still has deleted samples, or their keys."""
+        """Remove all files that still hold deleted samples or their keys."""
         newest = latest_manifest(self.store)
         for name, nbytes in self.store.sizes().items():
-            if 0 < manifest_number(name) < newest:  # they name keys: of bad samples, and as bounds
+            if 0 < manifest_number(name) < newest:  # manifests hold keys of bad samples, and bounds
                 self._count(nbytes)
                 self.store.remove(manifest_name(manifest_number(name)))
-        found = find_garbage(self.store, AGE)
+        found = find_garbage(self.store, ANY_AGE)
         ours = [item for item in found if self._is_ours(item)]
         remove_garbage(self.store, ours)
         for item in ours:
             self._count(item.bytes)
         if others := len(found) - len(ours):
             self.summary.notes.append(
-                f"{plural(others, 'file')} of jobs that run or were killed may hold samples, too: "
+                f"{plural(others, 'file')} of running or killed jobs may still hold samples: "
                 f"strata verify --input {self.options.dataset} --collect-garbage removes them"
             )
 
@@ -324,7 +323,7 @@ class _Deletion:
         self.summary.freed += size
 
     def _is_ours(self, item: Garbage) -> bool:
-        """Whether it is of a shard that lost samples, a map of keys, or of a manifest."""
+        """Whether it belongs to a shard with deleted samples, is a map of keys, or a manifest's."""
         folder, _, file = item.path.rpartition("/")
         name = saved_rows(file)[0] or file.rpartition(".")[0]
         return folder in (KEYS, MANIFESTS) or split_generation(name)[0] in self.deletions.hashes

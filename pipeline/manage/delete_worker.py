@@ -1,4 +1,4 @@
-"""Write a data file again without the rows of some keys, as the next generation of its shard."""
+"""Writes a data file again without the rows of some keys, as the next generation of its shard."""
 
 import platform
 import time
@@ -24,13 +24,13 @@ from ..running.worker import Worker, WorkerSettings
 from ..stores.filesystems import storage_errors
 from ..stores.store import StorageError, scratch_folder
 
-# What a record says that is not of its data file alone: of the shard, and of the dataset.
+# Fields of a record that do not follow from its data file.
 _KEPT = ("source", "origin", "model_id", "quality")
 
 
 @dataclass(frozen=True)
 class DeleteSettings(WorkerSettings):
-    """``output`` is the URL of the dataset, which has this plan."""
+    """``output`` is the URL of the dataset, whose plan has this ``fingerprint``."""
 
     output: str
     fingerprint: str
@@ -43,9 +43,8 @@ class FileThinner(Worker[DeleteSettings]):
     def run(self, file: DataFile, keys: Collection[str], deleted: int) -> dict[str, Any]:
         """Publish ``file`` without the rows that have one of these keys. Returns the record.
 
-        ``deleted`` samples of its shard will then have been deleted in all.
-        It is the first generation whose name nothing else has. Raises StorageError,
-        DamagedDataError.
+        ``deleted`` is the number of samples of its shard that were ever deleted. The new file is
+        the next generation whose name is free. Raises StorageError, DamagedDataError.
         """
         settings, started = self.settings, time.monotonic()
         ledger, clock = Ledger(self.store, settings.fingerprint), StageClock(self.activity.clock)
@@ -99,16 +98,16 @@ class FileThinner(Worker[DeleteSettings]):
         path = data_path(name)
         if not self.store.create_from(path, local):
             with self.store.local(path, self.settings.scratch) as standing:
-                if file_sha256(standing) != record["sha256"]:  # otherwise it is of a killed attempt
+                if file_sha256(standing) != record["sha256"]:  # if equal, a killed attempt wrote it
                     return False
         record["index"] = publish_index(self.store, name, index, scratch)
         return bool(ledger.commit(name, record)["sha256"] == record["sha256"])
 
 
 def thin(present: Path, local: Path, keys: frozenset[str], layers: int) -> int:
-    """Write the rows of a data file that have none of these keys to ``local``; counts the others.
+    """Write a data file to ``local`` without the rows of these keys. Returns how many these were.
 
-    Rows are numbered anew, as readers expect.
+    Numbers the remaining rows anew, as readers expect.
     """
     file = ParquetFile(present)
     writer = RowWriter(local, layers, read_metadata(file, present.name))
@@ -128,11 +127,12 @@ def thin(present: Path, local: Path, keys: frozenset[str], layers: int) -> int:
     return int(file.metadata.num_rows) - written
 
 
-def keys_to_go(
+def keys_to_delete(
     opened: OpenFile, keys: Sequence[str], wanted: Collection[str], hashes: Collection[str]
 ) -> Counter[str]:
-    """Those keys of a data file's rows that are ``wanted`` or have one of the hashes, and of how
-    many rows. ``keys`` are the wanted ones, sorted."""
+    """The keys in a data file that are ``wanted`` or have one of the hashes, with the number of
+    their rows. ``keys`` are the wanted ones, sorted.
+    """
     base, _ = split_generation(opened.file.name)
     found: Counter[str] = Counter()
     for group, bounds in enumerate(opened.group_bounds()):

@@ -1,4 +1,4 @@
-"""What an archive is, from its plan, its manifest and its records: no data file is read."""
+"""Describes an archive from its plan, manifest and records, without reading a data file."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,7 +34,7 @@ from ..running.progress.summary import plural, size
 from ..stores.store import Store, storage_errors
 from .words import plan_in_words
 
-READ_RECORDS = 256  # enough to know the bytes of each layer of a large archive within a percent
+READ_RECORDS = 256  # enough to estimate the bytes of each layer to a percent
 LISTED = 10
 _COUNTS = ("rows", "ok", "bad", "filtered", "deleted", "kept", "side_pictures")
 _BYTES = ("bytes", "picture_bytes", "stream_bytes")
@@ -42,10 +42,10 @@ _BYTES = ("bytes", "picture_bytes", "stream_bytes")
 
 @dataclass(frozen=True)
 class LayerFacts:
-    """A layer column: its bytes in all data files, and what the archive has up to it.
+    """A layer's bytes in all data files, and the bits per pixel of all layers up to it.
 
-    ``bits_per_pixel`` is that of the headers and the first ``number`` layers, of pictures of any
-    number of layers together.
+    ``bits_per_pixel`` counts headers and the first ``number`` layers, over the pixels of all
+    pictures, however many layers they store.
     """
 
     number: int
@@ -55,10 +55,10 @@ class LayerFacts:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """The model that the streams were written with.
+    """The archive's model.
 
-    ``name`` is that of a shipped model with this id, otherwise empty; ``recipe`` and ``about`` are
-    from the model's card. ``present`` says whether the archive has its copy.
+    ``name`` is that of the shipped model with this id, or empty. ``recipe`` and ``about`` are from
+    the model's card. ``present`` says whether the archive has its copy of the model.
     """
 
     id: str
@@ -72,19 +72,24 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What an archive is.
+    """A description of an archive.
 
-    ``counts`` has ``rows``, of them ``ok``, ``bad`` and ``filtered``; ``deleted`` samples, which
-    have no row; ``kept`` originals of pictures and ``side_pictures``. ``totals`` are those of
-    ``totals_of``: pictures by layers, why originals are kept, quality of a sample. ``bytes`` are
-    those of data files, ``index_bytes`` of their indexes, ``picture_bytes`` of the pictures' own
-    files, ``stream_bytes`` of what stands for them. ``other_bytes`` are those of other columns:
-    ``original`` (also of bad samples), ``alpha``, ``fields``, ``metadata``. Bytes by column are
-    known from the records of ``records_read`` data files; where these are not all, they are
-    estimated from them. ``inputs`` are URLs and sizes, ``failed`` inputs (``url``, ``error``) that
-    could not be compressed. ``problems`` are what manifest, records and files say differently,
-    ``unfinished`` what a job has begun. ``requests`` were made: a listing of more than a thousand
-    files takes more.
+    Attributes:
+        counts: ``rows``, of which ``ok``, ``bad`` and ``filtered``; ``deleted`` samples, which have
+            no row; ``kept`` originals of pictures, and ``side_pictures``.
+        totals: those of ``totals_of``: pictures by layers, why originals are kept, the quality of a
+            sample.
+        bytes: of data files; ``index_bytes`` of indexes, ``picture_bytes`` of the original picture
+            files, ``stream_bytes`` of the streams or originals that replace these.
+        other_bytes: of other columns: ``original`` (also of bad samples), ``alpha``, ``fields``,
+            ``metadata``.
+        inputs: URLs and sizes; ``failed`` are inputs (``url``, ``error``) that could not be
+            compressed.
+        problems: contradictions between manifest, records and files.
+        unfinished: what a job has started and not finished.
+        records_read: bytes by column come from the records of so many data files. They are
+            estimates if there are more.
+        requests: how many were made; a listing of more than a thousand files takes more.
     """
 
     url: str
@@ -131,11 +136,11 @@ class DatasetInfo:
 def info_dataset(
     url: str, options: Mapping[str, Any] | None = None, *, records: int | None = READ_RECORDS
 ) -> DatasetInfo:
-    """What the archive at ``url`` (a path or any fsspec URL) is, by its newest manifest.
+    """Describe the archive at ``url`` (a path or any fsspec URL) by its newest manifest.
 
-    Reads the plan, the manifest, the model's card, at most ``records`` commit records (None: all;
-    otherwise some of all parts of the archive), and lists five folders. ``options`` are fsspec's.
-    Raises DatasetError where there is no archive, StorageError where the store does not answer.
+    Reads the plan, the manifest, the model's card and at most ``records`` commit records, spread
+    over the archive (None: all), and lists five folders. ``options`` are fsspec's. Raises
+    DatasetError if there is no archive, StorageError if the store does not answer.
     """
     dataset = open_dataset(url, options)
     store = dataset.store
@@ -200,7 +205,7 @@ def info_dataset(
 
 
 def _spread(files: Sequence[DataFile], most: int | None) -> list[DataFile]:
-    """At most so many files, evenly from the first to the last."""
+    """At most ``most`` files, evenly from the first to the last."""
     if most is None or len(files) <= most:
         return list(files)
     return [files[number * len(files) // most] for number in range(most)]
@@ -209,7 +214,7 @@ def _spread(files: Sequence[DataFile], most: int | None) -> list[DataFile]:
 def _records(
     store: Store, files: Sequence[DataFile], there: Mapping[str, int]
 ) -> dict[str, dict[str, Any] | None]:
-    """The commit records of these files as they are, None where there is no sound one."""
+    """The commit record of each file by name, None if it is missing or damaged."""
     paths = {record_path(file.name): file.name for file in files}
     wanted = [path for path in paths if path.rpartition("/")[2] in there]
     found: dict[str, dict[str, Any] | None] = dict.fromkeys(paths.values())
@@ -226,7 +231,7 @@ def _records(
 def _columns(
     records: Sequence[Mapping[str, Any]], files: Sequence[DataFile]
 ) -> tuple[Counter[str], float]:
-    """Bytes of each column in these data files, and by how much all files are more."""
+    """Bytes of each column in the data files of ``records``, and the factor to all files."""
     columns: Counter[str] = Counter()
     for record in records:
         columns.update(record.get("column_bytes") or {})
@@ -256,7 +261,7 @@ def _model(dataset: Dataset) -> ModelFacts:
 
 
 def _deletions(store: Store) -> tuple[Deletions | None, int, list[str]]:
-    """What was deleted, how many files say so, and which of them is damaged."""
+    """The deletions, the number of files that list them, and the problems of these files."""
     deletions = Deletions(store)
     try:
         return deletions.read(), deletions.files, []
@@ -286,7 +291,7 @@ def _problems(
         if record_path(file.name).rpartition("/")[2] not in sizes[COMMITS]:
             yield f"{record_path(file.name)} is gone"
         elif file.name in records and not _agrees(file, records[file.name]):
-            yield f"{record_path(file.name)} does not say what the manifest says"
+            yield f"{record_path(file.name)} contradicts the manifest"
 
 
 def _agrees(file: DataFile, record: Mapping[str, Any] | None) -> bool:
@@ -301,7 +306,7 @@ def _model_problems(model: ModelFacts) -> list[str]:
 
 
 def _unfinished(files: Sequence[DataFile], sizes: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """What jobs have begun and not ended."""
+    """What jobs have started and not finished, in words."""
     listed = dict(split_generation(file.name) for file in files)
     recorded = (
         split_generation(name.removesuffix(RECORD_SUFFIX))
@@ -313,13 +318,10 @@ def _unfinished(files: Sequence[DataFile], sizes: Mapping[str, Mapping[str, int]
     words = []
     if newer:
         words.append(
-            f"{plural(newer, 'data file')} recorded after the manifest: run the job again, which "
-            "lists them"
+            f"{plural(newer, 'data file')} newer than the manifest: run the job again to list them"
         )
     if under_way:
-        words.append(
-            f"rows of {plural(len(under_way), 'shard')} that a job has begun: it goes on with them"
-        )
+        words.append(f"rows of {plural(len(under_way), 'shard')} that a job has not finished yet")
     return words
 
 
@@ -329,9 +331,10 @@ def _to_be_deleted(dataset: Dataset, deletions: Deletions | None) -> list[str]:
     every = (deletions.left(split_generation(file.name)[0], file.record) for file in dataset.files)
     count = sum(left for left in every if left > 0)
     words = (
-        f"{plural(count, 'sample')} to be deleted that the manifest still has: run strata delete"
+        f"{plural(count, 'sample')} that a job has not deleted yet: run strata delete again with "
+        "the same keys"
     )
-    return [f"{words} again with the same keys"] if count else []
+    return [words] if count else []
 
 
 # -- words ----------------------------------------------------------------------------------------
@@ -341,10 +344,10 @@ def _contents(info: DatasetInfo) -> Iterator[str]:
     counts, model = info.counts, info.model
     name = model.name or f"not shipped, {model.recipe or 'unknown'} recipe"
     yield f"{info.url} (manifest {info.manifest}, {plural(info.files, 'data file')})"
-    told = [f"{counts['bad']:,} bad", f"{counts['filtered']:,} filtered"]
-    told += [f"{counts['deleted']:,} deleted"] * bool(counts["deleted"])
+    others = [f"{counts['bad']:,} bad", f"{counts['filtered']:,} filtered"]
+    others += [f"{counts['deleted']:,} deleted"] * bool(counts["deleted"])
     yield (
-        f"pictures:    {counts['ok']:,} ({', '.join(told)}), "
+        f"pictures:    {counts['ok']:,} ({', '.join(others)}), "
         f"{info.pixels / 1e6:,.1f} million pixels"
     )
     share = (
@@ -368,8 +371,8 @@ def _by_layer(info: DatasetInfo) -> Iterator[str]:
     for layer in info.layers:
         yield f"  {layer.number:<8} {size(layer.bytes):>12} {layer.bits_per_pixel:24.3f}"
     others = {"headers": info.header_bytes, **info.other_bytes}
-    told = [f"{name} {size(count)}" for name, count in others.items() if count]
-    yield f"  besides: {', '.join(told) or 'nothing'}"
+    words = [f"{name} {size(count)}" for name, count in others.items() if count]
+    yield f"  other columns: {', '.join(words) or 'empty'}"
 
 
 def _origin(info: DatasetInfo) -> Iterator[str]:
@@ -389,13 +392,13 @@ def _health(info: DatasetInfo) -> Iterator[str]:
     for line in info.unfinished:
         yield f"unfinished: {line}"
     if info.problems:
-        yield "problems (strata verify says more, and repairs):"
+        yield "problems (strata verify finds more, and repairs):"
         yield from (f"  {line}" for line in info.problems[:LISTED])
         yield from _more(info.problems)
     else:
         yield (
             f"health:      manifest, sizes of files and {plural(info.records_read, 'record')} "
-            f"agree ({plural(info.requests, 'request')}); strata verify reads more, and finds "
+            f"agree ({plural(info.requests, 'request')}); strata verify checks more, and finds "
             "garbage"
         )
 

@@ -1,4 +1,4 @@
-"""Whether archives can become one: their plans, names of data files, and keys."""
+"""Checks whether archives can be merged: their plans, names of data files, and keys."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,15 +23,15 @@ from ..stores.cache import ByteCache
 from ..stores.ranges import AT_ONCE
 from ..stores.threads import ahead
 
-COMPARED_KEYS = 20_000_000  # 8 bytes of memory each
-NAMED = 5
+COMPARED_KEYS = 20_000_000  # at most; each takes 8 bytes of memory
+NAMED = 5  # keys or files that a message names
 _CACHE_BYTES = 16 << 20
-# What two archives must have in common: streams that one model reads, in the same columns.
+# These parameters must be equal: one model must read all streams, from the same columns.
 _SAME = ("format", "schema", "codec", "model_id", "model_layers", "layers")
 
 
 class MergeError(StrataError):
-    """Archives that cannot become one; the message says why, and what to do."""
+    """Archives cannot be merged; the message says why, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,15 @@ class Source:
 
     @property
     def url(self) -> str:
-        """Of the shard."""
+        """The URL of the shard."""
         return str(self.file.record["source"]["url"])
 
 
 def merged_parameters(datasets: Sequence[Dataset]) -> dict[str, Any]:
-    """The plan of an archive of the data files of all of these.
+    """The parameters of the merged archive.
 
-    Where all plans are the same, it is that plan. Otherwise it says what holds for all of them, and
-    from which plans its files are (``MERGED``). Raises MergeError.
+    If all plans are equal, they are those of this plan. Otherwise they are what holds for all of
+    the archives, with all their plans under ``MERGED``. Raises MergeError.
     """
     first = datasets[0]
     for other in datasets[1:]:
@@ -60,11 +60,11 @@ def merged_parameters(datasets: Sequence[Dataset]) -> dict[str, Any]:
             if ours != theirs:
                 raise MergeError(
                     f"{first.url} and {other.url} cannot be one archive: {name} is {ours!r} in the "
-                    f"first and {theirs!r} in the second. Only archives of one model and as many "
-                    "layers can be merged; compress one of them again, or cut both to the same "
-                    "layers (strata decode --format strata --layers)"
+                    f"first and {theirs!r} in the second. Archives can be merged if they have the "
+                    "same model and number of layers: compress one of them again, or cut both to "
+                    "the same layers (strata decode --format strata --layers)"
                 )
-    # The lists that say what was made of folders are not merged: no job may add to such an archive.
+    # The lists of parts of folders are not merged. So no job may add to such an archive.
     listed = any(is_part(file.record["source"]["url"]) for one in datasets for file in one.files)
     if not listed and all(one.fingerprint == first.fingerprint for one in datasets):
         return first.parameters
@@ -89,9 +89,9 @@ def merged_parameters(datasets: Sequence[Dataset]) -> dict[str, Any]:
 
 
 def sources_of(datasets: Sequence[Dataset]) -> tuple[dict[str, Source], list[str]]:
-    """The data files of all archives by their names without generation, and those twice there.
+    """The data files of all archives by name without generation, and names that occur twice.
 
-    Raises MergeError where two archives have different files of one name.
+    Raises MergeError if two archives have different files of one name.
     """
     found: dict[str, Source] = {}
     twice = []
@@ -105,18 +105,18 @@ def sources_of(datasets: Sequence[Dataset]) -> tuple[dict[str, Source], list[str
             if same != (file.name, file.record["sha256"]):
                 raise MergeError(
                     f"{known.dataset.url}/{known.file.path} and {dataset.url}/{file.path} are "
-                    f"different files of one shard, {known.url}: only one of them can be in an "
-                    "archive. Leave out one of the archives, or compress without this shard"
+                    f"different files of one shard, {known.url}: an archive can have only one of "
+                    "them. Leave out one of the archives, or compress one without this shard"
                 )
             twice.append(base)
     return found, twice
 
 
 def repeated_keys(datasets: Sequence[Dataset]) -> tuple[int, list[str]]:
-    """How many keys of pictures several of these archives have, and some of them.
+    """How many keys occur in several of these archives, and some of these keys.
 
-    Of files whose bounds overlap those of another archive the indexes are read. -1 if these are
-    more than ``COMPARED_KEYS`` pictures: then nothing was compared.
+    Reads the indexes of files whose bounds overlap those of another archive. Returns -1, and
+    compares nothing, if these files have more than ``COMPARED_KEYS`` pictures.
     """
     chosen = [list(_overlapping(number, datasets)) for number in range(len(datasets))]
     if sum(file.ok for files in chosen for file in files) > COMPARED_KEYS:
@@ -139,7 +139,7 @@ def repeated_keys(datasets: Sequence[Dataset]) -> tuple[int, list[str]]:
 
 
 def _overlapping(number: int, datasets: Sequence[Dataset]) -> Iterator[DataFile]:
-    """The files of one archive that may have keys which another one has."""
+    """The files of one archive that may have keys of another archive."""
     others = [one for at, one in enumerate(datasets) if at != number]
     bounds = [file.key_bounds for one in others for file in one.files if file.ok and file.index]
     lows = sorted(bound[0] for bound in bounds if bound)
@@ -147,7 +147,7 @@ def _overlapping(number: int, datasets: Sequence[Dataset]) -> Iterator[DataFile]
     for file in datasets[number].files:
         if file.ok and file.key_bounds:
             low, high = file.key_bounds
-            # Some range begins before this one ends, and ends after it begins.
+            # Some other range begins before this one ends, and ends after this one begins.
             if bisect_right(lows, high) > bisect_left(highs, low):
                 yield file
 
@@ -176,17 +176,17 @@ def refuse_output(output: str, datasets: Sequence[Dataset]) -> None:
     for one in datasets:
         if one.url == output:
             raise OptionError(
-                f"--output {output}: is one of the archives to merge; leave it out of these, and "
-                "the others are added to it"
+                f"--output {output}: is one of the archives to merge: leave it out of the inputs, "
+                "then the others are added to it"
             )
 
 
 def check_deletions(
     sources: Mapping[str, Source], deleted: Mapping[str, Mapping[str, int]], output: str
 ) -> None:
-    """Refuse data files with samples that were deleted from another archive. Raises MergeError.
+    """Raise MergeError for data files with samples that were deleted from another archive.
 
-    ``deleted`` are all deletions of all archives and of the output, for the shards of ``sources``.
+    ``deleted`` has the deletions of all archives and of the output, by shard.
     """
     wrong = [
         f"{source.dataset.url}/{source.file.path}"
@@ -197,6 +197,6 @@ def check_deletions(
         more = f", and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
         raise MergeError(
             f"{', '.join(wrong[:NAMED])}{more}: samples of these shards were deleted from another "
-            f"of the archives or from {output}, and would come back: delete these keys from all of "
-            "them first (strata delete)"
+            f"archive or from {output}, and would come back: first delete their keys from all "
+            "archives (strata delete)"
         )

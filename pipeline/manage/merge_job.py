@@ -1,4 +1,4 @@
-"""Make one archive of several, without decoding: data files, indexes and records are copied."""
+"""Merges archives without decoding: copies their data files, indexes and records."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ from .merge_checks import (
 )
 from .merge_worker import FileMerger, MergeSettings
 
-THREADS = 8  # files on their way at once
+THREADS = 8  # files copied at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +52,9 @@ class MergeOptions:
 
 @dataclass
 class MergeSummary(Summary):
-    """Also ``archives`` that were merged, and the bytes of their data files (``copied_bytes``).
+    """``archives`` were merged; their data files have ``copied_bytes`` bytes.
 
-    Samples that are bad in the archives are so in the merged one: nothing has failed.
+    Bad samples of the archives are bad in the merged one, and do not count as failures.
     """
 
     archives: int = 0
@@ -83,9 +83,9 @@ class MergeSummary(Summary):
 def merge_datasets(options: MergeOptions, stop: Stop = lambda: "") -> MergeSummary:
     """Copy what the archive ``options.output`` lacks of the archives ``options.inputs``.
 
-    ``stop`` is asked now and then whether to finish what is under way and end; it returns why.
-    Raises MergeError for archives that cannot be one, before anything is written; DatasetError,
-    StorageError, PlanMismatchError for an output of another plan.
+    The job ends early, after its running tasks, when ``stop`` returns a reason. Raises MergeError
+    before it writes anything if the archives cannot be merged; DatasetError; StorageError;
+    PlanMismatchError if the output has another plan.
     """
     refuse_secrets(*options.inputs, options.output)
     with job_log(options.log, "merge", options) as log:
@@ -149,7 +149,7 @@ def _merge(options: MergeOptions, stop: Stop, log: EventLog) -> MergeSummary:
 
 
 def _missing(sources: dict[str, Source], done: Records) -> dict[str, Source]:
-    """What the output lacks, or has of an earlier generation."""
+    """The data files that the output lacks, or has in an earlier generation."""
 
     def lacks(base: str, file: DataFile) -> bool:
         if (known := done.get(base)) is None:
@@ -193,7 +193,7 @@ def _copy(
 
 
 def _deletions(datasets: Sequence[Dataset], store: Store) -> Hashes:
-    """What was deleted from any of these archives or from the output, by shard."""
+    """All deletions from these archives and from the output, by shard."""
     every: Hashes = {}
     for one in (*(dataset.store for dataset in datasets), store):
         for base, hashes in Deletions(one).read().hashes.items():
@@ -207,17 +207,17 @@ def _deletion_files(dataset: Dataset) -> list[tuple[str, bytes]]:
 
 
 def _repeated(datasets: Sequence[Dataset]) -> list[str]:
-    count, some = repeated_keys(datasets)
+    count, examples = repeated_keys(datasets)
     if count < 0:
         return [
-            f"keys were not compared, because that is done up to {COMPARED_KEYS:,} pictures: if "
-            "several of the archives have one, readers find the picture of the first shard"
+            f"keys were not compared, because there are more than {COMPARED_KEYS:,} pictures: if "
+            "several archives have the same key, it finds the picture of the first shard"
         ]
     if not count:
         return []
-    named = ", ".join(map(repr, some)) + (", ..." if count > len(some) else "")
+    named = ", ".join(map(repr, examples)) + (", ..." if count > len(examples) else "")
     return [
-        f"warning: {plural(count, 'key')} in several of the archives ({named}): all their pictures "
-        "are in the merged one, and reading one by its key gives that of the first shard in the "
-        "order of their URLs"
+        f"warning: {plural(count, 'key')} in several of the archives ({named}): the merged archive "
+        "has all their pictures, but a key finds only the picture of the first shard, in the order "
+        "of URLs"
     ]

@@ -1,4 +1,4 @@
-"""Copy one data file with its index and record from one archive into another, byte for byte."""
+"""Copies a data file with its index and record from one archive into another, byte for byte."""
 
 import time
 from collections.abc import Mapping
@@ -12,18 +12,18 @@ from ..dataset.records import slim
 from ..dataset.rows import file_sha256
 from ..running.stages import StageClock
 from ..running.worker import Worker, WorkerSettings
-from ..stores.copying import copies_by_itself, create_copy
+from ..stores.copying import can_copy_inside, create_copy
 from ..stores.filesystems import storage_errors
 from ..stores.store import StorageError, Store
 from .merge_checks import Source
 
-# What a record says of one run of one job.
+# Fields of a record about the run that wrote it.
 _OF_A_RUN = ("seconds", "stage_seconds", "node")
 
 
 @dataclass(frozen=True)
 class MergeSettings(WorkerSettings):
-    """``output`` is the URL of the archive that files are copied into, of this plan."""
+    """``output`` is the URL of the merged archive, whose plan has this ``fingerprint``."""
 
     output: str
     fingerprint: str
@@ -35,7 +35,7 @@ class FileMerger(Worker[MergeSettings]):
     def run(self, source: Source) -> dict[str, Any]:
         """Publish the copy of a data file: file, index, record. Returns the record.
 
-        Raises StorageError, DamagedDataError for a file that is not what its record says.
+        Raises StorageError, and DamagedDataError for a file that differs from its record.
         """
         file, dataset, settings = source.file, source.dataset, self.settings
         ledger = Ledger(self.store, settings.fingerprint)
@@ -66,14 +66,14 @@ class FileMerger(Worker[MergeSettings]):
             if self._create(source, path, facts):
                 return
             with self.store.local(path, self.settings.scratch) as standing:
-                if file_sha256(standing) == facts["sha256"]:  # of an attempt that was killed
+                if file_sha256(standing) == facts["sha256"]:  # a killed attempt wrote it
                     return
             if ledger.exists(name):
                 raise StorageError(
                     f"{self.store.url}/{path}: another job has written it: run the merge again",
                     passing=True,
                 )
-            self.store.remove(path)  # damaged, or of nobody: no record names it
+            self.store.remove(path)  # no record names it
             if not self._create(source, path, facts):
                 raise StorageError(
                     f"{self.store.url}/{path}: another job is writing it: run the merge again",
@@ -82,9 +82,9 @@ class FileMerger(Worker[MergeSettings]):
 
     def _create(self, source: Store, path: str, facts: Mapping[str, Any]) -> bool:
         size = int(facts["bytes"])
-        if copies_by_itself(source, self.store):
+        if can_copy_inside(source, self.store):
             return create_copy(source, self.store, path, size)
-        if self.store.exists(path):  # before the bytes come here
+        if self.store.exists(path):  # checked before the bytes are fetched
             return False
         with source.local(path, self.settings.scratch) as local:
             if file_sha256(local) != facts["sha256"]:

@@ -1,4 +1,4 @@
-"""Plans in words."""
+"""Describes a plan in words."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,17 +13,17 @@ _KEPT = {
     "larger": "originals are kept of bad samples, and of pictures whose file is smaller or better",
     "always": "all originals are kept",
 }
-_SAID = ("format", "schema", "codec", "model_id", "model_layers", "layers", "lossless")
+_SAID_ELSEWHERE = ("format", "schema", "codec", "model_id", "model_layers", "layers", "lossless")
 
 
 def plan_in_words(parameters: Mapping[str, Any]) -> list[str]:
-    """The parameters of a dataset's plan, a sentence each."""
+    """The parameters of a dataset's plan, one line each."""
     layers, whole = parameters["layers"], parameters.get("model_layers")
     of = f" of the model's {whole}" if whole is not None else ""
     exact = "exact" if parameters.get("lossless") else "not exact in general"
     lines = [f"layers: {layers}{of} are stored at most; pictures are {exact}"]
     for name, value in parameters.items():
-        if name not in _SAID and value is not None and (words := _words(name, value)):
+        if name not in _SAID_ELSEWHERE and value is not None and (words := _words(name, value)):
             lines.append(words)
     return lines
 
@@ -33,9 +33,9 @@ def _words(name: str, value: Any) -> str:
         case "store_layers":
             if value == "fit":
                 return "a picture drops layers until it is no larger than its file"
-            return f"each picture stores {value} layers, or fewer beside its original"
+            return f"each picture stores {value} layers, or fewer and its original"
         case "min_side":
-            return f"pictures below {value} pixels of width or height are filtered" if value else ""
+            return f"pictures with a side below {value} pixels are filtered" if value else ""
         case "max_pixels":
             return f"pictures of more than {value:,} pixels are bad" if value != MAX_PIXELS else ""
         case "max_sample_bytes":
@@ -43,13 +43,13 @@ def _words(name: str, value: Any) -> str:
         case "keep_original":
             return _KEPT.get(value, f"originals: {value}")
         case "target_quality":
-            return f"each picture stores the layers that a quality of {value} takes"
+            return f"each picture stores the fewest layers that reach the quality {value}"
         case "codec_options":
             return "codec: " + ", ".join(f"{key} {one}" for key, one in value.items())
         case "merged":
             return f"merged from archives of {plural(len(value), 'plan')}"
         case "truncated":
             changes = {k: v for k, v in value.items() if k not in ("dataset", "fingerprint")}
-            told = ", ".join(f"{key} {one}" for key, one in changes.items() if one is not None)
-            return f"copied from {value.get('dataset')}" + (f" ({told})" if told else "")
+            words = ", ".join(f"{key} {one}" for key, one in changes.items() if one is not None)
+            return f"copied from {value.get('dataset')}" + (f" ({words})" if words else "")
     return f"{name.replace('_', ' ')}: {value}"

@@ -1,1 +1,1 @@
-"""Read a dataset: whole columns, pictures by their keys, pages of a listing."""
+"""Reading a dataset: whole columns, pictures by key, pages of a listing."""

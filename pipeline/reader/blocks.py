@@ -1,8 +1,8 @@
-"""Blocks of rows, which a look-up of keys reads and keeps.
+"""Blocks of rows, which a look-up of keys reads and caches.
 
 A block is an Arrow table of some hundred rows with a lowest and a highest key. The blocks of a data
 file with an index are the row groups of the index: sorted by key, with the place of every layer. If
-there is no index, they are the file's own row groups: keys and sizes, but no places.
+there is no index, they are the file's own row groups, with keys and sizes but no places.
 """
 
 import zlib
@@ -10,10 +10,13 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from codec.batches import windows
 
 from ..dataset.data_file import Bounds, DataFile, OpenFile, group_bounds, reading, within
 from ..dataset.index import SCHEMA, BrokenIndexError
@@ -24,7 +27,7 @@ from ..stores.ranges import RangeFile, read_range
 from ..stores.store import Store
 
 WHOLE_BYTES = 256 << 10  # an index up to this size is read in one request
-_PARSED = 8  # about how many times larger a footer is in memory than in the file
+_PARSED = 8  # a footer takes about so many times its size in memory
 _OF_A_GROUP = ["cumulative_bytes", "key", "width", "height", "header"]
 
 
@@ -69,12 +72,12 @@ class Blocks:
         return self._bounds() if kept is None else kept
 
     def get(self, numbers: Sequence[int]) -> Iterator[Block]:
-        """These blocks, some of them in memory at a time."""
-        for some in self._portions(numbers):
-            kept = {number: self.cache.get((self.path, "block", number)) for number in some}
+        """The blocks with these numbers. Holds one portion of them in memory."""
+        for portion in self._portions(numbers):
+            kept = {number: self.cache.get((self.path, "block", number)) for number in portion}
             missing = [number for number, block in kept.items() if block is None]
             kept.update(zip(missing, self._read(missing), strict=True))
-            yield from (kept[number] for number in some)
+            yield from (kept[number] for number in portion)
 
     def ready(self, keys: Sequence[str]) -> bool:
         """Whether the sorted ``keys`` can be looked up without a request."""
@@ -106,19 +109,19 @@ class Blocks:
         raise NotImplementedError
 
     def _portions(self, numbers: Sequence[int]) -> Iterator[Sequence[int]]:
-        """The numbers in portions that fit into memory; neighbours are read together."""
+        """The numbers in portions that fit into memory."""
         raise NotImplementedError
 
     def _read(self, numbers: Sequence[int]) -> Iterator[Block]:
-        """Read blocks that are not kept yet."""
+        """Read blocks that are not in the cache."""
         raise NotImplementedError
 
 
 class IndexBlocks(Blocks):
     """The row groups of an index.
 
-    A small index takes one request, a large one two for the first key: its footer, and the row
-    group of the key. Methods raise BrokenIndexError for an index that is gone or damaged.
+    A small index takes one request. A large one takes two for the first key: for its footer and for
+    the row group of the key. Methods raise BrokenIndexError if the index is missing or damaged.
     """
 
     def __init__(self, store: Store, file: DataFile, cache: ByteCache) -> None:
@@ -155,20 +158,11 @@ class IndexBlocks(Blocks):
 
     def _portions(self, numbers: Sequence[int]) -> Iterator[Sequence[int]]:
         footer = self._footer()
-        some: list[int] = []
-        total = 0
-        for number in numbers:
-            size = group_bytes(footer, number)
-            if some and total + size > MAX_GROUP_BYTES:
-                yield some
-                some, total = [], 0
-            some.append(number)
-            total += size
-        if some:
-            yield some
+        cost = partial(group_bytes, footer)
+        return windows(numbers, cost, MAX_GROUP_BYTES, most=len(numbers))
 
     def _read(self, numbers: Sequence[int]) -> Iterator[Block]:
-        """Read blocks; neighbours are one request."""
+        """Read blocks; neighbours take one request."""
         if not numbers:
             return
         footer = self._footer()
@@ -179,7 +173,7 @@ class IndexBlocks(Blocks):
         start = 0
         for number in numbers:
             rows = footer.row_group(number).num_rows
-            # a copy: a slice would keep all of them in memory
+            # A copy, because a slice would keep the whole table in memory.
             one = table.take(pa.array(range(start, start + rows)))
             yield self._keep(number, Block.of(one))
             start += rows

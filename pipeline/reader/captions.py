@@ -1,7 +1,7 @@
-"""Captions and labels of a row group, and the side fields of one picture.
+"""Reads captions and labels of a row group, and the side fields of one picture.
 
-Side fields lie together in one column, whatever their names, so a caption costs the side fields of
-its row group. What is too large for that is left alone.
+All side fields are in one column, so reading a caption costs all side fields of its row group. Row
+groups with too large side fields are not read.
 """
 
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from ..dataset.captions import caption_of
 from ..dataset.data_file import DamagedDataError, OpenFile
 from ..dataset.parquet import group_bytes
 
-# Of the side fields of a row group of 256 samples, unpacked. Some kilobytes of JSON for each fit,
-# pictures beside the encoded ones do not.
+# Limit of the side fields of a row group of 256 samples, unpacked. Some kilobytes of JSON for each
+# sample fit; further pictures do not.
 MAX_BYTES = 8 << 20
 _FIELDS = "fields"
 # ``name`` and ``data`` of each; the picture's own field has no data.
@@ -23,7 +23,7 @@ Fields = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class GroupCaptions:
-    """``table`` has ``caption`` and ``label`` of each row; None: too large to be looked into."""
+    """``table`` has ``caption`` and ``label`` of each row; None if the fields are too large."""
 
     table: pa.Table | None
 
@@ -33,7 +33,7 @@ class GroupCaptions:
 
 
 def captions_of(opened: OpenFile, group: int) -> GroupCaptions:
-    """The captions of a row group, which are kept in the file's cache."""
+    """The captions of a row group. They are cached with the file."""
 
     def read() -> GroupCaptions:
         fields = _side_fields(opened, group)
@@ -50,14 +50,14 @@ def captions_of(opened: OpenFile, group: int) -> GroupCaptions:
 
 
 def fields_at(opened: OpenFile, group: int, row: int) -> Fields | None:
-    """The side fields of a row of the file, and its own; None: too large to be read."""
+    """The fields of a row of the file; None if those of its row group are too large."""
     place = row - opened.first_row(group)
     found = _side_fields(opened, group, slice(place, place + 1))
     return None if found is None else found[0] if found else []
 
 
 def _side_fields(opened: OpenFile, group: int, rows: slice = slice(None)) -> list[Fields] | None:
-    """Side fields of a row group; None, and nothing read, where they are too large."""
+    """The side fields of a row group. Returns None and reads nothing if they are too large."""
     if group_bytes(opened.metadata, group, [_FIELDS]) > MAX_BYTES:
         return None
     column = opened.read(group, [_FIELDS]).column(_FIELDS)[rows]
@@ -65,5 +65,5 @@ def _side_fields(opened: OpenFile, group: int, rows: slice = slice(None)) -> lis
         return [[field for field in one or () if field] for one in column.to_pylist()]
     except UnicodeDecodeError as error:
         raise DamagedDataError(
-            f"{opened.url}: row group {group} has side fields whose names are no text"
+            f"{opened.url}: row group {group} has side fields whose names are not UTF-8"
         ) from error

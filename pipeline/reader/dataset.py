@@ -1,8 +1,8 @@
-"""Open a compressed dataset and read it at any number of layers, fetching only those layers.
+"""Opens a dataset and reads its pictures with any number of layers, fetching only those layers.
 
-    Dataset.read, batches      every file by columns, selected by key and filter    rows.py
+    Dataset.read, batches      whole files by columns, selected by key and filter   rows.py
     Dataset.fetch, record      places of keys (lookup.py), then only their bytes    fetch.py
-    Dataset.page               pictures in order, some at a time                    pages.py
+    Dataset.page               pages of pictures in order                           pages.py
 
 ``DataFile`` and the footers are in ``pipeline.dataset``, requests for ranges in
 ``pipeline.stores``.
@@ -55,8 +55,8 @@ __all__ = [
     "open_dataset",
 ]
 
-CACHE_BYTES = 128 << 20  # of footers and indexes, kept by a Dataset
-SEARCHED_FILES = 20  # for the reason why a sample is no picture
+CACHE_BYTES = 128 << 20  # of footers and indexes
+SEARCHED_FILES = 20  # searched at most for the reason why a sample is bad or filtered
 # The default columns of Dataset.metadata.
 METADATA = (
     *("status", "reason", "source_field", "source_format", "source_bytes", "source_sha256"),
@@ -67,8 +67,8 @@ METADATA = (
 class Dataset:
     """A compressed dataset; see ``open_dataset``. Bad and filtered rows are not yielded.
 
-    ``manifest`` is the manifest's number. ``failed`` are inputs (``url``, ``error``) that the last
-    run of the job could not compress.
+    ``manifest`` is the manifest's number. ``failed`` are the inputs (``url``, ``error``) that the
+    last run of the job could not compress.
     """
 
     def __init__(self, store: Store, plan: dict[str, Any], manifest: Manifest) -> None:
@@ -85,7 +85,7 @@ class Dataset:
 
     @property
     def num_layers(self) -> int:
-        """Layer columns; a picture may have fewer layers of its own."""
+        """The number of layer columns. A picture may store fewer layers."""
         return int(self.parameters["layers"])
 
     @property
@@ -97,7 +97,7 @@ class Dataset:
         return self.files.ok
 
     def codec(self, device: str = "cpu", scratch: str | None = None) -> Codec:
-        """The model the dataset was written with, from the dataset's own copy.
+        """The dataset's model, loaded from the dataset's own copy.
 
         ``scratch`` is a local folder for temporary files (default: the system's).
         """
@@ -109,7 +109,7 @@ class Dataset:
         return self._codecs[device]
 
     def __getstate__(self) -> dict[str, Any]:
-        """For other processes, which load the model themselves."""
+        """Without the models: other processes load them again."""
         return self.__dict__ | {"_codecs": {}}
 
     def keys(self) -> Iterator[str]:
@@ -123,7 +123,7 @@ class Dataset:
     def problems(
         self, files: Iterable[DataFile] | None = None
     ) -> Iterator[tuple[str, str, str, str]]:
-        """(shard URL, key, status, reason) of each bad or filtered sample, of all files or some."""
+        """(shard URL, key, status, reason) of each bad or filtered sample, in all files or some."""
         for file in self.files if files is None else files:
             if file.ok == file.rows:
                 continue
@@ -140,15 +140,15 @@ class Dataset:
         keys: Collection[str] | None = None,
         filter: pc.Expression | None = None,
     ) -> Iterator[pa.RecordBatch]:
-        """Pictures as Arrow batches, one for each row group that has any: at most 256, 16 MiB.
+        """Pictures as Arrow batches, one for each row group: at most 256 pictures and 16 MiB.
 
-        ``columns``, then ``key``, ``width``, ``height``, ``header``, ``layer_00`` ... of the first
-        ``layers`` layers (default: all; null where a picture stores fewer). ``keys`` and ``filter``
-        (an expression over the columns of metadata, such as
-        ``pyarrow.compute.field("width") >= 512``) restrict to some pictures, in the order of the
-        dataset; of row groups without any, only the columns needed to see this are read. Raises
-        DatasetError for layers and columns that the dataset does not have and for a filter that
-        cannot be applied, DamagedDataError for a damaged file.
+        A batch has ``columns``, ``key``, ``width``, ``height``, ``header`` and the first ``layers``
+        of ``layer_00``, ... (default: all; null if a picture stores fewer). ``keys`` and ``filter``
+        select pictures, in the order of the dataset. ``filter`` is an expression over the columns
+        of metadata, such as ``pyarrow.compute.field("width") >= 512``. If a row group has no
+        selected picture, only the columns of filter and keys are read. Raises DatasetError for
+        layers and columns that the dataset does not have and for a filter that cannot be applied,
+        DamagedDataError for a damaged file.
         """
         self.check_columns(columns)
         wanted = [*columns, *rows.stream_columns(self.layer_count(layers))]
@@ -170,10 +170,9 @@ class Dataset:
     ) -> Iterator[Record]:
         """Pictures with their first ``layers`` layers (default: all that are stored).
 
-        ``keys`` and ``filter`` restrict to some pictures, in the order of the dataset, as
-        ``batches`` says; for few keys ``fetch`` reads less. ``columns`` names further columns for
-        ``Record.extra`` (``fields``, ``alpha``, ...). A picture that stores fewer layers comes with
-        those it has. Raises what ``batches`` raises.
+        ``keys`` and ``filter`` select pictures as in ``batches``; for few keys ``fetch`` reads
+        less. ``columns`` are further columns for ``Record.extra`` (``fields``, ``alpha``, ...). A
+        picture that stores fewer layers has only these. Raises what ``batches`` raises.
         """
         count = self.layer_count(layers)
         for batch in self.batches(layers, columns, keys, filter):
@@ -185,9 +184,9 @@ class Dataset:
     # -- by key -----------------------------------------------------------------------------------
 
     def locate(self, key: str) -> IndexEntry | None:
-        """Where the first picture with this key lies, None if there is none.
+        """The place of the first picture with this key, None if there is none.
 
-        Reads the part of the index that may hold the key, and keeps it.
+        Reads the part of the index that may hold the key, and caches it.
         """
         return self.lookup.find([key]).get(key)
 
@@ -201,8 +200,8 @@ class Dataset:
     ) -> Iterator[Record]:
         """The pictures with these keys, in the order of ``keys``, with their first ``layers``.
 
-        Looks up their places and reads only their bytes: many at once, neighbours in one request,
-        each layer checked against its checksum. Of files without an index, reads row groups.
+        Looks up their places and reads only their bytes, many at once, neighbours in one request;
+        each layer is checked against its checksum. Files without an index are read by row groups.
         ``columns`` may be ``alpha`` and ``original``. At most a thousand pictures and 64 MiB of
         their bytes (or one picture) are in memory. Raises UnknownKeyError for an unknown key unless
         ``missing`` is ``"skip"``, DamagedDataError for damaged bytes.
@@ -218,8 +217,8 @@ class Dataset:
                     if key not in found:
                         raise self._unknown(key)
             entries = [found[key] for key in portion if key in found]
-            for some in fetch.portions(entries, count, columns):
-                for record in fetch.fetch(self.lookup, some, count, columns):
+            for chosen in fetch.portions(entries, count, columns):
+                for record in fetch.fetch(self.lookup, chosen, count, columns):
                     extra = {name: record.extra[name] for name in columns}
                     if ORIGINAL in columns:
                         extra[ORIGINAL] = file_of({"key": record.key, **record.extra}, self.url)
@@ -244,10 +243,10 @@ class Dataset:
         return {name: row[name] for name in dict.fromkeys([*kept, *columns])}
 
     def original(self, key: str) -> bytes | None:
-        """The own file of a picture, or of any other sample; None if it is not kept.
+        """The original file of a picture or of any other sample; None if it is not kept.
 
-        No index has bad and filtered samples, so for their keys the keys of data files that have
-        any are read. Raises UnknownKeyError, DamagedDataError, MissingPackageError.
+        Bad and filtered samples are not in an index, so their keys are searched in the data files
+        that have such samples. Raises UnknownKeyError, DamagedDataError, MissingPackageError.
         """
         entry = self.locate(key)
         if entry is not None:
@@ -275,10 +274,10 @@ class Dataset:
         A picture is a dictionary of ``key``, ``width``, ``height``, ``layers`` (stored),
         ``cumulative_bytes`` and ``psnr`` (lists by layer, or None) and ``has_original``. ``search``
         is a part of the key, in upper or lower case; ``filter`` is as in ``batches``. With
-        ``captions`` side fields are read: pictures have ``caption`` and ``label`` (text or None),
-        which ``search`` finds, too. A page takes bounded time, so it may hold fewer pictures than
-        ``limit``, or none, before the last page. Cursors are text that fits into a URL, and are
-        valid for this manifest. Raises CursorError for any other text.
+        ``captions`` side fields are read: pictures also have ``caption`` and ``label`` (text or
+        None), which are searched as well. A page takes bounded time, so it may hold fewer pictures
+        than ``limit``, or none, although more pages follow. A cursor is text that fits into a URL,
+        and is valid for this manifest. Raises CursorError for any other text.
         """
         found = page(self.lookup, PageQuery(after, limit, search, filter, captions))
         return found.items, found.next
@@ -286,8 +285,8 @@ class Dataset:
     def record(self, key: str, layers: int | None = None, columns: Sequence[str] = ()) -> Record:
         """The first picture with this key.
 
-        Raises UnknownKeyError if there is none. It gives the reason if the key belongs to a bad or
-        filtered sample that is quickly found.
+        Raises UnknownKeyError if there is none. If the key is that of a bad or filtered sample that
+        is found quickly, the message has the reason.
         """
         count = self.layer_count(layers)
         entry = self.locate(key)
@@ -302,11 +301,10 @@ class Dataset:
     ) -> np.ndarray:
         """The picture ``key`` decoded from its first ``layers`` layers, ``(H, W, 3) uint8``.
 
-        If it has fewer layers and its original is kept in their place, decodes the original.
-        ``options`` go to ``Codec.decode`` (``decoder="realistic"``, ``seed=1``,
-        ...). Raises UnknownKeyError for an unknown key, CorruptStreamError or DamagedDataError for
-        a damaged stream, TypeError or ValueError for options that the dataset's codec does not
-        have.
+        If it stores fewer layers and its original is kept, the original is read instead.
+        ``options`` go to ``Codec.decode`` (``decoder="realistic"``, ``seed=1``, ...). Raises
+        UnknownKeyError for an unknown key, CorruptStreamError or DamagedDataError for a damaged
+        stream, TypeError or ValueError for options that the dataset's codec does not have.
         """
         codec = self.codec(device)
         codec.check_options("decode", options)  # before anything is read
@@ -318,7 +316,7 @@ class Dataset:
         return codec.decode([record.encoded], **options)[0]
 
     def open(self, file: DataFile) -> "OpenFile":
-        """One data file, for use in a ``with`` statement. Its footer is kept."""
+        """Open a data file, for a ``with`` statement. Its footer is cached."""
         return OpenFile(self.store, file, self.lookup.cache)
 
     def _row(self, entry: IndexEntry, columns: Sequence[str]) -> dict[str, Any] | None:
@@ -340,7 +338,7 @@ class Dataset:
         )
 
     def _reason(self, key: str) -> str:
-        """Why a sample is no picture, by the manifest or by some files; '' if not found."""
+        """Why a sample is bad or filtered, from the manifest or some files; '' if not found."""
         further = []
         for file in self.files:
             listed = file.record.get("problems", ())
@@ -364,7 +362,7 @@ class Dataset:
                 )
 
     def layer_count(self, layers: int | None) -> int:
-        """``layers``, or all for None. Raises DatasetError for more than there are."""
+        """``layers``, or all for None. Raises DatasetError for more than the dataset has."""
         if layers is None:
             return self.num_layers
         if not 0 <= layers <= self.num_layers:
@@ -377,11 +375,11 @@ class Dataset:
 def open_dataset(
     url: str, options: Mapping[str, Any] | None = None, *, manifest: int | None = None
 ) -> Dataset:
-    """Open the dataset at ``url`` (a path or any fsspec URL) as its newest manifest has it.
+    """Open the dataset at ``url`` (a path or any fsspec URL) with its newest manifest.
 
     ``options`` are fsspec's storage options, such as ``{"anon": True}`` for a public bucket. With
     the number of a ``manifest`` (``Dataset.manifest``) the dataset is as it was then. Raises
-    DatasetError if there is none, or one of a newer format.
+    DatasetError if there is no dataset, or one of a newer format.
     """
     store, plan = open_plan(url, options)
     return Dataset(store, plan, open_manifest(store, manifest))

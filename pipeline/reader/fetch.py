@@ -1,4 +1,4 @@
-"""Read pictures by their places: ranged requests for only their bytes, which are checked."""
+"""Reads pictures by their places, with ranged requests for only their bytes, and checks them."""
 
 import zlib
 from collections import defaultdict
@@ -23,13 +23,13 @@ from .rows import rows_at
 
 FETCHED_BYTES = 64 << 20  # of layers and columns, held at once
 FETCHED_KEYS = 1000
-GROUPS_AT_ONCE = 8  # row groups, up to 16 MiB each, read at once if there is no index
-SIDE_COLUMNS = ("alpha", "original")  # whose places an index knows
+GROUPS_AT_ONCE = 8  # row groups of up to 16 MiB, read at once if there is no index
+SIDE_COLUMNS = ("alpha", "original")  # columns whose places are in the index
 
 
 @dataclass(frozen=True)
 class Record:
-    """One picture of a dataset: its stream cut to the layers read, and the columns asked for."""
+    """One picture of a dataset: its stream, with the layers that were read, and other columns."""
 
     key: str
     width: int
@@ -53,11 +53,11 @@ def portions(
 def fetch(
     lookup: Lookup, entries: Sequence[IndexEntry], layers: int, columns: Sequence[str] = ()
 ) -> list[Record]:
-    """The first ``layers`` layers of each picture, and of ``columns`` any of ``SIDE_COLUMNS``.
+    """The first ``layers`` layers of each picture, and ``columns``, which are in ``SIDE_COLUMNS``.
 
-    With ``original`` comes ``original_packing``, because it is as it is stored.
-    Raises DamagedDataError for bytes with a wrong checksum, DatasetError for a missing file,
-    StorageError for a store that does not answer.
+    An ``original`` comes as it is stored, with its ``original_packing``. Raises DamagedDataError
+    for bytes with a wrong checksum, DatasetError for a missing file, StorageError for a store that
+    does not answer.
     """
     parts = [
         (number, name, span)
@@ -89,7 +89,7 @@ def fetch(
 def _parts(
     entry: IndexEntry, layers: int, columns: Sequence[str]
 ) -> Iterator[tuple[int | str, Span]]:
-    """What to read of a picture with an index: its layers by number, columns by name."""
+    """The parts to read of a picture with an index: its layers by number, columns by name."""
     if not entry.indexed:
         return
     places = zip(entry.offsets, entry.lengths, entry.crc32s, strict=True)
@@ -119,7 +119,7 @@ def _fetch_by_groups(
     columns: Sequence[str],
     suspects: Mapping[int, int | str],
 ) -> dict[int, Record]:
-    """``fetch`` by row groups, for pictures without an index or with wrong places in it."""
+    """``fetch`` by row groups, for pictures that have no index or wrong places in it."""
     if not entries:
         return {}
     placed = {n: _placed(lookup, entry, suspects.get(n)) for n, entry in entries.items()}
@@ -156,7 +156,7 @@ def _fetch_by_groups(
 
 
 def _placed(lookup: Lookup, entry: IndexEntry, suspect: int | str | None) -> IndexEntry:
-    """The entry; with its place by the data file if that of the index is wrong."""
+    """The entry. If the place in the index is wrong, its place is taken from the data file."""
     if suspect is None:
         return entry
     try:

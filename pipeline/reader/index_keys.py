@@ -10,9 +10,9 @@ from .key_map import publish_key_map
 def index_keys(
     url: str, options: Mapping[str, Any] | None = None, scratch: str | None = None
 ) -> str:
-    """Write the map of a dataset's keys, unless a sound one is there; returns what was done.
+    """Write the map of a dataset's keys, unless a sound one exists; returns a line of text.
 
-    ``options`` are fsspec's storage options, ``scratch`` a folder for temporary files. Raises
+    ``options`` are fsspec's storage options, ``scratch`` is a folder for temporary files. Raises
     DatasetError, StorageError.
     """
     dataset = open_dataset(url, options)

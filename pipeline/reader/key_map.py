@@ -1,10 +1,10 @@
-"""One map of all keys to data files, for datasets whose shards have their keys in no order.
+"""A map of all keys to data files, for datasets whose keys are not sorted by shard.
 
-In such a dataset the key bounds in the manifest exclude no file, so a single key would take the
-index of every data file. ``keys/<digest>.bin`` gives the data files that may have a key in three
-small requests; the key is then looked up in their indexes. The digest is that of the manifest's
-entries, so a map that is out of date is never read. A damaged map is ignored.
-docs/format.md has its bytes.
+In such a dataset the key bounds in the manifest exclude no file, so looking up one key would read
+the index of every data file. With ``keys/<digest>.bin``, three small requests find the data files
+that may have a key; the key is then looked up in their indexes. The digest is that of the
+manifest's entries, so an outdated map is never read. A damaged map is ignored. docs/format.md has
+its bytes.
 """
 
 import filecmp
@@ -35,10 +35,10 @@ _MAGIC = b"STRATAK1"
 _HEAD = struct.Struct("<8sIQI")
 _ENTRY = np.dtype([("hash", "<u8"), ("file", "<u4")])
 _PER_BUCKET = 256  # keys, on average: a bucket is one request of 3 KB
-# A larger bucket is damage: this many keys, or as many that are in every file.
+# The limit of a sound bucket: so many keys, and so many keys that every file has.
 _BUCKET_KEYS, _REPEATED_KEYS = 16 * _PER_BUCKET, 16
 _READ_BYTES = 16 << 20  # of buckets, held at once
-_TOGETHER, _MANY_FILES = 1 << 20, 1 << 16  # entries, of files, sorted into spills at once
+_TOGETHER, _MANY_FILES = 1 << 20, 1 << 16  # entries and files that are sorted into spills at once
 _INDEX_BYTES = 64 << 20
 _SPILLS = 256  # files of entries, in the order of their hashes; each fits into memory
 
@@ -68,16 +68,14 @@ class KeyMap:
         self._bits = -1  # of the number of buckets
 
     def files_with(self, keys: Sequence[str]) -> dict[int, list[str]] | None:
-        """The places of files in the dataset, each with those of the ``keys`` that it may have.
+        """The numbers of files in the dataset, each with the ``keys`` that it may have.
 
         None if there is no map. Raises BrokenMapError, StorageError.
         """
         try:
             bits = self._read_bits()
-        except (
-            FileNotFoundError,
-            PermissionError,
-        ):  # S3 says 403 for a missing object if listing is not allowed
+        # S3 answers 403 for a missing object if listing is not allowed.
+        except (FileNotFoundError, PermissionError):
             return None
         wanted: dict[int, list[str]] = {}
         for key in keys:
@@ -91,21 +89,21 @@ class KeyMap:
         together = max(1, _READ_BYTES // most)
         numbered = list(zip(wanted.items(), bounds, strict=True))
         for first in range(0, len(numbered), together):
-            some = numbered[first : first + together]
-            buckets = self._read([(start, stop - start) for _, (start, stop) in some])
-            for ((number, sought), _), data in zip(some, buckets, strict=True):
+            portion = numbered[first : first + together]
+            buckets = self._read([(start, stop - start) for _, (start, stop) in portion])
+            for ((number, sought), _), data in zip(portion, buckets, strict=True):
                 entries = self._entries(number, data)
                 for key in sought:
                     for entry in entries[entries["hash"] == _hash(key)]:
                         found.setdefault(int(entry["file"]), []).append(key)
-        return {number: sorted(some) for number, some in found.items()}
+        return {number: sorted(names) for number, names in found.items()}
 
     def _read_bits(self) -> int:
         if self._bits < 0:
             (head,) = self._read([(0, _HEAD.size)])
             magic, buckets, _, crc = _HEAD.unpack(head)
             if magic != _MAGIC or crc != zlib.crc32(head[:-4]) or buckets.bit_count() != 1:
-                raise BrokenMapError(f"{self.path} is damaged, or of another release")
+                raise BrokenMapError(f"{self.path} is damaged, or from another release")
             self._bits = buckets.bit_length() - 1
         return self._bits
 
@@ -158,8 +156,8 @@ def publish_key_map(store: Store, files: DataFiles, scratch: str | None) -> str:
 def write_key_map(store: Store, files: DataFiles, local: Path, scratch: Path) -> None:
     """Read the indexes of these files and write their map to ``local``.
 
-    Needs twelve bytes for each picture in ``scratch``, and as much in ``local``. Raises
-    DatasetError for a file whose index is missing or damaged.
+    Needs twelve bytes per picture in ``scratch``, and as many for ``local``. Raises DatasetError
+    for a file whose index is missing or damaged.
     """
     count = files.ok
     bits = max(1, (count // _PER_BUCKET).bit_length() - 1)
@@ -196,7 +194,7 @@ def _buckets(spills: Sequence[Path], bits: int) -> Iterator[np.ndarray]:
 
 
 def _entries_of(store: Store, files: DataFiles) -> Iterator[np.ndarray]:
-    """The entries of each file, in order; reads some indexes at once."""
+    """The entries of each file, in order. Reads several indexes at once."""
 
     def read(file: DataFile) -> np.ndarray:
         if file.index is None:

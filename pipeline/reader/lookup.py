@@ -1,4 +1,4 @@
-"""Look up where keys lie in data files, with indexes or without."""
+"""Finds the places of keys in data files, with indexes or without."""
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,7 +26,7 @@ class Lookup:
         self.store, self.files, self.cache = store, files, cache
         self._ignored: set[str] = set()  # indexes that are damaged
         self._map: KeyMap | None = None
-        self._without_map = False  # there is none, or it is damaged
+        self._without_map = False  # the map is missing or damaged
 
     def find(self, keys: Iterable[str]) -> dict[str, IndexEntry]:
         """The places of these keys, without unknown keys.
@@ -41,7 +41,7 @@ class Lookup:
         candidates: Iterator[DataFile] = chain(first, every)
         if mapped is not None:
             candidates = iter([self.files[number] for number in sorted(mapped)])
-        # File by file in the dataset's order, some at once, until all are found.
+        # Search the files in the dataset's order, some at once, until all keys are found.
         while some := list(islice(candidates, AT_ONCE)):
             asked = []
             for file in some:
@@ -94,7 +94,7 @@ class Lookup:
         return self._search(file, self._blocks(file), keys)
 
     def in_row_groups(self, entry: IndexEntry) -> IndexEntry:
-        """The place of an entry's picture by the data files, if that of the index is wrong.
+        """The place of an entry's picture, from the data files, because the index has a wrong one.
 
         Raises UnknownKeyError if only the index has this picture, DamagedDataError.
         """
@@ -135,12 +135,12 @@ class Lookup:
 
 
 def _is_text(key: str) -> bool:
-    """Whether a column can hold this key: lone surrogates are no text."""
+    """Whether a column can hold this key. It cannot hold lone surrogates."""
     return key.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in key)
 
 
 def _entry(file: DataFile, row: dict[str, Any]) -> IndexEntry:
-    if "cumulative_bytes" in row:  # of a data file itself
+    if "cumulative_bytes" in row:  # a row of a data file, not of an index
         ends = [len(row["header"]), *(row["cumulative_bytes"] or ())]
         if None in ends:
             raise DamagedDataError(f"{file.path}: {row['key']!r} lacks layer sizes", row["key"])

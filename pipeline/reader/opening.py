@@ -1,4 +1,4 @@
-"""The plan of a dataset: that there is one, and what it is."""
+"""Opens a dataset: reads and checks its plan."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +15,7 @@ _CANNOT = "cannot be opened as a dataset"
 
 
 def open_plan(url: str, options: Mapping[str, Any] | None = None) -> tuple[Store, dict[str, Any]]:
-    """The store at ``url``, and the plan in it. Raises DatasetError where there is none to read."""
+    """The store at ``url`` and the plan in it. Raises DatasetError if there is no readable plan."""
     refuse_secrets(url)
     try:
         store = Store(url, options)

@@ -1,11 +1,11 @@
-"""Originals: the pictures' own files, which a dataset may keep, and which may stand in for streams.
+"""Originals: the pictures' own files, which a dataset may keep and which may replace layers.
 
-A job may keep the file of a picture in place of layers that would be larger (``--keep-original
-larger``). If more layers are asked for than a picture stores, and its original is kept, the picture
-is read from the original, which is exact.
+A job may keep the file of a picture instead of layers that would be larger (``--keep-original
+larger``). If a reader wants more layers than a picture stores, and its original is kept, the
+picture is read from the original, which is exact.
 
-A data file may store originals packed (``codec/images/packing.py``). Readers hand out the files as
-they were. Code that copies what is stored reads ``ORIGINAL`` and ``PACKING`` together.
+A data file may store originals packed (``codec/images/packing.py``). Readers return the unpacked
+files. Code that copies stored originals reads ``ORIGINAL`` and ``PACKING`` together.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,12 +27,12 @@ ORIGINAL, PACKING = "original", "original_packing"  # the columns
 
 
 def stored_columns(columns: Sequence[str]) -> list[str]:
-    """The columns to read for these; an original cannot be unpacked without its packing."""
+    """The stored columns to read for ``columns``: an original needs its packing."""
     return list(dict.fromkeys([*columns, *([PACKING] if ORIGINAL in columns else [])]))
 
 
 def file_of(row: Mapping[str, Any], url: str) -> bytes | None:
-    """The picture's own file of a row with ORIGINAL and PACKING; None if it is not kept.
+    """The original file in a row with ORIGINAL and PACKING; None if it is not kept.
 
     ``url`` is for messages. Raises DamagedDataError, MissingPackageError.
     """
@@ -43,9 +43,9 @@ def file_of(row: Mapping[str, Any], url: str) -> bytes | None:
 
 
 def file_of_problem(opened: OpenFile, key: str) -> tuple[bool, bytes | None]:
-    """Whether a data file has a row with this key, and that picture's own file if it is kept.
+    """Whether a data file has a row with this key, and its original file if it is kept.
 
-    Reads all keys of the row groups that may have it, because an index has pictures only.
+    Reads all keys of the row groups that may have the key, because an index has pictures only.
     """
     for group, bounds in enumerate(opened.group_bounds()):
         if not within([key], bounds):
@@ -56,7 +56,7 @@ def file_of_problem(opened: OpenFile, key: str) -> tuple[bool, bytes | None]:
             (row,) = opened.read(group, names).take(places[:1]).to_pylist()
             if row["source_field"] is not None:
                 return True, file_of(row, opened.url)
-            # A sample that was not taken apart: all its files are among its fields.
+            # In a bad sample the picture's own file may still be among the fields.
             fields = {field["name"]: field["data"] for field in row["fields"]}
             return True, fields.get(image_field(list(fields)))
     return False, None
@@ -65,7 +65,7 @@ def file_of_problem(opened: OpenFile, key: str) -> tuple[bool, bytes | None]:
 def with_files(table: pa.Table, columns: Sequence[str], url: str) -> pa.Table:
     """``columns`` of a table that was read with ``stored_columns`` and has ``key``.
 
-    Its originals are files as they were. Raises what ``file_of`` raises.
+    Unpacks its originals. Raises what ``file_of`` raises.
     """
     names = list(dict.fromkeys(columns))
     if ORIGINAL in names and table.column(PACKING).null_count < table.num_rows:
@@ -77,7 +77,7 @@ def with_files(table: pa.Table, columns: Sequence[str], url: str) -> pa.Table:
 
 @dataclass(frozen=True)
 class KeptOriginal:
-    """A picture's own file, which a dataset holds in place of the layers asked for."""
+    """A picture's original file, which a dataset keeps instead of the wanted layers."""
 
     data: bytes = field(repr=False)
     width: int
@@ -87,7 +87,7 @@ class KeptOriginal:
 def stream_or_original(
     row: Mapping[str, Any], layers: int, name: str
 ) -> EncodedImage | KeptOriginal:
-    """What the picture of a row is made from: its first ``layers`` layers, or its original."""
+    """The first ``layers`` layers of a row's picture, or its original if it stores fewer."""
     encoded = encoded_image(row, layers, name)
     if encoded.num_layers < layers and row.get(ORIGINAL) is not None:
         return KeptOriginal(row[ORIGINAL], row["width"], row["height"])

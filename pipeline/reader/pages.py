@@ -1,10 +1,9 @@
-"""Pages of pictures in the order of a dataset; the cost of a page does not grow with the dataset.
+"""Pages of pictures in the order of a dataset. The cost of a page does not grow with the dataset.
 
 A page reads the small columns of row groups, from where the last page ended. A search for a part of
-the key first reads the keys in the indexes (one small file for each data file), some files at once,
-and then only row groups with a match. No index has captions, so a search for them reads the side
-fields of one row group after the other, some at once, of files that have captions. After
-``PAGE_SECONDS`` a page ends with what it has found.
+the key first reads the keys in the indexes (one small file for each data file), and then only row
+groups with a match. Indexes have no captions, so a search for captions reads the side fields of all
+row groups, in files that have captions. After ``PAGE_SECONDS`` a page ends with what it has found.
 """
 
 import base64
@@ -31,20 +30,20 @@ from .rows import RowFilter
 T = TypeVar("T")
 
 MAX_LIMIT = 1000
-PAGE_SECONDS = 2.0  # after these a page ends, unless it has read nothing yet
+PAGE_SECONDS = 2.0  # a page ends after this time, unless it has read nothing yet
 _SHOWN = ["layers", "cumulative_bytes", "psnr", "key", "width", "height"]
-_TOLD = ["caption", "label"]
+_CAPTIONS = ["caption", "label"]
 _AHEAD = 8  # indexes, or row groups, searched at once
-_ROW = "__row"  # of the file, beside the columns
+_ROW = "__row"  # an added column: the number of the row in the file
 
 
 @dataclass(frozen=True)
 class PageQuery:
-    """Which pictures: those after the cursor ``after`` (None: from the start), at most ``limit``.
+    """At most ``limit`` pictures after the cursor ``after`` (None: from the start).
 
-    ``search`` is a part of the key, in upper or lower case, and ``filter`` an expression over
-    columns of metadata. With ``captions`` pictures come with caption and label, and these are
-    searched as well. ``backwards`` is against the order of the dataset (None: from the end).
+    ``search`` is a part of the key, in upper or lower case; ``filter`` is an expression over
+    columns of metadata. With ``captions`` pictures have caption and label, and these are searched
+    as well. ``backwards`` reverses the order (and None is the end).
     """
 
     after: str | None = None
@@ -57,10 +56,10 @@ class PageQuery:
 
 @dataclass
 class Page:
-    """``next`` is the cursor of the next page, None at the end.
+    """``next`` is the cursor of the next page, None on the last one.
 
-    ``unread`` counts the pictures whose captions were to be searched and were not, because their
-    side fields are too large to be looked into.
+    ``unread`` counts the pictures whose captions were not searched, because their side fields are
+    too large.
     """
 
     items: list[dict[str, Any]] = field(default_factory=list)
@@ -70,10 +69,10 @@ class Page:
 
 @dataclass(frozen=True)
 class _Group:
-    """Rows ``first`` to ``end`` of a file that have not been passed yet, in its row group.
+    """Rows ``first`` to ``end`` of a file, in one row group, that earlier pages have not shown.
 
-    ``group`` None: time is over, and the next page begins here. ``searched``: it is not known yet
-    whether its captions match.
+    ``group`` is None if the time is over and the next page begins here. With ``searched``, it is
+    not known yet whether captions match.
     """
 
     number: int
@@ -87,7 +86,9 @@ class _Group:
 def page(
     lookup: Lookup, query: PageQuery, on_damage: Callable[[DatasetError], None] | None = None
 ) -> Page:
-    """``Dataset.page``. ``on_damage`` gets errors of damaged files, which are then left out."""
+    """See ``Dataset.page``. ``on_damage`` is called with errors of damaged files, which are left
+    out.
+    """
     if not 1 <= query.limit <= MAX_LIMIT:
         raise ValueError(f"a page has 1 to {MAX_LIMIT} pictures, not {query.limit}")
     where = RowFilter.of(query.filter, lookup.store.url)
@@ -103,7 +104,7 @@ def page(
         return _cursor(group.number, group.end if query.backwards else group.first)
 
     def search(group: _Group) -> tuple[bool, int]:
-        """Whether there are matches, as far as is known, and of how many no captions are."""
+        """Whether the group may have matches, and how many pictures' captions are too large."""
         if group.group is None or not group.searched:
             return True, 0
         with OpenFile(lookup.store, group.file, lookup.cache) as opened:
@@ -111,13 +112,13 @@ def page(
             table, unread = _with_captions(table, opened, group.group)
         return bool(pc.any(_has(table, query.search)).as_py()), unread
 
-    looked = False
+    has_read = False
     groups = _groups(lookup, query, deadline, damaged)
     for group, result in _ahead(search, groups, _AHEAD if query.search and query.captions else 1):
-        if group.group is None or (looked and time.monotonic() > deadline):
+        if group.group is None or (has_read and time.monotonic() > deadline):
             found.next = edge(group)
             break
-        looked = True
+        has_read = True
         try:
             hit, unread = result()
             found.unread += unread
@@ -143,7 +144,7 @@ def page(
 
 
 def beside(lookup: Lookup, entry: IndexEntry, backwards: bool) -> str | None:
-    """The cursor of the pictures after this one, or before it; None where it is the last one."""
+    """The cursor of the pictures after this one, or before it; None if there are none."""
     return _beside(lookup, lookup.files.index(entry.file), entry.row, backwards)
 
 
@@ -157,7 +158,7 @@ def _beside(lookup: Lookup, number: int, row: int, backwards: bool) -> str | Non
 def _ahead(
     function: Callable[[_Group], T], groups: Iterable[_Group], count: int
 ) -> Iterator[tuple[_Group, Callable[[], T]]]:
-    """Each group, and what gives ``function`` of it; ``count`` are under way at a time."""
+    """Each group with a function that returns ``function(group)``; ``count`` run at a time."""
     if count == 1:
         yield from ((group, partial(function, group)) for group in groups)
         return
@@ -186,12 +187,12 @@ def _groups(
     step = -1 if query.backwards else 1
     numbers = range(position, -1 if query.backwards else len(lookup.files), step)
     for start in range(0, len(numbers), _AHEAD):
-        some = numbers[start : start + _AHEAD]
+        portion = numbers[start : start + _AHEAD]
         if start and query.search and time.monotonic() > deadline:
-            file = lookup.files[some[0]]
-            yield _Group(some[0], file, None, 0, file.rows)
+            file = lookup.files[portion[0]]
+            yield _Group(portion[0], file, None, 0, file.rows)
             return
-        for number, hits in zip(some, _hits(lookup, some, query), strict=True):
+        for number, hits in zip(portion, _hits(lookup, portion, query), strict=True):
             file = lookup.files[number]
             if not file.ok or hits == set():
                 continue
@@ -221,7 +222,7 @@ def _rows_of_groups(footer: pq.FileMetaData) -> Iterator[tuple[int, int, int]]:
 
 
 def _hits(lookup: Lookup, numbers: Sequence[int], query: PageQuery) -> Iterator[set[int] | None]:
-    """Row groups with matching keys of each of these files; None if they are not known."""
+    """The row groups with matching keys, of each of these files; None if they are not known."""
     if not query.search:
         yield from (None for _ in numbers)
         return
@@ -247,9 +248,9 @@ def _hits(lookup: Lookup, numbers: Sequence[int], query: PageQuery) -> Iterator[
 
 
 def _has(table: pa.Table, search: str) -> pa.ChunkedArray:
-    """Which rows have this text in their key, or in one of the columns of captions there are."""
+    """Which rows have this text in their key, or in caption or label if the table has these."""
     found = None
-    for name in ("key", *_TOLD):
+    for name in ("key", *_CAPTIONS):
         if name in table.column_names:
             one = pc.match_substring(table.column(name), search, ignore_case=True)
             one = pc.fill_null(one, False)
@@ -271,21 +272,21 @@ def _shown(opened: OpenFile, group: int, named: Sequence[str]) -> pa.Table:
 
 
 def _with_captions(table: pa.Table, opened: OpenFile, group: int) -> tuple[pa.Table, int]:
-    """The table of a row group with captions and labels, and how many pictures' are not known."""
-    told = captions_of(opened, group).table
+    """The table with captions and labels, and of how many pictures these are too large."""
+    captions = captions_of(opened, group).table
     unread = 0
-    if told is None:
-        told = pa.table({name: pa.nulls(table.num_rows, pa.string()) for name in _TOLD})
+    if captions is None:
+        captions = pa.table({name: pa.nulls(table.num_rows, pa.string()) for name in _CAPTIONS})
         unread = table.num_rows - table.column("width").null_count
-    for name in _TOLD:
-        table = table.append_column(name, told.column(name))
+    for name in _CAPTIONS:
+        table = table.append_column(name, captions.column(name))
     return table, unread
 
 
 def _selected(table: pa.Table, group: _Group, search: str, where: RowFilter) -> pa.Table:
     row = table.column(_ROW)
     wanted = pc.and_(pc.greater_equal(row, group.first), pc.less(row, group.end))
-    for side in ("width", "height"):  # null where there is no picture, 0 in a damaged row
+    for side in ("width", "height"):  # null for a sample without a picture, 0 in a damaged row
         wanted = pc.and_(wanted, pc.fill_null(pc.greater(table.column(side), 0), False))
     wanted = pc.and_(wanted, table.column("key").is_valid())
     if search:
@@ -299,7 +300,7 @@ def _items(
     if not table.num_rows:
         return
     kept = _kept(lookup, opened, group, table)
-    names = [*_SHOWN, *(name for name in _TOLD if name in table.column_names)]
+    names = [*_SHOWN, *(name for name in _CAPTIONS if name in table.column_names)]
     for row, has_original in zip(table.select(names).to_pylist(), kept, strict=True):
         yield {**row, "has_original": has_original}
 
@@ -313,10 +314,10 @@ def _kept(lookup: Lookup, opened: OpenFile, group: int, table: pa.Table) -> list
     entries = lookup.find_in_file(file, sorted(set(keys)))
     if all(key in entries and entries[key].indexed for key in keys):
         return [entries[key].original is not None for key in keys]
-    # without an index, this takes the whole column of originals
-    there = opened.read(group, ["original"]).column("original").is_valid().to_pylist()
+    # Without an index, this reads the whole column of originals.
+    kept = opened.read(group, ["original"]).column("original").is_valid().to_pylist()
     first = opened.first_row(group)
-    return [there[row - first] for row in table.column(_ROW).to_pylist()]
+    return [kept[row - first] for row in table.column(_ROW).to_pylist()]
 
 
 def _cursor(position: int, row: int) -> str:
@@ -336,4 +337,4 @@ def _parse(lookup: Lookup, cursor: str | None, backwards: bool) -> tuple[int, in
             return int(position), int(row)
     except (ValueError, TypeError, RecursionError):
         pass
-    raise CursorError(f"{lookup.store.url}: {cursor!r:.80} is no cursor of this dataset")
+    raise CursorError(f"{lookup.store.url}: {cursor!r:.80} is not a cursor of this dataset")

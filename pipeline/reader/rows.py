@@ -1,4 +1,4 @@
-"""Rows of a row group: those that a key or a filter asks for, and those at known places."""
+"""Reads rows of a row group: those that keys or a filter select, and those at known places."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,21 +12,21 @@ from ..dataset.data_file import DatasetError, OpenFile, within
 from ..dataset.rows import layer_column, schema, stream_columns
 from .originals import ORIGINAL, PACKING, stored_columns, with_files
 
-ROW = "__row_of_the_group"  # beside a file's columns: the number of a row in its row group
+ROW = "__row_of_the_group"  # an added column: the number of a row in its row group
 
 
 @dataclass(frozen=True)
 class RowFilter:
-    """An expression that rows must satisfy (None: every row does), and the columns it names."""
+    """An expression that rows must satisfy (None: every row does), and the columns in it."""
 
     expression: pc.Expression | None = None
     columns: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, expression: pc.Expression | None, url: str) -> "RowFilter":
-        """A filter over metadata columns; if it names none, a small column stands for them.
+        """A filter over metadata columns. If it names none, a small column is read instead.
 
-        Raises DatasetError for anything else; ``url`` is for the message.
+        Raises DatasetError for other expressions; ``url`` is for the message.
         """
         if expression is None:
             return cls()
@@ -39,7 +39,7 @@ class RowFilter:
                 f"{url}: the filter cannot be applied to the columns of metadata "
                 f"({', '.join(names)}): {error}"
             ) from error
-        # Arrow does not list an expression's columns, but it fails where one is missing.
+        # Arrow does not list the columns of an expression, but it fails if one is missing.
         found = [name for name in names if not _applies(expression, empty.drop_columns([name]))]
         return cls(expression, tuple(found or ["index"]))
 
@@ -51,7 +51,8 @@ class RowFilter:
     ) -> pa.Array:
         """The numbers of a row group's rows that satisfy the filter, int32.
 
-        ``table`` is the whole row group. ``keys`` and ``among`` (numbers) restrict to some rows.
+        ``table`` is the whole row group. With ``keys`` and ``among`` (numbers), only these rows
+        are considered.
         """
         table = table.append_column(ROW, pa.array(range(table.num_rows), pa.int32()))
         table = take_rows(table, among)
@@ -67,9 +68,9 @@ class RowFilter:
         keys: Sequence[str] | None = None,
         among: pa.Array | None = None,
     ) -> pa.Array | None:
-        """``numbers`` of a row group, of which only the columns that this takes are read.
+        """``numbers`` of a row group. Reads only the columns of the filter and of keys.
 
-        Without filter and keys nothing is read, and ``among`` is the result.
+        Without filter and keys it reads nothing and returns ``among``.
         """
         columns = sorted({*self.columns, *(["key"] if keys is not None else [])})
         if not columns or (among is not None and not len(among)):
@@ -89,12 +90,12 @@ def _applies(expression: pc.Expression, empty: pa.Table) -> bool:
 
 
 def take_rows(table: pa.Table, numbers: pa.Array | None) -> pa.Table:
-    """The rows with these sorted numbers (None: all); the table itself where these are all."""
+    """The rows with these sorted numbers (None: all)."""
     return table if numbers is None or len(numbers) == table.num_rows else table.take(numbers)
 
 
 def _pictures(table: pa.Table) -> pa.Table:
-    """The rows that have a stream; the others are samples that are no pictures."""
+    """The rows that have a stream. The others are bad or filtered samples."""
     header = table.column("header")
     return table.filter(header.is_valid()) if header.null_count else table
 
@@ -105,9 +106,10 @@ def batches(
     keys: Sequence[str] | None = None,
     where: RowFilter = EVERY_ROW,
 ) -> Iterator[pa.RecordBatch]:
-    """The pictures of each row group that are asked for, in ``columns`` (with ``header``).
+    """The selected pictures of each row group, with ``columns`` (``header`` among them).
 
-    ``keys`` are sorted. A row group without any costs at most the columns of filter and keys.
+    ``keys`` are sorted. If a row group has no selected picture, only the columns of filter and keys
+    are read.
     """
     for group, bounds in enumerate(opened.group_bounds()):
         if keys is not None and not within(keys, bounds):
@@ -128,12 +130,11 @@ def read_pictures(
     where: RowFilter = EVERY_ROW,
     rows: np.ndarray | None = None,
 ) -> pa.Table:
-    """The pictures of a row group that satisfy ``where``, restricted to ``rows`` if given.
+    """The pictures of a row group that satisfy ``where``; with ``rows``, only those rows.
 
     The table has ``columns``, the columns of the stream up to ``layers``, ``original`` and ``ROW``.
-    ``original`` holds the files that stand in for layers that are not stored, and is null
-    elsewhere, unless it is one of ``columns``. It is read only if a picture has fewer layers.
-    Raises what ``OpenFile.read`` raises.
+    ``original`` is read only if a picture has fewer layers, and is null for the others, unless it
+    is one of ``columns``. Raises what ``OpenFile.read`` raises.
     """
     among = None if rows is None else pa.array(np.sort(rows), pa.int32())
     numbers = where.numbers_in(opened, group, among=among)
@@ -155,8 +156,9 @@ def read_pictures(
         kept = opened.read(group, ["key", ORIGINAL, PACKING]).take(table.column(ROW))
         short = table.column(layer_column(layers - 1)).is_null()
         for place, name in ((1, ORIGINAL), (2, PACKING)):
-            some = pc.if_else(short, kept.column(name), pa.scalar(None, kept.column(name).type))
-            kept = kept.set_column(place, name, some)
+            column = kept.column(name)
+            column = pc.if_else(short, column, pa.scalar(None, column.type))
+            kept = kept.set_column(place, name, column)
         originals = with_files(kept, [ORIGINAL], opened.url).column(ORIGINAL)
     return table.append_column(ORIGINAL, originals)
 
@@ -164,7 +166,7 @@ def read_pictures(
 def rows_at(
     opened: OpenFile, columns: Sequence[str], places: Mapping[int, Sequence[int]]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows by their numbers in the file, which ``places`` lists by row group.
+    """Rows with their numbers in the file. ``places`` has the numbers by row group.
 
     Raises IndexError for a number that the row group does not have.
     """

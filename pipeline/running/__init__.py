@@ -1,1 +1,1 @@
-"""A job on Ray: cluster, tasks, workers, progress and the reasons to stop."""
+"""Running a job on Ray: cluster, tasks, workers, progress, signals."""

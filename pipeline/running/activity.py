@@ -1,4 +1,4 @@
-"""What a worker is doing, for the driver that polls it while other threads of the worker work."""
+"""What a worker is doing. The driver polls it while the worker's threads run."""
 
 import os
 import platform
@@ -12,11 +12,11 @@ from .stages import StageClock
 
 
 class Activity:
-    """The shards that a worker has under way, its busy seconds by stage, its traffic.
+    """A worker's running shards, its busy seconds by stage, and its traffic.
 
-    A shard has the stage it is in (``stage``), how many of its samples are done (``samples`` ``of``
-    so many, ``bad`` ones among them), the last ``key``, and what else a worker wants to show. Of a
-    shard that is under way twice, what was begun last is shown, until either ends.
+    A shard has its ``stage``, the number of finished ``samples`` (``of`` all, and ``bad`` ones),
+    the last ``key``, and other facts that a worker wants to show. If a shard runs twice at once,
+    the later run is shown, until one of them ends.
     """
 
     def __init__(self) -> None:
@@ -27,10 +27,10 @@ class Activity:
 
     @contextmanager
     def shard(self, name: str, **facts: Any) -> Iterator[None]:
-        """Show a shard as long as the block takes."""
-        begun = {"stage": "download", "samples": 0, "of": 0, "bad": 0, "key": ""}
+        """Show a shard for the duration of the block."""
+        initial = {"stage": "download", "samples": 0, "of": 0, "bad": 0, "key": ""}
         with self._lock:
-            self._shards[name] = begun | facts
+            self._shards[name] = initial | facts
         try:
             yield
         finally:
@@ -38,25 +38,25 @@ class Activity:
                 self._shards.pop(name, None)
 
     def show(self, name: str, **facts: Any) -> None:
-        """Set facts of a shard under way."""
+        """Set facts of a running shard."""
         with self._lock:
             self._shards.get(name, {}).update(facts)
 
     def add(self, name: str, **counts: int) -> None:
-        """Add to counts of a shard under way."""
+        """Add to counts of a running shard."""
         with self._lock:
             shard = self._shards.get(name, {})
             for count, more in counts.items():
                 shard[count] = shard.get(count, 0) + more
 
     def transferred(self, *, read: int = 0, written: int = 0) -> None:
-        """Bytes read from and written to the stores."""
+        """Count bytes read from and written to the stores."""
         with self._lock:
             self._bytes["bytes_in"] += read
             self._bytes["bytes_out"] += written
 
     def status(self) -> dict[str, Any]:
-        """All of it, and the memory of process and machine, as ``Progress.show`` takes it."""
+        """All of this, and the memory of process and machine, for ``Progress.show``."""
         with self._lock:
             shards = {name: dict(shard) for name, shard in self._shards.items()}
             traffic = dict(self._bytes)

@@ -1,7 +1,7 @@
-"""The actors of a job: started, restarted, replaced, and asked what they do.
+"""The actors of a job: starts, restarts and replaces them, and asks for their status.
 
-An actor that dies is restarted by Ray, on another machine if its own is gone. This module knows
-nothing of tasks: the scheduler decides which of them an actor gets, and what happens to them.
+Ray restarts an actor that dies, on another machine if its own is gone. This module knows nothing of
+tasks: the scheduler gives them to actors and decides what happens to them.
 """
 
 import contextlib
@@ -16,20 +16,20 @@ from .cluster import ClusterError, WorkerShape
 from .tasks import PausedError, Watcher
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 20.0  # between attempts to start a worker
-# A cloud cluster may have to start machines first, or wait for spot machines to come back.
+# A cloud cluster may have to start machines first, or to wait for spot machines.
 PATIENCE_SECONDS = 1800.0
-WAITING_SECONDS = 60.0  # before the first message that no worker is there; then it doubles
+WAITING_SECONDS = 60.0  # before the first message that no worker is ready; then it doubles
 
 C = TypeVar("C")
 
 
 @dataclass(eq=False)
 class Actor(Generic[C]):
-    """One worker: its process now, and what it was given to do.
+    """One worker: its current process, and its calls.
 
-    ``calls`` are the outstanding ones by their Ray reference, the oldest first; ``starting`` is the
-    reference of a call of ``ready`` that has not been answered; ``failures`` counts tasks that
-    failed in this process, in a row.
+    ``calls`` are the outstanding calls by Ray reference, the oldest first. ``starting`` is the
+    reference of a call of ``ready`` that has not been answered. ``failures`` counts tasks in a row
+    that failed in this process.
     """
 
     handle: Any
@@ -38,9 +38,9 @@ class Actor(Generic[C]):
     calls: dict[Any, C] = field(default_factory=dict)
     ready: bool = False
     failures: int = 0
-    reserved: bool = False  # gets no more work until it is empty, and then a suspect
-    clock: float = 0.0  # when it last got on, or began after having nothing
-    killed_for: C | None = None  # the call that has timed out, while it is being killed
+    reserved: bool = False  # it gets no more tasks until it is idle, and then a suspect
+    clock: float = 0.0  # when it last made progress, or got a task while it was idle
+    killed_for: C | None = None  # the call that has timed out, while the actor is being killed
     status: dict[str, Any] = field(default_factory=dict)
     asked: Any = None  # the reference of a call of ``status``
     failed_starts: int = 0
@@ -49,7 +49,7 @@ class Actor(Generic[C]):
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of a call: a result, an error, or the death of its actor."""
+    """The end of a call: a result, an error, or the death of its actor."""
 
     result: Any = None
     error: Exception | None = None
@@ -57,13 +57,13 @@ class Answer:
 
     @property
     def permanent(self) -> bool:
-        """Whether another attempt would end in the same way."""
+        """Whether another attempt would fail in the same way."""
         cause = getattr(self.error, "cause", None)
         return isinstance(cause, StrataError) and not getattr(cause, "passing", False)
 
     @property
     def paused(self) -> bool:
-        """Whether the worker has put the task aside because it was asked to."""
+        """Whether the worker has paused the task because it was asked to."""
         return isinstance(getattr(self.error, "cause", None), PausedError)
 
     @property
@@ -79,7 +79,7 @@ class Answer:
 
     @property
     def machine_is_gone(self) -> bool:
-        """Whether an actor died with its machine: no task is to blame for that."""
+        """Whether the actor died with its machine. Then no task is the reason."""
         preempted = bool(getattr(self.error, "preempted", False))
         return preempted or "node has died" in str(self.error).lower()
 
@@ -88,7 +88,7 @@ class Crew(Generic[C]):
     """``count`` actors ``worker(settings)``, each with the resources of ``shape``.
 
     Args:
-        in_flight: calls that an actor answers at the same time.
+        in_flight: calls that an actor runs at the same time.
         watcher: gets the events of actors.
     """
 
@@ -126,15 +126,15 @@ class Crew(Generic[C]):
             self.ask_ready(self.actors[-1])
 
     def close(self) -> None:
-        """Kill them all."""
+        """Kill all actors."""
         for actor in self.actors:
             with contextlib.suppress(Exception):
                 self.ray.kill(actor.handle)
 
     def answers(self, seconds: float) -> list[tuple[Actor[C], Any, Answer]]:
-        """Answers that come within ``seconds``: (actor, reference of the call, answer).
+        """The answers that arrive within ``seconds``: (actor, reference of the call, answer).
 
-        An actor's death comes after everything that it answered before.
+        An actor's death comes after its other answers.
         """
         refs = {ref: actor for actor in self.actors for ref in actor.calls}
         refs |= {actor.starting: actor for actor in self.actors if actor.starting is not None}
@@ -159,13 +159,13 @@ class Crew(Generic[C]):
     # -- the life of an actor ---------------------------------------------------------------------
 
     def ask_ready(self, actor: Actor[C]) -> None:
-        """Treat an actor as new: it may be another process, and has no calls."""
+        """Treat an actor as new and ask whether it is ready: it may be another process now."""
         actor.ready, actor.reserved, actor.killed_for = False, False, None
         actor.status, actor.asked, actor.calls = {}, None, {}
         actor.starting = actor.handle.ready.remote()
 
     def take_ready(self, actor: Actor[C], answer: Answer) -> None:
-        """Take an actor's answer to ``ask_ready``; only a permanent error removes the actor."""
+        """Handle an actor's answer to ``ask_ready``. Only a permanent error removes the actor."""
         actor.starting = None
         if answer.error is None:
             actor.ready, actor.failed_starts, actor.failures = True, 0, 0
@@ -189,14 +189,14 @@ class Crew(Generic[C]):
         self._pause(actor)
 
     def restart(self, actor: Actor[C]) -> None:
-        """Replace an actor's process, because task after task has failed in it."""
+        """Replace an actor's process, because several tasks in a row have failed in it."""
         self.watcher.event("worker_restarted", worker=actor.slot, failures=actor.failures)
         self.ray.kill(actor.handle, no_restart=False)
         actor.ready, actor.failures = False, 0
         self._pause(actor)
 
     def kill_for(self, actor: Actor[C], call: C) -> None:
-        """Kill an actor's process because of one of its calls; Ray starts another one."""
+        """Kill an actor's process because of one of its calls. Ray starts another one."""
         actor.killed_for = call
         self.ray.kill(actor.handle, no_restart=False)
 
@@ -208,9 +208,9 @@ class Crew(Generic[C]):
     # -- watching ---------------------------------------------------------------------------------
 
     def attend(self) -> None:
-        """Ask actors again whose pause is over.
+        """Ask actors again whether they are ready, if their pause is over.
 
-        Raises ClusterError when no actor has been ready for too long.
+        Raises ClusterError if no actor has been ready for too long.
         """
         if not self.actors:
             raise ClusterError(f"no worker can be started: {self._last_start_error}")
@@ -225,10 +225,10 @@ class Crew(Generic[C]):
             return
         waited = now - self._last_alive
         if waited > PATIENCE_SECONDS:
-            last = f" (the last that tried: {self._last_start_error})"
+            last = f" (last error of a worker: {self._last_start_error})"
             raise ClusterError(
-                f"no worker was given its resources in {waited:.0f} s: the cluster is busy, has "
-                f"lost its machines, or has none that is large enough"
+                f"no worker could start in {waited:.0f} s: the cluster is busy, has lost its "
+                "machines, or has no machine that is large enough"
                 + (last if self._last_start_error else "")
             )
         if waited > self._next_notice:
@@ -236,13 +236,13 @@ class Crew(Generic[C]):
             self.watcher.event("waiting", seconds=round(waited), workers=len(self.actors))
 
     def pause(self) -> None:
-        """Ask all workers to put their tasks aside, those that can."""
+        """Ask all workers that can to pause their tasks."""
         for actor in self.actors:
             if actor.ready and hasattr(actor.handle, "pause"):
                 actor.handle.pause.options(concurrency_group="status").remote()
 
     def statuses(self) -> Sequence[dict[str, Any]]:
-        """The last known status of each actor; never waits for an answer."""
+        """The last known status of each actor. Never waits for an answer."""
         for actor in self.actors:
             if not actor.ready or actor.killed_for is not None:
                 continue

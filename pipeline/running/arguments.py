@@ -1,4 +1,4 @@
-"""Arguments that the jobs' command lines share: types, options, and what becomes of them."""
+"""Arguments that several command lines share: their types, their options, and how they are used."""
 
 import argparse
 import json
@@ -30,13 +30,13 @@ def _number(kind: type, words: str, holds: Callable[[Any], bool]) -> Callable[[s
             raise argparse.ArgumentTypeError(f"must be {words}, not {text}")
         return number
 
-    check.__name__ = kind.__name__  # argparse names it where the text is no number at all
+    check.__name__ = kind.__name__  # argparse shows it if the text is no number at all
     return check
 
 
 positive = _number(int, "at least 1", lambda number: number >= 1)
 not_negative = _number(int, "at least 0", lambda number: number >= 0)
-# Parquet takes less than 2 GiB of the fields of a row.
+# Parquet allows less than 2 GiB for the fields of a row.
 sample_bytes = _number(int, "1 to 2000000000", lambda number: 1 <= number <= 2_000_000_000)
 port = _number(int, "from 1 to 65535", lambda number: 1 <= number < 1 << 16)
 fraction = _number(float, "0 to 1", lambda number: 0 <= number <= 1)
@@ -46,16 +46,16 @@ decibels = _number(float, "a PSNR in dB, above 0 and below 200", lambda number: 
 
 
 def log_path(text: str) -> str:
-    """Refuse an event log that would vanish with a submitted job's copy of the folder."""
+    """Refuse an event log that would be lost with the temporary folder of a submitted job."""
     if cluster.would_be_lost(text):
         raise argparse.ArgumentTypeError(f"{text}: {cluster.LOST}")
     return text
 
 
 def storage_options(text: str) -> dict[str, Any]:
-    """fsspec's storage options out of JSON, or ``@FILE`` with JSON in it.
+    """fsspec's storage options from JSON, or from ``@FILE`` with JSON in it.
 
-    What was given is never repeated in a message, because it may hold secrets.
+    Messages never repeat the text, because it may hold secrets.
     """
     source = ""
     if text.startswith("@"):
@@ -71,13 +71,13 @@ def storage_options(text: str) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise argparse.ArgumentTypeError(
             f"{source}not JSON at line {error.lineno}, column {error.colno}: {error.msg}; "
-            """an example is '{"anon": true}'"""
+            """write it as in '{"anon": true}'"""
         ) from None
     except (ValueError, RecursionError):
         raise argparse.ArgumentTypeError(f"{source}cannot be read as JSON") from None
     if not isinstance(options, dict):
         raise argparse.ArgumentTypeError(
-            f"""{source}must be a JSON object, as '{{"anon": true}}' is, not {_kind(options)}"""
+            f"""{source}must be a JSON object, such as '{{"anon": true}}', not {_kind(options)}"""
         )
     return options
 
@@ -88,7 +88,7 @@ def _kind(value: Any) -> str:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Refuses empty arguments: those of a variable that is not set must not mean this folder."""
+    """Refuses empty arguments: a variable that is not set must not mean the current folder."""
 
     def error(self, message: str) -> NoReturn:
         super().error(printable(message))
@@ -99,7 +99,7 @@ class _Parser(argparse.ArgumentParser):
             name, equals, value = argument.partition("=")
             option = name if name.startswith("--") else option
             if not (value if equals and name == option else argument).strip():
-                self.error(f"{option}: its value is empty: is a variable unset?")
+                self.error(f"{option}: its value is empty: is a variable not set?")
         return super().parse_known_args(args, namespace)
 
 
@@ -134,13 +134,13 @@ def add_input_format(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--input-format",
         choices=["tars", "files", "parquet"],
-        help="what to take of folders that hold several of these: tars, pictures as files, or "
+        help="what to take from a folder with several of these: tars, pictures as files, or "
         "Parquet files (default: the only kind there is)",
     )
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
-    """What to train on, or to measure with."""
+    """The pictures for training or evaluation."""
     parser.add_argument(
         "--data",
         nargs="+",
@@ -153,15 +153,15 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 
 
 def add_keys(group: argparse._ActionsContainer) -> None:
-    """Two options that exclude each other: ``group`` is a mutually exclusive one."""
+    """Two options that exclude each other; ``group`` is a mutually exclusive group."""
     group.add_argument(
-        "--keys", nargs="+", default=[], metavar="KEY", help="those that have these keys"
+        "--keys", nargs="+", default=[], metavar="KEY", help="the samples with these keys"
     )
     group.add_argument(
         "--keys-file",
         metavar="FILE",
-        help="those whose keys are in this file (a path, any fsspec URL, or - for standard input), "
-        "one a line",
+        help="the samples with the keys in this file (a path, any fsspec URL, or - for standard "
+        "input), one per line",
     )
 
 
@@ -178,7 +178,7 @@ def add_device(group: argparse._ActionsContainer) -> None:
         "--device",
         choices=["auto", "cpu", "cuda"],
         default="auto",
-        help="auto (default) takes the cluster's GPUs if it has any",
+        help="auto (default) uses the cluster's GPUs if it has any",
     )
 
 
@@ -190,18 +190,18 @@ def add_single_device(parser: argparse.ArgumentParser) -> None:
 
 
 def add_decoder(group: argparse._ActionsContainer) -> None:
-    """Which decoder shows streams; which of them a model has, its codec says."""
+    """The decoder that shows streams. Each model has some of these."""
     group.add_argument(
         "--decoder",
         choices=["mean", "eyes", "realistic", "flow", "fast", "diffusion"],
         help="how streams are shown. uqdm: eyes looks best, mean has the least squared error, "
-        "realistic adds likely detail at low rates, flow the same for the paper's models. cdc: "
-        "fast takes one step, diffusion many (default: eyes or fast where the model has it)",
+        "realistic adds likely detail at low rates, flow does so for the paper's models. cdc: "
+        "fast takes one step, diffusion takes many (default: eyes or fast, if the model has it)",
     )
 
 
 def add_scratch(group: argparse._ActionsContainer, size: str = "") -> None:
-    """``size`` is how much is kept there, where people should know it."""
+    """``size`` says how much room is needed there."""
     group.add_argument(
         "--scratch",
         metavar="DIR",
@@ -214,8 +214,8 @@ def add_log(group: argparse._ActionsContainer) -> None:
         "--log",
         type=log_path,
         metavar="FILE",
-        help="append what happens to this local file, one JSON object a line "
-        "(pipeline/running/progress/events.py says which)",
+        help="append events to this local file, one JSON object per line "
+        "(pipeline/running/progress/events.py lists them)",
     )
 
 
@@ -225,8 +225,8 @@ def add_storage_options(group: argparse._ActionsContainer, name: str, whose: str
         type=storage_options,
         default={},
         metavar="JSON",
-        help=f"{whose} fsspec storage options, such as '{{\"anon\": true}}', or @FILE that "
-        "holds them, which keeps secrets out of the shell's history",
+        help=f"{whose} fsspec storage options, such as '{{\"anon\": true}}', or @FILE with them, "
+        "which keeps secrets out of the shell's history",
     )
 
 
@@ -236,8 +236,8 @@ def add_max_bad_fraction(parser: argparse._ActionsContainer, files: str) -> None
         type=fraction,
         default=0.5,
         metavar="F",
-        help="stop when more than this fraction of the samples (once there are 200) or of the "
-        f"{files} (once there are 10) failed; 1 never stops (default: %(default)s)",
+        help="stop when more than this fraction of the samples (of at least 200) or of the "
+        f"{files} (of at least 10) has failed; 1 never stops (default: %(default)s)",
     )
 
 
@@ -255,8 +255,8 @@ def add_running_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGr
         dest="worker_cpus",
         type=positive,
         metavar="N",
-        help="threads of each worker (default: its share of the machine); with --workers, also "
-        "asks a cluster that grows for machines that are not there yet",
+        help="threads of each worker (default: its share of the machine); with --workers, a "
+        "cluster that grows on demand is asked for machines that it does not have yet",
     )
     add_device(group)
     group.add_argument(
@@ -264,7 +264,7 @@ def add_running_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGr
         type=positive,
         default=32,
         metavar="N",
-        help="pictures given to the codec at once (default: %(default)s)",
+        help="pictures that the codec takes at once (default: %(default)s)",
     )
     add_address(group)
     group.add_argument(
@@ -272,22 +272,22 @@ def add_running_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGr
         type=positive,
         default=Policy().attempts,
         metavar="N",
-        help="times a shard is tried when its worker dies or times out (default: %(default)s)",
+        help="how often a shard is tried if its worker dies or times out (default: %(default)s)",
     )
     group.add_argument(
         "--shard-timeout",
         type=above_zero,
         default=Policy().timeout,
         metavar="SECONDS",
-        help="a worker that finishes no sample for this long is stopped, and its shard tried again "
-        "(default: %(default)g)",
+        help="a worker that finishes no sample for this long is stopped, and its shard is tried "
+        "again (default: %(default)g)",
     )
     group.add_argument(
         "--drain-seconds",
         type=zero_or_more,
         default=Policy().drain,
         metavar="S",
-        help="time that shards under way get after SIGTERM or Ctrl-C, to be finished or saved "
+        help="time to finish or save the running shards after SIGTERM or Ctrl-C "
         "(default: %(default)g; Kubernetes kills 30 s after SIGTERM)",
     )
     add_scratch(group)
@@ -296,7 +296,7 @@ def add_running_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGr
         type=above_zero,
         default=GzipLimits.ratio,
         metavar="R",
-        help="a shard packed by gzip fails if it is more than R times larger unpacked "
+        help="a gzip shard fails if it unpacks to more than R times its size "
         "(default: %(default)g)",
     )
     group.add_argument(
@@ -304,7 +304,7 @@ def add_running_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGr
         type=above_zero,
         default=GzipLimits.gib,
         metavar="G",
-        help="... or larger than G GiB, which --scratch must have room for (default: %(default)g)",
+        help="... or to more than G GiB, for which --scratch must have room (default: %(default)g)",
     )
     add_log(group)
     add_storage_options(group, "--input-options", "the input's")
@@ -313,17 +313,17 @@ def add_running_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGr
 
 
 def running_options(given: argparse.Namespace) -> dict[str, Any]:
-    """Those of ``RunningOptions`` that ``options_of`` cannot take as they were given."""
+    """The fields of ``RunningOptions`` that ``options_of`` cannot take from the arguments."""
     return {
         "policy": Policy(given.attempts, given.shard_timeout, given.drain_seconds),
         "gzip": GzipLimits(given.max_gzip_ratio, given.max_unpacked_gib),
-        # Workers may run in other folders.
+        # Absolute, because workers may run in other folders.
         "scratch": given.scratch and os.path.abspath(given.scratch),
     }
 
 
 def options_of(kind: type[Options], given: argparse.Namespace, /, **changes: Any) -> Options:
-    """A dataclass of options: what was given under the names of its fields, then ``changes``."""
+    """A dataclass of options: the arguments with the names of its fields, then ``changes``."""
     values = {
         item.name: tuple(value) if isinstance(value, list) else value
         for item in fields(kind)
@@ -333,13 +333,13 @@ def options_of(kind: type[Options], given: argparse.Namespace, /, **changes: Any
 
 
 def given_options(given: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
-    """Those of a codec's options that were given: the others are for the model to choose."""
+    """The options of a codec that were given. The model chooses the others."""
     values = {name: getattr(given, name) for name in names}
     return {name: value for name, value in values.items() if value is not None}
 
 
 def output_url(parser: argparse.ArgumentParser, url: str) -> str:
-    """Refuse an output that would vanish: a relative path inside a submitted job."""
+    """Refuse an output that would be lost: a relative path inside a submitted job."""
     if cluster.would_be_lost(url):
         parser.error(f"--output {url}: {cluster.LOST}")
     return url

@@ -1,16 +1,16 @@
-"""Find, by bisection, the sample of a shard that kills every worker which touches it."""
+"""Finds, by bisection, the sample of a shard that kills every worker."""
 
 
 class DeadlySampleSearch:
-    """The driver's side of a search. Each step tries a range of samples in an expendable worker.
+    """A search on the driver's side. Each step tries a range of samples in a worker, which may die.
 
-    Use: ``start, stop = next_range()``, try these samples, then ``answer(died, total)``; until
-    ``finished``. The first range is empty: it only opens the shard, and tells its length
-    (``total`` samples). Then the range that must hold the sample is halved until one is left, and
-    that one is tried alone. A verdict needs two deaths: workers also die for other reasons.
+    Use: ``start, stop = next_range()``, try these samples, then ``answer(died, total)``; repeat
+    until ``finished``. The first range is empty: it only opens the shard, which tells its number of
+    samples (``total``). Then the range that must hold the sample is halved until one is left, and
+    that one is tried alone. A verdict needs two deaths, because workers also die for other reasons.
 
     Attributes:
-        found: the number of the sample, None as long as (or if) there is none.
+        found: the number of the sample; None if it is not found, or not yet.
         finished: whether the search is over.
         total: samples in the shard, once known.
         opening: seconds that opening the shard took.
@@ -39,11 +39,11 @@ class DeadlySampleSearch:
         return self._tried
 
     def answer(self, *, died: bool, total: int = 0) -> None:
-        """What became of the range; ``total`` is needed the first time."""
+        """Tell the search whether the worker died; ``total`` is needed the first time."""
         start, stop = self._tried
         deadly = died and stop - start <= 1
         if deadly and self._died_before != self._tried:
-            self._died_before = self._tried  # once more
+            self._died_before = self._tried  # try it once more
             return
         self._died_before = None
         if not self._opened:
@@ -60,7 +60,7 @@ class DeadlySampleSearch:
 
     @property
     def verdict(self) -> str:
-        """What a search that found nothing has shown."""
+        """The result of a search that found no sample."""
         if not self.total:
-            return "opening the shard is enough"
-        return "no single sample kills it alone"
+            return "opening the shard already kills it"
+        return "no single sample kills it"

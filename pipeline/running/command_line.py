@@ -1,4 +1,4 @@
-"""The life of a job: signals, what it prints, and its exit code."""
+"""Runs a job from the command line: signals, messages and exit codes."""
 
 import contextlib
 import errno
@@ -16,14 +16,14 @@ from . import cluster
 from .progress.summary import Summary
 from .streams import streams_that_may_close
 
-STARTING = "starting: looking at options and inputs"
-INTERRUPTED = "interrupted: what is committed stays, the same command goes on from there"
+STARTING = "starting: checking options and inputs"
+INTERRUPTED = "interrupted: what is committed stays; run the same command to go on from there"
 _LINES = re.compile(r"\s*\n\s*")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 LAST_SECONDS = 2.5  # from the second signal until everything is killed
-_told = threading.Event()  # that the job was interrupted
+_printed = threading.Event()  # INTERRUPTED was printed
 _ending: list[threading.Timer] = []
 
 draining = threading.Event()
@@ -31,7 +31,7 @@ draining = threading.Event()
 
 
 def stop_reason() -> str:
-    """Why the job should finish what is under way and end; "" until a signal asks for it."""
+    """Why the job should end after its running tasks; "" until there was a signal."""
     return "a signal asked for it" if draining.is_set() else ""
 
 
@@ -41,11 +41,10 @@ def exit_code(
     errors: tuple[type[Exception], ...] = (StrataError,),
     starting: str = STARTING,
 ) -> int:
-    """Say that it is ``starting``, run ``job`` and return its exit code, by default 0.
+    """Print ``starting``, run ``job`` and return its exit code, by default 0.
 
-    One of ``errors``, or a full disk, is printed and gives 2, a KeyboardInterrupt prints
-    ``interrupted`` and gives 130. What cannot be printed, because nobody reads it any more, changes
-    none of this.
+    One of ``errors``, or a full disk, is printed and gives 2. A KeyboardInterrupt prints
+    ``interrupted`` and gives 130. It makes no difference if nobody reads the output any more.
     """
     with streams_that_may_close():
         if starting:
@@ -53,33 +52,34 @@ def exit_code(
         try:
             return job() or 0
         except errors as error:
-            _tell(str(error))
+            _print_error(str(error))
             return 2
         except OSError as error:
             if error.errno not in _FULL:
                 raise
-            _tell(f"{error}: make room, or choose other folders (--output, --scratch, TMPDIR)")
+            _print_error(
+                f"{error}: free some space, or choose other folders (--output, --scratch, TMPDIR)"
+            )
             return 2
         except KeyboardInterrupt:
             print(interrupted, file=sys.stderr, flush=True)
-            _told.set()
+            _printed.set()
             return 130
 
 
-def _tell(error: str) -> None:
+def _print_error(error: str) -> None:
     print("error:", printable(_LINES.sub(" ", error)), file=sys.stderr)
 
 
 def run_job(job: Callable[[], Summary]) -> int:
-    """Run ``job``, print what came of it, and return the exit code.
+    """Run ``job``, print its summary, and return the exit code.
 
-    The first SIGTERM or SIGINT sets ``draining``, which the job is expected to look at (through
-    ``stop_reason``) and end early with a summary whose ``stopped`` says so; the second raises
-    KeyboardInterrupt in it, and the process is gone ``LAST_SECONDS`` later at the latest. Both end
-    in exit code 130.
+    The first SIGTERM or SIGINT sets ``draining``. The job must check it through ``stop_reason`` and
+    end early with a summary whose ``stopped`` is set. The second signal raises KeyboardInterrupt,
+    and the process ends at most ``LAST_SECONDS`` later. Both give exit code 130.
     """
     draining.clear()
-    _told.clear()
+    _printed.clear()
     for number in _SIGNALS:
         signal.signal(number, _stop)
     done: list[Summary] = []
@@ -87,7 +87,7 @@ def run_job(job: Callable[[], Summary]) -> int:
         try:
             code = exit_code(lambda: done.append(job()))
         finally:
-            # Ray's processes must be ended now: no signal may interrupt that.
+            # No signal may interrupt the end of Ray's processes.
             for number in _SIGNALS:
                 signal.signal(number, signal.SIG_IGN)
             cluster.disconnect()
@@ -104,9 +104,9 @@ def run_job(job: Callable[[], Summary]) -> int:
 
 
 def _end_at_once() -> None:
-    """End this process and those below it, whatever they wait for."""
+    """End this process and its descendants, whatever they wait for."""
     cluster.kill_processes()
-    if not _told.is_set():
+    if not _printed.is_set():
         with contextlib.suppress(OSError):
             os.write(2, f"{INTERRUPTED}\n".encode())
     os._exit(130)
@@ -114,14 +114,14 @@ def _end_at_once() -> None:
 
 def _stop(number: int, frame: FrameType | None) -> None:
     if draining.is_set():
-        # On a busy machine Ray takes its time to end.
+        # On a busy machine, Ray may take long to end.
         _ending.append(threading.Timer(LAST_SECONDS, _end_at_once))
         _ending[-1].daemon = True
         _ending[-1].start()
         raise KeyboardInterrupt
     draining.set()
-    message = "stopping: finishing or saving the shards under way (again to stop at once)"
+    message = "stopping: finishing or saving the running shards (again to stop at once)"
     try:
         print(message, file=sys.stderr, flush=True)
-    except RuntimeError:  # the signal came in the middle of a write to this very stream
+    except RuntimeError:  # the signal came during a write to the same stream
         os.write(2, f"{message}\n".encode())

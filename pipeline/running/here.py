@@ -1,4 +1,4 @@
-"""Run tasks in threads of this process: for jobs that copy bytes, which need no Ray."""
+"""Runs tasks in threads of this process, for jobs that only copy bytes and need no Ray."""
 
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -10,15 +10,15 @@ from ..stores.reasons import describe
 from .tasks import Outcome, Task, Watcher
 
 ATTEMPTS = 3
-_LOOK_SECONDS = 0.5  # between two looks at how far the tasks are
+_POLL_SECONDS = 0.5  # between two updates of the watcher
 
 
 class ThreadedWorker(Protocol):
-    """A worker (``worker.Worker``) that does several tasks at once."""
+    """A worker (``worker.Worker``) that can run several tasks at once."""
 
     @property
     def run(self) -> Callable[..., dict[str, Any]]:
-        """Does a task, given its arguments."""
+        """Runs a task, given its arguments."""
 
     def status(self) -> dict[str, Any]:
         """What it is doing."""
@@ -27,10 +27,10 @@ class ThreadedWorker(Protocol):
 def run_here(
     worker: ThreadedWorker, tasks: Sequence[Task], threads: int, watcher: Watcher
 ) -> list[Outcome]:
-    """Run every task with ``worker.run``, some at once; returns the outcomes as they came.
+    """Run every task with ``worker.run``, ``threads`` at once; returns outcomes as tasks ended.
 
-    A task that fails with an error that may pass is tried three times. When the watcher asks to
-    stop, what is under way is finished, and tasks that have not begun get no outcome.
+    A task that fails with a passing error is tried three times. When the watcher asks to stop,
+    running tasks are finished, and the others get no outcome.
     """
     waiting = deque((task, 1) for task in tasks)
     running: dict[Future[dict[str, Any]], tuple[Task, int]] = {}
@@ -42,7 +42,7 @@ def run_here(
             while waiting and len(running) < threads and not reason:
                 task, attempt = waiting.popleft()
                 running[pool.submit(worker.run, *task.arguments)] = task, attempt
-            ended, _ = wait(running, timeout=_LOOK_SECONDS, return_when=FIRST_COMPLETED)
+            ended, _ = wait(running, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
             new = []
             for future in ended:
                 task, attempt = running.pop(future)

@@ -1,4 +1,4 @@
-"""Run a job's tasks on a cluster: connect, schedule, show progress, and stop when asked to."""
+"""Runs a job's tasks on a cluster: connects, schedules, shows progress, stops when asked to."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -18,9 +18,9 @@ from .tasks import Outcome, Policy, Task
 from .worker import WorkerSettings
 
 Stop = Callable[[], str]
-"""Asked now and then whether a job must finish what is under way and end; says why, or ""."""
+"""A function that a job calls regularly. It returns why the job must end early, or ""."""
 
-KILLED_WITHIN = 2.0  # seconds that Ray takes to end the processes of workers it kills
+KILLED_WITHIN = 2.0  # seconds in which Ray ends the processes of workers that it kills
 # A job must not stop because the first two pictures of a hundred million are bad.
 ENOUGH_SAMPLES = 200
 ENOUGH_SHARDS = 10
@@ -28,10 +28,10 @@ ENOUGH_SHARDS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class RunningOptions:
-    """How a job runs, which does not change what it writes.
+    """Options that change how a job runs, but not what it writes.
 
     ``input_options`` and ``output_options`` are fsspec's storage options; they may hold secrets.
-    ``log`` is the path of the event log. See the jobs' --help for the others.
+    ``log`` is the path of the event log. For the others see ``--help`` of a job.
     """
 
     batch_size: int = 32
@@ -61,18 +61,18 @@ def run_job_tasks(
     max_bad_fraction: float = 1.0,
     keep_results: bool = True,
 ) -> Sequence[Outcome]:
-    """Run the tasks of a job on as many workers as there are, and add this run to the summary.
+    """Run the tasks of a job on the workers of a cluster, and add this run to the summary.
 
     Args:
-        verb: what people read that the job is doing.
-        worker: what ``run_tasks`` runs.
-        settings: the worker's. What does not change its output is set here.
-        tasks: with the bytes of input that each of them takes.
-        in_flight: how many tasks a worker takes at once, where it is not the policy's number.
-        keep_results: False leaves the results of the outcomes empty, where a job has them from its
-            ledger: of a hundred thousand shards they are half a gigabyte.
+        verb: what the job is doing, for messages.
+        worker: the class for ``run_tasks``.
+        settings: the worker's. The fields of ``WorkerSettings`` are set here.
+        tasks: each with its bytes of input.
+        in_flight: how many tasks a worker takes at once; default: the policy's number.
+        keep_results: False returns outcomes with empty results, for jobs that read them from their
+            ledger: the results of a hundred thousand shards take half a gigabyte.
 
-    Raises ClusterError when there is no cluster, or no worker in it.
+    Raises ClusterError if there is no cluster, or no worker can start.
     """
     if not tasks:
         return []
@@ -107,12 +107,12 @@ def run_job_tasks(
 
 
 class JobWatcher:
-    """A scheduler's watcher: shows progress, and ends the job on request or after many failures.
+    """A scheduler's watcher: shows progress, and stops the job on request or after many failures.
 
     Args:
         stop: called at every update; returns why the job must stop, usually "".
-        max_bad_fraction: of the new samples, or of the new shards; more stops the job, once there
-            are enough of them to judge by. 1 never does.
+        max_bad_fraction: more failures among the new samples or new shards stop the job, once there
+            are enough of them. 1 never stops it.
     """
 
     def __init__(

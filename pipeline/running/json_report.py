@@ -1,4 +1,4 @@
-"""``--json``: what came of a job as JSON, in a file or on standard output."""
+"""``--json``: writes the result of a job as JSON, to a file or to standard output."""
 
 import argparse
 import contextlib
@@ -19,7 +19,7 @@ S = TypeVar("S", bound=Summary)
 
 
 class Result(Protocol):
-    """What a job gives back."""
+    """The result of a job."""
 
     def lines(self) -> list[str]:
         """For people."""
@@ -29,7 +29,7 @@ class Result(Protocol):
 
 
 def json_path(text: str) -> str:
-    """Refuse a report that could not be written, before hours of work."""
+    """Refuse a path that cannot be written, before the job starts."""
     if text == STDOUT:
         return text
     path = log_path(text)
@@ -46,16 +46,16 @@ def add_json(parser: argparse._ActionsContainer) -> None:
         nargs="?",
         const=STDOUT,
         metavar="FILE",
-        help="write the result as JSON, without FILE to standard output (As JSON in "
-        "docs/pipeline.md explains the keys)",
+        help="write the result as JSON to FILE, or to standard output (see As JSON in "
+        "docs/pipeline.md)",
     )
 
 
 def print_result(result: Result, target: str | None) -> None:
-    """Print a result for people, and write it as JSON where that was asked for."""
+    """Print a result for people, and write it as JSON if there is a ``target``."""
     if target != STDOUT:
         for line in result.lines():
-            # keys may hold anything, and a terminal that cannot show it must not end the job
+            # A key may hold characters that the terminal cannot show.
             print(line.encode("utf-8", "backslashreplace").decode())
         sys.stdout.flush()
     if target is not None:
@@ -63,14 +63,14 @@ def print_result(result: Result, target: str | None) -> None:
 
 
 def run_job_as_json(job: Callable[[], S], target: str | None) -> int:
-    """``run_job``; then writes its result as JSON where that was asked for."""
+    """``run_job``, then write the result as JSON if there is a ``target``."""
     done: list[S] = []
 
     def run() -> S:
         done.append(job())
         return done[0]
 
-    # With the result on standard output, nothing else may be there.
+    # If the result goes to standard output, nothing else may go there.
     elsewhere = (
         contextlib.redirect_stdout(sys.stderr) if target == STDOUT else contextlib.nullcontext()
     )
@@ -82,7 +82,7 @@ def run_job_as_json(job: Callable[[], S], target: str | None) -> int:
 
 
 def write_json(values: Mapping[str, Any], target: str) -> None:
-    """Write to the file ``target``, or to standard output for ``-``; says so where it cannot."""
+    """Write to the file ``target``, or to standard output for ``-``. Prints errors."""
     text = json.dumps(values, indent=1) + "\n"
     with streams_that_may_close():
         try:

@@ -1,4 +1,4 @@
-"""Options that a job cannot fulfil, found out before it does anything."""
+"""Options that a job refuses before it does anything."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,13 +9,13 @@ from codec.errors import StrataError
 
 
 class OptionError(StrataError):
-    """Options that contradict each other, the model or the dataset."""
+    """Options contradict each other, the model or the dataset."""
 
 
 def check_codec_options(
     codec: Codec, purpose: Purpose, options: Mapping[str, Any], where: str
 ) -> None:
-    """Raise OptionError, with ``where`` the codec comes from, unless it takes these options."""
+    """Raise OptionError if the codec does not have these options; ``where`` names its source."""
     try:
         codec.check_options(purpose, options)
     except (TypeError, ValueError) as error:

@@ -1,13 +1,13 @@
-"""The driver's loop: keep every actor busy, count attempts, watch timeouts, lose no task.
+"""The driver's loop: keeps actors busy, counts attempts, enforces timeouts, loses no task.
 
-Every task ends in exactly one ``Outcome``. Ray restarts an actor that dies (``actors.py``); whether
-its shards are tried again is decided here, never by Ray, because only the driver can count.
+Every task ends in exactly one ``Outcome``. Ray restarts an actor that dies (``actors.py``). Whether
+its tasks are tried again is decided here and not by Ray, because attempts are counted here.
 
 An actor has up to ``in_flight`` tasks at once: it fetches one and publishes another while it
-computes a third. When the actor dies, any of them may be the reason. Each becomes a **suspect**,
-which runs alone in an actor and whose crashes count as attempts. A task that has crashed as often
-as it may be tried is searched for the one sample that kills the worker (``bisection.py``), and
-goes on without that sample.
+computes a third. When the actor dies, any of them may be the reason. So each becomes a **suspect**:
+it runs alone in an actor, and its crashes count as attempts. A task that has used up its attempts
+with crashes is searched for the sample that kills the worker (``bisection.py``), and then runs
+without that sample.
 """
 
 import itertools
@@ -28,14 +28,14 @@ from .progress.summary import size
 from .tasks import Outcome, Policy, Task, Watcher
 
 POLL_SECONDS = 0.5
-FAILURES_IN_A_ROW = 3  # of one worker, after which its process is replaced: it may be at fault
-LOOK_AHEAD = 100  # pending tasks among which one is looked for that a free worker has not failed at
-FREE_LOSSES = 10  # of a task's machine, which do not count as attempts
+FAILURES_IN_A_ROW = 3  # then a worker's process is replaced, because it may be the reason
+LOOK_AHEAD = 100  # pending tasks in which to find one that a free worker has not failed at
+FREE_LOSSES = 10  # a task may lose its machine so often before that counts as an attempt
 MAX_DEADLY_SAMPLES = 8  # of one shard; with more of them the shard itself fails
-# A worker died for lack of memory if its machine had less left than this part of that and what the
-# worker held. Ray begins to kill when 5 % of a machine's memory is left.
+# A worker died for lack of memory if its machine had less free memory than this share of free
+# memory and the worker's together. Ray starts to kill when 5 % of a machine's memory is left.
 SCARCE = 0.1
-PROBE_SECONDS = 60.0  # the least that samples get before they count as hanging
+PROBE_SECONDS = 60.0  # the shortest timeout of a search step
 
 
 @dataclass(eq=False)
@@ -45,7 +45,7 @@ class _State:
     task: Task
     starts: int = 0
     failures: int = 0
-    suspect: bool = False  # goes on alone in an actor: it may have killed one
+    suspect: bool = False  # it may have killed an actor, so it runs alone in one
     skip: dict[int, str] = field(default_factory=dict)
     search: DeadlySampleSearch | None = None
     crash: str = ""
@@ -62,7 +62,8 @@ class _Call:
     """One outstanding call of an actor.
 
     It is overdue if its actor has finished no sample, stage or task for ``timeout`` seconds, or if
-    it has not got on itself for ``patience`` seconds. It last ``moved`` to ``place``.
+    the call itself has made no progress for ``patience`` seconds. Its last progress was at
+    ``moved``, to ``place`` (stage and samples).
     """
 
     state: _State
@@ -91,7 +92,7 @@ def run_tasks(
     it also has ``probe(*arguments, start, stop, skip) -> int``, tasks that kill their worker are
     searched, and ``run`` gets the samples to skip as a last argument. If it has ``pause()``, its
     ``run`` may raise PausedError after that was called. When the watcher asks to stop, tasks that
-    have not begun or were paused get no outcome. Raises ClusterError when no actor can be started.
+    have not started or were paused get no outcome. Raises ClusterError if no actor can be started.
     """
     count = min(shape.workers, len(tasks))
     crew = Crew[_Call](worker, settings, shape, count, policy.in_flight, watcher)
@@ -99,7 +100,7 @@ def run_tasks(
 
 
 def _lack_of_memory(status: Mapping[str, Any]) -> str:
-    """The reason in words if a worker with this last status died for lack of memory, else ""."""
+    """A message if a worker with this last status died for lack of memory, otherwise ""."""
     free, held = status.get("free"), status.get("rss", 0)
     here = status.get("node") == platform.node()
     killed = here and kernel_kills() > status.get("kernel_kills", math.inf)
@@ -124,11 +125,11 @@ class _Scheduler:
         self.pending = deque(_State(task) for task in tasks)
         self.suspects: deque[_State] = deque()
         self.scattered = False
-        self.stopping = 0.0  # if not 0: the moment at which what is under way is given up
-        self.pausing = math.inf  # the moment at which workers are asked to put it aside
+        self.stopping = 0.0  # if not 0: when running tasks are given up
+        self.pausing = math.inf  # when workers are asked to pause their tasks
 
     def run(self) -> Iterator[Outcome]:
-        """Yields outcomes as they come; kills the actors however it ends."""
+        """Yield outcomes as they come. Kills the actors at the end."""
         try:
             while self._work_left():
                 self.crew.attend()
@@ -147,7 +148,7 @@ class _Scheduler:
         finally:
             self.crew.close()
 
-    # -- giving out work --------------------------------------------------------------------------
+    # -- assigning tasks --------------------------------------------------------------------------
 
     def _work_left(self) -> bool:
         under_way = any(actor.calls for actor in self.crew.actors)
@@ -182,8 +183,8 @@ class _Scheduler:
                     self._begin(actor, self.suspects.popleft())
         starting = sum(not actor.calls and actor not in able for actor in self.crew.actors)
         while self.pending:
-            # Towards the end, and while workers start, a task must not wait behind a busy worker
-            # when another one could take it.
+            # Near the end, and while workers start, a task must not wait for a busy worker if
+            # another one could take it.
             share = -(-len(self.pending) // len(self.crew.actors))
             if len(self.pending) <= starting:
                 share = 0
@@ -202,7 +203,7 @@ class _Scheduler:
                 return
 
     def _begin_one(self, free: Sequence[_Worker]) -> bool:
-        """Give one task to a worker, if possible to one that has not failed at it."""
+        """Assign one task, if possible to a worker that has not failed at it."""
         slots = {actor.slot for actor in self.crew.actors if actor.ready}
         for number, state in enumerate(itertools.islice(self.pending, LOOK_AHEAD)):
             fresh = [actor for actor in free if actor.slot not in state.failed_on]
@@ -220,32 +221,32 @@ class _Scheduler:
         if state.search is not None:
             start, stop = state.search.next_range()
             ref = actor.handle.probe.remote(*state.task.arguments, start, stop, dict(state.skip))
-            if stop > start:  # else it only opens the shard, which may take as long as all of it
+            if stop > start:  # otherwise it only opens the shard, and has the whole timeout
                 share = (stop - start) / max(1, state.search.total)
                 working = max(PROBE_SECONDS, 2 * share * seconds)
                 seconds = min(seconds, 2 * state.search.opening + working)
         else:
             state.starts += 1
             ref = actor.handle.run.remote(*state.arguments)
-        # Tasks take turns, so each may have to wait for all that were there before.
+        # Tasks take turns, so each may have to wait for all earlier ones.
         patience = seconds + sum(call.timeout for call in actor.calls.values())
         probing = state.search is not None
         actor.calls[ref] = _Call(state, probing, seconds, patience, now, now)
 
     def _scatter(self) -> None:
-        """Another job does the same tasks: a random order lets the two share them."""
+        """Shuffle the tasks, because another job runs the same ones: so the two share them."""
         if not self.scattered:
             self.scattered = True
             random.shuffle(self.pending)
             self.watcher.event("shared", left=len(self.pending))
 
-    # -- taking in results ------------------------------------------------------------------------
+    # -- collecting results -----------------------------------------------------------------------
 
     def _collect(self) -> Iterator[Outcome]:
         for actor, ref, answer in self.crew.answers(POLL_SECONDS):
             if ref is actor.starting:
                 self.crew.take_ready(actor, answer)
-            elif ref in actor.calls:  # else it died with another call of this round
+            elif ref in actor.calls:  # otherwise its actor's death was handled in this round
                 if answer.died:
                     yield from self._died(actor, answer)
                 else:
@@ -260,7 +261,7 @@ class _Scheduler:
             actor.failures += not answer.permanent
             state.failed_on.add(actor.slot)
             if call.probing:
-                # The search cannot go on: the crash that it was for is the task's error.
+                # The search cannot go on, so the task fails with the crash that started it.
                 yield self._give_up(state, f"{state.crash}; searching it: {answer.text}", True)
             else:
                 yield from self._failed(state, answer.text, permanent=answer.permanent)
@@ -283,7 +284,7 @@ class _Scheduler:
             self.crew.restart(actor)
 
     def _died(self, actor: _Worker, answer: Answer) -> Iterator[Outcome]:
-        """A worker died: decide for each of its tasks whether it may be the reason."""
+        """Handle a worker's death: decide for each of its tasks whether it may be the reason."""
         calls = list(actor.calls.values())
         culprit = actor.killed_for
         shards = actor.status.get("shards", {}).values()
@@ -306,7 +307,7 @@ class _Scheduler:
             elif call.probing:
                 yield from self._probed(state, died=True)
             elif culprit is not None and call is not culprit:
-                self.pending.appendleft(state)  # another task's call hung, not this one's
+                self.pending.appendleft(state)  # another task was stuck, not this one
             elif len(calls) > 1 and culprit is None and not state.suspect:
                 state.suspect = True
                 self.suspects.append(state)
@@ -317,7 +318,7 @@ class _Scheduler:
     def _failed(
         self, state: _State, error: str, *, permanent: bool = False, crashed: bool = False
     ) -> Iterator[Outcome]:
-        """Queue the task again, search it, or give it up."""
+        """Queue a failed task again, search it, or give it up."""
         state.failures += 1
         if not permanent and state.failures < self.policy.attempts:
             self.watcher.event(
@@ -346,16 +347,16 @@ class _Scheduler:
         else:
             state.skip[search.found] = f"kills its worker: {state.crash}"
             self.watcher.event("deadly_sample_found", shard=state.task.name, sample=search.found)
-            # Without this sample the task has all its attempts again.
+            # Without this sample, the task gets all its attempts again.
             state.search, state.failures = None, 0
             self.suspects.append(state)
 
     # -- watching ---------------------------------------------------------------------------------
 
     def _enforce_timeouts(self) -> None:
-        """Kill workers that have got on with nothing for too long, or not with one of their tasks.
+        """Kill workers that have made no progress for too long, or none in one of their tasks.
 
-        Tasks take turns in a worker, so the others wait for the oldest.
+        Tasks take turns in a worker, so the oldest one holds up the others.
         """
         now = time.monotonic()
         for actor in self.crew.actors:
@@ -370,7 +371,7 @@ class _Scheduler:
                 self.crew.kill_for(actor, overdue[0])
 
     def _note_progress(self, actor: _Worker, now: float) -> None:
-        """Look in an actor's last status at the stages and samples of its tasks."""
+        """Note whether stages and samples in an actor's last status have changed."""
         shards = actor.status.get("shards", {})
         for call in actor.calls.values():
             shard = shards.get(call.state.task.name, {})

@@ -1,4 +1,4 @@
-"""The stages of a worker: one shard at a time in each, in turn, and the time that each is busy."""
+"""The stages of a worker: a clock of busy seconds, and a lock that keeps the order of threads."""
 
 import threading
 import time
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 class StageClock:
-    """Adds up busy seconds by stage, from any thread; a shard's clock adds to its worker's too."""
+    """Adds up busy seconds by stage, from any thread. A shard's clock also adds to its worker's."""
 
     def __init__(self, parent: "StageClock | None" = None) -> None:
         self._parent = parent
@@ -17,7 +17,7 @@ class StageClock:
 
     @contextmanager
     def timed(self, stage: str, threads: int = 1) -> Iterator[None]:
-        """Count the time of the block, which one of ``threads`` threads of a stage does."""
+        """Count the time of the block, which runs in one of ``threads`` threads of a stage."""
         started = time.perf_counter()
         try:
             yield
@@ -39,8 +39,8 @@ class StageClock:
 class Turn:
     """A lock that threads get in the order in which they asked for it.
 
-    ``threading.Lock`` keeps no order. Here it matters: of a worker that finishes nothing, the
-    driver takes the oldest task for the one that is stuck.
+    ``threading.Lock`` keeps no order. The order matters because the driver assumes that the oldest
+    task of a worker is the one that is stuck.
     """
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class Turn:
             mine = threading.Lock()
             mine.acquire()
             self._waiting.append(mine)
-        mine.acquire()  # until it is released by the one before
+        mine.acquire()  # waits until the previous thread releases it
 
     def __exit__(self, *_: object) -> None:
         with self._lock:

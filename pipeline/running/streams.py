@@ -1,4 +1,4 @@
-"""Standard streams that may be closed, full or read by nobody, while the job goes on."""
+"""Standard streams that may be closed, full or read by nobody: the job goes on all the same."""
 
 import os
 import re
@@ -13,11 +13,11 @@ _LINES = re.compile(r"([\n\r\t])")  # \r: of bars that other programs draw
 
 
 class _MayClose:
-    """A text stream whose failures to write are swallowed; from the first on, nothing is written.
+    """A text stream that ignores errors. After the first error, nothing more is written.
 
-    Its file descriptor then leads to nowhere, so that Python's own flush at its end, which would
-    change the exit code, cannot fail either. Control characters other than those that make lines
-    are escaped, whoever writes them: ``with_controls`` is the same stream for what draws.
+    Its file descriptor is then redirected to /dev/null, because an error in Python's last flush
+    would change the exit code. Control characters are escaped, except for line ends and tabs;
+    ``with_controls`` is the same stream without escaping, for the display.
     """
 
     def __init__(self, stream: TextIO, escapes: bool = True) -> None:
@@ -29,7 +29,7 @@ class _MayClose:
         return _MayClose(inner, escapes=False)
 
     def guard(self, stream: TextIO) -> "_MayClose":
-        """Another stream, from which what is drawn here takes what others print."""
+        """Escape another stream in the same way."""
         return _MayClose(stream)
 
     def write(self, text: str) -> int:
@@ -43,7 +43,7 @@ class _MayClose:
     def _write(self, text: str) -> int:
         try:
             return self._stream.write(text)
-        except UnicodeEncodeError:  # an older terminal, which can show only some letters
+        except UnicodeEncodeError:  # the terminal's encoding has only some letters
             return self._write(text.encode("ascii", "backslashreplace").decode())
         except (OSError, ValueError):
             self._give_up()
@@ -69,10 +69,10 @@ class _MayClose:
 
 @contextmanager
 def streams_that_may_close() -> Iterator[None]:
-    """For as long as the block takes, printing cannot fail.
+    """Printing cannot fail inside the block.
 
-    Descriptors 0 to 2 that were closed are opened to nowhere: the next file that is opened would
-    get their numbers, and libraries print into these.
+    Closed descriptors 0 to 2 are opened to /dev/null. Otherwise the next file that is opened would
+    get one of these numbers, and libraries would print into it.
     """
     for number in (0, 1, 2):
         try:

@@ -1,4 +1,4 @@
-"""Input and output of the scheduler: tasks, outcomes, the policy, and who watches."""
+"""Input and output of the scheduler: tasks, outcomes, the policy, the watcher."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -7,7 +7,7 @@ from codec.errors import StrataError
 
 
 class PausedError(StrataError):
-    """A worker was asked to stop: the task is not done, and what it had finished is saved."""
+    """A worker was asked to stop. The task is not finished; its finished rows are saved."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,11 @@ class Outcome:
 class Policy:
     """How long the driver waits, and how often it tries.
 
-    ``attempts`` that fail, per task; ``timeout`` seconds in which a worker must finish something;
-    ``drain`` seconds for tasks under way when the job must stop; ``in_flight`` tasks at once for
-    each actor.
+    Attributes:
+        attempts: failures after which a task fails for good.
+        timeout: seconds in which a worker must finish a sample, stage or task.
+        drain: seconds that running tasks get when the job must stop.
+        in_flight: tasks of each actor at once.
     """
 
     attempts: int = 3
@@ -53,13 +55,13 @@ class Policy:
 
 
 class Watcher(Protocol):
-    """Gets what happens during a run."""
+    """Is told what happens during a run."""
 
     def ready(self) -> None:
-        """The first worker can begin."""
+        """The first worker is ready."""
 
     def event(self, kind: str, **facts: Any) -> None:
         """Something happened that belongs into the log."""
 
     def update(self, new: list[Outcome], workers: list[dict[str, Any]]) -> str:
-        """New outcomes, and each worker's status. Returns why the run must stop, usually ""."""
+        """Gets new outcomes and each worker's status. Returns why the run must stop, or ""."""

@@ -1,7 +1,7 @@
-"""What the workers of all jobs have in common.
+"""The base of all workers.
 
-A worker is an ordinary class, which can be used without Ray. The scheduler makes it an actor
-(``scheduler.run_tasks``).
+A worker is an ordinary class, which can be used without Ray. ``scheduler.run_tasks`` makes actors
+of it.
 """
 
 from dataclasses import dataclass, field
@@ -18,9 +18,9 @@ from .activity import Activity
 class WorkerSettings:
     """Settings that every worker has. They do not change what it writes.
 
-    ``run_job_tasks`` sets them, from the job's ``RunningOptions`` and the share of the cluster that
-    a worker owns. ``input_options`` and ``output_options`` are fsspec's storage options, and may
-    hold secrets.
+    ``run_job_tasks`` sets them from the job's ``RunningOptions`` and the worker's share of the
+    cluster. ``input_options`` and ``output_options`` are fsspec's storage options; they may hold
+    secrets.
     """
 
     batch_size: int = 32
@@ -36,7 +36,7 @@ Settings = TypeVar("Settings", bound=WorkerSettings)
 
 
 class Worker(Generic[Settings]):
-    """Base of a worker: ``ready`` loads what it needs, ``run`` does one task."""
+    """Base of a worker: ``ready`` loads what it needs, ``run`` runs one task."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -49,5 +49,5 @@ class Worker(Generic[Settings]):
         return Store(settings.output, settings.output_options)
 
     def status(self) -> dict[str, Any]:
-        """Tasks under way, busy seconds by stage, traffic, memory: see ``Activity.status``."""
+        """Running tasks, busy seconds by stage, traffic, memory: see ``Activity.status``."""
         return self.activity.status()

@@ -1,4 +1,4 @@
-"""Exceptions of workers that the driver can unpickle."""
+"""Makes exceptions of workers picklable for the driver."""
 
 import functools
 from collections.abc import Callable
@@ -13,8 +13,8 @@ R = TypeVar("R")
 def picklable_errors(method: Callable[P, R]) -> Callable[P, R]:
     """Let ``method`` raise only Strata's own errors; others become RuntimeErrors that name them.
 
-    A library's exception may fail to unpickle in the driver, which then ends with it; a SystemExit
-    ends the worker. The original is not kept, because the frames in its traceback hold pictures.
+    A library's exception may fail to unpickle and would then end the driver; a SystemExit would end
+    the worker. The original is not kept, because the frames of its traceback hold pictures.
     """
 
     @functools.wraps(method)

@@ -1,8 +1,8 @@
-"""Whom the server answers: the Host header is checked, and a token if there is one.
+"""Checks each request: its Host header, and a token if the server has one.
 
-A web page of anybody can let its own name point to this machine, and then read what a browser here
-may read (DNS rebinding). The browser tells the page's name in Host. An address cannot be pointed
-elsewhere, so addresses are always allowed.
+The check of Host prevents DNS rebinding: a web page anywhere can let its own host name point to
+this machine, and then read with the visitor's browser what the server shows. The browser sends the
+page's host name in Host. IP addresses cannot be rebound, so they are always allowed.
 """
 
 import base64
@@ -15,16 +15,17 @@ from urllib.parse import urlsplit
 
 from .middleware import App, Receive, Scope, Send
 
-_OPEN = "/healthz"  # for load balancers; it tells nothing
+_OPEN = "/healthz"  # needs no token: for load balancers, and shows nothing
 ANY_HOST = "*"
 
 
 @dataclass(frozen=True)
 class Access:
-    """``hosts`` are the names, beside localhost, under which the server may be asked, or ``*``.
+    """Who may send requests.
 
-    ``token`` is what clients must send, as ``Authorization: Bearer <token>`` or as the password of
-    any user; None lets everybody in.
+    ``hosts`` are the host names, beside localhost, that requests may name, or ``*`` for any.
+    Clients must send ``token`` as ``Authorization: Bearer <token>`` or as the password of any user;
+    None lets everybody in.
     """
 
     hosts: tuple[str, ...] = ()
@@ -65,7 +66,7 @@ OPEN_ACCESS = Access()
 
 
 class Guard:
-    """Refuses requests under foreign names with 421, and those without the token with 401."""
+    """Refuses requests for other host names with 421, and those without the token with 401."""
 
     def __init__(self, app: App, access: Access) -> None:
         self._app, self._access = app, access
@@ -77,7 +78,7 @@ class Guard:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if not self._access.knows(headers.get(b"host", "")):
-            await _refuse(send, 421, "this server has another name: start it with --host-names")
+            await _refuse(send, 421, "unknown host name: allow it with --host-names")
         elif path != _OPEN and not self._access.admits(headers.get(b"authorization", "")):
             asked = (b"www-authenticate", b'Basic realm="Strata: the token is the password"')
             await _refuse(send, 401, "a token is needed: Authorization: Bearer <token>", asked)
@@ -87,11 +88,11 @@ class Guard:
 
 async def _refuse(send: Send, status: int, detail: str, *headers: tuple[bytes, bytes]) -> None:
     body = json.dumps({"detail": detail}).encode()
-    told = [
+    sent = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
         (b"cache-control", b"no-store"),
         *headers,
     ]
-    await send({"type": "http.response.start", "status": status, "headers": told})
+    await send({"type": "http.response.start", "status": status, "headers": sent})
     await send({"type": "http.response.body", "body": body})

@@ -1,4 +1,4 @@
-"""The service's answers, and the errors in their place."""
+"""The service's answers and errors."""
 
 from dataclasses import dataclass
 
@@ -9,9 +9,9 @@ from codec.errors import StrataError
 class Answer:
     """A file and its description.
 
-    ``etag`` names the content: equal tags mean equal bytes. ``layers`` and ``stream_bytes`` count
-    what the picture was made from, ``original`` says that this was the kept original. ``damaged``
-    is the number of the first unusable layer, None if there is none.
+    ``etag`` identifies the content: equal tags mean equal bytes. The picture was made from
+    ``layers`` layers of ``stream_bytes`` bytes, or from the kept original (``original``).
+    ``damaged`` is the number of the first unusable layer, None if there is none.
     """
 
     body: bytes
@@ -24,7 +24,7 @@ class Answer:
 
 
 class NotFound(StrataError):
-    """There is no such picture, or all of its data is damaged or gone."""
+    """There is no such picture, or all of its data is damaged or missing."""
 
 
 class CannotShow(StrataError):

@@ -1,4 +1,4 @@
-"""The HTTP interface: routes, their parameters, errors and headers. Knows no Ray.
+"""The HTTP interface: routes, their parameters, errors and headers. Does not need Ray.
 
 app = create_app(PreviewService.open(Settings("s3://bucket/archive")))
 """
@@ -44,12 +44,12 @@ T = TypeVar("T")
 
 STATIC = Path(__file__).parent / "static"
 MIN_SIDE, MAX_SIDE = 16, 4096
-# A picture may change (--retry bad, a repair). So clients ask again after an hour for addresses
-# without a version, which costs a 304; addresses with a version change when pictures do.
-# Private: a shared cache may stand in front of an access control.
+# A picture may change (--retry bad, a repair). A URL with a version changes with it, so its answer
+# can be cached for good. For a URL without one, clients ask again after an hour and mostly get 304.
+# Private: a shared cache would answer without checking the token.
 _HOUR = "private, max-age=3600"
-_FOR_EVER = "private, max-age=31536000, immutable"
-_ASK = "no-cache"  # each time whether what they have is still the newest
+_FOREVER = "private, max-age=31536000, immutable"
+_ASK = "no-cache"  # clients ask each time whether their copy is the newest
 _NEVER = "no-store"
 
 log = logging.getLogger("strata.previews")
@@ -71,7 +71,7 @@ Version = Annotated[
     str | None,
     Query(
         max_length=64,
-        description="The dataset's version: the answer may then be cached for good",
+        description="The archive's version (from /v1/dataset): the answer can be cached for good",
     ),
 ]
 
@@ -81,10 +81,9 @@ def create_app(
     metrics: MetricsSource | None = None,
     access: Access = OPEN_ACCESS,
 ) -> FastAPI:
-    """The application around ``service``, which it closes when it ends.
+    """The ASGI application of ``service``, which it closes when it ends.
 
-    It answers to localhost, to addresses and to the names in ``access``.
-    /metrics shows ``metrics`` (default: the service's own).
+    ``access`` says who may send requests. /metrics shows ``metrics`` (default: the service's own).
     """
     source: MetricsSource = metrics or service.metrics
 
@@ -98,14 +97,14 @@ def create_app(
     app = FastAPI(
         title="Strata previews",
         version="1",
-        summary="Pictures of one dataset, at any number of layers and any size",
+        summary="Pictures of one archive, at any number of layers and any size",
         description=_DESCRIPTION,
-        docs_url=None,  # they load scripts from foreign hosts
+        docs_url=None,  # these pages load scripts from other hosts
         redoc_url=None,
         redirect_slashes=False,  # a key may end in a slash
         lifespan=lifespan,
     )
-    # The last one added comes first.
+    # The middleware that is added last sees a request first.
     app.state.service = service
     app.add_middleware(Guard, access=access)
     app.add_middleware(Observed, metrics=service.metrics)
@@ -130,7 +129,7 @@ def _add_pictures(app: FastAPI, service: PreviewService) -> None:
         Query(
             ge=1,
             le=service.dataset.num_layers,
-            description="How many layers; by default all that are stored",
+            description="How many layers; default: all that are stored",
         ),
     ]
 
@@ -146,7 +145,7 @@ def _add_pictures(app: FastAPI, service: PreviewService) -> None:
 
     @app.get(
         "/v1/images/{key:path}/stream",
-        summary="The first layers as they are stored, for a program that decodes them",
+        summary="The first layers as they are stored, for programs that decode them",
         response_class=Response,
         responses=file_response("The stream", [STREAM_TYPE], STREAM_HEADERS)
         | errors(404, 422, 503),
@@ -160,11 +159,11 @@ def _add_pictures(app: FastAPI, service: PreviewService) -> None:
     ) -> Response:
         reading = service.stream(_key(key), layers, _known(if_none_match))
         answer = await unless_gone(request, reading)
-        return _file(answer, _FOR_EVER if v == service.version else _HOUR)
+        return _file(answer, _FOREVER if v == service.version else _HOUR)
 
     @app.get(
         "/v1/images/{key:path}",
-        summary="A picture from its first layers",
+        summary="A picture, decoded from its first layers",
         response_class=Response,
         responses=file_response("The picture", list(MEDIA_TYPES.values()), PICTURE_HEADERS)
         | errors(404, 422, 503),
@@ -189,7 +188,7 @@ def _add_pictures(app: FastAPI, service: PreviewService) -> None:
     ) -> Response:
         wanted = PreviewRequest(_key(key), layers, max_side, format)
         answer = await unless_gone(request, service.image(wanted, _known(if_none_match)))
-        return _file(answer, _FOR_EVER if v == service.version else _HOUR)
+        return _file(answer, _FOREVER if v == service.version else _HOUR)
 
     @app.get(
         "/v1/originals/{key:path}",
@@ -213,19 +212,19 @@ def _add_lists(app: FastAPI, service: PreviewService) -> None:
     async def images(
         request: Request,
         after: Annotated[
-            str | None, Query(max_length=1000, description="`next` of the page before")
+            str | None, Query(max_length=1000, description="`next` of the previous page")
         ] = None,
         next_to: Annotated[
             str | None,
             Query(
                 max_length=10_000,
-                description="A key: the page begins with the picture behind it, or with `backwards`"
-                " before it. Without `after`",
+                description="A key, in place of `after`: the page begins with the picture after "
+                "it, or with `backwards` with the one before it",
             ),
         ] = None,
         backwards: Annotated[
             bool,
-            Query(description="Against the archive's order, from `after`, `next_to` or the end"),
+            Query(description="In reverse order, from `after`, `next_to` or the end"),
         ] = False,
         limit: Annotated[int, Query(ge=1, le=500)] = 100,
         search: Annotated[
@@ -234,7 +233,7 @@ def _add_lists(app: FastAPI, service: PreviewService) -> None:
         captions: Annotated[
             bool,
             Query(
-                description="With captions and labels, which `search` finds, too; reads side fields"
+                description="Also return captions and labels, and search them; reads side fields"
             ),
         ] = False,
         min_width: Positive | None = None,
@@ -242,7 +241,8 @@ def _add_lists(app: FastAPI, service: PreviewService) -> None:
         min_height: Positive | None = None,
         max_height: Positive | None = None,
         format: Annotated[
-            str | None, Query(max_length=20, description="Of the original file", examples=["png"])
+            str | None,
+            Query(max_length=20, description="The original file's format", examples=["png"]),
         ] = None,
     ) -> JSONResponse:
         bounds = [
@@ -256,7 +256,7 @@ def _add_lists(app: FastAPI, service: PreviewService) -> None:
         page = await unless_gone(request, service.page(query, next_to))
         return JSONResponse(page, headers={"Cache-Control": _ASK})
 
-    @app.get("/v1/dataset", summary="The dataset", response_model=Facts, responses=errors(503))
+    @app.get("/v1/dataset", summary="The archive", response_model=Facts, responses=errors(503))
     async def dataset() -> JSONResponse:
         return JSONResponse(service.facts(), headers={"Cache-Control": _ASK})
 
@@ -289,7 +289,7 @@ def _add_page(app: FastAPI, source: MetricsSource) -> None:
 
 
 class _Static(StaticFiles):
-    """Files of the page. Browsers ask for them each time, so they see a new release at once."""
+    """The page's files. Browsers ask each time for changes, so they see a new release at once."""
 
     def file_response(self, *arguments: Any, **options: Any) -> Response:
         response = super().file_response(*arguments, **options)
@@ -301,7 +301,7 @@ class _Static(StaticFiles):
 
 
 def _key(sent: str) -> str:
-    """The key in a path as it was sent. Raises NotFound for a key that is not UTF-8."""
+    """The key in a path that is still percent-encoded. Raises NotFound if it is not UTF-8."""
     try:
         return unquote_to_bytes(sent).decode("utf-8")
     except UnicodeDecodeError:
@@ -309,7 +309,7 @@ def _key(sent: str) -> str:
 
 
 def _known(header: str | None) -> Callable[[str], bool]:
-    """Whether If-None-Match lists an ETag. For a GET, weak ones count too (RFC 9110, 13.1.2)."""
+    """Tells whether If-None-Match lists an ETag. Weak ones count too (RFC 9110, 13.1.2)."""
     tags = frozenset(re.findall(r'"[^"]*"|\*', header or ""))
     return lambda etag: etag in tags or "*" in tags
 

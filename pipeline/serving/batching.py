@@ -1,4 +1,4 @@
-"""Decode the pictures that are requested at the same time together, in one thread."""
+"""Decodes pictures in batches: those that are requested at the same time, in one thread."""
 
 import asyncio
 import time
@@ -14,8 +14,8 @@ from codec.batches import one_by_one_on_error
 
 from .limits import Limits
 
-MANY_KINDS = 1000  # sizes that clients may ask for
-LONGEST_BATCH = 0.5  # seconds, because other requests wait for a batch to end
+MANY_KINDS = 1000  # kinds whose speed is remembered: clients may ask for any size
+LONGEST_BATCH = 0.5  # seconds; other requests wait for a batch to end
 
 Kind = tuple[int, int | None]  # layers and max_side: what can be decoded together
 Decode = Callable[[Sequence[EncodedImage], int, int | None], list[np.ndarray]]
@@ -36,11 +36,11 @@ class _Wanted:
 class Batcher:
     """Gives streams to ``decode(streams, layers, max_side)`` in batches of one kind, oldest first.
 
-    ``decode`` runs in one thread, because a device can use no more. Requests that come while it
-    runs make the next batch; if it does not run, the first request waits ``limits.gather`` seconds
-    for others. Cancelled requests are not decoded. A batch holds as many pictures as should take
-    ``LONGEST_BATCH`` seconds, estimated from earlier batches of its kind. The first picture of a
-    kind is decoded alone. A Batcher belongs to one event loop.
+    ``decode`` runs in one thread, because more would not be faster on one device. Requests that
+    arrive while it runs form the next batch. If it does not run, the first request waits
+    ``limits.gather`` seconds for others. Cancelled requests are not decoded. A batch is as large as
+    can be decoded in ``LONGEST_BATCH`` seconds, estimated from earlier batches of its kind. The
+    first picture of a kind is decoded alone. A Batcher belongs to one event loop.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Batcher:
         self._waiting: list[_Wanted] = []
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="decode")
         self._runner: asyncio.Task[None] | None = None
-        self._cost: dict[Kind, float] = {}  # seconds a pixel: a running average
+        self._cost: dict[Kind, float] = {}  # seconds per pixel: a running average
 
     async def decode(
         self,
@@ -61,9 +61,9 @@ class Batcher:
         max_side: int | None,
         begun: Callable[[], None] = lambda: None,
     ) -> np.ndarray:
-        """The picture, ``(h, w, 3) uint8``. Raises what the codec raises for this stream alone.
+        """The picture, ``(h, w, 3) uint8``. Raises the codec's errors, for this stream only.
 
-        ``begun()`` is called when its batch starts: from then on cancelling saves nothing.
+        ``begun()`` is called when its batch starts: after that, cancelling saves nothing.
         """
         done: asyncio.Future[np.ndarray] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Wanted(stream, (layers, max_side), done, begun))

@@ -1,8 +1,8 @@
-"""The application on Ray Serve: as many replicas as there are devices, each a whole server.
+"""The application on Ray Serve, with several replicas.
 
-A replica has its own model, caches and limits, and needs no other replica. ``serve run`` and a
-RayService of KubeRay (infra/kuberay/service.yaml) start ``application``; ``strata serve``
-does the same on a laptop or an existing cluster.
+Each replica is a whole server with its own model, caches and limits. ``strata serve`` calls
+``deploy``; ``serve run`` and a RayService of KubeRay (infra/kuberay/service.yaml) start
+``application``.
 """
 
 import os
@@ -18,10 +18,11 @@ from .limits import Limits
 from .options import APPLICATION
 from .service import PreviewService, Settings
 
-# A line for each request costs more than some requests, and what matters is in /metrics.
+# Writing a log line costs more than some requests; /metrics counts them.
 QUIET = {"log_level": "WARNING", "enable_access_log": False}
-# Serve's own queue comes before ours, which knows what a request costs and says when to come back.
-_EVERYTHING = 1000
+# Above all of our own limits, so that Serve does not queue: our limits know the cost of a request
+# and answer with Retry-After.
+_ONGOING = 1000
 
 
 def deploy(settings: Settings, replicas: int, cpus: float, gpus: float) -> serve.Application:
@@ -37,14 +38,14 @@ def deploy(settings: Settings, replicas: int, cpus: float, gpus: float) -> serve
         return create_app(service, SharedMetrics(service.metrics), settings.access)
 
     actor = {
-        "num_cpus": cpus,  # which gives OMP_NUM_THREADS, too
+        "num_cpus": cpus,  # Ray sets OMP_NUM_THREADS to it
         "num_gpus": gpus,
         "runtime_env": {"env_vars": KEEP_FREED_MEMORY},
     }
     deployment = serve.deployment(
         name=APPLICATION,
         num_replicas=replicas,
-        max_ongoing_requests=_EVERYTHING,
+        max_ongoing_requests=_ONGOING,
         ray_actor_options=actor,
         graceful_shutdown_timeout_s=settings.limits.timeout,
         graceful_shutdown_wait_loop_s=0.5,
@@ -54,12 +55,12 @@ def deploy(settings: Settings, replicas: int, cpus: float, gpus: float) -> serve
 
 
 def application(given: dict[str, Any]) -> serve.Application:
-    """From the ``args`` of a Serve configuration.
+    """The application, from the ``args`` of a Serve configuration.
 
-    ``dataset`` (or the variable STRATA_DATASET) is its URL; ``device`` is ``cpu`` or ``cuda``,
-    ``replicas``, ``cpus`` and ``gpus`` are numbers; ``limits`` has fields of ``Limits``;
-    ``host_names`` are those of ``Access``. Its token (the variable STRATA_TOKEN) and storage
-    options come from the environment, where secrets belong.
+    ``dataset`` (or the variable STRATA_DATASET) is the archive's URL; ``device`` is ``cpu`` or
+    ``cuda``; ``replicas``, ``cpus`` and ``gpus`` are numbers; ``limits`` has fields of ``Limits``;
+    ``host_names`` are the ``hosts`` of ``Access``. Secrets come from the environment: the token
+    from STRATA_TOKEN, and what the store needs.
     """
     device = given.get("device", "cpu")
     settings = Settings(

@@ -1,8 +1,8 @@
-"""What listens for clients of a server on one machine, before Ray Serve: it ends what never ends.
+"""A small proxy in front of Ray Serve that ends slow connections, for a server on one machine.
 
-Ray Serve waits for the rest of a request for ever. Here the head of a request must arrive within
-seconds and kilobytes, and an answer must be taken. Heads are passed on as they are, once they are
-whole. Requests have no bodies: the server knows GET and HEAD only.
+Ray Serve waits forever for the rest of a request. Here the head of a request must arrive within
+some seconds and kilobytes, and the client must read its answer. A whole head is passed on
+unchanged. Requests have no bodies, because the server knows GET and HEAD only.
 """
 
 import asyncio
@@ -18,8 +18,8 @@ from codec.errors import StrataError
 
 @dataclass(frozen=True)
 class FrontLimits:
-    """Seconds for a head to arrive, its bytes, seconds without progress of an answer that is sent,
-    and connections at once.
+    """Limits of a connection: seconds and bytes of a request's head, seconds without progress while
+    an answer is sent; and how many connections are open at once.
     """
 
     head_seconds: float = 10.0
@@ -41,7 +41,7 @@ _REFUSED = {
 
 
 class _RefusedError(Exception):
-    """A request that is answered here, with this status, after which the connection ends."""
+    """The proxy answers this request itself, with ``status``, and closes the connection."""
 
     def __init__(self, status: int) -> None:
         self.status = status
@@ -139,7 +139,7 @@ class Front:
             requests.close()
 
     async def _head(self, reader: asyncio.StreamReader, begun: bytes) -> bytes:
-        """A whole head, of which the first bytes are there."""
+        """A whole head, of which ``begun`` has arrived already."""
         try:
             async with asyncio.timeout(self._limits.head_seconds):
                 head = begun + await reader.readuntil(_END)
@@ -157,7 +157,7 @@ class Front:
         while head:
             requests.write(head)
             await requests.drain()
-            # The server behind ends connections on which nothing happens.
+            # There is no limit here: Ray Serve closes idle connections.
             begun = await reader.read(1)
             head = await self._head(reader, begun) if begun else b""
 

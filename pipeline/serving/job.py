@@ -19,18 +19,18 @@ from ..running import cluster
 from .front import Front
 from .options import APPLICATION, MOST_CPU_REPLICAS, ServeOptions
 
-_LOOK_EVERY = 5.0  # seconds between looks at whether the server still lives
-_LOOKS = 3  # without an answer, until Ray counts as gone
+_CHECK_SECONDS = 5.0  # between checks whether the server is alive
+_MOST_MISSED = 3  # checks without an answer, until Ray counts as gone
 
 
 def serve_previews(options: ServeOptions) -> int:
-    """Serve until SIGTERM or SIGINT. Returns the exit code: 1 where the server ended by itself.
+    """Serve until SIGTERM or SIGINT. Returns the exit code: 1 if the server ended by itself.
 
-    Raises StrataError where it cannot begin. Only for the main thread, because of the signals.
+    Raises StrataError if it cannot start. Must run in the main thread, because it handles signals.
     """
     ending = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: told_to_end(ending, options.limits.timeout))
+        signal.signal(number, lambda *_: on_signal(ending, options.limits.timeout))
     try:
         code = _serve(_absolute(options), ending)
     finally:
@@ -40,17 +40,17 @@ def serve_previews(options: ServeOptions) -> int:
     return code
 
 
-def told_to_end(ending: threading.Event, timeout: float) -> None:
-    """What a signal does: the first sets ``ending``, the second raises KeyboardInterrupt."""
+def on_signal(ending: threading.Event, timeout: float) -> None:
+    """The first signal sets ``ending``, the second raises KeyboardInterrupt."""
     if ending.is_set():
         raise KeyboardInterrupt
     ending.set()
     # Not print: a signal may come while something is being printed.
-    os.write(2, b"ending: requests under way have %d s; Ctrl-C again ends at once\n" % timeout)
+    os.write(2, b"ending: running requests have %d s; Ctrl-C again ends at once\n" % timeout)
 
 
 def _absolute(options: ServeOptions) -> ServeOptions:
-    """The same with a path that means the same in replicas, which run in other folders."""
+    """The options with an absolute path, because replicas run in other folders."""
     url = options.dataset
     if cluster.would_be_lost(url):
         raise StrataError(f"--input {url}: {cluster.LOST}")
@@ -58,8 +58,8 @@ def _absolute(options: ServeOptions) -> ServeOptions:
 
 
 def _serve(options: ServeOptions, ending: threading.Event) -> int:
-    """Start, print the address, wait. The exit code."""
-    dataset = open_dataset(options.dataset, options.input_options)  # its faults are said at once
+    """Start, print the address, wait. Returns the exit code."""
+    dataset = open_dataset(options.dataset, options.input_options)  # raises before Ray starts
     for package in ("fastapi", "uvicorn", "prometheus_client"):
         if find_spec(package) is None:
             raise StrataError(f"{package} is not installed: pip install 'strata-images[serve]'")
@@ -73,7 +73,7 @@ def _serve(options: ServeOptions, ending: threading.Event) -> int:
         file=sys.stderr,
         flush=True,
     )
-    cluster.connect(options.address)  # before anything else imports Ray, see there
+    cluster.connect(options.address)  # it must run before anything imports Ray
     from ray import serve
     from ray.exceptions import RayError
 
@@ -96,8 +96,8 @@ def _serve(options: ServeOptions, ending: threading.Event) -> int:
     check_serve(serve, options)
     if options.access.token is None and not _is_loopback(host):
         print(
-            f"warning: --host {host}: everybody who reaches this port sees all pictures, and "
-            "nobody is asked for a password; --token-file asks for one",
+            f"warning: --host {host}: everybody who can reach this port sees all pictures; "
+            "--token-file protects them",
             file=sys.stderr,
             flush=True,
         )
@@ -110,7 +110,7 @@ def _serve(options: ServeOptions, ending: threading.Event) -> int:
             serve.run(deploy(settings, shape.workers, shape.cpus, shape.gpus), name=APPLICATION)
         except (RuntimeError, RayError) as error:
             raise StrataError(f"the server did not start: {error}") from error
-        if alone:  # on a cluster, Ray Serve itself listens on other machines
+        if alone:  # on a cluster, clients talk to Ray Serve directly
             front = Front(host, port, behind)
         shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
         shown = f"[{shown}]" if ":" in shown else shown
@@ -139,7 +139,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def check_port(host: str, port: int) -> None:
-    """Raises StrataError where the port is taken: Ray says so half a minute later, at length."""
+    """Raises StrataError if the port is taken. Ray would say so half a minute later, at length."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.create_server((host, port), family=family):
@@ -150,7 +150,7 @@ def check_port(host: str, port: int) -> None:
 
 
 def replicas_of(options: ServeOptions) -> cluster.WorkerShape:
-    """How many server processes, and what each owns of the connected cluster."""
+    """How many replicas, and what each gets of the connected cluster."""
     device, cpus = options.device, options.cpus_per_replica
     shape = cluster.share(options.replicas, device, 1 << 20, cpus)
     if options.replicas is None and shape.device == "cpu":
@@ -159,9 +159,9 @@ def replicas_of(options: ServeOptions) -> cluster.WorkerShape:
 
 
 def check_serve(serve: Any, options: ServeOptions) -> None:
-    """Raises StrataError where a Serve that runs already would do something else than we say.
+    """Raises StrataError if Serve runs on this cluster already and would not do what was asked.
 
-    It goes on to listen where it does, and an application of the same name it replaces.
+    It would keep its own host and port, and it would replace an application of the same name.
     """
     from ray.serve.context import _get_global_client
 
@@ -171,26 +171,26 @@ def check_serve(serve: Any, options: ServeOptions) -> None:
     host, port = client.http_config.host, client.http_config.port
     if (host, port) != (options.host, options.port):
         raise StrataError(
-            f"Ray Serve runs on this cluster already, and listens at {host}:{port}: give --host "
+            f"Ray Serve runs on this cluster already and listens at {host}:{port}: use --host "
             f"{host} --port {port}, or end it with `serve shutdown`"
         )
     if APPLICATION in serve.status().applications:
         raise StrataError(
-            "this cluster serves previews already: end that job first (if it was killed, what it "
-            "left ends with `serve shutdown`)"
+            "this cluster serves previews already: end that job first, or, if it was killed, run "
+            "`serve shutdown`"
         )
 
 
 def wait(serve: Any, ending: threading.Event) -> int:
-    """Until ``ending`` is set, or the server has ended by itself. The exit code."""
+    """Wait until ``ending`` is set or the server has ended by itself. Returns the exit code."""
     missed = 0
-    while not ending.wait(_LOOK_EVERY):
+    while not ending.wait(_CHECK_SECONDS):
         try:
             application = serve.status().applications.get(APPLICATION)
             missed = 0
         except Exception as error:  # Ray has many; the controller may be restarting
             missed += 1
-            if missed < _LOOKS:
+            if missed < _MOST_MISSED:
                 continue
             print(f"error: Ray does not answer any more: {error}", file=sys.stderr)
             return 1
@@ -202,7 +202,7 @@ def wait(serve: Any, ending: threading.Event) -> int:
 
 
 def _end(serve: Any, timeout: float) -> None:
-    """Let requests under way finish, but not for ever: Serve waits for a Ray that is gone, too."""
+    """Let running requests finish, but not forever: Serve would also wait for a lost Ray."""
 
     def end() -> None:
         with contextlib.suppress(Exception):

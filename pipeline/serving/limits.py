@@ -1,4 +1,4 @@
-"""How much is done at once. Requests beyond that are refused at once, with Retry-After."""
+"""Limits of the server. Requests beyond them are refused at once, with Retry-After."""
 
 import asyncio
 import math
@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 LONGEST_PAUSE = 30  # seconds: the longest Retry-After
-SLOWER = 10  # the timeout of slow pictures, in timeouts of quick ones
+SLOWER = 10  # slow pictures may take so many times as long as quick ones
 
 
 @dataclass(frozen=True)
@@ -16,12 +16,12 @@ class Limits:
     """The limits of one server process, which together bound its memory.
 
     There are three kinds of requests: quick pictures, slow pictures and originals. Of each kind,
-    ``running`` are processed at once and ``waiting`` more may wait; those that are processed take
-    at most ``memory`` bytes of streams and pixels, or are a single one. A request ends after
-    ``timeout`` seconds, that for a slow picture after ``SLOWER`` times as long. A batch has at
-    most ``batch`` pictures and ``batch_pixels`` pixels; the first waits ``gather`` seconds for
-    others. Pictures of more than ``max_pixels`` are not decoded. The cache holds ``cache_bytes``
-    of answers.
+    ``running`` requests are processed at once and ``waiting`` more may wait. Together they take at
+    most ``memory`` bytes for streams and pixels; a request that needs more runs alone. A request
+    ends after ``timeout`` seconds, or for a slow picture after ``SLOWER`` times that. A batch has
+    at most ``batch`` pictures and ``batch_pixels`` pixels, and its first request waits ``gather``
+    seconds for others. Pictures of more than ``max_pixels`` pixels are not decoded. The cache
+    holds ``cache_bytes`` of answers.
     """
 
     running: int = 16
@@ -39,22 +39,22 @@ DEFAULT_LIMITS = Limits()
 
 
 class Busy(Exception):
-    """Too many requests wait already; ``retry_after`` is in seconds."""
+    """Too many requests are waiting; ``retry_after`` is in seconds."""
 
     def __init__(self, retry_after: int) -> None:
-        super().__init__("too many requests wait already")
+        super().__init__("too many requests are waiting")
         self.retry_after = retry_after
 
 
 class Gate:
-    """Admits ``running + waiting`` requests and refuses others; ``running`` proceed, in order."""
+    """Admits ``running + waiting`` requests and refuses more; ``running`` of them run at once."""
 
     def __init__(self, running: int, waiting: int) -> None:
         self._slots = asyncio.Semaphore(running)
         self._most = running + waiting
         self._inside = 0
         self._running = running
-        self._seconds = 0.1  # a request takes: a running average
+        self._seconds = 0.1  # that a request takes: a running average
 
     @property
     def inside(self) -> int:
@@ -62,7 +62,7 @@ class Gate:
         return self._inside
 
     def retry_after(self) -> int:
-        """Seconds after which the requests that are admitted now should be done."""
+        """Seconds until the admitted requests should be done."""
         expected = self._inside * self._seconds / self._running
         return max(1, min(LONGEST_PAUSE, math.ceil(expected)))
 
@@ -94,7 +94,7 @@ class Gate:
 
 
 class MemoryBudget:
-    """A number of bytes that requests share. Those that need more than is free wait, in order."""
+    """Memory that requests share. Requests that need more than is free wait, in order."""
 
     def __init__(self, total: int) -> None:
         self._total = self._free = total
@@ -103,7 +103,7 @@ class MemoryBudget:
 
     @asynccontextmanager
     async def take(self, nbytes: int) -> AsyncIterator[None]:
-        """Hold ``nbytes``; a request that needs more than the total holds all, so it runs alone."""
+        """Hold ``nbytes``. A request that needs more than the total holds all, so it runs alone."""
         needed = min(nbytes, self._total)
         async with self._turn:
             while self._free < needed:

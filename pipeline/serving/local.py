@@ -1,4 +1,4 @@
-"""The application without Ray, in one process, for any ASGI server:
+"""The application in one process, without Ray, for any ASGI server:
 
 STRATA_DATASET=s3://bucket/archive uvicorn --factory pipeline.serving.local:app
 """
@@ -13,9 +13,9 @@ from .service import PreviewService, Settings
 
 
 def app() -> FastAPI:
-    """Serves the dataset at STRATA_DATASET, on the device STRATA_DEVICE (default: cpu).
+    """Serves the archive at STRATA_DATASET, on the device STRATA_DEVICE (default: cpu).
 
-    STRATA_HOST_NAMES (separated by spaces) and STRATA_TOKEN are those of ``Access``.
+    STRATA_HOST_NAMES (separated by spaces) and STRATA_TOKEN are the fields of ``Access``.
     """
     settings = Settings(os.environ["STRATA_DATASET"], device=os.environ.get("STRATA_DEVICE", "cpu"))
     names = tuple(os.environ.get("STRATA_HOST_NAMES", "").split())

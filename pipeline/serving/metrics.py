@@ -28,7 +28,7 @@ class MetricsSource(Protocol):
         """Prometheus' exposition format."""
 
     async def share(self) -> None:
-        """Work in the background, until it is cancelled."""
+        """Share the metrics with other replicas in the background, until cancelled."""
 
 
 class Metrics:
@@ -52,13 +52,13 @@ class Metrics:
         )
         self.stages = Counter(
             "strata_preview_stage_seconds",
-            "Seconds by stage (find, read, decode, write), with waiting for its threads",
+            "Seconds by stage (find, read, decode, write), including the wait for a thread",
             ("stage",),
             registry=registry,
         )
         self.cpu = Counter(
             "strata_preview_stage_cpu_seconds",
-            "Processor seconds by stage, of its own thread (decoding may have others beside it)",
+            "Processor seconds by stage, of the stage's own thread (decoding may use more threads)",
             ("stage",),
             registry=registry,
         )
@@ -70,7 +70,7 @@ class Metrics:
         )
         self.inside = Gauge(
             "strata_preview_inside",
-            "Requests for pictures that are in work or wait",
+            "Requests for pictures that run or wait",
             registry=registry,
         )
         self.cache = Counter(
@@ -80,7 +80,7 @@ class Metrics:
             registry=registry,
         )
         self.cache_bytes = Gauge(
-            "strata_preview_cache_bytes", "Bytes of answers that are kept", registry=registry
+            "strata_preview_cache_bytes", "Bytes of cached answers", registry=registry
         )
         self.stream_bytes = Counter(
             "strata_preview_stream_bytes",
@@ -89,7 +89,7 @@ class Metrics:
         )
         self.damaged = Counter(
             "strata_preview_damaged",
-            "Pictures with a layer that could not be used",
+            "Pictures with a damaged layer",
             registry=registry,
         )
 

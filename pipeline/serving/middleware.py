@@ -1,4 +1,4 @@
-"""What every request passes before its route: HEAD, keys as sent, headers, metrics."""
+"""Middleware of every request: HEAD, percent-encoded keys, common headers, metrics."""
 
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -12,7 +12,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-# Scripts, styles and connections only from this server; pictures also from blob: and data:.
+# Scripts, styles and connections come from this server only, pictures also from blob: and data:.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' blob: data:; manifest-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -28,7 +28,7 @@ _WITH_KEYS = ("/v1/images/", "/v1/originals/")
 
 
 class Heads:
-    """Answers HEAD like GET without the body (RFC 9110, 9.3.2): the routes only know GET."""
+    """Answers HEAD like GET, without the body (RFC 9110, 9.3.2). The routes know only GET."""
 
     def __init__(self, app: App) -> None:
         self._app = app
@@ -47,10 +47,10 @@ class Heads:
 
 
 class RawKeys:
-    """Leaves percent-encoding in the paths that hold keys.
+    """Keeps the percent-encoding of paths with keys.
 
-    A key may hold slashes, and ``a%2Finfo`` (the picture ``a/info``) is not ``a/info`` (the
-    metadata of ``a``). Routes get the path as it was sent and decode the key themselves.
+    A key may hold slashes: ``a%2Finfo`` is the picture ``a/info``, and ``a/info`` is the metadata
+    of ``a``. Routes get the path as it was sent and decode the key themselves.
     """
 
     def __init__(self, app: App) -> None:
@@ -67,7 +67,7 @@ class RawKeys:
 
 
 class Observed:
-    """Counts requests and their seconds by route, and adds the headers that all answers have."""
+    """Counts requests and their seconds by route, and adds the headers of all answers."""
 
     def __init__(self, app: App, metrics: Metrics) -> None:
         self._app = app
@@ -85,7 +85,7 @@ class Observed:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = [*message.get("headers", ()), *_HEADERS]
-                if status == 405:  # routes only know GET, see Heads
+                if status == 405:  # the routes know only GET; see Heads
                     headers = [one for one in headers if one[0] != b"allow"]
                     headers.append((b"allow", b"GET, HEAD"))
                 message["headers"] = headers
@@ -94,7 +94,7 @@ class Observed:
         try:
             await self._app(scope, receive, send_with_headers)
         finally:
-            # The route's pattern, not the path: each key would become a metric.
+            # The route's pattern, not the path: otherwise each key would become a metric.
             route = getattr(scope.get("route"), "path", "other")
             self._metrics.requests.labels(route, status).inc()
             self._metrics.seconds.labels(route).observe(time.perf_counter() - started)

@@ -1,4 +1,4 @@
-"""What a serving job is asked for."""
+"""The options of a serving job."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,16 +7,16 @@ from .access import OPEN_ACCESS, Access
 from .limits import DEFAULT_LIMITS, Limits
 
 APPLICATION = "previews"  # its name on Ray Serve
-# Two threads in one process decode a preview hardly faster than one, two processes nearly twice as
-# many: but each takes a quarter of a gigabyte.
+# A second thread hardly speeds up a preview. A second process nearly doubles the throughput, but
+# each takes a quarter of a gigabyte.
 MOST_CPU_REPLICAS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServeOptions:
-    """See ``strata serve --help``. ``limits`` are those of each replica.
+    """See ``strata serve --help``. ``limits`` apply to each replica.
 
-    ``input_options`` are the dataset's storage options; they may hold secrets.
+    ``input_options`` are the archive's storage options; they may hold secrets.
     """
 
     dataset: str

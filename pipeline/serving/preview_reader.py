@@ -1,4 +1,4 @@
-"""Read what previews need from a dataset. ``service.py`` calls all of this in threads."""
+"""Reads from a dataset what previews need. ``service.py`` calls this in threads."""
 
 import hashlib
 import logging
@@ -24,8 +24,8 @@ from .side_fields import shown_fields
 
 log = logging.getLogger("strata.previews")
 
-_QUICK_PIXELS = 1 << 16  # of a picture whose first layer may be decoded in full size
-_PIXEL_BYTES = 8  # in work: its part of the stream and of the file, three of RGB, some to spare
+_QUICK_PIXELS = 1 << 16  # a picture of so many pixels is quick even at full size
+_PIXEL_BYTES = 8  # memory per pixel: shares of stream and file, three bytes of RGB, some to spare
 _INFO = [
     "status",
     "layers",
@@ -36,7 +36,7 @@ _INFO = [
     "source_bytes",
     "notes",
 ]
-# Of originals; browsers show most of them.
+# Media types of originals, by format.
 ORIGINALS = {
     name: f"image/{name}" for name in ("jpeg", "png", "webp", "gif", "bmp", "tiff", "avif")
 } | {"ppm": "image/x-portable-anymap", "jpeg2000": "image/jp2"}
@@ -44,7 +44,7 @@ ORIGINALS = {
 
 @dataclass(frozen=True)
 class PreviewRequest:
-    """Which picture to show: its first ``layers``, with no side longer than ``max_side`` pixels."""
+    """A picture to show: its first ``layers``, with no side longer than ``max_side`` pixels."""
 
     key: str
     layers: int | None = None
@@ -54,7 +54,7 @@ class PreviewRequest:
 
 @dataclass(frozen=True)
 class LocatedPicture:
-    """A request and where its picture lies. ``layers`` is how many are stored and asked for."""
+    """A request and the place of its picture. ``layers`` are those both stored and requested."""
 
     request: PreviewRequest
     entry: IndexEntry
@@ -64,7 +64,7 @@ class LocatedPicture:
 
     @property
     def quick(self) -> bool:
-        """Whether it decodes quickly: codecs have a fast path to a small picture of layer one."""
+        """Whether it decodes quickly: codecs are fast at a small picture of the first layer."""
         longest, side = max(self.entry.width, self.entry.height), self.request.max_side
         small = self.entry.width * self.entry.height <= _QUICK_PIXELS
         return self.layers == 1 and (small or (side is not None and 2 * side <= longest))
@@ -77,7 +77,7 @@ class LocatedPicture:
 
     @property
     def memory(self) -> int:
-        """About how many bytes it takes while it is processed, besides those of decoding."""
+        """About how many bytes it takes while it is processed, without those of decoding."""
         longest, side = max(self.entry.width, self.entry.height), self.request.max_side
         scale = min(1.0, side / longest) if self.quick and side else 1.0
         pixels = int(self.entry.width * self.entry.height * scale**2)
@@ -87,7 +87,7 @@ class LocatedPicture:
 
 @dataclass(frozen=True)
 class LocatedStream:
-    """Where the first ``layers`` layers of a picture lie."""
+    """The place of the first ``layers`` layers of a picture."""
 
     entry: IndexEntry
     layers: int
@@ -101,20 +101,20 @@ class LocatedStream:
 
 @dataclass(frozen=True)
 class LocatedOriginal:
-    """Where a kept original lies; without an index, it may turn out that none is kept."""
+    """The place of a kept original. Without an index, it may turn out that none is kept."""
 
     entry: IndexEntry
     etag: str
 
     @property
     def nbytes(self) -> int:
-        """About its length; a guess where that is not known."""
+        """About its length in bytes; a guess if that is not known."""
         return _file_bytes(self.entry) or self.entry.width * self.entry.height
 
 
 @dataclass(frozen=True)
 class PictureData:
-    """What a picture is made from. ``damaged`` is the number of the first unusable layer."""
+    """The bytes of a picture. ``damaged`` is the number of the first unusable layer."""
 
     stream: EncodedImage
     alpha: bytes | None
@@ -122,12 +122,11 @@ class PictureData:
 
 
 class PreviewReader:
-    """One dataset as previews need it.
+    """Reads pictures, streams, originals and metadata of one dataset.
 
-    ``shown`` names the way in which streams are shown, where there are several.
-
-    Methods raise NotFound for a picture that is missing or damaged, CannotShow for one that is too
-    large, StorageError if the store does not answer.
+    ``shown`` names the decoder, as a part of ETags. Methods raise NotFound for a picture that is
+    missing or damaged, CannotShow for one that is too large, StorageError if the store does not
+    answer.
     """
 
     def __init__(self, dataset: Dataset, codec: Codec, max_pixels: int, shown: str = "") -> None:
@@ -138,7 +137,7 @@ class PreviewReader:
     # -- pictures ---------------------------------------------------------------------------------
 
     def find(self, request: PreviewRequest) -> LocatedPicture:
-        """Where the picture lies. Reads nothing but the index."""
+        """Find a picture. Reads only the index."""
         with self._reading(request.key):
             entry = self._entry(request.key)
             wanted = self.dataset.num_layers if request.layers is None else request.layers
@@ -173,7 +172,7 @@ class PreviewReader:
     # -- streams ----------------------------------------------------------------------------------
 
     def find_stream(self, key: str, layers: int | None) -> LocatedStream:
-        """Where the stream lies. Reads nothing but the index."""
+        """Find a stream. Reads only the index."""
         with self._reading(key):
             entry = self._entry(key)
         stored = entry.num_layers if layers is None else min(layers, entry.num_layers)
@@ -186,7 +185,7 @@ class PreviewReader:
     # -- originals --------------------------------------------------------------------------------
 
     def find_original(self, key: str) -> LocatedOriginal:
-        """Where the kept file lies. Reads nothing but the index."""
+        """Find a kept original. Reads only the index."""
         with self._reading(key):
             entry = self._entry(key)
         if entry.indexed and entry.original is None:
@@ -202,7 +201,7 @@ class PreviewReader:
             format = self.dataset.metadata(entry.key, ["source_format"])["source_format"]
         return original, ORIGINALS.get(format, "application/octet-stream")
 
-    # -- what is known ----------------------------------------------------------------------------
+    # -- metadata ---------------------------------------------------------------------------------
 
     def info(self, key: str) -> dict[str, Any]:
         """The metadata of one picture."""
@@ -230,7 +229,7 @@ class PreviewReader:
             "model_id": self.dataset.model_id,
             "codec": self._codec.codec,
             "notes": row["notes"] or "",
-            # From that many layers on, the original takes the place of those that are not stored.
+            # With so many layers or more, the original replaces the layers that are not stored.
             "original_from": entry.num_layers + 1
             if has_original and entry.num_layers < most
             else None,
@@ -241,9 +240,9 @@ class PreviewReader:
     def page(self, query: PageQuery, next_to: str | None = None) -> dict[str, Any]:
         """Some pictures in the dataset's order, and the cursor of the next page.
 
-        ``next_to`` is a key, behind (or before) which the page begins. Damaged and missing files
-        are left out. Raises CursorError for a cursor of another dataset, NotFound for an unknown
-        ``next_to``.
+        ``next_to`` is a key: the page begins after it, or before it if it goes backwards. Damaged
+        and missing files are left out. Raises CursorError for a cursor of another dataset,
+        NotFound for an unknown ``next_to``.
         """
         if next_to is not None:
             with self._reading(next_to):
@@ -257,7 +256,7 @@ class PreviewReader:
         return {"items": shown, "next": found.next, "unread": found.unread}
 
     def facts(self) -> dict[str, Any]:
-        """Facts about the dataset, without its URL, which clients need not know."""
+        """Facts about the dataset. Not its URL, which clients need not know."""
         dataset, codec = self.dataset, self._codec
         return {
             "name": dataset.url.rstrip("/").rpartition("/")[2],
@@ -275,7 +274,7 @@ class PreviewReader:
     # -- small helpers ----------------------------------------------------------------------------
 
     def _content(self, entry: IndexEntry, layers: int) -> tuple[object, ...]:
-        """What identifies a stream: file and row do, because data files are written once."""
+        """What identifies a stream. Its file and row would do: data files never change."""
         lengths, crc32s = entry.lengths[:layers], entry.crc32s[:layers]
         return (self.dataset.model_id, *_place(entry), entry.header, lengths, crc32s)
 
@@ -293,13 +292,13 @@ class PreviewReader:
     def _check_size(self, width: int, height: int) -> None:
         if width * height > self._max_pixels:
             raise CannotShow(
-                f"this picture has {width * height} pixels, and this server decodes at most "
+                f"this picture has {width * height} pixels; this server decodes at most "
                 f"{self._max_pixels} (--max-pixels): read it with pipeline.open_dataset"
             )
 
     @contextmanager
     def _reading(self, key: str) -> Iterator[None]:
-        """Turn damage into NotFound: unlike a store that does not answer, it does not pass."""
+        """Turn damage into NotFound. Trying again cannot help, unlike after errors of a store."""
         try:
             with self._answering():
                 yield
@@ -310,7 +309,7 @@ class PreviewReader:
 
     @contextmanager
     def _answering(self) -> Iterator[None]:
-        """Turn errors of stores into StorageError: they are not bugs of this program."""
+        """Turn errors of stores into StorageError. They are no bugs of this program."""
         try:
             yield
         except Exception as error:
@@ -321,9 +320,9 @@ class PreviewReader:
 
 
 def nothing_left(key: str, error: Exception) -> NotFound:
-    """The error for a client. The cause names files, so it goes to the log."""
+    """The error for a client. The cause names files, so it goes to the log only."""
     log.error("%r cannot be shown: %s", key, error)
-    return NotFound(f"{key!r} cannot be shown: its data is damaged or gone")
+    return NotFound(f"{key!r} cannot be shown: its data is damaged or missing")
 
 
 def _left_out(error: DatasetError) -> None:
@@ -335,7 +334,7 @@ def _not_kept(key: str) -> NotFound:
 
 
 def _file_bytes(entry: IndexEntry) -> int:
-    """About how many bytes an original takes, with the bytes that it is unpacked from."""
+    """About how many bytes of memory an original takes, packed and unpacked."""
     stored = entry.original.length if entry.original else 0
     return 3 * stored if entry.original_packing else stored
 
@@ -345,20 +344,20 @@ def _place(entry: IndexEntry) -> tuple[object, ...]:
 
 
 def _in_json(psnr: list[float | None] | None) -> list[float | None] | None:
-    """PSNR by layer with null where nothing is lost: JSON knows no infinity."""
+    """PSNR by layer, with null for infinity (lossless), which JSON does not have."""
     if psnr is None:
         return None
     return [one if one is not None and math.isfinite(one) else None for one in psnr]
 
 
 def _version(dataset: Dataset) -> str:
-    """A hash of the data files and of this release: it changes whenever a picture may."""
+    """A hash of the data files and of this release. It changes whenever a picture may change."""
     text = repr((RELEASE, dataset.fingerprint, dataset.files.digest))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _formats(dataset: Dataset) -> list[str]:
-    """The formats of the original files by the records; all there are where a record has none."""
+    """The formats of the original files, from the records; all formats if a record has none."""
     found: set[str] = set()
     for file in dataset.files:
         counts = file.record.get("formats")

@@ -1,4 +1,4 @@
-"""Requests that get no answer: errors as statuses with words, and clients that have gone."""
+"""Requests that fail: errors become statuses with a message; a client's disconnect cancels work."""
 
 import asyncio
 import logging
@@ -52,7 +52,7 @@ def add_refusals(app: FastAPI) -> None:
     @app.exception_handler(CursorError)
     async def bad_cursor(_: Request, error: CursorError) -> JSONResponse:
         return refusal(
-            400, "this dataset did not give this cursor: leave `after` out to start again"
+            400, "this cursor is not from this archive: leave `after` out to start again"
         )
 
     @app.exception_handler(Busy)
@@ -61,7 +61,7 @@ def add_refusals(app: FastAPI) -> None:
 
     @app.exception_handler(TimeoutError)
     async def too_late(_: Request, error: TimeoutError) -> JSONResponse:
-        return busy("this took longer than a request may", LONGEST_PAUSE)
+        return busy("the request took too long", LONGEST_PAUSE)
 
     @app.exception_handler(StrataError)
     async def fault(request: Request, error: StrataError) -> JSONResponse:

@@ -1,4 +1,4 @@
-"""Decoded pictures as files for display, and their ETags."""
+"""Writes decoded pictures as files for display, and makes their ETags."""
 
 import hashlib
 import io
@@ -19,24 +19,24 @@ from .answers import CannotShow
 Format = Literal["webp", "jpeg", "png"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 MEDIA_TYPES = {name: f"image/{name}" for name in FORMATS}
-# To be raised when the same stream gives another file: it is part of every ETag.
+# Part of every ETag. Raise it when the same stream gives another file.
 RELEASE = 1
-QUALITY = 88  # of webp and jpeg: lower differs visibly from a png, higher only makes files larger
-_WEBP_EFFORT = 1  # 0 to 6: twice as fast as 4, for files 6 % larger
+QUALITY = 88  # of webp and jpeg: lower differs visibly from a png, higher only makes larger files
+_WEBP_EFFORT = 1  # of 0 to 6: twice as fast as 4, with files 6 % larger
 
 
 def render(rgb: np.ndarray, alpha: np.ndarray | None, format: Format) -> bytes:
     """``(H, W, 3) uint8`` with alpha ``(H, W) uint8`` or None as a file.
 
-    ``png`` is lossless, ``webp`` and ``jpeg`` are not. ``jpeg`` has no transparency: it shows the
-    picture on white. Raises CannotShow for a picture that is too large for the format.
+    ``png`` is lossless, ``webp`` and ``jpeg`` are not. ``jpeg`` has no transparency: the picture is
+    put on white. Raises CannotShow if the picture is too large for the format.
     """
     limit = {"webp": MAX_WEBP_SIDE, "jpeg": MAX_JPEG_SIDE}.get(format)
     height, width = rgb.shape[:2]
     if limit and max(height, width) > limit:
         raise CannotShow(
-            f"{format} ends at {limit} pixels and this picture is {width}x{height}: ask for png, "
-            "or with max_side"
+            f"{format} allows {limit} pixels a side, and this picture has {width}x{height}: ask "
+            "for png, or give max_side"
         )
     if format == "png":
         return write_image(rgb, alpha, "png")
@@ -56,12 +56,12 @@ def _on_white(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 
 def alpha_like(packed: bytes, rgb: np.ndarray, max_pixels: int) -> np.ndarray:
-    """A stored alpha channel in the size of ``rgb``. Raises CorruptStreamError."""
+    """A stored alpha channel, shrunk to the size of ``rgb``. Raises CorruptStreamError."""
     return resizing.shrink(unpack_alpha(packed, max_pixels=max_pixels), *rgb.shape[:2])
 
 
 def etag(parts: Iterable[object]) -> str:
-    """A strong ETag, quotes included, from ``parts`` and the versions of what writes the file."""
-    makers = (RELEASE, PIL.__version__, torch.__version__)
-    text = "\0".join(map(repr, (*makers, *parts)))
+    """A strong ETag, with quotes, of ``parts`` and of the versions of this module and libraries."""
+    versions = (RELEASE, PIL.__version__, torch.__version__)
+    text = "\0".join(map(repr, (*versions, *parts)))
     return f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'

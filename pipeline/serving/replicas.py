@@ -1,8 +1,8 @@
-"""The metrics of all replicas in one answer: Serve gives each request to one of them.
+"""The metrics of all replicas in one answer, because Serve sends a request to only one of them.
 
-Every few seconds each replica sends its metrics to an actor. The replica that is asked for /metrics
-adds those of the others. Samples carry the replica's name, as Prometheus wants it: the series of a
-replica that is gone ends, and sums over replicas stay right.
+Every few seconds each replica sends its metrics to an actor. The replica that gets a request for
+/metrics adds the metrics of the others. Samples are labelled with the replica's name: so the series
+of a lost replica ends, and sums over replicas stay right.
 """
 
 import asyncio
@@ -16,25 +16,25 @@ from ray import serve
 
 from .metrics import Metrics
 
-_EVERY = 5.0  # seconds between two reports of a replica
-_FORGOTTEN = 6 * _EVERY
-_TIMEOUT = 2.0
+_INTERVAL = 5.0  # seconds between two reports of a replica
+_FORGOTTEN = 6 * _INTERVAL  # seconds after which a replica without reports is left out
+_TIMEOUT = 2.0  # seconds to wait for the actor
 
 
 class MetricsBoard:
     """The actor that holds the last report of each replica."""
 
     def __init__(self) -> None:
-        self._left: dict[str, tuple[float, Sequence[Metric]]] = {}
+        self._reports: dict[str, tuple[float, Sequence[Metric]]] = {}
 
-    def leave(self, replica: str, metrics: Sequence[Metric]) -> dict[str, Sequence[Metric]]:
-        """Keep this replica's metrics; returns the recent ones of all replicas."""
+    def report(self, replica: str, metrics: Sequence[Metric]) -> dict[str, Sequence[Metric]]:
+        """Keep this replica's metrics; returns the recent metrics of all replicas."""
         now = time.monotonic()
-        self._left[replica] = now, metrics
-        for name, (when, _) in list(self._left.items()):
+        self._reports[replica] = now, metrics
+        for name, (when, _) in list(self._reports.items()):
             if now - when > _FORGOTTEN:
-                del self._left[name]
-        return {name: each for name, (_, each) in self._left.items()}
+                del self._reports[name]
+        return {name: each for name, (_, each) in self._reports.items()}
 
 
 class SharedMetrics:
@@ -50,23 +50,23 @@ class SharedMetrics:
     async def text(self) -> bytes:
         """The metrics of all replicas, or of this one if the others cannot be reached."""
         own = list(self._metrics.registry.collect())
-        left: dict[str, Sequence[Metric]] = {self._replica: own}
+        reports: dict[str, Sequence[Metric]] = {self._replica: own}
         try:
             async with asyncio.timeout(_TIMEOUT):
-                left = await self._found().leave.remote(self._replica, own)
-        except TimeoutError:  # the actor starts, or the machine is busy
+                reports = await self._find_board().report.remote(self._replica, own)
+        except TimeoutError:  # the actor is starting, or the machine is busy
             pass
-        except Exception:  # the actor went with the replica that had made it
-            self._board = None  # so the next call makes another, whatever Ray raised
-        return generate_latest(_Merged(left))
+        except Exception:  # the actor ended with the replica that had made it
+            self._board = None  # the next call makes another, whatever Ray raised
+        return generate_latest(_Merged(reports))
 
     async def share(self) -> None:
         """Report this replica's metrics every few seconds, until cancelled."""
         while True:
             await self.text()
-            await asyncio.sleep(_EVERY)
+            await asyncio.sleep(_INTERVAL)
 
-    def _found(self) -> Any:
+    def _find_board(self) -> Any:
         if self._board is None:
             actor = ray.remote(num_cpus=0)(MetricsBoard)
             named = actor.options(name=self._name, namespace="strata", get_if_exists=True)
@@ -77,12 +77,12 @@ class SharedMetrics:
 class _Merged:
     """A registry of the samples of several replicas, each with its replica's name."""
 
-    def __init__(self, left: dict[str, Sequence[Metric]]) -> None:
-        self._left = left
+    def __init__(self, reports: dict[str, Sequence[Metric]]) -> None:
+        self._reports = reports
 
     def collect(self) -> list[Metric]:
         families: dict[str, Metric] = {}
-        for replica, metrics in sorted(self._left.items()):
+        for replica, metrics in sorted(self._reports.items()):
             for metric in metrics:
                 family = families.setdefault(
                     metric.name, Metric(metric.name, metric.documentation, metric.type)

@@ -23,7 +23,7 @@ class Item(BaseModel):
         examples=[[402, 3120, 9544, 24310, 61022]],
     )
     psnr: list[float | None] | None = Field(
-        description="dB after each layer, where it was measured; null where nothing is lost",
+        description="dB after each layer, if it was measured; null for a lossless layer",
         examples=[[22.4, 27.9, 32.5]],
     )
     has_original: bool = Field(description="whether the original file is kept")
@@ -41,11 +41,12 @@ class Page(BaseModel):
 
     items: list[Listed]
     next: str | None = Field(
-        description="give it as `after` for the next page; null at the end. A page of a search "
-        "may hold few items or none before the last page."
+        description="the `after` of the next page; null on the last page. In a search, a page may "
+        "have few items or none, although more pages follow."
     )
     unread: int = Field(
-        description="pictures whose captions were not searched: their side fields are too large"
+        description="pictures whose captions were not searched, because their side fields are too "
+        "large"
     )
 
 
@@ -54,11 +55,11 @@ class SideField(BaseModel):
 
     name: str = Field(examples=["json"])
     bytes: int = Field(examples=[75])
-    text: str | None = Field(description="null where it is no text, or a long one")
+    text: str | None = Field(description="null if it is no text, or a long one")
 
 
 class SideFields(BaseModel):
-    """The first of the fields; `more` are not named."""
+    """The first side fields; `more` is how many are left out."""
 
     items: list[SideField]
     more: int
@@ -76,22 +77,22 @@ class Info(Listed):
     codec: str = Field(examples=["uqdm"])
     notes: str = Field(description="what was done to the picture before it was encoded")
     original_from: int | None = Field(
-        description="with so many `layers` or more, the original is shown in place of layers that "
-        "are not stored; null where it is not"
+        description="with so many `layers` or more, the kept original is shown, because these "
+        "layers are not stored; null if it never is"
     )
     fields: SideFields | None = Field(
-        description="side fields; null where those of its row group are too large to be read"
+        description="side fields; null if those of its row group are too large to be read"
     )
 
 
 class Facts(BaseModel):
-    """A dataset."""
+    """An archive."""
 
     name: str = Field(examples=["archive"])
     pictures: int = Field(examples=[50_000])
     layers: int = Field(description="layers of its streams; pictures may store fewer")
     quick_layers: int = Field(
-        description="how many of them this server decodes quickly: 1 if each further one takes "
+        description="how many layers this server decodes quickly: 1 if each further one takes "
         "seconds, otherwise all"
     )
     codec: str = Field(examples=["uqdm"])
@@ -99,15 +100,15 @@ class Facts(BaseModel):
     lossless: bool = Field(description="whether all layers together are lossless")
     failed: int = Field(description="inputs that could not be compressed")
     formats: list[str] = Field(
-        description="of the original files, for `format`; all there are where this is not known",
+        description="formats of the original files, for `format`; all formats if this is not known",
         examples=[["jpeg", "png"]],
     )
     captions: int | None = Field(
-        description="pictures with a caption or a label; null where this is not known"
+        description="pictures with a caption or a label; null if this is not known"
     )
     version: str = Field(
-        description="changes whenever a picture's bytes here may; give it as `v`, and pictures "
-        "can be cached for good"
+        description="changes whenever an answer's bytes may change; answers to requests with this "
+        "`v` can be cached for good"
     )
 
 
@@ -118,15 +119,15 @@ class Health(BaseModel):
 
 
 _EXAMPLES = {
-    400: "this dataset did not give this cursor: leave `after` out to start again",
+    400: "this cursor is not from this archive: leave `after` out to start again",
     404: "there is no picture with the key 'cat/0042'",
     422: "layers: Input should be less than or equal to 5",
-    503: "too many requests wait already",
+    503: "too many requests are waiting",
 }
 _MEANINGS = {
-    400: "A cursor that this dataset did not give",
+    400: "The cursor is not from this archive",
     404: "No such picture, or all of its data is damaged",
-    422: "A parameter that is not allowed, or a picture that this format cannot hold",
+    422: "A parameter is not allowed, or the format cannot hold this picture",
     503: "Busy, or the store does not answer: try again after `Retry-After` seconds",
 }
 Responses = dict[int | str, dict[str, Any]]
@@ -150,23 +151,23 @@ def _header(kind: str, description: str) -> dict[str, Any]:
     return {"schema": {"type": kind}, "description": description}
 
 
-ETAG = {"ETag": _header("string", "names the bytes: equal tags are equal bytes")}
+ETAG = {"ETag": _header("string", "equal tags mean equal bytes")}
 PICTURE_HEADERS = {
     **ETAG,
     "X-Strata-Layers": _header("integer", "layers that the picture was made from"),
     "X-Strata-Bytes": _header("integer", "bytes of the stream (or of the original) used for it"),
-    "X-Strata-Original": _header("string", "`true` where it was made from the kept original"),
+    "X-Strata-Original": _header("string", "`true` if it was made from the kept original"),
     "X-Strata-Damaged": _header(
-        "integer", "the first layer that is damaged, where fewer layers are shown for that reason"
+        "integer", "the first damaged layer; only the layers before it are shown"
     ),
 }
 STREAM_HEADERS = {
-    name: told for name, told in PICTURE_HEADERS.items() if name != "X-Strata-Original"
+    name: header for name, header in PICTURE_HEADERS.items() if name != "X-Strata-Original"
 }
 
 
 def file_response(description: str, types: list[str], headers: dict[str, Any]) -> Responses:
-    """A route that answers with a file, or with 304."""
+    """The answers of a route that sends a file, or 304."""
     binary = {"schema": {"type": "string", "format": "binary"}}
     return {
         200: {
@@ -174,7 +175,7 @@ def file_response(description: str, types: list[str], headers: dict[str, Any]) -
             "content": dict.fromkeys(types, binary),
             "headers": headers,
         },
-        304: {"description": "The client's copy (If-None-Match) is still right", "headers": ETAG},
+        304: {"description": "The client's copy (If-None-Match) is up to date", "headers": ETAG},
     }
 
 

@@ -1,11 +1,11 @@
-"""Previews of one dataset, without HTTP: find, read, decode in batches, write, remember.
+"""Previews of one dataset, without HTTP: find, read, decode in batches, write, cache.
 
     key ──► find (index) ──► read (its layers) ──► decode (a batch) ──► write (webp, ...) ──► cache
             threads          threads               the device's thread   threads
 
-No step runs in the event loop: each has threads of its own and is bounded (``Limits``). Equal
-requests at the same time are processed once. First layers are cheap, and people scroll through
-them, so in no step do they wait for slow pictures.
+No step runs in the event loop: each has its own threads and limits (``Limits``). Equal requests at
+the same time are processed once. Quick pictures never wait for slow ones, because people scroll
+through them.
 """
 
 import asyncio
@@ -42,10 +42,10 @@ T = TypeVar("T")
 
 STREAM_TYPE = "application/octet-stream"
 
-_TRIED = 192  # pixels on a side of the picture that the codec's speed is measured with
+_TRIAL_SIDE = 192  # pixels on a side of the picture with which the codec's speed is measured
 _READERS = 32  # threads, which mostly wait for the store
-SLOW = 1.0  # seconds a megapixel: a codec is slow if further layers take longer than this
-_OVERHEAD = 1000  # bytes that a cached answer takes besides its body
+SLOW = 1.0  # seconds per megapixel: a codec is slow if more layers take longer than this
+_OVERHEAD = 1000  # bytes that a cached answer takes in addition to its body
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,11 @@ class Settings:
 
 
 class PreviewService:
-    """Everything a server needs of one dataset. Its coroutines belong to one event loop.
+    """Answers all requests about one dataset. Its coroutines belong to one event loop.
 
-    They raise NotFound for unknown keys, CannotShow for a form that is not possible, Busy if too
-    many requests wait, and TimeoutError after ``limits.timeout`` or ``SLOWER`` times that.
+    They raise NotFound for unknown keys, CannotShow for a format or size that is not possible, Busy
+    if too many requests are waiting, and TimeoutError after ``limits.timeout`` or ``SLOWER`` times
+    that.
     """
 
     def __init__(
@@ -81,8 +82,8 @@ class PreviewService:
         self._decoding = {} if decoder is None else {"decoder": decoder}
         shown = f"{decoder} {codec.head_id(self._decoding)}"
         self._reader = PreviewReader(dataset, codec, limits.max_pixels, shown)
-        self._finding, self._telling = (_Desk(self.metrics, 16) for _ in range(2))
-        self._listing = _Desk(self.metrics, 4)  # a search works for seconds
+        self._finding, self._telling = (_Pool(self.metrics, 16) for _ in range(2))
+        self._listing = _Pool(self.metrics, 4)  # a search takes seconds
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="read")
         decode = self.metrics.working("decode", self._decode)
         self._quick, self._slow = (
@@ -108,29 +109,29 @@ class PreviewService:
         if settings.decoder is not None:
             own = {"decoder": settings.decoder}
             check_codec_options(codec, "decode", own, settings.dataset)
-        tried = _tried(codec, dataset.num_layers)
-        slow = settings.device == "cpu" and tried > SLOW
+        seconds = _seconds_of_more_layers(codec, dataset.num_layers)
+        slow = settings.device == "cpu" and seconds > SLOW
         return cls(dataset, codec, settings.limits, 1 if slow else None, settings.decoder)
 
     @property
     def version(self) -> str:
-        """A name of the dataset's content: it changes whenever a picture may."""
+        """Identifies the dataset's content. It changes whenever a picture may change."""
         return self._reader.version
 
     def close(self) -> None:
-        """End the threads after their current work."""
+        """End the threads after their current tasks."""
         for lane in (self._quick, self._slow):
             lane.close()
-        for desk in (self._finding, self._telling, self._listing):
-            desk.close()
+        for pool in (self._finding, self._telling, self._listing):
+            pool.close()
         self._readers.shutdown(wait=True, cancel_futures=True)
 
-    # -- what is asked for ------------------------------------------------------------------------
+    # -- requests ---------------------------------------------------------------------------------
 
     async def image(
         self, request: PreviewRequest, known: Callable[[str], bool] = lambda _: False
     ) -> Answer:
-        """The picture as a file; with an empty body where the client has it (``known(etag)``)."""
+        """The picture as a file. The body is empty if the client has it (``known(etag)``)."""
         count = self.metrics.cache.labels
         async with asyncio.timeout(self.limits.timeout) as patience:
             found = await self._finding.do("find", self._reader.find, request)
@@ -153,7 +154,7 @@ class PreviewService:
             return await self._telling.do("info", self._reader.info, key)
 
     async def original(self, key: str, known: Callable[[str], bool] = lambda _: False) -> Answer:
-        """The kept original, as ``image`` gives it. Raises NotFound where none is kept."""
+        """The kept original; ``known`` as in ``image``. Raises NotFound if none is kept."""
         async with asyncio.timeout(self.limits.timeout):
             found = await self._finding.do("find", self._reader.find_original, key)
             if known(found.etag):
@@ -166,7 +167,7 @@ class PreviewService:
     async def stream(
         self, key: str, layers: int | None, known: Callable[[str], bool] = lambda _: False
     ) -> Answer:
-        """The first layers as they are stored: a file as ``EncodedImage.to_bytes`` gives it."""
+        """The first layers as they are stored, as bytes of ``EncodedImage.to_bytes``."""
         async with asyncio.timeout(self.limits.timeout):
             found = await self._finding.do("find", self._reader.find_stream, key, layers)
             if known(found.etag):
@@ -196,7 +197,7 @@ class PreviewService:
     # -- the steps --------------------------------------------------------------------------------
 
     async def _make(self, found: LocatedPicture, lane: "_Lane", keep: Callable[[], None]) -> Answer:
-        """Make an answer and cache it. ``keep()`` is called once its decoding begins."""
+        """Make an answer and cache it. Calls ``keep()`` when decoding starts."""
         request, metrics = found.request, self.metrics
         media_type = MEDIA_TYPES[request.format]
         async with lane.gate.slot(), lane.memory.take(found.memory):
@@ -207,7 +208,7 @@ class PreviewService:
                 if kind != media_type or found.shrinks:
                     body = await lane.write(metrics, self._write_original, original, request)
                 layers, nbytes = found.entry.num_layers, len(original)
-                return self._remember(Answer(body, media_type, found.etag, layers, nbytes, True))
+                return self._cached(Answer(body, media_type, found.etag, layers, nbytes, True))
             data = await self._read(self._reader.read, found)
             metrics.stream_bytes.inc(data.stream.nbytes)
             with metrics.stage("decode"):
@@ -217,16 +218,16 @@ class PreviewService:
         if data.damaged is not None:
             metrics.damaged.inc()
             return Answer(body, media_type, "", layers, nbytes, damaged=data.damaged)
-        return self._remember(Answer(body, media_type, found.etag, layers, nbytes))
+        return self._cached(Answer(body, media_type, found.etag, layers, nbytes))
 
-    def _remember(self, answer: Answer) -> Answer:
+    def _cached(self, answer: Answer) -> Answer:
         cost = len(answer.body) + _OVERHEAD
         if 4 * cost <= self.limits.cache_bytes:  # one picture must not replace all others
             self._cache.put(answer.etag, answer, cost)
         return answer
 
     async def _read(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Read in a thread; the store has ``limits.timeout`` even where decoding has longer."""
+        """Read in a thread, for at most ``limits.timeout`` even if decoding may take longer."""
         async with asyncio.timeout(self.limits.timeout):
             return await self.metrics.run(self._readers, "read", function, *arguments)
 
@@ -237,7 +238,7 @@ class PreviewService:
         batcher: Batcher,
         begun: Callable[[], None],
     ) -> tuple[np.ndarray, PictureData]:
-        """The picture from the layers that can be decoded, and those layers."""
+        """The picture, decoded from the layers before the first damaged one, and those layers."""
         while True:
             stream = data.stream
             try:
@@ -272,27 +273,27 @@ class PreviewService:
         return render(picture.rgb, picture.alpha, request.format)
 
 
-def _tried(codec: Codec, layers: int) -> float:
-    """How many CPU seconds a megapixel three layers take longer than one.
+def _seconds_of_more_layers(codec: Codec, layers: int) -> float:
+    """How many more CPU seconds per megapixel three layers take than one.
 
-    Also warms the codec up: its first use is slow.
+    Also warms up the codec, whose first use is slow.
     """
-    picture = np.empty((_TRIED, _TRIED, 3), np.uint8)
-    picture[:] = np.linspace(0, 255, _TRIED)[:, None]
+    picture = np.empty((_TRIAL_SIDE, _TRIAL_SIDE, 3), np.uint8)
+    picture[:] = np.linspace(0, 255, _TRIAL_SIDE)[:, None]
     picture[..., 0] = picture[..., 1].T
     (stream,) = codec.encode([picture], layers=min(3, layers))
 
     def seconds(stream: EncodedImage) -> float:
         started = time.thread_time()
-        codec.decode_small([stream], max_side=_TRIED // 2)
+        codec.decode_small([stream], max_side=_TRIAL_SIDE // 2)
         return time.thread_time() - started
 
     first = stream.truncate(1)
     seconds(first)
-    return (seconds(stream) - seconds(first)) / (_TRIED**2 / 1e6)
+    return (seconds(stream) - seconds(first)) / (_TRIAL_SIDE**2 / 1e6)
 
 
-class _Desk:
+class _Pool:
     """Threads for requests of one kind, with a gate before them."""
 
     def __init__(self, metrics: Metrics, threads: int) -> None:
@@ -309,7 +310,7 @@ class _Desk:
 
 
 class _Lane:
-    """What quick pictures, or slow ones, do not share with the others."""
+    """The resources of quick pictures, or of slow ones: the two share none."""
 
     def __init__(self, limits: Limits, batcher: Batcher, timeout: float) -> None:
         self.gate = Gate(limits.running, limits.waiting)

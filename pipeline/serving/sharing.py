@@ -20,21 +20,21 @@ class Shared(Generic[T]):
 class Sharing(Generic[T]):
     """Tasks by name. Belongs to one event loop.
 
-    A task is cancelled when all its callers have gone, unless it has called ``keep()``: then
-    cancelling would save nothing, and the callers are likely to come back.
+    A task is cancelled when all its callers have gone. It goes on if it has called ``keep()``:
+    after that cancelling would save nothing, and the callers are likely to come back.
     """
 
     def __init__(self) -> None:
-        self._under_way: dict[str, Shared[T]] = {}
+        self._running: dict[str, Shared[T]] = {}
 
     def __contains__(self, name: str) -> bool:
-        return name in self._under_way
+        return name in self._running
 
     async def do(
         self, name: str, work: Callable[[Callable[[], None]], Coroutine[None, None, T]]
     ) -> T:
-        """The result of ``work(keep)``, begun by this call or by an earlier one."""
-        shared = self._under_way.get(name) or self._begin(name, work)
+        """The result of ``work(keep)``, started by this call or by an earlier one."""
+        shared = self._running.get(name) or self._start(name, work)
         shared.waiting += 1
         try:
             return await asyncio.shield(shared.task)
@@ -44,22 +44,22 @@ class Sharing(Generic[T]):
                 self._forget(name, shared)  # later callers must not join a cancelled task
                 shared.task.cancel()
 
-    def _begin(
+    def _start(
         self, name: str, work: Callable[[Callable[[], None]], Coroutine[None, None, T]]
     ) -> Shared[T]:
         def keep() -> None:
             shared.kept = True
 
         shared = Shared(asyncio.create_task(work(keep)))
-        self._under_way[name] = shared
+        self._running[name] = shared
         shared.task.add_done_callback(lambda _: self._ended(name, shared))
         return shared
 
     def _ended(self, name: str, shared: Shared[T]) -> None:
         self._forget(name, shared)
         if not shared.task.cancelled():
-            shared.task.exception()  # marks it as seen: all callers may have gone
+            shared.task.exception()  # so that asyncio does not warn if all callers have gone
 
     def _forget(self, name: str, shared: Shared[T]) -> None:
-        if self._under_way.get(name) is shared:
-            del self._under_way[name]
+        if self._running.get(name) is shared:
+            del self._running[name]

@@ -1,13 +1,13 @@
-"""The side fields of a picture as the page shows them: small texts, and names of all else."""
+"""The side fields of a picture for the page: small texts, and the names of all others."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..dataset.captions import text_of
 
-MAX_FIELDS = 50  # that are named
-MAX_TEXT = 4 << 10  # bytes of a field that are shown
-MAX_TEXTS = 32 << 10  # bytes of all of them together
+MAX_FIELDS = 50  # fields that are listed
+MAX_TEXT = 4 << 10  # bytes of a text that is shown
+MAX_TEXTS = 32 << 10  # bytes of all texts together
 _MAX_NAME = 200  # characters
 
 
@@ -16,9 +16,9 @@ def shown_fields(
 ) -> dict[str, Any] | None:
     """``items`` (name, bytes, and text or None) and how many ``more`` there are.
 
-    ``text`` is None where a field is not UTF-8, has control characters or more than ``MAX_TEXT``
-    bytes, and of those behind the first ``MAX_TEXTS``. The encoded picture's own field is left out.
-    None where ``fields`` is, because they are too large to be read.
+    ``text`` is None if a field is not UTF-8, has control characters or more than ``MAX_TEXT``
+    bytes, or if all texts would have more than ``MAX_TEXTS``. The encoded picture's own field is
+    left out. Returns None if ``fields`` is None, because they are too large to be read.
     """
     if fields is None:
         return None

@@ -1,8 +1,8 @@
-"""What every kind of input comes to: shards by name and version, and files of samples.
+"""What all kinds of input have in common: shards, and opened shards.
 
-A kind of input lists its shards with sizes and versions (``listing``), and makes of each, when it
-has proven that it is whole, a ``ShardFile``: a local file that holds the bytes of all fields, and
-the samples that say which field lies where. ``shards.open_shard`` chooses among the kinds.
+``listing`` finds the shards with their sizes and versions. ``shards.open_shard`` chooses the module
+of a shard's kind. That module proves that the shard is whole and makes a ``ShardFile``: a local
+file with the bytes of all fields, and the samples, which say where each field lies.
 """
 
 import os
@@ -15,25 +15,24 @@ from typing import Any
 from fsspec.implementations.local import LocalFileSystem
 
 from ..stores.filesystems import StorageError
-from ..stores.urls import SUFFIXES, refuse_secrets, without_query
+from ..stores.urls import TAR_SUFFIXES, refuse_secrets, without_query
 from .samples import Sample
 from .tar_members import Member, ShardError
 
-GZIP = b"\x1f\x8b"  # its first bytes
-# Names of version tags that listings and single look-ups have in common.
+GZIP, PARQUET = b"\x1f\x8b", b"PAR1"  # the first bytes of such a file
+PARQUET_SUFFIXES = (".parquet", ".pq")
+# Version tags that a store gives both in listings and for a single file.
 VERSION_TAGS = ("ETag", "etag", "md5Hash", "blob_id")
-PARQUET = b"PAR1"  # the same of Parquet
-TABLES = (".parquet", ".pq")
-# What a part of a folder is called: the list that names its files, and its place in that.
+# The URL of a part of a folder: the folder, the number of the list, the part's place in the list.
 _PART = re.compile(r"(.*)#(\d{6})\.(\d{6})", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One part of the input: its URL, size in bytes, and the store's tag of its version.
+    """One part of the input: its URL, its size in bytes, and the store's tag of its version.
 
-    A part of a folder has a URL of ``part_url``, and ``listing`` names its files (``folder``); its
-    size is theirs together, and its tag a hash of the listing.
+    The URL of a part of a folder is made by ``part_url``. Its ``listing`` names its files, its size
+    is the sum of theirs, and its tag is a hash of the listing.
     """
 
     url: str
@@ -48,13 +47,14 @@ class Shard:
             root, number = self.url.rsplit("#", 1)
             return f"{root.rsplit('/', 1)[-1]}-{number.replace('.', '-')}"
         name = without_query(self.url).rsplit("/", 1)[-1]
-        suffix = next((one for one in (*SUFFIXES, *TABLES) if name.lower().endswith(one)), "")
+        suffixes = (*TAR_SUFFIXES, *PARQUET_SUFFIXES)
+        suffix = next((one for one in suffixes if name.lower().endswith(one)), "")
         return name[: len(name) - len(suffix)]
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a Parquet file hold the picture and the key; None: found by themselves."""
+    """The columns of a Parquet file that hold the picture and the key; None: Strata finds them."""
 
     image: str | None = None
     key: str | None = None
@@ -64,12 +64,12 @@ AUTOMATIC = Columns()
 
 
 def part_url(root: str, number: int, place: int) -> str:
-    """The URL of a part of the folder ``root``: the number of its list, and its place there."""
+    """The URL of the part at ``place`` of list ``number`` of the folder ``root``."""
     return f"{root}#{number:06d}.{place:06d}"
 
 
 def is_part(url: str) -> bool:
-    """Whether a URL is one of ``part_url``."""
+    """Whether ``part_url`` made this URL."""
     return _PART.fullmatch(url) is not None
 
 
@@ -80,18 +80,18 @@ def root_of(url: str) -> str:
 
 
 def shard_of(fs: Any, path: str, info: Mapping[str, Any]) -> Shard:
-    """A file of a store as a shard, by what ``fs.info`` or a listing with VERSION_TAGS tells.
+    """A file of a store as a shard. ``info`` is what ``fs.info`` or a listing returns for it.
 
-    Raises StorageError where its size is unknown or it is no tar by its type.
+    Raises StorageError if its size is unknown, or if the server calls it a web page or an image.
     """
     if isinstance(fs, LocalFileSystem):
-        facts = os.stat(path)  # of what a link leads to
+        facts = os.stat(path)  # follows links
         return Shard(path, facts.st_size, f"mtime {facts.st_mtime_ns}")
     size = info.get("size")
     if size is None:
         raise StorageError(f"{path}: its size is unknown, so a cut file would go unnoticed")
     if str(info.get("mimetype")).startswith(("text/html", "image/")):
-        raise StorageError(f"{path}: no tar, but {info['mimetype']}, by what the server says")
+        raise StorageError(f"{path}: is no tar: the server says that it is {info['mimetype']}")
     tags = (*VERSION_TAGS, "LastModified", "mtime", "created")
     tag = next((str(info[name]) for name in tags if info.get(name)), "")
     url = fs.unstrip_protocol(path)
@@ -121,7 +121,7 @@ class ShardFile:
         """The member's bytes; safe from several threads at once."""
         data = os.pread(self._file.fileno(), member.size, member.offset)
         if len(data) != member.size:
-            raise ShardError(f"{self.url}: {member.name!r} was cut while it was being read")
+            raise ShardError(f"{self.url}: {member.name!r} became shorter while it was read")
         return data
 
     def close(self) -> None:
@@ -129,16 +129,16 @@ class ShardFile:
 
 
 def check_version(fs: Any, path: str, shard: Shard) -> None:
-    """Raise StorageError if the store holds another version now."""
+    """Raise StorageError if the store now holds another version of the shard."""
     if not shard.etag:
         return
     fs.invalidate_cache()
     try:
         now = shard_of(fs, path, fs.info(path))
     except FileNotFoundError as error:
-        raise StorageError(f"{shard.url}: was removed after the job began") from error
+        raise StorageError(f"{shard.url}: was removed after the job started") from error
     if (now.size, now.etag) != (shard.size, shard.etag):
         raise StorageError(
-            f"{shard.url}: changed after the job began ({shard.size} bytes when it was listed, "
-            f"{now.size} now): run the job again on a new output, or put the old file back"
+            f"{shard.url}: changed after the job started ({shard.size} bytes when it was listed, "
+            f"{now.size} now): run the job again with a new output, or put the old file back"
         )

@@ -1,8 +1,8 @@
-"""Folders of pictures: which files are one sample, which samples one part, and a part's bytes.
+"""Folders of pictures: their samples, their parts, and how the files of a part are read.
 
-The files of a folder that have the same path up to the last dot of their name are a sample. A part
-is some samples, of a size that suits a worker. Its listing names its files with size and version;
-once a listing is published (``dataset.part_lists``), no file that it names comes into another part.
+Files whose paths are the same up to the last dot form a sample. A part is a group of samples that
+is compressed as one shard. Its listing names its files with their sizes and versions. Once a
+listing is published (``dataset.part_lists``), its files never come into another part.
 """
 
 import hashlib
@@ -13,7 +13,6 @@ import stat
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,19 +20,23 @@ from typing import Any, BinaryIO, NamedTuple
 
 from fsspec.implementations.local import LocalFileSystem
 
+from codec.batches import windows
+
 from ..stores.filesystems import download, open_filesystem
 from ..stores.small_files import SmallFile, read_small_files
+from ..stores.threads import ask_in_threads
 from .base import Shard, ShardFile, part_url, root_of, shard_of
 from .samples import Sample, is_picture, sample_of
 from .tar_members import Member
 
-PART_SAMPLES, PART_BYTES = 1024, 256 << 20
-FETCHED_TOGETHER, FETCHED_BYTES = 256, 32 << 20  # held in memory at once
-_MAX_NAMED = 5
+PART_SAMPLES, PART_BYTES = 1024, 256 << 20  # at most in one part
+FETCHED_TOGETHER, FETCHED_BYTES = 256, 32 << 20  # files and bytes in memory at once
+_MAX_NAMED = 5  # files or kinds of files that a message names
+_REMOVED = "was removed after it was listed"
 
 
 class File(NamedTuple):
-    """A file below a folder: its path from there, its size in bytes, its version."""
+    """A file in a folder: its path relative to the folder, its size in bytes, its version."""
 
     path: str
     size: int
@@ -66,7 +69,7 @@ class Folder:
 
 
 def join(root: str, path: str) -> str:
-    """The URL of a file below a folder."""
+    """The URL of a file in a folder."""
     return f"{root.rstrip('/')}/{path}"
 
 
@@ -82,7 +85,7 @@ def samples_in(files: Iterable[File]) -> tuple[dict[str, list[File]], list[File]
     return dict(sorted(groups.items())), sorted(others)
 
 
-def left_out(root: str, others: Sequence[File]) -> str:
+def left_out_note(root: str, others: Sequence[File]) -> str:
     """A line about files that belong to no picture, or ''."""
     if not others:
         return ""
@@ -94,45 +97,42 @@ def left_out(root: str, others: Sequence[File]) -> str:
     verb = "is" if len(others) == 1 else "are"
     return (
         f"{root}: {len(others):,} of its files {verb} left out, because no picture has the same "
-        f"name ({named}): {some(file.path for file in others)}"
+        f"name ({named}): {first_few(file.path for file in others)}"
     )
 
 
-def some(names: Iterable[str]) -> str:
-    """The first few of many names."""
+def first_few(names: Iterable[str]) -> str:
+    """The first few names, and how many more there are."""
     known = list(names)
     more = f", and {len(known) - _MAX_NAMED:,} more" if len(known) > _MAX_NAMED else ""
     return ", ".join(known[:_MAX_NAMED]) + more
 
 
-def cut(samples: Mapping[str, Sequence[File]]) -> Iterator[list[File]]:
-    """The files of each part: up to PART_SAMPLES samples of up to PART_BYTES together."""
-    part: list[File] = []
-    count = nbytes = 0
-    for files in samples.values():
-        size = sum(file.size for file in files)
-        if part and (count == PART_SAMPLES or nbytes + size > PART_BYTES):
-            yield part
-            part, count, nbytes = [], 0, 0
-        part += files
-        count, nbytes = count + 1, nbytes + size
-    if part:
-        yield part
+def split_into_parts(samples: Mapping[str, Sequence[File]]) -> Iterator[list[File]]:
+    """The files of each part: at most PART_SAMPLES samples, with PART_BYTES together."""
+    for part in windows(samples.values(), _bytes_of, PART_BYTES, PART_SAMPLES):
+        yield [file for files in part for file in files]
+
+
+def _bytes_of(files: Sequence[File]) -> int:
+    return sum(file.size for file in files)
 
 
 def part_of(root: str, files: Sequence[File], number: int, place: int) -> Shard:
-    """The part of a folder that these files are."""
+    """The part of a folder that consists of these files."""
     listing = json.dumps(files, separators=(",", ":")).encode()
     digest = hashlib.sha256(f"{root}\n".encode("utf-8", "surrogateescape") + listing)
-    size = sum(file.size for file in files)
     url = part_url(root, number, place)
-    return Shard(url, size, f"files {digest.hexdigest()[:32]}", zlib.compress(listing, 1))
+    return Shard(
+        url, _bytes_of(files), f"files {digest.hexdigest()[:32]}", zlib.compress(listing, 1)
+    )
 
 
 def parts_of(folder: Folder) -> list[Shard]:
-    """A folder's parts as of now, for jobs that do not come back to it."""
+    """The parts of a folder, for jobs that keep no lists of parts."""
     samples, _ = samples_in(folder.files)
-    return [part_of(folder.root, files, 1, n) for n, files in enumerate(cut(samples), 1)]
+    parts = split_into_parts(samples)
+    return [part_of(folder.root, files, 1, place) for place, files in enumerate(parts, 1)]
 
 
 def files_of(shard: Shard) -> list[File]:
@@ -145,14 +145,14 @@ def changed_files(
     options: Mapping[str, Any] | None,
     wanted: Callable[[str], bool] = lambda key: True,
 ) -> list[str]:
-    """What has become of those files of a part that are not what they were, in words.
+    """Which files of a part were removed or have changed, in words.
 
-    Of the files with a ``wanted`` key.
+    Looks only at files whose key is ``wanted``.
     """
     fs, root = open_filesystem(root_of(shard.url), options)
     fs.invalidate_cache()
     files = [file for file in files_of(shard) if wanted(file.key)]
-    problems = _in_threads(fs, lambda file: _problem_now(fs, root, file), files)
+    problems = ask_in_threads(fs, lambda file: _problem_now(fs, root, file), files)
     named = zip(files, problems, strict=True)
     return [f"{file.path} {problem}" for file, problem in named if problem]
 
@@ -163,8 +163,8 @@ def open_part(
 ) -> Iterator[ShardFile]:
     """Hold a part's files as one local file in ``scratch``.
 
-    Samples of which a file was removed or has changed since it was listed are bad. Raises
-    OSError for files that could not be fetched.
+    A sample is bad if one of its files was removed or has changed since it was listed. Raises
+    OSError if a file could not be fetched.
     """
     root = root_of(shard.url)
     fs, path = open_filesystem(root, options)
@@ -194,8 +194,8 @@ def _fetch(
     fs: Any, path: str, root: str, files: Sequence[File], out: BinaryIO, scratch: Path
 ) -> Iterator[Member]:
     """Write the files' bytes one after the other; yields where each lies, or what is wrong."""
-    for chunk in _chunks(files):
-        # What copies does so when it is asked for its answer, after ``offset`` is known.
+    for chunk in windows(files, lambda file: file.size, FETCHED_BYTES, FETCHED_TOGETHER):
+        # The first two are lazy: ``next`` below copies a file after its ``offset`` is known.
         if isinstance(fs, LocalFileSystem):
             read: Iterator[bytes | str] = (_copy_local(path, file, out) for file in chunk)
         elif chunk[0].size > FETCHED_BYTES:
@@ -212,36 +212,23 @@ def _fetch(
             yield Member(file.path, offset, file.size)
 
 
-def _chunks(files: Sequence[File]) -> Iterator[list[File]]:
-    """Files that are read together; a large one is alone."""
-    chunk: list[File] = []
-    for file in files:
-        size = sum(one.size for one in chunk) + file.size
-        if chunk and (len(chunk) == FETCHED_TOGETHER or size > FETCHED_BYTES):
-            yield chunk
-            chunk = []
-        chunk.append(file)
-    if chunk:
-        yield chunk
-
-
 def _copy_local(folder: str, file: File, out: BinaryIO) -> str:
     """Copy a local file; returns why it is not what was listed, or ''."""
     path = join(folder, file.path)
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe may wait for ever
-            return _GONE
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe may wait forever
+            return _REMOVED
         with open(path, "rb") as source:
             if not (problem := _local_difference(source, file)):
                 shutil.copyfileobj(source, out, 1 << 20)
                 problem = _local_difference(source, file)
             return problem
     except (FileNotFoundError, NotADirectoryError):
-        return _GONE
+        return _REMOVED
 
 
 def _copy_large(fs: Any, path: str, root: str, file: File, out: BinaryIO, scratch: Path) -> str:
-    """Copy a file that is too large to be held; returns why it is not what was listed, or ''."""
+    """Copy a file that is too large for memory; returns why it is not what was listed, or ''."""
     copy, url = scratch / "large", join(root, file.path)
     try:
         if problem := _problem_now(fs, path, file):
@@ -262,59 +249,56 @@ def _read(fs: Any, path: str, root: str, files: Sequence[File]) -> list[bytes | 
     """Each file's bytes, or why it is not what was listed."""
     asked = [file for file in files if file.size]
     paths, sizes = [join(path, file.path) for file in asked], [file.size for file in asked]
-    came: dict[File, SmallFile | None] = dict.fromkeys(files, SmallFile(b"", ""))
-    came |= zip(asked, read_small_files(fs, paths, sizes), strict=True)
+    fetched: dict[File, SmallFile | None] = dict.fromkeys(files, SmallFile(b"", ""))
+    fetched |= zip(asked, read_small_files(fs, paths, sizes), strict=True)
     done: dict[File, bytes | str] = {
-        file: one.data for file, one in came.items() if one and _is_listed(file, one)
+        file: one.data for file, one in fetched.items() if one and _is_as_listed(file, one)
     }
     doubtful = [file for file in files if file not in done]
 
     def checked(file: File) -> bytes | str:
-        return _checked(fs, path, root, file, came[file])
+        return _checked(fs, path, root, file, fetched[file])
 
-    done |= zip(doubtful, _in_threads(fs, checked, doubtful), strict=True)
+    done |= zip(doubtful, ask_in_threads(fs, checked, doubtful), strict=True)
     return [done[file] for file in files]
 
 
-def _is_listed(file: File, came: SmallFile) -> bool:
-    """Whether what came is certainly the file as listed."""
-    same = came.version == file.version or _is_md5(file.version, came.data)
-    return same and len(came.data) == file.size
+def _is_as_listed(file: File, fetched: SmallFile) -> bool:
+    """Whether what was fetched is certainly the file as listed."""
+    same = fetched.version == file.version or _is_md5(file.version, fetched.data)
+    return same and len(fetched.data) == file.size
 
 
 def _is_md5(version: str, data: bytes) -> bool:
-    """Whether a version is the hash of these bytes, as S3's mostly is: it saves a request."""
+    """Whether a version is the MD5 of these bytes. S3's mostly is, and that saves a request."""
     return version == hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
-def _checked(fs: Any, path: str, root: str, file: File, came: SmallFile | None) -> bytes | str:
-    """The file's bytes if it is as listed, by one or two more requests; else what is wrong."""
+def _checked(fs: Any, path: str, root: str, file: File, fetched: SmallFile | None) -> bytes | str:
+    """The file's bytes, or why it is not what was listed. Takes one or two more requests."""
     url = join(root, file.path)
-    if came is None:
+    if fetched is None:
         try:
-            came = SmallFile(fs.cat_file(join(path, file.path)), "")
+            fetched = SmallFile(fs.cat_file(join(path, file.path)), "")
         except FileNotFoundError:
-            return _GONE
+            return _REMOVED
         except Exception as error:
             raise OSError(f"{url}: cannot be fetched: {type(error).__name__}: {error}") from error
-        if _is_listed(file, came):
-            return bytes(came.data)
+        if _is_as_listed(file, fetched):
+            return bytes(fetched.data)
     problem = _problem_now(fs, path, file)
-    if not problem and len(came.data) != file.size:
-        raise OSError(f"{url}: {len(came.data)} bytes of {file.size} arrived")
-    return problem or bytes(came.data)
-
-
-_GONE = "was removed after it was listed"
+    if not problem and len(fetched.data) != file.size:
+        raise OSError(f"{url}: {len(fetched.data)} bytes of {file.size} arrived")
+    return problem or bytes(fetched.data)
 
 
 def _problem_now(fs: Any, path: str, file: File) -> str:
-    """Why a file is not what it was, or ''."""
+    """Why a file is not what was listed, or ''."""
     try:
         target = join(path, file.path)
         now = shard_of(fs, target, fs.info(target) if not isinstance(fs, LocalFileSystem) else {})
     except (FileNotFoundError, NotADirectoryError):
-        return _GONE
+        return _REMOVED
     return _difference(file, now.size, now.etag)
 
 
@@ -327,11 +311,3 @@ def _difference(file: File, size: int, version: str) -> str:
 def _local_difference(source: BinaryIO, file: File) -> str:
     facts = os.fstat(source.fileno())
     return _difference(file, facts.st_size, f"mtime {facts.st_mtime_ns}")
-
-
-def _in_threads(fs: Any, ask: Any, items: Sequence[File]) -> list[Any]:
-    """``ask`` for every file, in threads where that saves time."""
-    if isinstance(fs, LocalFileSystem) or not fs.async_impl:
-        return [ask(item) for item in items]
-    with ThreadPoolExecutor(min(32, max(1, len(items)))) as pool:
-        return list(pool.map(ask, items))

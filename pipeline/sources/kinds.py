@@ -1,41 +1,44 @@
-"""Which of the files that an input leads to are tars, tables of pictures, or loose pictures."""
+"""Sorts the files of an input by kind: tars, Parquet files, loose pictures."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from ..stores.filesystems import StorageError
-from ..stores.urls import SUFFIXES, without_query
-from .base import TABLES
-from .folder import some
+from ..stores.urls import TAR_SUFFIXES, without_query
+from .base import PARQUET_SUFFIXES
+from .folder import first_few
 from .samples import is_picture
 
 InputFormat = Literal["tars", "files", "parquet"]
+# How the files of an input were found; "" if the input is a file itself.
 Searched = Literal["", "folder", "glob"]
 Entries = dict[str, dict[str, Any]]
 OTHER_PACKINGS = (
     *(".tar.bz2", ".tbz", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".tar.lz4", ".tar.lz"),
     *(".tar.z", ".tar.br", ".tar.7z"),
 )
-_STATISTICS = "_stats.json"  # what img2dataset writes beside each shard
-_CALLED: dict[InputFormat, str] = {"tars": "tars", "files": "pictures", "parquet": "Parquet files"}
+_STATISTICS = "_stats.json"  # img2dataset writes such a file beside each shard
+_NAMES: dict[InputFormat, str] = {"tars": "tars", "files": "pictures", "parquet": "Parquet files"}
 
 
 def is_tar(name: str) -> bool:
-    return without_query(name).lower().endswith(SUFFIXES)
+    """Whether a file is a tar by its name."""
+    return without_query(name).lower().endswith(TAR_SUFFIXES)
 
 
 def is_table(name: str) -> bool:
-    """Whether a name is that of a Parquet file."""
-    return without_query(name).lower().endswith(TABLES)
+    """Whether a file is a Parquet file by its name."""
+    return without_query(name).lower().endswith(PARQUET_SUFFIXES)
 
 
-class SortedOut:
-    """The files behind one input by kind: ``tars``, ``tables``, and ``loose`` pictures with others.
+class FilesByKind:
+    """The files of one input: ``tars``, Parquet ``tables``, and ``loose`` files with pictures.
 
     Args:
-        entries: by path.
-        searched: how they were found; a file that was given itself is taken for what it is called,
-            or else for a tar.
+        url: the input.
+        entries: the files by path.
+        searched: how they were found. The name of a file that was given itself says its kind; any
+            other name is that of a tar.
         wanted: the kind to take; None takes the only one there is.
     """
 
@@ -47,13 +50,13 @@ class SortedOut:
         self.tars = {name: one for name, one in files.items() if is_tar(name)}
         self.tables = {name: one for name, one in files.items() if is_table(name)}
         rest = {n: one for n, one in files.items() if n not in self.tars and n not in self.tables}
-        self.describing: list[str] = []  # other files, and hold no pictures themselves
+        self.metadata: list[str] = []  # files that hold no pictures and only describe others
         if searched:
-            self.describing = [name for name in rest if name.endswith(_STATISTICS)]
-            rest = {name: one for name, one in rest.items() if name not in {*self.describing}}
+            self.metadata = [name for name in rest if name.endswith(_STATISTICS)]
+            rest = {name: one for name, one in rest.items() if name not in {*self.metadata}}
         self.loose = rest if any(map(is_picture, rest)) else {}
         if searched != "folder" and not self.loose:
-            self.tars |= rest  # tars of other names
+            self.tars |= rest  # tars with other names
         if searched == "folder" and wanted in (None, "tars"):
             self._refuse_packed(rest)
         if not searched and wanted == "files":
@@ -65,14 +68,14 @@ class SortedOut:
         if packed:
             count = f" ({len(packed)} files)" if len(packed) > 1 else ""
             raise StorageError(
-                f"{packed[0]}: of packed tars only gzip is supported{count}: unpack it, move it "
+                f"{packed[0]}: only gzip is supported for packed tars{count}: unpack it, move it "
                 "elsewhere, or give a glob that does not match it"
             )
 
     def _describes(self, table: str) -> bool:
-        """Whether a table lies beside a tar, or a folder of pictures, of the same name."""
+        """Whether a table lies beside a tar or a folder of pictures with the same name."""
         stem = table.rpartition(".")[0]
-        beside = any(f"{stem}{suffix}" in self.tars for suffix in SUFFIXES)
+        beside = any(f"{stem}{suffix}" in self.tars for suffix in TAR_SUFFIXES)
         return bool(self.searched) and (beside or stem in self._picture_folders)
 
     @property
@@ -80,13 +83,14 @@ class SortedOut:
         return {name.rpartition("/")[0] for name in self.loose}
 
     def _leave_out(self, tables: Mapping[str, str]) -> None:
-        self.describing += tables
+        self.metadata += tables
         self.tables = {name: one for name, one in self.tables.items() if name not in tables}
 
     def choose(self, without_pictures: Mapping[str, str]) -> None:
-        """Keep what is wanted. ``without_pictures`` are tables with the reason why they have none.
+        """Keep only the wanted kind.
 
-        Raises StorageError where there is nothing to take, or several kinds and none is wanted.
+        ``without_pictures`` are the tables that have no pictures, each with the reason. Raises
+        StorageError if nothing is left, or if there are several kinds and none is wanted.
         """
         if self.searched:
             self._leave_out(without_pictures)
@@ -98,12 +102,11 @@ class SortedOut:
         there = {kind: entries for kind, entries in found.items() if entries}
         if self.wanted is None and len(there) > 1:
             counts = " and ".join(
-                f"{self._count(kind, entries):,} {_CALLED[kind]}" for kind, entries in there.items()
+                f"{self._count(kind, entries):,} {_NAMES[kind]}" for kind, entries in there.items()
             )
             raise StorageError(
-                f"{self.url}: has {counts}: say which to take, by --input-format "
-                f"{' or '.join(there)}, or by a glob such as "
-                f"'{self.url.rstrip('/')}/*.tar'"
+                f"{self.url}: has {counts}: choose with --input-format {' or '.join(there)}, or "
+                f"with a glob such as '{self.url.rstrip('/')}/*.tar'"
             )
         if self.wanted is not None:
             there = {self.wanted: found[self.wanted]} if found[self.wanted] else {}
@@ -111,10 +114,10 @@ class SortedOut:
             if without_pictures and self.wanted in (None, "parquet"):
                 raise StorageError(next(iter(without_pictures.values())))
             if self.wanted is not None:
-                raise StorageError(f"{self.url}: no {_CALLED[self.wanted]} are there")
+                raise StorageError(f"{self.url}: has no {_NAMES[self.wanted]}")
             raise StorageError(
-                f"{self.url}: no tar shard matches ({', '.join(SUFFIXES)}), and there is no "
-                "picture and no Parquet file"
+                f"{self.url}: has no tar ({', '.join(TAR_SUFFIXES)}), no picture and no Parquet "
+                "file"
             )
         self.tars, self.loose, self.tables = (
             there.get("tars", {}),
@@ -127,10 +130,10 @@ class SortedOut:
 
     @property
     def note(self) -> str:
-        """A line about what is left out because it only describes other files, or ''."""
-        if not self.describing or self.wanted == "parquet":
+        """A line about the files that are left out because they only describe others, or ''."""
+        if not self.metadata or self.wanted == "parquet":
             return ""
         return (
             f"{self.url}: left out, because they hold no pictures and only describe them: "
-            f"{some(sorted(self.describing))}"
+            f"{first_few(sorted(self.metadata))}"
         )

@@ -1,9 +1,8 @@
-"""What lies behind paths, globs, brace ranges, folders and URLs: tars, tables, loose pictures."""
+"""Finds the inputs: which shards and folders do paths, globs, brace ranges and URLs lead to?"""
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -13,17 +12,17 @@ from fsspec.implementations.local import LocalFileSystem
 
 from ..stores.filesystems import StorageError, normal_path, open_filesystem, storage_errors
 from ..stores.passing import may_pass
+from ..stores.threads import ask_in_threads
 from ..stores.urls import refuse_secrets, without_query, without_secrets
 from .base import AUTOMATIC, GZIP, PARQUET, VERSION_TAGS, Columns, Shard, shard_of
-from .folder import File, Folder, join, left_out, parts_of, samples_in
-from .kinds import InputFormat, Searched, SortedOut, is_table, is_tar
+from .folder import File, Folder, join, left_out_note, parts_of, samples_in
+from .kinds import FilesByKind, InputFormat, Searched, is_table, is_tar
 from .parquet_rows import without_pictures
 from .samples import is_picture
 from .tar_members import BLOCK, looks_like_tar
 
-LISTED_TOGETHER = 100  # URLs in one folder: from here on, listing it takes fewer requests
-ASKED_TOGETHER = 32
-LOOKED_INTO = 8  # shards whose first bytes are read before a job begins
+LISTED_TOGETHER = 100  # from so many URLs in one folder on, a listing takes fewer requests
+LOOKED_INTO = 8  # shards whose first bytes are read before a job starts
 
 
 @dataclass
@@ -35,19 +34,19 @@ class Inputs:
     notes: list[str]
 
     def as_shards(self) -> list[Shard]:
-        """All of them by URL; loose pictures are parts of their folders as these are now."""
+        """All shards, sorted by URL. Loose pictures become parts of their folders."""
         parts = [part for folder in self.folders for part in parts_of(folder)]
         return sorted([*self.shards, *parts], key=lambda shard: shard.url)
 
     def lines(self) -> list[str]:
-        """What a job is going to do with them."""
+        """What was found, in words for people."""
         tables = sum(map(is_table, (shard.url for shard in self.shards)))
         counts = [(len(self.shards) - tables, "tar"), (tables, "Parquet file")]
-        told = [f"{count:,} {word}{'s' * (count != 1)}" for count, word in counts if count]
+        words = [f"{count:,} {word}{'s' * (count != 1)}" for count, word in counts if count]
         for folder in self.folders:
             samples, _ = samples_in(folder.files)
-            told.append(f"{len(samples):,} pictures in the folder {folder.root}")
-        return [f"input: {'; '.join(told)}", *self.notes]
+            words.append(f"{len(samples):,} pictures in the folder {folder.root}")
+        return [f"input: {'; '.join(words)}", *self.notes]
 
 
 def expand_inputs(
@@ -55,10 +54,7 @@ def expand_inputs(
     options: Mapping[str, Any] | None = None,
     wanted: InputFormat | None = None,
 ) -> list[Shard]:
-    """The shards behind paths, globs, brace ranges, folders and URLs, sorted by URL.
-
-    Loose pictures are parts of their folders as these are now. Raises what ``find_inputs`` raises.
-    """
+    """``find_inputs`` as shards, sorted by URL. Loose pictures become parts of their folders."""
     return find_inputs(patterns, options, wanted).as_shards()
 
 
@@ -68,18 +64,19 @@ def find_inputs(
     wanted: InputFormat | None = None,
     columns: Columns = AUTOMATIC,
 ) -> Inputs:
-    """All that paths, globs, brace ranges, folders and URLs lead to.
+    """All shards and folders that paths, globs, brace ranges, folders and URLs lead to.
 
     A folder, a glob and many URLs in one folder each take one listing; other URLs take one request
-    each, several at once. Links are followed, and a local file that has several names is one shard.
-    Hidden files and folders are not searched for. ``options`` are fsspec's storage options.
+    each, several at once. Links are followed, and a local file with several names is one shard.
+    Hidden files and folders are left out, unless a pattern names them.
 
     Args:
-        wanted: the kind of input to take where there are several; None refuses such a mixture.
+        options: fsspec's storage options.
+        wanted: the kind of input to take from a folder with several; None refuses such a folder.
         columns: of Parquet files.
 
-    Raises StorageError for an input that matches nothing, cannot be listed, holds several kinds, or
-    is none that can be read, SecretInURLError for one with a secret in it.
+    Raises StorageError for an input that matches nothing, cannot be listed, has several kinds, or
+    has no kind that can be read; SecretInURLError for a URL with a secret in it.
     """
     refuse_secrets(*patterns)
     urls = dict.fromkeys(
@@ -87,58 +84,61 @@ def find_inputs(
     )
     folders: dict[str, list[_Input]] = {}
     pictures = {url.rpartition(".")[0] for url in urls if is_picture(url)}
-    for found in _locate(urls, options):
-        folders.setdefault(found.folder, []).append(found)
+    for located in _locate(urls, options):
+        folders.setdefault(located.folder, []).append(located)
     shards: dict[str, Shard] = {}
     loose = _Loose()
     missing: list[str] = []
     notes: list[str] = []
 
-    def take(fs: Any, there: _Found) -> None:
-        beside = not there.searched and there.url.rpartition(".")[0] in pictures
-        beside = beside and not (is_tar(there.url) or is_table(there.url))
-        kinds = SortedOut(there.url, there.entries, there.searched, "files" if beside else wanted)
-        looked = there.searched and wanted in (None, "parquet")
-        kinds.choose(without_pictures(fs, kinds.tables, columns) if looked else {})
-        notes.append(kinds.note)
-        for shard in _shards(fs, {**kinds.tars, **kinds.tables}):
+    def take(fs: Any, found: _Found) -> None:
+        is_side_field = (
+            not (found.searched or is_tar(found.url) or is_table(found.url))
+            and found.url.rpartition(".")[0] in pictures
+        )
+        kind = "files" if is_side_field else wanted
+        files = FilesByKind(found.url, found.entries, found.searched, kind)
+        look_into = found.searched and wanted in (None, "parquet")
+        files.choose(without_pictures(fs, files.tables, columns) if look_into else {})
+        notes.append(files.note)
+        for shard in _shards(fs, {**files.tars, **files.tables}):
             shards[shard.url] = shard
-        loose.add(fs, there.root, _shards(fs, kinds.loose), there.searched == "folder")
+        loose.add(fs, found.root, _shards(fs, files.loose), found.searched == "folder")
 
     for inputs in folders.values():
         fs = inputs[0].fs
         fs.invalidate_cache()
-        listed, at = _list_once(inputs), {one.path: one.url for one in inputs}
+        listed, urls_by_path = _list_once(inputs), {one.path: one.url for one in inputs}
         for path, entry in listed.items():
-            take(fs, _Found(at[path], {path: entry}, path.rpartition("/")[0], ""))
+            take(fs, _Found(urls_by_path[path], {path: entry}, path.rpartition("/")[0], ""))
         rest = [one for one in inputs if one.path not in listed]
-        for one, found_there in zip(rest, _each(fs, _look, rest), strict=True):
-            if found_there is None:
+        for one, found in zip(rest, ask_in_threads(fs, _look, rest), strict=True):
+            if found is None:
                 missing.append(one.url)
             else:
-                take(fs, found_there)
+                take(fs, found)
     if missing:
         more = f", and {len(missing) - 5} more" if len(missing) > 5 else ""
         count = f" ({len(missing)} are missing)" if len(missing) > 1 else ""
         raise StorageError(
             f"{', '.join(missing[:5])}{more}: there is no such file, folder or object{count}"
         )
-    single = _once([shards[url] for url in sorted(shards)])
+    single = _without_other_names([shards[url] for url in sorted(shards)])
     _refuse_foreign(single, options)
     searched = loose.folders()
-    notes += [left_out(one.root, samples_in(one.files)[1]) for one in searched]
+    notes += [left_out_note(one.root, samples_in(one.files)[1]) for one in searched]
     return Inputs(single, searched, [note for note in notes if note])
 
 
 class _Loose:
-    """Loose files by the folders that they were found from; no file twice."""
+    """Loose files by the folder in which they were found; no file twice."""
 
     def __init__(self) -> None:
         self._files: dict[str, dict[str, File]] = {}
         self._whole: set[str] = set()
 
     def add(self, fs: Any, folder: str, files: Sequence[Shard], whole: bool) -> None:
-        """Files below a folder; ``whole`` if they are all that there is."""
+        """Add files of a folder; ``whole`` if they are all of its files."""
         if not files:
             return
         is_local = isinstance(fs, LocalFileSystem)
@@ -155,7 +155,7 @@ class _Loose:
             self._whole.add(root)
 
     def folders(self) -> list[Folder]:
-        """The folders, the outer ones first."""
+        """The folders. A file that lies in two of them belongs to the outer one."""
         seen: set[str] = set()
         found = []
         for root, files in sorted(self._files.items()):
@@ -167,20 +167,20 @@ class _Loose:
 
 
 def _expand_braces(pattern: str) -> Iterable[str]:
-    """What a pattern with braces stands for: the file of this very name, or else the range."""
+    """The URLs that a pattern with braces stands for; itself if a file has exactly this name."""
     if "{" not in pattern or os.path.exists(pattern):
         return [pattern]
     try:
         return list(braceexpand.braceexpand(pattern))
     except ValueError as error:
         raise StorageError(
-            f"{pattern}: its braces do not match, and there is no file of this name; "
+            f"{pattern}: its braces do not match, and no file has this name; "
             "write a range as a-{00..31}.tar"
         ) from error
 
 
-def _once(shards: Sequence[Shard]) -> list[Shard]:
-    """The shards without further names of the same local file. Its own name goes before links."""
+def _without_other_names(shards: Sequence[Shard]) -> list[Shard]:
+    """One shard for each local file that has several names: by its own name rather than a link."""
     names: dict[str, Shard] = {}
     for shard in shards:
         own = file_of(shard.url)
@@ -190,18 +190,18 @@ def _once(shards: Sequence[Shard]) -> list[Shard]:
 
 
 def file_of(url: str) -> str:
-    """What is the same for all spellings of a local path, links included. URLs stay as they are."""
+    """The real path of a local file, whatever its spelling and links. URLs stay as they are."""
     return url if "://" in url else os.path.realpath(normal_path(url))
 
 
 def _refuse_foreign(shards: Sequence[Shard], options: Mapping[str, Any] | None) -> None:
-    """Raise StorageError if what was given is not tars at all, before a job begins.
+    """Raise StorageError before a job starts if its inputs are no shards at all.
 
-    These are local files of other names that are no tars; and shards of which the first few all are
-    none. A single damaged tar among others is for the job to report.
+    That is so if a local file has another suffix and is no tar, or if the first few shards are all
+    none. A single damaged tar among others is reported by the job.
     """
-    named = [shard for shard in shards if "://" not in shard.url and not is_tar(shard.url)]
-    wrong = [problem for shard in named if (problem := _foreign(shard, options))]
+    unusual = [shard for shard in shards if "://" not in shard.url and not is_tar(shard.url)]
+    wrong = [problem for shard in unusual if (problem := _foreign(shard, options))]
     for shard in shards[:LOOKED_INTO] if not wrong else ():
         if not (problem := _foreign(shard, options)):
             return
@@ -212,7 +212,7 @@ def _refuse_foreign(shards: Sequence[Shard], options: Mapping[str, Any] | None) 
 
 
 def _foreign(shard: Shard, options: Mapping[str, Any] | None) -> str:
-    """What a file begins with that cannot be a tar, or ''. Files that cannot be read pass."""
+    """How a file that cannot be a tar begins; '' for others, and for those that cannot be read."""
     if shard.url.startswith(("http://", "https://")):
         return ""  # a server may answer with the whole file
     fs, path = open_filesystem(shard.url, options)
@@ -232,7 +232,7 @@ def _without_fragment(url: str) -> str:
 
 @dataclass(frozen=True)
 class _Input:
-    """One URL of an input, and its folder, which others may share."""
+    """One URL of the inputs, its folder, and its path in the file system."""
 
     url: str
     folder: str
@@ -241,7 +241,7 @@ class _Input:
 
 
 def _locate(urls: Iterable[str], options: Mapping[str, Any] | None) -> Iterator[_Input]:
-    """The file system and path of each URL. Looks a file system up once per folder: it is slow."""
+    """The file system and path of each URL. Opens it once per folder, because that is slow."""
     opened: dict[str, tuple[Any, str]] = {}
     for url in urls:
         folder, _, name = url.rpartition("/")
@@ -258,7 +258,7 @@ def _locate(urls: Iterable[str], options: Mapping[str, Any] | None) -> Iterator[
 def _list_once(inputs: Sequence[_Input]) -> dict[str, dict[str, Any]]:
     """The entries of many inputs by one listing of their folder, as far as it has them.
 
-    A folder may refuse to be listed, or be no folder at all (HTTP).
+    Empty if the folder cannot be listed, or is no folder at all (HTTP).
     """
     fs, wanted = inputs[0].fs, {one.path for one in inputs}
     if len(wanted) < LISTED_TOGETHER or isinstance(fs, LocalFileSystem):
@@ -276,10 +276,7 @@ def _list_once(inputs: Sequence[_Input]) -> dict[str, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class _Found:
-    """The visible files behind an input, by path, and the folder that their names begin from.
-
-    ``searched`` is "" where the input is a file itself, otherwise "folder" or "glob".
-    """
+    """The visible files of an input by path, and the folder to which their names are relative."""
 
     url: str
     entries: dict[str, dict[str, Any]]
@@ -294,7 +291,7 @@ def _look(one: _Input) -> _Found | None:
         try:
             info = fs.info(path)
         except (FileNotFoundError, NotADirectoryError) as error:
-            answer = error.__cause__  # fsspec says this of whatever a web server refuses
+            answer = error.__cause__  # fsspec raises it for everything that a web server refuses
             if answer is not None and getattr(answer, "status", 404) not in (404, 410):
                 message = f"{one.url}: cannot be read: {without_secrets(str(answer))}"
                 raise StorageError(message, passing=may_pass(error)) from error
@@ -302,7 +299,7 @@ def _look(one: _Input) -> _Found | None:
         if info["type"] == "file":
             return _Found(one.url, {path: info}, path.rpartition("/")[0], "")
         if info["type"] == "other":
-            raise StorageError(f"{one.url}: a pipe or a device, and no file: inputs are read twice")
+            raise StorageError(f"{one.url}: is a pipe or a device, but inputs are read twice")
         if info["type"] == "directory":
             return _Found(one.url, _search(fs, path), path, "folder")
         if any(character in without_query(one.url) for character in "*?["):
@@ -312,7 +309,7 @@ def _look(one: _Input) -> _Found | None:
                     continue
                 if entry["type"] == "file":
                     found[name] = entry
-                elif "**" not in path:  # which has come to its files as well
+                elif "**" not in path:  # that matches the folder's files as well
                     found |= _search(fs, name)
             before_glob = re.split(r"[*?\[]", path, maxsplit=1)[0]
             return _Found(one.url, found, before_glob.rpartition("/")[0], "glob")
@@ -320,25 +317,25 @@ def _look(one: _Input) -> _Found | None:
 
 
 def _search(fs: Any, folder: str) -> dict[str, dict[str, Any]]:
-    """The visible files in a folder and the folders in it.
+    """The visible files in a folder and in the folders below it.
 
     Raises StorageError for the root of a store.
     """
     if folder.strip("/") == "":
-        raise StorageError("the root of a file system is not searched: is a variable unset?")
+        raise StorageError("the root of a file system is not searched: is a variable not set?")
     found = fs.find(folder, detail=True)
     return {name: entry for name, entry in found.items() if not _is_hidden(name, folder)}
 
 
 def _is_hidden(name: str, searched: str) -> bool:
-    """Whether a part of ``name`` is hidden (``._x.tar``) and the searched path does not ask so."""
+    """Whether ``name`` has a hidden part (``._x.tar``) that the searched path does not name."""
     asked = [part for part in searched.split("/") if part.startswith(".")]
     hidden = [part for part in name.split("/") if part.startswith(".")]
     return any(not any(fnmatchcase(part, one) for one in asked) for part in hidden)
 
 
 def _shards(fs: Any, entries: Mapping[str, Mapping[str, Any]]) -> list[Shard]:
-    """The shards of a listing. Entries without size or version are looked up."""
+    """The shards of a listing. The store is asked where an entry has no size or version."""
     is_local = isinstance(fs, LocalFileSystem)
     unknown = [
         path
@@ -350,13 +347,5 @@ def _shards(fs: Any, entries: Mapping[str, Mapping[str, Any]]) -> list[Shard]:
         with storage_errors(path, "cannot be read"):
             return dict(fs.info(path))
 
-    asked = dict(zip(unknown, _each(fs, ask, unknown), strict=True))
+    asked = dict(zip(unknown, ask_in_threads(fs, ask, unknown), strict=True))
     return [shard_of(fs, path, asked.get(path, entry)) for path, entry in entries.items()]
-
-
-def _each(fs: Any, ask: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
-    """``ask`` for every item, in threads if the file system can."""
-    if len(items) < 2 or not fs.async_impl:
-        return [ask(item) for item in items]
-    with ThreadPoolExecutor(min(ASKED_TOGETHER, len(items))) as pool:
-        return list(pool.map(ask, items))

@@ -1,7 +1,8 @@
-"""What a Parquet file of strangers may claim, before pyarrow decodes any of it.
+"""Limits of Parquet inputs, checked before pyarrow decodes any of them.
 
-A few bytes of Parquet can stand for gigabytes. Unlike data files (``dataset.parquet``), which only
-Strata writes, these come from any program. So the limits are wide, but every page header is read.
+A few bytes of Parquet can unpack to gigabytes. Data files (``dataset.parquet``) are written by
+Strata only; inputs come from any program. So the limits here are wide, but every page header is
+checked.
 """
 
 import os
@@ -17,15 +18,16 @@ from ..stores.thrift import read_struct
 MAX_FOOTER_BYTES = 64 << 20
 MAX_ROWS = 1 << 20  # of a file: each is a sample, of about a kilobyte in memory
 MAX_PAGE_BYTES = 1 << 30
-# Of pages in which one value may stand for many: dictionaries, and deltas of strings.
+# Of pages in which one value may be used many times: dictionaries, and deltas of strings.
 MAX_SHARED_BYTES = 32 << 20
 _MAX_HEADER = 1 << 16  # a page header may hold the smallest and largest value
-_KIND, _UNPACKED, _PACKED, _DATA, _DICTIONARY, _DATA_2 = 1, 2, 3, 5, 7, 8
+# Numbers of fields, of a kind of page and of encodings, from Parquet's parquet.thrift.
+_KIND, _UNPACKED, _PACKED, _DATA, _DATA_2 = 1, 2, 3, 5, 8
 _DICTIONARY_PAGE, _PLAIN, _RLE, _BY_DICTIONARY = 2, 0, 3, (2, 8)
 
 
 def read_footer(file: BinaryIO) -> pq.FileMetaData:
-    """The footer of a whole file. Raises ValueError, OSError for one that is damaged."""
+    """The footer of a whole file. Raises ValueError or OSError if it is damaged."""
 
     def read(start: int, stop: int) -> bytes:
         file.seek(start)
@@ -35,7 +37,7 @@ def read_footer(file: BinaryIO) -> pq.FileMetaData:
 
 
 def footer_by(read: Callable[[int, int], bytes], size: int) -> pq.FileMetaData:
-    """The footer of a file of ``size`` bytes, of which ``read(start, stop)`` gives some."""
+    """The footer of a file of ``size`` bytes. ``read(start, stop)`` returns bytes of the file."""
     end = read(max(0, size - 8), size)
     length = int.from_bytes(end[:4], "little") + 8
     if end[4:] != b"PAR1" or not 8 < length <= size:
@@ -54,10 +56,7 @@ def footer_by(read: Callable[[int, int], bytes], size: int) -> pq.FileMetaData:
 
 
 def check_pages(file: BinaryIO, metadata: pq.FileMetaData, most: int) -> None:
-    """Walk all pages: do they take at most ``most`` bytes when they are decoded?
-
-    Raises ValueError.
-    """
+    """Read all page headers. Raises ValueError if the pages unpack to more than ``most`` bytes."""
     total = 0
     for group in range(metadata.num_row_groups):
         part = metadata.row_group(group)
@@ -70,13 +69,13 @@ def check_size(unpacked: int, most: int) -> None:
     """Raise ValueError for more than ``most`` bytes."""
     if unpacked > most:
         raise ValueError(
-            f"it unpacks to more than {most} bytes; if it is to be trusted, raise --max-gzip-ratio "
-            "or --max-unpacked-gib"
+            f"it unpacks to more than {most} bytes; if you trust it, raise --max-gzip-ratio or "
+            "--max-unpacked-gib"
         )
 
 
 def _check_chunk(file: BinaryIO, chunk: pq.ColumnChunkMetaData, rows: int) -> int:
-    """Walk the pages of a column in a row group; returns their bytes when they are unpacked."""
+    """Read the page headers of one column of a row group; returns the unpacked bytes."""
     name = chunk.path_in_schema
     at = chunk.data_page_offset
     if chunk.has_dictionary_page:
@@ -101,8 +100,8 @@ def _check_chunk(file: BinaryIO, chunk: pq.ColumnChunkMetaData, rows: int) -> in
             if encoding not in (_PLAIN, _RLE, *_BY_DICTIONARY):
                 most = MAX_SHARED_BYTES
         if unpacked > most:
-            raise ValueError(f"{name}: a page of {unpacked} bytes, and at most {most} are read")
-    # Elements of lists need bytes; nulls of plain columns do not, and there is one a row at most.
+            raise ValueError(f"{name}: a page has {unpacked} bytes; at most {most} are read")
+    # An element of a list takes bytes. A null of a plain column takes none, but it has a row.
     if values > 2 * rows + total:
         raise ValueError(f"{name}: {values} values in {rows} rows and {total} bytes")
     return total
@@ -111,7 +110,7 @@ def _check_chunk(file: BinaryIO, chunk: pq.ColumnChunkMetaData, rows: int) -> in
 def _number(fields: Mapping[int, Any], name: int) -> int:
     value = fields.get(name)
     if type(value) is not int or value < 0:
-        raise ValueError("a page with a damaged header")
+        raise ValueError("a page has a damaged header")
     return value
 
 

@@ -1,10 +1,10 @@
 """Parquet files with a column of pictures: each row is a sample.
 
 A picture is a struct of ``bytes`` and ``path``, as Hugging Face writes it, or plain bytes, as
-img2dataset does. Of the other columns ``caption`` (or ``text``) becomes the field ``txt``,
-``label`` the field ``cls``, bytes a field of the column's name, and all but bytes are kept in the
-field ``json``, as img2dataset keeps them. Of a table that ``strata decode`` wrote, which a column
-``other_fields`` tells, each column is the field of its name again.
+img2dataset does. ``caption`` (or ``text``) becomes the field ``txt``, and ``label`` the field
+``cls``. A column of bytes becomes a field with the column's name. All other columns go into the
+field ``json``, as in img2dataset. A table from ``strata decode``, known by its column
+``other_fields``, is read back as it was: each column is the field of the same name.
 """
 
 import base64
@@ -27,7 +27,7 @@ from .samples import Sample, sample_of
 from .tar_members import Member, ShardError
 
 ROWS_AT_ONCE = 16
-LOOKED_INTO = 8  # tables whose columns are looked at before a job begins
+LOOKED_INTO = 8  # tables whose columns are checked before a job starts
 CAPTIONS, LABELS, KEYS = ("txt", "caption", "text"), ("cls", "label"), ("__key__", "key")
 _IMAGE_NAMES = ("image", "img", "picture", "photo")
 KEY, IMAGE, OTHER_FIELDS = "key", "image", "other_fields"  # as ``decode.tables`` writes them
@@ -40,9 +40,11 @@ class NoPicturesError(ShardError):
 
 @dataclass(frozen=True)
 class Roles:
-    """What each column of a table is for. ``image`` and ``sides`` hold pictures or bytes.
+    """What each column of a table is used for.
 
-    ``fields`` are columns that are fields as they are, of a table of ours.
+    ``image`` is the picture, ``sides`` are other columns of bytes, and ``rest`` goes into the field
+    ``json``. ``fields`` are the columns of a table from ``strata decode`` that become fields as
+    they are.
     """
 
     image: str
@@ -55,19 +57,24 @@ class Roles:
 
 
 def roles_of(schema: pa.Schema, columns: Columns, url: str) -> Roles:
-    """Which column is the picture, which the key, which become fields of their own.
+    """The use of each column, by the names that were given or else by its type and name.
 
-    Raises NoPicturesError, ShardError if a column that was named is not there or cannot be that.
+    Raises NoPicturesError if no column holds pictures, ShardError if a named column is missing or
+    has the wrong type.
     """
     names = schema.names
     for option, name in (("--image-column", columns.image), ("--key-column", columns.key)):
         if name is not None and name not in names:
-            raise ShardError(f"{url}: {option} {name}: it has the columns {_told(schema)}")
+            raise ShardError(
+                f"{url}: {option} {name}: no such column; it has {_column_list(schema)}"
+            )
     pictures = [name for name in names if _holds_bytes(schema.field(name).type)]
     image = columns.image or _image(schema, pictures, url)
     if image not in pictures:
-        raise ShardError(f"{url}: --image-column {image} is {schema.field(image).type}, no bytes")
-    if columns == Columns() and _is_ours(schema):
+        raise ShardError(
+            f"{url}: --image-column {image} holds {schema.field(image).type}, no bytes"
+        )
+    if columns == Columns() and _is_decoded_table(schema):
         fields = tuple(name for name in names if name not in (KEY, IMAGE))
         return Roles(IMAGE, KEY, None, None, (), (), fields)
     rest = tuple(name for name in names if name not in pictures)
@@ -84,7 +91,7 @@ def roles_of(schema: pa.Schema, columns: Columns, url: str) -> Roles:
     )
 
 
-def _is_ours(schema: pa.Schema) -> bool:
+def _is_decoded_table(schema: pa.Schema) -> bool:
     """Whether ``strata decode`` wrote a table with this schema."""
     if not {KEY, IMAGE, OTHER_FIELDS} <= {*schema.names}:
         return False
@@ -96,34 +103,34 @@ def _is_ours(schema: pa.Schema) -> bool:
 
 
 def _image(schema: pa.Schema, pictures: Sequence[str], url: str) -> str:
-    told = [name for name in pictures if name in _told_images(schema)]
+    declared = [name for name in pictures if name in _declared_images(schema)]
     structs = [name for name in pictures if pa.types.is_struct(schema.field(name).type)]
     named = [name for name in pictures if name.lower() in {*EXTENSIONS, *_IMAGE_NAMES}]
-    for candidates in (told, structs, named):
+    for candidates in (declared, structs, named):
         first = [name for name in candidates if name in _IMAGE_NAMES] or candidates
         if len(first) == 1:
             return first[0]
         if first:
             raise ShardError(
-                f"{url}: any of its columns {', '.join(first)} may be the pictures: name it by "
-                "--image-column"
+                f"{url}: several columns may hold the pictures ({', '.join(first)}): choose one "
+                "with --image-column"
             )
     raise NoPicturesError(
         f"{url}: no column holds pictures (bytes in a struct, or bytes in a column called image, "
-        f"jpg, ...): name it by --image-column; it has {_told(schema)}"
+        f"jpg, ...): name it with --image-column; it has {_column_list(schema)}"
     )
 
 
-def _told_images(schema: pa.Schema) -> set[str]:
+def _declared_images(schema: pa.Schema) -> set[str]:
     """The columns that Hugging Face's metadata call images."""
     try:
-        told = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return {name for name, one in told.items() if one.get("_type") == "Image"}
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return {name for name, one in features.items() if one.get("_type") == "Image"}
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         return set()
 
 
-def _told(schema: pa.Schema) -> str:
+def _column_list(schema: pa.Schema) -> str:
     return ", ".join(f"{one.name} ({one.type})" for one in list(schema)[:20])
 
 
@@ -145,9 +152,10 @@ def _is_text(kind: pa.DataType) -> bool:
 def without_pictures(
     fs: Any, tables: Mapping[str, Mapping[str, Any]], columns: Columns
 ) -> dict[str, str]:
-    """Of the first few tables of a store those that hold no pictures, and why.
+    """Which tables hold no pictures, and why. Checks the first LOOKED_INTO tables.
 
-    Tables that cannot be read are for the job to report.
+    If all of these hold none, neither do the others. Tables that cannot be read are left to the
+    job, which reports them.
     """
     found = {}
     for path, entry in list(tables.items())[:LOOKED_INTO]:
@@ -165,24 +173,23 @@ def without_pictures(
             roles_of(schema, columns, path)
         except NoPicturesError as error:
             found[path] = str(error)
-    # What the first ones are without, so are the others.
     return found if len(found) < LOOKED_INTO else dict.fromkeys(tables, next(iter(found.values())))
 
 
 def unpack_rows(
     local: Path, shard: Shard, target: Path, columns: Columns, limits: GzipLimits
 ) -> list[Sample]:
-    """The samples of a Parquet file, whose fields' bytes are written to ``target``.
+    """The samples of a Parquet file. Writes the bytes of their fields to ``target``.
 
-    Holds ROWS_AT_ONCE rows in memory. Raises ShardError for a file that is damaged, larger
-    unpacked than ``limits``, or without pictures.
+    Holds ROWS_AT_ONCE rows in memory. Raises ShardError for a file that is damaged, unpacks to
+    more than ``limits``, or has no pictures.
     """
     most = limits.most(shard.size)
     try:
         with open(local, "rb") as raw:
             metadata = read_footer(raw)
             check_pages(raw, metadata, most)
-        # Values arrive page by page, and a page is what the checks have bounded.
+        # pyarrow decodes page by page, and the checks have bounded the size of a page.
         file = pq.ParquetFile(
             local,
             metadata=metadata,
@@ -212,7 +219,7 @@ def _rows(file: pq.ParquetFile, columns: list[str] | None) -> Iterator[dict[str,
 
 
 def _keys(file: pq.ParquetFile, roles: Roles, shard: Shard) -> list[str]:
-    """The key of each row: of its column, or of the pictures' names, or else its number."""
+    """The key of each row: from its column, from the picture's path, or else the row's number."""
     rows = file.metadata.num_rows
     numbers = [f"{shard.stem}/{number:0{max(6, len(str(rows)))}d}" for number in range(rows)]
     if roles.key is not None:
@@ -252,7 +259,7 @@ def _sample(
     if data is not None:
         add(_picture_field(roles.image, data, path), data)
     elif path:
-        add("image", b"", f"is not in the table, which only names a file ({path!r:.200})")
+        add("image", b"", f"is not in the table, which only names a file: {path!r:.200}")
     else:
         filtered = _NULL
     if roles.caption is not None and row[roles.caption] is not None:
@@ -271,8 +278,8 @@ def _sample(
         if data is not None:
             add(f"{name}.{_extension(data, path) or 'bin'}", data)
     if roles.rest:
-        told = {name: row[name] for name in roles.rest}
-        add("json", json.dumps(told, default=_plain, ensure_ascii=False).encode("utf-8", "replace"))
+        rest = {name: row[name] for name in roles.rest}
+        add("json", json.dumps(rest, default=_plain, ensure_ascii=False).encode("utf-8", "replace"))
     return sample_of(key, fields, times[key], filtered)
 
 
@@ -300,7 +307,7 @@ _MAGIC = (
 
 
 def _extension(data: bytes, path: str) -> str:
-    """What a picture's name would end in, by its path or else its first bytes; or ''."""
+    """The extension of a picture's path, or else the one for its first bytes; '' if unknown."""
     named = path.rpartition(".")[2].lower() if "." in path else ""
     if named in EXTENSIONS:
         return named
@@ -312,5 +319,5 @@ def _extension(data: bytes, path: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has no kind for: bytes as base64, dates and the like as text."""
+    """A value for which JSON has no type: bytes as base64, dates and the like as text."""
     return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)

@@ -1,4 +1,4 @@
-"""The samples of a shard: which of its files belong together, and which one is the picture."""
+"""The samples of a shard: which files belong together, and which of them is the picture."""
 
 import re
 from collections import Counter
@@ -25,7 +25,7 @@ SIDE_FIELDS = (
 class Sample:
     """A sample of WebDataset: the members that share a key, in the tar's order.
 
-    ``filtered`` says why WebDataset would skip it, ``problem`` why it cannot be trusted.
+    ``filtered`` says why WebDataset would skip it, ``problem`` why it is bad.
     """
 
     key: str
@@ -61,9 +61,9 @@ def is_picture(field: str) -> bool:
 
 
 def tar_key(key: str) -> str:
-    """``key`` without dots in its last part, where WebDataset would cut it: they become ``%2E``.
+    """``key`` with ``%2E`` for each dot of its last part, because WebDataset ends keys at a dot.
 
-    Keys of tars have none there; those of folders and tables may.
+    Keys from tars have no such dots; keys from folders and tables may have some.
     """
     folder, slash, base = key.rpartition("/")
     return folder + slash + base.replace(".", "%2E")
@@ -94,12 +94,12 @@ def group_samples(members: Sequence[Member]) -> list[Sample]:
 def sample_of(
     key: str, fields: Sequence[tuple[str, Member]], times: int = 1, filtered: str = ""
 ) -> Sample:
-    """A sample with its problem, if it has one; ``times`` is how often its key occurs."""
+    """A sample, with its problem if it has one. ``times`` is how often its key occurs."""
     return Sample(key, tuple(fields), _problem(key, fields, times), filtered)
 
 
 def _problem(key: str, fields: Sequence[tuple[str, Member]], times: int) -> str:
-    """Why the sample cannot be trusted, or ''."""
+    """Why the sample is bad, or ''."""
     if times > 1:
         return "its key occurs again later: duplicate samples, or fields that lie apart"
     names = [name for name, _ in fields]

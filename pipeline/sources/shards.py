@@ -1,6 +1,7 @@
-"""A shard, opened: held as a local file and proven whole, with its samples.
+"""Opens a shard: fetches it, proves that it is whole, and finds its samples.
 
-It is a tar, a Parquet file with pictures (``parquet_rows``), or files of a folder (``folder``).
+A shard is a tar (``tar_members``), a Parquet file (``parquet_rows``) or a part of a folder
+(``folder``).
 """
 
 import gzip
@@ -35,8 +36,8 @@ def open_shard(
     """Hold ``shard`` as a local file in ``scratch``; a local tar is read in place.
 
     Raises ShardError if the shard is damaged or unpacks to more than ``limits``, StorageError if
-    it has changed since it was listed, OSError if it could not be fetched whole. Of a folder only
-    those samples are bad whose files have changed.
+    it has changed since it was listed, OSError if it could not be fetched whole. If files of a
+    folder have changed, only their samples are bad.
     """
     if shard.listing:
         with open_part(shard, scratch, options) as file:
@@ -54,8 +55,8 @@ def open_shard(
         check_version(fs, path, shard)
         if local.stat().st_size != shard.size:
             raise OSError(
-                f"{shard.url}: has {local.stat().st_size} bytes instead of the {shard.size} that "
-                "were listed: it was cut on the way"
+                f"{shard.url}: only {local.stat().st_size} of the {shard.size} bytes that were "
+                "listed have arrived"
             )
         if _begins_with(local, GZIP):
             fetched.append(scratch / "shard.tar")
@@ -73,7 +74,7 @@ def open_shard(
         finally:
             opened.close()
         if is_local:
-            check_version(fs, path, shard)  # it was read in place, where others can write
+            check_version(fs, path, shard)  # others can write to a file that is read in place
     finally:
         for leftover in fetched:
             leftover.unlink(missing_ok=True)
@@ -85,7 +86,7 @@ def _tar_samples(local: Path, url: str) -> list[Sample]:
 
 
 def _begins_with(local: Path, magic: bytes) -> bool:
-    """Whether a file is of this kind, by its content: names are often wrong."""
+    """Whether a file begins with these bytes. They tell its kind; names are often wrong."""
     with open(local, "rb") as file:
         return file.read(len(magic)) == magic
 
@@ -99,9 +100,9 @@ def _gunzip(source: Path, target: Path, url: str, limits: GzipLimits) -> None:
                 left -= len(data)
                 if left < 0:
                     raise ShardError(
-                        f"{url}: gzip unpacks its {size} bytes to more than "
-                        f"{most}; if they are to be trusted, raise --max-gzip-ratio "
-                        f"({limits.ratio:g}) or --max-unpacked-gib ({limits.gib:g})"
+                        f"{url}: gzip unpacks its {size} bytes to more than {most}; if you trust "
+                        f"it, raise --max-gzip-ratio ({limits.ratio:g}) or --max-unpacked-gib "
+                        f"({limits.gib:g})"
                     )
                 out.write(data)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:

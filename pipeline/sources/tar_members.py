@@ -1,9 +1,8 @@
-"""Read a tar file's table of contents and check that the file is whole.
+"""Lists the members of a tar file and checks that the file is whole.
 
-``tarfile``, and everything built on it, reads an archive that was cut between two members without
-an error, so samples are lost unnoticed. Here a tar counts as whole only if the bytes of all members
-and the two zero blocks of its end are in the file. This is known before the first picture is
-encoded.
+``tarfile`` gives no error for a tar that was cut between two members, so samples would be lost
+unnoticed. Here a tar is whole only if it has the bytes of all members and the two zero blocks of
+its end. This is checked before the first picture is encoded.
 """
 
 import tarfile
@@ -39,7 +38,7 @@ class Member:
 
 
 def looks_like_tar(begin: bytes) -> bool:
-    """Whether the first BLOCK bytes of a file can be a tar's: a header, or the zeros of its end."""
+    """Whether a file can be a tar by its first BLOCK bytes: a header, or the zeros of its end."""
     try:
         tarfile.TarInfo.frombuf(begin[:BLOCK], "utf-8", "surrogateescape")
     except tarfile.HeaderError:
@@ -70,11 +69,11 @@ def read_members(file: BinaryIO, size: int, url: str) -> list[Member]:
             raise ShardError(f"{url}: {what} at offset {at} ({error})") from error
         at += BLOCK
         if info.size < 0:
-            raise ShardError(f"{url}: a member of negative size at offset {at - BLOCK}")
+            raise ShardError(f"{url}: a member has a negative size at offset {at - BLOCK}")
 
         if info.type in (*_PATH_TYPES, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE):
             if info.size > _MAX_EXTENSION:
-                raise ShardError(f"{url}: a name that is too long at offset {at - BLOCK}")
+                raise ShardError(f"{url}: a name is too long at offset {at - BLOCK}")
             data = _read(file, at, info.size, size, url, "a long name")
             if info.type == tarfile.GNUTYPE_LONGNAME:
                 path = data.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
@@ -89,7 +88,7 @@ def read_members(file: BinaryIO, size: int, url: str) -> list[Member]:
             continue
 
         if info.type == tarfile.GNUTYPE_SPARSE:
-            extended = header[482]  # whether a block with more places of data follows
+            extended = header[482]  # whether a further block of the sparse map follows
             while extended:
                 extended = _read(file, at, BLOCK, size, url, "the map of a sparse file")[504]
                 at += BLOCK

@@ -9,9 +9,10 @@ T = TypeVar("T")
 
 
 class ByteCache:
-    """Keeps the values that were used last, at most ``limit`` bytes of them.
+    """Keeps the most recently used values, at most ``limit`` bytes of them.
 
-    Safe in threads; two that miss at the same time both load. Pickling gives an empty cache.
+    Safe in threads. Two threads that miss the same value at the same time both load it. A pickled
+    cache is empty.
     """
 
     def __init__(self, limit: int) -> None:
@@ -30,7 +31,7 @@ class ByteCache:
             return item[0]
 
     def put(self, key: Hashable, value: T, nbytes: int) -> T:
-        """Keep ``value`` and return it; drops the values that were not used for longest."""
+        """Keep ``value`` and return it; drops the least recently used values."""
         with self._lock:
             if key in self._items:
                 self.bytes -= self._items.pop(key)[1]
@@ -42,7 +43,7 @@ class ByteCache:
         return value
 
     def load(self, key: Hashable, load: Callable[[], T], nbytes: Callable[[T], int]) -> T:
-        """The value of a key, which is loaded if it is not kept."""
+        """The value of a key; calls ``load`` if it is not in the cache."""
         found = self.get(key)
         if found is not None:
             return found

@@ -1,4 +1,4 @@
-"""Copy a file from one store into another, create-only, without bytes on this machine if it can."""
+"""Copies a file inside an object store, create-only; the bytes do not pass through this machine."""
 
 import contextlib
 from typing import Any
@@ -9,13 +9,13 @@ from fsspec.spec import AbstractFileSystem
 from .filesystems import is_s3
 from .store import StorageError, Store
 
-PART_BYTES = 1 << 30  # of a copy inside S3, which takes up to 5 GiB
+PART_BYTES = 1 << 30  # of a copy inside S3, which allows 5 GiB
 
 
-def copies_by_itself(source: Store, target: Store) -> bool:
-    """Whether the store copies from one to the other without the bytes coming here.
+def can_copy_inside(source: Store, target: Store) -> bool:
+    """Whether the store itself can copy files from ``source`` to ``target``.
 
-    It does where both have one client, and the client can: equal options of an object store.
+    It can if both share one client of an object store (same options) that supports copies.
     """
     if source.fs is not target.fs or source.is_local:
         return False
@@ -28,8 +28,8 @@ def copies_by_itself(source: Store, target: Store) -> bool:
 def create_copy(source: Store, target: Store, name: str, size: int) -> bool:
     """Publish a file of ``source`` under the same name in ``target``; False if the name is taken.
 
-    Only where ``copies_by_itself``. Raises FileNotFoundError for a file that is not there, and a
-    passing StorageError when ``target`` then holds another number of bytes than ``size``.
+    Needs ``can_copy_inside``. Raises FileNotFoundError if the file does not exist, and a passing
+    StorageError if the copy does not have ``size`` bytes.
     """
 
     def copy_in_s3(*, mode: str) -> None:
@@ -51,7 +51,7 @@ def create_copy(source: Store, target: Store, name: str, size: int) -> bool:
 
 
 def _copy_in_s3(fs: Any, source: str, target: str, size: int) -> None:
-    """In parts, whatever the size: only what ends an upload in parts is create-only everywhere."""
+    """Copy in parts, even a small file: every S3 can end an upload in parts create-only."""
     bucket, key, _ = fs.split_path(target)
     from_bucket, from_key, _ = fs.split_path(source)
     upload = fs.call_s3("create_multipart_upload", Bucket=bucket, Key=key)["UploadId"]

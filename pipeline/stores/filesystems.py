@@ -1,4 +1,4 @@
-"""The fsspec file system of a URL, with its options, and with retries and time-outs for S3.
+"""Opens the fsspec file system of a URL, with retries and timeouts for S3.
 
 Options are fsspec's ``storage_options`` (``{"anon": True, "endpoint_url": ..., "profile": ...}``).
 They may hold secrets, so they appear in no message, plan or ``repr``. Without options, the
@@ -24,10 +24,10 @@ from .urls import refuse_secrets, without_query, without_secrets
 
 S3_PROTOCOLS = ("s3", "s3a")
 CONNECTIONS = 64  # at once to one store, when many small files are read
-# botocore tries a request five times (for every 5xx), and s3fs tries such a round three times (for
-# time-outs, cut bodies and SlowDown), nine times in reading a small file. If one answer in ten is a
-# 503, at most one request in a hundred thousand fails. A download that stalls fails after 3 x 30 s;
-# a store that accepts connections and never answers, after 5 x 3 x 30 s.
+# botocore tries a request five times (after any 5xx). s3fs repeats that three times (after
+# timeouts, cut bodies and SlowDown), nine times for a small file. If one answer in ten is a 503, at
+# most one request in a hundred thousand fails. A stalled download fails after 3 x 30 s; a store
+# that accepts connections and never answers, after 5 x 3 x 30 s.
 _S3_ATTEMPTS = 5
 _S3_ROUNDS = 3
 _S3_CONFIG: dict[str, Any] = {
@@ -49,7 +49,7 @@ class StorageError(StrataError):
 
 @contextmanager
 def storage_errors(url: str, problem: str) -> Iterator[None]:
-    """Turn any exception of a store (each has classes of its own) into a StorageError."""
+    """Turn any exception of a store into a StorageError; each store has its own classes."""
     try:
         yield
     except StrataError:
@@ -61,10 +61,10 @@ def storage_errors(url: str, problem: str) -> Iterator[None]:
 
 
 class LocalFiles(LocalFileSystem):
-    """Local files. Links are what they lead to, and no folder is left out because of an error.
+    """Local files. Links are followed, and a folder that cannot be read is an error.
 
-    fsspec's own class lists a link as "other", so that searches pass over it, and says nothing of
-    folders that cannot be read. Hidden links that lead nowhere are left out: editors make such.
+    fsspec's own class lists a link as "other", so searches skip it, and it silently skips folders
+    that cannot be read. Hidden links that lead nowhere are left out: editors make such links.
     """
 
     def info(self, path: Any, **kwargs: Any) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class LocalFiles(LocalFileSystem):
         return iter(super().walk(path, *arguments, **{"on_error": _unreadable, **kwargs}))
 
     def _refuse_loop(self, link: str) -> None:
-        """Raise StorageError for a link to a folder that it lies in, on the way that was taken."""
+        """Raise StorageError for a link to one of the folders above it."""
         target, folder = os.path.realpath(link), os.path.dirname(link)
         while folder != os.path.dirname(folder):
             if os.path.realpath(folder) == target:
@@ -121,13 +121,13 @@ def open_filesystem(url: str, options: Mapping[str, Any] | None = None) -> tuple
 
     ``options`` are for remote stores; a local path ignores them. Equal URLs and options share one
     client and its connections. Raises StorageError for an unknown protocol, a missing package and
-    options that the store does not take, SecretInURLError for a URL with a secret in it.
+    options that the store does not know, SecretInURLError for a URL with a secret in it.
     """
     refuse_secrets(url)
     if not url.strip():
-        raise StorageError("an empty path or URL, perhaps of a variable that is not set")
+        raise StorageError("the path or URL is empty: is a variable not set?")
     if "::" in url:
-        raise StorageError(f"{url}: chained URLs are not supported; give the archive's own address")
+        raise StorageError(f"{url}: chained URLs are not supported: give the file's own address")
     protocol = get_protocol(url)
     chosen = {} if protocol in ("file", "local") else dict(options or {})
     try:
@@ -152,10 +152,9 @@ def open_filesystem(url: str, options: Mapping[str, Any] | None = None) -> tuple
 
 
 def download(fs: Any, path: str, local: Path, url: str) -> None:
-    """Fetch a whole file; s3fs resumes a cut download where it can.
+    """Fetch a whole file; s3fs resumes a cut download if it can.
 
-    Raises OSError, which names ``url``: exceptions of stores and networks are of many classes, and
-    some have no message.
+    Raises OSError with ``url`` in the message, whatever the store raised.
     """
     try:
         fs.get_file(path, str(local))

@@ -1,4 +1,4 @@
-"""What a footer of Parquet describes, asked so that a forged one does not end the process."""
+"""Checks a Parquet footer in a way that a forged one cannot crash the process."""
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -7,12 +7,12 @@ from .ranges import SizedFile
 
 
 def described(metadata: pq.FileMetaData, size: int) -> pa.Schema:
-    """The columns of a file of this size. Raises OSError for a footer that pyarrow refuses.
+    """The schema of a file of this size. Raises OSError for a footer that pyarrow refuses.
 
-    Asked with ``row_group(i).column(j)`` for a description that it refuses, pyarrow ends the
-    whole process. Before it reads a row group, it checks all descriptions and raises. So let
-    it begin to read. (``pre_buffer`` and ``metadata.schema.to_arrow_schema`` would both leak
-    memory here.)
+    ``metadata.row_group(i).column(j)`` crashes the process if the footer describes that column
+    wrongly. Reading a row group checks all descriptions first, and raises. So this begins to read
+    each row group, from a file that gives no bytes. (``pre_buffer`` and
+    ``metadata.schema.to_arrow_schema`` would both leak memory here.)
     """
     nothing = pa.PythonFile(_Unreadable(size), mode="r")
     file = pq.ParquetFile(nothing, metadata=metadata, pre_buffer=False, buffer_size=4096)
@@ -28,7 +28,7 @@ def described(metadata: pq.FileMetaData, size: int) -> pa.Schema:
 class _Unreadable(SizedFile):
     """A file of known size that cannot be read."""
 
-    REFUSAL = "this file is not to be read"
+    REFUSAL = "this file gives no bytes"
 
     def read(self, size: int | None = -1) -> bytes:
         raise OSError(self.REFUSAL)

@@ -1,7 +1,7 @@
-"""Files that are written beside their target, and appear under its name when they are whole.
+"""Publishes local files whole: a hidden part is written first and then gets the target's name.
 
-A part is locked by its process for as long as it is written, so those of killed processes can be
-told: on the same machine by the lock, elsewhere, where locks may not be seen, by their age.
+A process locks its part while it writes. Parts of killed processes are known by the missing lock
+on the same machine, and by their age on others, where locks may be invisible.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ _TRIES = 5
 
 
 def publish(target: Path, content: bytes | Path) -> bool:
-    """Let ``target`` appear with all its bytes; False if the name is taken."""
+    """Create ``target`` with all its bytes at once; False if the name is taken."""
     with _new_part(target.parent) as (part, out):
         if isinstance(content, Path):
             with open(content, "rb") as source:
@@ -38,7 +38,7 @@ def publish(target: Path, content: bytes | Path) -> bool:
             os.link(part, target)
         except FileExistsError:
             return False
-        except OSError:  # no hard links here (FAT, some FUSE mounts): rename, after a look
+        except OSError:  # no hard links here (FAT, some FUSE mounts)
             if target.exists():
                 return False
             os.rename(part, target)
@@ -46,7 +46,7 @@ def publish(target: Path, content: bytes | Path) -> bool:
 
 
 def clear_parts(folder: Path, deep: bool = False) -> None:
-    """Remove what killed processes left in a folder, with ``deep`` in all folders in it as well."""
+    """Remove parts of killed processes from a folder, with ``deep`` also from those below it."""
     for place, folders, names in os.walk(folder):
         for name in filter(_NAME.fullmatch, names):
             with contextlib.suppress(OSError):
@@ -84,7 +84,7 @@ def _remove_abandoned(part: Path) -> None:
 
 @cache
 def _machine() -> str:
-    """Twelve digits that are this machine's, as long as it runs."""
+    """Twelve hex digits that identify this machine until it restarts."""
     try:
         name = Path("/proc/sys/kernel/random/boot_id").read_text()
     except OSError:  # not Linux

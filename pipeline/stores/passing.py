@@ -1,4 +1,4 @@
-"""Which errors pass: those where another attempt may succeed."""
+"""Decides which errors are passing: another attempt may succeed."""
 
 import errno
 import ssl
@@ -10,7 +10,7 @@ from codec.errors import StrataError
 _PASSING_CLASSES = frozenset(
     {
         "ConnectionError",  # Python's own, botocore's and requests'
-        "HTTPClientError",  # botocore: time-outs, and connections that break
+        "HTTPClientError",  # botocore: timeouts and broken connections
         "Timeout",  # requests
         "ClientConnectionError",  # aiohttp
         *("ClientPayloadError", "IncompleteRead", "ResponseParserError"),  # answers that were cut
@@ -35,9 +35,9 @@ _PASSING_ERRNO = frozenset(
 def may_pass(error: BaseException) -> bool:
     """Whether another attempt may succeed after ``error``.
 
-    It may after time-outs, failed and broken connections, cut answers, throttling, 5xx and full
-    disks. It cannot if files, buckets or credentials are missing, after 403 and other 4xx, for an
-    unknown certificate, and for any error that is not known here. All causes of the error count,
+    It may after timeouts, failed and broken connections, cut answers, throttling, 5xx and full
+    disks. It cannot if files, buckets or credentials are missing, after 403 and other 4xx, after an
+    unknown certificate, and after any error that is not known here. The error's causes count too,
     because libraries wrap one another's errors.
     """
     chain = list(causes(error))
@@ -46,9 +46,8 @@ def may_pass(error: BaseException) -> bool:
     statuses = {_status(one) for one in chain}
     if s3_codes(error) & _PASSING_CODES or statuses & _PASSING_STATUS or any(map(_passes, chain)):
         return True
-    if any(
-        status and status != 404 for status in statuses
-    ):  # a 404 may come from a look-up before the request
+    # A 404 may come from a look-up before the request that failed.
+    if any(status not in (0, 404) for status in statuses):
         return False
     return any(isinstance(one, OSError) and one.errno in _PASSING_ERRNO for one in chain)
 

@@ -1,4 +1,4 @@
-"""Read ranges of files: many at once, neighbours in one request, nothing ahead."""
+"""Reads ranges of files: many at once, neighbours in one request, without reading ahead."""
 
 import io
 from collections.abc import Iterator, Sequence
@@ -9,8 +9,8 @@ from typing import Any
 from .passing import may_pass, s3_codes
 from .store import Store
 
-# Fetching so many bytes between two ranges costs less than a second request. The larger gap is for
-# more ranges than fit into flight together: then the client's 3 ms of CPU time a request count.
+# Fetching so many bytes between two ranges costs less than a second request. With MANY ranges, not
+# all requests can run at once, and the client's 3 ms of CPU time for each request count too.
 MERGE_GAP, MERGE_GAP_OF_MANY = 64 << 10, 256 << 10
 MANY = 128  # ranges
 MERGED_BYTES = 4 << 20  # of one merged request
@@ -31,7 +31,7 @@ class ShortReadError(OSError):
 
 
 def read_ranges(store: Store, wanted: Sequence[Range]) -> list[bytes | Exception]:
-    """The bytes of each range, or the exception in their place; raises nothing."""
+    """The bytes of each range, or in their place the exception that reading it raised."""
     found: list[bytes | Exception] = [b""] * len(wanted)
     merged = list(_merged(wanted))
     blobs = _read([whole for whole, _ in merged], store)
@@ -48,7 +48,7 @@ def read_ranges(store: Store, wanted: Sequence[Range]) -> list[bytes | Exception
 
 
 def _merged(wanted: Sequence[Range]) -> Iterator[tuple[Range, list[int]]]:
-    """Requests, and the numbers of the ranges that each of them covers."""
+    """The ranges to request, each with the numbers of the ``wanted`` ranges that it covers."""
     order = sorted(
         (number for number, one in enumerate(wanted) if one.length),
         key=lambda number: (wanted[number].path, wanted[number].offset),
@@ -85,7 +85,7 @@ def _read(wanted: Sequence[Range], store: Store) -> list[bytes | Exception]:
         on_error="return",
     )
     return [
-        # another attempt: of many requests, some fail even in their last one
+        # Try once more: of many requests, some fail even in their last attempt.
         _read_one(store, one)
         if isinstance(data, Exception) and (may_pass(data) or _is_outside(data))
         else data
@@ -108,11 +108,11 @@ def _read_one(store: Store, one: Range) -> bytes | Exception:
 def read_range(store: Store, path: str, offset: int, length: int) -> bytes:
     """``length`` bytes of a file in one request.
 
-    Raises ShortReadError where it ends before, StorageError for what is no regular file.
+    Raises ShortReadError if the file ends earlier, StorageError if it is no regular file.
     """
     if store.is_local:
         store.check_regular(path)
-    # A file system that has no ranges opens the file, which must not read ahead either.
+    # A file system without range requests opens the file, which must not read ahead either.
     options: dict[str, Any] = {} if store.fs.async_impl else {"cache_type": "none"}
     try:
         data = store.fs.cat_file(store.path(path), start=offset, end=offset + length, **options)
@@ -126,7 +126,7 @@ def read_range(store: Store, path: str, offset: int, length: int) -> bytes:
 
 
 class SizedFile(io.RawIOBase):
-    """A file of known size with a position in it; how it is read is left to its kinds."""
+    """A file of known size with a position. Subclasses read it."""
 
     def __init__(self, size: int) -> None:
         self._size, self._position = size, 0

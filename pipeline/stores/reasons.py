@@ -1,8 +1,8 @@
-"""An exception as a reason, for reports and rows."""
+"""Describes an exception in one line, for reports and rows."""
 
 
 def describe(error: BaseException) -> str:
-    """An exception as a reason: its general part first, the particulars after a colon."""
+    """An exception in one line of at most some 500 characters."""
     text = " ".join(str(error).split())[:500]
     name = type(error).__name__
     return text if text and name in _CLEAR else f"{name}: {text}" if text else name

@@ -1,4 +1,4 @@
-"""Local folders for temporary files, which the next process removes if theirs was killed."""
+"""Local folders for temporary files. If a process is killed, the next one removes its folders."""
 
 import contextlib
 import fcntl
@@ -27,9 +27,9 @@ def scratch_folder(parent: str | None) -> Iterator[Path]:
     """A local folder for temporary files, inside ``parent`` (made if missing) or the system's.
 
     The process that makes a folder holds a lock on it as long as it lives. The next call on the
-    same machine removes the folders of processes that were killed. On a file system without locks
-    (some network mounts) it removes none, and a warning says so. Raises StorageError where none can
-    be made.
+    same machine removes the folders of killed processes. On a file system without locks (some
+    network mounts) it removes none, and prints a warning. Raises StorageError if no folder can be
+    made.
     """
     base = _scratch_base(parent)
     with scratch_errors(base):
@@ -65,8 +65,8 @@ def scratch_errors(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         message = (
-            f"{folder}: temporary files cannot be written: {error.strerror or error}: make room, "
-            "or give another folder (--scratch)"
+            f"{folder}: temporary files cannot be written: {error.strerror or error}: free some "
+            "space, or give another folder (--scratch)"
         )
         raise StorageError(message, passing=may_pass(error)) from error
 
@@ -89,11 +89,9 @@ def _remove_abandoned(base: Path) -> int:
     """Remove folders of this machine's dead processes; returns how many have a living one."""
     living = 0
     for path in base.glob(f"{SCRATCH}*/{LOCK}"):
-        with (
-            contextlib.suppress(OSError),
-            open(path, "r+b") as lock,
-        ):  # NFS only locks files that are open for writing
-            # Machines may share a folder but not its locks: another's lock may only seem free.
+        # NFS only locks files that are open for writing.
+        with contextlib.suppress(OSError), open(path, "r+b") as lock:
+            # A lock that is held on another machine may be invisible here.
             if not _machine() & set(lock.read().decode(errors="replace").splitlines()):
                 continue
             try:
@@ -103,7 +101,7 @@ def _remove_abandoned(base: Path) -> int:
                 continue
             _remove_scratch(path.parent)
         with contextlib.suppress(OSError):
-            path.parent.rmdir()  # NFS keeps a removed file, and so its folder, until it is closed
+            path.parent.rmdir()  # on NFS only now: an open file keeps its folder
     return living
 
 
@@ -120,9 +118,9 @@ def _remove_scratch(folder: Path) -> None:
 
 @functools.cache
 def _machine() -> frozenset[str]:
-    """The name of this machine and its kernel's boot id, either of which identifies it.
+    """This machine's name and its kernel's boot id. One of them is enough to recognise it.
 
-    Containers have names of their own, and a restart changes the boot id.
+    A container has a name of its own, and a restart changes the boot id.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -135,8 +133,8 @@ def _machine() -> frozenset[str]:
 def _warn_of_no_locks(base: Path, reason: str) -> None:
     """Print a warning, once in a process."""
     print(
-        f"warning: {printable(str(base))}: this file system has no locks ({reason}), so what "
-        f"killed processes leave there ({SCRATCH}*) must be removed by hand; --scratch takes "
-        "another folder",
+        f"warning: {printable(str(base))}: this file system has no locks ({reason}). Folders of "
+        f"killed processes ({SCRATCH}*) must be removed by hand, or choose another folder with "
+        "--scratch",
         file=sys.stderr,
     )

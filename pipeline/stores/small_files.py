@@ -1,9 +1,9 @@
-"""Many small files of a store at once.
+"""Reads many small files of a store at once.
 
-On S3 this takes half of s3fs's processor time. s3fs spends 2 ms of a core on a request, most of it
-while botocore prepares the call and parses the answer. Here botocore only signs an address, and its
-own session fetches it, with the proxies, certificates and time limits that the client has. s3fs
-reads what does not come that way: it knows retries and errors.
+s3fs spends 2 ms of a core on each request, most of it while botocore prepares the call and parses
+the answer. This module takes half of that: botocore only signs a URL, and its HTTP session fetches
+it, with the client's proxies, certificates and timeouts. If that fails, s3fs reads the file: it
+knows retries and errors.
 """
 
 import asyncio
@@ -15,11 +15,11 @@ from fsspec.asyn import sync
 
 from .filesystems import CONNECTIONS, is_s3
 
-SIGNED_SECONDS = 3600  # an address is used at once; clocks may differ
+SIGNED_SECONDS = 3600  # a signed URL is used at once, but clocks may differ
 
 
 class SmallFile(NamedTuple):
-    """A file's bytes, and its version (ETag) as the answer told it; '' if it did not."""
+    """A file's bytes, and its version: the answer's ETag, or '' if it has none."""
 
     data: bytes
     version: str
@@ -28,14 +28,15 @@ class SmallFile(NamedTuple):
 def read_small_files(fs: Any, paths: Sequence[str], sizes: Sequence[int]) -> list[SmallFile | None]:
     """Each file; None for one that could not be read, and for all of a store without asyncio.
 
-    Of a file that has more than its size (bytes, at least 1) one byte more is read.
+    ``sizes`` are in bytes, at least 1. One byte more is read of a file that is larger, so the
+    caller can notice.
     """
     found: list[SmallFile | None] = [None] * len(paths)
     if not paths or not fs.async_impl:
         return found
-    # Keys of encryption and who pays would have to be headers.
+    # A signed URL cannot hold encryption keys or who pays; these are headers.
     if is_s3(fs) and not (fs.req_kw or fs.s3_additional_kwargs):
-        found = sync(fs.loop, _by_signed_addresses, fs, paths, sizes)
+        found = sync(fs.loop, _by_signed_urls, fs, paths, sizes)
     rest = [number for number, one in enumerate(found) if one is None]
     if rest:
         ends = [sizes[number] + 1 for number in rest]
@@ -46,12 +47,12 @@ def read_small_files(fs: Any, paths: Sequence[str], sizes: Sequence[int]) -> lis
     return found
 
 
-async def _by_signed_addresses(
+async def _by_signed_urls(
     fs: Any, paths: Sequence[str], sizes: Sequence[int]
 ) -> list[SmallFile | None]:
     client = await fs.get_s3(fs.split_path(paths[0])[0])
     client.meta.events.register_first(
-        "choose-signer.s3.GetObject", _of_this_time, unique_id="strata-signed-addresses"
+        "choose-signer.s3.GetObject", _signature_version, unique_id="strata-signed-urls"
     )
     free = asyncio.Semaphore(min(CONNECTIONS, client.meta.config.max_pool_connections))
 
@@ -60,10 +61,10 @@ async def _by_signed_addresses(
             try:
                 return await _read(fs, client, path, size)
             except Exception:
-                return None  # s3fs finds out what it is; this one's message would hold an address
+                return None  # s3fs will raise it again; this message would hold the signed URL
 
     first = await read(paths[0], sizes[0])
-    if first is None:  # perhaps this store gives nothing to signed addresses
+    if first is None:  # perhaps this store does not accept signed URLs
         return [None] * len(paths)
     return [first, *await asyncio.gather(*map(read, paths[1:], sizes[1:]))]
 
@@ -79,9 +80,9 @@ async def _read(fs: Any, client: Any, path: str, size: int) -> SmallFile | None:
     return SmallFile(await answer.content, answer.headers.get("ETag", "").strip('"'))
 
 
-def _of_this_time(signature_version: object, **_: object) -> str | None:
-    """Version 4 of signatures where the client has it: for addresses botocore has older ones.
+def _signature_version(signature_version: object, **_: object) -> str | None:
+    """Version 4 of signatures if the client uses it: botocore's default for URLs is older.
 
-    None is for botocore to choose, also where nothing is signed.
+    None lets botocore choose.
     """
     return "s3v4-query" if signature_version in ("v4-query", "s3v4-query") else None

@@ -2,8 +2,8 @@
 
 Three rules keep a dataset sound if a process dies:
 
-- a file is published by one explicit upload of a closed local file (never through a context
-  manager: after an exception fsspec's ``__exit__`` commits the half that was written);
+- a file is published by one upload of a closed local file (never through fsspec's context manager,
+  which publishes half a file after an exception);
 - publishing is create-only: the first writer wins, and the others learn that the name is taken;
 - nothing is renamed, because S3 has no rename.
 """
@@ -48,12 +48,12 @@ __all__ = [
 ]
 
 READ_TOGETHER = 500  # small files held in memory at once by ``Store.read_many``
-# Uploads to S3 above twice this size go up in parts: four of them at once, in 64 MiB of memory.
+# Files above twice this size are uploaded to S3 in parts, four at once, in 64 MiB of memory.
 PART_BYTES = 16 << 20
 PARTS_AT_ONCE = 4
-MAX_PARTS = 9000  # S3 takes 10,000
-READ_BYTES = 256 << 20  # of a file that is read whole, unless the caller says another number
-CONFLICT_WAITS = (0.2, 0.8, 3.2)  # seconds between attempts when S3 says 409
+MAX_PARTS = 9000  # S3 allows 10,000
+READ_BYTES = 256 << 20  # default limit of a file that is read whole
+CONFLICT_WAITS = (0.2, 0.8, 3.2)  # seconds between attempts while S3 answers 409
 
 
 class Store:
@@ -81,7 +81,7 @@ class Store:
         try:
             data = bytes(self.fs.cat_file(self.path(name), start=0, end=most + 1))
         except Exception as error:
-            if "InvalidRange" not in s3_codes(error):  # of an empty file
+            if "InvalidRange" not in s3_codes(error):  # S3's answer for an empty file
                 raise
             data = b""
         return self._bounded(name, data, most)
@@ -89,18 +89,18 @@ class Store:
     def check_regular(self, name: str) -> int:
         """The size of a file of a local store.
 
-        Raises FileNotFoundError, and StorageError for pipes and devices: opening one may wait for
-        ever, and reading one may never end.
+        Raises FileNotFoundError, and StorageError for pipes and devices: opening one may wait
+        forever, and reading one may never end.
         """
         path = self.path(name)
         found = os.stat(path)
         if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
-            raise StorageError(f"{path}: is no regular file: remove it")
+            raise StorageError(f"{path}: is not a regular file: remove it")
         return found.st_size
 
     def _too_large(self, name: str, most: int) -> StorageError:
         return StorageError(
-            f"{self.url}/{name}: has more than the {most} bytes that such a file may have"
+            f"{self.url}/{name}: is larger than {most} bytes, the limit of such a file"
         )
 
     def _bounded(self, name: str, data: bytes, most: int) -> bytes:
@@ -113,11 +113,11 @@ class Store:
     ) -> Iterator[tuple[str, bytes]]:
         """Names and contents of many small files, in the order given, some hundred at a time.
 
-        Raises what the first unreadable one raises, such as FileNotFoundError, and StorageError for
-        one of more than ``most`` bytes.
+        Raises the error of the first file that cannot be read, such as FileNotFoundError, and
+        StorageError for a file of more than ``most`` bytes.
         """
         waiting = iter(names)
-        threads = CONNECTIONS if self.is_local else 1  # for a network's file system
+        threads = CONNECTIONS if self.is_local else 1  # helps on network file systems
         with ThreadPoolExecutor(threads) as pool:
             while chunk := list(itertools.islice(waiting, READ_TOGETHER)):
                 yield from zip(chunk, self._read_chunk(chunk, pool, most), strict=True)
@@ -142,7 +142,7 @@ class Store:
         )
 
     def _read_again(self, name: str, error: Exception, most: int) -> bytes:
-        """Try again: of a hundred thousand requests some fail even in their last attempt."""
+        """Try once more: of a hundred thousand requests, some fail even in their last attempt."""
         if isinstance(error, FileNotFoundError | PermissionError):
             raise error
         return self.read(name, most)
@@ -156,9 +156,9 @@ class Store:
 
     @contextmanager
     def local(self, name: str, scratch: str | None) -> Iterator[Path]:
-        """A file of the store on this machine: itself, or a copy in ``scratch`` for as long.
+        """A path of the file on this machine: the file itself, or a temporary copy in ``scratch``.
 
-        Raises what ``fetch`` raises; a file that is missing in a local store is not looked for.
+        Raises what ``fetch`` raises. In a local store the file may be missing.
         """
         if self.is_local:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -208,15 +208,15 @@ class Store:
             self.fs.rm_file(self.path(name))
 
     def create(self, name: str, data: bytes) -> bool:
-        """Publish ``data`` under a new name; False when the name is taken already."""
+        """Publish ``data`` under a new name; False if the name is taken."""
         if self.is_local:
             return self._create_locally(name, data)
         return self.create_by(name, self.fs.pipe_file, self.path(name), data)
 
     def create_from(self, name: str, local: Path) -> bool:
-        """Publish the closed file ``local`` under a new name; False when the name is taken.
+        """Publish the closed file ``local`` under a new name; False if the name is taken.
 
-        Raises StorageError, a passing one, when the store then holds another number of bytes.
+        Raises a passing StorageError if the store then holds another number of bytes.
         """
         if self.is_local:
             return self._create_locally(name, local)
@@ -244,11 +244,12 @@ class Store:
         sound: Callable[[Path], bool],
         create: Callable[[str, Path], bool] | None = None,
     ) -> Path:
-        """Publish ``local`` under ``name``, or keep the file that has the name if it is ``sound``.
+        """Publish ``local`` under ``name``, or keep the file of that name if it is ``sound``.
 
-        ``sound`` gets a copy of that file, which is made at ``standing``; any other is replaced.
-        ``create`` is used in place of ``create_from``. Returns a local copy of what is there then.
-        Raises a passing StorageError if another job writes the same name now.
+        ``sound`` is called with a local copy of the existing file, made at ``standing``. A file
+        that is not sound is replaced. ``create`` is used instead of ``create_from``. Returns a
+        local copy of the published file. Raises a passing StorageError if another job is writing
+        the same name.
         """
         create = create or self.create_from
         if create(name, local):
@@ -267,10 +268,10 @@ class Store:
     def create_by(
         self, name: str, write: Callable[..., Any], *arguments: Any, **options: Any
     ) -> bool:
-        """Call ``write``, which makes the file ``name``; False when the name is taken.
+        """Call ``write``, which makes the file ``name``; False if the name is taken.
 
-        If it has a parameter ``mode``, that is ``create``: then ``write`` must fail if the name is
-        taken. Otherwise only a look before it can tell.
+        If ``write`` has a parameter ``mode``, it is called with ``mode="create"`` and must fail if
+        the name is taken. Otherwise this checks beforehand whether the name is taken.
         """
         for wait in (*CONFLICT_WAITS, None):
             try:
@@ -287,13 +288,13 @@ class Store:
                     return False
                 if "ConditionalRequestConflict" not in codes:
                     raise
-                # Another write or removal of this name is under way; its outcome is open.
+                # Another client is writing or removing this name, and may fail.
                 if self.exists(name):
                     return False
                 if wait is None:
                     raise StorageError(
-                        f"{self.url}/{name}: the store keeps answering that others are writing "
-                        "this name, and it does not appear; run it again",
+                        f"{self.url}/{name}: the store answers that another client is writing this "
+                        "file, but it does not appear: run the job again",
                         passing=True,
                     ) from error
                 time.sleep(wait)
@@ -307,15 +308,15 @@ class Store:
         return publish(target, content)
 
     def clear_parts(self, folder: str = "", deep: bool = False) -> None:
-        """Remove what killed jobs left half-written in a local store; see ``parts``."""
+        """Remove half-written files of killed jobs from a local store; see ``parts``."""
         if self.is_local:
             clear_parts(Path(self.path(folder)), deep)
 
     def refuses_overwriting(self, name: str) -> bool:
-        """Whether the store honours create-only writes, tried with the content of ``name``.
+        """Whether the store honours create-only writes. Tries to write ``name`` again, unchanged.
 
-        Some S3 servers (rclone, s3rver) ignore ``If-None-Match``. That is harmless with one job at
-        a time, so callers only warn.
+        Some S3 servers (rclone, s3rver) ignore ``If-None-Match``. That is harmless as long as one
+        job runs at a time, so callers only warn.
         """
         return not self.create(name, self.read(name))
 

@@ -1,13 +1,22 @@
 """``map`` in threads: results in order, and a bound on how many wait."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from threading import Lock
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
+ASKED_TOGETHER = 32
+
+
+def ask_in_threads(fs: Any, ask: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """``ask`` for every item, in threads if the file system answers several requests at once."""
+    if len(items) < 2 or not fs.async_impl:
+        return [ask(item) for item in items]
+    with ThreadPoolExecutor(min(ASKED_TOGETHER, len(items))) as pool:
+        return list(pool.map(ask, items))
 
 
 def ahead(
@@ -94,7 +103,7 @@ def ahead_within(
             with lock:
                 held -= cost(result)
             yield result
-            del first, result  # else it stays in memory while the next is awaited
+            del first, result  # otherwise it stays in memory until the next one is done
     finally:
         with lock:
             ended = True

@@ -1,17 +1,17 @@
-"""Thrift's compact encoding, as far as page headers and footers of Parquet need it.
+"""Reads Thrift's compact encoding, as far as Parquet's page headers and footers use it.
 
 https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md
 """
 
 from typing import Any
 
-DAMAGED = "a description that is no Thrift"
+DAMAGED = "damaged Parquet metadata: not valid Thrift"
 _MAX_DEPTH = 12  # of structures in structures
 _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = range(1, 13)
 
 
 def read_struct(data: memoryview, at: int) -> tuple[dict[int, Any], int]:
-    """The structure at ``at``: its fields by number, and where it ends. Raises ValueError."""
+    """The structure at offset ``at``: its fields by number, and its end. Raises ValueError."""
     reader = _Reader(data, at)
     try:
         return reader.struct(), reader.at
@@ -20,7 +20,7 @@ def read_struct(data: memoryview, at: int) -> tuple[dict[int, Any], int]:
 
 
 def count_structs(data: bytes) -> int:
-    """How many structures the one at the beginning of ``data`` holds. Raises ValueError."""
+    """How many structures ``data`` holds, nested ones included. Raises ValueError."""
     reader = _Reader(memoryview(data), 0)
     try:
         reader.struct()

@@ -12,10 +12,10 @@ from urllib.parse import unquote, unquote_plus
 
 from codec.errors import StrataError
 
-SUFFIXES = (".tar", ".tar.gz", ".tgz")
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _SCHEME = re.compile(r"([A-Za-z][\w+.-]*)://")
 _IN_TEXT = re.compile(r"[A-Za-z][\w+.-]*://[^\s'\"<>]+")
-_WITH_QUERY = re.compile(rf"(?is)(.*(?:{'|'.join(map(re.escape, SUFFIXES))}))[?#][^/]*")
+_WITH_QUERY = re.compile(rf"(?is)(.*(?:{'|'.join(map(re.escape, TAR_SUFFIXES))}))[?#][^/]*")
 # user:password@host. A password may hold a slash, so host:8080/a@b and [::1]/a@b must not match.
 _PASSWORD = re.compile(r"(?![^/?#@]*:\d*(?:[/?#]|$)|\[)[^/?#@]*:[^@]*@")
 _KEY = re.compile(r"(?!arn:)[^/?#@]*(?:@|:[^@]*@)")  # key:secret@bucket: a bucket has no port
@@ -28,8 +28,8 @@ _PUBLIC = frozenset({"profile", "region_name", "endpoint_url"})  # options that 
 _SECRET_NAMES = frozenset(
     {"sig", "sas", "auth", "jwt", "pw", "pwd", "pass", "hmac", "rlkey", "hdnts", "hdnea"}
 )
-_KEYS = frozenset({"key", "k"})  # a secret's name or that of a file
-_FILE = re.compile(r".*[/.].*|\d{0,5}")  # what such a name stands before, where it is no secret
+_KEYS = frozenset({"key", "k"})  # parameters that name a secret or a file
+_FILE = re.compile(r".*[/.].*|\d{0,5}")  # values of such a parameter that are no secrets
 _IDS = frozenset({"versionid", "generation", "id", "etag", "revision", "commit"})  # random, public
 # How the keys and tokens of providers begin, whatever the parameter is called.
 _SECRET_VALUE = re.compile(
@@ -37,17 +37,17 @@ _SECRET_VALUE = re.compile(
 )
 _RUN = re.compile(r"[A-Za-z0-9_-]{20,}")
 _KINDS = re.compile(r"[a-z]+|[A-Z]+|[0-9]+")
-_ID = re.compile(r"[0-9a-fA-F-]+")  # hashes and UUIDs are the names of contents
+_ID = re.compile(r"[0-9a-fA-F-]+")  # hashes and UUIDs, which grant no access
 
 
 class SecretInURLError(StrataError):
-    """A URL holds a password, a key or a signature, which the message does not repeat."""
+    """A URL holds a password, a key or a signature. The message does not repeat it."""
 
 
 def refuse_secrets(*urls: str) -> None:
     """Raise SecretInURLError if a URL or one in it (``filecache::https://...``) holds a secret.
 
-    Local paths are not checked. Queries that grant nothing are allowed (``?versionId=...``,
+    Local paths are not checked. Queries that grant no access are allowed (``?versionId=...``,
     ``?download=true``).
     """
     for url in urls:
@@ -61,9 +61,9 @@ def refuse_secrets(*urls: str) -> None:
 
 
 def without_secrets(text: str, options: Mapping[str, Any] | None = None) -> str:
-    """``text`` (such as another program's message) without the secrets that may be in it.
+    """``text``, such as another program's message, without secrets.
 
-    These are what secrets its URLs hold, and the values of the storage ``options``.
+    Secrets are those in URLs, and the values of the storage ``options``.
     """
     for name, value in (options or {}).items():
         if isinstance(value, Mapping):
@@ -82,7 +82,8 @@ def without_query(url: str) -> str:
     scheme, _ = _split(url)
     if scheme in ("http", "https"):
         return re.split("[?#]", url, maxsplit=1)[0]
-    match = _WITH_QUERY.fullmatch(url) if scheme and not url.lower().endswith(SUFFIXES) else None
+    is_plain = not scheme or url.lower().endswith(TAR_SUFFIXES)
+    match = None if is_plain else _WITH_QUERY.fullmatch(url)
     return match[1] if match else url
 
 
@@ -119,14 +120,14 @@ def _secret(url: str) -> tuple[str, str]:
 def _is_token(part: str) -> bool:
     """Whether a part of an HTTP path grants access. Elsewhere knowing a path grants none."""
     plain = unquote(part)
-    is_file = plain.lower().endswith(SUFFIXES)
+    is_file = plain.lower().endswith(TAR_SUFFIXES)
     return bool(_SECRET_VALUE.search(plain)) or (not is_file and _looks_random(plain))
 
 
 def _looks_random(text: str) -> bool:
-    """Whether 20 characters or more are in no order that words and numbers have.
+    """Whether ``text`` has 20 characters or more that look random.
 
-    Of random ones, small letters, capitals and digits take turns more often than in any name.
+    In random text, small letters, capitals and digits alternate more often than in names.
     """
     for run in _RUN.findall(text):
         kinds = _KINDS.findall(run)
@@ -157,7 +158,7 @@ def _parameters(rest: str) -> Iterator[tuple[str, str]]:
 
 
 def _shown(url: str) -> str:
-    """The part of ``url``, which holds a secret, that cannot contain any of it."""
+    """A ``url`` that holds a secret, without the parts that may be secret."""
     scheme, rest = _split(url)
     if _user(scheme, rest) or re.match(r"[^/?#@]*:[^@]*@", rest):
         # A password may hold any character, so its end is certain only if there is one @.

@@ -1,4 +1,4 @@
-"""Ray Train's trainer without a process that it does not need, and messages about lost workers."""
+"""Ray Train's trainer without a needless process, and messages about lost workers."""
 
 from typing import Any
 
@@ -7,10 +7,10 @@ from ray.train.torch import TorchTrainer
 
 
 class Trainer(TorchTrainer):
-    """Without the process that frees the machines of a controller that died.
+    """Ray's trainer without the process that frees the machines of a controller that died.
 
-    The driver's end frees them, too; and that process asks Ray's dashboard, which a private cluster
-    does not have, and prints a stack because of it.
+    The end of the driver frees them as well. That process needs Ray's dashboard, which a private
+    cluster does not have, and prints a traceback without it.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
@@ -19,7 +19,7 @@ class Trainer(TorchTrainer):
 
 
 class Losses(UserCallback):
-    """Runs where Ray Train's controller runs; what it prints arrives at the driver."""
+    """Prints errors of workers, in Ray Train's controller, whose output the driver shows."""
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         for rank, error in sorted(worker_exceptions.items()):

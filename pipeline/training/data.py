@@ -1,4 +1,4 @@
-"""Shards for training, wherever they are and whatever kind they are: read as tars."""
+"""Opens shards of any kind, on any store, as tars for training."""
 
 import io
 import tarfile
@@ -18,16 +18,16 @@ from ..stores.store import scratch_folder
 
 @dataclass(frozen=True)
 class Opener:
-    """Opens shards by their URLs. ``others`` are those that are no tars."""
+    """Opens shards by URL. ``others`` are the shards that are no tars."""
 
     options: Mapping[str, Any] | None = field(default=None, repr=False)
     others: Mapping[str, Shard] = field(default_factory=dict)
 
     @contextmanager
     def __call__(self, url: str) -> Iterator[BinaryIO]:
-        """A shard to be read from its beginning, as a tar.
+        """A shard as a tar, to be read from its beginning.
 
-        Raises StorageError, also for what is read in it, ShardError.
+        Raises StorageError and ShardError, also while it is read.
         """
         if url not in self.others:
             fs, path = open_filesystem(url, self.options)
@@ -61,7 +61,7 @@ def list_shards(
     options: Mapping[str, Any] | None = None,
     wanted: InputFormat | None = None,
 ) -> tuple[tuple[str, ...], dict[str, Shard]]:
-    """The shards behind paths, globs, folders and URLs, sorted, and those of them that are no tars.
+    """The shards behind paths, globs, folders and URLs, sorted, and those that are no tars.
 
     Raises StorageError.
     """

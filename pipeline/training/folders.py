@@ -1,4 +1,4 @@
-"""A run's folder on any file system that fsspec knows, worked in through a local copy."""
+"""A run's folder on any file system of fsspec, with a local copy to work in."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,10 +19,10 @@ from ..stores.store import Store, scratch_folder
 
 
 class RemoteFolder(RunFolder):
-    """A run whose files are in a store; ``path`` is a local folder of its own.
+    """A run whose files are in a store; ``path`` is its local copy.
 
-    What a run goes on from is fetched when it is asked for. A file appears in the store whole: an
-    object store shows an upload when it is complete. The card goes up last.
+    Checkpoints are fetched when they are needed. Files appear in the store whole, because an object
+    store shows an upload only when it is complete. The card is uploaded last.
     """
 
     def __init__(self, store: Store, path: Path) -> None:
@@ -47,7 +47,7 @@ class RemoteFolder(RunFolder):
         name = checkpoint_name(step)
         with self._errors("cannot be written"):
             while not self._store.create_from(name, self.path / name):
-                self._store.remove(name)  # left by a run that was set back to an earlier checkpoint
+                self._store.remove(name)  # from before a return to an earlier checkpoint
             for old in outdated(list(self._store.sizes()), step, keep):
                 self._store.remove(old)
 
@@ -68,7 +68,7 @@ def is_remote(url: str) -> bool:
 
 
 def local_path(url: str) -> Path:
-    """The path that is, or that a URL of this machine holds."""
+    """The local path in ``url``, which may be a path itself."""
     return Path(url.split("://", 1)[-1]).absolute()
 
 

@@ -1,7 +1,7 @@
-"""The training job: in this process, or on the workers of a Ray cluster.
+"""The training job, in this process or on the workers of a Ray cluster.
 
-In this process, with local files, it needs nothing beside torch, numpy, Pillow and safetensors: a
-machine for training may lack the packages of the object store.
+In this process, with local files, it needs only torch, numpy, Pillow and safetensors: a machine for
+training may lack the packages for object stores.
 """
 
 import signal
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Log = Callable[[str], None]
 Others = Mapping[str, Any]  # shards (sources.base) by their URLs
-_fetched: list[tempfile.TemporaryDirectory[str]] = []  # models for as long as this process lives
+_fetched: list[tempfile.TemporaryDirectory[str]] = []  # fetched models, until this process ends
 
 
 def _print(line: str) -> None:
@@ -35,9 +35,9 @@ def _print(line: str) -> None:
 
 
 def train_model(options: TrainOptions, log: Log = _print) -> None:
-    """Train until the options say to stop; goes on from the last checkpoint in ``options.out``.
+    """Train as long as the options say, from the last checkpoint in ``options.out`` on.
 
-    Raises StrataError for what must be put right, KeyboardInterrupt after Ctrl-C.
+    Raises StrataError for what the user must correct, KeyboardInterrupt after Ctrl-C.
     """
     if options.workers:
         _train_together(options, log)
@@ -46,7 +46,7 @@ def train_model(options: TrainOptions, log: Log = _print) -> None:
 
 
 def _train_here(options: TrainOptions, log: Log) -> None:
-    import torch  # after codec, which sets what its threads do while they wait
+    import torch  # after codec, which sets how its threads wait
 
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -66,7 +66,7 @@ def _train_together(options: TrainOptions, log: Log) -> None:
     if cluster.would_be_lost(options.out):
         raise StrataError(f"--out {options.out}: {cluster.LOST}")
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM ends it like Ctrl-C
     try:
         train_together(*_with_single_shards(options), _init_path(options), log)
     finally:
@@ -82,7 +82,7 @@ def _with_single_shards(options: TrainOptions) -> tuple[TrainOptions, Others]:
 def shards_of(
     urls: Sequence[str], options: Mapping[str, Any], wanted: "InputFormat | None" = None
 ) -> tuple[tuple[str, ...], Others]:
-    """Names of single shards, and those that are no tars. Local tars need no more than Python."""
+    """The URLs of single shards, and the shards that are no tars. Local tars need no packages."""
     if all(map(_is_local_tar, urls)):
         return tuple(urls), {}
     from .data import list_shards
@@ -96,7 +96,7 @@ def _is_local_tar(url: str) -> bool:
 
 
 def opener(shards: Sequence[str], options: Mapping[str, Any], others: Others) -> Open:
-    """What opens these shards, of which ``others`` are no tars."""
+    """A function that opens these shards, of which ``others`` are no tars."""
     if not others and all(Path(shard).is_file() for shard in shards):
         return lambda path: open(path, "rb")
     from .data import Opener
@@ -122,7 +122,7 @@ def _init_path(options: TrainOptions) -> Path | None:
 
 
 def local_model(init: str, options: Mapping[str, Any]) -> Path:
-    """Where the model to go on from lies on this machine; one behind a URL is fetched.
+    """The local path of the model ``init``. If it is a URL, the model is fetched.
 
     ``options`` are its storage options. Raises StorageError.
     """

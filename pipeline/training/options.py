@@ -1,4 +1,4 @@
-"""What a training job is asked for."""
+"""The options of a training job."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,10 +16,10 @@ class TrainOptions(RunSettings):
     """See ``strata train --help``, and ``RunSettings``.
 
     Without ``workers`` training runs in this process. ``data`` and ``validation`` may be folders
-    and patterns here, of folders in ``data`` that hold several kinds of inputs ``input_format`` is
-    taken. ``init_path`` is where the model of ``init`` lies on this machine, if it
-    has been fetched already. ``input_options`` are the shards' storage options, ``output_options``
-    the run's; they may hold secrets.
+    and patterns here; ``input_format`` chooses among several kinds of inputs in ``data``.
+    ``init_path`` is the local path of the model ``init``, if it has been fetched already.
+    ``input_options`` are the shards' storage options, ``output_options`` those of the run; they may
+    hold secrets.
     """
 
     codec: str = "uqdm"

@@ -1,7 +1,7 @@
-"""One training on the workers of a Ray cluster. Ray Train restarts them when one is lost.
+"""Trains on the workers of a Ray cluster. Ray Train restarts them when one is lost.
 
-Checkpoints do not go through Ray: they are in the run's own folder, where a later start finds them,
-whatever its number of workers, with Ray or without.
+Checkpoints do not go through Ray: they are in the run's own folder. So a later start finds them,
+with any number of workers, with Ray or without.
 """
 
 import contextlib
@@ -31,12 +31,12 @@ from .data import Opener
 from .folders import is_remote, local_path, open_folder
 from .options import TrainOptions
 
-# Others wait while the first worker codes pictures for its figures, or counts tables. A lost worker
-# is noticed by Ray, which does not depend on this.
+# The other workers wait so long while the first one validates or counts tables. Ray notices a lost
+# worker without this.
 COLLECTIVE_SECONDS = 4 * 3600
 _NEEDED = ("pandas", "pydantic", "requests")  # by Ray Train
 _MARK = ".begun-by"
-# Else torch advises that every parameter had a gradient in the first batch, which is chance.
+# Hides torch's warning that every parameter had a gradient in the first batch, which is chance.
 _WORKER_ENVIRONMENT = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
 
 
@@ -46,13 +46,13 @@ class LostWorkersError(StrataError):
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """What all workers do.
+    """What all workers need to know.
 
     Attributes:
         options: with URLs of single shards.
-        others: those of them that are no tars.
-        init: name and content of the file of weights to go on from.
-        mark: what the driver wrote into the run's folder, if it is a path.
+        others: the shards that are no tars.
+        init: name and content of the file of weights to start from.
+        mark: what the driver wrote into the run's folder, if that is a path.
         threads: of each worker.
     """
 
@@ -70,17 +70,17 @@ def train_together(
     init: Path | None,
     log: Callable[[str], None],
 ) -> None:
-    """Train on ``options.workers`` workers until the options say to stop.
+    """Train on ``options.workers`` workers as long as the options say.
 
-    ``data`` and ``validation`` are URLs of single shards, of which ``others`` are no tars; ``init``
-    is where the model of ``options.init`` lies on this machine. Raises StrataError: ClusterError,
-    LostWorkersError, and those of ``codec.training.run.run``.
+    ``data`` and ``validation`` are URLs of single shards, of which ``others`` are no tars. ``init``
+    is the local path of the model ``options.init``. Raises ClusterError, LostWorkersError, and what
+    ``codec.training.run.run`` raises.
     """
     assert options.workers is not None
     workers = options.workers
-    # Workers stay in the driver's folder, so that relative paths mean what they mean elsewhere.
+    # Workers stay in the driver's folder, so that relative paths are the same as in other jobs.
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # which prints everything twice
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # it would print everything twice
     os.environ["RAY_TRAIN_V2_ENABLED"] = "1"
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
@@ -89,7 +89,7 @@ def train_together(
             "pip install -e '.[train]' -c infra/constraints.txt"
         )
     cluster.connect(options.address)
-    import ray  # not before there is a connection, see there
+    import ray  # only after connecting
 
     shape = cluster.share(workers, options.device or "auto", workers, options.threads)
     if len(ray.nodes()) == 1:  # no machine can be preempted without the driver's
@@ -113,7 +113,7 @@ def train_together(
 
 @contextlib.contextmanager
 def _marked(out: str, mark: str) -> Any:
-    """Workers know a folder by this mark: on another machine the same path may be another one."""
+    """Put a mark into the run's folder. On another machine the same path may be another folder."""
     if is_remote(out):
         yield
         return
@@ -158,7 +158,7 @@ def _fit(order: Order, shape: WorkerShape, restarts: int) -> str:
         )
         try:
             result = trainer.fit()
-        except SystemExit:  # what Ray Train makes of Ctrl-C
+        except SystemExit:  # Ray Train raises it after Ctrl-C
             raise KeyboardInterrupt from None
         except ray_train.TrainingFailedError as error:
             raise LostWorkersError(
@@ -169,9 +169,9 @@ def _fit(order: Order, shape: WorkerShape, restarts: int) -> str:
 
 
 def work(order: Order) -> str:
-    """All that a worker does; returns why training cannot go on, or ''.
+    """Train as one of the workers; returns why training cannot go on, or ''.
 
-    Permanent errors are returned, not raised, because Ray tries again after an exception.
+    Errors that cannot pass are returned, because Ray tries again after an exception.
     """
     import torch
     from ray.train.torch import get_device
@@ -211,8 +211,8 @@ def _enter(order: Order, stack: contextlib.ExitStack, rank: int) -> RunFolder:
         mark = local_path(options.out) / _MARK
         if not mark.is_file() or mark.read_text() != order.mark:
             raise StorageError(
-                f"{options.out}: on this worker's machine that is another folder than where the "
-                "job was started: give a URL, or a path that all machines share"
+                f"{options.out}: is another folder on this worker's machine than on the driver's: "
+                "give a URL, or a path that all machines share"
             )
     return stack.enter_context(open_folder(options.out, options.output_options, options.scratch))
 

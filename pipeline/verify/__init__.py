@@ -1,1 +1,1 @@
-"""Checking a dataset, and putting it in order."""
+"""Checking a dataset, repairing it, and removing garbage."""

@@ -1,6 +1,6 @@
-"""Check plan, manifest and records of a dataset.
+"""Checks the plan, the manifest and the records of a dataset.
 
-Everything wrong becomes a ``Damage``. A store that does not answer is no damage: that raises.
+Every fault becomes a ``Damage``. A store that does not answer is no damage: it raises.
 """
 
 from collections import Counter
@@ -47,10 +47,10 @@ LISTED_PROBLEMS = 20
 
 @dataclass
 class Damage:
-    """A damaged part of a dataset.
+    """A damaged file of a dataset.
 
-    ``source`` is the URL of its shard, if it belongs to one; ``problems`` are the first twenty of
-    ``problem_count``. A repair sets ``repaired``, or ``why_not``, which says what to do.
+    ``source`` is the URL of its shard, if it belongs to one. ``problems`` are the first twenty of
+    ``problem_count``. A repair sets ``repaired``, or else ``why_not``, which says what to do.
     """
 
     kind: Kind
@@ -96,10 +96,10 @@ def read_plan(store: Store) -> tuple[dict[str, Any], str]:
     if versions != (FORMAT_VERSION, SCHEMA_VERSION) and fingerprint(parameters) == named:
         raise DatasetError(
             f"{store.url}: has format {versions[0]!r} and schema {versions[1]!r}, this release "
-            f"checks {FORMAT_VERSION} and {SCHEMA_VERSION}: check it with the one that wrote it"
+            f"checks {FORMAT_VERSION} and {SCHEMA_VERSION}: check it with the release that wrote it"
         )
     if fingerprint(parameters) != named:
-        return {}, "its parameters do not have the fingerprint that it names"
+        return {}, "its parameters have another fingerprint than it says"
     return plan, ""
 
 
@@ -138,10 +138,10 @@ def read_manifest(
 
 
 def manifest_of_records(store: Store, plan: Mapping[str, Any]) -> tuple[Manifest, list[Damage]]:
-    """A replacement for an unreadable newest manifest, and the damaged records.
+    """A replacement for a newest manifest that cannot be read, and the damaged records.
 
     It lists the newest generation of every shard that has a record, and the files that only the
-    last readable manifest lists. A data file that neither has is one that has lost its record.
+    last readable manifest lists. Any other data file has lost its record.
     """
     newest = Records(plan["fingerprint"])
     failed: list[dict[str, str]] = []
@@ -177,13 +177,13 @@ def manifest_of_records(store: Store, plan: Mapping[str, Any]) -> tuple[Manifest
 
 
 def in_threads(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-    """``map`` for requests to a store: many at once, in order, few results in memory."""
+    """``map`` for requests to a store: many at once, results in order, few of them in memory."""
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         yield from ahead(pool, function, items, lambda: 4 * CONNECTIONS)
 
 
 def read_record(ledger: Ledger, name: str) -> tuple[str, dict[str, Any] | None, str]:
-    """A record's name, the record or None, and what is wrong with it."""
+    """A record's name, the record or None, and its problem or ''."""
     try:
         record = ledger.read(name)
         if record is None:
@@ -211,7 +211,7 @@ def unlisted_records(dataset: Dataset) -> tuple[list[str], list[Damage]]:
 
 
 def deletion_damage(dataset: Dataset) -> list[Damage]:
-    """What is wrong with the files that say what was deleted."""
+    """Damage of the files that list deleted samples."""
     try:
         deletions = Deletions(dataset.store).read()
     except DamagedDeletionError as error:
@@ -225,22 +225,22 @@ def deletion_damage(dataset: Dataset) -> list[Damage]:
 
 
 def part_lists(dataset: Dataset) -> list[Damage]:
-    """What is wrong with the lists of parts that the data files were made of."""
+    """Damage of the lists of parts from which the data files were made."""
     sources = [file.record["source"] for file in dataset.files]
     copied = MERGED in dataset.parameters or "truncated" in dataset.parameters
     if copied or not any(is_part(source["url"]) for source in sources):
-        return []  # copies leave the lists where they are
+        return []  # copies and merged archives have no lists
     try:
         lost = unlisted(read_part_lists(dataset.store), sources)
         problems = [f"no list names the files of {url}" for url in lost]
     except StorageError as error:
         problems = [str(error)]
-    why = "put the lists back: without them nothing can be added or made again from its folder"
+    why = "put the lists back: without them, nothing can be added or encoded again from the folder"
     return [Damage("parts", PARTS, problems, why_not=why)] if problems else []
 
 
 def foreign_files(dataset: Dataset) -> list[str]:
-    """Paths in the folders of data, indexes and records whose names are not Strata's."""
+    """Files in the folders of data, indexes and records whose names Strata would not give."""
     return [
         f"{folder}/{file}"
         for folder, suffix in FOLDERS

@@ -1,6 +1,6 @@
-"""Compare the footers of data files with their records and the manifest.
+"""Compares the footers of data files with their records and with the manifest.
 
-Each file takes two small requests, one for its record and one for its footer.
+Each file takes two small requests: for its record and for its footer.
 """
 
 from collections.abc import Mapping
@@ -31,11 +31,11 @@ from .rows import first_line
 
 @dataclass(frozen=True)
 class Checked:
-    """The result for one listed data file, whose pictures were not read.
+    """The result of the quick check of one data file.
 
-    ``file`` describes the file by the manifest, or by the record if ``listing`` says what is wrong
-    in the manifest. ``error`` says why it could not be checked. If ``disputed``, manifest and
-    record contradict each other in something that only reading the whole file can decide.
+    ``file`` is described by the manifest; or by the record, if ``listing`` says what is wrong in
+    the manifest. ``error`` says why the file could not be checked. It is ``disputed`` if manifest
+    and record contradict each other in something that only a full check can decide.
     """
 
     file: DataFile
@@ -110,9 +110,9 @@ class FileChecker:
     def _footer(
         self, file: DataFile, size: int, nbytes: int, checksums: set[int | None]
     ) -> tuple[dict[str, Any], list[str]]:
-        """The file's facts by its footer, and what is wrong in them.
+        """The facts in the file's footer, and their problems.
 
-        Raises RecordError for a footer that is damaged or not Strata's, and what the store raises.
+        Raises RecordError for a footer that is damaged or not Strata's, and the store's errors.
         """
         store = self.dataset.store
         start = max(0, size - nbytes)
@@ -158,7 +158,7 @@ def index_damage(file: DataFile, problem: str) -> Damage:
 
 
 def _contradictions(found: Mapping[str, Any], description: Mapping[str, Any]) -> list[str]:
-    """Where the file differs from its record or manifest entry."""
+    """How the file differs from its record or manifest entry, in words."""
     different = [key for key in found if key in description and found[key] != description[key]]
     texts = []
     for key in different:

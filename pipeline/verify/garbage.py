@@ -1,7 +1,7 @@
-"""Find and remove what killed and repeated jobs leave in a dataset's folder.
+"""Finds and removes garbage: files that killed and repeated jobs leave in a dataset's folder.
 
-Only files with Strata's names are considered: data files and their indexes, maps of keys, commit
-records, saved rows, temporaries of local writes, and unfinished uploads to S3. Files that the
+Only files with Strata's names can be garbage: data files and their indexes, maps of keys, commit
+records, saved rows, temporary files of local writes, and unfinished uploads to S3. Files that the
 newest manifest lists are never garbage.
 """
 
@@ -44,15 +44,15 @@ from ..reader.key_map import key_map_path
 from ..stores.filesystems import is_s3, storage_errors
 from ..stores.store import Store
 
-_PART = re.compile(r"\.[0-9a-f]{32}\.part")  # temporaries of Store
+_PART = re.compile(r"\.[0-9a-f]{32}\.part")  # temporary files of ``stores.parts``
 
 
 @dataclass(frozen=True)
 class Garbage:
-    """Something to remove: its path in the dataset, size in bytes, and why it is not needed.
+    """A file to remove: its path in the dataset, its size in bytes, and why it is not needed.
 
-    It was garbage at the latest at ``modified``, in seconds of POSIX time by the store's clock.
-    ``upload`` is S3's id of an unfinished upload, otherwise empty.
+    It has been garbage since ``modified`` or earlier, in seconds of POSIX time by the store's
+    clock. ``upload`` is S3's id of an unfinished upload, otherwise empty.
     """
 
     path: str
@@ -63,10 +63,11 @@ class Garbage:
 
 
 def find_garbage(store: Store, older_than: float) -> list[Garbage]:
-    """All garbage older than ``older_than`` seconds; younger files may belong to a running job.
+    """All garbage older than ``older_than`` seconds. Younger files may belong to a running job.
 
-    Give more seconds than a job's longest attempt takes, and than readers keep a dataset open.
-    Raises DatasetError if there is no dataset, StorageError for a store that cannot be listed.
+    ``older_than`` must be longer than the longest attempt of a job, and longer than readers keep a
+    dataset open. Raises DatasetError if there is no dataset, StorageError if the store cannot be
+    listed.
     """
     if not store.exists(PLAN_NAME):
         raise DatasetError(
@@ -80,7 +81,7 @@ def find_garbage(store: Store, older_than: float) -> list[Garbage]:
 
 
 def remove_garbage(store: Store, items: Sequence[Garbage]) -> None:
-    """Remove what ``find_garbage`` found, except for files that have a record now.
+    """Remove what ``find_garbage`` found, except for files that have got a record since.
 
     Raises StorageError for a file that cannot be removed.
     """
@@ -103,14 +104,14 @@ _UPLOAD = "an upload that never ended"
 def _unlisted(store: Store) -> Iterator[Garbage]:
     """Files that neither a record nor the newest manifest needs.
 
-    These are data files and indexes whose job died before it recorded them; generations before the
-    one that the manifest lists, the record first, then its files; and maps of keys of other files.
-    A reader that opened the dataset with an earlier manifest may still use what the newest one
-    replaces, so the age of that counts from the newest one.
+    These are data files and indexes whose job was killed before it wrote their record; earlier
+    generations than the manifest lists, each with its record first; and maps of keys of other
+    files. A reader that opened the dataset with an earlier manifest may still use files that the
+    newest manifest replaces, so their age counts from the newest manifest.
     """
     published = paths_in(store, INDEX, DATA)
     maps = paths_in(store, KEYS)
-    recorded = paths_in(store, COMMITS)  # after the files: a record follows them
+    recorded = paths_in(store, COMMITS)  # listed last, because a job writes records last
     number = latest_manifest(store)
     files, since = DataFiles.of(()), 0.0
     if number:
@@ -152,7 +153,7 @@ def _manifest_parts(store: Store) -> Iterator[Garbage]:
 
 
 def _saved(store: Store) -> Iterator[Garbage]:
-    """Rows that were saved while a shard was encoded: removed when it was committed."""
+    """Rows that were saved while a shard was encoded. The commit of the shard removes them."""
     for file, size in store.sizes(SAVED).items():
         if saved_rows(file)[0]:
             path = f"{SAVED}/{file}"
@@ -160,7 +161,7 @@ def _saved(store: Store) -> Iterator[Garbage]:
 
 
 def _parts(store: Store) -> Iterator[Garbage]:
-    """Temporaries of killed local writes."""
+    """Temporary files of killed local writes."""
     if not store.is_local:
         return
     models = store.fs.glob(store.path(f"{MODELS}/*/"))
@@ -173,7 +174,7 @@ def _parts(store: Store) -> Iterator[Garbage]:
 
 
 def _uploads(store: Store) -> Iterator[Garbage]:
-    """Unfinished multipart uploads: no listing shows them, but they cost money."""
+    """Unfinished multipart uploads. Listings do not show them, but they cost money."""
     if not is_s3(store.fs):
         return
     bucket, key, _ = store.fs.split_path(store.root)
@@ -219,7 +220,7 @@ def _abort(store: Store, item: Garbage) -> None:
 
 
 def _name_of(path: str) -> str:
-    """The name of a data file, of its path or of that of its index."""
+    """The name of a data file, from its path or from that of its index."""
     return path.rpartition("/")[2].removesuffix(SUFFIX)
 
 

@@ -1,10 +1,9 @@
-"""The verifying job from the driver's side: check a dataset, and repair it.
+"""The driver of a verify job: checks a dataset, and repairs it.
 
     plan, manifest, model ─► footers and records ─► whole files ─► repair ─► manifest ─► garbage
           checks.py               footers.py         worker.py         repair.py       garbage.py
 
-The quick check needs no Ray: only whole files are read by workers. ``report.py`` describes the
-report.
+The quick check needs no Ray; workers read whole files. ``report.py`` describes the report.
 """
 
 import math
@@ -45,9 +44,9 @@ from .worker import ShardVerifier, VerifySettings
 
 @dataclass(frozen=True)
 class Subset:
-    """Which data files are read in full: the ``part``-th of ``parts``, or a random ``share``.
+    """The data files to read in full: part ``part`` of ``parts``, or a random ``share``.
 
-    ``share`` goes from 0 to 1; the same ``seed`` chooses the same files.
+    ``share`` is between 0 and 1. The same ``seed`` chooses the same files.
     """
 
     part: int = 1
@@ -65,7 +64,7 @@ class Subset:
         return f"{self.part}/{self.parts}"
 
     def choose(self, files: list[DataFile]) -> list[DataFile]:
-        """The files of this part, by name. A random part is never empty."""
+        """The chosen files, sorted by name. A random share is at least one file."""
         files = sorted(files, key=lambda file: file.name)
         if self.share is None:
             return files[self.part - 1 :: self.parts]
@@ -78,8 +77,8 @@ class Subset:
 class VerifyOptions(RunningOptions):
     """See ``strata verify --help``.
 
-    ``read`` is None for the quick check. ``source_options`` are the sources' storage options;
-    remote sources are read only at the dataset's own host and at ``source_hosts`` (URLs, of which
+    ``read`` is None for the quick check. ``source_options`` are the sources' storage options.
+    Remote sources are read only from the dataset's own host and from ``source_hosts`` (URLs; only
     scheme and host or bucket count). ``older_than`` is in seconds.
     """
 
@@ -94,11 +93,11 @@ class VerifyOptions(RunningOptions):
 
 
 def verify(options: VerifyOptions, stop: Stop = lambda: "") -> VerifyReport:
-    """Check the dataset, and do what else ``options`` ask for.
+    """Check the dataset; with these ``options`` also repair it and collect garbage.
 
-    ``stop`` is asked now and then whether to finish what is under way and end; it returns why.
-    Raises DatasetError where there is no dataset, StorageError where the store does not answer,
-    ClusterError where no worker can be started. Damage is in the report instead.
+    The job ends early, after its running tasks, when ``stop`` returns a reason. Damage is in the
+    report. Raises DatasetError if there is no dataset, StorageError if the store does not answer,
+    ClusterError if no worker can be started.
     """
     refuse_secrets(options.dataset, *options.source_hosts)
     with job_log(options.log, "verify", options) as log:
@@ -127,8 +126,8 @@ class _Verification:
             dataset = None if problem else self._open(plan)
         if dataset is None:
             why = (
-                f"remove {PLAN_NAME} and run strata compress with the parameters that the "
-                "dataset was made with: that writes it again"
+                f"remove {PLAN_NAME} and run strata compress with the same parameters as before: "
+                "that writes it again"
             )
             report.damaged.append(Damage("plan", PLAN_NAME, [problem], why_not=why))
         else:
@@ -146,7 +145,7 @@ class _Verification:
     # -- checking ---------------------------------------------------------------------------------
 
     def _open(self, plan: dict[str, Any]) -> Dataset:
-        """The dataset by its newest manifest; where that cannot be read, by its records."""
+        """The dataset by its newest manifest, or by its records if that cannot be read."""
         report, number = self.report, latest_manifest(self.store)
         if not number:
             raise DatasetError(
@@ -182,7 +181,7 @@ class _Verification:
         self.report.model_state = "repaired" if damage.repaired else "damaged"
 
     def _check_files(self, dataset: Dataset) -> None:
-        """The quick check of everything the manifest lists, and a look at what it does not."""
+        """The quick check of the files that the manifest lists, and a search for others."""
         report = self.report
         for checked in in_threads(FileChecker(dataset).check, dataset.files):
             self.checked.append(checked)
@@ -202,7 +201,7 @@ class _Verification:
         report.foreign = foreign_files(dataset)
 
     def _read_files(self, dataset: Dataset, subset: Subset) -> None:
-        """The full check, on Ray's workers, of what passed the quick one."""
+        """The full check of files that passed the quick one, on Ray's workers."""
         report, options = self.report, self.options
         passed = {
             one.file.name
@@ -245,7 +244,7 @@ class _Verification:
             report.damaged.append(
                 Damage("data", file.path, result["problems"], url, file, problem_count=count)
             )
-            # An index of a damaged data file is of no use, whatever it is like.
+            # The index of a damaged data file is not reported, because it is of no use.
             report.damaged = [
                 one for one in report.damaged if one.kind != "index" or _name(one) != file.name
             ]
@@ -263,16 +262,16 @@ class _Verification:
         repair = Repair(dataset, options.source_options, options.source_hosts)
         repair.correct(one.file.record for one in self.checked if one.listing)
         with storage_errors(self.store.url, "cannot be repaired"):
-            hurt = self._hurt()
-            records = [one for one in report.of_kind("record") if _name(one) not in hurt]
+            damaged = self._damaged_files()
+            records = [one for one in report.of_kind("record") if _name(one) not in damaged]
             report.damaged += repair.records(records, options.scratch, self.stop)
-            hurt = self._hurt()
-            todo = [one for one in report.of_kind("index") if _name(one) not in hurt]
-            report.damaged += repair.indexes(todo, options.scratch, self.stop)
+            damaged = self._damaged_files()
+            indexes = [one for one in report.of_kind("index") if _name(one) not in damaged]
+            report.damaged += repair.indexes(indexes, options.scratch, self.stop)
         data = report.of_kind("data")
         if data and report.model_state == "damaged":
             for damage in data:
-                damage.why_not = "nothing can be encoded, because the model is damaged"
+                damage.why_not = "it cannot be encoded again, because the model is damaged"
         elif data:
             summary = repair.data(data, options, self.log, self.stop)
             report.notes += summary.notes
@@ -288,17 +287,17 @@ class _Verification:
 
     def _drop_records(self) -> None:
         """Remove damaged records and indexes of files that were replaced."""
-        mended = {_name(one) for one in self.report.of_kind("data") if one.repaired}
+        replaced = {_name(one) for one in self.report.of_kind("data") if one.repaired}
         for damage in (*self.report.of_kind("record"), *self.report.of_kind("index")):
             if damage.repaired:
                 continue
-            if _name(damage) in mended:
+            if _name(damage) in replaced:
                 self.store.remove(damage.path)
                 damage.repaired = True
             else:
                 damage.why_not = damage.why_not or "its data file is damaged too"
 
-    def _hurt(self) -> set[str]:
+    def _damaged_files(self) -> set[str]:
         return {_name(damage) for damage in self.report.of_kind("data")}
 
     def _garbage(self) -> None:
@@ -308,14 +307,14 @@ class _Verification:
         try:
             found = find_garbage(self.store, options.older_than)
         except (StorageError, DatasetError) as error:
-            report.notes.append(f"garbage was not looked for: {error}")
+            report.notes.append(f"garbage could not be searched for: {error}")
             return
         if not options.collect_garbage:
             report.orphans = found
         elif report.exit_code:
             report.orphans = found
             report.notes.append(
-                "garbage was not collected: it may hold what is left of the damaged files"
+                "garbage was not removed: it may be all that is left of the damaged files"
             )
         else:
             remove_garbage(self.store, found)
@@ -323,13 +322,13 @@ class _Verification:
 
 
 def _name(damage: Damage) -> str:
-    """The name of the data file that a damaged file or record is, or belongs to."""
+    """The name of the damaged data file, or of the data file of a damaged record or index."""
     name = damage.path.rsplit("/", 1)[-1]
     return name.removesuffix(RECORD_SUFFIX).removesuffix(SUFFIX)
 
 
 def _once(damaged: list[Damage]) -> list[Damage]:
-    """The same without what was found twice; an entry that knows its data file is kept."""
+    """``damaged`` without duplicates. Of two entries, the one with a ``file`` is kept."""
     found: dict[tuple[str, str], Damage] = {}
     for damage in damaged:
         known = found.get((damage.kind, damage.path))

@@ -1,7 +1,7 @@
-"""Repair a damaged dataset: from its sources, from its own files, from the shipped models.
+"""Repairs a damaged dataset from its sources, from its own files and from the shipped models.
 
-No data file is overwritten or removed: what replaces one is its shard's next generation, and the
-next manifest lists that instead. A record or model that is damaged is removed and written again.
+No data file is overwritten or removed: its shard's next generation replaces it in the next
+manifest. A damaged record or model is removed and written again.
 """
 
 import contextlib
@@ -47,7 +47,7 @@ from ..running.job import RunningOptions, Stop
 from ..running.progress.events import EventLog
 from ..running.progress.summary import Summary
 from ..sources.base import Shard, is_part
-from ..sources.folder import changed_files, some
+from ..sources.folder import changed_files, first_few
 from ..sources.listing import expand_inputs, file_of
 from ..stores.reasons import describe
 from ..stores.store import Store, scratch_folder
@@ -60,16 +60,16 @@ from .checks import (
 )
 
 STOPPED = "the job was stopped before this was repaired: run it again"
-# What a record says that follows from its data file.
+# Fields of a record that follow from its data file.
 _FROM_FILE = ("sha256", "footer_bytes", "column_bytes", *COUNTS, *TALLIES)
 
 
 def repair_model(store: Store, damage: Damage, model_id: str) -> None:
-    """Replace the dataset's copy of its model by a shipped one of the same id."""
+    """Replace the dataset's copy of its model with a shipped model of the same id."""
     shipped = {zoo.model_id(path): path for path in map(zoo.model_file, zoo.list_models())}
     if model_id not in shipped:
         damage.why_not = (
-            f"no shipped model has this id: put the model file whose sha256 is {model_id} there"
+            f"no shipped model has this id: put a model file with the sha256 {model_id} there"
         )
         return
     store.remove(damage.path)
@@ -97,8 +97,8 @@ class Repair:
         source_hosts: Iterable[str] = (),
     ) -> None:
         self.dataset = dataset
-        # A dataset must not choose where requests and credentials go: whoever wrote it may want
-        # them, or want answers from machines that only this one reaches.
+        # A dataset must not choose where requests go: its author could be after credentials, or
+        # after answers from machines that only this one can reach.
         self._trusted = {"", place_of(dataset.url), *map(place_of, source_hosts)}
         self.store = dataset.store
         self.ledger = Ledger(dataset.store, dataset.fingerprint)
@@ -107,21 +107,21 @@ class Repair:
         self._replaced: dict[str, dict[str, Any]] = {}  # by the shard's name: the manifest's entry
 
     def correct(self, entries: Iterable[Mapping[str, Any]]) -> None:
-        """Let the next manifest say this of these files: their records and footers do."""
+        """Replace these files' entries in the next manifest; their records and footers agree."""
         for entry in entries:
             self._replaced[split_generation(entry["name"])[0]] = dict(entry)
 
     # -- records ----------------------------------------------------------------------------------
 
     def records(self, damaged: Sequence[Damage], scratch: str | None, stop: Stop) -> list[Damage]:
-        """Write records again from their data files. Returns the files that turn out damaged."""
+        """Write records again from their data files. Returns data files that are damaged too."""
         return _each(damaged, scratch, stop, self._record, "its data file could not be read")
 
     def _record(self, damage: Damage, folder: Path) -> list[Damage]:
         name = damage.path.removeprefix(f"{COMMITS}/").removesuffix(RECORD_SUFFIX)
         path = data_path(name)
         if damage.file is None and not self.store.exists(path):
-            self.store.remove(damage.path)  # so that a compressing job does the shard again
+            self.store.remove(damage.path)  # so that a compress job does the shard again
             damage.repaired = True
             return []
         with self.store.local(path, str(folder)) as local:
@@ -138,7 +138,7 @@ class Repair:
             return self._worse(damage, "belongs to an archive with other parameters")
         entry = damage.file.record if damage.file is not None else {}
         standing = self._standing(name)
-        if standing is not None and _agrees(standing, facts):  # it is the manifest that is wrong
+        if standing is not None and _agrees(standing, facts):  # the manifest is wrong
             self.correct([entry_of(standing)])
             damage.repaired = True
             return []
@@ -169,7 +169,7 @@ class Repair:
     def _worse(self, damage: Damage, problem: str) -> list[Damage]:
         if damage.file is None:
             damage.why_not = (
-                f"no manifest lists its data file, and that {problem}: remove both, and run "
+                f"no manifest lists its data file, which {problem}: remove both, and run "
                 "strata compress again"
             )
             return []
@@ -185,7 +185,7 @@ class Repair:
     # -- indexes ----------------------------------------------------------------------------------
 
     def indexes(self, damaged: Sequence[Damage], scratch: str | None, stop: Stop) -> list[Damage]:
-        """Write indexes again from their data files. Returns the files that turn out damaged."""
+        """Write indexes again from their data files. Returns data files that are damaged too."""
         return _each(damaged, scratch, stop, self._index, "it could not be written again")
 
     def _index(self, damage: Damage, folder: Path) -> list[Damage]:
@@ -211,7 +211,7 @@ class Repair:
     def data(
         self, damaged: Sequence[Damage], options: RunningOptions, log: EventLog, stop: Stop
     ) -> Summary:
-        """Encode the shards of damaged files again, where the sources are what they were."""
+        """Encode the shards of damaged files again, if their sources have not changed."""
         summary = Summary("repaired", shards=len(damaged))
         highest = self._generations()
         jobs: dict[str, tuple[ShardJob, Damage]] = {}
@@ -249,13 +249,13 @@ class Repair:
             return f"it was copied from {then['url']}: remove it, and run strata decode again"
         if MERGED in self.dataset.parameters:
             return (
-                "its archive was merged from others: remove it, and run merge_datasets.py again "
-                "with the one that has it"
+                "its archive was merged from others: remove it, and run strata merge again with "
+                "the archive that has it"
             )
         if (place := place_of(then["url"])) not in self._trusted:
             return (
-                f"its source lies at {place}, and nothing is asked there because only the archive "
-                f"names it: add --source-hosts {place} if you trust it with a request and with "
+                f"its source lies at {place}, which only the archive names, so no request is sent "
+                f"there: add --source-hosts {place} if you trust it with a request and with "
                 "--source-options"
             )
         if is_part(then["url"]):
@@ -263,16 +263,16 @@ class Repair:
         try:
             found = expand_inputs([then["url"]], self.source_options)
         except StrataError as error:
-            return f"its source cannot be had: {error}; put it back, and repair again"
+            return f"its source cannot be read: {error}; put it back, and repair again"
         own = file_of(then["url"])
         shard = next((shard for shard in found if file_of(shard.url) == own), None)
         if shard is None:
             return f"{then['url']}: its source is gone; put it back, and repair again"
-        shard = replace(shard, url=then["url"])  # perhaps another spelling of the same path
+        shard = replace(shard, url=then["url"])  # the spelling of a path may differ
         if (shard.size, shard.etag) != (then["size"], then["etag"]):
             return (
                 f"{shard.url}: its source has changed since ({then['size']} bytes and version "
-                f"{then['etag']!r} then, {shard.size} and {shard.etag!r} now); put the old one "
+                f"{then['etag']!r} then, {shard.size} and {shard.etag!r} now); put the old file "
                 "back, and repair again"
             )
         base, _ = split_generation(damage.file.name)
@@ -294,16 +294,16 @@ class Repair:
                 lambda key: not deletions.deletes(base, key),
             )
         except StrataError as error:
-            return f"its files cannot be had: {error}; put them back, and repair again"
+            return f"its files cannot be read: {error}; put them back, and repair again"
         if changed:
-            return f"files of {url} are not what they were: {some(changed)}; put them back"
+            return f"files of {url} have changed: {first_few(changed)}; put the old files back"
         shard = replace(shard, url=url)
         if shard_name(shard, self.plan.fingerprint) != split_generation(file.name)[0]:
             return f"{file.name} is not this plan's name for {url}"
         return shard
 
     def _generations(self) -> dict[str, int]:
-        """The highest generation that a shard ever had, as far as there are traces of it."""
+        """The highest generation of each shard, from the manifest and from files and records."""
         highest: dict[str, int] = {}
         names = [file.name for file in self.dataset.files]
         for folder, suffix in ((DATA, SUFFIX), (COMMITS, RECORD_SUFFIX)):
@@ -315,10 +315,10 @@ class Repair:
     # -- manifest ---------------------------------------------------------------------------------
 
     def publish(self) -> int:
-        """Write the next manifest, with what was repaired. Returns its number.
+        """Write the next manifest, with the repaired files. Returns its number.
 
-        It says what the newest one says of all else: another job may have added files meanwhile,
-        and whatever comes while this is being put together is taken in as well.
+        All other entries come from the newest manifest, because another job may have added files
+        meanwhile. If that job publishes a manifest first, this starts again.
         """
         plan = {"fingerprint": self.plan.fingerprint}
         while True:
@@ -340,7 +340,7 @@ class Repair:
 
     @property
     def changed(self) -> bool:
-        """Whether the next manifest may say something new."""
+        """Whether the next manifest may differ."""
         return bool(self._replaced)
 
 
@@ -355,7 +355,9 @@ def _each(
     make: Callable[[Damage, Path], list[Damage]],
     failure: str,
 ) -> list[Damage]:
-    """Repair each with ``make``. Returns what it finds damaged; others get a ``why_not``."""
+    """Repair each with ``make``. Returns the further damage that it finds. An error becomes the
+    damage's ``why_not``.
+    """
     worse = []
     with scratch_folder(scratch) as folder:
         for damage in damaged:

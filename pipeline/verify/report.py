@@ -5,16 +5,17 @@
 ``dataset``         its URL
 ``level``           ``quick``, ``subset`` or ``full``
 ``subset``, ``seed``  which part was read (``2/5``, ``10%``), and how a random one was chosen
-``manifest``        the number of the manifest that was checked; ``new_manifest`` of the repair's
-``files``           data files in the manifest; ``files_read`` of them were read in full, their
-                    ``pictures_decoded`` decoded
+``manifest``        the number of the manifest that was checked; ``new_manifest``: of the one that
+                    the repair wrote
+``files``           data files in the manifest; ``files_read`` of them were read in full, and
+                    ``pictures_decoded`` of their pictures decoded
 ``bytes_read``      by the check
 ``seconds``         of the whole job
 ``model``           ``id``, and ``state``: ``sound``, ``damaged`` or ``repaired``
 ``damaged``         a list of ``kind`` (``plan``, ``manifest``, ``model``, ``head``, ``parts``,
                     ``record``, ``data``, ``index`` or ``deletion``), ``path``, ``source`` (URL of
                     the shard), ``problems`` (the first twenty of ``problem_count``), ``repaired``,
-                    and ``why_not`` where a repair failed
+                    and ``why_not`` if a repair failed
 ``unchecked``       a list of ``path`` and ``error``: what could not be checked
 ``totals``          the manifest's: rows, ok, bad, filtered, bytes, pixels, picture_bytes
 ``failed``          shards that the last compressing job could not compress: ``url``, ``error``
@@ -24,9 +25,9 @@
 ``removed``         the same for garbage that was removed
 ``stopped``         why the job ended early, otherwise empty
 ``notes``           further remarks
-``exit_code``       0 sound or repaired, 1 not
+``exit_code``       0 if the dataset is sound or repaired, otherwise 1
 
-Only what is ``damaged`` or ``unchecked`` makes the exit code 1.
+Only ``damaged`` and ``unchecked`` files, and a stopped job, make the exit code 1.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -39,7 +40,7 @@ from .garbage import Garbage
 
 @dataclass
 class VerifyReport(Summary):
-    """What was found and done; the module's docstring explains the fields."""
+    """What was found and done. The module's docstring explains the fields."""
 
     dataset: str = ""
     level: str = "quick"
@@ -105,7 +106,7 @@ class VerifyReport(Summary):
                 "recorded files newer than the manifest (run strata compress)",
                 len(self.unlisted),
             ),
-            ("files of others in the folders", len(self.foreign)),
+            ("files in the folders that are not Strata's", len(self.foreign)),
         ):
             out += [f"{title}: {count:,}"] if count else []
         if self.orphans:

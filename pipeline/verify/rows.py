@@ -1,4 +1,4 @@
-"""Check the rows of a data file for contradictions, without decoding pictures."""
+"""Checks the rows of a data file for contradictions, without decoding pictures."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
@@ -29,9 +29,8 @@ def read_group(
     """
     try:
         table = checked.read_row_group(group, columns=names)
-        if table.num_columns == len(
-            names
-        ):  # pyarrow leaves out columns that the footer does not name
+        # pyarrow leaves out columns that the footer does not have.
+        if table.num_columns == len(names):
             return table.to_pylist(), set()
     except Exception as error:
         reraise_passing(error)
@@ -66,9 +65,9 @@ def _column(file: ParquetFile, group: int, name: str, count: int) -> list[Any]:
 def row_problems(
     row: Mapping[str, Any], position: int, lost: set[str], model_id: str, layers: int
 ) -> Iterator[str]:
-    """What is wrong with a row, without decoding its stream; ignores ``lost`` columns."""
+    """The problems of a row, found without decoding its stream. Ignores ``lost`` columns."""
     if "index" not in lost and row["index"] != position:
-        yield f"its index is {row['index']}, its place {position}"
+        yield f"its index is {row['index']}, but it is row {position}"
     if "status" not in lost and row["status"] not in STATUSES:
         yield f"its status is {row['status']!r}"
     if not lost & {"original", "original_packing", "source_bytes", "source_sha256"}:
@@ -96,11 +95,11 @@ def _original_problems(row: Mapping[str, Any]) -> Iterator[str]:
         return
     if file is None:
         if row["original_packing"] is not None:
-            yield f"says how its original is packed ({row['original_packing']!r}), and has none"
+            yield f"its original has a packing ({row['original_packing']!r}) but no bytes"
         return
     same = hashlib.sha256(file).digest() == row["source_sha256"]
     if not same or len(file) != row["source_bytes"]:
-        yield "its original is not the file that it was"
+        yield "its original has another size or sha256 than its row says"
 
 
 def _stream_problems(
@@ -118,7 +117,7 @@ def _stream_problems(
     ):
         yield f"its header says {info.width}x{info.height}, its row {row['width']}x{row['height']}"
     if info.model != model_id[:8]:
-        yield f"its stream is of the model {info.model}..."
+        yield f"its stream was written with another model, {info.model}..."
     names = [layer_column(number) for number in range(layers)]
     for number, name in enumerate(names):
         if row[name] is not None:
@@ -130,7 +129,7 @@ def _stream_problems(
         return
     stored = [number for number, name in enumerate(names) if row[name] is not None]
     if stored != list(range(row["layers"] or 0)):
-        yield f"stores the layers {stored}, and says that it has {row['layers']}"
+        yield f"it stores the layers {stored}, but its row says {row['layers']}"
         return
     sizes = accumulate((len(row[name]) for name in names[: len(stored)]), initial=len(header))
     if "cumulative_bytes" not in lost and row["cumulative_bytes"] != list(sizes)[1:]:
@@ -138,8 +137,8 @@ def _stream_problems(
 
 
 def reraise_passing(error: Exception) -> None:
-    """Raise errors that are no damage: a lack of memory, and errors of the device."""
-    if isinstance(error, NotImplementedError):  # Arrow's error for an encoding that damage made up
+    """Raise errors that are no damage: lack of memory, and errors of the device."""
+    if isinstance(error, NotImplementedError):  # Arrow's error for an encoding that does not exist
         return
     if isinstance(error, MemoryError | RuntimeError):
         raise error

@@ -1,7 +1,7 @@
-"""The verifying worker: one data file in, a list of its problems out.
+"""The worker of a verify job: reads one data file and returns a list of its problems.
 
-A damaged file is a result. Exceptions are for faults that may pass: a store that does not answer, a
-device without memory.
+Damage is a result. Exceptions are for faults that may pass: a store that does not answer, a device
+without memory.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ BATCH_PIXELS = 1 << 22
 
 @dataclass(frozen=True)
 class VerifySettings(WorkerSettings):
-    """Settings of every verifying worker. ``dataset`` is a URL."""
+    """Settings of every worker. ``dataset`` is a URL."""
 
     dataset: str
     model_id: str
@@ -58,9 +58,9 @@ class _Problems:
 
 
 class ShardVerifier(Worker[VerifySettings]):
-    """Owns one device. ``ready`` loads the dataset's model, ``run`` checks a data file.
+    """Checks data files on one device: ``ready`` loads the dataset's model, ``run`` checks a file.
 
-    One file at a time, because each takes its size on the local disk.
+    It takes one file at a time, because each may need its size on the local disk.
     """
 
     @cached_property
@@ -89,9 +89,9 @@ class ShardVerifier(Worker[VerifySettings]):
     def run(self, file: DataFile) -> dict[str, Any]:
         """Read all of a data file and return its problems.
 
-        Returns its ``path``, the first ``problems`` and their ``problem_count``, ``rows``, of them
-        ``ok`` (sound) and ``bad`` (damaged), and how many pictures were ``decoded``. Of a sound
-        file also the ``index_problem``: what is wrong with its index, otherwise empty.
+        Returns its ``path``, the first ``problems`` and their ``problem_count``, the number of
+        ``rows``, of ``ok`` (sound) and ``bad`` (damaged) ones, and of ``decoded`` pictures. For a
+        sound file, ``index_problem`` says what is wrong with its index, or is empty.
         """
         self.ready()
         started, clock = time.monotonic(), StageClock(self.activity.clock)
@@ -142,7 +142,7 @@ class ShardVerifier(Worker[VerifySettings]):
         if digest != record["sha256"]:
             problems.add(f"its sha256 is {digest}, and was {record['sha256']} when it was written")
         try:
-            # The second one is for pages that fail their checksum: which pictures are hurt?
+            # The second one reads pages that fail their checksum, to find the damaged pictures.
             checked = ParquetFile(local)
             unchecked = ParquetFile(local, checksums=False)
         except Exception as error:
@@ -166,7 +166,7 @@ class ShardVerifier(Worker[VerifySettings]):
                 problems.add(f"has {counts[name]} {name}, and had {record[name]} when written")
 
     def _index_problem(self, file: DataFile, local: Path, clock: StageClock) -> str:
-        """Whether the index says where the values lie in this file."""
+        """What is wrong with the file's index, or ''."""
         if file.index is None:
             return ""
         path = index_path(file.name)
@@ -177,9 +177,9 @@ class ShardVerifier(Worker[VerifySettings]):
         except FileNotFoundError:
             return "is gone"
         if facts is None:
-            return "does not say where the values of its data file lie"
+            return "has wrong places of the values in its data file"
         if any(facts[name] != value for name, value in file.index.items() if name in facts):
-            return "is not the one that its record names"
+            return "is not the index that its record names"
         return ""
 
     def _check_rows(
@@ -189,7 +189,7 @@ class ShardVerifier(Worker[VerifySettings]):
         counts: Counter[str],
         problems: _Problems,
     ) -> list[dict[str, Any]]:
-        """The rows that have no problem before they are decoded."""
+        """The rows without problems, which can be decoded."""
         sound, settings = [], self.settings
         for row in rows:
             key = f"row {counts['rows']}" if "key" in lost else repr(row["key"])
@@ -213,7 +213,7 @@ class ShardVerifier(Worker[VerifySettings]):
         problems: _Problems,
         clock: StageClock,
     ) -> None:
-        """Decode every picture, and compare its pixels where they must come back exactly."""
+        """Decode every picture. Compares the pixels if its stream is lossless."""
         pictures = [row for row in rows if row["header"] is not None]
         self.activity.show(file.name, stage="device")
         self.activity.add(file.name, samples=len(rows) - len(pictures))
@@ -244,5 +244,5 @@ class ShardVerifier(Worker[VerifySettings]):
             return f"decodes to an array of {picture.shape}"
         exact = self.codec.lossless and stream.num_layers == self.codec.num_layers
         if exact and row["image_sha256"] not in (None, hashlib.sha256(picture.tobytes()).digest()):
-            return "decodes to other pixels than it was made of"
+            return "decodes to other pixels than were encoded"
         return ""

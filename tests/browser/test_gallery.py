@@ -1,4 +1,4 @@
-"""The gallery: any number of pictures, first layers first, sharper what stays in view."""
+"""The gallery: any number of pictures, first layers first, then more layers of those in view."""
 
 import re
 import time

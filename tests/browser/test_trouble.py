@@ -1,4 +1,4 @@
-"""Hostile keys, busy and broken servers, narrow windows: nothing breaks, all is said in words."""
+"""Hostile keys, busy and broken servers, narrow windows: the page works and says what is wrong."""
 
 from typing import TYPE_CHECKING
 from urllib.parse import quote

@@ -1,4 +1,4 @@
-"""What coding would take if it took no more than the tables say."""
+"""The size of a stream if coding took exactly what the probability tables say."""
 
 from typing import Any
 

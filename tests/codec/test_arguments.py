@@ -1,4 +1,4 @@
-"""What people give a codec by mistake is told in words; PIL images are taken."""
+"""Wrong arguments of a codec raise errors with clear messages; PIL images are accepted."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def test_pictures_of_pil() -> None:
 
 @pytest.mark.parametrize("mode", ["RGBA", "P", "CMYK", "I;16", "F"])
 def test_modes_that_would_lose_something(mode: str) -> None:
-    with pytest.raises(ValueError, match=rf"picture 1 has the mode {mode}.*convert\('RGB'\)"):
+    with pytest.raises(ValueError, match=rf"picture 1 has the PIL mode {mode}.*convert\('RGB'\)"):
         toy_codec().encode([PICTURE, Image.new(mode, (8, 8))])
 
 
@@ -72,5 +72,5 @@ def test_layers_that_the_model_does_not_have() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
 def test_a_gpu_that_is_not_there() -> None:
-    with pytest.raises(ValueError, match=r"'cuda:0': torch sees no GPU here.*use 'cpu'"):
+    with pytest.raises(ValueError, match=r"'cuda:0': torch finds no GPU here.*use 'cpu'"):
         load_codec("uqdm", device="cuda:0")

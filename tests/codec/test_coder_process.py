@@ -1,4 +1,4 @@
-"""Another process codes what this one would have, and nothing depends on its life."""
+"""Another process codes the same bytes as this one, and its death loses nothing."""
 
 import gc
 import os

@@ -1,4 +1,4 @@
-"""Where the golden files lie, and the models that they need."""
+"""The paths of the golden files and of the models that they need."""
 
 import lzma
 import shutil

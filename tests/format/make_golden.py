@@ -1,4 +1,4 @@
-"""Makes the golden files anew, all of them: after this, what they hold must decode to the same.
+"""Makes all golden files again. From then on, their content must decode to the same.
 
     python tests/format/make_golden.py
 

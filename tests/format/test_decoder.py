@@ -1,4 +1,4 @@
-"""docs/format.md says enough: a decoder written from it alone decodes what the codecs write."""
+"""docs/format.md is complete: a decoder written from it alone decodes what the codecs write."""
 
 import re
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What was written once decodes to the same: streams, what they show, and a dataset."""
+"""Old files decode to the same as before: streams, pictures and a dataset."""
 
 import hashlib
 import json

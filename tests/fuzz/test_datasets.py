@@ -1,4 +1,4 @@
-"""Some rounds of the fuzzer of datasets, in a process that may end."""
+"""Some rounds of the fuzzer of datasets, in a child process, which may crash."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Model files that are damaged, or say what none says: InvalidModelError, or a model that works."""
+"""Model files with damaged or invalid content: InvalidModelError, or a model that works."""
 
 import copy
 from pathlib import Path

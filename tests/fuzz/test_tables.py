@@ -1,4 +1,4 @@
-"""Parquet files of strangers with any bytes changed: samples, or words, and never anything else."""
+"""Untrusted Parquet files with any bytes changed: samples or a clear error, nothing else."""
 
 import os
 import random

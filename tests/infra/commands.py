@@ -1,4 +1,4 @@
-"""The command lines in infra/ and docs/, read by the programs that they call."""
+"""The command lines in infra/ and docs/, parsed by the programs that they call."""
 
 import re
 import shlex

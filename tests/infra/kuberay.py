@@ -1,4 +1,4 @@
-"""What is wrong with Kubernetes manifests, as far as can be told without a cluster.
+"""Finds errors in Kubernetes manifests without a cluster.
 
 The objects of KubeRay are held against a schema with the fields of its v1 API and no others (an
 operator ignores a field that it does not know, and so a typing error). What they hold of Kubernetes

@@ -1,4 +1,4 @@
-"""What docs/cluster.md says agrees with the files that it speaks of."""
+"""docs/cluster.md agrees with the files that it describes."""
 
 import re
 

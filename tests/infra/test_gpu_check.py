@@ -1,4 +1,4 @@
-"""The check of a GPU, on the stand-in device and with next to nothing to do."""
+"""The check of a GPU, on the substitute device and with very little work."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""S3 servers and one Ray for the whole session, all on 127.0.0.1 and ended at its end."""
+"""S3 servers and one Ray for the whole session, all on 127.0.0.1, stopped at its end."""
 
 import os
 import runpy

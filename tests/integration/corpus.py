@@ -1,4 +1,4 @@
-"""Three small shards on a store, and what must have become of them whatever happened meanwhile."""
+"""Three small shards on a store, and the archive that must come of them in spite of all faults."""
 
 import io
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Workers that misbehave on demand; in a module of their own, so that Ray's processes find them."""
+"""Workers that fail on demand; in a module, so that Ray's processes can import them."""
 
 import os
 import threading

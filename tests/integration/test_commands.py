@@ -107,8 +107,8 @@ def test_a_job_that_is_stopped_leaves_nothing_half_done(small_model: str, tmp_pa
     job.send_signal(signal.SIGTERM)
     _, errors = job.communicate(timeout=150)
     assert job.returncode == 130
-    assert "stopping: finishing or saving the shards under way" in errors
-    assert "goes on from there" in errors
+    assert "stopping: finishing or saving the running shards" in errors
+    assert "go on from there" in errors
     time.sleep(1)
     data, recorded = (
         {path.stem for path in (tmp_path / "set" / folder).iterdir()}

@@ -66,7 +66,7 @@ def test_a_killed_job_goes_on_where_it_was(
 
     code, out, errors = run_here(JOBS / "evaluate.py", *arguments)
     assert code == 0, errors
-    assert f"(7 tasks, of which {len(done)} were done already)" in out
+    assert f"(7 tasks, {len(done)} of them done before)" in out
     assert len(list(records.glob("*.json"))) == 7  # five contenders, two pictures that are shown
     for name, when in done.items():
         assert (records / name).stat().st_mtime_ns == when

@@ -1,4 +1,4 @@
-"""A Ray of a job's own is reached from this machine alone."""
+"""A private Ray can be reached only from this machine."""
 
 import json
 import subprocess

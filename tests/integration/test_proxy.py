@@ -1,4 +1,4 @@
-"""The fault proxy itself: each rule does what it says, and without rules nothing changes."""
+"""The fault proxy itself: each rule works, and without rules nothing changes."""
 
 import os
 import threading

@@ -147,7 +147,7 @@ def test_a_search_allows_for_slow_opening(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_search_without_a_culprit_ends(tmp_path: Path) -> None:
     outcomes = run(tmp_path, {"killer": "die", "good": ""}, SearchableWorker, attempts=1)
     assert outcomes["killer"].result is None
-    assert "opening the shard is enough" in outcomes["killer"].error
+    assert "opening the shard already kills it" in outcomes["killer"].error
     assert outcomes["good"].result is not None
 
 

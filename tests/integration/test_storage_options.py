@@ -1,4 +1,4 @@
-"""How people tell where and who they are, on a real S3 protocol; and what networks do to it."""
+"""Ways to give credentials and endpoints, on a real S3 protocol; and network faults."""
 
 import os
 import subprocess

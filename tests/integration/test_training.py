@@ -1,4 +1,4 @@
-"""Training on two workers of Ray, one of which is killed: nobody can tell afterwards."""
+"""Training on two workers of Ray, one of which is killed: the result is the same."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Checking and repairing as people do it: the command, on Ray, on an object store."""
+"""Checking and repairing as users do it: the command, on Ray, on an object store."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A shard named with its version (``?versionId=``) is that version, whatever came later."""
+"""A shard with a version in its URL (``?versionId=``) is read in that version, not the newest."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""decode_dataset.py's command line: what it takes together, and what it refuses."""
+"""decode_dataset.py's command line: which options it accepts together, and which it refuses."""
 
 import pytest
 
@@ -38,7 +38,7 @@ def test_what_was_given_is_what_is_done() -> None:
         (["--max-side", "0"], "--max-side"),
         (["--max-pixels", "0"], "--max-pixels"),
         (["--max-bad-fraction", "2"], "--max-bad-fraction"),
-        (["--ignore-missing"], "neither --keys nor --keys-file"),
+        (["--ignore-missing"], "needs --keys or --keys-file"),
         (["--image-quality", "101"], "--image-quality: must be 1 to 100 or lossless, not 101"),
         (["--image-quality", "good"], "must be 1 to 100 or lossless, not good"),
         (["--format", "strata", "--max-side", "9"], "--max-side: --format strata decodes nothing"),

@@ -1,4 +1,4 @@
-"""evaluate.py's command line: what it takes together, and what it refuses."""
+"""evaluate.py's command line: which options it accepts together, and which it refuses."""
 
 import pytest
 
@@ -32,7 +32,7 @@ def test_the_report_says_the_command_without_secrets() -> None:
     ("flags", "words"),
     [
         (["--peers", "none"], "nothing to measure"),
-        (["--peers", "none", "jpeg"], "none goes with no other"),
+        (["--peers", "none", "jpeg"], "none must be the only name"),
         (["--first", "0"], "--first"),
         (["--show", "-1"], "--show: must be at least 0"),
         (["--show-bpp", "0"], "--show-bpp: must be above 0"),

@@ -1,4 +1,4 @@
-"""No room, a scratch folder that cannot be made, a Ray that does not start: words, and 2."""
+"""Full disks, a scratch folder that cannot be made, a Ray that does not start: exit code 2."""
 
 import os
 import resource
@@ -62,7 +62,7 @@ def test_a_disk_that_fills_up_anywhere(capsys: pytest.CaptureFixture[str]) -> No
             file.write("x")
 
     assert exit_code(job) == 2
-    assert "No space left on device: make room" in capsys.readouterr().err
+    assert "No space left on device: free some space" in capsys.readouterr().err
 
 
 @pytest.mark.integration

@@ -1,4 +1,4 @@
-"""serve_previews.py's command line: how many server processes it makes of a cluster."""
+"""serve_previews.py's command line: how many server processes it starts."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""One picture into one file of layers, and back."""
+"""One picture to one file of layers, and back."""
 
 from pathlib import Path
 
@@ -74,7 +74,7 @@ def test_a_file_that_was_cut(model: Path, source: Path, tmp_path: Path, capsys: 
     stream.write_bytes(data[:-3])
     capsys.readouterr()
     assert view(stream, out, "--model", model) == 0
-    assert "is cut short: what is before it is shown" in capsys.readouterr().err
+    assert "is cut short: only the layers before it are used" in capsys.readouterr().err
     codec = load_codec(model)
     expected = codec.decode([encoded], layers=encoded.num_layers - 1)[0]
     assert (read_image(out.read_bytes()).rgb == expected).all()
@@ -98,7 +98,7 @@ def test_what_is_wrong(model: Path, source: Path, tmp_path: Path, capsys: Printe
         "there is no model": lambda: encode(source, out, "--model", "nobody"),
         "does not begin with": lambda: view(source, out),
         "which is not a shipped one: give its file": lambda: view(stream, out),
-        "the ending must be one of .png": lambda: view(stream, tmp_path / "out.gif"),
+        "the extension must be one of .png": lambda: view(stream, tmp_path / "out.gif"),
         "--layers 9: /": lambda: view(stream, out, "--layers", 9),
     }
     for words, call in wrong.items():

@@ -1,4 +1,4 @@
-"""What a job answers before it works, it answers at once: torch and Ray take seconds to import."""
+"""Jobs check arguments before they import torch and Ray, which takes seconds."""
 
 import json
 import subprocess
@@ -96,7 +96,7 @@ def test_an_unset_variable_does_not_mean_this_folder(job: str, tmp_path: Path) -
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert [code for code, _, _ in answers] == [2] * 4
     for (_, said, _), option in zip(answers, [given, given, given, "--output"], strict=True):
-        assert f"{option}: its value is empty: is a variable unset?" in said
+        assert f"{option}: its value is empty: is a variable not set?" in said
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,4 +1,4 @@
-"""The one command: it hands everything to the jobs, under its own name."""
+"""The command ``strata``: it passes everything to the jobs, under its own name."""
 
 import importlib
 import inspect

@@ -1,4 +1,4 @@
-"""Training from tar shards: it resumes, goes on from weights, and needs no Ray."""
+"""Training from tar shards: it resumes, starts from weights, and needs no Ray."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""A file system that counts: every byte that leaves it, and in how many requests."""
+"""A file system that counts the bytes that are read from it, and the requests."""
 
 from typing import Any, ClassVar
 

@@ -1,4 +1,4 @@
-"""Datasets whose streams are random bytes: no codec's time is needed to make them."""
+"""Datasets whose streams are random bytes, so that making them takes no codec."""
 
 import tempfile
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""What ``import pipeline`` gives: its names, and no seconds of waiting for torch."""
+"""``import pipeline``: its public names, and that it does not import torch."""
 
 import subprocess
 import sys

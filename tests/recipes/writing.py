@@ -1,4 +1,4 @@
-"""A dataset written in this process, as the job does it but without Ray."""
+"""A dataset written in this process, like the job does it but without Ray."""
 
 from collections.abc import Sequence
 from typing import Any

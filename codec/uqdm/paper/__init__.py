@@ -1,1 +1,1 @@
-"""The authors' universal quantisation with diffusion, as the paper has it."""
+"""Universal quantisation with diffusion as in the authors' paper."""

@@ -1,4 +1,4 @@
-"""Import of checkpoints of the authors' own code (github.com/mandt-lab/uqdm).
+"""Imports checkpoints of the authors' own code (github.com/mandt-lab/uqdm).
 
 Layout: a directory with ``config.json`` and a pickled ``checkpoint.pt`` of ``model`` (the network's
 state), ``ema`` (``shadow_params``, a bare list in the order of the parameters), ``optimizer`` and
@@ -44,7 +44,7 @@ _NAMES = (
 
 
 def is_authors_checkpoint(path: Path) -> bool:
-    """Whether a directory, or a file in one, has the authors' layout of files."""
+    """Whether a directory, or the directory of a file, has the authors' layout."""
     directory = path if path.is_dir() else path.parent
     return (directory / "config.json").is_file() and any(directory.glob("*.pt"))
 
@@ -54,12 +54,12 @@ def load(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Configuration and tensors for ``UniversalScheme``, of a directory or its checkpoint file.
 
-    The averaged (EMA) weights are the ones taken. The noise schedule is the configured one: a
-    checkpoint's ``model`` lacks the learned one, so the authors' own code runs without it, and its
-    published figures are those of the configuration. The average has it, though, and
-    ``learned_schedule`` takes it from there; uqdm-tiny then needs 4 % fewer bits.
+    Uses the averaged (EMA) weights and the configured noise schedule. A checkpoint's ``model`` does
+    not have the learned schedule, so the authors' own code, and the published figures, use the
+    configured one. But the average has it: ``learned_schedule`` uses that, and uqdm-tiny then needs
+    4 % fewer bits.
 
-    Raises InvalidModelError saying what is wrong.
+    Raises InvalidModelError.
     """
     path = Path(path)
     directory = path if path.is_dir() else path.parent
@@ -126,7 +126,7 @@ def _config(settings: Mapping[str, Any]) -> UniversalConfig:
 
 
 def _averages(checkpoint: Mapping[str, Any], path: Path) -> tuple[dict[str, Tensor], list[Tensor]]:
-    """The EMA list: the network's under our names, and the schedule's, which follow them."""
+    """The EMA list: the network's parameters under our names, and then the schedule's."""
     state, ema = checkpoint.get("model"), checkpoint.get("ema")
     shadow = ema.get("shadow_params") if isinstance(ema, dict) else None
     if not isinstance(state, dict) or not isinstance(shadow, list):
@@ -135,12 +135,12 @@ def _averages(checkpoint: Mapping[str, Any], path: Path) -> tuple[dict[str, Tens
         raise InvalidModelError(
             f"{path}: {len(shadow)} averaged parameters for a network of {len(state)}"
         )
-    # zip stops where the network's parameters end
+    # zip stops at the end of the network's parameters.
     return {_our_name(str(k)): t for k, t in zip(state, shadow)}, shadow[len(state) :]  # noqa: B905
 
 
 def _set_schedule(model: UniversalModel, schedule: list[Tensor], path: Path) -> None:
-    """gamma's ends from the authors' parameters: |w| alone, or gamma_0 and |w|."""
+    """Set the ends of gamma from the authors' parameters: |w| alone, or gamma_0 and |w|."""
     fixed = model.config.fix_gamma_max
     if len(schedule) != 2 - fixed or any(t.numel() != 1 or not t.isfinite() for t in schedule):
         raise InvalidModelError(f"{path} has no averaged noise schedule")

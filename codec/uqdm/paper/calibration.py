@@ -1,11 +1,11 @@
-"""Measures how far apart ways to compute a model's numbers are, and sets its guards by that.
+"""Calibration: measures how much a model's numbers differ between ways of computing them.
 
     python -m codec calibrate MODEL --data shards/*.tar
 
-A network in floats has other last bits in float64, in another batch, with other kernels or another
-number of threads. Its guard, for each layer and kind of number, is the largest difference that any
-number showed between any two of those ways, times a safety factor (protection.py says what for).
-A network in exact integers must show none.
+A float network computes other last bits in float64, in another batch, with other kernels or another
+number of threads. The guard of each layer and kind of number is the largest difference between any
+two of these ways, times a safety factor (protection.py explains its use). A network of exact
+integers must show no difference.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,7 +28,7 @@ from .scheme import UniversalScheme
 from .windows import PRECISE, USUAL, Execution
 
 SAFETY = 4.0
-SIDE = 64  # pixels of the squares that are cut out of pictures to calibrate with
+SIDE = 64  # pixels per side of the squares that are cut out of pictures
 EXECUTIONS = (
     *(
         Execution(batch=batch, threads=1, mkldnn=mkldnn, channels_last=channels_last)
@@ -39,20 +39,20 @@ EXECUTIONS = (
     Execution(threads=1, fused_attention=False),
     PRECISE,
 )
-# Seconds for a small model: what exports and imports do by themselves. Fewer numbers have been seen
-# then, so the margin is wider.
+# Exports and imports use this quick calibration, seconds for a small model. It sees fewer numbers,
+# so its safety factor is larger.
 FEW_EXECUTIONS = (USUAL, Execution(mkldnn=False, channels_last=True), PRECISE)
 _FEW_PICTURES, _FEW_SAFETY = 2, 8.0
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was measured of a network in floats.
+    """The measurements of a float network.
 
     Attributes:
-        differences: the largest ones, ``(steps, 2) float64``: of means in units of the step, and
-            of scales in units of themselves.
-        safety: by which they are multiplied to give the guards.
+        differences: the largest differences, ``(steps, 2) float64``: of means in units of the step,
+            and of scales relative to themselves.
+        safety: the guards are so many times the differences.
     """
 
     differences: np.ndarray
@@ -66,7 +66,7 @@ class Calibration:
         return torch.from_numpy(self.differences * self.safety)
 
     def card(self) -> dict[str, Any]:
-        """For the model's card."""
+        """The entry in the model's card."""
         mean, scale = ([float(f"{v:.3g}") for v in column] for column in self.differences.T)
         return {
             "differences": {"mean": mean, "scale": scale},
@@ -83,7 +83,7 @@ def calibrate(
     safety: float = SAFETY,
     executions: Sequence[Execution] | None = None,
 ) -> Calibration:
-    """Measure a model whose network computes in floats, on ``squares`` of pictures."""
+    """Measure a model with a float network, on ``squares`` of pictures."""
     executions = executions or EXECUTIONS
     steps = len(scheme.steps)
     ids = list(range(len(pictures)))
@@ -105,17 +105,17 @@ def calibrate(
 
 
 def quick(scheme: UniversalScheme, pictures: Sequence[np.ndarray] = ()) -> Calibration:
-    """A calibration in seconds, on a few of the pictures, or on made-up ones."""
+    """A calibration that takes seconds, on a few of the pictures or on made-up ones."""
     few = squares(pictures, _FEW_PICTURES) or made_up(_FEW_PICTURES)
     return calibrate(scheme, few, _FEW_SAFETY, FEW_EXECUTIONS)
 
 
 def verify_exact(codec: Codec, pictures: Sequence[np.ndarray]) -> dict[str, Any]:
-    """Hold a model whose tables are chosen by exact integers against what that means.
+    """Verify a model that must be exact, because integers choose its tables.
 
-    Every sum of products of integers is computed in a wider type as well, and streams are decoded
-    in several ways. Returns what was seen, for the card; raises InvalidModelError where sums
-    differ, or a stream does not decode.
+    Computes every sum of products of integers in a wider type as well, and decodes streams in
+    several ways. Returns the entry for the model's card. Raises InvalidModelError if a sum differs
+    or a stream does not decode.
     """
     streams = codec.encode(pictures)
     try:
@@ -160,7 +160,7 @@ def _threads(number: int) -> Iterator[None]:
 
 
 class _Sums(TorchFunctionMode):
-    """Computes each sum of products of integers in a wider type, too.
+    """Computes each sum of products of integers a second time, in a wider type.
 
     Attributes:
         largest: difference from what the model computed.
@@ -203,7 +203,7 @@ def _integers(*tensors: Tensor) -> bool:
 
 
 def squares(pictures: Sequence[np.ndarray], count: int) -> list[np.ndarray]:
-    """Up to ``count`` middles ``(64, 64, 3) uint8`` of pictures that are large enough."""
+    """The middles ``(64, 64, 3) uint8`` of up to ``count`` pictures that are large enough."""
     out: list[np.ndarray] = []
     for picture in pictures:
         top, left = ((side - SIDE) // 2 for side in picture.shape[:2])
@@ -213,7 +213,7 @@ def squares(pictures: Sequence[np.ndarray], count: int) -> list[np.ndarray]:
 
 
 def made_up(count: int) -> list[np.ndarray]:
-    """Squares of noise at every scale, coarse noise strongest, as in photographs."""
+    """Squares of noise at every scale; coarse noise is the strongest, as in photographs."""
     rng = np.random.default_rng(0)
     out = []
     for _ in range(count):

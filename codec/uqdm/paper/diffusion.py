@@ -3,7 +3,8 @@
 Notation of Kingma et al. 2021 (VDM) and Yang et al. 2025 (UQDM): a picture x in [-1, 1] (centres
 of 256 bins), latents z_t = alpha_t x + sigma_t n for t from 1 (noise) to 0, ``gamma`` = minus
 log-SNR. All functions work on numpy arrays and on tensors. Coding uses float64 arrays and only
-+ - * /, which IEEE 754 fixes on every machine; training differentiates through the schedule.
++ - * /, which are the same on every machine (IEEE 754). Training differentiates through the
+schedule.
 """
 
 from dataclasses import dataclass, fields
@@ -15,7 +16,7 @@ from torch import Tensor
 
 PriorScale = Literal["forward_kernel", "posterior"]
 
-Array = Any  # numpy array, tensor or number; the same formulas serve all of them
+Array = Any  # numpy array, tensor or number
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,11 @@ class Step:
     """The constants of one step t -> s; each a float, or a tensor ``(B, 1, 1, 1)`` in training.
 
     Attributes:
-        time: t as the network is told, (gamma_t - gamma_min) / (gamma_max - gamma_min).
+        time: t as the network gets it, (gamma_t - gamma_min) / (gamma_max - gamma_min).
         alpha_t, sigma_t, alpha_s, sigma_s: signal and noise in z_t and z_s.
         keep, gain: the posterior's mean is keep z_t + gain x.
         width: Delta, the width of the posterior and the step of the quantiser.
-        scale: standard deviation of the prior's g where its factor is 1.
+        scale: standard deviation of the prior's g if its factor is 1.
     """
 
     time: Array
@@ -71,8 +72,8 @@ def all_steps(
 ) -> Step:
     """The constants of every step of the chain, each field ``(steps,)``.
 
-    ``ends`` are gamma at t = 0 and t = 1; ``time_ends`` those that the network's time refers to,
-    which stay what they were when training began although the schedule is learned.
+    ``ends`` are gamma at t = 0 and t = 1. ``time_ends`` are those for the network's time: they stay
+    as they were at the start of training, even if the schedule is learned.
     """
     gamma = gammas(ends[0], ends[1], steps)
     time = (gamma[:-1] - time_ends[0]) / (time_ends[1] - time_ends[0])
@@ -85,7 +86,7 @@ def stack(constants: Step) -> Tensor:
 
 
 def unstack(table: np.ndarray) -> list[Step]:
-    """What ``stack`` stored, as one Step of floats per step."""
+    """The inverse of ``stack``: one Step of floats per step."""
     return [Step(*map(float, row)) for row in table]
 
 
@@ -95,7 +96,7 @@ def from_pixels(pixels: Array) -> Array:
 
 
 def to_pixels(x: Array) -> Array:
-    """Inverse of ``from_pixels``, a real number, neither rounded nor clipped."""
+    """Inverse of ``from_pixels``, neither rounded nor clipped."""
     return ((x + 1) * 256 - 1) / 2
 
 
@@ -105,12 +106,12 @@ def posterior_mean(step: Step, z_t: Array, x: Array) -> Array:
 
 
 def predicted_x(step: Step, z_t: Array, noise: Array) -> Array:
-    """x_hat of the network's noise, VDM eq. 30, clipped to what a picture can be."""
+    """x_hat from the network's noise, VDM eq. 30, clipped to the range of pictures."""
     return ((z_t - step.sigma_t * noise) / step.alpha_t).clip(-1, 1)
 
 
 def flow(step: Step, z_t: Array, noise: Array) -> Array:
-    """z_s of the deterministic flow, DDIM (Song et al. 2021) eq. 12 without its noise."""
+    """z_s along the deterministic flow, DDIM (Song et al. 2021) eq. 12 without noise."""
     ratio = step.alpha_s / step.alpha_t
     return ratio * z_t + (step.sigma_s - ratio * step.sigma_t) * noise
 
@@ -118,12 +119,12 @@ def flow(step: Step, z_t: Array, noise: Array) -> Array:
 def quantize(step: Step, mean: np.ndarray, dither: np.ndarray) -> np.ndarray:
     """k = round(mean / Delta + u) ``int64``; ``dequantize`` makes it a sample of the posterior.
 
-    Universal quantisation (Ziv 1985; UQDM section 3.1), with the rounding's grid at 0 instead of at
-    the prior's mean, so that z_s does not depend on what the network computed.
+    Universal quantisation (Ziv 1985; UQDM section 3.1). The grid of the rounding is at 0 instead of
+    at the prior's mean, so that z_s does not depend on the network.
     """
     return np.floor(mean / step.width + dither + 0.5).astype(np.int64)
 
 
 def dequantize(step: Step, symbols: np.ndarray, dither: np.ndarray) -> np.ndarray:
-    """z_s = (k - u) Delta ``float64``, of integers and stored constants only."""
+    """z_s = (k - u) Delta ``float64``, from integers and stored constants only."""
     return (symbols - dither) * step.width

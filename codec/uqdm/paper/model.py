@@ -18,7 +18,7 @@ from .windows import to_tensor
 Schedule = Literal["learned_linear", "fixed_linear"]
 
 _KIND = {"codec": "uqdm", "quantizer": "universal", "domain": "pixels"}
-_LARGEST_FACTOR = 2.0  # of the prior's scale that has its own tables; beyond they are shared
+_LARGEST_FACTOR = 2.0  # of the prior's scale; larger ones share tables
 _LN2 = 0.6931471805599453
 
 
@@ -30,10 +30,10 @@ class UniversalConfig:
         steps: T; more than 5 make compression worse (section 5).
         prior: shape of g, before it is convolved with the uniform of one quantiser step.
         learned_prior_scale: whether the network predicts a factor for g's standard deviation.
-        prior_scale: the deviation that this multiplies, see ``diffusion.step``.
+        prior_scale: the deviation that is multiplied by it, see ``diffusion.step``.
         schedule: whether gamma's ends are learned; gamma is linear in between.
         fix_gamma_max: whether a learned schedule learns its end at t = 0 only.
-        gamma_min, gamma_max: the ends before training, which the network's time refers to.
+        gamma_min, gamma_max: the ends before training, and for the network's time.
     """
 
     steps: int = 4
@@ -63,7 +63,7 @@ class UniversalConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "UniversalConfig":
-        """Of a model file's JSON. Raises ValueError or TypeError where it is not one of ours."""
+        """From a model file's JSON. Raises ValueError or TypeError for an invalid one."""
         values = dict(values)
         for key, kind in _KIND.items():
             if values.pop(key, kind) != kind:
@@ -73,7 +73,7 @@ class UniversalConfig:
         return cls(**values, network=network)
 
     def to_dict(self) -> dict[str, Any]:
-        """What ``from_dict`` reads."""
+        """The JSON for ``from_dict``."""
         values = _KIND | asdict(self)
         del values["network"]["predict_scale"]
         return values
@@ -104,9 +104,9 @@ class UniversalModel(nn.Module):
     ) -> tuple[Tensor, dict[str, float]]:
         """Negative ELBO in bits per pixel of pictures ``(B, 3, 64, 64) uint8`` (UQDM eq. 4).
 
-        One random step of each picture stands for all, T times its cost: unbiased, and T times
-        cheaper. Metrics are in bits per pixel too: ``initial`` (z_1), ``steps``, ``pixels``,
-        ``total``.
+        Computes one random step of each picture and multiplies its cost by T, which is unbiased and
+        T times cheaper than all steps. Metrics are in bits per pixel too: ``initial`` (z_1),
+        ``steps``, ``pixels``, ``total``.
         """
         constants, steps = self.constants(), self.config.steps
         x = diffusion.from_pixels(images.float())
@@ -124,7 +124,7 @@ class UniversalModel(nn.Module):
     def _posterior_chain(
         self, constants: Step, x: Tensor, generator: torch.Generator | None
     ) -> Tensor:
-        """Samples of z_1, ..., z_0 given x, ``(T + 1, B, 3, H, W)``, which need no network."""
+        """Samples of z_1, ..., z_0 given x, ``(T + 1, B, 3, H, W)``. They need no network."""
         normal = torch.empty_like(x).normal_(generator=generator)
         chain = [constants.alpha_t[0] * x + constants.sigma_t[0] * normal]
         for i in range(self.config.steps):
@@ -137,7 +137,7 @@ class UniversalModel(nn.Module):
         """Mean bits per pixel of z_s ``(B, 3, H, W)`` given z_t, each at its step ``at (B,)``."""
         step = _take(constants, at)
         noise, factor = self.network(z_t, step.time.flatten())
-        noise, factor = noise.float(), factor.float()  # under autocast: likelihoods want float32
+        noise, factor = noise.float(), factor.float()  # likelihoods need float32, despite autocast
         x_hat = diffusion.predicted_x(step, z_t, noise)
         distance = (z_s - diffusion.posterior_mean(step, z_t, x_hat)) / step.width
         log_mass = LOG_MASS[self.config.prior](distance, factor * (step.scale / step.width))
@@ -159,7 +159,7 @@ class UniversalModel(nn.Module):
     def export(self) -> dict[str, Tensor]:
         """Everything that ``UniversalScheme`` needs, by name.
 
-        Tables and constants are made here, once; a decoding machine never computes them again.
+        Tables and constants are made here once. Decoders never compute them again.
         """
         constants = self.constants(torch.float64)
         deviation = 128 * constants.sigma_s[-1] / constants.alpha_s[-1]
@@ -180,7 +180,7 @@ class UniversalModel(nn.Module):
 def log_mass_logistic(distance: Tensor, deviation: Tensor) -> Tensor:
     """log(G(d + 1/2) - G(d - 1/2)), G logistic with this standard deviation (UQDM eq. 7).
 
-    With l the logistic function, l(b) - l(a) = l(b) l(-a) (1 - exp(a - b)): no cancellation.
+    With the logistic function l, l(b) - l(a) = l(b) l(-a) (1 - exp(a - b)) avoids cancellation.
     """
     scale = deviation * (3**0.5 / torch.pi)
     upper, lower = (distance + 0.5) / scale, (distance - 0.5) / scale
@@ -188,7 +188,7 @@ def log_mass_logistic(distance: Tensor, deviation: Tensor) -> Tensor:
 
 
 def log_mass_gaussian(distance: Tensor, deviation: Tensor) -> Tensor:
-    """log(G(d + 1/2) - G(d - 1/2)), G Gaussian: taken on the lower side, where it is precise."""
+    """log(G(d + 1/2) - G(d - 1/2)), G Gaussian, computed on the lower side for precision."""
     near = (0.5 - distance.abs()) / deviation
     upper = torch.special.log_ndtr(near)
     lower = torch.special.log_ndtr(near - 1 / deviation)
@@ -199,7 +199,7 @@ LOG_MASS = {"logistic": log_mass_logistic, "gaussian": log_mass_gaussian}
 
 
 def _initial_bits(constants: Step, x: Tensor) -> Tensor:
-    """KL(q(z_1 | x) || N(0, 1)) in bits per pixel; not spent in coding, which draws z_1 from p."""
+    """KL(q(z_1 | x) || N(0, 1)) in bits per pixel. Coding saves them: it draws z_1 from p."""
     alpha, sigma = constants.alpha_t[0], constants.sigma_t[0]
     nats = 0.5 * ((alpha * x).square() + sigma.square() - 1) - sigma.log()
     return nats.sum() / (_LN2 * _pixels(x))

@@ -1,10 +1,10 @@
 """The integer grid on which the network's means and scales choose a probability table.
 
-A distribution of symbols has a mean m and a scale s, in units of the quantiser's step. The scale is
-put into one of ``S`` rows by comparison with stored edges (no logarithm, which differs between
-machines); the mean onto multiples of 1/F, with more of them in the rows of small scales, where a
-little shift of m moves all of the mass. The integer part of m is an offset of the symbol, so all
-symbols share ``sum(F)`` tables.
+A distribution of symbols has a mean m and a scale s, in units of the quantiser's step. The scale
+gets one of ``S`` rows by comparison with stored edges (not by a logarithm, which differs between
+machines). The mean is rounded to multiples of 1/F; rows of small scales have a larger F, because
+there a small shift of m moves all of the mass. The integer part of m is an offset of the symbol, so
+all symbols share ``sum(F)`` tables.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +20,7 @@ from ...stream.protection import Rounded, Settle, as_computed
 
 Prior = Literal["logistic", "gaussian"]
 
-_LARGEST_MEAN = 2.0**24  # beyond any encoder's; keeps a forged stream's integers in range
+_LARGEST_MEAN = 2.0**24  # larger than any encoder's; keeps integers of a forged stream in range
 
 # Measured on uqdm-tiny: 0.17, 0.21, 0.09 and -0.2 % above the exact distributions in layers 0 to 3;
 # a mean twice as fine costs 0.12, 0.08, 0.04 and -0.2 %, and doubles the tables.
@@ -28,18 +28,18 @@ _SMALLEST = 2.0**-6  # standard deviation of the prior, in units of the step
 _ROWS_PER_OCTAVE = 8
 _STEPS_PER_DEVIATION = 4.0
 _FRACTIONS = (4, 128)
-# Tables that all have this many symbols are coded several times faster (entropy.py), and that is
-# enough for deviations up to the limit: beyond it too much would escape.
+# Coding is several times faster if all tables have so many symbols (entropy.py). That is enough for
+# deviations up to the limit; with larger ones too many symbols would escape.
 _UNIFORM_REACH, _UNIFORM_LIMIT = 15, 6.5
 
 
 @dataclass(frozen=True)
 class Guard:
-    """How far apart two devices' parameters may be, at most (see protection.py).
+    """The largest difference between the parameters of two devices (see protection.py).
 
     Attributes:
         mean: in units of the step.
-        scale: in units of the scale itself.
+        scale: relative to the scale.
     """
 
     mean: float
@@ -52,8 +52,8 @@ class Grid:
 
     Attributes:
         edges: boundaries between the rows' scales, ``(S - 1,) float64``, ascending.
-        fractions: steps of the mean per unit in each row, ``(S,) int64``.
-        tables: row by row, table f of a row is for means f/F above an integer.
+        fractions: F of each row, ``(S,) int64``.
+        tables: row by row; table f of a row is for means f/F above an integer.
     """
 
     edges: np.ndarray
@@ -81,8 +81,8 @@ class Grid:
     ) -> Choice:
         """Tables for means and scales, both ``(n,) float64`` in units of the step.
 
-        With a guard, ``settle`` decides on the rows of the scales, and after them on the means'
-        points. A guard of 0 leaves nothing to decide.
+        With a guard, ``settle`` decides the rows of the scales, and then the points of the means.
+        With a guard of 0 there is nothing to decide.
         """
         row = np.searchsorted(self.edges, scale)
         if guard is not None and guard.scale and len(self.edges):
@@ -107,7 +107,7 @@ class Grid:
         return Rounded(row, other, np.minimum(below, above) / guard)
 
     def check_guard(self, guard: Guard) -> None:
-        """Raises ValueError unless at most one boundary is within any number's reach."""
+        """Raises ValueError if a number could be within the guard of two boundaries."""
         widest = max(guard.mean * self.fractions.max(), 0.0)
         rows = np.diff(np.log(self.edges)).min() if len(self.edges) > 1 else np.inf
         if not (0 <= guard.mean and widest <= 0.25 and 0 <= guard.scale <= rows / 4):
@@ -120,7 +120,7 @@ class Grid:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Grid":
-        """Raises KeyError or ValueError where the arrays are not a grid."""
+        """Raises KeyError or ValueError if the arrays are not a grid."""
         prefix = "tables."
         tables = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
         return cls(arrays["edges"], arrays["fractions"], Tables.from_arrays(tables))
@@ -129,8 +129,8 @@ class Grid:
 def prior_grid(prior: Prior, largest: float) -> Grid:
     """The grid of the latents' priors, g convolved with the uniform of one step (UQDM eq. 7).
 
-    A symbol k has mass G(k + 1/2 - m) - G(k - 1/2 - m). Deviations beyond ``largest`` (of G, in
-    units of the step) share its tables.
+    A symbol k has mass G(k + 1/2 - m) - G(k - 1/2 - m). Deviations of G beyond ``largest``, in
+    units of the step, use the tables of ``largest``.
     """
     rows = 1 + max(int(np.ceil(np.log2(largest / _SMALLEST) * _ROWS_PER_OCTAVE)), 0)
     scales = _SMALLEST * 2.0 ** (np.arange(rows) / _ROWS_PER_OCTAVE)
@@ -170,14 +170,14 @@ def pixel_grid(deviation: float) -> Grid:
 
 
 def _interval_masses(cdf: Callable[[np.ndarray], np.ndarray], bounds: np.ndarray) -> np.ndarray:
-    """Masses between neighbouring bounds, by the smaller tail, where differences keep precision."""
+    """Masses between neighbouring bounds, computed in the smaller tail for precision."""
     left = np.diff(cdf(bounds))
     right = -np.diff(cdf(-bounds))
     return np.where(bounds[1:] <= 0, left, right)
 
 
 def _logistic_cdf(x: np.ndarray) -> np.ndarray:
-    """Of a logistic distribution with standard deviation 1."""
+    """The CDF of a logistic distribution with standard deviation 1."""
     return 1 / (1 + np.exp((x * (-np.pi / np.sqrt(3))).clip(max=300)))
 
 

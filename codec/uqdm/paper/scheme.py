@@ -1,13 +1,13 @@
-"""Universal quantisation in pixel space: the paper's own model, exact on both sides.
+"""Universal quantisation in pixel space: the paper's model, exact on both sides.
 
 Each layer is one diffusion step z_t -> z_s (Yang, Will, Mandt 2025)::
 
-    encoder   k = round(posterior mean(z_t, x) / Delta + u)      u: dither both sides draw
+    encoder   k = round(posterior mean(z_t, x) / Delta + u)      u: dither that both sides draw
     both      z_s = (k - u) Delta                                integers and stored constants only
     both      table of k  <-  grid  <-  prior mean and scale  <-  network(z_t)
 
-The last layer codes the pixels themselves given z_0. The network only ever chooses tables; it never
-enters the latents, so its float noise cannot accumulate from layer to layer. Where another device
+The last layer codes the pixels themselves, given z_0. The network only chooses tables and does not
+change the latents, so its float noise cannot accumulate from layer to layer. If another device
 would choose other tables, protection bytes correct it (protection.py), if the model has guards.
 """
 
@@ -37,13 +37,13 @@ from .windows import PRECISE, USUAL, Execution
 
 @dataclass
 class _Picture:
-    """One picture while it is encoded or decoded; arrays are CHW.
+    """One picture during encoding or decoding; arrays are CHW.
 
     Attributes:
         latent: z after the layers so far, float64.
         prediction: the network's noise and scale factor for ``latent``, once computed.
-        precise: whether the next prediction is to be computed in float64.
-        offset: what is added to the symbols of the layer at hand.
+        precise: whether the next prediction is computed in float64.
+        offset: is added to the symbols of the current layer.
         pixels: after the last layer, the picture ``(3, height, width) uint8``.
     """
 
@@ -59,10 +59,10 @@ State = list[_Picture]
 
 
 class UniversalScheme:
-    """The quantiser of one model; see ``Scheme``, and ``ProtectedScheme`` where it has guards.
+    """The quantiser of one model; see ``Scheme``, and ``ProtectedScheme`` if it has guards.
 
-    ``tensors`` are what ``UniversalModel.export`` gives. Raises InvalidModelError where they do not
-    fit the configuration.
+    ``tensors`` are those of ``UniversalModel.export``. Raises InvalidModelError if they do not fit
+    the configuration.
     """
 
     uses_stream_id = True
@@ -97,8 +97,8 @@ class UniversalScheme:
         counts = {len(self.steps), len(self.guards or self.steps)}
         if counts != {self.config.steps} or self._quantiles.shape != (dither.QUANTILES,):
             raise InvalidModelError("the model's constants do not fit its configuration")
-        self._least_bits: float | None = None  # of a window, once it was asked for
-        self._precise: UNet | None = None  # the network in float64, once it was needed
+        self._least_bits: float | None = None  # of a window, once computed
+        self._precise: UNet | None = None  # the network in float64, once needed
         self.execution = USUAL  # how the network is run, unless in float64
         self.protected = self.guards is not None
         self.num_layers = self.config.steps + 1
@@ -108,7 +108,7 @@ class UniversalScheme:
         return 1
 
     def least_bits(self, height: int, width: int) -> float:
-        """See ``Scheme``: half of one window's times the windows, for all begin as pure noise."""
+        """See ``Scheme``: half the bits of one window, times the number of windows."""
         if self._least_bits is None:
             (choice,) = self.choices(self.start([(TILE, TILE)], [0]), 0, 0)
             self._least_bits = float(self._grid.tables.least_bits()[choice.index].sum()) / 2
@@ -151,7 +151,7 @@ class UniversalScheme:
     def choices(
         self, state: State, layer: int, number: int, settle: Sequence[Settle] | None = None
     ) -> list[Choice]:
-        """See ``ProtectedScheme``. The last layer's are exact, and nothing of them is settled."""
+        """See ``ProtectedScheme``. The choices of the last layer are exact and need no settling."""
         if layer == self.config.steps:
             out = []
             for picture in state:
@@ -202,7 +202,7 @@ class UniversalScheme:
     def reconstruct(
         self, state: State, layers: int, decoder: str | None = None
     ) -> list[np.ndarray]:
-        """By x_hat of the last latent ('mean') or along the flow to t = 0 ('flow')."""
+        """The pictures: x_hat of the last latent ('mean'), or along the flow to t = 0 ('flow')."""
         steps = self.config.steps
         if layers > steps:
             return [p.pixels.transpose(1, 2, 0) for p in state if p.pixels is not None]
@@ -217,7 +217,7 @@ class UniversalScheme:
                 if p.prediction
             ]
         else:
-            moving = [replace(picture) for picture in state]  # the state itself stays as it is
+            moving = [replace(picture) for picture in state]  # does not change the state
             for layer, step in enumerate(self.steps[layers:], start=layers):
                 self.predict(moving, layer)
                 for p in moving:
@@ -228,9 +228,9 @@ class UniversalScheme:
         return [_to_uint8(y) for y in predicted]
 
     def sample(self, height: int, width: int, count: int, *, seed: int = 0) -> list[np.ndarray]:
-        """Unconditional samples ``(height, width, 3) uint8``: what random bits would decode to.
+        """Unconditional samples ``(height, width, 3) uint8``: the pictures of random bits.
 
-        Ancestral sampling of the very distributions that pictures are coded with.
+        Ancestral sampling from the distributions with which pictures are coded.
         """
         random = np.random.default_rng(seed)
         stream_ids = [int(i) for i in random.integers(1 << 32, size=count)]
@@ -244,9 +244,9 @@ class UniversalScheme:
         return self.reconstruct(state, self.config.steps)
 
     def predict(self, state: State, layer: int, execution: Execution | None = None) -> None:
-        """Evaluate the network for the pictures' present latents, where it has not been.
+        """Evaluate the network for the current latents of pictures that have no prediction.
 
-        With an ``execution`` for all of them, and in that way.
+        With an ``execution``, all pictures are evaluated, in that way.
         """
         if execution is not None:
             self._evaluate(state, layer, execution)
@@ -270,7 +270,7 @@ class UniversalScheme:
             picture.prediction = output
 
     def _pixels(self, latent: np.ndarray) -> np.ndarray:
-        """z_0 as pixel values, real numbers. Mean and mode of p(x | z_0) lie there."""
+        """z_0 as pixel values (real numbers), the mean and mode of p(x | z_0)."""
         y: np.ndarray = diffusion.to_pixels(latent / self.steps[-1].alpha_s)
         return y
 
@@ -279,5 +279,5 @@ class UniversalScheme:
 
 
 def _to_uint8(values: np.ndarray) -> np.ndarray:
-    """Real pixel values CHW, rounded and cut to ``(height, width, 3) uint8``."""
+    """Pixel values CHW, rounded and clipped to ``(height, width, 3) uint8``."""
     return np.floor(values.clip(0, 255) + 0.5).astype(np.uint8).transpose(1, 2, 0)

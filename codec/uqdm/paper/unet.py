@@ -1,8 +1,8 @@
 """The denoising network of variational diffusion models: a U-Net without downsampling.
 
-Kingma et al. 2021 (VDM), as Yang et al. 2025 use it: besides the noise it may predict a factor for
-the prior's scale. Group normalisation and global attention tie its weights to the picture size they
-were trained at, here ``TILE`` pixels square.
+Kingma et al. 2021 (VDM), as Yang et al. 2025 use it: it predicts the noise, and optionally a factor
+for the prior's scale. Because of group normalisation and global attention, its weights work only at
+the picture size of the training, here ``TILE`` x ``TILE`` pixels.
 """
 
 import math
@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 TILE = 64
-_LARGEST_SIZE = 4096  # a model file may say anything
+_LARGEST_SIZE = 4096  # a limit, because a model file may say anything
 _FOURIER_EXPONENTS = (5, 6)  # sin and cos of 2 pi 2^n z: the least significant bits of a pixel
 _TIME_SCALE, _MAX_PERIOD = 1000.0, 10_000.0
-_SOFTPLUS_ONE = math.log(math.expm1(1.0))  # softplus of this is 1: an untrained factor
+_SOFTPLUS_ONE = math.log(math.expm1(1.0))  # its softplus is 1, the factor before training
 
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
@@ -31,8 +31,8 @@ class UNetConfig:
         blocks: residual blocks on the way down; one more than that on the way up.
         groups: groups of each normalisation; must divide ``channels``.
         heads: attention heads; must divide ``channels``.
-        attention_everywhere: attention after every block instead of in the middle only.
-        fourier_features: whether the input is widened by its Fourier features.
+        attention_everywhere: attention after every block, instead of in the middle only.
+        fourier_features: whether Fourier features are added to the input.
         predict_scale: whether the network also predicts the prior's scale factor.
         dropout: probability of dropping a hidden value in training.
     """
@@ -57,7 +57,7 @@ class UNetConfig:
 
 
 class GroupNorm(nn.GroupNorm):
-    """torch's kernel for the layout channels_last sums squares, with several times the error."""
+    """In contiguous layout, because torch's kernel for channels_last is less precise."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.contiguous())
@@ -98,8 +98,8 @@ class AttentionBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         batch, width, height, columns = x.shape
         qkv = self.qkv(self.norm(x)).reshape(batch, 3, self.heads, width // self.heads, -1)
-        # Each (B, heads, pixels, channels). Were they not contiguous, attention would fall back to
-        # a kernel that is five times slower and holds all pixels x pixels weights.
+        # Each (B, heads, pixels, channels), made contiguous: otherwise attention uses a kernel that
+        # is five times slower and holds all pixels x pixels weights.
         query, key, value = qkv.transpose(-1, -2).contiguous().unbind(1)
         h = F.scaled_dot_product_attention(query, key, value)
         return x + self.out(h.transpose(-1, -2).reshape(batch, width, height, columns))
@@ -120,7 +120,7 @@ class Block(nn.Module):
 class UNet(nn.Module):
     """Predicts the noise in a latent, and a positive factor for the prior's scale.
 
-    The factor is 1 everywhere when the configuration does not predict it.
+    The factor is 1 everywhere if the configuration does not predict it.
     """
 
     def __init__(self, config: UNetConfig) -> None:
@@ -144,7 +144,7 @@ class UNet(nn.Module):
     def forward(self, z: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
         """Noise and scale factor, both ``(B, 3, H, W)``, of latents z at times ``(B,)`` in [0, 1].
 
-        In training H = W = 64 as later in use; the code itself does not mind.
+        H and W are 64 in training and in use, but the code allows others.
         """
         condition = self.time(time_embedding(time, self.config.channels))
         h = self.conv_in(fourier_features(z) if self.config.fourier_features else z)
@@ -164,7 +164,7 @@ class UNet(nn.Module):
 
 def time_embedding(time: Tensor, width: int) -> Tensor:
     """Sines and cosines ``(B, width)`` of times ``(B,)`` at geometrically spaced frequencies."""
-    # In float64, because float32 would leave four decimals of the largest phases.
+    # In float64, because float32 has only four decimals for the largest phases.
     exponents = torch.linspace(
         0, -math.log10(_MAX_PERIOD), width // 2, dtype=torch.float64, device=time.device
     )
@@ -175,14 +175,14 @@ def time_embedding(time: Tensor, width: int) -> Tensor:
 def fourier_features(z: Tensor) -> Tensor:
     """z and its sines, then cosines, frequency by frequency: ``(B, 15, H, W)`` of (B, 3, H, W)."""
     turns = [2**n * z for n in _FOURIER_EXPONENTS]
-    # Whole turns go first, which is exact: the rounding of a large phase would be noise, and other
-    # noise in float32 than in float64.
+    # Whole turns are removed first, which is exact. Otherwise rounding a large phase would add
+    # noise, and other noise in float32 than in float64.
     phases = [2 * math.pi * (t - t.round()) for t in turns]
     return torch.cat([z, *(p.sin() for p in phases), *(p.cos() for p in phases)], dim=1)
 
 
 def _zeroed(layer: Layer) -> Layer:
-    """The layer with all parameters zero: a block begins as the identity."""
+    """The layer with all parameters zero, so that a block starts as the identity."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer

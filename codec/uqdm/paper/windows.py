@@ -1,9 +1,8 @@
-"""The U-Net over pictures of any size, in windows of the size it was trained at.
+"""Runs the U-Net on pictures of any size, in windows of the size of its training.
 
-Windows lie side by side; the last of a row or column is shifted inwards, so that nothing outside
-the picture is needed. Latents belong to the picture, not to a window, so where two windows overlap
-they see the same latents; the output of the later one is taken. A picture smaller than a window is
-mirrored, its noise as well: what fills the window is known exactly and owes nothing to the network.
+Windows lie side by side; the last one of a row or column is shifted inwards, so that nothing
+outside the picture is needed. Where two windows overlap, they see the same latents, and the output
+of the later one is used. A picture smaller than a window is mirrored, with its noise.
 """
 
 import threading
@@ -27,16 +26,16 @@ _Place = tuple[int, int, int]  # latent, top, left
 
 @dataclass(frozen=True)
 class Execution:
-    """How the network is run: what should not matter, and in the last bits does.
+    """How the network is run. It makes a difference only in the last bits.
 
     Attributes:
         dtype: torch.float32 or torch.float64.
         batch: windows that are evaluated together.
-        threads: torch's, within an evaluation; None shares windows out among the threads there
-            are, each of which evaluates on its own.
+        threads: torch's threads in an evaluation; None evaluates several windows at once, each in
+            one thread.
         mkldnn: whether that library's kernels may be used (on CPUs).
         channels_last: memory layout of activations and weights.
-        fused_attention: whether attention may be computed without holding its weights.
+        fused_attention: whether attention may be computed without storing its weights.
     """
 
     dtype: torch.dtype = torch.float32
@@ -47,7 +46,7 @@ class Execution:
     fused_attention: bool = True
 
 
-# Measured, batches of several windows are no faster on CPUs.
+# Batches of several windows were not faster on CPUs.
 USUAL = Execution()
 PRECISE = Execution(torch.float64)
 
@@ -69,8 +68,8 @@ def predict(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Noise and scale factor, ``(3, H, W) float64``, of latents ``(3, H, W) float64``.
 
-    ``network`` must have the execution's dtype and layout. Its input is float32 in every case:
-    float64 makes the same function more precise.
+    ``network`` must have the execution's dtype and layout. Its input is rounded to float32 in any
+    case, so that float64 computes the same function more precisely.
     """
     padded = [_mirrored(z) for z in latents]
     places = [(i, top, left) for i, z in enumerate(padded) for top, left in windows(*z.shape[1:])]
@@ -99,7 +98,7 @@ def predict(
 
 
 def _mirrored(latent: np.ndarray) -> np.ndarray:
-    """CHW, mirrored at the lower and right edge to at least TILE x TILE."""
+    """A latent CHW, mirrored at the lower and right edge to at least TILE x TILE."""
     _, height, width = latent.shape
     missing = ((0, 0), (0, max(TILE - height, 0)), (0, max(TILE - width, 0)))
     return np.pad(latent, missing, mode="symmetric")
@@ -121,9 +120,9 @@ def _map(
     device: torch.device,
     execution: Execution,
 ) -> Iterator[np.ndarray]:
-    """``map`` in as many threads as torch may use, each of which runs torch on itself alone.
+    """``map`` in as many threads as torch may use, each with one thread of torch.
 
-    Or one by one, with ``execution.threads`` of torch's.
+    With ``execution.threads``, one by one with so many threads of torch.
     """
     if device.type != "cpu":
         yield from map(function, batches)
@@ -135,12 +134,12 @@ def _map(
             if execution.threads or min(threads, len(batches)) <= 1:
                 yield from map(function, batches)
             else:
-                with ThreadPoolExecutor(threads) as pool:  # new threads take the number just set
+                with ThreadPoolExecutor(threads) as pool:  # new threads use the number just set
                     yield from pool.map(function, batches)
         finally:
             torch.set_num_threads(threads)
 
 
 def to_tensor(array: np.ndarray) -> Tensor:
-    """A contiguous tensor of a numpy array, as model files take it."""
+    """A numpy array as a contiguous tensor, for model files."""
     return torch.from_numpy(np.ascontiguousarray(array))

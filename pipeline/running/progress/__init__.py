@@ -1,1 +1,1 @@
-"""What people and programs see of a job: live display, log, metrics, summary."""
+"""Shows a job to people and programs: live display, log, metrics, summary."""

@@ -1,4 +1,4 @@
-"""How progress looks: a live picture on a terminal, elsewhere a line every ten seconds."""
+"""Displays progress: live on a terminal, elsewhere as a line every ten seconds."""
 
 import os
 import re
@@ -24,16 +24,16 @@ NAME_WIDTH = 24
 NODE_WIDTH = 15
 WIDE = 100  # columns
 _NAMED = ("shard", "message", "reason", "error")  # facts that need no name
-_HASH = re.compile(r"-[0-9a-f]{12}(?=\.\d+$|$)")  # what layout.shard_name puts behind a name
+_HASH = re.compile(r"-[0-9a-f]{12}(?=\.\d+$|$)")  # the hash that layout.shard_name appends
 
 
 @dataclass(frozen=True)
 class Totals:
-    """Everything that is known of a job at one moment; rates are those of the last minute.
+    """A job's figures at one moment; rates are those of the last minute.
 
-    ``fraction`` is the part of ``total_bytes`` (of input) that is done, the shards under way
-    included, as are ``samples``, ``bad``, ``picture_bytes`` and ``stream_bytes``. ``seconds_left``
-    is None while it is unknown. ``stage_shares`` are shares of the workers' time.
+    ``fraction`` is the part of ``total_bytes`` (of input) that is done. It includes the running
+    shards, as do ``samples``, ``bad``, ``picture_bytes`` and ``stream_bytes``. ``seconds_left`` is
+    None while it is unknown. ``stage_shares`` are shares of the workers' time.
     """
 
     seconds: float
@@ -71,7 +71,7 @@ class WorkerView:
     shards: Mapping[str, Mapping[str, Any]] | None = None
 
     def line(self, width: int) -> str:
-        """What always has the same width comes first; narrow terminals do without the machine."""
+        """The worker's line: columns of fixed width first; no machine on narrow terminals."""
         memory = size(self.rss) if self.rss else ""
         node = printable(self.node)[:NODE_WIDTH] if width >= WIDE else ""
         place = f"#{self.worker:<3} " + (f"{node:{NODE_WIDTH}}  " if width >= WIDE else "")
@@ -82,7 +82,7 @@ class WorkerView:
 
 
 class Display(Protocol):
-    """Where progress goes. ``due`` says whether ``show`` would draw anything now."""
+    """A display of progress. ``due`` says whether ``show`` would draw anything now."""
 
     def due(self, now: float) -> bool: ...
 
@@ -130,7 +130,7 @@ class TerminalDisplay:
         self._out = out
         self._last = 0.0
         self.console = Console(
-            # What is drawn moves the cursor, which other output must not.
+            # The display moves the cursor; other output must not.
             file=getattr(out, "with_controls", out),
             force_terminal=True,
             markup=False,
@@ -140,8 +140,8 @@ class TerminalDisplay:
         self._live = Live(
             console=self.console,
             auto_refresh=False,
-            # What Ray prints of its workers must go above the display, but only if it is meant
-            # for this terminal.
+            # Output of workers, which Ray prints, must go above the display, but only if it goes
+            # to this terminal.
             redirect_stdout=sys.stdout.isatty(),
             redirect_stderr=sys.stderr.isatty(),
         )
@@ -200,7 +200,7 @@ class TerminalDisplay:
 
 
 def _flow(parts: Sequence[str], width: int) -> list[str]:
-    """The parts as a list over as many lines as they need, none broken in two."""
+    """The parts, comma-separated, in as many lines as they need; no part is broken."""
     lines: list[str] = []
     for part in parts:
         if lines and len(lines[-1]) + len(part) + 4 <= width:
@@ -245,7 +245,7 @@ def _words(value: Any) -> str:
 
 
 def shorten(name: str) -> str:
-    """A shard's name without its hash, its middle left out where it is long."""
+    """A shard's name without its hash. A long name is shortened in the middle."""
     short = printable(_HASH.sub("", name))
     if len(short) <= NAME_WIDTH:
         return short
@@ -253,7 +253,7 @@ def shorten(name: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time to wait, with one or two units."""
+    """A duration, with one or two units."""
     whole = round(seconds)
     if whole < 120:
         return f"{whole} s"

@@ -6,8 +6,8 @@ bytes, durations seconds, shares go from 0 to 1. Later releases may add events a
 ``job_started``     job, options (without secrets), driver_pid
 ``inputs_found``    inputs (lines of text: what was found and what is left out)
 ``estimate``        once, in the first minute: message, samples (that it is made from)
-``worker_ready``    worker (number, from 0), node, pid: a process took its place, first or again
-``worker_died``     worker, shards (that it was at), error
+``worker_ready``    worker (number, from 0), node, pid: a process of this worker started
+``worker_died``     worker, shards (that it ran), error
 ``attempt_failed``  shard, attempt, error
 ``shard_done``      shard, url, attempts, rows, ok, bad, filtered, picture_bytes, stream_bytes,
                     source_bytes, bytes (of the file written), seconds, stage_seconds
@@ -20,7 +20,7 @@ bytes, durations seconds, shares go from 0 to 1. Later releases may add events a
                     stage_shares (of the workers' time), slowest_stage, failed_attempts, restarts,
                     workers (their number by state), driver_rss, worker_rss (by worker number)
 ``job_finished``    the summary (``Summary.to_json``)
-``job_stopped``     the same; ``stopped`` says why. Of a job that was interrupted at once: error
+``job_stopped``     the summary; ``stopped`` says why. Only error if the job was interrupted at once
 ``job_failed``      error: it ended before there was a summary
 
 Others (``draining``, ``deadly_sample_search``, ``deadly_sample_found``, ...) come from the
@@ -52,8 +52,8 @@ class EventLogError(StrataError):
 class EventLog:
     """Appends events to a local file, a line at a time; without a path it writes nothing.
 
-    Raises EventLogError at once where the path cannot be written. A disk that fills up later costs
-    a warning and the rest of the log.
+    Raises EventLogError at once if the path cannot be written. If the disk fills up later, there is
+    a warning, and the rest of the log is lost.
     """
 
     def __init__(self, path: str | None) -> None:
@@ -75,11 +75,11 @@ class EventLog:
             ) from error
 
     def write(self, event: str, /, **fields: Any) -> None:
-        """Append an event. ``fields`` hold what JSON knows; anything else is written as text."""
+        """Append an event. Values that JSON does not have are written as text."""
         if self.path is None:
             return
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
-        # ASCII, because keys may hold surrogates, which no encoding has
+        # ASCII, because keys may hold surrogates, which no encoding has.
         line = json.dumps(
             {"time": time, "event": event, **_public(fields)}, default=str, ensure_ascii=True
         )
@@ -105,7 +105,7 @@ class EventLog:
 
 @contextmanager
 def job_log(path: str | None, job: str, options: Any) -> Iterator[EventLog]:
-    """The log of one job: its start, and its end if that comes as an exception.
+    """The log of one job. Writes its start, and its end if that is an exception.
 
     ``options`` is the job's dataclass of options; storage options are left out. The caller ends
     with ``log.finish(summary)``. Raises EventLogError.
@@ -125,7 +125,7 @@ def job_log(path: str | None, job: str, options: Any) -> Iterator[EventLog]:
 
 
 def public_options(options: Any) -> dict[str, Any]:
-    """A dataclass of options as JSON; of storage options only the names."""
+    """A dataclass of options as JSON, with only the names of storage options."""
     values: dict[str, Any] = dataclasses.asdict(options)
     for name in SECRET_OPTIONS:
         if values.get(name):

@@ -1,4 +1,4 @@
-"""How much memory a process holds, how much its machine has left, and kills for lack of it."""
+"""Memory of the process and the machine, and processes killed for lack of memory."""
 
 import contextlib
 import resource
@@ -24,7 +24,7 @@ def free_bytes() -> int | None:
     with contextlib.suppress(OSError, IndexError, ValueError):
         facts = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         found.append(int(facts["MemAvailable"].split()[0]) * 1024)
-    with contextlib.suppress(OSError, ValueError):  # of a container with a limit
+    with contextlib.suppress(OSError, ValueError):  # only a container with a limit has these files
         limit, used = (int((_CGROUP / f"memory.{n}").read_text()) for n in ("max", "current"))
         facts = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
         found.append(limit - used + int(facts.get("inactive_file", 0)))

@@ -1,7 +1,7 @@
-"""Metrics for Prometheus, through Ray: every node's agent serves them beside Ray's own.
+"""Metrics for Prometheus, through Ray: every node's agent serves them with Ray's own metrics.
 
-Ray puts ``ray_`` before the names below, so a query reads ``ray_strata_samples_total``. Only
-the driver records them, so its node has them all, whatever the number of workers.
+Ray puts ``ray_`` in front of the names below, as in ``ray_strata_samples_total``. Only the driver
+records them, so its node has the metrics of all workers.
 """
 
 import sys
@@ -28,7 +28,7 @@ SHARD_SECONDS = [1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0
 
 
 class Metrics:
-    """Records figures with Ray, which must be connected. A fault costs a warning, never a job."""
+    """Records metrics with Ray, which must be connected. An error is only a warning."""
 
     def __init__(self) -> None:
         self._instruments: dict[str, Any] = {}

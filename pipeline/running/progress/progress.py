@@ -1,4 +1,4 @@
-"""A job's progress: counts what shards and workers report, shows it, logs it, measures it."""
+"""A job's progress: counts what shards and workers report, and passes it to display and log."""
 
 import sys
 import time
@@ -14,15 +14,15 @@ from .metrics import Metrics
 from .rates import Growth, Window
 from .summary import Summary, size
 
-ESTIMATE_SECONDS = 45.0  # what the whole will take and give is told in the first minute
-SETTLED_SECONDS = 5.0  # a rate over less than this says nothing about what is left
+ESTIMATE_SECONDS = 45.0  # then the job prints an estimate of its final size and time
+SETTLED_SECONDS = 5.0  # a rate over less time is no good for an estimate
 MAX_SECONDS_LEFT = 10 * 365 * 86400.0
 _COUNTED = ("samples", "bad", "picture_bytes", "stream_bytes")
 _RECORDED = ("rows", "ok", "bad", "filtered", "picture_bytes", "stream_bytes", "bytes", "seconds")
 
 
 class _Worker:
-    """What is remembered of one worker from one report to the next."""
+    """The state of one worker between two reports."""
 
     def __init__(self) -> None:
         self.process: tuple[str, int] | None = None
@@ -41,10 +41,10 @@ class _Worker:
 
 
 class Progress:
-    """Follows a job from the driver's side.
+    """Follows a job on the driver's side.
 
-    ``sizes`` maps task names to input bytes. The clock starts with ``start``, so starting workers
-    does not count as slowness. ``events`` and ``metrics`` get what the display shows.
+    ``sizes`` maps task names to input bytes. The clock starts with ``start``, so the time in which
+    workers start does not count. ``events`` and ``metrics`` get what the display shows.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """Since ``start``."""
+        """Seconds since ``start``."""
         return time.monotonic() - self.started
 
     def start(self) -> None:
@@ -101,7 +101,7 @@ class Progress:
             self._events.write("shard_failed", shard=name, attempts=attempts, error=error)
             self._display.say(describe_event("shard_failed", {"shard": name, "error": error}))
             return
-        if record.get("found"):  # another job did it meanwhile
+        if record.get("found"):  # another job has committed it meanwhile
             self._count("shards_total", outcome="found")
             self._events.write("shard_found", shard=name)
             return
@@ -129,7 +129,7 @@ class Progress:
         )
 
     def event(self, kind: str, /, **fields: Any) -> None:
-        """Something a person should know (``attempt_failed``, ``worker_died``, ...)."""
+        """Show and log an event (``attempt_failed``, ``worker_died``, ...)."""
         if kind == "attempt_failed":
             self._failed_attempts += 1
             self._count("attempts_failed_total")
@@ -137,7 +137,7 @@ class Progress:
         self._display.say(describe_event(kind, fields))
 
     def show(self, workers: Sequence[Mapping[str, Any]]) -> None:
-        """Take in what the workers report now, and draw and log it where that is due."""
+        """Take the workers' reports; draw and log them when that is due."""
         now = time.monotonic()
         self._account(workers, now)
         draw, log = self._display.due(now), now - self._last_event >= LOG_SECONDS
@@ -158,7 +158,7 @@ class Progress:
             )
 
     def totals(self) -> Totals:
-        """Everything that is known now."""
+        """The job's figures now."""
         seconds, figures = self.seconds, self._figures()
         position = int(figures["position"])
         rate = self._window.rate("position")
@@ -192,7 +192,7 @@ class Progress:
         )
 
     def _estimate(self, totals: Totals) -> None:
-        """Tell once what the job is going to take and give, if its pictures become streams."""
+        """Print an estimate of the final size and time, once, if pictures become streams."""
         if not totals.stream_bytes or totals.seconds_left is None:
             return
         self._estimated = True
@@ -219,7 +219,7 @@ class Progress:
         summary.failed_attempts, summary.restarts = totals.failed_attempts, totals.restarts
 
     def close(self) -> None:
-        """Give the terminal back. Harmless twice."""
+        """Release the terminal. May be called twice."""
         self._display.close(self.totals())
         if self._metrics is not None:
             for state in ("starting", "idle", "busy"):
@@ -241,7 +241,7 @@ class Progress:
             _add(grown, worker.growth.since_last(worker.process, figures))
             shards = report.get("shards", {})
             worker.count(shards, now)
-            # A report may be older than the news that its shard is finished.
+            # A report may be older than the message that its shard is finished.
             self._under_way |= {k: v for k, v in shards.items() if k not in self._finished}
         self._last_show = now
         _add(self._grown, grown)
@@ -277,7 +277,7 @@ class Progress:
             self._metrics.count(name, amount, **tags)
 
     def _figures(self) -> dict[str, float]:
-        """Cumulative totals: finished shards and the parts of those under way that are done."""
+        """Cumulative totals: finished shards, and the finished parts of running ones."""
         figures = {key: float(self._done[key]) for key in _COUNTED}
         position = float(self._input_bytes)
         for name, shard in self._under_way.items():
@@ -285,7 +285,7 @@ class Progress:
             done = min(1.0, shard.get("samples", 0) / max(1, shard.get("of", 1)))
             position += self.sizes.get(name, 0) * done
         figures["position"] = position
-        # The last reports of workers come too late; what shards say of themselves does not.
+        # The last reports of workers may be missing; those of shards are not.
         figures["bytes_in"] = max(self._grown["bytes_in"], self._read_bytes)
         figures["bytes_out"] = max(self._grown["bytes_out"], self._written_bytes)
         return figures
@@ -298,7 +298,7 @@ class Progress:
         }
 
     def _stage_shares(self) -> dict[str, float]:
-        # A report may cover a little more time than has passed between two looks at the clock.
+        # A report may cover a little more time than has passed on this clock.
         lived = max(self._worker_seconds, 1e-9)
         return {name: min(1.0, busy / lived) for name, busy in self._stage_seconds().items()}
 

@@ -1,4 +1,4 @@
-"""Rates and totals out of cumulative figures whose sources may start again from nothing."""
+"""Rates and totals of cumulative figures whose sources may start again at zero."""
 
 from collections import deque
 from collections.abc import Hashable, Mapping
@@ -10,7 +10,7 @@ STEP_SECONDS = 1.0
 class Window:
     """How fast cumulative figures grew during the last ``seconds``.
 
-    Keeps a point a ``step`` (seconds), so its size does not depend on how often it is fed.
+    Keeps one point per ``step`` seconds, so its size does not depend on how often figures come.
     """
 
     def __init__(self, seconds: float = WINDOW_SECONDS, step: float = STEP_SECONDS) -> None:
@@ -35,19 +35,19 @@ class Window:
         if not self.span:
             return 0.0
         first, last = self._points[0][1], self._points[-1][1]
-        # A failed attempt takes back what it had counted: no work is done backwards.
+        # A failed attempt lowers the figures, but a rate is never negative.
         return max(0.0, (last.get(name, 0) - first.get(name, 0)) / self.span)
 
 
 class Growth:
-    """What the cumulative figures of one worker grew by, whatever process is behind it."""
+    """The growth of one worker's cumulative figures, also if its process is replaced."""
 
     def __init__(self) -> None:
         self._source: Hashable = None
         self._last: dict[str, float] = {}
 
     def since_last(self, source: Hashable, figures: Mapping[str, float]) -> dict[str, float]:
-        """The growth since the last call. Another ``source`` (process) began at nothing."""
+        """The growth since the last call. Another ``source`` (process) starts at zero."""
         if source != self._source:
             self._source, self._last = source, {}
         grown = {}

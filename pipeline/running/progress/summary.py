@@ -14,7 +14,7 @@ MAX_REASONS = 1000
 
 
 def count_reasons(counts: Counter[str], more: Mapping[str, int]) -> None:
-    """Add to ``counts``, and keep the common ones only if they become too many to keep."""
+    """Add to ``counts``. If there are too many reasons, only the common ones are kept."""
     counts.update(more)
     if len(counts) > MAX_REASONS:
         for reason, count in counts.most_common()[MAX_REASONS // 2 :]:
@@ -50,13 +50,12 @@ class Problem:
 
 @dataclass
 class Summary:
-    """What a job did, over everything it was asked for, earlier runs included.
+    """What a job did for all its shards, earlier runs included.
 
-    ``seconds`` and what follows up to ``restarts`` are of this run only: wall-clock seconds,
-    samples, bytes read and written, the stage that kept the workers busy longest and which share
-    of their time (0 to 1), attempts that failed and workers that were started again. ``stopped``
-    says why a job ended before it had tried everything. ``problems`` names the first bad samples,
-    of which there may be millions.
+    ``seconds`` and the following fields up to ``restarts`` are of this run only: wall-clock
+    seconds, samples, bytes read and written, the stage that took the workers longest and its share
+    of their time (0 to 1), failed attempts and restarted workers. ``stopped`` says why a job ended
+    before it had tried everything. ``problems`` names the first bad samples.
     """
 
     verb: str
@@ -81,16 +80,16 @@ class Summary:
 
     @property
     def exit_code(self) -> int:
-        """0 only when every sample is accounted for and nothing was lost."""
+        """0 only if every sample came through."""
         return 1 if self.bad or self.failed_shards or self.stopped else 0
 
     def add_problem(self, problem: Problem) -> None:
-        """Keep the name of a bad sample, if there are not ``LOGGED`` yet."""
+        """Keep a bad sample, unless there are ``LOGGED`` already."""
         if len(self.problems) < LOGGED:
             self.problems.append(problem)
 
     def add_record(self, record: Mapping[str, Any], shard: str) -> None:
-        """Add what the record of a shard says of its samples; ``shard`` is what to call it."""
+        """Add the counts of a shard's record; ``shard`` is its name for people."""
         self.ok += record["ok"]
         self.bad += record["bad"]
         self.filtered += record["filtered"]
@@ -102,7 +101,7 @@ class Summary:
     def lines(self) -> list[str]:
         out = [
             f"{self.verb} {plural(self.ok, 'picture')} of {plural(self.shards, 'shard')}"
-            + (f" ({self.resumed} were done already)" if self.resumed else "")
+            + (f" ({self.resumed} done before)" if self.resumed else "")
             + f"; {self.bad} bad, {self.filtered} filtered, "
             f"{plural(len(self.failed_shards), 'shard')} failed"
         ]
@@ -149,9 +148,7 @@ def stage_line(stage: str, share: float) -> str:
 
 
 def trouble_line(failed_attempts: int, restarts: int) -> str:
-    return (
-        f"{plural(failed_attempts, 'attempt')} failed, {plural(restarts, 'worker')} started again"
-    )
+    return f"{plural(failed_attempts, 'attempt')} failed, {plural(restarts, 'worker')} restarted"
 
 
 def _listing(title: str, problems: Sequence[Problem], total: int) -> list[str]:

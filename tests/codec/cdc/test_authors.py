@@ -265,7 +265,7 @@ def test_what_is_wrong_with_the_tensors_is_said(tmp_path, damage, message):
     [
         (lambda p: None, "cannot be read"),
         (lambda p: p.write_text("hello"), "checkpoint"),
-        (lambda p: torch.save([1, 2], p), "no dictionary"),
+        (lambda p: torch.save([1, 2], p), "does not hold a dictionary"),
         (lambda p: torch.save({"step": 1}, p), "'model' or 'ema'"),
         (lambda p: torch.save({"ema": {}}, p), "lacks"),
         (lambda p: torch.save({"ema": [1]}, p), "'model' or 'ema'"),

@@ -1,4 +1,4 @@
-"""Picture files made in memory, also by hand, for what Pillow does not write."""
+"""Picture files made in memory, some written by hand because Pillow does not write their kind."""
 
 import io
 import struct

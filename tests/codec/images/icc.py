@@ -1,4 +1,4 @@
-"""ICC profiles made by hand (ICC.1:2001-04), so that tests need none from elsewhere."""
+"""ICC profiles made by hand (ICC.1:2001-04), so that tests need no files."""
 
 import struct
 

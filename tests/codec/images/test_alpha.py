@@ -1,4 +1,4 @@
-"""Alpha channels come back as they were, take few bytes, and damage is noticed."""
+"""Alpha channels come back unchanged, take few bytes, and damage is found."""
 
 import struct
 import zlib

@@ -1,4 +1,4 @@
-"""Cut and overwritten files: never half a picture without a word, never a whole one lost."""
+"""Cut and overwritten files: a partial picture is never accepted, a complete one never refused."""
 
 import io
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Colours told otherwise than by an ICC profile: converted to sRGB, noted, or refused."""
+"""Colours described otherwise than by an ICC profile: converted to sRGB, noted, or refused."""
 
 import struct
 

@@ -1,4 +1,4 @@
-"""Pictures of every kind come in whole and upright, or are refused with a reason."""
+"""Pictures of every kind are read whole and upright, or refused with a reason."""
 
 import io
 import struct

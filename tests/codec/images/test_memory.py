@@ -1,4 +1,4 @@
-"""What reading a picture may take, whatever a few bytes claim: measured in a child with a limit."""
+"""The memory that reading a picture may take, measured in a child process with a limit."""
 
 import io
 import threading

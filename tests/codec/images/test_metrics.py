@@ -1,4 +1,4 @@
-"""Metrics against independent implementations, and at the edges."""
+"""Metrics against independent implementations, and in edge cases."""
 
 import math
 

@@ -64,7 +64,7 @@ def test_what_is_damaged_is_an_error_of_ours() -> None:
     for data in (b"", packed[:10], packed[:40], packed[:20] + b"\xff" * 4 + packed[24:]):
         with pytest.raises(CorruptStreamError, match="the packed original is damaged"):
             unpack_file(data, packing)
-    with pytest.raises(CorruptStreamError, match="packed by 'zip', which this release"):
+    with pytest.raises(CorruptStreamError, match="packing 'zip', which this release"):
         unpack_file(packed, "zip")
 
 

@@ -1,4 +1,4 @@
-"""SSIMULACRA2 of small pictures means what it means of large ones."""
+"""SSIMULACRA2 of small pictures agrees with that of large ones."""
 
 import numpy as np
 import pytest

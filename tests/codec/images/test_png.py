@@ -1,4 +1,4 @@
-"""Chunks of a PNG: what has nothing to do with pixels costs none, what has is right or refused."""
+"""Chunks of a PNG: damage outside the pixels is ignored, any other damage is refused."""
 
 import io
 import struct

@@ -1,4 +1,4 @@
-"""Sizes of smaller copies, and the default way to previews that every codec has."""
+"""Sizes of smaller copies, and the default way of every codec to decode previews."""
 
 from pathlib import Path
 

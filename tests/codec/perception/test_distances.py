@@ -1,4 +1,4 @@
-"""Perceptual distances: the values others compute, gradients one can train with, weights read."""
+"""Perceptual distances: values of other implementations, gradients to train with, weights."""
 
 import collections
 import pickle
@@ -328,5 +328,5 @@ def test_files_that_are_none_are_refused(name, weights, tmp_path):
         with pytest.raises(InvalidModelError, match=name):
             LPIPS.from_file(path)
     torch.save([torch.zeros(1)], tmp_path / "list.pt")
-    with pytest.raises(InvalidModelError, match="no dictionary"):
+    with pytest.raises(InvalidModelError, match="does not hold a dictionary"):
         LPIPS.from_file(tmp_path / "list.pt")

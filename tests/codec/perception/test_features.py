@@ -1,4 +1,4 @@
-"""Distances to train by: the package's figure, and features that noise and blur move away."""
+"""Distances to train by: the package's figure, and features that change with noise and blur."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The stream format: what goes in comes out, and no flipped bit goes unnoticed."""
+"""The stream format: what is written is read again, and no flipped bit goes unnoticed."""
 
 import pickle
 import zlib
@@ -161,7 +161,7 @@ def test_a_stream_shows_its_size_and_not_its_bytes():
     ("width", "height"), [(0, 5), (5, 0), ((1 << 20) + 1, 1), (1 << 16, (1 << 14) + 1)]
 )
 def test_impossible_sizes_are_neither_written_nor_read(width, height):
-    with pytest.raises(UnsupportedImageError, match="no size"):
+    with pytest.raises(UnsupportedImageError, match="not a valid size"):
         bitstream.pack_header(StreamHeader("uqdm", width, height, MODEL[:8]))
     sides = b"".join(map(bitstream.varint, (width, height)))
     with pytest.raises(CorruptStreamError, match="impossible size"):

@@ -1,4 +1,4 @@
-"""Shared randomness: the same for ever, uniform, and different where it must differ."""
+"""Shared randomness: always the same, uniform, and different for different streams and draws."""
 
 import numpy as np
 

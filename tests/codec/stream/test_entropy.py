@@ -129,7 +129,7 @@ def test_misuse_is_refused_before_it_reaches_the_coder() -> None:
     with pytest.raises(ValueError, match="table indices"):
         entropy.encode([(np.zeros(2, np.int32), np.zeros(3, np.int32), tables)])
     for start in (-1, 1 << 24):
-        with pytest.raises(ValueError, match="begins with up to 24 bits"):
+        with pytest.raises(ValueError, match="starts with at most 24 bits"):
             entropy.encode([], start)
     with pytest.raises(ValueError, match="finite"):
         entropy.quantize_pmfs(np.array([[0.5, 0.5], [0.5, np.nan]]))

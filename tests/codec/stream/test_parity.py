@@ -1,4 +1,4 @@
-"""Parity equations: they find exactly the wrong places, and say so where they cannot."""
+"""Parity equations: they find exactly the wrong places, or say that they cannot."""
 
 import hashlib
 

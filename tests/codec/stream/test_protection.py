@@ -1,4 +1,4 @@
-"""Protection bytes: whatever noise below the guard does to a decoder's numbers, it finds ours."""
+"""Protection bytes: with noise below the guard a decoder still finds the encoder's numbers."""
 
 import numpy as np
 import pytest

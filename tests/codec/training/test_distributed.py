@@ -1,4 +1,4 @@
-"""Several processes that train one model: as one process with all their pictures would."""
+"""Several processes train one model like one process that has all their pictures."""
 
 import json
 from collections import Counter

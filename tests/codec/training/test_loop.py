@@ -1,4 +1,4 @@
-"""The training loop: what it trains, what it leaves alone, and where it goes on."""
+"""The training loop: what it trains, what it does not change, and where it resumes."""
 
 from dataclasses import replace
 from io import BytesIO

@@ -1,4 +1,4 @@
-"""A run's folder: which checkpoints it keeps, and which one is gone on from."""
+"""A run's folder: which checkpoints it keeps, and from which one a run resumes."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Figures for TensorBoard and W&B, whose packages need not be there."""
+"""Figures for TensorBoard and W&B, whose packages are optional."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from codec.training.tracking import MissingPackageError, Trackers, flatten
+from codec.errors import MissingPackageError
+from codec.training.tracking import Trackers, flatten
 
 
 def test_numbers_are_found_by_path() -> None:

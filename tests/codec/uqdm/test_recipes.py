@@ -1,4 +1,4 @@
-"""Models made of recipes learn, all of them or a part, and go on from their files."""
+"""Models of recipes learn, all or a part of them, and training resumes from their files."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""What a shard's encoder holds in memory, reads, and takes for a broken codec."""
+"""A shard's encoder: its memory, its reading, and when it reports a broken codec."""
 
 import os
 import signal

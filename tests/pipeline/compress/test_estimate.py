@@ -1,4 +1,4 @@
-"""What a dry run says, beside what the job does then."""
+"""The estimate of a dry run, compared with the job itself."""
 
 import json
 from pathlib import Path
@@ -101,7 +101,7 @@ def test_nothing_to_look_at(tmp_path: Path) -> None:
     found = estimate(CompressOptions((tar,), str(tmp_path / "set"), "toy"))
     assert found.choices == []
     assert found.bad == 1
-    assert "no picture was found" in "\n".join(found.lines())
+    assert "have no picture" in "\n".join(found.lines())
     with pytest.raises(OptionError, match="--target-quality"):
         estimate(CompressOptions((tar,), "set", "toy", target_quality="very good"))
 

@@ -1,4 +1,4 @@
-"""Folders of pictures, whole jobs: every file once, whatever is added, changed or taken away."""
+"""Folders of pictures, whole jobs: every file once, whatever is added, changed or removed."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Whole jobs on inputs as they come: nothing is left out without a word, or compressed twice."""
+"""Whole jobs on inputs of all kinds: nothing is left out silently, or compressed twice."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What is kept besides the streams: originals, measured quality, and good rows over a retry."""
+"""What is kept beside the streams: originals, measured quality, and good rows in a retry."""
 
 import hashlib
 import tarfile

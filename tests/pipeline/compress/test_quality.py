@@ -1,4 +1,4 @@
-"""A quality that pictures must reach, and the layers that it takes."""
+"""A quality that pictures must reach, and the layers that it needs."""
 
 import numpy as np
 import pytest

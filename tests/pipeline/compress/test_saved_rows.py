@@ -1,4 +1,4 @@
-"""A worker that is lost in the middle of a shard: what it had finished is not done again."""
+"""A worker that is lost in the middle of a shard: finished rows are not encoded again."""
 
 from dataclasses import replace
 from pathlib import Path

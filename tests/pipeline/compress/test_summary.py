@@ -1,4 +1,4 @@
-"""What a job tells at its end, against what the archive holds."""
+"""The summary of a job, compared with the content of the archive."""
 
 import json
 from collections import Counter

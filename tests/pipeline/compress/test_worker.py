@@ -1,4 +1,4 @@
-"""One worker, one shard: whatever is in the tar, every sample of it is accounted for."""
+"""One worker, one shard: every sample of any tar is accounted for."""
 
 import hashlib
 import pickle

@@ -189,7 +189,7 @@ def test_records_have_a_largest_size(store: Store) -> None:
         Ledger(store, "f", "records").records,
         lambda: Ledger(store, "f", "records").read("x"),
     ):
-        with pytest.raises(StorageError, match=r"records/x\.json: has more than the 1048576 bytes"):
+        with pytest.raises(StorageError, match=r"records/x\.json: is larger than 1048576 bytes"):
             read()
 
 

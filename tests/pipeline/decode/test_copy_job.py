@@ -1,4 +1,4 @@
-"""``--format strata``: a dataset of its own with the same streams cut short, made once."""
+"""``--format strata``: another dataset with the same streams, truncated."""
 
 import json
 from collections.abc import Callable
@@ -166,7 +166,7 @@ def test_originals(keep: bool, make_dataset: Make, tmp_path: Path) -> None:
     assert rows(copied)[3]["original"] == (b"x" if keep else None)
     assert copied.parameters["keep_original"] == "larger"
     assert (copied.image("n") == noise).all()
-    told = "(3 pictures of these files have one)"
+    told = "(3 pictures of these files with an original)"
     assert (told in "\n".join(summary.lines())) == (not keep)
     check_sound(copied.url, 4)
     copy(dataset, tmp_path / "short", keep_original=keep, layers=1)

@@ -1,4 +1,4 @@
-"""The names in what was decoded: exact where they are harmless, and never another file's."""
+"""Names in decoded tars and folders: exact if they are harmless, and never another file's."""
 
 import tarfile
 from pathlib import Path

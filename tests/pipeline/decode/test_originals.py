@@ -1,4 +1,4 @@
-"""``--format originals``: the files of the corpus again, byte for byte and in their shards."""
+"""``--format originals``: the files of the corpus, byte for byte, in their shards."""
 
 import io
 import sys
@@ -86,7 +86,7 @@ def test_what_is_not_kept_is_named(
     assert (summary.exit_code, summary.bad) == (1, len(pictures))
     lines = "\n".join(summary.lines())
     assert "'b' : not kept when it was compressed: JPG" in lines
-    assert "6 samples cannot be given back whole" in lines
+    assert "6 samples cannot be restored whole" in lines
     found = entries(tmp_path / "out" / "00000.tar")
     lost = {"dir/a.b.jpg", "b.JPG", "cmyk.jpg", "small.png", "k\udcff.jpg"}
     assert found == [one for one in ONE if one[0] not in lost]  # their labels are there

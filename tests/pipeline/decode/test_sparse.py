@@ -1,4 +1,4 @@
-"""Few pictures of a large row group: only their own bytes are read, and nothing else differs."""
+"""Few pictures of a large row group: only their own bytes are read, with the same result."""
 
 from pathlib import Path
 from typing import Any

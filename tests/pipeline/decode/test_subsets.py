@@ -1,4 +1,4 @@
-"""Parts of a dataset at a quality of choice, as tars and files: the whole job but for Ray."""
+"""Selected pictures at a selected quality, as tars and files: the whole job without Ray."""
 
 import io
 import json
@@ -116,7 +116,7 @@ def test_where_keys_may_come_from(
 
     monkeypatch.setattr("sys.stdin", Input)
     assert run(dataset, tmp_path / "b", keys_file="-").ok == 2
-    with pytest.raises(OptionError, match="there is no key in it"):
+    with pytest.raises(OptionError, match="has no key"):
         run(dataset, tmp_path / "c", keys_file="-")
     with pytest.raises(Exception, match=r"nothing\.txt: the keys cannot be read"):
         run(dataset, tmp_path / "c", keys_file=str(tmp_path / "nothing.txt"))
@@ -254,7 +254,7 @@ def test_a_dataset_is_not_decoded_into_itself(dataset: Dataset) -> None:
 
 
 def test_only_one_way_to_choose(dataset: Dataset, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="--layers and --max-bytes: choose one"):
+    with pytest.raises(OptionError, match="--layers and --max-bytes: give only one"):
         run(dataset, tmp_path / "out", layers=1, max_bytes=5)
     with pytest.raises(OptionError, match="--layers 9"):
         run(dataset, tmp_path / "out", layers=9)

@@ -1,4 +1,4 @@
-"""Decoding to Parquet: what other programs show of it, and that nothing is lost in it."""
+"""Decoding to Parquet: other programs can read it, and nothing is lost."""
 
 import json
 import tarfile

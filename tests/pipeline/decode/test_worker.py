@@ -448,7 +448,7 @@ def test_side_pictures_come_beside_previews_only_where_they_are_asked_for(
 
     def hands_out(**options: Any) -> bool:
         given = DecodeOptions(dataset=dataset.url, output=str(tmp_path / "out"), **options)
-        return given.hands_out_side_pictures
+        return given.includes_side_pictures
 
     assert hands_out()
     for limit in ({"layers": 1}, {"max_side": 8}, {"target_bpp": 1.0}, {"min_psnr": 30.0}):

@@ -1,4 +1,4 @@
-"""Rates against rates: closed forms, and what has no answer."""
+"""Comparing rates of curves: closed forms, and curves that cannot be compared."""
 
 import numpy as np
 import pytest

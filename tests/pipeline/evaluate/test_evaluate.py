@@ -62,7 +62,9 @@ def test_figures_are_those_of_real_bytes_and_pictures(
     assert [point["setting"] for point in whole["points"]] == ["quality 0", "quality 1"]
     assert whole["points"][1]["psnr"] == prefixes["points"][2]["psnr"]
     assert told(tmp_path)["pictures"]["count"] == 3
-    assert any("under 225 pixels a side SSIMULACRA2" in note for note in told(tmp_path)["notes"])
+    assert any(
+        "less than 225 pixels a side: SSIMULACRA2" in note for note in told(tmp_path)["notes"]
+    )
     assert told(tmp_path)["models"][0]["model_id"] == codec.model_id
 
 
@@ -247,9 +249,9 @@ def test_options_of_models(run: Runner, model: str, tmp_path: Path) -> None:
     ]:
         with pytest.raises(OptionError, match=words):
             run(data, models=(text,))
-    with pytest.raises(OptionError, match="is there twice"):
+    with pytest.raises(OptionError, match="two contenders are called"):
         run(data, models=(model, model))
-    with pytest.raises(OptionError, match="JPEG is there twice"):
+    with pytest.raises(OptionError, match="two contenders are called JPEG"):
         run(data, models=(f"{model},label=JPEG",), peers=("jpeg",))
     with pytest.raises(OptionError, match="there is no gif"):
         run(data, peers=("gif",))

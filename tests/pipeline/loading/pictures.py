@@ -1,4 +1,4 @@
-"""What the tests of loading have in common: pictures by their keys, and keys of samples."""
+"""Helpers of the tests of loading: pictures by their keys, and keys of samples."""
 
 from collections.abc import Iterable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Pictures that cannot be read or decoded, and what is no fault of theirs."""
+"""Pictures that cannot be read or decoded, and errors that are not theirs."""
 
 from collections import Counter
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What comes: pictures with their columns, singly and in batches, decoded here or there."""
+"""Pictures with their columns, singly and in batches, decoded in the data set or afterwards."""
 
 import io
 from itertools import islice

@@ -1,4 +1,4 @@
-"""Going on after any picture or batch, in another process, as if nothing had happened."""
+"""Resuming after any picture or batch, in another process, with the same result."""
 
 import io
 import pickle

@@ -1,4 +1,4 @@
-"""Archives of the toy codec that are described, merged and thinned out."""
+"""Archives of the toy codec for info, merge and delete."""
 
 from collections.abc import Callable
 from pathlib import Path

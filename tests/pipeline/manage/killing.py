@@ -1,4 +1,4 @@
-"""End a job at one of its writes, as a kill would: nothing more is written by any thread."""
+"""Ends a job at one of its writes, like a kill: no thread writes anything afterwards."""
 
 import json
 import threading

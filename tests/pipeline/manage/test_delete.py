@@ -1,4 +1,4 @@
-"""What is deleted is gone from every file, for good; the rest is what it was."""
+"""Deleted samples are removed from every file, for good; everything else stays the same."""
 
 import gzip
 import json
@@ -177,7 +177,7 @@ def test_a_dry_run_changes_nothing(archive: str) -> None:
     summary = delete(archive, *GONE, "nobody", dry_run=True)
     assert contents(Store(archive)) == before
     assert (summary.exit_code, summary.deleted, summary.missing) == (1, 3, ["nobody"])
-    assert summary.lines()[0] == "would go: 3 samples of 3 keys, 2 data files to write again"
+    assert summary.lines()[0] == "would delete: 3 samples of 3 keys, 2 data files to write again"
 
 
 def test_maps_of_keys_and_older_manifests_go(archive: str, make_archive: MakeArchive) -> None:
@@ -296,7 +296,7 @@ def test_killed_and_then_other_keys(archive: str, tmp_path: Path) -> None:
     with killer(2), pytest.raises(Killed):
         delete(archive, "s0001")
     (words,) = info_dataset(archive).unfinished
-    assert words.startswith("1 sample to be deleted that the manifest still has: run strata delete")
+    assert words.startswith("1 sample that a job has not deleted yet: run strata delete")
     before = rows(archive)
     assert delete(archive, "s0011").exit_code == 0
     check_gone(archive, before, ("s0001", "s0011"))
@@ -346,7 +346,7 @@ def test_what_killed_jobs_left_of_these_shards_goes(archive: str) -> None:
     check_gone(archive, before, GONE)
     assert open_dataset(archive).files[0].name == f"{file.name}.2"
     assert other.exists()
-    assert any(note.startswith("1 file of jobs that run or were killed") for note in summary.notes)
+    assert any(note.startswith("1 file of running or killed jobs") for note in summary.notes)
 
 
 # -- they do not come back ------------------------------------------------------------------------

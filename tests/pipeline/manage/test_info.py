@@ -1,4 +1,4 @@
-"""What an archive is said to be is what its files hold."""
+"""``strata info`` agrees with the content of the files."""
 
 import json
 from collections import Counter
@@ -78,13 +78,13 @@ def lose_record(root: Path) -> str:
 def other_record(root: Path) -> str:
     path = next(root.glob("commits/a-*"))
     path.write_text(json.dumps(json.loads(path.read_text()) | {"ok": 4, "bad": 2}))
-    return f"commits/{path.name} does not say what the manifest says"
+    return f"commits/{path.name} contradicts the manifest"
 
 
 def no_record(root: Path) -> str:
     path = next(root.glob("commits/a-*"))
     path.write_text("{")
-    return f"commits/{path.name} does not say what the manifest says"
+    return f"commits/{path.name} contradicts the manifest"
 
 
 def lose_data(root: Path) -> str:
@@ -127,8 +127,8 @@ def test_what_is_unfinished(archive: str, make_archive: MakeArchive) -> None:
     info = info_dataset(archive)
     assert (info.exit_code, info.files) == (0, 2)
     newer, under_way = info.unfinished
-    assert newer.startswith("1 data file recorded after the manifest: run the job again")
-    assert under_way.startswith("rows of 1 shard that a job has begun")
+    assert newer.startswith("1 data file newer than the manifest: run the job again")
+    assert under_way.startswith("rows of 1 shard that a job has not finished")
 
 
 def test_many_files_are_estimated(
@@ -195,7 +195,7 @@ def test_plans_in_words() -> None:
     )
     assert lines[0].startswith("layers: 2 of the model's 7")
     assert "no original is kept" in lines
-    assert "each picture stores the layers that a quality of 36dB takes" in lines
+    assert "each picture stores the fewest layers that reach the quality 36dB" in lines
     assert "something new: 3" in lines
     assert "copied from s3://x/y (layers 2)" in lines
 

@@ -1,4 +1,4 @@
-"""Deletions, copies and merges beside retries, repairs, saved rows and folders of pictures."""
+"""Deletions, copies and merges with retries, repairs, saved rows and folders of pictures."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -233,7 +233,7 @@ def test_a_copy_without_originals_does_not_say_that_it_keeps_them(
     info = info_dataset(copy)
     assert info.counts["kept"] == 0
     assert not [line for line in info.lines() if "5 kept, exact" in line]
-    assert "each picture stores 1 layers, or fewer beside its original" in info.plan
+    assert "each picture stores 1 layers, or fewer and its original" in info.plan
 
 
 def test_the_ratio_of_a_copy_with_originals(make_archive: MakeArchive, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Archives become one: the same bytes, once, whatever happens."""
+"""Merging archives: the same bytes, each once, also after kills."""
 
 import json
 import shutil
@@ -183,7 +183,7 @@ def test_different_files_of_one_shard_are_refused(
     path = next(Path(second).glob("data/b-*"))
     path.write_bytes(b"damaged" + path.read_bytes()[7:])
     verify(VerifyOptions(second, read=Subset(), repair=True))  # that is the next generation
-    with pytest.raises(MergeError, match=r"different files of one shard, .*b\.tar: only one"):
+    with pytest.raises(MergeError, match=r"different files of one shard, .*b\.tar: an archive"):
         merge(first, second, output=tmp_path / "D")
     assert not (tmp_path / "D").exists()
 

@@ -1,4 +1,4 @@
-"""Archives in an object store: described, merged inside the store, thinned out."""
+"""Archives in an object store: info, merge inside the store, delete."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +15,7 @@ from pipeline import (
     merge_datasets,
     open_dataset,
 )
-from pipeline.stores.copying import copies_by_itself, create_copy
+from pipeline.stores.copying import can_copy_inside, create_copy
 from pipeline.stores.store import Store
 from tests.integration.faults import FaultProxy
 from tests.integration.servers import S3Server, moto
@@ -91,7 +91,7 @@ def test_between_stores(bucket: str, options: dict[str, Any], tmp_path: Path) ->
         bucket, f"{bucket}/D", options, output_options=options | {"config_kwargs": {"retries": {}}}
     )
     here, there = Store(str(tmp_path / "C")), Store(f"{bucket}/D", options)
-    assert not copies_by_itself(here, here)
+    assert not can_copy_inside(here, here)
     assert contents(here) == contents(there)
 
 

@@ -1,4 +1,4 @@
-"""The map of keys to data files: few requests where keys are in no order, never a wrong answer."""
+"""The map of keys to data files: few requests for unsorted keys, never a wrong answer."""
 
 import shutil
 import struct

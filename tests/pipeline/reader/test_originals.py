@@ -1,4 +1,4 @@
-"""Originals that are stored packed: every way of reading hands out the files as they were."""
+"""Originals that are stored packed: every way of reading returns them unpacked."""
 
 import io
 import shutil

@@ -1,4 +1,4 @@
-"""Pages of pictures: all of them once, in order, at a cost that the corpus does not raise."""
+"""Pages of pictures: each once, in order, at a cost that does not grow with the archive."""
 
 import re
 from collections.abc import Iterator
@@ -122,8 +122,8 @@ def test_a_search_gives_up_after_a_while(dataset: Dataset, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     "cursor", ["", "x", "!", "WzAsMF0=x", "W10", "WzksMF0", "WzAsLTFd", "é", "bnVsbA"]
 )
-def test_what_is_no_cursor(dataset: Dataset, cursor: str) -> None:
-    with pytest.raises(CursorError, match="no cursor"):
+def test_invalid_cursors(dataset: Dataset, cursor: str) -> None:
+    with pytest.raises(CursorError, match="not a cursor"):
         dataset.page(cursor, 10)
 
 

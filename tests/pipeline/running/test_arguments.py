@@ -1,4 +1,4 @@
-"""Running options of a command line: what they become, and how wrong ones are told."""
+"""Running options of a command line: their values, and the messages for wrong ones."""
 
 import argparse
 import json
@@ -38,7 +38,7 @@ def test_running_options(tmp_path: Path) -> None:
     [
         ('{"secret": "hunter2"', "not JSON at line 1, column 21"),
         ("secret=hunter2", "not JSON at line 1, column 1"),
-        ('["hunter2"]', "must be a JSON object, as '{\"anon\": true}' is, not a list"),
+        ('["hunter2"]', "must be a JSON object, such as '{\"anon\": true}', not a list"),
         ('"hunter2"', "not a string"),
         ("42", "not a number"),
         ("[" * 100_000, "cannot be read as JSON"),

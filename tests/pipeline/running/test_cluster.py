@@ -1,4 +1,4 @@
-"""Dividing a cluster: a worker never asks for more than one machine has."""
+"""Dividing a cluster: a worker never needs more than one machine has."""
 
 import socket
 from pathlib import Path

@@ -43,7 +43,7 @@ def test_the_first_signal_asks_and_the_job_ends_as_it_likes(
     assert run_job(job) == 130
     shown = capsys.readouterr()
     assert "compressed 3 pictures" in shown.out
-    assert "stopping: finishing or saving the shards under way" in shown.err
+    assert "stopping: finishing or saving the running shards" in shown.err
     assert "interrupted: what is committed stays" in shown.err
 
 
@@ -55,7 +55,7 @@ def test_the_second_signal_ends_it_at_once(capsys: pytest.CaptureFixture[str]) -
 
     assert run_job(job) == 130
     shown = capsys.readouterr()
-    assert "the same command goes on from there" in shown.err
+    assert "run the same command to go on from there" in shown.err
     assert shown.out == ""
 
 
@@ -95,7 +95,7 @@ def test_the_second_signal_ends_it_within_seconds_whatever_waits() -> None:
     _, said = job.communicate(timeout=60)
     assert time.monotonic() - began < 5
     assert job.returncode == 130
-    assert said.count("the same command goes on from there") == 1
+    assert said.count("run the same command to go on from there") == 1
     assert not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text()
 
 

@@ -1,4 +1,4 @@
-"""When a job stops by itself, and when it does not."""
+"""When a job stops early, and when it does not."""
 
 import io
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Control characters of names never reach a terminal, whoever prints them."""
+"""Control characters of names never reach a terminal, whatever prints them."""
 
 import os
 import pty

@@ -1,4 +1,4 @@
-"""Whose turn it is, and how long each stage took."""
+"""The order of shards in a stage, and how long each stage took."""
 
 import threading
 import time

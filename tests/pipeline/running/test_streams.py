@@ -1,4 +1,4 @@
-"""Where output goes may close or be full: that changes neither a job's work nor its exit code."""
+"""Closed or full output changes neither a job's work nor its exit code."""
 
 import subprocess
 import sys

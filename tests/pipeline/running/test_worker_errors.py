@@ -1,4 +1,4 @@
-"""Whatever goes wrong in a worker that decodes or verifies, the driver can read it."""
+"""The driver can read every error of a worker that decodes or verifies."""
 
 import pickle
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Whom the server answers."""
+"""Which requests the server answers."""
 
 import base64
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is decoded together or once for all, and what does not wait for what."""
+"""Which requests are decoded together or only once, and which do not wait for others."""
 
 import asyncio
 import threading

@@ -1,4 +1,4 @@
-"""Rows that contradict themselves give 404 in words, not an internal error."""
+"""Rows that contradict themselves give 404 with a message, not an internal error."""
 
 import json
 import zlib

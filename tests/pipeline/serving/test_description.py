@@ -1,4 +1,4 @@
-"""The OpenAPI description: complete, and true whatever one asks that it allows or forbids."""
+"""The OpenAPI description: complete, and true for valid and invalid requests."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What is damaged, slow or too much: fewer layers, 404 or 503 in words, and never a 500."""
+"""Damaged, slow or overloaded: fewer layers, 404 or 503 with a message, and never a 500."""
 
 import asyncio
 import time

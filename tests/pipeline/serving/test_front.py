@@ -1,4 +1,4 @@
-"""Before the server: half requests, endless heads and answers that nobody takes end."""
+"""The front of the server closes partial requests, endless heads and unread answers."""
 
 import http.client
 import socket

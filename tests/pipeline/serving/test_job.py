@@ -1,4 +1,4 @@
-"""What the serving job makes of the Serve that it finds, and of its end; without Ray."""
+"""The serving job with a Serve that already runs, and at its end; without Ray."""
 
 import threading
 from types import SimpleNamespace
@@ -23,8 +23,8 @@ def running(*applications: str, status: str = "RUNNING") -> Any:
     [
         (None, [], None),  # no Serve yet
         (("127.0.0.1", 8000), ["others"], None),
-        (("127.0.0.1", 8001), [], "listens at 127.0.0.1:8001: give --host 127.0.0.1 --port 8001"),
-        (("0.0.0.0", 8000), [], "give --host 0.0.0.0 --port 8000"),
+        (("127.0.0.1", 8001), [], "listens at 127.0.0.1:8001: use --host 127.0.0.1 --port 8001"),
+        (("0.0.0.0", 8000), [], "use --host 0.0.0.0 --port 8000"),
         (("127.0.0.1", 8000), ["others", APPLICATION], "this cluster serves previews already"),
     ],
 )
@@ -61,7 +61,7 @@ def unreachable() -> None:
 def test_a_server_that_ends_by_itself_ends_the_job_with_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], serve: Any, words: str
 ) -> None:
-    monkeypatch.setattr(job, "_LOOK_EVERY", 0.01)
+    monkeypatch.setattr(job, "_CHECK_SECONDS", 0.01)
     assert job.wait(serve, threading.Event()) == 1
     assert words in capsys.readouterr().err
 
@@ -77,7 +77,7 @@ def test_a_server_that_is_asked_to_end_ends_with_0(monkeypatch: pytest.MonkeyPat
             ending.set()
         return (look or running(APPLICATION)).status()
 
-    monkeypatch.setattr(job, "_LOOK_EVERY", 0.01)
+    monkeypatch.setattr(job, "_CHECK_SECONDS", 0.01)
     assert job.wait(SimpleNamespace(status=status), ending) == 0
 
 
@@ -85,10 +85,10 @@ def test_the_first_signal_ends_in_peace_and_the_second_at_once(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     ending = threading.Event()
-    job.told_to_end(ending, 30.0)
+    job.on_signal(ending, 30.0)
     assert ending.is_set()
     told = capfd.readouterr().err
-    assert told == "ending: requests under way have 30 s; Ctrl-C again ends at once\n"
+    assert told == "ending: running requests have 30 s; Ctrl-C again ends at once\n"
     with pytest.raises(KeyboardInterrupt):
-        job.told_to_end(ending, 30.0)
+        job.on_signal(ending, 30.0)
     assert capfd.readouterr().err == ""

@@ -1,4 +1,4 @@
-"""Pictures over HTTP: the right pixels, in the right size and format, and what is said of them."""
+"""Pictures over HTTP: the right pixels, size and format, and the right headers."""
 
 import io
 import sys

@@ -1,4 +1,4 @@
-"""Captions, labels and other side fields over HTTP; what searches find; the pictures beside one."""
+"""Captions, labels and other side fields over HTTP; searches; the neighbours of a picture."""
 
 import json
 from pathlib import Path

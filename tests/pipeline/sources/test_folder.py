@@ -15,10 +15,10 @@ from pipeline.sources.folder import (
     File,
     Folder,
     changed_files,
-    cut,
     files_of,
     parts_of,
     samples_in,
+    split_into_parts,
 )
 from pipeline.sources.listing import expand_inputs, find_inputs
 from pipeline.sources.shards import open_shard
@@ -192,7 +192,7 @@ def test_parts_are_cut_by_count_and_by_bytes(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(folder_module, "PART_BYTES", 100)
     sizes = [10, 10, 10, 10, 90, 1, 500, 1]
     samples, _ = samples_in(File(f"{n}.png", size, "") for n, size in enumerate(sizes))
-    assert [[file.size for file in part] for part in cut(samples)] == [
+    assert [[file.size for file in part] for part in split_into_parts(samples)] == [
         [10, 10, 10],
         [10, 90],
         [1],

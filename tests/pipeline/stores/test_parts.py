@@ -1,4 +1,4 @@
-"""Half-written files of killed processes are removed by the next job, living ones' never."""
+"""Unfinished files of killed processes are removed by the next job, those of running ones never."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Which errors say of themselves that another attempt may succeed, and that they still do later."""
+"""Which errors say that another attempt may succeed, also after they were pickled."""
 
 import errno
 import importlib

@@ -1,4 +1,4 @@
-"""Options and their secrets, many small files, and stores that hesitate or keep too little."""
+"""Options and their secrets, many small files, and stores that are slow or lose files."""
 
 import fcntl
 import subprocess

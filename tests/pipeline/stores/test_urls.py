@@ -1,4 +1,4 @@
-"""URLs: secrets get nowhere, queries are no part of names, and what a file is its content tells."""
+"""URLs: secrets are never shown, names have no queries, and content decides the kind of a file."""
 
 import base64
 import gzip

@@ -1,4 +1,4 @@
-"""What training reads: pictures of folders and tables, as those of tars."""
+"""The pictures of training: folders and tables are read like tars."""
 
 import pickle
 from pathlib import Path

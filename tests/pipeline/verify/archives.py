@@ -1,4 +1,4 @@
-"""A small dataset, and what can happen to it."""
+"""A small dataset, and ways to damage it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

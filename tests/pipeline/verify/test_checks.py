@@ -1,4 +1,4 @@
-"""Manifest, model and plan: what is wrong with them is found, and put right where it can be."""
+"""Manifest, model and plan: damage is found, and repaired if possible."""
 
 import gzip
 import json

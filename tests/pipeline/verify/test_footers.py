@@ -1,4 +1,4 @@
-"""The quick check: what footers and records tell of the data files."""
+"""The quick check: what it finds from footers and records of data files."""
 
 import shutil
 

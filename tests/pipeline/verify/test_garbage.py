@@ -1,4 +1,4 @@
-"""Garbage is what nobody needs; everything else stays, whatever it is called."""
+"""Garbage is what nothing needs any more; other files stay, whatever their names."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""Indexes of data files: their damage is found, and they are made anew without encoding."""
+"""Indexes of data files: damage is found, and they are made again without encoding."""
 
 import json
 from collections.abc import Callable

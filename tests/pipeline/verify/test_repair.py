@@ -1,4 +1,4 @@
-"""Records and data files are made anew, from what is left and from their sources."""
+"""Records and data files are made again, from other files and from their sources."""
 
 import http.server
 import json

@@ -1,4 +1,4 @@
-"""What a check says, what it finds beside the dataset, and when garbage goes."""
+"""The report of a check, unknown files in the dataset, and when garbage is removed."""
 
 import json
 from pathlib import Path
@@ -87,4 +87,4 @@ def test_garbage_stays_while_something_is_damaged(archive: Archive) -> None:
     report = archive.verify(collect_garbage=True, older_than=0)
     assert report.removed == []
     assert orphan.exists()
-    assert any("garbage was not collected" in line for line in report.lines())
+    assert any("garbage was not removed" in line for line in report.lines())

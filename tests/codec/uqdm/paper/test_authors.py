@@ -1,4 +1,4 @@
-"""Import of the authors' checkpoints: faithful where they are right, a clear refusal where not."""
+"""Import of the authors' checkpoints: faithful for valid ones, a clear error for others."""
 
 import copy
 import io

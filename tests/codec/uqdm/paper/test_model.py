@@ -1,4 +1,4 @@
-"""The likelihood that is trained is what coding costs, and it trains."""
+"""The trained likelihood is the cost of coding, and training lowers it."""
 
 import numpy as np
 import pytest

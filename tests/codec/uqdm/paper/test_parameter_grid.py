@@ -1,4 +1,4 @@
-"""The grid of means and scales: close to the exact distributions, whatever they are."""
+"""The grid of means and scales: close to all exact distributions."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Streams of the universal quantiser decode where the network comes out a little different."""
+"""Streams of the universal quantiser decode if the network computes slightly different numbers."""
 
 from collections.abc import Callable
 from pathlib import Path

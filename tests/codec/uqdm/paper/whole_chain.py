@@ -1,4 +1,4 @@
-"""What all steps of a picture cost, of which a training looks at one."""
+"""The cost of all steps of a picture; a training step computes only one."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Metrics: what Prometheus reads from a real Ray, and that no fault of theirs touches a job."""
+"""Metrics: what Prometheus reads from a real Ray; their errors never disturb a job."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""What a person sees of a job on terminals and in files: rates, what is left, troubles."""
+"""The progress of a job on terminals and in files: rates, remaining time, problems."""
 
 import io
 import json
