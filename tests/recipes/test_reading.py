@@ -1,4 +1,4 @@
-"""The examples of docs/reading.md, run as they stand there, and the bytes that they read."""
+"""The examples of docs/reading.md, run unchanged, and the bytes that they read."""
 
 import re
 from pathlib import Path
@@ -127,8 +127,8 @@ def test_batches_for_training(counted: Counted) -> None:
     read = counted.downloaded - before
     needed = counted.column_bytes([*FIRST_LAYER, "width", "height"])
     assert needed <= read <= 1.02 * needed
-    # Stopped and gone on, each picture comes once.
-    later = run("Stopping and going on", URL, found)
+    # Stopped and resumed, each picture comes once.
+    later = run("Stopping and resuming", URL, found)
     keys = [key for keys in [*later["begun"], *later["rest"]] for key in keys]
     assert len(later["begun"]) == 5
     assert len(keys) == len(set(keys)) == SHARDS * SAMPLES
