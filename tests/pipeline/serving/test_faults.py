@@ -143,7 +143,7 @@ def test_of_a_file_that_is_gone_there_is_nothing_to_wait_for(
     for address in (url("s0000"), "/v1/images/s0000/info"):
         answer = client.get(address)
         assert answer.status_code == 404
-        assert "gone" in answer.json()["detail"]
+        assert "missing" in answer.json()["detail"]
         assert first not in answer.text
     assert client.get(url("large")).status_code == 200
 
@@ -213,5 +213,5 @@ def test_figures_of_a_replica_whose_cluster_does_not_answer(
     monkeypatch.setattr(replicas.serve, "get_replica_context", lambda: context)
     shared = replicas.SharedMetrics(Metrics())
     for error in (ValueError("no such actor"), RayActorError(), RuntimeError("not connected")):
-        monkeypatch.setattr(shared, "_found", Mock(side_effect=error))
+        monkeypatch.setattr(shared, "_find_board", Mock(side_effect=error))
         assert b'strata_preview_cache_bytes{replica="abc"} 0.0' in asyncio.run(shared.text())
