@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from .evaluate.job import evaluate as evaluate_models
     from .loading import KeptOriginal, StrataImages, decode_batches
     from .loading.ray_data import RayDecoder, ray_dataset
+    from .manage.dataset_info import DatasetInfo
     from .manage.delete_job import DeleteOptions, DeleteSummary, delete_samples
-    from .manage.info import DatasetInfo, info_dataset
+    from .manage.info import info_dataset
     from .manage.merge_job import MergeOptions, MergeSummary, merge_datasets
     from .reader.dataset import (
         CursorError,
@@ -90,7 +91,8 @@ __all__ = [
 _PLACES = {
     **dict.fromkeys(("KeptOriginal", "StrataImages", "decode_batches"), "loading"),
     **dict.fromkeys(("RayDecoder", "ray_dataset"), "loading.ray_data"),
-    **dict.fromkeys(("DatasetInfo", "info_dataset"), "manage.info"),
+    "DatasetInfo": "manage.dataset_info",
+    "info_dataset": "manage.info",
     **dict.fromkeys(("MergeOptions", "MergeSummary", "merge_datasets"), "manage.merge_job"),
     **dict.fromkeys(("DeleteOptions", "DeleteSummary", "delete_samples"), "manage.delete_job"),
     "CompressOptions": "compress.job",
