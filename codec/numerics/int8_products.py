@@ -1,150 +1,235 @@
-"""Products of matrices of 8-bit integers, exactly, in the faster of two ways.
+"""Linear maps and filters of 8-bit integers, exactly, in the faster of two ways.
 
 Sums below 2**24 are the same in float32, which every device has, and in instructions for 8-bit
-integers, which add up in 32 bits and are several times as fast (VNNI, AMX, I8MM; tensor cores of
-GPUs from 2018 on). On a processor without them the library behind the same function may be slow, or
-may add pairs of products in 16 bits, where large ones saturate. So the 8-bit way is first tried on
-each device: with the largest factors there are, and against the clock. Either way the numbers are
-the same.
+integers, which add up in 32 bits and are several times as fast (VNNI, AMX; tensor cores of GPUs
+from 2018 on). On CPUs oneDNN has them (onednn.py), on GPUs torch. On a processor without such
+instructions the same functions may be slow, or may add pairs of products in 16 bits, where large
+ones saturate. So the 8-bit way is first tried on each device: against the clock, and with the
+largest factors there are. Either way the numbers are the same.
 
-On CPUs torch does not ask that library whether it has refused
-(https://github.com/pytorch/pytorch/issues/195066, for matrices of one row or column): then nothing
-is written to the result, which is noticed here. On GPUs torch refuses by itself what is not a
-multiple of 8 numbers, or has few rows.
+On GPUs torch refuses what is not a multiple of 8 numbers, or has few rows.
 """
 
 import functools
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_UNTOUCHED = -(2**31)  # no sum is
-_SHIFT = 128  # what is in 0 .. 255 is multiplied as 8-bit integers with a sign
+from . import onednn
+from .precision import direct_convolutions
+
+LARGEST = 127.0  # of what has a sign
+LARGEST_RECTIFIED = 255.0
+_BIAS = 127  # largest number that a bias is made of
+_SHIFT = 128  # on GPUs rectified rows are multiplied as integers with a sign
+_LEAST_ROWS, _LEAST, _MULTIPLE = 32, 32, 8  # on GPUs: rows; inputs and outputs
 _ROUNDS = 3
+# Rows, inputs, outputs of products that must be right.
+_CPU_SHAPES = ((1, 64, 64), (16, 39, 24), (23, 384, 768), (40, 1, 17), (64, 68, 1), (48, 196, 384))
+_GPU_SHAPES = ((32, 40, 24), (39, 384, 768), (64, 72, 48), (1 << 10, 192, 384))
+# Of those that are timed, and how often as long as float32 they may take: the first one finds what
+# is hopeless before much time is lost.
+_CPU_RACES = (((64, 64, 64), 40.0), ((512, 192, 384), 1.0))
+_GPU_RACES = (((1 << 15, 192, 384), 1.0),)
 
 
-@dataclass(frozen=True)
-class _Limits:
-    """What products of 8-bit integers need on a kind of device, and what they are tried with.
-
-    Attributes:
-        least: rows, inputs and outputs; fewer are quick in float32, too.
-        multiple: of inputs and outputs. Outputs are filled up, inputs are not.
-        shapes: rows, inputs, outputs of products that must be right.
-        race: of the one that is timed.
-    """
-
-    least: int
-    multiple: int
-    shapes: tuple[tuple[int, int, int], ...]
-    race: tuple[int, int, int]
-
-
-_CPU = _Limits(16, 1, ((16, 39, 24), (23, 384, 768), (64, 68, 48), (48, 192, 384)), (512, 192, 384))
-_GPU = _Limits(
-    32, 8, ((32, 40, 24), (39, 384, 768), (64, 72, 48), (1 << 10, 192, 384)), (1 << 15, 192, 384)
-)
-
-
-def _limits(device: torch.device) -> _Limits:
-    return _CPU if device.type == "cpu" else _GPU
-
-
-class Matrix:
-    """A matrix ``(outputs, inputs)`` of integers in [-127, 127], to multiply rows with.
+class Linear:
+    """``(W x + bias) * scale``: an exact sum of integers, and one product rounded to float32.
 
     Args:
-        weight: of any type, with so few inputs that sums stay below 2**24.
+        weight: ``(outputs, inputs)`` integers in [-127, 127] of any type, with so few inputs that
+            sums stay below 2**24, those with the bias, too.
+        scale: ``(outputs,) float32``; None: ones.
+        bias: ``(outputs,)`` integers of any type; None: zeros.
     """
 
-    def __init__(self, weight: Tensor) -> None:
-        self._floats = weight.float().t()
-        self._bytes: Tensor | None = None  # (inputs, outputs filled up), the latter adjacent
-        limits = self._limits = _limits(weight.device)
-        outputs, inputs = weight.shape
-        fits = min(outputs, inputs) >= limits.least and not inputs % limits.multiple
-        if fits and bytes_are_faster(weight.device):
-            filled = F.pad(weight, (0, 0, 0, -outputs % limits.multiple))
-            self._bytes = filled.to(torch.int8).t()
-            self._shifted = _SHIFT * self._floats.sum(0)  # what the shift takes away
+    def __init__(
+        self, weight: Tensor, scale: Tensor | None = None, bias: Tensor | None = None
+    ) -> None:
+        device = weight.device
+        self.outputs, self.inputs = weight.shape
+        self._weight = weight.to(torch.int8)
+        self._scale = scale
+        self._bias = None if bias is None else bias.float()
+        self._packed: Tensor | None = None  # for oneDNN, with the bias in columns of its own
+        self._bytes: Tensor | None = None  # for GPUs, (inputs, outputs filled up)
+        self._beside = torch.empty(0, dtype=torch.int8, device=device)
+        fits = min(weight.shape) >= _LEAST and not self.inputs % _MULTIPLE
+        if device.type == "cpu" and bytes_are_faster(device):
+            columns, self._beside = _bias_columns(bias, self.outputs)
+            self._packed = onednn.pack(torch.cat([self._weight, columns], 1))
+            self._scales = torch.ones(self.outputs) if scale is None else scale
+        elif device.type != "cpu" and fits and bytes_are_faster(device):
+            self._bytes = F.pad(self._weight, (0, 0, 0, -self.outputs % _MULTIPLE)).t()
 
-    def outputs(self, chosen: Tensor) -> "Matrix":
-        """The matrix of some outputs, ``(n,)``."""
-        some = object.__new__(Matrix)
-        some._floats, some._limits = self._floats[:, chosen], self._limits
-        some._bytes = None
-        if self._bytes is not None and len(chosen) >= self._limits.least:
-            bytes_ = self._bytes.t()[chosen]
-            some._bytes = F.pad(bytes_, (0, 0, 0, -len(chosen) % self._limits.multiple)).t()
-            some._shifted = self._shifted[chosen]
-        return some
+    @functools.cached_property
+    def _floats(self) -> Tensor:
+        return self._weight.float().t()
 
-    def inputs(self, chosen: Tensor) -> "Matrix":
-        """The matrix of some inputs, ``(n,)``."""
-        return Matrix(self._floats.t()[:, chosen])
+    def room(self, count: int) -> Tensor:
+        """Rows ``(count, columns) int8`` of which the first ``inputs`` columns are to be filled."""
+        width = self.inputs + len(self._beside)
+        rows = torch.empty((count, width), dtype=torch.int8, device=self._weight.device)
+        rows[:, self.inputs :] = self._beside
+        return rows
 
-    def __call__(self, rows: Tensor, rectified: bool = False) -> Tensor:
-        """Exact sums ``(..., outputs) float32`` of rows ``(..., inputs) float32``.
+    def __call__(self, rows: Tensor) -> Tensor:
+        """``(..., outputs) float32``.
 
         Args:
-            rows: integers in [-127, 127], or in [0, 255] where they are ``rectified``; the latter
-                are used up.
+            rows: ``(..., inputs)`` int8 in [-127, 127], or what ``rectified`` gives; of a map with
+                a bias they are ``room``, filled.
         """
         flat = rows.reshape(-1, rows.shape[-1])
-        out = self._from_bytes(flat, rectified)
-        if out is None:
-            out = torch.mm(flat, self._floats)
-        return out.view(*rows.shape[:-1], out.shape[-1])
-
-    def _from_bytes(self, rows: Tensor, rectified: bool) -> Tensor | None:
-        if self._bytes is None or len(rows) < self._limits.least:
-            return None
-        on_cpu = rows.device.type == "cpu"
-        if on_cpu and not torch.backends.mkldnn.enabled:
-            return None  # without oneDNN torch multiplies bytes one by one
-        signed = (rows.sub_(_SHIFT) if rectified else rows).to(torch.int8).contiguous()
-        if on_cpu:
-            sums = self._on_cpu(signed, self._bytes)
+        if self._packed is not None and onednn.enabled():
+            out = onednn.multiply(flat, self._packed, self._scales, torch.float32)
         else:
-            sums = torch._int_mm(signed, self._bytes)[:, : self._floats.shape[1]].float()
-        return sums.add_(self._shifted) if rectified else sums
+            out = self._sums(flat[:, : self.inputs])
+            if self._bias is not None:
+                out.add_(self._bias)
+            if self._scale is not None:
+                out.mul_(self._scale)
+        return out.view(*rows.shape[:-1], self.outputs)
 
-    def _on_cpu(self, rows: Tensor, matrix: Tensor) -> Tensor:
-        out = torch.empty(len(rows), matrix.shape[1], dtype=torch.int32)
-        out[-1, -1] = _UNTOUCHED
-        torch._int_mm(rows, matrix, out=out)
-        sums = out.float()
-        if float(sums[-1, -1]) == _UNTOUCHED:
+    def rectified(self, rows: Tensor) -> Tensor:
+        """``(n, outputs)`` rounded and clamped to 0 .. 255: uint8, or float32 where that is quick.
+
+        Args:
+            rows: ``(n, inputs)``, as above.
+        """
+        if self._packed is not None and onednn.enabled():
+            return onednn.multiply(rows, self._packed, self._scales, torch.uint8)
+        return self(rows).round_().clamp_(0.0, LARGEST_RECTIFIED)
+
+    def _sums(self, rows: Tensor) -> Tensor:
+        if self._bytes is None or len(rows) < _LEAST_ROWS:
             return torch.mm(rows.float(), self._floats)
-        return sums
+        signed = rows if rows.dtype == torch.int8 else (rows - _SHIFT).to(torch.int8)
+        sums = torch._int_mm(signed.contiguous(), self._bytes)[:, : self.outputs].float()
+        return sums if rows.dtype == torch.int8 else sums.add_(self._shift)
+
+    @functools.cached_property
+    def _shift(self) -> Tensor:
+        """What the shift of rectified rows takes away."""
+        return _SHIFT * self._floats.sum(0)
+
+
+def _bias_columns(bias: Tensor | None, outputs: int) -> tuple[Tensor, Tensor]:
+    """A bias as weights ``(outputs, n) int8`` of further inputs, and those ``(n,) int8``.
+
+    oneDNN adds a bias after the scale, where it would be rounded.
+    """
+    if bias is None:
+        return torch.empty((outputs, 0), dtype=torch.int8), torch.empty(0, dtype=torch.int8)
+    rest = bias.to(torch.int64)
+    large, rest = rest // _BIAS, rest % _BIAS
+    columns = [rest]
+    while large.any():
+        columns.append(large.clamp(-_BIAS, _BIAS))
+        large = large - columns[-1]
+    inputs = torch.tensor([1] + [_BIAS] * (len(columns) - 1), dtype=torch.int8)
+    return torch.stack(columns, 1).to(torch.int8), inputs
+
+
+class Filters:
+    """Each channel by a filter of its own, zeros beyond the border, and requantised.
+
+    Args:
+        weight: ``(C, 1, k, k)`` integers in [-127, 127] of any type.
+        scale: ``(C,) float32``.
+    """
+
+    def __init__(self, weight: Tensor, scale: Tensor) -> None:
+        self._floats, self._scale = weight.float(), scale
+        self._size = weight.shape[-1]
+        self._packed: Tensor | None = None
+        if weight.device.type == "cpu" and bytes_are_faster(weight.device):
+            self._packed = onednn.pack_filters(weight.to(torch.int8), scale)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """``(B, H, W, C)`` of x, int8 in [-127, 127] and used up; for ``requantise``."""
+        if self._packed is not None and onednn.enabled():
+            return onednn.filtered(x, self._packed, self._scale, self._size)
+        x = x.permute(0, 3, 1, 2).float()
+        with direct_convolutions():
+            y = F.conv2d(x, self._floats, padding=self._size // 2, groups=len(self._floats))
+        return y.permute(0, 2, 3, 1)
+
+    def requantise(self, y: Tensor, out: Tensor) -> None:
+        """What came out, ``(n, C)``, times the scales, rounded and clamped to [-127, 127]."""
+        if y.dtype == torch.int8:  # all but the clamp is done
+            torch.clamp(y, min=-int(LARGEST), out=out)
+        else:
+            out.copy_((y * self._scale).round_().clamp_(-LARGEST, LARGEST))
 
 
 @functools.cache
 def bytes_are_faster(device: torch.device) -> bool:
     """Whether a device's products of 8-bit integers are right, and quicker than float32's.
 
-    Takes some milliseconds, once for each device.
+    Takes some hundredths of a second, once for each device.
     """
-    if device.type == "cpu" and not torch.backends.mkldnn.enabled:
+    if device.type == "cpu" and not onednn.enabled():
         return False  # what would be tried is not what is used later
+    races = _CPU_RACES if device.type == "cpu" else _GPU_RACES
     try:
-        return _bytes_are_right(device) and _seconds(_race(True, device)) < _seconds(
-            _race(False, device)
-        )
-    except (AttributeError, RuntimeError):  # a torch, or a device, that has no such products
+        for shape, share in races:
+            if _seconds(_race(True, shape, device)) > share * _seconds(_race(False, shape, device)):
+                return False
+        return _bytes_are_right(device)
+    except (AttributeError, RuntimeError, TypeError):  # a torch, or a device, without such products
         return False
 
 
 def _bytes_are_right(device: torch.device) -> bool:
-    for a, b in _factors(_limits(device).shapes):
-        found = torch._int_mm(a.to(device), b.to(device).t()).cpu()
-        if not torch.equal(found.long(), (a.double() @ b.double().t()).long()):
+    if device.type != "cpu":
+        return all(
+            torch.equal(torch._int_mm(a.to(device), b.to(device).t()).cpu().long(), _exact(a, b))
+            for a, b in _factors(_GPU_SHAPES)
+        )
+    return all(_products_are_right(a, b) for a, b in _factors(_CPU_SHAPES)) and all(
+        _filters_are_right(x) for x in _pictures()
+    )
+
+
+def _exact(rows: Tensor, weight: Tensor) -> Tensor:
+    return (rows.double() @ weight.double().t()).long()
+
+
+def _products_are_right(rows: Tensor, weight: Tensor) -> bool:
+    packed, scale = onednn.pack(weight), _scales(len(weight), rows.shape[1])
+    for x in (rows, rows.to(torch.uint8)):  # of negative ones, large ones
+        expected = _exact(x, weight).float() * scale
+        found = onednn.multiply(x, packed, scale, torch.float32)
+        rectified = onednn.multiply(x, packed, scale, torch.uint8)
+        whole = expected.round().clamp(0.0, LARGEST_RECTIFIED)
+        if not torch.equal(found, expected) or not torch.equal(rectified.float(), whole):
             return False
     return True
+
+
+def _filters_are_right(x: Tensor) -> bool:
+    channels, size = x.shape[-1], 5
+    weight = torch.full((channels, 1, size, size), 127, dtype=torch.int8)
+    weight[1::3] *= -1
+    weight[2::3] = torch.arange(size * size).view(size, size).to(torch.int8) * 9 - 107
+    scale = _scales(channels, size * size)
+    packed = onednn.pack_filters(weight, scale)
+    windows = F.unfold(x.permute(0, 3, 1, 2).double(), size, padding=size // 2)
+    windows = windows.unflatten(1, (channels, size * size))
+    sums = torch.einsum("bckn,ck->bnc", windows, weight.flatten(1).double()).view(x.shape)
+    expected = (sums.float() * scale).round().clamp(-128.0, LARGEST)
+    return torch.equal(onednn.filtered(x.clone(), packed, scale, size).float(), expected)
+
+
+def _scales(count: int, inputs: int) -> Tensor:
+    """Some of which give halves, to be rounded."""
+    scale = torch.linspace(0.3, 1.7, count) / (inputs * 64)
+    scale[::2] = 2.0 ** -(inputs.bit_length() + 6)
+    return scale
 
 
 def _factors(shapes: tuple[tuple[int, int, int], ...]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -165,15 +250,26 @@ def _factors(shapes: tuple[tuple[int, int, int], ...]) -> Iterator[tuple[Tensor,
         )
 
 
-def _race(bytes_: bool, device: torch.device) -> Callable[[], Tensor]:
-    """A product of float32 rows, with what the 8-bit way has to convert before and after it."""
-    count, inputs, outputs = _limits(device).race
+def _pictures() -> Iterator[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((1, 1, 1, 48), (2, 7, 9, 64), (1, 12, 20, 192)):
+        for value in (-127, 127):
+            yield torch.full(shape, value, dtype=torch.int8)
+        yield torch.randint(-127, 128, shape, generator=generator, dtype=torch.int8)
+
+
+def _race(bytes_: bool, shape: tuple[int, int, int], device: torch.device) -> Callable[[], Tensor]:
+    """A product, with what either way has to convert on a device."""
+    count, inputs, outputs = shape
     rows = torch.ones(count, inputs, device=device)
     matrix = torch.ones(outputs, inputs, device=device)
     if not bytes_:
         return lambda: torch.mm(rows, matrix.t())
     matrix = matrix.to(torch.int8)
-    return lambda: torch._int_mm(rows.to(torch.int8), matrix.t()).float()
+    if device.type != "cpu":
+        return lambda: torch._int_mm(rows.to(torch.int8), matrix.t()).float()
+    packed, scale, narrow = onednn.pack(matrix), torch.ones(outputs), rows.to(torch.int8)
+    return lambda: onednn.multiply(narrow, packed, scale, torch.float32)
 
 
 def _seconds(run: Callable[[], Tensor]) -> float:

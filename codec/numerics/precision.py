@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from . import onednn
+
 _Setting = tuple[Callable[[], Any], Callable[[Any], None], Any]  # get, set, what we need
 
 
@@ -111,6 +113,8 @@ direct_convolutions = _Settings(
     (lambda: _nnpack.set_flags(False)[0], lambda enabled: _nnpack.set_flags(enabled), False),
 )
 without_mkldnn = _Settings(_attribute(torch.backends.mkldnn, "enabled", False))
+# For those who look at each product: in float32 even where CPUs are faster at 8-bit integers.
+without_bytes = _Settings(_attribute(onednn, "wanted", False))
 
 
 @contextmanager

@@ -9,7 +9,8 @@
         --part overhead --pictures 2 --out docs/results/portability.json
 
 ``settings``: pictures are encoded in one way and decoded in 48: in batches of 1, 7 and 64, on one
-thread and two, with mkldnn and without, in both memory layouts, in float32 and float64. The first
+thread and two, with mkldnn and without, in both memory layouts, in float32 and float64; with mkldnn
+in NHWC and float32 in what the processor is faster at, 8-bit integers perhaps. The first
 ``--fully`` pictures are decoded in all of them; the others, with ``--ways 5``, in the five that
 differ most from the encoder's and from one another.
 ``noise``: decoded with every parameter of a universal model's prior off by up to its guard. A model
@@ -49,7 +50,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from codec import CorruptStreamError, EncodedImage, load_codec
 from codec.layered import LayeredCodec
-from codec.numerics.precision import without_mkldnn
+from codec.numerics.precision import without_bytes, without_mkldnn
 from codec.stream import bitstream, protection
 from codec.uqdm.paper.calibration import squares
 from codec.uqdm.paper.scheme import UniversalScheme
@@ -88,6 +89,8 @@ SETTINGS = [
 class Products(TorchFunctionMode):
     """Lets products of float32 tensors come out as another device might compute them.
 
+    Those of 8-bit integers are none: see ``without_bytes``.
+
     Args:
         change: given the function and its arguments; None leaves a product as it is.
     """
@@ -104,11 +107,11 @@ class Products(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if func in (torch.mm, torch._int_mm):
-            rows, matrix = (x.float() for x in args)
+        if func is torch.mm:
+            rows, matrix = args
             changed = self.change(F.linear, rows, matrix.t())
             if changed is not None:
-                return kwargs["out"].copy_(changed) if "out" in kwargs else changed
+                return changed
         if func in (F.linear, F.conv2d, F.conv_transpose2d) and args[0].dtype == torch.float32:
             changed = self.change(func, *args, **kwargs)
             if changed is not None:
@@ -191,6 +194,8 @@ def way(codec: LayeredCodec, setting: Setting) -> Iterator[None]:
             if setting.double:
                 stack.enter_context(Products(in_double))
             last = setting.channels_last
+            if setting.double or not last:
+                stack.enter_context(without_bytes())
             layout = torch.channels_last if last else torch.contiguous_format
             stack.enter_context(Products(in_layout(layout)))
         torch.set_num_threads(setting.threads)
@@ -342,7 +347,7 @@ def measure_noise(
             with noisy_prior(codec.scheme, 1.0, chunk * CHUNK):
                 found = decode(codec, some, CHUNK)
         else:
-            with Products(other_device(np.random.default_rng(chunk * CHUNK))):
+            with without_bytes(), Products(other_device(np.random.default_rng(chunk * CHUNK))):
                 found = decode(codec, some, CHUNK)
         counts.add(wanted, found)
         done += len(some)

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...models.checks import check_shapes
+from ...numerics.int8_products import Linear
 from ...numerics.lapped_transform import BANDS
 from ...numerics.tiles import pieces
 from .integer_network import IntegerNetwork, NetworkConfig
@@ -113,7 +114,13 @@ class FirstLevel:
         low = torch.from_numpy(config.low_bands()).to(self.device)[bands]
         channels, outputs = (torch.from_numpy(x).to(self.device) for x in (rows, both))
         return _Pass(
-            bands, channels, outputs, start, low.to(torch.int32), self._units[channels], number
+            bands,
+            channels,
+            self._network.head(number, outputs),
+            start,
+            low.to(torch.int32),
+            self._units[channels],
+            number,
         )
 
     def index(self, grid: Tensor, number: int) -> Tensor:
@@ -154,7 +161,8 @@ class FirstLevel:
     def expected(self, grid: Tensor, bands: Tensor) -> Tensor:
         """Means of some of the 192 after level 0, ``(B, h, w, n)`` in 1/32 of the last Delta."""
         step = self.layout.steps - 1
-        out = self._network.head(self._trunk(grid, step), step, 2 * len(self.bands) + bands)
+        head = self._network.head(step, 2 * len(self.bands) + bands)
+        out = head(self._trunk(grid, step))
         seen = F.pad(grid, (0, 1)).index_select(-1, self._place[bands])
         none, some = self._shift_bias[:, bands]
         shift = out.round_().add_(torch.where(seen != 0, some, none)).clamp_(-127, 127)
@@ -163,7 +171,7 @@ class FirstLevel:
     def _index(self, trunk: Tensor, this: "_Pass") -> Tensor:
         """Table indices ``(..., bands of the pass) int32``."""
         config = self.config
-        out = self._network.head(trunk, this.step, this.rows).round_().add_(this.start)
+        out = this.head(trunk).round_().add_(this.start)
         tilt, width = out.to(torch.int32).chunk(2, -1)
         tilt = tilt.clamp(0, config.first_tilt.size - 1)
         width = width.clamp(0, config.first_width.size - 1)
@@ -172,7 +180,7 @@ class FirstLevel:
     def _trunk(self, grid: Tensor, step: int, places: Tensor | None = None) -> Tensor:
         """The network without its head, tile by tile with a halo that covers what it sees.
 
-        ``(B, h, w, channels)``, or of some ``places`` alone ``(B, n, channels)``.
+        ``(B, h, w, channels) int8``, or of some ``places`` alone ``(B, n, channels)``.
         """
         halo, channels = self._network.config.halo, self._network.config.channels
         count, height, width, _ = grid.shape
@@ -180,7 +188,7 @@ class FirstLevel:
         pictures = max(1, TILE * TILE // (height * width))
         if max(height, width) <= TILE and count <= pictures:
             return self._network.trunk(self._features(grid, unit), board, step, places)
-        result = torch.empty((count, height, width, channels), device=self.device)
+        result = grid.new_empty((count, height, width, channels), dtype=torch.int8)
         for piece in pieces(count, height, width, TILE, halo):
             features = self._features(grid[piece.pictures, *piece.seen], unit)
             out = self._network.trunk(features, board[piece.seen], step)
@@ -209,12 +217,12 @@ def typical(size: int, reach: int) -> Tensor:
 
 @dataclass(frozen=True)
 class _Pass:
-    """A pass's bands, where in the grid and in the outputs they are, their biases, table sets, and
-    what their digits are worth."""
+    """A pass's bands, where in the grid they are, what gives their outputs, their biases, table
+    sets, and what their digits are worth."""
 
     bands: Tensor
     channels: Tensor
-    rows: Tensor
+    head: Linear
     start: Tensor
     low: Tensor
     units: Tensor

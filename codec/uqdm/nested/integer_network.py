@@ -20,6 +20,7 @@ so a tile with that halo gives exactly what the whole picture gives.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -27,15 +28,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...models.checks import check_shapes
-from ...numerics.int8_products import Matrix
+from ...numerics.int8_products import Filters, Linear
 from ...numerics.lapped_transform import BANDS
-from ...numerics.precision import direct_convolutions
+from ...numerics.strips import strips
 
 ACTIVATION = 32.0  # activation units per 1.0: signed range +-3.97, rectified range 0 .. 7.97
 RESIDUAL = 128.0  # units per 1.0 of the residual stream h
 SIGNED, RECTIFIED, STREAM = 127.0, 255.0, 32767.0
 KERNEL = 5
-_CPU_NUMBERS = 1024 * 384  # inside a block that a thread computes at once
 # Least and most of each size of a network. Sums of channels * 127 * 127 must stay below 2**24.
 _SIZES = {
     "steps": (1, 1024),
@@ -269,7 +269,7 @@ def check_weights(tensors: Mapping[str, Tensor], largest_sum: int) -> None:
 class IntegerBlocks:
     """Exact inference of an exported network's blocks and head.
 
-    Every tensor holds integers, as float32.
+    What layers see are 8-bit integers, int8; the residual stream is integers, as float32.
     """
 
     def __init__(
@@ -277,36 +277,39 @@ class IntegerBlocks:
     ) -> None:
         self.config = config
         check_weights(tensors, max(config.hidden, config.inputs) * 127 * 127)
-        self._t = {name: value.to(device, torch.float32) for name, value in tensors.items()}
-        self._products = {
-            name: Matrix(self._t.pop(name))
-            for name, tensor in tensors.items()
-            if tensor.dtype == torch.int8 and tensor.dim() == 2
-        }
+        self._t = {name: value.to(device) for name, value in tensors.items()}
+        parts = [f"blocks.{i}.{{}}" for i in range(config.blocks)]
+        self._filters = [
+            Filters(*self._named(part.format("depthwise"), "weight", "scale")) for part in parts
+        ]
+        self._project = [
+            Linear(*self._named(part.format("project"), "weight", "scale")) for part in parts
+        ]
+        self._expand = cache(self._make_expand)
+
+    def _named(self, layer: str, *names: str) -> list[Tensor]:
+        return [self._t[f"{layer}.{name}"] for name in names]
+
+    def _make_expand(self, block: int, step: int) -> Linear:
+        weight, scale, bias = self._named(f"blocks.{block}.expand", "weight", "scale", "bias")
+        return Linear(weight, scale, bias[step])
 
     def blocks(self, h: Tensor, x: Tensor, step: int, places: Tensor | None = None) -> Tensor:
-        """What the head sees, ``(B, h, w, channels)``, or of some ``places`` ``(B, n, channels)``.
+        """What the head sees, ``(B, h, w, channels) int8``, or of ``places`` ``(B, n, channels)``.
 
         Args:
-            h: the residual stream ``(B, h, w, channels)``, which is used up.
+            h: the residual stream ``(B, h, w, channels) float32``, which is used up.
             x: what the first block, or the head, sees of it (``see``); used up likewise.
             places: ``(n,)`` of the ``h * w``. The last block is computed for them only.
         """
-        t, count = self._t, self.config.blocks
+        count = self.config.blocks
         for i in range(count):
-            name = f"blocks.{i}."
-            with direct_convolutions():
-                y = F.conv2d(
-                    x.permute(0, 3, 1, 2),
-                    t[name + "depthwise.weight"],
-                    padding=KERNEL // 2,
-                    groups=self.config.channels,
-                ).permute(0, 2, 3, 1)
+            y = self._filters[i](x)
             if places is not None and i == count - 1:
                 h, y = (z.flatten(1, 2).index_select(1, places) for z in (h, y))
-                x = torch.empty_like(h)
-            for seen, of, to in self.strips(y.contiguous(), h, x):
-                self._mix(seen, of, name, step)
+                x = torch.empty_like(h, dtype=torch.int8)
+            for seen, of, to in self.strips(y, h, x):
+                self._mix(seen, of, i, step)
                 self.see(of, to, step, i + 1)
         if places is not None and not count:
             x = x.flatten(1, 2).index_select(1, places)
@@ -315,39 +318,30 @@ class IntegerBlocks:
     def see(self, h: Tensor, out: Tensor, step: int, block: int = 0) -> None:
         """What a block, or after the last one the head, sees of the residual stream."""
         name = f"blocks.{block}.gain" if block < self.config.blocks else "head.gain"
-        torch.mul(h, self._t[name][step], out=out).round_().clamp_(-SIGNED, SIGNED)
+        out.copy_(torch.mul(h, self._t[name][step]).round_().clamp_(-SIGNED, SIGNED))
 
     def strips(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """Views of some rows of each ``(..., channels)`` at a time; of ``(n,)`` some entries.
+        """Views of some rows of each ``(..., channels)`` at a time; of ``(n,)`` some entries."""
+        rows = (x if x.dim() == 1 else x.reshape(-1, x.shape[-1]) for x in tensors)
+        return strips(self.config.hidden, *rows)
 
-        On a CPU as many as stay in its cache from one operation to the next.
-        """
-        rows = [x if x.dim() == 1 else x.view(-1, x.shape[-1]) for x in tensors]
-        count = len(rows[0])
-        if rows[0].device.type == "cpu":
-            count = _CPU_NUMBERS // self.config.hidden * torch.get_num_threads()
-        return zip(*(x.split(max(count, 1)) for x in rows), strict=True)
-
-    def _mix(self, x: Tensor, h: Tensor, name: str, step: int) -> None:
+    def _mix(self, y: Tensor, h: Tensor, block: int, step: int) -> None:
         """The part of a block that looks at each place ``(n, channels)`` alone; adds to ``h``."""
-        t = self._t
-        expand, project = (self._products[f"{name}{part}.weight"] for part in ("expand", "project"))
-        y = (x * t[name + "depthwise.scale"]).round_().clamp_(-SIGNED, SIGNED)
-        y = expand(y).add_(t[name + "expand.bias"][step]).mul_(t[name + "expand.scale"])
-        y.round_().clamp_(0.0, RECTIFIED)
-        y = project(y, rectified=True).mul_(t[name + "project.scale"])
-        h.add_(y.round_().clamp_(-STREAM, STREAM)).clamp_(-STREAM, STREAM)
+        expand = self._expand(block, step)
+        x = expand.room(len(y))
+        self._filters[block].requantise(y, x[:, : expand.inputs])
+        y = self._project[block](expand.rectified(x)).round_().clamp_(-STREAM, STREAM)
+        h.add_(y).clamp_(-STREAM, STREAM)
 
-    @torch.inference_mode()
-    def head(self, h: Tensor, step: int, rows: Tensor | None = None) -> Tensor:
-        """Outputs ``(..., len(rows))``, all by default, of what the head sees.
+    def head(self, step: int, rows: Tensor | None = None) -> Linear:
+        """Gives outputs ``(..., len(rows))``, all by default, of what the head sees.
 
         Every output is one IEEE product of an exact integer, hence the same everywhere.
         """
-        matrix, scale = self._products["head.weight"], self._t["head.scale"][step]
-        if rows is not None:
-            matrix, scale = matrix.outputs(rows), scale[rows]
-        return matrix(h).mul_(scale)
+        weight, scale = self._named("head", "weight", "scale")
+        if rows is None:
+            return Linear(weight, scale[step])
+        return Linear(weight[rows], scale[step, rows])
 
 
 class IntegerNetwork(IntegerBlocks):
@@ -358,26 +352,27 @@ class IntegerNetwork(IntegerBlocks):
     ) -> None:
         check_shapes(tensors, config.tensors())
         super().__init__(config, tensors, device)
+        self._stem = Linear(self._t["stem.weight"])
 
     @torch.inference_mode()
     def trunk(
         self, features: Tensor, lattice: Tensor, step: int, places: Tensor | None = None
     ) -> Tensor:
-        """All but the last layer: ``(B, h, w, channels)``, which ``head`` takes.
+        """All but the last layer: ``(B, h, w, channels) int8``, which ``head`` takes.
 
         Args:
-            features: ``(B, h, w, inputs) float32`` integers in [-127, 127].
+            features: ``(B, h, w, inputs) int8`` in [-127, 127].
             lattice: ``(h, w)`` int64, that of each block.
             step: the step of the schedule.
             places: see ``blocks``.
         """
-        t = self._t
-        of_lattices = t["stem.bias"][step]
-        h = features.new_empty(*features.shape[:-1], self.config.channels)
-        x = torch.empty_like(h)
+        of_lattices, scale = self._t["stem.bias"][step].float(), self._t["stem.scale"]
+        shape = (*features.shape[:-1], self.config.channels)
+        h = torch.empty(shape, device=features.device)
+        x = torch.empty_like(h, dtype=torch.int8)
         board = lattice.expand(features.shape[:-1]).flatten()
         for seen, own, of, to in self.strips(features, board, h, x):
-            of.copy_(self._products["stem.weight"](seen))
-            of.add_(of_lattices[own]).mul_(t["stem.scale"]).round_().clamp_(-STREAM, STREAM)
+            torch.mul(self._stem(seen).add_(of_lattices[own]), scale, out=of)
+            of.round_().clamp_(-STREAM, STREAM)
             self.see(of, to, step)
         return self.blocks(h, x, step, places)

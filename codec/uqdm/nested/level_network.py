@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...numerics.int8_products import Matrix
+from ...numerics.int8_products import Linear
 from ...numerics.lapped_transform import BANDS
+from ...numerics.strips import strips
 from ...numerics.tiles import Piece, in_tiles
 from .integer_network import IntegerNetwork
 from .pass_network import IntegerPasses, digit_features
@@ -55,19 +56,22 @@ class Look:
 
 @dataclass(frozen=True)
 class _Pass:
-    """What a pass codes: its bands ``(n,)``, and the heads' rows for their tilts and widths.
+    """What a pass codes: its bands ``(n,)``, and the heads that give their tilts and widths.
 
     Attributes:
+        head: the trunk's.
         bias: ``(2, 2, n)``, of tilts and widths, of insignificant and significant coefficients.
         step: of the pass network; None for the first pass.
+        added: the head of the pass network, likewise.
         tell: what the pass's digits add to ``Look.told``; None for the last pass.
     """
 
     bands: Tensor
-    rows: Tensor
+    head: Linear
     bias: Tensor
     step: int | None
-    tell: Matrix | None
+    added: Linear | None
+    tell: Linear | None
 
 
 class LevelNetworks:
@@ -97,67 +101,90 @@ class LevelNetworks:
         bands = torch.from_numpy(np.flatnonzero(self.config.band_mask(level, number)))
         bands = bands.to(self.device)
         outputs = [OUTPUTS["tilt"], OUTPUTS["width"]]
+        rows = torch.cat([bands + BANDS * output for output in outputs])
         last = number == len(self.config.passes[level]) - 1
+        step = self._steps.get((level, number))
         return _Pass(
             bands,
-            torch.cat([bands + BANDS * output for output in outputs]),
+            self._network.head(level - 1, rows),
             self._bias[level - 1, outputs][..., bands],
-            self._steps.get((level, number)),
+            step,
+            None if step is None else self._passes.head(step, rows),
             None if last else self._passes.of_bands(bands),
         )
 
     def look(self, grid: Tensor, level: int) -> Look:
         """The trunk's look at grids before a level, which nothing is known of yet."""
         trunk = self.trunk(grid, level)
-        joined = self._passes.join(trunk.float(), level - 1)
+        joined = self._passes.join(trunk, level - 1)
         return Look(level, trunk, joined, torch.zeros_like(joined))
 
     def index(self, grid: Tensor, look: Look, number: int) -> Tensor:
         """Tables of a pass's digits, ``(B, n) int32``."""
-        config, level, this = self.config, look.level, self._pass(look.level, number)
-        tilt_grid, width_grid = config.grids(level)
-        places = places_of(grid, config, level, number)
-        trunk, seen = (_at(x, places) for x in (look.trunk, grid))
-        out = self._network.head(trunk.float(), level - 1, this.rows).round_()
+        level, this = look.level, self._pass(look.level, number)
+        at = self._rows(grid, level, number)
+        index = torch.empty((len(at), len(this.bands)), dtype=torch.int32, device=self.device)
+        added: list[Tensor] = []
         if this.step is not None:
             height, width = grid.shape[1:3]
-            wanted = blocks_of(height, width, config, level, number)
-            out += self._added(look, this.step, this.rows, wanted)
-        grid = self._of_bands(seen, this)
-        start = torch.where((grid != 0).unsqueeze(-2), this.bias[:, 1], this.bias[:, 0])
-        out = (out / FINE).round_().unflatten(-1, (2, -1)).add_(start)
+            wanted = blocks_of(height, width, self.config, level, number)
+            added = [self._seen(look, this.step, wanted).flatten(0, 1)]
+        trunk, rows = look.trunk.flatten(0, 2), grid.flatten(0, 2)
+        for own, to, *rest in strips(2 * len(this.bands), at, index, *added):
+            out = this.head(trunk.index_select(0, own)).round_()
+            if this.added is not None:
+                out += this.added(rest[0]).round_()
+            to.copy_(
+                self._tables(out, self._of_bands(rows.index_select(0, own), this), this, level)
+            )
+        return index.view(len(grid), index.numel() // len(grid))
+
+    def _tables(self, out: Tensor, old: Tensor, this: _Pass, level: int) -> Tensor:
+        """Tables of digits ``(n, bands)``, of what the heads give and of the grid before."""
+        tilt_grid, width_grid = self.config.grids(level)
+        start = torch.where((old != 0).unsqueeze(-2), this.bias[:, 1], this.bias[:, 0])
+        out = out.div_(FINE).round_().unflatten(-1, (2, -1)).add_(start)
         tilt, width = out.unbind(-2)
         tilt.clamp_(0, tilt_grid.size - 1)
-        tilt = torch.where(grid < 0, tilt_grid.size - 1 - tilt, tilt)
+        tilt = torch.where(old < 0, tilt_grid.size - 1 - tilt, tilt)
         width.clamp_(0, width_grid.size - 1)
-        sets = table_set(grid, config, level, self._low[this.bands])
-        index = sets.mul_(tilt_grid.size).add_(tilt).mul_(width_grid.size).add_(width)
-        return index.flatten(1).to(torch.int32)
+        sets = table_set(old, self.config, level, self._low[this.bands])
+        return sets.mul_(tilt_grid.size).add_(tilt).mul_(width_grid.size).add_(width)
 
     def rest(self, coefficients: Tensor, grid: Tensor, level: int, number: int) -> Tensor:
         """What a pass's digits stand for, ``(B, n)`` in the level's Deltas, with their signs."""
-        this = self._pass(level, number)
-        places = places_of(grid, self.config, level, number)
-        new, old = (self._of_bands(_at(x, places), this) for x in (coefficients, grid))
-        return ((new - old) / self.config.unit(level) * orientation(old)).flatten(1)
+        this, at = self._pass(level, number), self._rows(grid, level, number)
+        rest = torch.empty((len(at), len(this.bands)), device=self.device)
+        whole = [x.flatten(0, 2) for x in (coefficients, grid)]
+        for own, to in strips(2 * BANDS, at, rest):
+            new, old = (self._of_bands(x.index_select(0, own), this) for x in whole)
+            torch.sub(new, old, out=to).div_(self.config.unit(level)).mul_(orientation(old))
+        return rest.view(len(grid), rest.numel() // len(grid))
 
     def update(self, grid: Tensor, look: Look, number: int, symbols: Tensor) -> None:
         """Take a pass's digits ``(B, n)`` into the grids, and into the look at the level."""
         level, this = look.level, self._pass(look.level, number)
+        at = self._rows(grid, level, number)
+        rows, told = grid.flatten(0, 2), look.told.flatten(0, 2)
+        for own, digits in strips(2 * BANDS, at, symbols.view(len(at), len(this.bands))):
+            before = rows.index_select(0, own)
+            old = self._of_bands(before, this)
+            k = digits.float().mul_(orientation(old))
+            if this.tell is not None:
+                told.index_add_(0, own, this.tell(digit_features(k).to(torch.int8)))
+            new = k.mul_(self.config.unit(level)).add_(old)
+            if len(this.bands) < BANDS:
+                new = before.index_copy_(1, this.bands, new)
+            rows.index_copy_(0, own, new)
+
+    def _rows(self, grid: Tensor, level: int, number: int) -> Tensor:
+        """Blocks of a pass among all of the batch, picture by picture, ``(n,)``."""
+        count, height, width = grid.shape[:3]
         places = places_of(grid, self.config, level, number)
-        whole = grid.view(len(grid), -1, BANDS)
-        old = self._of_bands(_at(grid, places), this)
-        k = symbols.view(old.shape).float().mul_(orientation(old))
         if places is None:
-            places = torch.arange(whole.shape[1], device=self.device)
-        if this.tell is not None:
-            told = look.told.view(len(grid), whole.shape[1], -1)
-            told.index_add_(1, places, this.tell(digit_features(k)))
-        new = k.mul_(self.config.unit(level)).add_(old)
-        if len(this.bands) == BANDS:
-            whole[:, places] = new
-        else:
-            whole[:, places[:, None], this.bands] = new
+            return torch.arange(count * height * width, device=self.device)
+        first = torch.arange(count, device=self.device) * (height * width)
+        return (first[:, None] + places).flatten()
 
     def expected(self, grid: Tensor, level: int, chosen: Tensor | None = None) -> Tensor:
         """Conditional means after ``level`` levels, ``(B, h, w, n)`` in 1/32 of the last Delta.
@@ -174,7 +201,7 @@ class LevelNetworks:
         """``expected`` where the trunk's look after the level is there already."""
         bands, row = self._all if chosen is None else chosen, level - 1
         seen = grid if chosen is None else grid.index_select(-1, bands)
-        out = self._network.head(trunk.float(), row, bands + BANDS * OUTPUTS["shift"])
+        out = self._network.head(row, bands + BANDS * OUTPUTS["shift"])(trunk)
         bias = self._bias[row, OUTPUTS["shift"]][:, bands]
         shift = out.round_() + torch.where(seen != 0, bias[1], bias[0])
         unit = RATIO ** (self.config.levels - level)
@@ -187,14 +214,14 @@ class LevelNetworks:
         def of(piece: Piece, at: Tensor | None) -> Tensor:
             features = self._features(grid[piece.pictures, *piece.seen], units)
             x = self._network.trunk(features, board[piece.seen], level - 1, at)
-            return x.to(torch.int8).view(len(x), -1, x.shape[-1])
+            return x.view(len(x), -1, x.shape[-1])
 
         halo = self._network.config.halo
         x = in_tiles(grid.shape[:3], TILE, halo, of, self.device)
         return x.unflatten(1, grid.shape[1:3])
 
-    def _added(self, look: Look, step: int, rows: Tensor, wanted: np.ndarray | None) -> Tensor:
-        """What the pass network adds to the trunk's outputs, ``(B, n, rows)`` integers."""
+    def _seen(self, look: Look, step: int, wanted: np.ndarray | None) -> Tensor:
+        """What the pass network's head sees in a pass, ``(B, n, channels) int8``."""
         board = lattice_of(look.joined)
 
         def of(piece: Piece, at: Tensor | None) -> Tensor:
@@ -202,8 +229,7 @@ class LevelNetworks:
             x = self._passes.look(
                 joined.contiguous(), told.contiguous(), board[piece.seen], step, at
             )
-            x = x.view(len(x), -1, x.shape[-1])
-            return self._passes.head(x, step, rows).round_()
+            return x.view(len(x), -1, x.shape[-1])
 
         halo = self._passes.config.halo
         return in_tiles(look.joined.shape[:3], TILE, halo, of, self.device, wanted)
@@ -215,9 +241,3 @@ class LevelNetworks:
     @staticmethod
     def _of_bands(values: Tensor, this: _Pass) -> Tensor:
         return values if len(this.bands) == BANDS else values.index_select(-1, this.bands)
-
-
-def _at(values: Tensor, places: Tensor | None) -> Tensor:
-    """``(B, n, c)`` of values ``(B, h, w, c)``: of some places, or of all."""
-    values = values.flatten(1, 2)
-    return values if places is None else values.index_select(1, places)

@@ -13,6 +13,7 @@ Integers all through, as in ``integer_network.py``, whose blocks it has.
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...models.checks import check_shapes
-from ...numerics.int8_products import Matrix
+from ...numerics.int8_products import Linear
 from ...numerics.lapped_transform import BANDS
 from .integer_network import (
     ACTIVATION,
@@ -84,7 +85,7 @@ class PassConfig:
 
 
 def digit_features(digits: Tensor) -> Tensor:
-    """``(..., n)`` digits, 0 where there is none yet, to ``(..., 2 n)`` integers as floats."""
+    """``(..., n)`` digits, 0 where there is none yet, to ``(..., 2 n)`` integers of their type."""
     signed = (digits * DIGIT).clamp(-SIGNED, SIGNED)
     return torch.cat([signed, signed.abs()], -1)
 
@@ -141,7 +142,7 @@ class PassNetwork(nn.Module):
 
 
 class IntegerPasses(IntegerBlocks):
-    """Exact inference of an exported pass network. Every tensor holds integers, as float32."""
+    """Exact inference of an exported pass network."""
 
     def __init__(
         self, config: PassConfig, tensors: dict[str, Tensor], device: torch.device
@@ -149,22 +150,29 @@ class IntegerPasses(IntegerBlocks):
         network = config.network
         check_shapes(tensors, [*config.tensors(), *network.block_tensors()])
         super().__init__(network, tensors, device)
+        self._join = cache(self._make_join)
+
+    def _make_join(self, level: int) -> Linear:
+        weight, scale = self._named("join", "weight", "scale")
+        return Linear(weight, scale[level])
 
     @torch.inference_mode()
     def join(self, trunk: Tensor, level: int) -> Tensor:
-        """What the passes of a level (counted from 0) see of the trunk: ``(..., channels)``."""
-        seen = self._products["join.weight"](trunk)
-        return seen.mul_(self._t["join.scale"][level]).round_().clamp_(-STREAM, STREAM)
+        """What the passes of a level (counted from 0) see of the trunk.
 
-    def of_bands(self, bands: Tensor) -> Matrix:
+        ``(..., channels) float32`` of ``(..., trunk) int8``.
+        """
+        return self._join(level)(trunk).round_().clamp_(-STREAM, STREAM)
+
+    def of_bands(self, bands: Tensor) -> Linear:
         """What ``digit_features`` of some bands ``(n,)`` are multiplied with, to be added up."""
-        return self._products["stem.weight"].inputs(torch.cat([bands, bands + BANDS]))
+        return Linear(self._t["stem.weight"][:, torch.cat([bands, bands + BANDS])])
 
     @torch.inference_mode()
     def look(
         self, joined: Tensor, told: Tensor, lattice: Tensor, step: int, places: Tensor | None
     ) -> Tensor:
-        """What the head sees in a pass: ``(B, h, w, channels)``, of some places ``(B, n, ...)``.
+        """What the head sees in a pass: ``(B, h, w, channels) int8``, of places ``(B, n, ...)``.
 
         Args:
             joined: ``join``'s, ``(B, h, w, channels)``.
@@ -172,13 +180,12 @@ class IntegerPasses(IntegerBlocks):
             lattice: ``(h, w)`` int64, that of each block.
             step: which of the passes.
         """
-        t = self._t
-        of_lattices = t["stem.bias"][step]
+        of_lattices, scale = self._t["stem.bias"][step].float(), self._t["stem.scale"]
         h = torch.empty_like(joined)
-        x = torch.empty_like(h)
+        x = torch.empty_like(h, dtype=torch.int8)
         board = lattice.expand(joined.shape[:-1]).flatten()
         for seen, sums, own, of, to in self.strips(joined, told, board, h, x):
-            torch.mul(sums, t["stem.scale"], out=of).round_().add_(seen).add_(of_lattices[own])
+            torch.mul(sums, scale, out=of).round_().add_(seen).add_(of_lattices[own])
             of.clamp_(-STREAM, STREAM)
             self.see(of, to, step)
         return self.blocks(h, x, step, places)

@@ -10,6 +10,7 @@ colours before were from what had been expected of them. All of it in exact inte
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -17,8 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...models.checks import check_shapes
-from ...numerics.int8_products import Matrix
+from ...numerics.int8_products import Linear
 from ...numerics.precision import mixed_precision
+from ...numerics.strips import strips
 from ...numerics.tiles import pieces
 from .integer_network import (
     ACTIVATION,
@@ -47,7 +49,6 @@ from .schedule import PIXEL_UNIT
 from .tuning import ERRORS, Tuning
 
 _MAX_HEADS = 512  # sums of 255 * 127 stay below 2**24
-_CPU_NUMBERS = 1024 * 384  # inside a head that a thread computes at once
 _LARGEST = 127.0  # of what a head sees
 # 2**(j / 4) as float32: what follows multiplies them by powers of two, which is exact everywhere.
 _QUARTERS = (1.0, 1.1892071, 1.4142135, 1.6817929)
@@ -287,14 +288,15 @@ class PlacesNetwork:
         trunk = torch.empty((*shape, config.channels), dtype=torch.int8, device=device)
         guesses = torch.empty((*shape, 2 * len(COLOURS)), device=device)
         rows = torch.arange(len(COLOURS) * 2, device=device) + place * len(COLOURS) * 2
+        head = self._network.head(place, rows)
         for piece in pieces(*shape, TILE, config.halo):
             area = (slice(2 * s.start, 2 * s.stop) for s in piece.seen)
             of = (piece.pictures, slice(None), *area)
-            seen = features(to_cells(prediction[of]), to_cells(residual[of]))
+            seen = features(to_cells(prediction[of]), to_cells(residual[of])).to(torch.int8)
             colours = torch.zeros(seen.shape[1:3], dtype=torch.long, device=device)
             own = self._network.trunk(seen, colours, place)[:, *piece.inner]
-            trunk[piece.pictures, *piece.tile] = own.to(torch.int8)
-            guesses[piece.pictures, *piece.tile] = self._network.head(own, place, rows)
+            trunk[piece.pictures, *piece.tile] = own
+            guesses[piece.pictures, *piece.tile] = head(own)
         look.trunk, look.guesses = trunk, guesses.round_()
 
     def _seen(self, residual: Tensor, number: int, look: Look) -> list[Tensor]:
@@ -316,23 +318,19 @@ class _IntegerHead:
             if tensor.dtype == torch.int8 and int(tensor.min()) < -127:
                 raise ValueError(f"the model's {name} has weights below -127")
         t = {name.removeprefix(prefix): tensor.to(device) for name, tensor in tensors.items()}
-        self._expand, self._project = (Matrix(t[f"{p}.weight"]) for p in ("expand", "project"))
-        self._bias = t["expand.bias"].float()
-        self._scales = t["expand.scale"], t["project.scale"]
+        self._expand = Linear(t["expand.weight"], t["expand.scale"], t["expand.bias"])
+        self._project = Linear(t["project.weight"], t["project.scale"])
         self.worst = max(abs(int(end)) for end in tensors[f"{prefix}expand.bias"].aminmax())
-        self._hidden = len(self._bias)
 
     @torch.inference_mode()
     def __call__(self, seen: list[Tensor]) -> Tensor:
         """``(..., 2)`` integers of parts ``(..., n) int8`` of what it sees."""
         flat = [x.flatten(0, -2) for x in seen]
-        out = torch.empty((len(flat[0]), 2), device=self._bias.device)
-        count = len(out)
-        if out.device.type == "cpu":  # as many as stay in its cache
-            count = _CPU_NUMBERS // self._hidden * torch.get_num_threads()
-        expand, project = self._scales
-        for to, *parts in zip(*(x.split(max(count, 1)) for x in (out, *flat)), strict=True):
-            y = self._expand(torch.cat(parts, -1).float()).add_(self._bias).mul_(expand)
-            y.round_().clamp_(0.0, 255.0)
-            to.copy_(self._project(y, rectified=True).mul_(project).round_())
-        return out.view(*seen[0].shape[:-1], 2)
+        out = torch.empty((len(flat[0]), self._project.outputs), device=flat[0].device)
+        ends = list(accumulate(x.shape[1] for x in flat))
+        for to, *parts in strips(self._expand.outputs, out, *flat):
+            x = self._expand.room(len(to))
+            for part, end in zip(parts, ends, strict=True):
+                x[:, end - part.shape[1] : end] = part
+            to.copy_(self._project(self._expand.rectified(x)).round_())
+        return out.view(*seen[0].shape[:-1], -1)

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from ...numerics.lapped_transform import BANDS, BLOCK, dct_matrix
+from ...numerics.strips import strips
 from ...stream.entropy import Tables
 
 RATIO = 3
@@ -39,6 +40,7 @@ PIXEL_UNIT = 16  # the lossless layer's prediction is in 1/16 of a pixel value
 # blocks each, and every further one has as many as all before it, between them.
 _PATTERN = np.array([[0, 4, 2, 4], [4, 3, 4, 3], [2, 4, 1, 4], [4, 3, 4, 3]])
 LATTICES, PERIOD = 5, len(_PATTERN)
+_COMPANDED = 1023  # steps, beyond which all are the same
 OUTPUTS = {"tilt": 0, "width": 1, "shift": 2}  # each BANDS wide
 
 
@@ -273,23 +275,25 @@ class Features:
         device: torch.device | str = "cpu",
         chosen: np.ndarray | None = None,
     ) -> None:
-        magnitude = np.arange(1024)
-        table = np.minimum(np.round(12 * np.log2(1 + magnitude)), 127)
-        self._table = torch.tensor(table, dtype=torch.float32, device=device)
+        magnitude = np.minimum(np.round(12 * np.log2(1 + np.arange(_COMPANDED + 1))), 127)
+        table = np.concatenate([-magnitude[:0:-1], magnitude])
+        self._table = torch.tensor(table, dtype=torch.int8, device=device)
         linear = 40.0 * config.last_delta / np.array(config.band_rms)
         if chosen is not None:
             linear = linear[chosen]
         self._linear = torch.tensor(linear, dtype=torch.float32, device=device)
 
-    def __call__(self, grid: Tensor, unit: float | Tensor) -> Tensor:
-        """``(..., n)`` grid in last Deltas, and the level's unit, to ``(..., 2 n)``."""
-        # Exact: grid is a multiple of the unit, or the unit a third, which rounding makes exact.
-        scaled = (grid / unit).round_()
-        index = scaled.abs_().clamp_(max=1023.0).to(torch.int32)
-        size = self._table.index_select(0, index.flatten()).view_as(grid)
-        companded = size * torch.sign(grid)
-        linear = (grid * self._linear).round_().clamp_(-127.0, 127.0)
-        return torch.cat([companded, linear], -1)
+    def __call__(self, grid: Tensor, unit: Tensor) -> Tensor:
+        """``(..., 2 n) int8`` of a grid ``(..., n)`` in last Deltas, the level's units ``(n,)``."""
+        n = grid.shape[-1]
+        out = torch.empty((*grid.shape[:-1], 2 * n), dtype=torch.int8, device=grid.device)
+        for of, to in strips(2 * n, grid.reshape(-1, n), out.view(-1, 2 * n)):
+            # Exact: grid is a multiple of the unit, or the unit a third, which rounding makes so.
+            steps = (of / unit).round_().clamp_(-_COMPANDED, _COMPANDED).add_(_COMPANDED)
+            places = steps.to(torch.int32).flatten()
+            to[:, :n] = self._table.index_select(0, places).view_as(of)
+            to[:, n:] = (of * self._linear).round_().clamp_(-127.0, 127.0)
+        return out
 
 
 def log_pmf(tilt: Tensor, width: Tensor, energy: Tensor, theta: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from ...base import Codec
 from ...errors import InvalidModelError, StrataError
-from ...numerics.precision import without_mkldnn
+from ...numerics.precision import without_bytes, without_mkldnn
 from .scheme import UniversalScheme
 from .windows import PRECISE, USUAL, Execution
 
@@ -119,7 +119,7 @@ def verify_exact(codec: Codec, pictures: Sequence[np.ndarray]) -> dict[str, Any]
     """
     streams = codec.encode(pictures)
     try:
-        with _Sums() as sums:
+        with without_bytes(), _Sums() as sums:
             codec.decode(streams)
         ways = list(_exact_ways(codec, streams))
     except StrataError as error:
@@ -183,7 +183,7 @@ class _Sums(TorchFunctionMode):
         if func is Tensor.addmm_ and _integers(*args):
             total, a, b = args
             wider = total.long() + a.long() @ b.long()
-        elif func in (torch.mm, torch._int_mm) and _integers(*args):
+        elif func is torch.mm and _integers(*args):
             a, b = (x.double() for x in args)
             wider = a @ b
         elif func in (F.linear, F.conv2d) and _integers(*args[:2]):

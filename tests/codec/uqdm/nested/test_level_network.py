@@ -112,7 +112,7 @@ def test_what_a_level_tells_is_what_its_digits_say(
     last = torch.from_numpy(pass_mask(CONFIG, level, len(CONFIG.passes[level]) - 1))
     digits[last[lattice_of(grid)].expand_as(grid)] = 0
     every = levels._passes.of_bands(torch.arange(192))
-    assert torch.equal(found["told"], every(digit_features(digits)))
+    assert torch.equal(found["told"], every(digit_features(digits).to(torch.int8)))
     look = levels.look(grid, level)  # nothing told
     for number in range(1, len(CONFIG.passes[level])):
         changed = levels.index(grid, look, number) != found[f"index {number}"]

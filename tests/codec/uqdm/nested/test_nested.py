@@ -9,10 +9,11 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from codec import CorruptStreamError, EncodedImage, UnknownModelError
-from codec.numerics import int8_products
+from codec.numerics import int8_products, strips
+from codec.numerics.precision import without_bytes
 from codec.uqdm import recipes
 from codec.uqdm.codec import UQDMCodec
-from codec.uqdm.nested import first_network, integer_network, level_network, tuning
+from codec.uqdm.nested import first_network, level_network, tuning
 from codec.uqdm.nested.export import export, model_config
 from codec.uqdm.nested.integer_network import IntegerNetwork
 from codec.uqdm.nested.objective import NestedObjective
@@ -69,7 +70,7 @@ def test_streams_do_not_depend_on_batch_tiles_or_threads(
         torch.set_num_threads(1 if threads > 1 else 2)
         for module in (first_network, level_network):
             monkeypatch.setattr(module, "TILE", 5)  # blocks: many tiles, each with its halo
-        monkeypatch.setattr(integer_network, "_CPU_NUMBERS", 7 * 32)
+        monkeypatch.setattr(strips, "NUMBERS", 7 * 32)
         assert codec.encode(pictures) == expected
         for picture, decoded in zip(pictures, codec.decode(expected), strict=True):
             np.testing.assert_array_equal(decoded, picture)
@@ -90,18 +91,19 @@ def test_the_network_is_exact_in_any_arithmetic(
     monkeypatch.setattr(int8_products, "bytes_are_faster", lambda device: bytes_)
     model = nested_model()
     weights, device = model.network.export(), torch.device("cpu")
+    weights["head.scale"] = weights["head.scale"].expand(CONFIG.levels, -1)
     network = IntegerNetwork(model.network.config, weights, device)
     generator = torch.Generator().manual_seed(1)
-    features = torch.randint(-127, 128, (2, 9, 11, 384), generator=generator).float()
+    features = torch.randint(-127, 128, (2, 9, 11, 384), generator=generator).to(torch.int8)
     board = (torch.arange(9)[:, None] + torch.arange(11)) % 5
 
     def outputs() -> torch.Tensor:
-        return network.head(network.trunk(features, board, 3), 3)
+        return network.head(3)(network.trunk(features, board, 3))
 
     found = outputs()
     assert found.abs().max() > 1
     wide = _Wide()
-    with wide:
+    with without_bytes(), wide:
         expected = outputs()
     assert wide.seen == 2 + 3 * model.network.config.blocks
     assert wide.largest < 2**24
@@ -119,7 +121,7 @@ class _Wide(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func not in (torch.mm, torch._int_mm, torch.nn.functional.conv2d):
+        if func not in (torch.mm, torch.nn.functional.conv2d):
             return func(*args, **kwargs)
         self.seen += 1
         a, b = (x.double() for x in args)
@@ -128,13 +130,13 @@ class _Wide(TorchFunctionMode):
         else:
             out = sum(a[:, i : i + 1] * b[i] for i in reversed(range(len(b))))
         self.largest = max(self.largest, float(out.abs().max()))
-        return kwargs["out"].copy_(out) if "out" in kwargs else out.float()
+        return out.float()
 
 
 def test_training_sees_the_network_that_runs() -> None:
     """Fake quantisation and the exported integers agree but for rounding on a knife's edge."""
     model = nested_model().eval()
-    features = torch.randint(-127, 128, (1, 12, 12, 384)).float()
+    features = torch.randint(-127, 128, (1, 12, 12, 384)).to(torch.int8)
     board = (torch.arange(12)[:, None] + torch.arange(12)) % 5
     with torch.no_grad():
         seen = model.network(features, board, torch.tensor([2]))
@@ -145,7 +147,7 @@ def test_training_sees_the_network_that_runs() -> None:
         if name.startswith("network.")
     }
     network = IntegerNetwork(model.network.config, weights, torch.device("cpu"))
-    runs = network.head(network.trunk(features, board, 2), 2)[..., 192:384]
+    runs = network.head(2)(network.trunk(features, board, 2))[..., 192:384]
     runs = runs * (model.config.width.step / level_network.FINE)
     difference = (seen[..., 192:384] - runs).abs()
     assert difference.mean() < 0.02 * seen[..., 192:384].abs().mean()

@@ -8,8 +8,9 @@ import torch
 
 from codec import CorruptStreamError, EncodedImage, InvalidModelError, load_codec
 from codec.models import zoo
+from codec.numerics import strips
 from codec.uqdm.codec import UQDMCodec
-from codec.uqdm.nested import integer_network, pixel_lattice, pixel_network, tuning
+from codec.uqdm.nested import pixel_lattice, pixel_network, tuning
 from codec.uqdm.nested.export import export, model_config
 from codec.uqdm.nested.pixel_network import Look
 from codec.uqdm.nested.scheme import NestedScheme
@@ -50,8 +51,7 @@ def test_streams_do_not_depend_on_batch_tiles_or_threads(
     try:
         torch.set_num_threads(1 if threads > 1 else 2)
         monkeypatch.setattr(pixel_network, "TILE", 12)  # cells: several tiles, each with its halo
-        for module in (integer_network, pixel_network):
-            monkeypatch.setattr(module, "_CPU_NUMBERS", 50 * 256)
+        monkeypatch.setattr(strips, "NUMBERS", 50 * 256)
         alone = [codec.encode([picture])[0] for picture in pictures]
         assert alone == together
         decoded = codec.decode(together)
