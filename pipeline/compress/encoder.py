@@ -45,6 +45,7 @@ WINDOW_BYTES = 3 << 25
 WINDOW_SECONDS = 60.0
 WINDOW_ROWS = 256
 BATCH_PIXELS = 1 << 22
+CPU_BATCH_PIXELS = 1 << 20  # larger batches are no faster there and delay the first picture
 SYSTEMATIC = 8  # so many failures without a success mean that the codec is broken
 
 
@@ -82,7 +83,7 @@ class SampleEncoder:
         self._of_thread = threading.local()
         self._queued: deque[Future[Any]] = deque()  # on the device, or waiting for it
         self._coding: deque[Future[list[EncodedImage]]] = deque()
-        self._batch_pixels = BATCH_PIXELS
+        self._batch_pixels = CPU_BATCH_PIXELS if settings.device == "cpu" else BATCH_PIXELS
         self._window_bytes = WINDOW_BYTES
         self._clock = StageClock()
         self._encoded = self._failed = 0  # pictures of this shard

@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 from codec import Codec, load_codec  # noqa: E402
 from codec.batches import batches_by_size  # noqa: E402
 from codec.models.zoo import DEFAULT_MODELS  # noqa: E402
-from pipeline.compress.encoder import BATCH_PIXELS  # noqa: E402
+from pipeline.compress.encoder import CPU_BATCH_PIXELS  # noqa: E402
 from pipeline.compress.job import CompressOptions, compress  # noqa: E402
 from tests.benchmarks.scale.corpus import crops, write_shards  # noqa: E402
 from tests.benchmarks.scale.watching import events, load, ray_with, say, watching  # noqa: E402
@@ -45,7 +45,8 @@ def bare(codec: Codec, shards: int, count: int, side: int, batch_size: int) -> C
     wall = cpu = 0.0
     for shard in range(shards):
         images = list(crops(count, side, shard * count))
-        batches = list(batches_by_size([i.shape[:2] for i in images], batch_size, BATCH_PIXELS))
+        sizes = [i.shape[:2] for i in images]
+        batches = list(batches_by_size(sizes, batch_size, CPU_BATCH_PIXELS))
         started, cpu_started = time.perf_counter(), time.process_time()
         for batch in batches:
             codec.encode([images[number] for number in batch], layers=codec.archive_layers)

@@ -31,7 +31,7 @@ from codec import EncodedImage, load_codec
 from codec.images import resizing
 from codec.numerics import lapped_transform
 from codec.stream import entropy
-from codec.uqdm.nested import integer_network
+from codec.uqdm.nested import integer_network, pass_network
 from codec.uqdm.nested import scheme as nested_scheme
 from tests.benchmarks import pictures
 
@@ -39,7 +39,7 @@ PARTS = {
     "entropy": [(entropy.Decoder, "decode")],
     "network": [
         (integer_network.IntegerNetwork, "trunk"),
-        (integer_network.IntegerNetwork, "head"),
+        (pass_network.IntegerPasses, "look"),
     ],
     "transform": [(lapped_transform, "inverse"), (lapped_transform, "inverse_reduced")],
     "resize": [(nested_scheme, "shrink"), (resizing, "shrink")],

@@ -38,7 +38,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from codec import Codec, load_codec
 from codec.numerics import int8_products
+from codec.numerics.int8_products import Linear
 from codec.uqdm.nested.integer_network import IntegerNetwork
+from codec.uqdm.nested.pass_network import IntegerPasses
 from docs.make_results import fill
 from pipeline.evaluate.peers import all_peers
 from pipeline.evaluate.report import machine, versions
@@ -50,23 +52,28 @@ from tests.benchmarks.codec_speed import takes
 # One setting of each other codec, of about a bit a pixel where it has the choice.
 PEERS = {"jpeg": "q60", "jpeg2000": "1:22", "webp": "q60", "avif": "q58 4:4:4", "jxl": "d2.3"}
 PEERS |= {"png": "", "webp_lossless": "", "jpeg2000_lossless": "", "jxl_lossless": "d0"}
+UQDM_NETWORK = [(IntegerNetwork, "trunk"), (IntegerPasses, "look"), (Linear, "__call__")]
 CDC_NETWORK = ("analysis", "hyper_analysis", "hyper_mean", "synthesis", "denoise")
 
 
 @dataclass
 class Stopwatch:
-    """Seconds inside of a model's network, summed over calls."""
+    """Seconds inside of a model's network, summed over calls; those inside of others not twice."""
 
     seconds: float = 0.0
+    inside: int = 0
 
     def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def timed(*args: Any, **options: Any) -> Any:
             begun = time.perf_counter()
+            self.inside += 1
             try:
                 return function(*args, **options)
             finally:
-                self.seconds += time.perf_counter() - begun
+                self.inside -= 1
+                if not self.inside:
+                    self.seconds += time.perf_counter() - begun
 
         return timed
 
@@ -76,17 +83,16 @@ def network_timed(codec: Codec) -> Iterator[Stopwatch]:
     """Times whatever ``codec``'s networks do meanwhile."""
     watch = Stopwatch()
     model = getattr(codec.scheme, "model", None)
+    places: Sequence[tuple[Any, str]] = UQDM_NETWORK
     if isinstance(model, nn.Module):
-        owner, names = model, [name for name in CDC_NETWORK if hasattr(model, name)]
-    else:
-        owner, names = IntegerNetwork, ["trunk", "head"]
-    kept = {name: getattr(owner, name) for name in names}
-    for name, function in kept.items():
+        places = [(model, name) for name in CDC_NETWORK if hasattr(model, name)]
+    kept = [getattr(owner, name) for owner, name in places]
+    for (owner, name), function in zip(places, kept, strict=True):
         setattr(owner, name, watch.around(function))
     try:
         yield watch
     finally:
-        for name, function in kept.items():
+        for (owner, name), function in zip(places, kept, strict=True):
             if owner is model:
                 delattr(owner, name)  # the class's own comes back
             else:
@@ -104,21 +110,27 @@ class Peak:
     @torch.inference_mode()
     def measure(self, times: int = 4) -> None:
         a, b = torch.randn(2, 2048, 2048)
-        m, n = a.to(torch.int8), b.to(torch.int8)
+        rows, linear = a.to(torch.int8), Linear(b.to(torch.int8))
         x = torch.randn(1, 256, 96, 96).contiguous(memory_format=torch.channels_last)
         w = torch.randn(256, 256, 3, 3).contiguous(memory_format=torch.channels_last)
         for _ in range(times):
             self.matrices = max(self.matrices, _rate(2 * 2048**3, lambda: torch.mm(a, b)))
             if int8_products.bytes_are_faster(torch.device("cpu")):
-                self.bytes = max(self.bytes, _rate(2 * 2048**3, lambda: torch._int_mm(m, n)))
+                self.bytes = max(self.bytes, _rate(2 * 2048**3, lambda: linear(rows)))
             operations = 2 * 9 * 256**2 * 96**2
             rate = _rate(operations, lambda: F.conv2d(x, w, padding=1))
             self.convolutions = max(self.convolutions, rate)
 
 
-def _of_product(a: Sequence[int], b: Sequence[int], **_: object) -> int:
-    """Operations of a product of matrices of these shapes."""
-    return 2 * a[0] * a[1] * b[1]
+def _of_rows(x: Sequence[int], *_: object, out_shape: Sequence[int], **__: object) -> int:
+    """Operations of a product with a matrix that has been packed."""
+    return 2 * math.prod(x) * out_shape[-1]
+
+
+def _of_filters(*args: Any, out_shape: Sequence[int], **_: object) -> int:
+    """Operations of a filter for each channel, which has been packed: its size by its padding."""
+    (side, _) = args[8]
+    return 2 * math.prod(out_shape) * (2 * side + 1) ** 2
 
 
 def _of_map(x: Sequence[int], weight: Sequence[int], *_: object, **__: object) -> int:
@@ -151,7 +163,11 @@ class Case:
 
     def count(self) -> None:
         """Count the operations, which makes it slow."""
-        others = {torch.ops.aten._int_mm: _of_product, torch.ops.mkldnn._linear_pointwise: _of_map}
+        others = {
+            torch.ops.mkldnn._linear_pointwise: _of_map,
+            torch.ops.onednn.qlinear_pointwise: _of_rows,
+            torch.ops.onednn.qconv2d_pointwise: _of_filters,
+        }
         with FlopCounterMode(display=False, custom_mapping=others) as counter:
             self.call()
         self.operations = float(counter.get_total_flops())

@@ -165,8 +165,9 @@ class FirstLevel:
         out = head(self._trunk(grid, step))
         seen = F.pad(grid, (0, 1)).index_select(-1, self._place[bands])
         none, some = self._shift_bias[:, bands]
-        shift = out.round_().add_(torch.where(seen != 0, some, none)).clamp_(-127, 127)
-        return seen * SHIFT_UNIT + shift * self.config.unit(0)
+        shift = out.round_().add_(none).addcmul_(seen.abs().clamp_(max=1.0), some - none)
+        shift.clamp_(-127, 127)
+        return shift.mul_(self.config.unit(0)).add_(seen, alpha=SHIFT_UNIT)
 
     def _index(self, trunk: Tensor, this: "_Pass") -> Tensor:
         """Table indices ``(..., bands of the pass) int32``."""

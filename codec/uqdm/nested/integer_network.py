@@ -308,8 +308,12 @@ class IntegerBlocks:
             if places is not None and i == count - 1:
                 h, y = (z.flatten(1, 2).index_select(1, places) for z in (h, y))
                 x = torch.empty_like(h, dtype=torch.int8)
+            expand, rows = self._expand(i, step), None
             for seen, of, to in self.strips(y, h, x):
-                self._mix(seen, of, i, step)
+                rows = expand.room(len(seen)) if rows is None else rows[: len(seen)]
+                self._filters[i].requantise(seen, rows[:, : expand.inputs])
+                added = self._project[i](expand.rectified(rows)).round_().clamp_(-STREAM, STREAM)
+                of.add_(added).clamp_(-STREAM, STREAM)
                 self.see(of, to, step, i + 1)
         if places is not None and not count:
             x = x.flatten(1, 2).index_select(1, places)
@@ -324,14 +328,6 @@ class IntegerBlocks:
         """Views of some rows of each ``(..., channels)`` at a time; of ``(n,)`` some entries."""
         rows = (x if x.dim() == 1 else x.reshape(-1, x.shape[-1]) for x in tensors)
         return strips(self.config.hidden, *rows)
-
-    def _mix(self, y: Tensor, h: Tensor, block: int, step: int) -> None:
-        """The part of a block that looks at each place ``(n, channels)`` alone; adds to ``h``."""
-        expand = self._expand(block, step)
-        x = expand.room(len(y))
-        self._filters[block].requantise(y, x[:, : expand.inputs])
-        y = self._project[block](expand.rectified(x)).round_().clamp_(-STREAM, STREAM)
-        h.add_(y).clamp_(-STREAM, STREAM)
 
     def head(self, step: int, rows: Tensor | None = None) -> Linear:
         """Gives outputs ``(..., len(rows))``, all by default, of what the head sees.
@@ -372,7 +368,7 @@ class IntegerNetwork(IntegerBlocks):
         x = torch.empty_like(h, dtype=torch.int8)
         board = lattice.expand(features.shape[:-1]).flatten()
         for seen, own, of, to in self.strips(features, board, h, x):
-            torch.mul(self._stem(seen).add_(of_lattices[own]), scale, out=of)
+            torch.mul(self._stem(seen).add_(of_lattices.index_select(0, own)), scale, out=of)
             of.round_().clamp_(-STREAM, STREAM)
             self.see(of, to, step)
         return self.blocks(h, x, step, places)

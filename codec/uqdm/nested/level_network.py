@@ -35,7 +35,7 @@ from .schedule import (
 )
 
 TILE = 96  # blocks on a side that a network sees at once, halo apart: bounds its memory
-FINE = 16  # outputs of both networks are added in sixteenths of a grid's step
+FINE = 16  # outputs of both networks are added in sixteenths of a grid's step; a power of two
 
 
 @dataclass
@@ -46,12 +46,14 @@ class Look:
         trunk: what the head of the trunk sees, ``(B, h, w, channels) int8``.
         joined: what the pass network sees of it, ``(B, h, w, channels) float32``.
         told: sums of what it sees of the level's digits so far, likewise.
+        before: the grid of the pass's own coefficients, ``(n, bands)`` of all pictures.
     """
 
     level: int
     trunk: Tensor
     joined: Tensor
     told: Tensor
+    before: Tensor
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ class LevelNetworks:
         """The trunk's look at grids before a level, which nothing is known of yet."""
         trunk = self.trunk(grid, level)
         joined = self._passes.join(trunk, level - 1)
-        return Look(level, trunk, joined, torch.zeros_like(joined))
+        return Look(level, trunk, joined, torch.zeros_like(joined), joined.new_empty(0))
 
     def index(self, grid: Tensor, look: Look, number: int) -> Tensor:
         """Tables of a pass's digits, ``(B, n) int32``."""
@@ -129,52 +131,57 @@ class LevelNetworks:
             height, width = grid.shape[1:3]
             wanted = blocks_of(height, width, self.config, level, number)
             added = [self._seen(look, this.step, wanted).flatten(0, 1)]
+        look.before = torch.empty(index.shape, device=self.device)
         trunk, rows = look.trunk.flatten(0, 2), grid.flatten(0, 2)
-        for own, to, *rest in strips(2 * len(this.bands), at, index, *added):
+        for own, to, old, *rest in strips(2 * len(this.bands), at, index, look.before, *added):
             out = this.head(trunk.index_select(0, own)).round_()
             if this.added is not None:
                 out += this.added(rest[0]).round_()
-            to.copy_(
-                self._tables(out, self._of_bands(rows.index_select(0, own), this), this, level)
-            )
+            old.copy_(self._of_bands(rows.index_select(0, own), this))
+            to.copy_(self._tables(out, old, this, level))
         return index.view(len(grid), index.numel() // len(grid))
 
     def _tables(self, out: Tensor, old: Tensor, this: _Pass, level: int) -> Tensor:
         """Tables of digits ``(n, bands)``, of what the heads give and of the grid before."""
         tilt_grid, width_grid = self.config.grids(level)
-        start = torch.where((old != 0).unsqueeze(-2), this.bias[:, 1], this.bias[:, 0])
-        out = out.div_(FINE).round_().unflatten(-1, (2, -1)).add_(start)
-        tilt, width = out.unbind(-2)
-        tilt.clamp_(0, tilt_grid.size - 1)
-        tilt = torch.where(old < 0, tilt_grid.size - 1 - tilt, tilt)
-        width.clamp_(0, width_grid.size - 1)
         sets = table_set(old, self.config, level, self._low[this.bands])
+        significant = old.abs().clamp_(max=1.0).unsqueeze(-2)
+        out = out.mul_(1 / FINE).round_().unflatten(-1, (2, -1)).add_(this.bias[:, 0])
+        out.addcmul_(significant, this.bias[:, 1] - this.bias[:, 0])
+        tilt, width = out.unbind(-2)
+        middle = (tilt_grid.size - 1) / 2  # about which tilts of negative coefficients are mirrored
+        tilt.clamp_(0, tilt_grid.size - 1).sub_(middle).mul_(orientation(old)).add_(middle)
+        width.clamp_(0, width_grid.size - 1)
         return sets.mul_(tilt_grid.size).add_(tilt).mul_(width_grid.size).add_(width)
 
-    def rest(self, coefficients: Tensor, grid: Tensor, level: int, number: int) -> Tensor:
-        """What a pass's digits stand for, ``(B, n)`` in the level's Deltas, with their signs."""
-        this, at = self._pass(level, number), self._rows(grid, level, number)
-        rest = torch.empty((len(at), len(this.bands)), device=self.device)
-        whole = [x.flatten(0, 2) for x in (coefficients, grid)]
-        for own, to in strips(2 * BANDS, at, rest):
-            new, old = (self._of_bands(x.index_select(0, own), this) for x in whole)
+    def rest(self, coefficients: Tensor, look: Look, number: int) -> Tensor:
+        """What a pass's digits stand for, ``(B, n)`` in the level's Deltas, with their signs.
+
+        After the pass's ``index``.
+        """
+        level, this = look.level, self._pass(look.level, number)
+        at, rest = self._rows(coefficients, level, number), torch.empty_like(look.before)
+        rows = coefficients.flatten(0, 2)
+        for own, old, to in strips(2 * BANDS, at, look.before, rest):
+            new = self._of_bands(rows.index_select(0, own), this)
             torch.sub(new, old, out=to).div_(self.config.unit(level)).mul_(orientation(old))
-        return rest.view(len(grid), rest.numel() // len(grid))
+        return rest.view(len(coefficients), rest.numel() // len(coefficients))
 
     def update(self, grid: Tensor, look: Look, number: int, symbols: Tensor) -> None:
-        """Take a pass's digits ``(B, n)`` into the grids, and into the look at the level."""
+        """Take a pass's digits ``(B, n)`` into the grids, and into the look at the level.
+
+        After the pass's ``index``.
+        """
         level, this = look.level, self._pass(look.level, number)
-        at = self._rows(grid, level, number)
+        at, symbols = self._rows(grid, level, number), symbols.view(look.before.shape)
         rows, told = grid.flatten(0, 2), look.told.flatten(0, 2)
-        for own, digits in strips(2 * BANDS, at, symbols.view(len(at), len(this.bands))):
-            before = rows.index_select(0, own)
-            old = self._of_bands(before, this)
+        for own, old, digits in strips(2 * BANDS, at, look.before, symbols):
             k = digits.float().mul_(orientation(old))
             if this.tell is not None:
-                told.index_add_(0, own, this.tell(digit_features(k).to(torch.int8)))
+                told.index_add_(0, own, this.tell(digit_features(k)))
             new = k.mul_(self.config.unit(level)).add_(old)
             if len(this.bands) < BANDS:
-                new = before.index_copy_(1, this.bands, new)
+                new = rows.index_select(0, own).index_copy_(1, this.bands, new)
             rows.index_copy_(0, own, new)
 
     def _rows(self, grid: Tensor, level: int, number: int) -> Tensor:
@@ -203,9 +210,9 @@ class LevelNetworks:
         seen = grid if chosen is None else grid.index_select(-1, bands)
         out = self._network.head(row, bands + BANDS * OUTPUTS["shift"])(trunk)
         bias = self._bias[row, OUTPUTS["shift"]][:, bands]
-        shift = out.round_() + torch.where(seen != 0, bias[1], bias[0])
+        shift = out.round_().add_(bias[0]).addcmul_(seen.abs().clamp_(max=1.0), bias[1] - bias[0])
         unit = RATIO ** (self.config.levels - level)
-        return seen * SHIFT_UNIT + shift.clamp_(-127, 127) * unit
+        return shift.clamp_(-127, 127).mul_(unit).add_(seen, alpha=SHIFT_UNIT)
 
     def trunk(self, grid: Tensor, level: int) -> Tensor:
         """What the networks see of a grid before a level, ``(B, h, w, channels) int8``."""

@@ -85,8 +85,8 @@ class PassConfig:
 
 
 def digit_features(digits: Tensor) -> Tensor:
-    """``(..., n)`` digits, 0 where there is none yet, to ``(..., 2 n)`` integers of their type."""
-    signed = (digits * DIGIT).clamp(-SIGNED, SIGNED)
+    """``(..., n)`` digits, 0 where there is none yet, to ``(..., 2 n) int8``."""
+    signed = (digits * DIGIT).clamp_(-SIGNED, SIGNED).to(torch.int8)
     return torch.cat([signed, signed.abs()], -1)
 
 
@@ -185,7 +185,7 @@ class IntegerPasses(IntegerBlocks):
         x = torch.empty_like(h, dtype=torch.int8)
         board = lattice.expand(joined.shape[:-1]).flatten()
         for seen, sums, own, of, to in self.strips(joined, told, board, h, x):
-            torch.mul(sums, scale, out=of).round_().add_(seen).add_(of_lattices[own])
-            of.clamp_(-STREAM, STREAM)
+            torch.mul(sums, scale, out=of).round_().add_(seen)
+            of.add_(of_lattices.index_select(0, own)).clamp_(-STREAM, STREAM)
             self.see(of, to, step)
         return self.blocks(h, x, step, places)

@@ -220,7 +220,8 @@ class NestedScheme:
             if level == 0:
                 rest = self._first.rest(coefficients, number)
             else:
-                rest = self._levels.rest(coefficients, state.grid, level, number)
+                assert state.level_look is not None
+                rest = self._levels.rest(coefficients, state.level_look, number)
             symbols = choose(rest, index, self._prices[level > 0], self.config.mendable)
             self._take(state, level, number, symbols)
             parts += [index, symbols]

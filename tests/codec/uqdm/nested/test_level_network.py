@@ -48,7 +48,7 @@ def go_through(levels: LevelNetworks, coefficients: Tensor, level: int) -> Outco
     found |= {"trunk": look.trunk.clone(), "joined": look.joined.clone()}
     for number in range(len(CONFIG.passes[level])):
         found[f"index {number}"] = levels.index(grid, look, number)
-        symbols = levels.rest(coefficients, grid, level, number).round().to(torch.int32)
+        symbols = levels.rest(coefficients, look, number).round().to(torch.int32)
         levels.update(grid, look, number, symbols)
     found |= {"told": look.told.clone(), "grid": grid.clone()}
     found["expected"] = levels.expected(grid, level + 1)
@@ -112,7 +112,7 @@ def test_what_a_level_tells_is_what_its_digits_say(
     last = torch.from_numpy(pass_mask(CONFIG, level, len(CONFIG.passes[level]) - 1))
     digits[last[lattice_of(grid)].expand_as(grid)] = 0
     every = levels._passes.of_bands(torch.arange(192))
-    assert torch.equal(found["told"], every(digit_features(digits).to(torch.int8)))
+    assert torch.equal(found["told"], every(digit_features(digits)))
     look = levels.look(grid, level)  # nothing told
     for number in range(1, len(CONFIG.passes[level])):
         changed = levels.index(grid, look, number) != found[f"index {number}"]
