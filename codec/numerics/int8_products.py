@@ -150,13 +150,13 @@ class Filters:
             self._packed = onednn.pack_filters(weight.to(torch.int8), scale)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """``(B, H, W, C)`` of x, int8 in [-127, 127] and used up; for ``requantise``."""
+        """``(B, H, W, C)``, contiguous, of x, int8 in [-127, 127] and used up; for ``requantise``."""
         if self._packed is not None and onednn.enabled():
             return onednn.filtered(x, self._packed, self._scale, self._size)
         x = x.permute(0, 3, 1, 2).float()
         with direct_convolutions():
             y = F.conv2d(x, self._floats, padding=self._size // 2, groups=len(self._floats))
-        return y.permute(0, 2, 3, 1)
+        return y.permute(0, 2, 3, 1).contiguous()
 
     def requantise(self, y: Tensor, out: Tensor) -> None:
         """What came out, ``(n, C)``, times the scales, rounded and clamped to [-127, 127]."""

@@ -68,4 +68,4 @@ def filtered(x: Tensor, packed: Tensor, scale: Tensor, size: int) -> Tensor:
         *(x, 1.0, ZERO, packed, scale, none, None, [1, 1], padding, [1, 1], len(scale)),
         *(1.0, 0, torch.int8, "none", [], ""),
     )
-    return out.permute(0, 2, 3, 1)
+    return out.permute(0, 2, 3, 1).contiguous()

@@ -196,7 +196,7 @@ class BandNetwork(nn.Module):
         """Float outputs ``(B, h, w, outputs)`` before their own rounding.
 
         Args:
-            features: ``(B, h, w, inputs)`` integers in [-127, 127] as floats.
+            features: ``(B, h, w, inputs)`` integers in [-127, 127] as floats or int8.
             lattice: ``(h, w)`` int64, that of each block.
             step: ``(B,)`` int64, which step of the schedule each picture is at.
         """
@@ -326,7 +326,7 @@ class IntegerBlocks:
 
     def strips(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         """Views of some rows of each ``(..., channels)`` at a time; of ``(n,)`` some entries."""
-        rows = (x if x.dim() == 1 else x.reshape(-1, x.shape[-1]) for x in tensors)
+        rows = (x if x.dim() == 1 else x.view(-1, x.shape[-1]) for x in tensors)
         return strips(self.config.hidden, *rows)
 
     def head(self, step: int, rows: Tensor | None = None) -> Linear:

@@ -174,7 +174,7 @@ class LevelNetworks:
         """
         level, this = look.level, self._pass(look.level, number)
         at, symbols = self._rows(grid, level, number), symbols.view(look.before.shape)
-        rows, told = grid.flatten(0, 2), look.told.flatten(0, 2)
+        rows, told = grid.view(-1, BANDS), look.told.view(-1, look.told.shape[-1])
         for own, old, digits in strips(2 * BANDS, at, look.before, symbols):
             k = digits.float().mul_(orientation(old))
             if this.tell is not None:
