@@ -150,7 +150,7 @@ class Filters:
             self._packed = onednn.pack_filters(weight.to(torch.int8), scale)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """``(B, H, W, C)``, contiguous, of x, int8 in [-127, 127] and used up; for ``requantise``."""
+        """``(B, H, W, C)``, contiguous, of such x, int8 and used up; for ``requantise``."""
         if self._packed is not None and onednn.enabled():
             return onednn.filtered(x, self._packed, self._scale, self._size)
         x = x.permute(0, 3, 1, 2).float()

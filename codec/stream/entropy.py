@@ -21,7 +21,7 @@ PRECISION = 20  # counts of a table sum to 2**20: fine enough for p = 1e-6, exac
 _TOTAL = 1 << PRECISION
 _LARGEST_SYMBOL = 1 << 30  # in a table; larger than any symbol in use, and within int32
 _ROW_LIMIT = 32  # up to so many entries, one row per symbol is faster than grouping by table
-_CHUNK = 1 << 23  # numbers in rows that are coded at once, which limits their memory
+_CHUNK = 1 << 18  # numbers in rows that are coded at once; they stay in the processor's cache
 _CATEGORICAL = constriction.stream.model.Categorical(perfect=False)
 _LENGTH = constriction.stream.model.Uniform(32)  # the number of binary digits of an escaped value
 _DIGIT_BITS = 15
