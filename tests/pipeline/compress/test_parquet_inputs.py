@@ -157,7 +157,7 @@ def test_rows_without_a_picture_are_told(tmp_path: Path) -> None:
     summary = compress(tmp_path, source)
     assert (summary.ok, summary.bad, summary.filtered) == (2, 2, 1)
     reasons = " ".join(problem.reason for problem in summary.problems)
-    assert "only names a file ('/data/far.jpg')" in reasons
+    assert "which only names a file: '/data/far.jpg'" in reasons
     assert summary.reasons["its picture is null in the table"] == 1
 
 
@@ -202,7 +202,7 @@ def test_tables_that_unpack_to_too_much_are_refused(
             compress(tmp_path, packed)
     one = write(tmp_path / "b.parquet", {"image": [png()] * 9})
     monkeypatch.setattr(parquet_limits, "MAX_SHARED_BYTES", 1000)
-    with pytest.raises(ShardError, match="and at most 1000 are read"):
+    with pytest.raises(ShardError, match="at most 1000 are read"):
         compress(tmp_path, one)
     monkeypatch.setattr(parquet_limits, "MAX_ROWS", 5)
     with pytest.raises(ShardError, match="9 rows, more than 5"):
@@ -266,7 +266,7 @@ def test_what_img2dataset_writes_comes_in_as_it_is(tmp_path: Path, output: str) 
 def test_tars_beside_tables_of_pictures_must_be_told_apart(tmp_path: Path) -> None:
     write_tar(tmp_path / "x.tar", samples(2))
     write(tmp_path / "y.parquet", {"image": structs(3)})
-    with pytest.raises(StorageError, match="1 tars and 1 Parquet files: say which"):
+    with pytest.raises(StorageError, match="1 tars and 1 Parquet files: choose with"):
         compress(tmp_path / "out", tmp_path)
     assert compress(tmp_path / "a", tmp_path, input_format="parquet").ok == 3
     assert compress(tmp_path / "b", tmp_path, input_format="tars").ok == 2

@@ -349,7 +349,7 @@ def test_the_summary_tells_this_run_and_what_went_wrong(clock: Clock) -> None:
         "stopped: a signal asked for it",
         "100 samples in 10.0 s: 10.0 images/s, 2 MB/s in, 400 kB/s out",
         "slowest stage: coder (80 % of the workers' time)",
-        "1 attempt failed, 1 worker started again",
+        "1 attempt failed, 1 worker restarted",
     ]
     assert summary.exit_code == 1
     packed = json.loads(json.dumps(summary.to_json()))
