@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import shutil
 import tarfile
 import tempfile
 import threading
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 
 from codec.images.files import read_image, write_image
 from pipeline.dataset import rows as dataset_rows
+from pipeline.dataset.data_file import DataFile
 from pipeline.dataset.rows import row_bytes
 from pipeline.decode import selection
 from pipeline.decode import worker as decode_worker
@@ -211,6 +213,13 @@ def test_a_second_run_leaves_the_first_ones_tar(make_dataset: Make, tmp_path: Pa
     assert io.BytesIO(before).getbuffer().nbytes == first[0]["bytes"]
 
 
+def next_generation(dataset: Dataset, file: DataFile, number: int) -> DataFile:
+    """A copy of a data file as a later generation."""
+    later = dataclasses.replace(file, name=f"{file.name}.{number}")
+    shutil.copy(f"{dataset.url}/{file.path}", f"{dataset.url}/{later.path}")
+    return later
+
+
 def test_a_newer_generation_takes_the_place_of_the_older_ones(
     make_dataset: Make, tmp_path: Path
 ) -> None:
@@ -224,7 +233,7 @@ def test_a_newer_generation_takes_the_place_of_the_older_ones(
     worker = worker_for(dataset, tmp_path / "out")
     for file in (x, y):
         worker.run(file)
-    again = dataclasses.replace(x, name=f"{x.name}.2")
+    again = next_generation(dataset, x, 2)
     assert worker.run(again)["ok"] == 2
     tars = {path.stem for path in (tmp_path / "out").glob("*.tar")}
     assert tars == {again.name, y.name}
@@ -271,7 +280,7 @@ def test_files_of_a_newer_generation_replace_those_that_differ(
     whole = picture_path.read_bytes()
     picture_path.write_bytes(b"what the older generation had")
     before = label.stat().st_mtime_ns
-    worker.run(dataclasses.replace(file, name=f"{file.name}.1"))
+    worker.run(next_generation(dataset, file, 1))
     assert picture_path.read_bytes() == whole
     assert label.stat().st_mtime_ns == before
     assert [path.name for path in out.iterdir() if path.is_dir() and path.name[0] != "."] == [
