@@ -30,8 +30,8 @@ _ROUNDS = 3
 # Rows, inputs, outputs of products that must be right.
 _CPU_SHAPES = ((1, 64, 64), (16, 39, 24), (23, 384, 768), (40, 1, 17), (64, 68, 1), (48, 196, 384))
 _GPU_SHAPES = ((32, 40, 24), (39, 384, 768), (64, 72, 48), (1 << 10, 192, 384))
-# Of those that are timed, and how often as long as float32 they may take: the first one finds what
-# is hopeless before much time is lost.
+# Shapes that are timed, and how many times float32's seconds they may take. The first one is small:
+# a reference implementation, a thousand times as slow, is found before it costs much time.
 _CPU_RACES = (((64, 64, 64), 40.0), ((512, 192, 384), 1.0))
 _GPU_RACES = (((1 << 15, 192, 384), 1.0),)
 
@@ -95,7 +95,7 @@ class Linear:
         return out.view(*rows.shape[:-1], self.outputs)
 
     def rectified(self, rows: Tensor) -> Tensor:
-        """``(n, outputs)`` rounded and clamped to 0 .. 255: uint8, or float32 where that is quick.
+        """``(n, outputs)`` rounded and clamped to 0 .. 255: uint8, or float32 where that is faster.
 
         Args:
             rows: ``(n, inputs)``, as above.
@@ -135,7 +135,7 @@ def _bias_columns(bias: Tensor | None, outputs: int) -> tuple[Tensor, Tensor]:
 
 
 class Filters:
-    """Each channel by a filter of its own, zeros beyond the border, and requantised.
+    """Depthwise filters with zero padding, and requantisation of their sums.
 
     Args:
         weight: ``(C, 1, k, k)`` integers in [-127, 127] of any type.

@@ -1,10 +1,10 @@
 """oneDNN's products and filters of 8-bit integers, which requantise in the same pass; for CPUs.
 
-torch made these functions for its compiler. A factor of them has no sign: integers with a sign are
-shifted by 128, which oneDNN takes off again. What comes out is the exact sum times a scale, a
-product of float32 rounded once; as an integer it is rounded to the nearest, ties to even, and
-clamped to what its type holds. Whether a processor's are right and quick is tried before they are
-used (int8_products.py).
+torch made these functions for its compiler. They are fast where one factor is unsigned, so signed
+integers are shifted by 128, and oneDNN subtracts that again (its zero point). The result is the
+exact sum times a scale: one float32 product, rounded once. As an integer it is rounded to the
+nearest, ties to even, and clamped to the range of its type. ``int8_products.py`` tries whether
+these functions are right and fast on a processor before they are used.
 """
 
 import torch
@@ -16,7 +16,7 @@ _FLIP = -128  # of a byte's highest bit: 128 more, or less
 
 
 def enabled() -> bool:
-    """Whether any of this is to be used now, and torch's users want oneDNN."""
+    """Whether these functions may be used now: the user of torch may have switched oneDNN off."""
     return wanted and bool(torch.backends.mkldnn.enabled)
 
 

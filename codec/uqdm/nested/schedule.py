@@ -321,7 +321,7 @@ def table_set(grid: Tensor, config: NestedConfig, level: int, low: Tensor) -> Te
     """
     if level == 0:
         return low.expand_as(grid).float()
-    # Of arithmetic alone: a CPU compares and chooses many times as slowly.
+    # No comparisons: torch's are many times slower than arithmetic on CPUs.
     steps = grid.abs().div_(config.unit(level - 1))  # whole numbers
     return steps.clamp_(max=SETS - 1).add_(SETS * (level - 1))
 
