@@ -223,6 +223,21 @@ def test_the_device_begins_with_the_first_batch(
     assert not kept_waiting.is_set()
 
 
+@pytest.mark.parametrize(("device", "most"), [("cpu", 2), ("cuda", 8)])
+def test_batches_of_cpus_are_smaller(
+    device: str, most: int, toy: ToyCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the first pictures of a job are coded soon."""
+    monkeypatch.setattr(encoder_module, "BATCH_PIXELS", 8 * 24 * 14)
+    monkeypatch.setattr(encoder_module, "CPU_BATCH_PIXELS", 2 * 24 * 14)
+    counts: list[int] = []
+    encoder = encoder_for(toy, device=device)
+    files = [(f"{n}.png", png(n, 24, 14)) for n in range(20)]
+    assert len(list(rows_of(encoder, files, tmp_path, on_coded=counts.append))) == 20
+    assert sum(counts) == 20
+    assert max(counts) == most
+
+
 def test_a_slow_device_gets_few_pictures_at_a_time(
     toy: ToyCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
