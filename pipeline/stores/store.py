@@ -23,7 +23,7 @@ from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
-from . import listing
+from . import folder_listing
 from .filesystems import (
     CONNECTIONS,
     StorageError,
@@ -32,7 +32,7 @@ from .filesystems import (
     open_filesystem,
     storage_errors,
 )
-from .listing import Listed
+from .folder_listing import Listed
 from .parts import clear_parts, publish
 from .passing import s3_codes
 from .scratch import clear_scratch, scratch_errors, scratch_folder
@@ -197,11 +197,11 @@ class Store:
         Local folders and S3 are listed without holding all of it, a request for a thousand names.
         """
         if self.is_local:
-            return listing.local(Path(self.path(folder)))
+            return folder_listing.local(Path(self.path(folder)))
         self.fs.invalidate_cache()
         if is_s3(self.fs):
-            return listing.s3(self.fs, self.path(folder))
-        return listing.other(self.fs, self.path(folder))
+            return folder_listing.s3(self.fs, self.path(folder))
+        return folder_listing.other(self.fs, self.path(folder))
 
     def remove(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
