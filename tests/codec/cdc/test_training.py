@@ -192,8 +192,10 @@ def test_the_loss_is_the_coded_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_cut_latent_is_a_coarser_one() -> None:
     generator = torch.Generator().manual_seed(0)
     r = 6 * torch.randn(64, 8, 8, 8, generator=generator)
-    cut = objective._truncated(r, torch.full_like(r, 6.0), generator)
+    cut, step = objective._truncated(r, torch.full_like(r, 6.0), generator)
     errors = (cut - r).square().mean((1, 2, 3))
+    assert set(step.tolist()) == {1.0, 3.0, 9.0, 27.0}
+    assert errors[step > 1].min() > errors[step == 1].min()
     assert torch.equal(cut, cut.round())
     assert float(errors.min()) == pytest.approx(1 / 12, rel=0.2)  # nothing but the rounding is cut
     assert float(errors.max()) > 20
