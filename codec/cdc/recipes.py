@@ -87,7 +87,8 @@ RECIPES = {
             )
         ),
         dataclasses.replace(_LIGHT_TRAINING, crop=128),
-        "the light transform at two rates, weighted for eyes, 0.4 M parameters: for trying things out",
+        "the light transform at two rates, weighted for eyes, 0.4 M parameters: for trying things "
+        "out",
     ),
     "paper": Recipe(
         _paper(64),

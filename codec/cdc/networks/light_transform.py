@@ -1,8 +1,8 @@
 """The light transform: what a CPU trains and runs. Everything learned is at 1/8 resolution or less.
 
 A picture goes through the fixed lapped transform of ``codec/numerics/lapped_transform.py`` to 192
-bands at 1/8, each times a weight: what eyes see well weighs more, in every squared error. From there
-a learned linear map (2x2 blocks, so 768 numbers) gives the latent at 1/16; it starts as the
+bands at 1/8, each times a weight: what eyes see well counts for more in every squared error. From
+there a learned linear map (2x2 blocks, so 768 numbers) gives the latent at 1/16; it starts as the
 Karhunen-Loeve transform of the training pictures' weighted bands, so training begins at a good
 transform codec.
 Beside it runs a network of depthwise convolutions whose output starts at nothing. The synthesis
@@ -84,7 +84,8 @@ class LightConfig(Part):
         weights = self.band_weights
         if len(weights) != lapped_transform.BANDS or not 1e-6 < min(weights) <= max(weights) < 1e6:
             raise ValueError(f"band_weights are {lapped_transform.BANDS} positive numbers")
-        if len(self.colours) != 9 or not abs(np.linalg.det(self.synthesis_colours)) > 1e-3:
+        finite = len(self.colours) == 9 and all(map(math.isfinite, self.colours))
+        if not finite or abs(np.linalg.det(self.synthesis_colours)) < 1e-3:
             raise ValueError("colours are nine numbers, in three rows independent of each other")
 
 
