@@ -12,6 +12,7 @@ import torch
 from codec import InvalidModelError, load_codec
 from codec.cdc import export, objective, recipes
 from codec.cdc.codec import CDCCodec
+from codec.cdc.latents import residual_choice
 from codec.cdc.networks.model import CDCModel
 from codec.cdc.objective import CDCObjective, ObjectiveConfig
 from codec.models import zoo
@@ -173,6 +174,7 @@ def test_the_loss_is_the_coded_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         return mean.round(), scale  # likewise
 
     monkeypatch.setattr(objective, "_noisy", rounding)
+    monkeypatch.setattr(residual_choice, "TRADE", 0.0)  # the nearest residuals
     monkeypatch.setattr(model, "hyper_synthesis", centred)
     coded = codec.scheme.model.hyper_mean
     monkeypatch.setattr(codec.scheme.model, "hyper_mean", lambda z, q: coded(z, q).round())
