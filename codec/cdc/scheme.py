@@ -1,7 +1,7 @@
 """Runs a CDC model: pictures to integers and back (see codec/scheme.py).
 
-Layer 0 holds the quality and the hyper-latent z, layers 1, 2, ... the latent y: r = round(y - mean)
-trit by trit, in the order that the trees in the model file say (latents/trit_planes.py). A prefix
+Layer 0 holds the quality and the hyper-latent z, layers 1, 2, ... the latent y: r, that is y - mean
+rounded, trit by trit, in the order that the trees in the model file say (latents/trit_planes.py). A prefix
 decodes to the conditional mean of what is missing.
 
 Only the scale index of y must be the same for encoder and decoder, and it is computed in exact
