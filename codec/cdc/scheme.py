@@ -1,8 +1,8 @@
 """Runs a CDC model: pictures to integers and back (see codec/scheme.py).
 
 Layer 0 holds the quality and the hyper-latent z, layers 1, 2, ... the latent y: r, that is y - mean
-rounded, trit by trit, in the order that the trees in the model file say (latents/trit_planes.py). A prefix
-decodes to the conditional mean of what is missing.
+rounded, trit by trit, in the order that the trees in the model file say (latents/trit_planes.py). A
+prefix decodes to the conditional mean of what is missing.
 
 Only the scale index of y must be the same for encoder and decoder, and it is computed in exact
 integers (latents/integer_hyper_decoder.py). The mean is a float that shifts pixels and nothing
