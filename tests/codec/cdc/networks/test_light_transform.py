@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,6 +91,6 @@ def test_steps_begin_where_their_rates_want_them() -> None:
         {"colours": tuple(np.full(9, math.nan).tolist())},
     ],
 )
-def test_a_space_that_is_none_is_refused(change: dict[str, tuple[float, ...]]) -> None:
+def test_a_space_that_is_none_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"band_weights are|colours are"):
         dataclasses.replace(FLAT, **change)
