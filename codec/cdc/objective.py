@@ -124,15 +124,16 @@ class CDCObjective(nn.Module):
             with torch.set_grad_enabled(torch.is_grad_enabled() and stage != "diffusion"):
                 cut = torch.rand(len(x), generator=generator, device=x.device)
                 cut = cut < self.config.truncate
-                bpp, seen = _compress(model, x, quality, generator, cut)
+                bpp, seen, step = _compress(model, x, quality, generator, cut)
             loss = torch.zeros(len(x), device=x.device)
             figures = {"bpp": bpp}
             # What is cut teaches the decoder alone: its rate, without its error, would mislead.
             bpp = bpp * ~cut
             if seen.picture is not None:
-                error = (seen.picture.float() - x).square().mean((1, 2, 3))
-                figures["psnr"] = -10 * torch.log10(error / 4)
-            weight = self._rate_weight(model, quality)
+                error = model.error(seen.picture, x)
+                figures["error"] = -10 * torch.log10(error / 4)
+            # A latent that is cut is one of a lower rate, whose squared step is in proportion.
+            weight = self._rate_weight(model, quality) * step.square()
             if stage == "transform":
                 if self.config.rho and seen.picture is not None:
                     distance = self._perceptual(seen.picture, x)
@@ -212,10 +213,11 @@ def _noisy(x: Tensor, generator: torch.Generator) -> Tensor:
 
 def _compress(
     model: CDCModel, x: Tensor, quality: Tensor, generator: torch.Generator, cut: Tensor
-) -> tuple[Tensor, Synthesis]:
-    """Estimated bits per pixel ``(B,)``, and what the decoder makes of the rounded latents.
+) -> tuple[Tensor, Synthesis, Tensor]:
+    """Estimated bits per pixel, what the decoder makes of the rounded latents, and their steps.
 
-    Where ``cut (B,) bool`` is true, the decoder sees them as in a prefix.
+    Where ``cut (B,) bool`` is true, the decoder sees them as in a prefix. Bits and steps are
+    ``(B,)``; the step of what is not cut is 1.
     """
     y = model.analysis(x, quality).float()
     z = model.hyper_analysis(y).float()
@@ -225,21 +227,22 @@ def _compress(
         of_y = gaussian_likelihood(_noisy(y, generator), mean, scale)
     bits = -torch.log2(of_z).sum((1, 2, 3)) - torch.log2(of_y).sum((1, 2, 3))
     bpp = bits / (x.shape[2] * x.shape[3])
-    known = rounded(y, mean)
+    known, step = rounded(y, mean), torch.ones(len(x), device=x.device)
     if cut.any():
-        coarse = mean.detach() + _truncated((y - mean).detach(), scale.detach(), generator)
-        known = torch.where(cut[:, None, None, None], coarse, known)
-    return bpp, model.synthesis(known, quality)
+        residuals, coarse = _truncated((y - mean).detach(), scale.detach(), generator)
+        known = torch.where(cut[:, None, None, None], mean.detach() + residuals, known)
+        step = torch.where(cut, coarse, step)
+    return bpp, model.synthesis(known, quality), step
 
 
-def _truncated(r: Tensor, scale: Tensor, generator: torch.Generator) -> Tensor:
-    """Residuals as a prefix of the layers gives them, roughly; what is cut differs by picture.
+def _truncated(r: Tensor, scale: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Residuals as a prefix of the layers gives them, roughly, and each picture's step ``(B,)``.
 
-    The last trits are missing, and one more where the scale is small. Only roughly, because the
-    trees (trit_planes.py) are made after the training.
+    The last trits are missing, a number that differs by picture, and one more where the scale is
+    small. Only roughly, because the trees (trit_planes.py) are made after the training.
     """
     planes = torch.randint(0, 4, (len(r), 1, 1, 1), generator=generator, device=r.device)
     step = 3.0**planes
     small = 3.0 ** torch.empty_like(step).uniform_(-1.5, 0.5, generator=generator)
-    step = torch.where(scale < small * step, 3 * step, step)
-    return (r.round() / step).round() * step
+    own = torch.where(scale < small * step, 3 * step, step)
+    return (r.round() / own).round() * own, step.flatten()

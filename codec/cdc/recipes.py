@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..base import Codec
+from ..perception.bands import VISUAL_COLOURS, visual_weights
 from ..training.data import Pictures
 from ..training.loop import TrainingConfig
 from ..training.recipe import Recipe, Trainable, TrainingFile, figures
@@ -33,6 +34,10 @@ _CODEC = {"codec": "cdc", "weights": "float"}  # training goes on from the model
 _STATISTICS = 24  # batches of 8 crops that the light transform's basis is computed of
 _SCHEDULES = {"x": Diffusion("x", 8193, "cosine"), "eps": Diffusion("eps", 20_000, "linear")}
 _LIGHT_UNET_DIM = 32
+_FOR_EYES: dict[str, Any] = {
+    "colours": VISUAL_COLOURS,
+    "band_weights": tuple(visual_weights().tolist()),
+}
 _LIGHT_TRAINING = TrainingConfig(
     learning_rate=1e-3, final_rate=0.03, warmup=300, batch=4, crop=192, small_share=0.06
 )
@@ -58,14 +63,21 @@ def _paper(dim: int, parameterization: str = "x") -> dict[str, Any]:
 
 RECIPES = {
     "small": Recipe(
-        _light(LightConfig()),
+        _light(LightConfig(rates=(0.00015, 0.0005, 0.0015, 0.0045, 0.0135), **_FOR_EYES)),
         _LIGHT_TRAINING,
-        "the shipped default: the light transform at five rates, 5.6 M parameters, for CPUs",
+        "the shipped default: the light transform at five rates, weighted for eyes, 5.6 M "
+        "parameters, for CPUs",
+    ),
+    "small-flat": Recipe(
+        _light(LightConfig(rates=(0.0016, 0.0032, 0.0064, 0.0128, 0.0256))),
+        _LIGHT_TRAINING,
+        "the same with equal weights: for the least squared error",
     ),
     "tiny": Recipe(
         _light(
             LightConfig(
-                rates=(0.004, 0.016),
+                **_FOR_EYES,
+                rates=(0.0015, 0.006),
                 latents=48,
                 fine=32,
                 coarse=48,
@@ -75,7 +87,8 @@ RECIPES = {
             )
         ),
         dataclasses.replace(_LIGHT_TRAINING, crop=128),
-        "the light transform at two rates, 0.4 M parameters: for trying things out",
+        "the light transform at two rates, weighted for eyes, 0.4 M parameters: for trying things "
+        "out",
     ),
     "paper": Recipe(
         _paper(64),

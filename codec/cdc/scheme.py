@@ -1,8 +1,8 @@
 """Runs a CDC model: pictures to integers and back (see codec/scheme.py).
 
-Layer 0 holds the quality and the hyper-latent z, layers 1, 2, ... the latent y: r = round(y - mean)
-trit by trit, in the order that the trees in the model file say (latents/trit_planes.py). A prefix
-decodes to the conditional mean of what is missing.
+Layer 0 holds the quality and the hyper-latent z, layers 1, 2, ... the latent y: r, that is y - mean
+rounded, trit by trit, in the order that the trees in the model file say (latents/trit_planes.py). A
+prefix decodes to the conditional mean of what is missing.
 
 Only the scale index of y must be the same for encoder and decoder, and it is computed in exact
 integers (latents/integer_hyper_decoder.py). The mean is a float that shifts pixels and nothing
@@ -26,6 +26,7 @@ from ..scheme import Choice
 from ..stream import dither
 from ..stream.entropy import Tables
 from .latents.integer_hyper_decoder import FRACTION, IntegerHyperDecoder, ScaleIndex
+from .latents.residual_choice import choose, prices
 from .latents.symbols import CodingTables, PictureLayers, PictureState
 from .latents.trees import MAX_COUNTED
 from .latents.trit_planes import MAX_RESIDUAL, Progress, Trees
@@ -87,6 +88,7 @@ class CDCScheme:
         arrays = {name: tensor.numpy() for name, tensor in tensors.items() if name not in own}
         trees = Trees.from_arrays(below("trees.", arrays))
         self.trees = [replace(trees, layer=layer) for layer in arrays["layers"]]
+        self._prices = prices(trees)
         self.hyper_tables = Tables.from_arrays(below("hyper.", arrays))
         qualities, channels = self.model.qualities, self.model.hyper_channels
         if len(self.hyper_tables) != qualities * channels:
@@ -132,15 +134,16 @@ class CDCScheme:
     def _quantise(
         self, state: CDCState, images: Sequence[np.ndarray], quality: int, tile_pixels: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Root node of every element, and its r, ``(B, n) int32`` each; z goes into ``state``."""
+        """Scale index of every element, and its r, ``(B, n)`` each; z goes into ``state``."""
         z, y = self._analyse(images, state.padded, quality, tile_pixels)
         for picture, hyper in zip(state.pictures, z, strict=True):
             picture.quality, picture.hyper = quality, hyper
         self._choose_scales(state)
-        mean = self._means(state, tile_pixels)
-        residuals = (y - mean).round_().clamp_(-MAX_RESIDUAL, MAX_RESIDUAL).to(torch.int32)
-        nodes = [p.progress.node for p in state.pictures if p.progress is not None]
-        return np.stack(nodes), residuals.flatten(1).cpu().numpy()
+        wanted = (y - self._means(state, tile_pixels)).clamp_(-MAX_RESIDUAL, MAX_RESIDUAL)
+        nodes = np.stack([p.progress.node for p in state.pictures if p.progress is not None])
+        index = np.searchsorted(self.trees[quality].root, nodes)
+        rows = zip(wanted.flatten(1).cpu().numpy(), index, strict=True)
+        return index, np.stack([choose(row, scales, self._prices) for row, scales in rows])
 
     def _analyse(
         self, images: Sequence[np.ndarray], size: tuple[int, int], quality: int, tile_pixels: int
@@ -171,9 +174,8 @@ class CDCScheme:
         All pictures must have the same size. ``(S, 2 MAX_COUNTED + 1) int64``.
         """
         state = self.start([images[0].shape[:2]] * len(images), [0] * len(images))
-        nodes, residuals = self._quantise(state, images, quality, TILE_PIXELS)
+        index, residuals = self._quantise(state, images, quality, TILE_PIXELS)
         scales = len(self.trees[quality].root)
-        index = np.searchsorted(self.trees[quality].root, nodes)
         columns = 2 * MAX_COUNTED + 1
         r = residuals.clip(-MAX_COUNTED, MAX_COUNTED) + MAX_COUNTED
         counts = np.bincount((index * columns + r).ravel(), minlength=scales * columns)

@@ -1,8 +1,9 @@
 """The light transform: what a CPU trains and runs. Everything learned is at 1/8 resolution or less.
 
 A picture goes through the fixed lapped transform of ``codec/numerics/lapped_transform.py`` to 192
-bands at 1/8. From there a learned linear map (2x2 blocks, so 768 numbers) gives the latent at 1/16;
-it starts as the Karhunen-Loeve transform of the training pictures, so training begins at a good
+bands at 1/8, each times a weight: what eyes see well counts for more in every squared error. From
+there a learned linear map (2x2 blocks, so 768 numbers) gives the latent at 1/16; it starts as the
+Karhunen-Loeve transform of the training pictures' weighted bands, so training begins at a good
 transform codec.
 Beside it runs a network of depthwise convolutions whose output starts at nothing. The synthesis
 mirrors both, and its last 192 bands go through the inverse transform: that is the fast head.
@@ -14,9 +15,10 @@ its own tables for the hyper-latent.
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,12 +39,14 @@ class LightConfig(Part):
     """Widths and depths of the light transform.
 
     Attributes:
-        rates: weights of the squared error (in 8-bit levels) against bits per pixel, one for each
-            quality, ascending.
+        rates: weights of the squared error (of weighted bands, in 8-bit levels) against bits per
+            pixel, one for each quality, ascending.
         latents: channels of the latent at 1/16.
         fine, coarse: channels at 1/8 and at 1/16.
         analysis, synthesis: numbers of blocks at 1/8 and at 1/16.
         hyper: channels of the hyper-latent at 1/64 and of the networks around it.
+        colours: what each of three colour components adds to red, green and blue, row by row.
+        band_weights: what each of the 192 bands is multiplied by.
     """
 
     part: ClassVar[str] = "compressor"
@@ -55,6 +59,13 @@ class LightConfig(Part):
     analysis: tuple[int, int] = (2, 3)
     synthesis: tuple[int, int] = (4, 4)
     hyper: int = 128
+    colours: tuple[float, ...] = tuple(lapped_transform.dct_matrix(3).flatten().tolist())
+    band_weights: tuple[float, ...] = field(default=(1.0,) * lapped_transform.BANDS)
+
+    @property
+    def synthesis_colours(self) -> np.ndarray:
+        """What each colour component adds to red, green and blue, ``(3, 3) float64``."""
+        return np.array(self.colours, np.float64).reshape(3, 3)
 
     @property
     def qualities(self) -> int:
@@ -70,6 +81,12 @@ class LightConfig(Part):
             and 1 <= len(self.rates) <= 64
         ):
             raise ValueError("a width, a depth or a rate is out of range")
+        weights = self.band_weights
+        if len(weights) != lapped_transform.BANDS or not 1e-6 < min(weights) <= max(weights) < 1e6:
+            raise ValueError(f"band_weights are {lapped_transform.BANDS} positive numbers")
+        finite = len(self.colours) == 9 and all(map(math.isfinite, self.colours))
+        if not finite or abs(np.linalg.det(self.synthesis_colours)) < 1e-3:
+            raise ValueError("colours are nine numbers, in three rows independent of each other")
 
 
 class _Block(nn.Module):
@@ -134,6 +151,7 @@ class LightCompressor(nn.Module):
     Every method takes ``quality (B,) int64``: which of the model's rates each picture is coded at.
     """
 
+    band_weights: Tensor
     band_scale: Tensor
     basis: Tensor
 
@@ -141,13 +159,19 @@ class LightCompressor(nn.Module):
         super().__init__()
         self.config = config
         q, m, fine, coarse = config.qualities, config.latents, config.fine, config.coarse
+        weights = torch.tensor(config.band_weights)
+        self.register_buffer("band_weights", weights, persistent=False)  # the configuration's
+        self._colours = config.synthesis_colours
+        self._components = np.linalg.inv(self._colours.T)  # what each is made of
         self.register_buffer("band_scale", torch.ones(lapped_transform.BANDS))
         self.register_buffer("basis", torch.eye(m, _PATCH))  # rows: the Karhunen-Loeve transform
         self.analysis_map = nn.Parameter(torch.zeros(m, _PATCH))
         self.synthesis_map = nn.Parameter(torch.zeros(m, _PATCH))
-        half_steps = torch.tensor([0.5 * math.log(r / config.rates[-1]) for r in config.rates])
-        self.gain = nn.Parameter(half_steps[:, None].repeat(1, m))
-        self.inverse_gain = nn.Parameter(-half_steps[:, None].repeat(1, m))
+        # At high rates the step of least loss, squared, is 18 / (rate ln 2).
+        steps = [(18 / (rate * math.log(2))) ** 0.5 for rate in config.rates]
+        log_gains = torch.tensor([math.log(STEP / step) for step in steps])
+        self.gain = nn.Parameter(log_gains[:, None].repeat(1, m))
+        self.inverse_gain = nn.Parameter(-log_gains[:, None].repeat(1, m))
         self.stem = _linear(lapped_transform.BANDS, fine)
         self.analysis_fine = _Blocks(config.analysis[0], fine, q)
         self.down = _linear(4 * fine, coarse)
@@ -197,8 +221,20 @@ class LightCompressor(nn.Module):
         self.hyper_bias[:, self.config.latents :] = spread[None] + self.gain - 0.5
 
     def _bands(self, x: Tensor) -> Tensor:
-        """Bands ``(B, H/8, W/8, 192)`` in units of STEP."""
-        return lapped_transform.forward(x * (LEVELS / STEP)).permute(0, 2, 3, 1)
+        """Weighted bands ``(B, H/8, W/8, 192)`` in units of STEP."""
+        bands = lapped_transform.forward(x * (LEVELS / STEP), self._components)
+        return bands.permute(0, 2, 3, 1) * self.band_weights
+
+    def _picture(self, bands: Tensor) -> Tensor:
+        """The inverse of ``_bands``."""
+        bands = (bands / self.band_weights).permute(0, 3, 1, 2)
+        return lapped_transform.inverse(bands, self._colours) * (STEP / LEVELS)
+
+    def error(self, picture: Tensor, x: Tensor) -> Tensor:
+        """Squared error ``(B,)`` of weighted bands, mean over bands, of pictures in [-1, 1]."""
+        with torch.autocast(x.device.type, enabled=False):
+            wrong = self._bands(picture.float() - x.float())
+        return wrong.square().mean((1, 2, 3)) * (STEP / LEVELS) ** 2
 
     def analysis(self, x: Tensor, quality: Tensor) -> Tensor:
         """Latent ``(B, M, H/16, W/16)`` of pictures ``(B, 3, H, W)`` in [-1, 1]."""
@@ -237,5 +273,5 @@ class LightCompressor(nn.Module):
             head = self.fast_head.weight * self.band_scale[:, None]
             bias = self.fast_head.bias * self.band_scale
             out = pointwise.plus(pointwise.linear(h.float(), head, bias), linear)
-            picture = lapped_transform.inverse(out.permute(0, 3, 1, 2)) * (STEP / LEVELS)
+            picture = self._picture(out)
         return picture, [h.permute(0, 3, 1, 2), coarse.permute(0, 3, 1, 2)]

@@ -99,6 +99,10 @@ class CDCModel(nn.Module):
         picture, features = self.compressor.synthesis(y, quality)
         return Synthesis(picture, tuple(features))
 
+    def error(self, picture: Tensor, x: Tensor) -> Tensor:
+        """Squared error ``(B,)`` of pictures, as the model's latents are made to keep it small."""
+        return (picture.float() - x).square().mean((1, 2, 3))
+
     def denoise(self, x: Tensor, time: Tensor, seen: Synthesis) -> Tensor:
         """The U-Net's output for a noisy picture ``x`` at times ``(B,)`` in [0, 1]."""
         raise NotImplementedError
@@ -211,6 +215,9 @@ class LightModel(CDCModel):
         prior = self.compressor.priors[quality]
         assert isinstance(prior, FactorizedPrior)
         return prior
+
+    def error(self, picture: Tensor, x: Tensor) -> Tensor:
+        return self.compressor.error(picture, x)
 
     def denoise(self, x: Tensor, time: Tensor, seen: Synthesis) -> Tensor:
         assert self.unet is not None

@@ -12,6 +12,7 @@ import torch
 from codec import InvalidModelError, load_codec
 from codec.cdc import export, objective, recipes
 from codec.cdc.codec import CDCCodec
+from codec.cdc.latents import residual_choice
 from codec.cdc.networks.model import CDCModel
 from codec.cdc.objective import CDCObjective, ObjectiveConfig
 from codec.models import zoo
@@ -173,6 +174,7 @@ def test_the_loss_is_the_coded_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         return mean.round(), scale  # likewise
 
     monkeypatch.setattr(objective, "_noisy", rounding)
+    monkeypatch.setattr(residual_choice, "TRADE", 0.0)  # the nearest residuals
     monkeypatch.setattr(model, "hyper_synthesis", centred)
     coded = codec.scheme.model.hyper_mean
     monkeypatch.setattr(codec.scheme.model, "hyper_mean", lambda z, q: coded(z, q).round())
@@ -192,8 +194,10 @@ def test_the_loss_is_the_coded_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_cut_latent_is_a_coarser_one() -> None:
     generator = torch.Generator().manual_seed(0)
     r = 6 * torch.randn(64, 8, 8, 8, generator=generator)
-    cut = objective._truncated(r, torch.full_like(r, 6.0), generator)
+    cut, step = objective._truncated(r, torch.full_like(r, 6.0), generator)
     errors = (cut - r).square().mean((1, 2, 3))
+    assert set(step.tolist()) == {1.0, 3.0, 9.0, 27.0}
+    assert errors[step > 1].min() > errors[step == 1].min()
     assert torch.equal(cut, cut.round())
     assert float(errors.min()) == pytest.approx(1 / 12, rel=0.2)  # nothing but the rounding is cut
     assert float(errors.max()) > 20
