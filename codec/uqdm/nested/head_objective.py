@@ -34,8 +34,8 @@ _LEVELS = {"eyes": (1, 2, 3, 3, 2, 1), "realistic": (1, 3, 4, 3, 0.5, 0.25)}
 _WEIGHTS: dict[str, dict[str, float]] = {
     "eyes": {"ssimulacra2": 1.0, "error": 0.3},
     "realistic": {
-        "features": 2.0,
-        "textures": 0.5,
+        "features": 4.0,
+        "textures": 0.4,
         "energies": 0.15,
         "structure": 0.5,
         "small": 0.3,
@@ -49,6 +49,7 @@ _LEAST_SIDE = 64
 _LEAST_ERROR = 1e-3  # in intervals: half precision holds it
 _EVERY = 8  # steps between two batches that are encoded, once enough states are kept
 _MEMORY = 0.98  # of running means
+_GROWTH = 1.0005  # of a running mean in one step, at most
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class HeadObjective(nn.Module):
     Args:
         scheme_on: gives the model's scheme on a device.
         kept: batches whose states are kept.
+        prepared: the head has been trained before, so that no steps without pictures are needed.
     """
 
     size: Tensor
@@ -84,6 +86,7 @@ class HeadObjective(nn.Module):
         scheme_on: Callable[[str | torch.device], NestedScheme],
         decoder: Decoder,
         kept: int,
+        prepared: bool = False,
     ) -> None:
         super().__init__()
         self._scheme_on, self.scheme = scheme_on, scheme_on("cpu")
@@ -94,7 +97,8 @@ class HeadObjective(nn.Module):
         self.shares = shares / shares.sum()
         self.features = Features() if "features" in self.weights else None
         self.register_buffer("size", torch.zeros(levels, len(self.weights)))
-        self.register_buffer("steps", torch.zeros((), dtype=torch.float64))
+        steps = float(_PREPARING) if prepared else 0.0
+        self.register_buffer("steps", torch.tensor(steps, dtype=torch.float64))
         self.kept: list[Kept] = []
 
     def forward(
@@ -133,7 +137,9 @@ class HeadObjective(nn.Module):
         mean = self.size[level - 1]
         with torch.no_grad():
             fresh = torch.where(mean == 0, values, mean)
-            self.size[level - 1] = _MEMORY * fresh + (1 - _MEMORY) * values
+            mixed = _MEMORY * fresh + (1 - _MEMORY) * values
+            # A term that grows must not weigh less for it: training would run away.
+            self.size[level - 1] = torch.minimum(mixed, fresh * _GROWTH)
         weights = torch.tensor(list(self.weights.values()), device=values.device)
         loss = (weights * values / self.size[level - 1].clone()).sum() + _LIKELIHOOD * surprise
         names = (f"{name}_{level}" for name in self.weights)
@@ -190,7 +196,7 @@ class HeadObjective(nn.Module):
         shown = [unit(f) for f in self.features(y)]
         pairs = list(zip(originals, shown, strict=True))
         radii = [[r for r in _RADII if 2 * r < min(a.shape[2:])] for a, _ in pairs]
-        small, small_shown = (F.avg_pool2d(p, 4) for p in (x, y))
+        small, small_shown = (F.avg_pool2d(p, 4) for p in (x, free))
         return {
             "features": _mean([(a - b).square().sum(1).mean((1, 2)) for a, b in pairs]),
             "textures": _mean(

@@ -56,7 +56,7 @@ class HeadTrainable(Trainable):
             levels, trunk = scheme.config.levels, scheme.trunk_channels
             network = HeadNetwork(HeadConfig(levels, trunk, noise=decoder == "realistic"))
         scheme_on = partial(NestedScheme, config, tensors)
-        objective = HeadObjective(scheme_on, cast(Decoder, decoder), kept)
+        objective = HeadObjective(scheme_on, cast(Decoder, decoder), kept, prepared=bool(found))
         base = file, training_file
         return cls(network, objective, config, {}, base, model_id, decoder)
 

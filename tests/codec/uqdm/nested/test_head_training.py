@@ -63,6 +63,22 @@ def test_a_head_that_draws_learns_first_where_means_are_wrong(base: Path) -> Non
     assert found[-1] < found[0] - 0.1, "nats of a coefficient"
 
 
+def test_a_term_that_runs_away_keeps_its_weight(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Terms are divided by their means, but growing must not make a term cheap."""
+    monkeypatch.setattr(head_objective, "_PREPARING", 0)
+    trainable = recipes.restore(base, {"train": "realistic", "kept_batches": 1})
+    losses(trainable, 1)
+    size = trainable.objective.get_buffer("size").clone()
+    with torch.no_grad():
+        trainable.model.get_parameter("loudness").mul_(1000)
+    wild = losses(trainable, 20)
+    grown = trainable.objective.get_buffer("size")
+    assert wild[0] > 10 * float(size.sum())
+    assert (grown <= size * 1.02).all()
+
+
 def test_a_run_has_the_model_unchanged_and_the_head_beside_it(base: Path, tmp_path: Path) -> None:
     pictures = Pictures(crop=64)
     for picture in noise_pictures(4, 72).permute(0, 2, 3, 1).numpy():
@@ -82,6 +98,7 @@ def test_a_run_has_the_model_unchanged_and_the_head_beside_it(base: Path, tmp_pa
     assert not np.array_equal(*shown)
     # The folder is one to go on from, with the head and with the model.
     again = recipes.restore(tmp_path, {"train": "eyes"})
+    assert float(again.objective.get_buffer("steps")) == head_objective._PREPARING
     stored = trainable.model.state_dict()["scale"]
     torch.testing.assert_close(again.model.state_dict()["scale"], stored, rtol=2e-3, atol=0)
     assert TrainingFile.find(tmp_path).codec == "uqdm"
