@@ -30,7 +30,7 @@ from .latents.residual_choice import choose, prices
 from .latents.symbols import CodingTables, PictureLayers, PictureState
 from .latents.trees import MAX_COUNTED
 from .latents.trit_planes import MAX_RESIDUAL, Progress, Trees
-from .networks.model import LATENT_STRIDE, MULTIPLE, CDCModel, Synthesis, build_model
+from .networks.model import LATENT_STRIDE, MULTIPLE, CDCModel, LightModel, Synthesis, build_model
 from .networks.tiling import TILE_PIXELS, by_tiles
 
 Decoder = Literal["fast", "diffusion"]
@@ -88,7 +88,8 @@ class CDCScheme:
         arrays = {name: tensor.numpy() for name, tensor in tensors.items() if name not in own}
         trees = Trees.from_arrays(below("trees.", arrays))
         self.trees = [replace(trees, layer=layer) for layer in arrays["layers"]]
-        self._prices = prices(trees)
+        # The paper's models round, as their authors' code does.
+        self._prices = prices(trees) if isinstance(self.model, LightModel) else None
         self.hyper_tables = Tables.from_arrays(below("hyper.", arrays))
         qualities, channels = self.model.qualities, self.model.hyper_channels
         if len(self.hyper_tables) != qualities * channels:
@@ -139,10 +140,13 @@ class CDCScheme:
         for picture, hyper in zip(state.pictures, z, strict=True):
             picture.quality, picture.hyper = quality, hyper
         self._choose_scales(state)
-        wanted = (y - self._means(state, tile_pixels)).clamp_(-MAX_RESIDUAL, MAX_RESIDUAL)
+        left = (y - self._means(state, tile_pixels)).clamp_(-MAX_RESIDUAL, MAX_RESIDUAL)
+        wanted = left.flatten(1).cpu().numpy()
         nodes = np.stack([p.progress.node for p in state.pictures if p.progress is not None])
         index = np.searchsorted(self.trees[quality].root, nodes)
-        rows = zip(wanted.flatten(1).cpu().numpy(), index, strict=True)
+        if self._prices is None:
+            return index, np.rint(wanted).astype(np.int32)
+        rows = zip(wanted, index, strict=True)
         return index, np.stack([choose(row, scales, self._prices) for row, scales in rows])
 
     def _analyse(

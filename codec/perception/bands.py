@@ -7,7 +7,7 @@ import numpy as np
 from ..numerics.lapped_transform import BLOCK
 
 # What luma, red against green, and blue against both add to red, green and blue: the linear part of
-# XYB (the colours of JPEG XL), in pixel values.
+# XYB (the colours of JPEG XL), in pixel values. Multiples of 2**-14: UQDM inverts them exactly.
 VISUAL_COLOURS = (
     *(0.57733154296875, 0.57733154296875, 0.57733154296875),
     *(0.90179443359375, -0.3306884765625, -0.27825927734375),

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import InvalidModelError
 from ..models.heads import DECODERS
-from ..numerics.lapped_transform import BLOCK
+from ..perception.bands import VISUAL_COLOURS, visual_weights
 from ..training.data import Pictures
 from ..training.loop import TrainingConfig
 from ..training.recipe import Recipe, Trainable, TrainingFile
@@ -45,30 +45,6 @@ _TINY = {
     "first_network": {"channels": 32, "hidden": 64, "blocks": 1},
     "pixel_network": {"channels": 32, "hidden": 64, "blocks": 1, "heads": 16},
 }
-# From luma, red against green, and blue against both, to red, green and blue: the linear part of
-# XYB (the colours of JPEG XL), in pixel values. Multiples of 2**-14, see ``inverse_exact``.
-_VISUAL_COLOURS = (
-    *(0.57733154296875, 0.57733154296875, 0.57733154296875),
-    *(0.90179443359375, -0.3306884765625, -0.27825927734375),
-    *(-0.083984375, -0.083984375, 0.992919921875),
-)
-
-
-class _Slope(NamedTuple):
-    """The weights of a colour's bands by frequency: gain / (1 + (frequency / middle)**power)."""
-
-    gain: float
-    middle: float
-    power: float
-    mean: float  # factor on the weight of the lowest band
-    next: float  # factor on the weights of its two neighbours
-
-
-_SLOPES = (
-    _Slope(2.86123, 1.91980, 1.30835, 1.32810, 1.0),
-    _Slope(0.85283, 2.13260, 1.16608, 1.23970, 0.85748),
-    _Slope(0.99442, 0.77029, 0.93190, 1.76776, 0.94091),
-)
 _NESTED = {"codec": "uqdm", "quantizer": "nested", "domain": "bands"}
 _UNIVERSAL = {"codec": "uqdm", "quantizer": "universal", "domain": "pixels"}
 _PAPER_TRAINING = TrainingConfig(
@@ -159,7 +135,7 @@ def build(
     config = NestedConfig()
     if recipe.model["weights"] == "visual":
         weights = tuple(visual_weights().tolist())
-        config = NestedConfig(colours=_VISUAL_COLOURS, band_weights=weights)
+        config = NestedConfig(colours=VISUAL_COLOURS, band_weights=weights)
     squares = [to_bands(x, config).square().mean((0, 1, 2)) for x in crops]
     rms = torch.stack(squares).mean(0).sqrt() * config.last_delta
     config = dataclasses.replace(config, band_rms=tuple(round(v, 5) for v in rms.tolist()))
@@ -167,19 +143,6 @@ def build(
     model = NestedModel(config, **networks)
     start_biases(model, crops)
     return UQDMTrainable(model, NestedObjective(), model_config(model))
-
-
-def visual_weights() -> np.ndarray:
-    """Weights ``(192,)`` of the bands with which pictures look best at the same bytes.
-
-    They were chosen by SSIMULACRA2 and Butteraugli: docs/experiments.md.
-    """
-    frequency = np.hypot(*np.mgrid[:BLOCK, :BLOCK])
-    weights = np.stack([s.gain / (1 + (frequency / s.middle) ** s.power) for s in _SLOPES])
-    for own, slope in zip(weights, _SLOPES, strict=True):
-        own[0, 0] *= slope.mean
-        own[[0, 1], [1, 0]] *= slope.next
-    return np.round(weights.flatten(), 4)
 
 
 def _universal(config: Mapping[str, Any]) -> Trainable:

@@ -11,6 +11,7 @@ import torch
 
 from codec import InvalidModelError, load_codec
 from codec.models import zoo
+from codec.perception.bands import visual_weights
 from codec.training.data import Pictures
 from codec.training.recipe import Trainable, write_training_file
 from codec.uqdm import recipes
@@ -151,7 +152,7 @@ def test_parts_are_of_nested_models(tmp_path: Path, pictures: Pictures) -> None:
 
 
 def test_recipes_weigh_bands_for_eyes_or_not(pictures: Pictures) -> None:
-    weights = recipes.visual_weights()
+    weights = visual_weights()
     assert weights.shape == (192,)
     luma = weights[:64].reshape(8, 8)
     np.testing.assert_array_equal(luma, luma.T)
