@@ -19,7 +19,6 @@ from typing import Any, overload
 from ..stores.cache import ByteCache
 from ..stores.reasons import describe
 from ..stores.store import Store, storage_errors
-from ..stores.threads import ahead
 from .data_file import Bounds, DataFile, DatasetError, within
 from .layout import (
     FORMAT_VERSION,
@@ -30,7 +29,7 @@ from .untrusted import MAX_MANIFEST_BYTES, MAX_PART_BYTES, check_part, parse_jso
 
 _CACHE_BYTES = 64 << 20  # of parts
 _FILE_BYTES = 400  # of a DataFile in memory, beside its entry
-_AT_ONCE = 8  # parts that are read ahead
+_AT_ONCE = 8  # parts that are read together
 _DIGEST = 32  # hexadecimal digits
 _CANNOT = "cannot be opened as a dataset"
 _MEND = "strata verify --repair writes it again"
@@ -141,12 +140,19 @@ class DataFiles(Sequence[DataFile]):
         return super().index(file, start, len(self) if stop is None else stop)
 
     def _loaded(self, numbers: Sequence[int]) -> Iterator[Sequence[DataFile]]:
-        """These parts, in order; some are fetched ahead."""
-        if len(numbers) < 2:
-            yield from map(self._load, numbers)
-            return
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            yield from ahead(pool, self._load, numbers, lambda: _AT_ONCE)
+        """These parts, in order, some at a time.
+
+        No thread runs while the caller has the result: callers may leave the generator unfinished,
+        and it may then be collected where threads cannot be waited for.
+        """
+        for first in range(0, len(numbers), _AT_ONCE):
+            some = numbers[first : first + _AT_ONCE]
+            if len(some) == 1:
+                yield self._load(some[0])
+                continue
+            with ThreadPoolExecutor(len(some)) as pool:
+                loaded = list(pool.map(self._load, some))
+            yield from loaded
 
     def _load(self, number: int) -> Sequence[DataFile]:
         part = self.parts[number]

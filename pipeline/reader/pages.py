@@ -221,11 +221,10 @@ def _rows_of_groups(footer: pq.FileMetaData) -> Iterator[tuple[int, int, int]]:
         yield group, first, end
 
 
-def _hits(lookup: Lookup, numbers: Sequence[int], query: PageQuery) -> Iterator[set[int] | None]:
+def _hits(lookup: Lookup, numbers: Sequence[int], query: PageQuery) -> list[set[int] | None]:
     """The row groups with matching keys, of each of these files; None if they are not known."""
     if not query.search:
-        yield from (None for _ in numbers)
-        return
+        return [None for _ in numbers]
 
     def hits(number: int) -> set[int] | None:
         file = lookup.files[number]
@@ -244,7 +243,7 @@ def _hits(lookup: Lookup, numbers: Sequence[int], query: PageQuery) -> Iterator[
             return None
 
     with ThreadPoolExecutor(_AHEAD) as pool:
-        yield from pool.map(hits, numbers)
+        return list(pool.map(hits, numbers))
 
 
 def _has(table: pa.Table, search: str) -> pa.ChunkedArray:
