@@ -42,6 +42,7 @@ def test_a_dataset_on_an_object_store(
         inputs=(f"{url}/in/x-{{0..2}}.tar",),
         output=f"{url}/set",
         model="cdc-small",  # a shipped one, with which its file in the dataset is repaired
+        codec_options={"quality": 4},  # at others small pictures have the same layers
         keep_original="bad",
         workers=1,
         input_options=options,
@@ -61,9 +62,8 @@ def test_a_dataset_on_an_object_store(
     layers = dataset.record("s0011").encoded.layers
     overwrite(store, files[0].path, store.read(files[0].path)[:-100])
     data = store.read(files[1].path)
-    layer = max(layers, key=len)
-    assert layer in data
-    overwrite(store, files[1].path, flipped(data, data.index(layer) + 5))
+    assert data.count(layers[-1]) == 1
+    overwrite(store, files[1].path, flipped(data, data.index(layers[-1]) + 5))
     store.remove(f"commits/{files[2].name}.json")
     overwrite(store, f"models/{dataset.model_id}/model.safetensors", b"not a model")
     overwrite(store, "manifest-000001.json", b"{")
