@@ -125,7 +125,8 @@ def test_what_is_wrong_with_a_part_is_said(store: Store) -> None:
     sound = store.read(path)
     lines = gzip.decompress(sound)
     bomb = gzip.compress(bytes(1 << 27))
-    for harm in (b"", sound[:-3], b"x" + sound, gzip.compress(lines[:-9]), bomb):
+    other = gzip.compress(lines.replace(b'"bytes":1000', b'"bytes":1001', 1))  # sound, but changed
+    for harm in (b"", sound[:-3], b"x" + sound, gzip.compress(lines[:-9]), bomb, other):
         store.remove(path)
         store.create(path, harm)
         with pytest.raises(DatasetError, match=rf"{path}: is damaged .*strata verify --repair"):
