@@ -59,8 +59,8 @@ def check_part(told: Mapping[str, Any]) -> None:
     """What a manifest says of a part of it."""
     if not isinstance(told["path"], str) or not MANIFEST_PART.fullmatch(told["path"]):
         raise ValueError(f"names a part {told['path']!r:.80}")
-    for key in ("files", "ok"):
-        _check_number(f"{told['path']}: {key}", told[key], 1 << 62)
+    _check_number(f"{told['path']}: files", told["files"], MAX_PART_BYTES)
+    _check_number(f"{told['path']}: ok", told["ok"], MAX_PART_BYTES * MAX_ROWS)
     bounds = [told[key] for key in ("key_min", "key_max") if key in told]
     if len(bounds) == 1 or not all(isinstance(bound, str) for bound in bounds):
         raise ValueError(f"says that {told['path']} has the keys {bounds!r:.80}")
