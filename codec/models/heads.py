@@ -52,7 +52,7 @@ def read_head(path: Path, model_id: str) -> tuple[dict[str, Any], dict[str, "Ten
         del config["decoder"]
         if config.pop("sha256") != _digest({name: one.numpy() for name, one in tensors.items()}):
             raise ValueError("its numbers are not those that were written")
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, TypeError) as error:  # TypeError: not of a type of numpy's
         raise InvalidModelError(f"{path} is not {what}: {error!r}") from error
     if made_for != model_id:
         raise InvalidModelError(

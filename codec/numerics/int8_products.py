@@ -84,8 +84,10 @@ class Linear:
                 a bias they are ``room``, filled.
         """
         flat = rows.reshape(-1, rows.shape[-1])
-        if self._packed is not None and onednn.enabled():
-            out = onednn.multiply(flat, self._packed, self._scales, torch.float32)
+        # Another thread may have switched oneDNN on since ``rectified`` gave floats.
+        packed = self._packed if rows.dtype != torch.float32 and onednn.enabled() else None
+        if packed is not None:
+            out = onednn.multiply(flat, packed, self._scales, torch.float32)
         else:
             out = self._sums(flat[:, : self.inputs])
             if self._bias is not None:

@@ -7,6 +7,7 @@ and readers trust the one with the highest number. The first writer of a name wi
 a shard twice need not give the same bytes. ``layout`` has the names of all these files.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -73,6 +74,7 @@ class Ledger:
         was written since. Raises PlanMismatchError for another plan's record, StorageError for a
         damaged one.
         """
+        before = self._clock()
         times = {
             one.name.removesuffix(RECORD_SUFFIX): one.modified
             for one in self.store.listing(self.folder)
@@ -83,13 +85,21 @@ class Ledger:
             self._take_listed(found, times)
             known = [time for time in times.values() if time is not None]
             if len(known) == len(times):
-                found.recorded = max(known) - _SETTLED
+                # A long listing may miss what is written meanwhile, and a clock may be ahead.
+                found.recorded = min(max(known), before) - _SETTLED
         names = sorted(times.keys() - found.keys())
         contents = self.store.read_many(map(self._path, names), self.most)
         for name, (_, data) in zip(names, contents, strict=True):
             record = self._parse(name, data)
             found[name] = entry_of(record) if self.folder == COMMITS else record
         return found
+
+    def _clock(self) -> float:
+        """The store's clock, or this machine's where the store does not tell it."""
+        try:
+            return self.store.now()
+        except OSError:
+            return time.time()
 
     def _take_listed(self, found: Records, times: Mapping[str, float | None]) -> None:
         """Take from the newest manifest the records that were not written since."""

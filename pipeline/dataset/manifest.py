@@ -240,6 +240,18 @@ def open_manifest(store: Store, number: int | None = None) -> Manifest:
     )
 
 
+def part_paths(store: Store, number: int) -> set[str]:
+    """The parts that a manifest names; none if it is gone. Raises DatasetError if it is damaged."""
+    name = manifest_name(number)
+    try:
+        told = parse_json(store.read(name, MAX_MANIFEST_BYTES))
+        return {Part.from_json(part).path for part in told.get("parts", ())}
+    except FileNotFoundError:
+        return set()
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise DatasetError(f"{store.url}: {name} is damaged ({describe(error)})") from error
+
+
 def _read_part(store: Store, part: Part, first: int) -> Sequence[DataFile]:
     """The data files of a part; ``first`` is the place of the first one in the dataset."""
     url = f"{store.url}/{part.path}"
@@ -256,6 +268,9 @@ def _read_part(store: Store, part: Part, first: int) -> Sequence[DataFile]:
         files = [DataFile.of(line, first + n) for n, line in enumerate(lines.splitlines())]
         if digest_of(lines) != part.digest or len(files) != part.files:
             raise ValueError("it does not hold what was written")
+        found = Part.of(part.digest, part.path, [(file.ok, file.key_bounds) for file in files])
+        if found != part:
+            raise ValueError("the manifest tells other pictures or keys of it")
     except (ValueError, TypeError, LookupError, RecursionError) as error:
         raise DatasetError(f"{url}: is damaged ({describe(error)}): {_MEND}") from error
     return files

@@ -6,12 +6,19 @@ files alone, and a manifest of one file more shares all parts but one with the m
 
 import gzip
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from ..stores.store import StorageError, Store
 from .data_file import Bounds
-from .layout import FORMAT_VERSION, manifest_name, manifest_part_path, split_generation
+from .layout import (
+    FORMAT_VERSION,
+    MANIFESTS,
+    manifest_name,
+    manifest_part_path,
+    paths_in,
+    split_generation,
+)
 from .manifest import DataFiles, Part, digest_of, latest_manifest, unpack
 from .plan import Plan
 from .records import Records, entry_of, to_json
@@ -20,6 +27,7 @@ from .untrusted import MAX_MANIFEST_BYTES, MAX_PART_BYTES, parse_json
 
 PART_FILES = 1024  # data files in a part, on average
 LONGEST_PART, INLINE_FILES = 8 * PART_FILES, 2 * PART_FILES
+PART_BYTES = MAX_PART_BYTES // 4  # of lines; one more file fits in any case
 MAX_ERROR = 500  # characters of an error in a manifest
 
 
@@ -49,8 +57,9 @@ def publish_manifest(
     """
     number = latest_manifest(store) if after is None else after
     newest = _json_of(store, number)
-    known = () if check_parts else (part["path"] for part in newest.get("parts", ()))
-    writer = _Writer(store, frozenset(known), len(records))
+    named = set() if check_parts else {part["path"] for part in newest.get("parts", ())}
+    known = named & paths_in(store, MANIFESTS).keys() if named else named
+    writer = _Writer(store, known, len(records))
     totals = totals_of(writer.through(records))
     problems = [{"url": one["url"], "error": str(one["error"])[:MAX_ERROR]} for one in failed]
     manifest = {
@@ -71,7 +80,19 @@ def publish_manifest(
                 "run the job again"
             )
         number = latest_manifest(store)
+    _write_lost_parts(store, records, writer.written)
     return number + 1
+
+
+def _write_lost_parts(
+    store: Store, records: Mapping[str, Mapping[str, Any]], written: Mapping[str, Any]
+) -> None:
+    """Write again the parts that were removed before a manifest named them, by a deletion."""
+    if "parts" in written:
+        present = paths_in(store, MANIFESTS).keys()
+        if any(part["path"] not in present for part in written["parts"]):
+            for _ in _Writer(store, present, len(records)).through(records):
+                pass
 
 
 def _json_of(store: Store, number: int) -> dict[str, Any]:
@@ -95,7 +116,7 @@ class _Writer:
         written: what the manifest says of its files, when all of them went through.
     """
 
-    def __init__(self, store: Store, known: frozenset[str], count: int) -> None:
+    def __init__(self, store: Store, known: Set[str], count: int) -> None:
         self._store, self._known = store, known
         self._in_parts = count > INLINE_FILES
         self.written: dict[str, Any] = {"parts" if self._in_parts else "files": []}
@@ -103,6 +124,7 @@ class _Writer:
     def through(self, records: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         """The entries in the order of manifests; each of them is written on its way."""
         lines: list[bytes] = []
+        size = 0
         told: list[tuple[int, Bounds | None]] = []
         for name in _in_order(records):
             entry = entry_of({"name": name, **records[name]})
@@ -111,10 +133,12 @@ class _Writer:
             else:
                 index = entry.get("index")
                 lines.append(to_json(entry, compact=True))
+                size += len(lines[-1])
                 told.append((entry["ok"], (index["key_min"], index["key_max"]) if index else None))
-                if _ends_part(entry["name"]) or len(lines) == LONGEST_PART:
+                whole = len(lines) == LONGEST_PART or size >= PART_BYTES
+                if whole or _ends_part(entry["name"]):
                     self._write(lines, told)
-                    lines, told = [], []
+                    lines, told, size = [], [], 0
             yield entry
         if lines:
             self._write(lines, told)

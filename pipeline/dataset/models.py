@@ -99,8 +99,7 @@ def copy_model(model_id: str, source: Store, target: Store, scratch: str | None)
             f"{source.url}/{model_path(model_id)} is gone: strata verify --repair puts a "
             "shipped one there"
         )
-    heads = [_base(path) for decoder in DECODERS for path in head_paths(model_id, decoder)]
-    for name in (zoo.MODEL_FILE, zoo.CARD_FILE, *heads):
+    for name in (zoo.MODEL_FILE, zoo.CARD_FILE):
         if name in present or name not in theirs:
             continue
         with source.local(f"{folder}/{name}", scratch) as local:
@@ -109,3 +108,27 @@ def copy_model(model_id: str, source: Store, target: Store, scratch: str | None)
                     f"{source.url}/{folder}/{name} is damaged: strata verify --repair replaces it"
                 )
             target.create_from(f"{folder}/{name}", local)
+    copy_heads(model_id, source, target, scratch)
+
+
+def copy_heads(model_id: str, source: Store, target: Store, scratch: str | None) -> None:
+    """Copy the reconstruction heads that the other dataset lacks, each with its card.
+
+    Raises InvalidModelError for a damaged one.
+    """
+    folder = model_folder(model_id)
+    present, theirs = target.sizes(folder), source.sizes(folder)
+    for decoder in DECODERS:
+        path, card = head_paths(model_id, decoder)
+        if _base(path) in present or _base(path) not in theirs:
+            continue
+        with source.local(path, scratch) as local:
+            try:
+                read_head(local, model_id)
+            except InvalidModelError as error:
+                raise InvalidModelError(
+                    f"{source.url}/{path} is damaged: strata verify --repair replaces it"
+                ) from error
+            target.create_from(path, local)
+        if _base(card) in theirs and _base(card) not in present:
+            target.create(card, source.read(card))

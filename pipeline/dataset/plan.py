@@ -7,6 +7,7 @@ from typing import Any
 
 from codec.errors import StrataError
 
+from ..stores.reasons import describe
 from ..stores.store import Store
 from .records import to_json
 from .untrusted import MAX_PLAN_BYTES, parse_json
@@ -63,11 +64,13 @@ class Plan:
         """Compare with the plan in the store, if there is one. Raises PlanMismatchError."""
         try:
             present = parse_json(store.read(self.name, MAX_PLAN_BYTES))
+            theirs = dict(present["parameters"])
         except (FileNotFoundError, NotADirectoryError):
             return
-        except ValueError as error:
-            raise PlanMismatchError(f"{store.url}/{self.name} is not a plan: {error}") from error
-        theirs = present.get("parameters", {})
+        except (ValueError, TypeError, KeyError) as error:
+            raise PlanMismatchError(
+                f"{store.url}/{self.name} is not a plan: {describe(error)}"
+            ) from error
         differences = [
             f"{name} is {_short(theirs.get(name))} there and {_short(self.parameters.get(name))} "
             "here"

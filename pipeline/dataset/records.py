@@ -72,6 +72,9 @@ class Records(MutableMapping[str, dict[str, Any]]):
     def __contains__(self, name: object) -> bool:
         return name in self._lines
 
+    def clear(self) -> None:
+        self._lines.clear()
+
     def __repr__(self) -> str:
         return f"Records({len(self)} of {self.fingerprint[:8]})"
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from codec.errors import StrataError
 
-from ..dataset.data_file import DataFile, within
+from ..dataset.data_file import DataFile, DatasetError, within
 from ..dataset.deletions import Deletions, Hashes, key_hash, pack_deletion
 from ..dataset.job import run_dataset_job
 from ..dataset.layout import (
@@ -27,11 +27,12 @@ from ..dataset.layout import (
     SUFFIX,
     manifest_name,
     manifest_number,
+    paths_in,
     saved_rows,
     split_generation,
 )
 from ..dataset.ledger import Ledger
-from ..dataset.manifest import Manifest, latest_manifest
+from ..dataset.manifest import Manifest, latest_manifest, part_paths
 from ..dataset.manifest_writer import files_of
 from ..dataset.plan import Plan
 from ..dataset.records import Records
@@ -303,8 +304,14 @@ class _Deletion:
     def _collect(self) -> None:
         """Remove all files that still hold deleted samples or their keys."""
         newest = latest_manifest(self.store)
+        needed = part_paths(self.store, newest)
+        parts = paths_in(self.store, MANIFESTS)
         for name, nbytes in self.store.sizes().items():
             if 0 < manifest_number(name) < newest:  # manifests hold keys of bad samples, and bounds
+                # Only their parts: others may be of a manifest that a running job has yet to write.
+                for path in self._parts_of(manifest_number(name)) & parts.keys() - needed:
+                    self._count(parts.pop(path))
+                    self.store.remove(path)
                 self._count(nbytes)
                 self.store.remove(manifest_name(manifest_number(name)))
         found = find_garbage(self.store, ANY_AGE)
@@ -318,12 +325,18 @@ class _Deletion:
                 f"strata verify --input {self.options.dataset} --collect-garbage removes them"
             )
 
+    def _parts_of(self, number: int) -> set[str]:
+        try:
+            return part_paths(self.store, number)
+        except DatasetError:  # a note tells of what is left
+            return set()
+
     def _count(self, size: int) -> None:
         self.summary.removed += 1
         self.summary.freed += size
 
     def _is_ours(self, item: Garbage) -> bool:
-        """Whether it belongs to a shard with deleted samples, is a map of keys, or a manifest's."""
+        """Whether it belongs to a shard with deleted samples, or is a map of keys."""
         folder, _, file = item.path.rpartition("/")
         name = saved_rows(file)[0] or file.rpartition(".")[0]
-        return folder in (KEYS, MANIFESTS) or split_generation(name)[0] in self.deletions.hashes
+        return folder == KEYS or split_generation(name)[0] in self.deletions.hashes

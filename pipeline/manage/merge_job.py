@@ -8,7 +8,7 @@ from ..dataset.data_file import DataFile
 from ..dataset.deletions import Deletions, Hashes, pack_deletion
 from ..dataset.job import run_dataset_job
 from ..dataset.layout import KEYS, PLAN_NAME, split_generation
-from ..dataset.models import copy_model
+from ..dataset.models import copy_heads, copy_model
 from ..dataset.plan import Plan
 from ..dataset.records import Records
 from ..reader.dataset import Dataset, open_dataset
@@ -116,6 +116,8 @@ def _merge(options: MergeOptions, stop: Stop, log: EventLog) -> MergeSummary:
 
     def first_files() -> None:
         copy_model(datasets[0].model_id, datasets[0].store, store, options.scratch)
+        for one in datasets[1:]:
+            copy_heads(one.model_id, one.store, store, options.scratch)
         for one in datasets:  # before the data files that need them
             for path, data in _deletion_files(one):
                 store.create(path, data)

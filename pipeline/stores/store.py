@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,15 @@ class Store:
         """When the file was written, by the store's clock, in seconds of POSIX time."""
         when = self.fs.modified(self.path(name))
         return float((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp())
+
+    def now(self) -> float:
+        """The store's clock in seconds of POSIX time, because this machine's may be wrong."""
+        if is_s3(self.fs):
+            answer = self.fs.call_s3("head_bucket", Bucket=self.fs.split_path(self.root)[0])
+            date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+            if date:
+                return parsedate_to_datetime(date).timestamp()
+        return time.time()
 
     def sizes(self, folder: str = "") -> dict[str, int]:
         """Names and sizes (bytes) of the files directly inside ``folder``, none if it is absent."""

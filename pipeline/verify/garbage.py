@@ -6,10 +6,8 @@ newest manifest lists are never garbage.
 """
 
 import re
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 from ..dataset.layout import (
@@ -38,7 +36,7 @@ from ..dataset.layout import (
     saved_rows,
     split_generation,
 )
-from ..dataset.manifest import DataFiles, latest_manifest, open_manifest
+from ..dataset.manifest import DataFiles, latest_manifest, open_manifest, part_paths
 from ..reader.dataset import DatasetError
 from ..reader.key_map import key_map_path
 from ..stores.filesystems import is_s3, storage_errors
@@ -75,16 +73,21 @@ def find_garbage(store: Store, older_than: float) -> list[Garbage]:
             "garbage"
         )
     with storage_errors(store.url, "cannot be searched for garbage"):
-        limit = _now(store) - older_than
+        limit = store.now() - older_than
         kinds = (_unlisted, _manifest_parts, _saved, _parts, _uploads)
         return [item for kind in kinds for item in kind(store) if item.modified <= limit]
 
 
 def remove_garbage(store: Store, items: Sequence[Garbage]) -> None:
-    """Remove what ``find_garbage`` found, except for files that have got a record since.
+    """Remove what ``find_garbage`` found, except for files that are needed since.
 
     Raises StorageError for a file that cannot be removed.
     """
+    lists = any(item.reason == _NO_MANIFEST for item in items)
+    named = _named_parts(store) if lists else set()
+    if named is None:  # a damaged manifest may name any of them
+        items = [item for item in items if item.reason != _NO_MANIFEST]
+    items = [item for item in items if item.path not in (named or ())]
     for item in items:
         with storage_errors(f"{store.url}/{item.path}", "cannot be removed"):
             if item.upload:
@@ -141,15 +144,21 @@ def _unlisted(store: Store) -> Iterator[Garbage]:
 def _manifest_parts(store: Store) -> Iterator[Garbage]:
     """Parts that no manifest names: of a job that died, or of manifests that are gone."""
     parts = paths_in(store, MANIFESTS)
-    numbers = filter(None, map(manifest_number, store.sizes() if parts else ()))
-    try:
-        manifests = [open_manifest(store, number) for number in numbers]
-    except DatasetError:  # which parts a damaged manifest names is not known
+    named = _named_parts(store) if parts else None
+    if named is None:
         return
-    named = {part.path for manifest in manifests for part in manifest.files.parts}
     for path, size in parts.items():
         if MANIFEST_PART.fullmatch(path) and path not in named:
             yield Garbage(path, size, _NO_MANIFEST, store.modified(path))
+
+
+def _named_parts(store: Store) -> set[str] | None:
+    """The parts that manifests name; None if one of these is damaged, so that it is not known."""
+    try:
+        numbers = filter(None, map(manifest_number, store.sizes()))
+        return {path for number in numbers for path in part_paths(store, number)}
+    except DatasetError:
+        return None
 
 
 def _saved(store: Store) -> Iterator[Garbage]:
@@ -222,13 +231,3 @@ def _abort(store: Store, item: Garbage) -> None:
 def _name_of(path: str) -> str:
     """The name of a data file, from its path or from that of its index."""
     return path.rpartition("/")[2].removesuffix(SUFFIX)
-
-
-def _now(store: Store) -> float:
-    """The store's clock in seconds of POSIX time, because this machine's may be wrong."""
-    if is_s3(store.fs):
-        answer = store.fs.call_s3("head_bucket", Bucket=store.fs.split_path(store.root)[0])
-        date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
-        if date:
-            return parsedate_to_datetime(date).timestamp()
-    return time.time()

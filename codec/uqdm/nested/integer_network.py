@@ -276,7 +276,7 @@ class IntegerBlocks:
         self, config: NetworkConfig, tensors: dict[str, Tensor], device: torch.device
     ) -> None:
         self.config = config
-        check_weights(tensors, max(config.hidden, config.inputs) * 127 * 127)
+        check_weights(tensors, max(config.hidden, config.inputs, config.channels) * 127 * 127)
         self._t = {name: value.to(device) for name, value in tensors.items()}
         parts = [f"blocks.{i}.{{}}" for i in range(config.blocks)]
         self._filters = [

@@ -119,23 +119,21 @@ def _map(
     batches: Sequence[Sequence[_Place]],
     device: torch.device,
     execution: Execution,
-) -> Iterator[np.ndarray]:
+) -> list[np.ndarray]:
     """``map`` in as many threads as torch may use, each with one thread of torch.
 
     With ``execution.threads``, one by one with so many threads of torch.
     """
     if device.type != "cpu":
-        yield from map(function, batches)
-        return
+        return list(map(function, batches))
     with _threads_lock:  # the number of threads is the whole process's
         threads = torch.get_num_threads()
         torch.set_num_threads(execution.threads or 1)
         try:
             if execution.threads or min(threads, len(batches)) <= 1:
-                yield from map(function, batches)
-            else:
-                with ThreadPoolExecutor(threads) as pool:  # new threads use the number just set
-                    yield from pool.map(function, batches)
+                return list(map(function, batches))
+            with ThreadPoolExecutor(threads) as pool:  # new threads use the number just set
+                return list(pool.map(function, batches))
         finally:
             torch.set_num_threads(threads)
 

@@ -60,6 +60,8 @@ def test_sums_are_exact(way: bool, shape: tuple[int, ...], rectified: bool) -> N
     linear = Linear(weight)
     expected = rows @ weight.T
     assert torch.equal(linear(seen).long(), expected)
+    # Rectified as floats, because another thread had switched bytes off.
+    assert torch.equal(linear(seen.float()).long(), expected)
     for others in (without_mkldnn, without_bytes):
         with others():
             assert torch.equal(linear(seen).long(), expected)

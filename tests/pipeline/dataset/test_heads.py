@@ -1,14 +1,16 @@
 """A dataset carries the reconstruction heads of its model, wherever it lies."""
 
+import json
 import uuid
 from pathlib import Path
 
 import pytest
 
+from codec.errors import InvalidModelError
 from codec.models import heads, zoo
 from codec.uqdm.codec import UQDMCodec
 from pipeline.dataset.layout import head_paths, model_folder
-from pipeline.dataset.models import copy_model, load_model, publish_model
+from pipeline.dataset.models import copy_heads, copy_model, load_model, publish_model
 from pipeline.stores.store import Store
 from tests.codec.small_models import write_head, write_nested_model
 
@@ -51,9 +53,35 @@ def test_copies_have_the_heads_too(store: Store, model: Path, tmp_path: Path) ->
     folder = model_folder(model_id)
     assert store.sizes(folder) == other.sizes(folder)
     # A head that was published later reaches a copy that is there already.
-    store.create(head_paths(model_id, "realistic")[0], b"later")
+    later = write_head(write_nested_model(tmp_path / "later"), "realistic").read_bytes()
+    store.create(head_paths(model_id, "realistic")[0], later)
     copy_model(model_id, store, other, None)
-    assert other.sizes(folder)["model.realistic.safetensors"] == 5
+    assert other.read(head_paths(model_id, "realistic")[0]) == later
+
+
+def test_a_copy_takes_the_heads_it_lacks(store: Store, model: Path, tmp_path: Path) -> None:
+    model_id = zoo.model_id(model)
+    publish_model(store, model_id, model)
+    head, card = head_paths(model_id, "eyes")
+    other = Store(str(tmp_path / "copy"))
+    other.create(card, b"{}")  # of a head that it lacks
+    copy_heads(model_id, store, other, None)
+    assert (other.read(head), other.read(card)) == (store.read(head), b"{}")
+    store.remove(head)
+    store.create(head, b"damaged")
+    copy_heads(model_id, store, other, None)  # has one
+    other.remove(head)
+    with pytest.raises(InvalidModelError, match=rf"{head} is damaged: strata verify --repair"):
+        copy_heads(model_id, store, other, None)
+
+
+def test_heads_of_foreign_numbers_are_damaged(model: Path, tmp_path: Path) -> None:
+    head = heads.head_file(model, "eyes")
+    config, tensors = zoo.read_tensors(head, heads._METADATA, 1 << 30, "a head")
+    strange = {name: tensor.bfloat16() for name, tensor in tensors.items()}
+    zoo.write_tensors(tmp_path / "head", strange, {heads._METADATA: json.dumps(config)})
+    with pytest.raises(InvalidModelError, match="is not a reconstruction head"):
+        heads.read_head(tmp_path / "head", zoo.model_id(model))
 
 
 def test_a_model_without_heads_shows_means(store: Store, tmp_path: Path) -> None:

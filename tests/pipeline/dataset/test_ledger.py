@@ -141,6 +141,13 @@ def test_an_input_that_changed_is_refused() -> None:
         check_inputs([Shard(SHARD.url, 7, "abc")], {"x": record()})
 
 
+@pytest.mark.parametrize("content", [b"[]", b"{}", b'{"parameters": null}', b'"x"', b"{"])
+def test_what_is_no_plan_is_refused(store: Store, content: bytes) -> None:
+    store.create("dataset.json", content)
+    with pytest.raises(PlanMismatchError, match=r"dataset\.json is not a plan"):
+        Plan("dataset.json", {"a": 1}).check(store)
+
+
 def test_manifests_are_numbered_and_not_repeated(store: Store) -> None:
     plan = Plan("dataset.json", {"a": 1})
     assert latest_manifest(store) == 0

@@ -3,6 +3,8 @@
 import gzip
 import json
 import os
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 
 from pipeline import DatasetError, open_dataset
 from pipeline.dataset import manifest_writer
-from pipeline.dataset.layout import MANIFESTS, manifest_name
+from pipeline.dataset.layout import MANIFESTS, manifest_name, manifest_number, paths_in
 from pipeline.dataset.ledger import Ledger
 from pipeline.dataset.manifest import DataFiles, Manifest, latest_manifest, open_manifest
 from pipeline.dataset.manifest_writer import publish_manifest
@@ -20,7 +22,8 @@ from pipeline.manage.info import info_dataset
 from pipeline.reader.dataset import Dataset
 from pipeline.reader.key_map import publish_key_map
 from pipeline.stores.store import Store
-from pipeline.verify.garbage import find_garbage
+from pipeline.verify.checks import read_manifest
+from pipeline.verify.garbage import find_garbage, remove_garbage
 from tests.pipeline.conftest import Make
 from tests.pipeline.counting import CountingFileSystem
 from tests.pipeline.makers import samples, write_tar
@@ -119,6 +122,41 @@ def test_every_part_ends_somewhere(store: Store, monkeypatch: pytest.MonkeyPatch
     assert [part.files for part in manifest.files.parts] == [8] * 5
 
 
+def test_parts_of_large_entries_are_shorter(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Readers refuse parts above a size."""
+    monkeypatch.setattr(manifest_writer, "_ends_part", lambda name: False)
+    monkeypatch.setattr(manifest_writer, "PART_BYTES", 5000)
+    large = {"problems": [["k" * 2000, "e"]]}
+    manifest = publish(store, *range(FILES), **large)
+    assert [part.files for part in manifest.files.parts] == [3] * 13 + [1]
+    assert len([*manifest.files]) == FILES
+
+
+def test_a_part_that_is_gone_is_written_by_the_next_job(store: Store) -> None:
+    part = publish(store, *range(FILES)).files.parts[1]
+    store.remove(part.path)
+    manifest = publish(store, *range(FILES))
+    assert (manifest.number, len([*manifest.files])) == (1, FILES)
+    store.remove(part.path)
+    manifest = publish(store, *range(FILES - 1))
+    assert (manifest.number, len([*manifest.files])) == (2, FILES - 1)
+
+
+def test_parts_that_were_removed_as_garbage_too_early(store: Store) -> None:
+    """By a deletion that looked for garbage before the manifest that names them was there."""
+    create = store.create
+
+    def late(name: str, data: bytes) -> bool:
+        if manifest_number(name):
+            for path in paths_in(store, MANIFESTS):
+                store.remove(path)
+        return create(name, data)
+
+    store.create = late  # type: ignore[method-assign]
+    manifest = publish(store, *range(FILES))
+    assert len([*manifest.files]) == FILES
+
+
 def test_what_is_wrong_with_a_part_is_said(store: Store) -> None:
     files = publish(store, *range(FILES)).files
     path = files.parts[1].path
@@ -135,6 +173,20 @@ def test_what_is_wrong_with_a_part_is_said(store: Store) -> None:
     with pytest.raises(DatasetError, match=rf"{path}: .* gone: .*strata verify --repair"):
         list(open_manifest(store).files)
     assert next(iter(open_manifest(store).files[:1])).number == 0
+
+
+@pytest.mark.parametrize("change", [{"key_min": "zz", "key_max": "zzz"}, {"ok": 0}])
+def test_what_a_manifest_tells_of_its_parts_is_checked(
+    store: Store, change: dict[str, Any]
+) -> None:
+    """Whoever trusts it would not find the pictures of that part."""
+    manifest = publish(store, *range(FILES))
+    told = json.loads(store.read(manifest_name(1)))
+    told["parts"][1] |= change
+    store.create(manifest_name(2), json.dumps(told).encode())
+    found, problems = read_manifest(store, {"fingerprint": manifest.fingerprint}, 2)
+    assert found is None
+    assert "the manifest tells other pictures or keys of it" in problems[0]
 
 
 @pytest.mark.parametrize(
@@ -166,6 +218,8 @@ def test_records_pack_and_unpack() -> None:
     assert records.named([("z", "y")])["z"]["name"] == "y"
     del records["x"]
     assert (len(records), "x" in records, "y" in records) == (1, False, True)
+    records.clear()
+    assert {**records} == {}
 
 
 # -- a dataset ------------------------------------------------------------------------------------
@@ -234,6 +288,14 @@ def test_what_a_manifest_has_is_not_read_again(dataset: Dataset) -> None:
     assert (len(read), again[changed.stem]["bad"]) == (11, 1)
 
 
+def test_a_clock_ahead_does_not_hide_later_records(dataset: Dataset) -> None:
+    age(dataset, 1000)
+    os.utime(Path(dataset.url, "commits", "000-000000000000.json"), (2**32, 2**32))
+    recorded = Ledger(dataset.store, dataset.fingerprint).records().recorded
+    assert recorded is not None
+    assert recorded < time.time()
+
+
 def test_keys_are_found_through_parts(dataset: Dataset, tmp_path: Path) -> None:
     keys = [f"{shard}/{key}" for shard, key in enumerate("abcdefghijkl")]
     assert len(dataset.files.parts) > 2
@@ -263,6 +325,10 @@ def test_parts_that_no_manifest_names_are_garbage(dataset: Dataset) -> None:
     store.create(f"{MANIFESTS}/notes.txt", b"x")
     (item,) = find_garbage(store, -1)
     assert (item.path, item.reason) == (f"{MANIFESTS}/{'0' * 32}.jsonl.gz", "no manifest names it")
+    named = dataset.files.parts[0].path
+    remove_garbage(store, [item, replace(item, path=named)])  # named since it was found
+    assert store.exists(named)
+    assert not store.exists(item.path)
     store.create(manifest_name(latest_manifest(store) + 1), b"{}")
     with pytest.raises(DatasetError):
         find_garbage(store, -1)
