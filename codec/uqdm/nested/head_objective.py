@@ -30,7 +30,7 @@ from .scheme import NestedScheme
 
 Decoder = Literal["eyes", "realistic"]
 # Shares of steps at each level, from the first on; levels beyond have the last one's.
-_LEVELS = {"eyes": (1, 2, 3, 3, 2, 1), "realistic": (1, 3, 4, 3, 0.5, 0.25)}
+_LEVELS = {"eyes": (1, 2, 3, 3, 2, 1), "realistic": (1, 2, 4, 5, 0.5, 0.25)}
 _WEIGHTS: dict[str, dict[str, float]] = {
     "eyes": {"ssimulacra2": 1.0, "error": 0.3},
     "realistic": {
