@@ -20,9 +20,15 @@ from codec import EncodedImage, load_codec
 from codec.errors import CorruptStreamError, StrataError, UnknownModelError
 from codec.images.files import write_image
 from codec.models.zoo import shipped_model, write_whole
-from pipeline.running.arguments import add_decoder, add_single_device, new_parser, positive
+from pipeline.running.arguments import (
+    add_decoder,
+    add_overwrite,
+    add_single_device,
+    new_parser,
+    positive,
+)
 from pipeline.running.command_line import exit_code
-from pipeline.running.options import OptionError, check_codec_options
+from pipeline.running.options import OptionError, check_codec_options, check_output_file
 
 FORMATS = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp", ".avif": "avif"}
 
@@ -63,6 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--model", help="the model that wrote it, if it is not a shipped one")
     add_decoder(parser)
+    add_overwrite(parser)
     add_single_device(parser)
     given = parser.parse_intermixed_args(arguments)
 
@@ -70,6 +77,8 @@ def main(arguments: list[str] | None = None) -> int:
         format = FORMATS.get(given.output.suffix.lower()) if given.output else ""
         if format is None:
             raise OptionError(f"{given.output}: the extension must be one of {', '.join(FORMATS)}")
+        if given.output:
+            check_output_file(given.stream, given.output, given.overwrite)
         stream = read_stream(given.stream)
         if given.layers is not None and given.layers > stream.num_layers:
             raise OptionError(

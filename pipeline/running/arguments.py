@@ -189,6 +189,15 @@ def add_single_device(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_overwrite(parser: argparse.ArgumentParser) -> None:
+    """For commands that write one file."""
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace the output if it exists (but never the input)",
+    )
+
+
 def add_decoder(group: argparse._ActionsContainer) -> None:
     """The decoder that shows streams. Each model has some of these."""
     group.add_argument(

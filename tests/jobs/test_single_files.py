@@ -62,7 +62,7 @@ def test_the_first_layers(model: Path, source: Path, tmp_path: Path) -> None:
     assert view(stream, "--layers", 2, out, "--model", model) == 0
     shown = read_image(out.read_bytes()).rgb
     assert (shown == codec.decode([encoded], layers=2)[0]).all()
-    assert encode(source, stream, "--model", model, "--layers", 1) == 0
+    assert encode(source, stream, "--model", model, "--layers", 1, "--overwrite") == 0
     assert EncodedImage.from_bytes(stream.read_bytes()).layers == encoded.layers[:1]
 
 
@@ -106,6 +106,35 @@ def test_what_is_wrong(model: Path, source: Path, tmp_path: Path, capsys: Printe
         assert call() == 2
         assert words in capsys.readouterr().err
         assert not out.exists()
+
+
+def test_no_file_is_lost(model: Path, source: Path, tmp_path: Path, capsys: Printed) -> None:
+    stream, out, link = tmp_path / "a.strata", tmp_path / "out.png", tmp_path / "link.png"
+    assert encode(source, stream, "--model", model) == 0
+    out.write_bytes(b"precious")
+    link.symlink_to(source)
+    before = {path: path.read_bytes() for path in (source, stream, out)}
+    refused = {
+        f"{source}: is the input itself": lambda: encode(source, source, "--overwrite"),
+        f"{link}: is the input itself": lambda: encode(source, link, "--overwrite"),
+        "a.png: is the input itself": lambda: encode(link, source, "--overwrite"),
+        f"{stream}: exists already: give another output, or --overwrite": lambda: encode(
+            source, stream
+        ),
+        f"{out}: exists already": lambda: view(stream, out),
+        f"{tmp_path / 'no'}/x.png: the folder {tmp_path / 'no'} does not exist": lambda: view(
+            stream, tmp_path / "no" / "x.png"
+        ),
+        f"{tmp_path}: is a folder": lambda: encode(source, tmp_path),
+    }
+    for words, call in refused.items():
+        capsys.readouterr()
+        assert call() == 2
+        assert words in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in before} == before
+    assert link.is_symlink()
+    assert view(stream, out, "--model", model, "--overwrite") == 0
+    assert read_image(out.read_bytes()).rgb.shape == (24, 32, 3)
 
 
 def test_shipped_models_are_found_by_the_beginning_of_their_id() -> None:
