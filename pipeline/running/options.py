@@ -31,8 +31,6 @@ def check_output_file(source: Path, output: Path, overwrite: bool) -> None:
     if output.is_dir():
         raise OptionError(f"{output}: is a folder: give the name of a file in it")
     if output.exists() and source.exists() and output.samefile(source):
-        raise OptionError(
-            f"{output}: is the input itself, which is never overwritten"
-        )
+        raise OptionError(f"{output}: is the input itself, which is never overwritten")
     if output.exists() and not overwrite:
         raise OptionError(f"{output}: exists already: give another output, or --overwrite")

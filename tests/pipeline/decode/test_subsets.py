@@ -248,9 +248,16 @@ def test_what_a_forgotten_plan_left_is_not_taken_for_ones_own(
     assert found(tmp_path / "one") == found(tmp_path / "two")
 
 
-def test_a_dataset_is_not_decoded_into_itself(dataset: Dataset) -> None:
-    with pytest.raises(OptionError, match="the archive itself: choose another output"):
-        run(dataset, Path(dataset.url))
+def test_a_dataset_is_not_decoded_into_itself(dataset: Dataset, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(dataset.url)
+    for form in ("webdataset", "strata", "originals"):
+        for output in (Path(dataset.url), link):
+            with pytest.raises(OptionError, match=r"is the archive .* choose another folder"):
+                run(dataset, output, format=form)
+        with pytest.raises(OptionError, match="lies in the archive"):
+            run(dataset, link / "out", format=form)
+    assert not (link / "out").exists()
 
 
 def test_only_one_way_to_choose(dataset: Dataset, tmp_path: Path) -> None:
