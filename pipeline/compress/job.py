@@ -23,7 +23,7 @@ from ..dataset.ledger import as_recorded, check_inputs
 from ..dataset.models import publish_model
 from ..dataset.part_lists import Planner
 from ..dataset.plan import Plan
-from ..dataset.records import Records
+from ..dataset.records import Records, list_command
 from ..dataset.rows import SCHEMA_VERSION
 from ..running.job import RunningOptions, Stop, run_job_tasks
 from ..running.options import OptionError, check_codec_options
@@ -142,10 +142,10 @@ def _compress(options: CompressOptions, stop: Stop, log: EventLog) -> CompressSu
         publish_model=lambda: publish_model(store, model.model_id, model.model_path),
     )
     add_totals(summary, records, plan.parameters)
+    summary.lists_all = list_command(store.url)
     return summary
 
 
-def run_shards(
 def inputs_of(options: CompressOptions) -> Inputs:
     """See ``find_inputs``. Raises OptionError if the output lies in the inputs."""
     store = Store(options.output, options.output_options)
@@ -155,6 +155,7 @@ def inputs_of(options: CompressOptions) -> Inputs:
     return find_inputs(options.inputs, options.input_options, options.input_format, columns)
 
 
+def run_shards(
     jobs: Sequence[ShardJob],
     plan: Plan,
     output: str,
