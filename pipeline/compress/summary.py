@@ -21,6 +21,7 @@ _WHY = {
 }
 _SMALL = 10_000  # bytes of a picture's file
 _FEW = 20
+_NAMED = 5
 
 
 @dataclass
@@ -40,10 +41,12 @@ def add_totals(
 ) -> None:
     """Add the records of all shards; ``parameters`` are the plan's."""
     side_pictures = 0
+    names: list[str] = []
     inputs = archive = 0
     for record in records.values():
         summary.add_record(record, record["source"]["url"])
         side_pictures += record.get("side_pictures", 0)
+        names += record.get("side_names", [])[: _NAMED - len(names)]
         inputs += record["source"]["size"]
         archive += record["bytes"] + (record.get("index") or {}).get("bytes", 0)
     totals = totals_of(records.values()) | {"input_bytes": inputs, "archive_bytes": archive}
@@ -52,8 +55,8 @@ def add_totals(
         summary.notes += _lines(totals)
     if side_pictures:
         summary.notes.append(
-            f"warning: {plural(side_pictures, 'picture')} not encoded but kept as files, "
-            f"{SIDE_FIELDS}"
+            f"warning: {plural(side_pictures, 'picture')} not encoded but kept as files "
+            f"({', '.join(names)}{', ...' if side_pictures > len(names) else ''}), {SIDE_FIELDS}"
         )
     if archive > inputs > 0:
         summary.notes.append(

@@ -124,7 +124,7 @@ def test_pictures_that_are_side_fields_are_counted(tmp_path: Path) -> None:
     summary = compress(tmp_path, write_tar(tmp_path / "x.tar", [*files, *samples(2)]))
     assert (summary.ok, summary.bad) == (3, 0)
     (note,) = [note for note in summary.notes if "side fields of" in note]
-    assert "3 pictures not encoded but kept as files" in note
+    assert "3 pictures not encoded but kept as files (2024.01.02-a.png, " in note
     assert "first dot" in note
     assert not any(
         "side fields of" in note
