@@ -320,7 +320,7 @@ def test_small_copies(make_dataset: Make, tmp_path: Path) -> None:
     expected = dataset.codec().decode_small([dataset.record("a", 3).encoded], max_side=40)[0]
     assert (small.rgb == expected).all()
     assert (pictures_in(tmp_path / "out")["s0000"] == at(picture(0), 3)).all()  # never enlarged
-    with pytest.raises(PlanMismatchError, match="max_side is 40 there and 41 here"):
+    with pytest.raises(PlanMismatchError, match="--max-side is 40 there and 41 here"):
         run(dataset, tmp_path / "out", max_side=41, layers=3)
 
 
@@ -335,7 +335,7 @@ def test_pictures_above_a_limit_are_bad(make_dataset: Make, tmp_path: Path) -> N
     assert "80x60 pixels are above" in problem.reason
     assert set(pictures_in(tmp_path / "out")) == {"s0000", "s0001"}
     assert run(dataset, tmp_path / "all", max_pixels=60 * 80).exit_code == 0
-    with pytest.raises(PlanMismatchError, match="max_pixels is 4800 there and 4799 here"):
+    with pytest.raises(PlanMismatchError, match="--max-pixels is 4800 there and 4799 here"):
         run(dataset, tmp_path / "all", max_pixels=60 * 80 - 1)
 
 
