@@ -59,7 +59,10 @@ def main(arguments: list[str] | None = None) -> int:
 
     def job() -> None:
         check_output_file(given.picture, given.output, given.overwrite)
-        picture = read_image(given.picture.read_bytes())
+        try:
+            picture = read_image(given.picture.read_bytes())
+        except StrataError as error:
+            raise type(error)(f"{given.picture}: {error}") from error
         codec = load_codec(given.model, device=given.device)
         options = given_options(given, ["quality"])
         check_codec_options(codec, "encode", options, f"the model {codec.name}")

@@ -6,8 +6,8 @@ Examples:
     strata view a.strata --layers 2 out.jpg
     strata view a.strata
 
-Without an output it shows size, model, and the bytes up to each layer. From a file that was cut,
-the whole layers are used, with a warning. A shipped model is found by the id in the file.
+Without an output it shows size, model, and the bytes of the file up to each layer. From a file that
+was cut, the whole layers are used, with a warning. A shipped model is found by the id in the file.
 Exit code 0: done; 2: not done, and the message says why.
 """
 
@@ -34,24 +34,26 @@ FORMATS = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp", ".avif
 
 
 def read_stream(path: Path) -> EncodedImage:
-    """The whole layers of a file. Raises CorruptStreamError."""
+    """The whole layers of a file. Raises CorruptStreamError, UnknownModelError."""
     data = path.read_bytes()
     try:
-        return EncodedImage.from_bytes(data)
-    except CorruptStreamError as error:
         stream = EncodedImage.from_bytes(data, allow_truncated=True)
+    except (CorruptStreamError, UnknownModelError) as error:
+        raise type(error)(f"{path}: {error}") from error
+    try:
+        EncodedImage.from_bytes(data)
+    except CorruptStreamError as error:
         print(f"warning: {path}: {error}: only the layers before it are used", file=sys.stderr)
-        return stream
+    return stream
 
 
 def describe(path: Path, stream: EncodedImage) -> None:
     info = stream.info
     name = shipped_model(info.model) or "not a shipped model"
     print(f"{path}: {info.width}x{info.height}, {info.codec}, model {info.model} ({name})")
-    size = len(stream.header)
     print(f"  {'layers':>6} {'bytes':>12} {'bits per pixel':>15}")
-    for number, layer in enumerate(stream.layers, 1):
-        size += len(layer)
+    for number in range(1, stream.num_layers + 1):
+        size = len(stream.truncate(number).to_bytes())
         print(f"  {number:>6} {size:>12,} {8 * size / (info.width * info.height):>15.3f}")
 
 
@@ -95,7 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
             )
         codec = load_codec(model, device=given.device)
         options = {} if given.decoder is None else {"decoder": given.decoder}
-        check_codec_options(codec, "decode", options, codec.name)
+        check_codec_options(codec, "decode", options, str(given.stream))
         (picture,) = codec.decode([stream], layers=given.layers, **options)
         data = write_image(picture, None, format)
         write_whole(given.output, lambda partial: partial.write_bytes(data))

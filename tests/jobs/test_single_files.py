@@ -41,6 +41,8 @@ def test_every_pixel_comes_back(model: Path, source: Path, tmp_path: Path, capsy
     codec = load_codec(model)
     encoded = EncodedImage.from_bytes(stream.read_bytes())
     assert encoded.num_layers == codec.num_layers
+    size = stream.stat().st_size
+    assert f" {size:,} bytes, {8 * size / (32 * 24):.3f} bits per pixel" in capsys.readouterr().out
     assert view(stream, out, "--model", model) == 0
     assert (read_image(out.read_bytes()).rgb == picture(1)).all()
     capsys.readouterr()
@@ -48,8 +50,7 @@ def test_every_pixel_comes_back(model: Path, source: Path, tmp_path: Path, capsy
     told = capsys.readouterr().out.splitlines()
     assert told[0].endswith(f"32x24, uqdm, model {codec.model_id[:8]} (not a shipped model)")
     assert [int(line.split()[1].replace(",", "")) for line in told[2:]] == [
-        len(encoded.header) + sum(map(len, encoded.layers[:count]))
-        for count in range(1, codec.num_layers + 1)
+        len(encoded.truncate(count).to_bytes()) for count in range(1, codec.num_layers + 1)
     ]
 
 
@@ -94,9 +95,9 @@ def test_what_is_wrong(model: Path, source: Path, tmp_path: Path, capsys: Printe
     wrong = {
         "--layers 9: the model": lambda: encode(source, out, "--model", model, "--layers", 9),
         "nothing.png": lambda: encode(tmp_path / "nothing.png", out),
-        "begins with": lambda: encode(stream, out, "--model", model),
+        f"{stream}: not an image": lambda: encode(stream, out, "--model", model),
         "there is no model": lambda: encode(source, out, "--model", "nobody"),
-        "does not begin with": lambda: view(source, out),
+        f"{source}: this is not a Strata file": lambda: view(source, out),
         "which is not a shipped one: give its file": lambda: view(stream, out),
         "the extension must be one of .png": lambda: view(stream, tmp_path / "out.gif"),
         "--layers 9: /": lambda: view(stream, out, "--layers", 9),
