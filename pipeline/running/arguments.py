@@ -1,6 +1,7 @@
 """Arguments that several command lines share: their types, their options, and how they are used."""
 
 import argparse
+import difflib
 import json
 import math
 import os
@@ -91,11 +92,32 @@ class _Parser(argparse.ArgumentParser):
     """Refuses empty arguments: a variable that is not set must not mean the current folder."""
 
     def error(self, message: str) -> NoReturn:
-        super().error(printable(message))
+        # argparse says first what is missing, which may be there in another spelling.
+        incomplete = message.startswith(("the following arguments are required", "unrecognized"))
+        super().error(printable((incomplete and self._unknown()) or message))
+
+    def _unknown(self) -> str:
+        """A message about the options that do not exist; "" if all do."""
+        known = [name for name in self._option_string_actions if name.startswith("--")]
+        told = []
+        for argument in self._asked:
+            if argument == "--":
+                break
+            name = argument.partition("=")[0]
+            abbreviates = self.allow_abbrev and any(one.startswith(name) for one in known)
+            if name.startswith("--") and name not in known and not abbreviates:
+                near = difflib.get_close_matches(name, known, 1)
+                told.append(
+                    f"there is no option {name}{f': did you mean {near[0]}?' if near else ''}"
+                )
+        return "; ".join(told)
+    _asked: Sequence[str] = ()
+
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         option = ""
-        for argument in sys.argv[1:] if args is None else args:
+        for argument in self._asked:
+        self._asked = sys.argv[1:] if args is None else args
             name, equals, value = argument.partition("=")
             option = name if name.startswith("--") else option
             if not (value if equals and name == option else argument).strip():
