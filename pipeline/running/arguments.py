@@ -11,6 +11,8 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from codec.errors import printable
+from codec.models.heads import DECODERS, head_file
+from codec.models.zoo import DEFAULT_MODELS, model_file
 
 from ..stores.gzip_limits import GzipLimits
 from . import cluster
@@ -91,6 +93,8 @@ def _kind(value: Any) -> str:
 class _Parser(argparse.ArgumentParser):
     """Refuses empty arguments: a variable that is not set must not mean the current folder."""
 
+    _asked: Sequence[str] = ()
+
     def error(self, message: str) -> NoReturn:
         # argparse says first what is missing, which may be there in another spelling.
         incomplete = message.startswith(("the following arguments are required", "unrecognized"))
@@ -111,13 +115,11 @@ class _Parser(argparse.ArgumentParser):
                     f"there is no option {name}{f': did you mean {near[0]}?' if near else ''}"
                 )
         return "; ".join(told)
-    _asked: Sequence[str] = ()
-
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._asked = sys.argv[1:] if args is None else args
         option = ""
         for argument in self._asked:
-        self._asked = sys.argv[1:] if args is None else args
             name, equals, value = argument.partition("=")
             option = name if name.startswith("--") else option
             if not (value if equals and name == option else argument).strip():
@@ -222,12 +224,16 @@ def add_overwrite(parser: argparse.ArgumentParser) -> None:
 
 def add_decoder(group: argparse._ActionsContainer) -> None:
     """The decoder that shows streams. Each model has some of these."""
+    shipped = model_file(DEFAULT_MODELS["uqdm"])
+    heads = [name for name in DECODERS if head_file(shipped, name).is_file()]
+    uqdm = ", ".join(["mean", *heads])
     group.add_argument(
         "--decoder",
         choices=["mean", "eyes", "realistic", "flow", "fast", "diffusion"],
-        help="how streams are shown. uqdm: eyes looks best, mean has the least squared error, "
-        "realistic adds likely detail at low rates, flow does so for the paper's models. cdc: "
-        "fast takes one step, diffusion takes many (default: eyes or fast, if the model has it)",
+        help=f"how streams are shown. The shipped uqdm has {uqdm}; cdc-small has fast, diffusion. "
+        "mean has the least squared error, eyes looks best, realistic adds "
+        "likely detail at low rates, flow does so for the paper's models; fast takes one step, "
+        "diffusion takes many (default: eyes if the model has it, or else mean; of cdc fast)",
     )
 
 
