@@ -112,7 +112,7 @@ def _as_options(parameters: Mapping[str, Any]) -> dict[str, Any]:
     chosen = dict(copied if isinstance(copied, Mapping) else parameters)
     if "store_layers" in chosen:
         chosen.pop("layers", None)  # the number of columns, which follows from the options
-    found = {}
+    found: dict[str, Any] = {}
     for name, value in chosen.items():
         if name in _INSIDE and isinstance(value, Mapping):
             found |= {_option(f"{key}{_INSIDE[name]}"): one for key, one in value.items()}
