@@ -20,7 +20,7 @@ from codec.models.zoo import DEFAULT_MODELS
 from ..dataset.kept_files import KEPT
 from ..running import cluster
 from ..running.progress.display import duration
-from ..running.progress.summary import Summary, plural, size
+from ..running.progress.summary import Summary, plural, share, size
 from ..stores.urls import refuse_secrets
 from .job import CompressOptions, inputs_of, planned_parameters, settings_of
 from .keeping import PREVIEW_LAYERS, finished_row, layers_to_encode
@@ -109,7 +109,7 @@ class Estimate(Summary):
         )
 
     def _share(self, archive_bytes: int) -> str:
-        return f"{100 * archive_bytes / self.input_bytes:.0f} %"
+        return share(archive_bytes, self.input_bytes, 0)
 
 
 def estimate(options: CompressOptions, stop: Callable[[], str] = lambda: "") -> Estimate:

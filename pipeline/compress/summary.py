@@ -8,7 +8,7 @@ from codec.images.packing import PACKAGE, can_pack
 
 from ..dataset.kept_files import ASKED, BELOW, EXACT, KEPT, LARGER, MISSED
 from ..dataset.totals import totals_of
-from ..running.progress.summary import Summary, plural, size
+from ..running.progress.summary import Summary, plural, share, size
 from ..sources.samples import SIDE_FIELDS
 
 _WHY = {
@@ -106,10 +106,6 @@ def kept_lines(totals: Mapping[str, Any]) -> list[str]:
             for count, why in sorted(kept, reverse=True)
         ),
     )
-
-
-def share(part: float, whole: float) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else "-"
 
 
 def _table(title: str, lines: Iterable[str]) -> list[str]:

@@ -155,5 +155,6 @@ def inspect_file(path: Path, layers: int) -> FileFacts:
 
 
 def reason_kind(reason: str) -> str:
-    """The general part of a reason, for counting: the text before the first colon."""
-    return reason.split(":", 1)[0][:80]
+    """The general part of a reason, for counting: the text before the first colon, shortened."""
+    kind = reason.split(":", 1)[0]
+    return kind if len(kind) <= 80 else f"{kind[:78].rpartition(' ')[0] or kind[:77]}..."

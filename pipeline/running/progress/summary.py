@@ -11,6 +11,7 @@ from codec.errors import printable
 LISTED = 20
 LOGGED = 100
 MAX_REASONS = 1000
+TELLING = 10_000  # bytes
 
 
 def count_reasons(counts: Counter[str], more: Mapping[str, int]) -> None:
@@ -33,6 +34,11 @@ def size(count: float) -> str:
 
 def ratio(original: float, stored: float) -> str:
     return f"{original / stored:.2f}" if stored else "-"
+
+
+def share(part: float, whole: float, digits: int = 1) -> str:
+    """A percentage; "-" where the whole is so small that it says nothing."""
+    return f"{100 * part / whole:.{digits}f} %" if whole >= TELLING else "-"
 
 
 def plural(count: int, one: str, many: str = "") -> str:
