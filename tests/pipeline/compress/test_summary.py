@@ -17,6 +17,7 @@ from pipeline.compress import keeping, sampling
 from pipeline.compress import summary as summary_module
 from pipeline.compress.job import CompressOptions, CompressSummary, compress
 from pipeline.dataset.plan import PlanMismatchError
+from pipeline.running.progress.summary import share
 from tests.pipeline.compress.test_keeping import NOISE, mixed, rows_of
 from tests.pipeline.conftest import Make
 from tests.pipeline.makers import ToyCodec, picture, png, samples, write_tar
@@ -99,6 +100,11 @@ def test_bad_samples_beyond_the_first_can_be_listed(
     listed = capsys.readouterr().out.splitlines()
     assert listed[:5] == [line.strip() for line in lines[begin:-1]]
     assert [line.split(" : ")[:2] for line in listed] == [[tar, f"'bad{n}'"] for n in range(8)]
+
+
+def test_a_share_of_almost_nothing_says_nothing() -> None:
+    assert share(5_000, 10_000) == "50.0 %"
+    assert share(4_708, 1) == "-"
 
 
 def test_all_files_and_previews(tmp_path: Path) -> None:

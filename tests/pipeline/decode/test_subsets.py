@@ -280,6 +280,8 @@ def test_reasons_are_counted_over_all_runs(
         summary = run(dataset, tmp_path / "out", format=form)
         assert summary.bad == 9
         assert sorted(summary.reasons.values()) == [1, 9]
+        named = dataset.url if form == "webdataset" else tmp_path / "out"
+        assert summary.lists_all == f"strata info {named} --bad"
 
 
 @pytest.mark.parametrize("form", ["webdataset", "strata"])
