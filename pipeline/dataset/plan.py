@@ -26,6 +26,7 @@ _NAMES = {
 }
 _INSIDE = {"codec_options": "", "columns": "_column"}
 _NO_OPTIONS = ("schema", "model_layers", "dataset_fingerprint", "fingerprint", MERGED, "columns")
+_ABSENT = "not given"
 # If one of the first differs, the others follow.
 _CAUSES = {"--lossless", "--target-quality", "--keep-original", "--model"}
 _EFFECTS = {"--store-layers", "--codec", "model layers"}
@@ -96,12 +97,22 @@ class Plan:
 
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
     """What differs, by the names of the options."""
-    there, here = _as_options(theirs), _as_options(ours)
-    names = [name for name in sorted({*there, *here}) if there.get(name) != here.get(name)]
+    kinds = ["a copy" if "truncated" in one else "no copy" for one in (theirs, ours)]
+    if kinds[0] != kinds[1]:
+        return [f"it is {kinds[0]} of an archive there and {kinds[1]} here"]
+    there, here = (
+        {name: _words(name, value) for name, value in _as_options(one).items()}
+        for one in (theirs, ours)
+    )
+    names = [
+        name
+        for name in sorted({*there, *here})
+        if there.get(name, _ABSENT) != here.get(name, _ABSENT)
+    ]
     if not _CAUSES.isdisjoint(names):
         names = [name for name in names if name not in _EFFECTS]
     return [
-        f"{name} is {_words(name, there.get(name))} there and {_words(name, here.get(name))} here"
+        f"{name} is {there.get(name, _ABSENT)} there and {here.get(name, _ABSENT)} here"
         for name in names
     ]
 
@@ -129,7 +140,7 @@ def _option(name: str) -> str:
 
 def _words(name: str, value: Any) -> str:
     if value is None or isinstance(value, bool):
-        return "given" if value else "not given"
+        return "given" if value else _ABSENT
     text = str(value)
     if re.fullmatch("[0-9a-f]{64}", text):
         text = (name == "--model" and shipped_model(text)) or text[:8]
