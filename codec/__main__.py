@@ -104,14 +104,19 @@ def _calibrate(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m codec", description="Models of Strata.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("list", help="names of the shipped models")
+    own = sys.argv[0].startswith("strata ")  # set by jobs/strata.py
+    parser = argparse.ArgumentParser(
+        prog=sys.argv[0] if own else "python -m codec", description="Models of Strata."
+    )
+    commands = parser.add_subparsers(dest="command")
+    commands.add_parser("list", help="names of the shipped models (default)")
     show = commands.add_parser("show", help="a model's id, card and configuration")
     show.add_argument("model", help="shipped name, directory or file")
     load = commands.add_parser("import", help="turn an authors' checkpoint into a model")
     load.add_argument("source", type=Path, help="checkpoint directory or file")
-    load.add_argument("--out", type=Path, required=True, metavar="MODEL_DIR")
+    load.add_argument(
+        "--out", type=Path, required=True, metavar="MODEL_DIR", help="the folder of the model"
+    )
     load.add_argument(
         "--learned-schedule",
         action="store_true",
@@ -133,11 +138,13 @@ def main(arguments: list[str] | None = None) -> int:
         default=4.0,
         help="guards are so many times the largest difference (default: 4)",
     )
-    measure.add_argument("--out", type=Path, metavar="MODEL_DIR", help="default: in place")
-    measure.add_argument("--device", default="cpu")
+    measure.add_argument(
+        "--out", type=Path, metavar="MODEL_DIR", help="the folder of the model (default: its own)"
+    )
+    measure.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
     options = parser.parse_args(arguments)
     try:
-        if options.command == "list":
+        if options.command in (None, "list"):
             print("\n".join(list_models()))
         elif options.command == "show":
             _show(options.model)

@@ -22,6 +22,7 @@ from codec.errors import StrataError
 from codec.images.files import read_image
 from codec.models.zoo import DEFAULT_MODELS, write_whole
 from pipeline.running.arguments import (
+    add_overwrite,
     add_single_device,
     given_options,
     new_parser,
@@ -29,7 +30,7 @@ from pipeline.running.arguments import (
     positive,
 )
 from pipeline.running.command_line import exit_code
-from pipeline.running.options import OptionError, check_codec_options
+from pipeline.running.options import OptionError, check_codec_options, check_output_file
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,11 +53,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--quality", type=not_negative, metavar="N", help="cdc: one of the model's rates"
     )
+    add_overwrite(parser)
     add_single_device(parser)
     given = parser.parse_args(arguments)
 
     def job() -> None:
-        picture = read_image(given.picture.read_bytes())
+        check_output_file(given.picture, given.output, given.overwrite)
+        try:
+            picture = read_image(given.picture.read_bytes())
+        except StrataError as error:
+            raise type(error)(f"{given.picture}: {error}") from error
         codec = load_codec(given.model, device=given.device)
         options = given_options(given, ["quality"])
         check_codec_options(codec, "encode", options, f"the model {codec.name}")

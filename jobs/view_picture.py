@@ -6,8 +6,8 @@ Examples:
     strata view a.strata --layers 2 out.jpg
     strata view a.strata
 
-Without an output it shows size, model, and the bytes up to each layer. From a file that was cut,
-the whole layers are used, with a warning. A shipped model is found by the id in the file.
+Without an output it shows size, model, and the bytes of the file up to each layer. From a file that
+was cut, the whole layers are used, with a warning. A shipped model is found by the id in the file.
 Exit code 0: done; 2: not done, and the message says why.
 """
 
@@ -20,32 +20,40 @@ from codec import EncodedImage, load_codec
 from codec.errors import CorruptStreamError, StrataError, UnknownModelError
 from codec.images.files import write_image
 from codec.models.zoo import shipped_model, write_whole
-from pipeline.running.arguments import add_decoder, add_single_device, new_parser, positive
+from pipeline.running.arguments import (
+    add_decoder,
+    add_overwrite,
+    add_single_device,
+    new_parser,
+    positive,
+)
 from pipeline.running.command_line import exit_code
-from pipeline.running.options import OptionError, check_codec_options
+from pipeline.running.options import OptionError, check_codec_options, check_output_file
 
 FORMATS = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp", ".avif": "avif"}
 
 
 def read_stream(path: Path) -> EncodedImage:
-    """The whole layers of a file. Raises CorruptStreamError."""
+    """The whole layers of a file. Raises CorruptStreamError, UnknownModelError."""
     data = path.read_bytes()
     try:
-        return EncodedImage.from_bytes(data)
-    except CorruptStreamError as error:
         stream = EncodedImage.from_bytes(data, allow_truncated=True)
+    except (CorruptStreamError, UnknownModelError) as error:
+        raise type(error)(f"{path}: {error}") from error
+    try:
+        EncodedImage.from_bytes(data)
+    except CorruptStreamError as error:
         print(f"warning: {path}: {error}: only the layers before it are used", file=sys.stderr)
-        return stream
+    return stream
 
 
 def describe(path: Path, stream: EncodedImage) -> None:
     info = stream.info
     name = shipped_model(info.model) or "not a shipped model"
     print(f"{path}: {info.width}x{info.height}, {info.codec}, model {info.model} ({name})")
-    size = len(stream.header)
     print(f"  {'layers':>6} {'bytes':>12} {'bits per pixel':>15}")
-    for number, layer in enumerate(stream.layers, 1):
-        size += len(layer)
+    for number in range(1, stream.num_layers + 1):
+        size = len(stream.truncate(number).to_bytes())
         print(f"  {number:>6} {size:>12,} {8 * size / (info.width * info.height):>15.3f}")
 
 
@@ -63,6 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--model", help="the model that wrote it, if it is not a shipped one")
     add_decoder(parser)
+    add_overwrite(parser)
     add_single_device(parser)
     given = parser.parse_intermixed_args(arguments)
 
@@ -70,6 +79,8 @@ def main(arguments: list[str] | None = None) -> int:
         format = FORMATS.get(given.output.suffix.lower()) if given.output else ""
         if format is None:
             raise OptionError(f"{given.output}: the extension must be one of {', '.join(FORMATS)}")
+        if given.output:
+            check_output_file(given.stream, given.output, given.overwrite)
         stream = read_stream(given.stream)
         if given.layers is not None and given.layers > stream.num_layers:
             raise OptionError(
@@ -86,7 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
             )
         codec = load_codec(model, device=given.device)
         options = {} if given.decoder is None else {"decoder": given.decoder}
-        check_codec_options(codec, "decode", options, codec.name)
+        check_codec_options(codec, "decode", options, str(given.stream))
         (picture,) = codec.decode([stream], layers=given.layers, **options)
         data = write_image(picture, None, format)
         write_whole(given.output, lambda partial: partial.write_bytes(data))

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..base import Purpose
 from ..layered import LayeredCodec
 from .networks.tiling import MIN_TILE_PIXELS
-from .scheme import DECODERS, CDCScheme
+from .scheme import CDCScheme
 
 MAX_NOISE_SCALE = 10.0
 
@@ -49,12 +49,12 @@ class CDCCodec(LayeredCodec):
         if purpose == "encode":
             return
         decoder = options.get("decoder")
-        if decoder is not None and decoder not in DECODERS:
-            raise ValueError(f"decoder must be one of {DECODERS}, got {decoder!r}")
-        if decoder == "fast" and not model.has_fast_head:
-            raise ValueError(f"decoder: model {self.name} has no fast head; use diffusion")
-        if decoder == "diffusion" and model.diffusion is None:
-            raise ValueError(f"decoder: model {self.name} has no diffusion; use fast")
+        has = {"fast": model.has_fast_head, "diffusion": model.diffusion is not None}
+        if decoder is not None and not has.get(decoder):
+            known = ", ".join(name for name, there in has.items() if there)
+            raise ValueError(
+                f"{self.codec} ({self.model_id[:8]}) has no decoder {decoder}: it has {known}"
+            )
         _check_integer(options, "seed", 0, (1 << 64) - 1)
         if model.diffusion is not None:
             _check_integer(options, "steps", 1, model.diffusion.num_timesteps)

@@ -34,7 +34,6 @@ from .networks.model import LATENT_STRIDE, MULTIPLE, CDCModel, LightModel, Synth
 from .networks.tiling import TILE_PIXELS, by_tiles
 
 Decoder = Literal["fast", "diffusion"]
-DECODERS: tuple[Decoder, ...] = ("fast", "diffusion")
 _LARGEST_UNITS = 1 << 40  # of the model's integers in 2**-12; their sums stay exact in float64
 _HYPER_HALO = 256  # pixels around a tile that the hyper-analysis and -synthesis look at
 

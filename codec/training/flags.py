@@ -15,13 +15,15 @@ def add_flags(parser: Any, settings: type, default: str = "default: {}") -> None
     """Add a flag for each field to a parser or to a group of a parser.
 
     A flag that was not given is absent from ``given_flags``, so a run's model can have its own
-    defaults. ``default`` is the text about them in --help, with ``{}`` for the field's default.
+    defaults. ``default`` is the text about them in --help, with ``{}`` for the field's default, or
+    its ``metadata["shown"]``.
     Raises TypeError for a field of another type.
     """
     hints = get_type_hints(settings)
     for field in dataclasses.fields(settings):
         about = field.metadata.get("help", "")
-        text = f"{about} ({default.format(field.default)})".strip().replace("%", "%%")
+        shown = field.metadata.get("shown", field.default)
+        text = f"{about} ({default.format(shown)})".strip().replace("%", "%%")
         how = _how(field.name, hints[field.name])
         parser.add_argument(_flag(field.name), default=None, help=text, **how)
 

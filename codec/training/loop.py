@@ -33,29 +33,38 @@ Save = Callable[[dict[str, Tensor], dict[str, Any]], dict[str, Any]]
 Track = Callable[[int, Mapping[str, Any]], None]
 
 LOG_EVERY = 100  # steps
+_NOT_VALIDATED = "nothing was validated: --data has too few pictures (name others: --validate)"
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
     """How long and how fast to train: until ``hours`` or ``steps``, whichever ends first."""
 
-    steps: int = 100_000
-    hours: float = 1e9
-    learning_rate: float = 1.5e-3
-    final_rate: float = 0.02  # of learning_rate, reached by a cosine
-    warmup: int = 200
-    beta1: float = 0.9
-    beta2: float = 0.98
-    ema: float = 0.999
-    gradient_clip: float = 1.0
+    steps: int = field(default=100_000, metadata={"help": "the last step"})
+    hours: float = field(
+        default=1e9, metadata={"help": "training time, with earlier starts", "shown": "no limit"}
+    )
+    learning_rate: float = field(default=1.5e-3, metadata={"help": "Adam's, at its highest"})
+    final_rate: float = field(
+        default=0.02, metadata={"help": "share of --learning-rate that a cosine ends with"}
+    )
+    warmup: int = field(default=200, metadata={"help": "steps in which the learning rate rises"})
+    beta1: float = field(default=0.9, metadata={"help": "Adam's memory of gradients"})
+    beta2: float = field(default=0.98, metadata={"help": "Adam's memory of their squares"})
+    ema: float = field(default=0.999, metadata={"help": "memory of the averaged weights"})
+    gradient_clip: float = field(
+        default=1.0, metadata={"help": "longer gradients are cut to this length"}
+    )
     batch: int = field(
         default=8, metadata={"help": "pictures at once, in each worker where there are several"}
     )
     accumulate: int = field(
         default=1, metadata={"help": "batches whose gradients are averaged for one step"}
     )
-    crop: int = 128
-    small_share: float = 0.25  # of batches made of pictures smaller than a crop
+    crop: int = field(default=128, metadata={"help": "side of the squares to train on, in pixels"})
+    small_share: float = field(
+        default=0.25, metadata={"help": "share of batches made of pictures smaller than a crop"}
+    )
     counted_crops: int = field(
         default=128,
         metadata={
@@ -73,10 +82,14 @@ class TrainingConfig:
         default=200,
         metadata={"help": "steps after which the next shard takes the place of the oldest"},
     )
-    validate_minutes: float = 10.0
-    checkpoint_minutes: float = 3.0
+    validate_minutes: float = field(
+        default=10.0, metadata={"help": "minutes between validations, which also write the model"}
+    )
+    checkpoint_minutes: float = field(
+        default=3.0, metadata={"help": "minutes between checkpoints, from which a run goes on"}
+    )
     keep_checkpoints: int = field(default=2, metadata={"help": "how many of the last ones"})
-    seed: int = 0
+    seed: int = field(default=0, metadata={"help": "of all random numbers"})
 
 
 class Ema:
@@ -251,7 +264,8 @@ def train(
         figures = save(ema.weights(model), card)
         with (folder.path / "log.jsonl").open("a") as lines:
             lines.write(json.dumps({"step": step, "hours": hours, **figures}) + "\n")
-        log(f"step {step} {clock.seconds() / 60:.1f} min {json.dumps(figures)}")
+        shown = json.dumps(figures) if figures else _NOT_VALIDATED
+        log(f"step {step} {clock.seconds() / 60:.1f} min {shown}")
         track(step, {"validation": figures})
         folder.publish()
 

@@ -148,6 +148,9 @@ def run(
     finally:
         source.close()
         trackers.close()
+    if team.rank == 0:
+        files = (file.name for file in folder.path.iterdir() if file.is_file())
+        log(f"in --out: {', '.join(sorted(files))}")
 
 
 def _refuse(reason: str) -> None:

@@ -56,7 +56,10 @@ class UQDMCodec(LayeredCodec):
         known = self.decoders
         decoder = options.get("decoder")
         if decoder is not None and decoder not in known:
-            raise ValueError(f"decoder of {self.name} must be one of {known}, got {decoder!r}")
+            raise ValueError(
+                f"{self.codec} ({self.model_id[:8]}) has no decoder {decoder}: it has "
+                f"{', '.join(known)}"
+            )
 
     def head_id(self, options: Mapping[str, Any]) -> str:
         """See ``Codec.head_id``."""

@@ -20,11 +20,9 @@ from codec.models.zoo import DEFAULT_MODELS
 from ..dataset.kept_files import KEPT
 from ..running import cluster
 from ..running.progress.display import duration
-from ..running.progress.summary import Summary, plural, size
-from ..sources.base import Columns
-from ..sources.listing import find_inputs
+from ..running.progress.summary import Summary, plural, share, size
 from ..stores.urls import refuse_secrets
-from .job import CompressOptions, planned_parameters, settings_of
+from .job import CompressOptions, inputs_of, planned_parameters, settings_of
 from .keeping import PREVIEW_LAYERS, finished_row, layers_to_encode
 from .quality import target_quality
 from .settings import CompressSettings
@@ -111,7 +109,7 @@ class Estimate(Summary):
         )
 
     def _share(self, archive_bytes: int) -> str:
-        return f"{100 * archive_bytes / self.input_bytes:.0f} %"
+        return share(archive_bytes, self.input_bytes, 0)
 
 
 def estimate(options: CompressOptions, stop: Callable[[], str] = lambda: "") -> Estimate:
@@ -120,8 +118,7 @@ def estimate(options: CompressOptions, stop: Callable[[], str] = lambda: "") -> 
     Raises StrataError if the job could not start.
     """
     refuse_secrets(*options.inputs, options.model)
-    columns = Columns(options.image_column, options.key_column)
-    inputs = find_inputs(options.inputs, options.input_options, options.input_format, columns)
+    inputs = inputs_of(options)
     for line in inputs.lines():
         print(line, file=sys.stderr, flush=True)
     shards = inputs.as_shards()

@@ -10,21 +10,30 @@ from codec.images.files import MAX_PIXELS
 from codec.images.perception import can_judge
 
 from ..dataset.job import run_dataset_job
-from ..dataset.layout import FORMAT_VERSION, PLAN_NAME, data_path, generation_name, shard_name
+from ..dataset.layout import (
+    DATA,
+    FORMAT_VERSION,
+    INDEX,
+    PLAN_NAME,
+    data_path,
+    generation_name,
+    shard_name,
+)
 from ..dataset.ledger import as_recorded, check_inputs
 from ..dataset.models import publish_model
 from ..dataset.part_lists import Planner
 from ..dataset.plan import Plan
-from ..dataset.records import Records
+from ..dataset.records import Records, list_command
 from ..dataset.rows import SCHEMA_VERSION
 from ..running.job import RunningOptions, Stop, run_job_tasks
 from ..running.options import OptionError, check_codec_options
+from ..running.outputs import refuse_output_in_inputs
 from ..running.progress.events import EventLog, job_log
 from ..running.progress.summary import Summary
 from ..running.tasks import Outcome, Task
 from ..sources.base import Columns, Shard
 from ..sources.kinds import InputFormat
-from ..sources.listing import find_inputs
+from ..sources.listing import Inputs, expand_braces, find_inputs
 from ..sources.samples import MAX_SAMPLE_BYTES
 from ..stores.store import Store
 from ..stores.urls import refuse_secrets
@@ -80,9 +89,7 @@ def compress(options: CompressOptions, stop: Stop = lambda: "") -> CompressSumma
 
 
 def _compress(options: CompressOptions, stop: Stop, log: EventLog) -> CompressSummary:
-    store = Store(options.output, options.output_options)
-    columns = Columns(options.image_column, options.key_column)
-    found = find_inputs(options.inputs, options.input_options, options.input_format, columns)
+    found, store = inputs_of(options), Store(options.output, options.output_options)
     log.write("inputs_found", inputs=found.lines())
     more = "; the summary says what is left out" if found.notes else ""
     print(f"{found.lines()[0]}{more}", file=sys.stderr, flush=True)
@@ -135,7 +142,17 @@ def _compress(options: CompressOptions, stop: Stop, log: EventLog) -> CompressSu
         publish_model=lambda: publish_model(store, model.model_id, model.model_path),
     )
     add_totals(summary, records, plan.parameters)
+    summary.lists_all = list_command(store.url)
     return summary
+
+
+def inputs_of(options: CompressOptions) -> Inputs:
+    """See ``find_inputs``. Raises OptionError if the output lies in the inputs."""
+    store = Store(options.output, options.output_options)
+    urls = expand_braces(options.inputs)
+    refuse_output_in_inputs(store, (DATA, INDEX), urls, options.input_options)
+    columns = Columns(options.image_column, options.key_column)
+    return find_inputs(options.inputs, options.input_options, options.input_format, columns)
 
 
 def run_shards(

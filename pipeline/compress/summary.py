@@ -8,7 +8,7 @@ from codec.images.packing import PACKAGE, can_pack
 
 from ..dataset.kept_files import ASKED, BELOW, EXACT, KEPT, LARGER, MISSED
 from ..dataset.totals import totals_of
-from ..running.progress.summary import Summary, plural, size
+from ..running.progress.summary import Summary, plural, share, size
 from ..sources.samples import SIDE_FIELDS
 
 _WHY = {
@@ -21,6 +21,7 @@ _WHY = {
 }
 _SMALL = 10_000  # bytes of a picture's file
 _FEW = 20
+_NAMED = 5
 
 
 @dataclass
@@ -40,10 +41,12 @@ def add_totals(
 ) -> None:
     """Add the records of all shards; ``parameters`` are the plan's."""
     side_pictures = 0
+    names: list[str] = []
     inputs = archive = 0
     for record in records.values():
         summary.add_record(record, record["source"]["url"])
         side_pictures += record.get("side_pictures", 0)
+        names += record.get("side_names", [])[: _NAMED - len(names)]
         inputs += record["source"]["size"]
         archive += record["bytes"] + (record.get("index") or {}).get("bytes", 0)
     totals = totals_of(records.values()) | {"input_bytes": inputs, "archive_bytes": archive}
@@ -52,8 +55,8 @@ def add_totals(
         summary.notes += _lines(totals)
     if side_pictures:
         summary.notes.append(
-            f"warning: {plural(side_pictures, 'picture')} not encoded but kept as files, "
-            f"{SIDE_FIELDS}"
+            f"warning: {plural(side_pictures, 'picture')} not encoded but kept as files "
+            f"({', '.join(names)}{', ...' if side_pictures > len(names) else ''}), {SIDE_FIELDS}"
         )
     if archive > inputs > 0:
         summary.notes.append(
@@ -103,10 +106,6 @@ def kept_lines(totals: Mapping[str, Any]) -> list[str]:
             for count, why in sorted(kept, reverse=True)
         ),
     )
-
-
-def share(part: float, whole: float) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else "-"
 
 
 def _table(title: str, lines: Iterable[str]) -> list[str]:

@@ -20,6 +20,7 @@ from .rows import (
 )
 
 MAX_LISTED_PROBLEMS, MAX_REASONS = 100, 20  # of a data file
+MAX_LISTED_NAMES = 5
 MAX_TOLD = 500  # characters of a key or a reason in a record
 
 
@@ -49,8 +50,9 @@ class FileFacts:
     footer can crash the process that parses it. ``column_bytes`` are the compressed sizes of the
     columns. ``picture_bytes`` sums the source files of the ok rows, ``stream_bytes`` what replaces
     them (header, layers, alpha, kept originals), and ``kept`` counts kept originals.
-    ``side_pictures`` counts pictures that are side fields, which are not encoded; ``side_fields``
-    and ``side_bytes`` are all fields but the pictures. ``by_layers`` counts ok rows by the number
+    ``side_pictures`` counts pictures that are side fields, which are not encoded, and
+    ``side_names`` are the first of them; ``side_fields`` and ``side_bytes`` are all fields but the
+    pictures. ``by_layers`` counts ok rows by the number
     of their layers, ``by_reason`` ok rows that have a reason (why their original is kept), and
     rows without a picture of which files are kept, as "bad" or "filtered". ``formats`` counts the
     ok rows by ``source_format``, and ``captions`` those with a caption or a label
@@ -71,6 +73,7 @@ class FileFacts:
     kept: int
     column_bytes: dict[str, int]
     side_pictures: int = 0
+    side_names: list[str] = field(default_factory=list)
     side_fields: int = 0
     side_bytes: int = 0
     by_layers: dict[str, int] = field(default_factory=dict)
@@ -94,6 +97,7 @@ def inspect_file(path: Path, layers: int) -> FileFacts:
     counts, refusals = Counter[str](), Refusals()
     formats: Counter[str] = Counter()
     by_layers, by_reason, side = Counter[str](), Counter[str](), Counter[str]()
+    side_names: list[str] = []
     pixels = picture_bytes = stream_bytes = kept = side_pictures = captions = 0
     for position, row in enumerate(iter_rows(file, schema(layers).names)):
         counts[row["status"]] += 1
@@ -115,7 +119,10 @@ def inspect_file(path: Path, layers: int) -> FileFacts:
         by_layers[str(encoded.num_layers)] += 1
         by_reason[row["reason"]] += bool(row["reason"])
         side.update(fields=len(files), bytes=sum(files))
-        side_pictures += sum(is_side_picture(field) for field in row["fields"])
+        pictures = [field["name"] for field in row["fields"] if is_side_picture(field)]
+        side_pictures += len(pictures)
+        for name in pictures[: MAX_LISTED_NAMES - len(side_names)]:
+            side_names.append(f"{row['key']}.{name}"[:MAX_TOLD])
         captions += caption_of(row["fields"]) != NOTHING
         formats.update(filter(None, [row["source_format"]]))
     if sum(counts.values()) != file.metadata.num_rows:
@@ -136,6 +143,7 @@ def inspect_file(path: Path, layers: int) -> FileFacts:
         kept=kept,
         column_bytes=column_bytes(file.metadata),
         side_pictures=side_pictures,
+        side_names=side_names,
         side_fields=side["fields"],
         side_bytes=side["bytes"],
         by_layers=dict(sorted(by_layers.items())),
@@ -147,5 +155,6 @@ def inspect_file(path: Path, layers: int) -> FileFacts:
 
 
 def reason_kind(reason: str) -> str:
-    """The general part of a reason, for counting: the text before the first colon."""
-    return reason.split(":", 1)[0][:80]
+    """The general part of a reason, for counting: the text before the first colon, shortened."""
+    kind = reason.split(":", 1)[0]
+    return kind if len(kind) <= 80 else f"{kind[:78].rpartition(' ')[0] or kind[:77]}..."

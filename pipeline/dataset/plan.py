@@ -1,11 +1,13 @@
 """The plan of a job: the parameters that its output depends on, written before anything else."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from codec.errors import StrataError
+from codec.models.zoo import shipped_model
 
 from ..stores.reasons import describe
 from ..stores.store import Store
@@ -14,6 +16,20 @@ from .untrusted import MAX_PLAN_BYTES, parse_json
 
 MERGED = "merged"  # in a plan: the plans of the archives that it was merged from
 MAX_SHOWN = 500  # characters of a parameter in a message
+# Names of parameters as options: those of other names, those inside of a parameter (with what
+# their names end in), and those that are no options.
+_NAMES = {
+    "model_id": "--model",
+    "dataset": "--input",
+    "quality": "--image-quality",
+    "keys_sha256": "--keys",
+}
+_INSIDE = {"codec_options": "", "columns": "_column"}
+_NO_OPTIONS = ("schema", "model_layers", "dataset_fingerprint", "fingerprint", MERGED, "columns")
+_ABSENT = "not given"
+# If one of the first differs, the others follow.
+_CAUSES = {"--lossless", "--target-quality", "--keep-original", "--model"}
+_EFFECTS = {"--store-layers", "--codec", "model layers"}
 
 
 class PlanMismatchError(StrataError):
@@ -71,12 +87,7 @@ class Plan:
             raise PlanMismatchError(
                 f"{store.url}/{self.name} is not a plan: {describe(error)}"
             ) from error
-        differences = [
-            f"{name} is {_short(theirs.get(name))} there and {_short(self.parameters.get(name))} "
-            "here"
-            for name in sorted({*theirs, *self.parameters})
-            if theirs.get(name) != self.parameters.get(name)
-        ]
+        differences = _differences(theirs, self.parameters)
         if differences or present.get("fingerprint") != self.fingerprint:
             raise PlanMismatchError(
                 f"{store.url} was started with other parameters: {'; '.join(differences)}. "
@@ -84,6 +95,53 @@ class Plan:
             )
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
+def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """What differs, by the names of the options."""
+    kinds = ["a copy" if "truncated" in one else "no copy" for one in (theirs, ours)]
+    if kinds[0] != kinds[1]:
+        return [f"it is {kinds[0]} of an archive there and {kinds[1]} here"]
+    there, here = (
+        {name: _words(name, value) for name, value in _as_options(one).items()}
+        for one in (theirs, ours)
+    )
+    names = [
+        name
+        for name in sorted({*there, *here})
+        if there.get(name, _ABSENT) != here.get(name, _ABSENT)
+    ]
+    if not _CAUSES.isdisjoint(names):
+        names = [name for name in names if name not in _EFFECTS]
+    return [
+        f"{name} is {there.get(name, _ABSENT)} there and {here.get(name, _ABSENT)} here"
+        for name in names
+    ]
+
+
+def _as_options(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters by the names of the options that they come from."""
+    copied = parameters.get("truncated")
+    chosen = dict(copied if isinstance(copied, Mapping) else parameters)
+    if "store_layers" in chosen:
+        chosen.pop("layers", None)  # the number of columns, which follows from the options
+    found: dict[str, Any] = {}
+    for name, value in chosen.items():
+        if name in _INSIDE and isinstance(value, Mapping):
+            found |= {_option(f"{key}{_INSIDE[name]}"): one for key, one in value.items()}
+        elif name in _NO_OPTIONS or (name == "format" and isinstance(value, int)):
+            found[name.replace("_", " ")] = value
+        else:
+            found[_NAMES.get(name) or _option(name)] = value
+    return found
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _words(name: str, value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return "given" if value else _ABSENT
+    text = str(value)
+    if re.fullmatch("[0-9a-f]{64}", text):
+        text = (name == "--model" and shipped_model(text)) or text[:8]
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."

@@ -5,6 +5,7 @@ JSON, and fifteen as dictionaries, so a driver keeps them as JSON.
 """
 
 import json
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
 
@@ -13,6 +14,11 @@ from .layout import data_path
 KEPT_PROBLEMS = 5  # of each record, in memory and in manifests
 # What readers need to find a key in an index.
 _OF_AN_INDEX = ("path", "bytes", "footer_bytes", "footer_crc32", "key_min", "key_max")
+
+
+def list_command(url: str) -> str:
+    """The command that lists the bad samples of an archive, of which records keep a few."""
+    return f"strata info {shlex.quote(url)} --bad"
 
 
 def to_json(value: Any, compact: bool = False) -> bytes:

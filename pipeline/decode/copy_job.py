@@ -23,7 +23,7 @@ from ..dataset.layout import (
 from ..dataset.ledger import Ledger
 from ..dataset.models import copy_model
 from ..dataset.plan import Plan
-from ..dataset.records import Records
+from ..dataset.records import Records, list_command
 from ..reader.dataset import DataFile, Dataset
 from ..running.job import Stop, run_job_tasks
 from ..running.progress.events import EventLog
@@ -82,6 +82,7 @@ def copy_dataset(
         failed_before=() if request.parameters else dataset.failed,
     )
     _summarise(summary, records)
+    summary.lists_all = list_command(store.url)
     _note_originals(summary, options, request)
     return summary
 

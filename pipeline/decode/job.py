@@ -13,6 +13,7 @@ from typing import Any
 from ..dataset.layout import split_generation
 from ..dataset.ledger import Ledger
 from ..dataset.plan import Plan
+from ..dataset.records import list_command
 from ..reader.dataset import DataFile
 from ..running.job import Stop, run_job_tasks
 from ..running.progress.events import EventLog, job_log
@@ -97,6 +98,8 @@ def _decode(options: DecodeOptions, request: Request, stop: Stop, log: EventLog)
         if file.name in done:
             totals.update({name: done[file.name].get(name, 0) for name in COUNTS})
             summary.add_record(done[file.name], file.record["source"]["url"])
+    if summary.bad == sum(file.record["bad"] for file in files):  # they were bad before
+        summary.lists_all = list_command(request.dataset.url)
     _note_sizes(summary, totals, options.image_format)
     return summary
 

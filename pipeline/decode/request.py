@@ -9,6 +9,7 @@ from codec.images.files import DEFAULT_QUALITY
 from ..reader.dataset import DataFile, Dataset, open_dataset
 from ..running.job import RunningOptions
 from ..running.options import OptionError, check_codec_options
+from ..running.outputs import refuse_output
 from ..running.progress.summary import LOGGED, Summary, plural
 from ..stores.store import Store, storage_errors
 from .filter_language import parse_condition
@@ -99,8 +100,7 @@ def resolve(options: DecodeOptions) -> Request:
     _check(options)
     condition = parse_condition(options.filter).text if options.filter is not None else ""
     dataset = open_dataset(options.dataset, options.input_options)
-    if Store(options.output, options.output_options).url == dataset.url:
-        raise OptionError(f"{options.output} is the archive itself: choose another output")
+    refuse_output(Store(options.output, options.output_options), [dataset.store])
     rule = layer_rule(
         dataset, options.layers, options.target_bpp, options.max_bytes, options.min_psnr
     )

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..compress.summary import kept_lines
-from ..running.progress.summary import plural, size
+from ..running.progress.summary import plural, share, size
 
 LISTED = 10
 
@@ -113,11 +113,10 @@ def _contents(info: DatasetInfo) -> Iterator[str]:
         f"pictures:    {counts['ok']:,} ({', '.join(others)}), "
         f"{info.pixels / 1e6:,.1f} million pixels"
     )
-    share = (
-        f", {100 * info.bytes / info.picture_bytes:.1f} % of these" if info.picture_bytes else ""
-    )
+    part = share(info.bytes, info.picture_bytes)
+    of_these = f", {part} of these" if part != "-" else ""
     pictures, files, indexes = map(size, (info.picture_bytes, info.bytes, info.index_bytes))
-    yield f"bytes:       {pictures} of picture files -> {files} of data files{share}"
+    yield f"bytes:       {pictures} of picture files -> {files} of data files{of_these}"
     yield f"             {indexes} of indexes"
     yield from kept_lines(info.totals)
     if counts["side_pictures"]:

@@ -17,7 +17,6 @@ from ..dataset.layout import split_generation
 from ..dataset.plan import MERGED, plans_of
 from ..reader.blocks import IndexBlocks
 from ..reader.dataset import Dataset
-from ..running.options import OptionError
 from ..sources.base import is_part
 from ..stores.cache import ByteCache
 from ..stores.ranges import AT_ONCE
@@ -169,16 +168,6 @@ def _keys(dataset: Dataset, files: Sequence[DataFile]) -> Iterator[list[str]]:
 
 def _hashes(keys: Sequence[str]) -> np.ndarray:
     return np.fromiter(map(hash, keys), np.int64, len(keys))
-
-
-def refuse_output(output: str, datasets: Sequence[Dataset]) -> None:
-    """Raise OptionError for an output that is one of the archives."""
-    for one in datasets:
-        if one.url == output:
-            raise OptionError(
-                f"--output {output}: is one of the archives to merge: leave it out of the inputs, "
-                "then the others are added to it"
-            )
 
 
 def check_deletions(

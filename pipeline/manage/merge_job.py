@@ -15,6 +15,7 @@ from ..reader.dataset import Dataset, open_dataset
 from ..running.here import run_here
 from ..running.job import JobWatcher, Stop
 from ..running.options import OptionError
+from ..running.outputs import refuse_output
 from ..running.progress.events import EventLog, job_log
 from ..running.progress.progress import Progress
 from ..running.progress.summary import Summary, plural, size
@@ -26,7 +27,6 @@ from .merge_checks import (
     Source,
     check_deletions,
     merged_parameters,
-    refuse_output,
     repeated_keys,
     sources_of,
 )
@@ -99,7 +99,8 @@ def _merge(options: MergeOptions, stop: Stop, log: EventLog) -> MergeSummary:
     store = Store(options.output, options.output_options)
     if len({one.url for one in datasets}) < len(datasets):
         raise OptionError(f"an archive is given twice: {', '.join(options.inputs)}")
-    refuse_output(store.url, datasets)
+    advice = "leave it out of the inputs, then the others are added to it"
+    refuse_output(store, [one.store for one in datasets], advice)
     plan = Plan(PLAN_NAME, merged_parameters(datasets))
     sources, twice = sources_of(datasets)
     deletions = _deletions(datasets, store)

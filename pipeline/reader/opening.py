@@ -1,5 +1,6 @@
 """Opens a dataset: reads and checks its plan."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +28,8 @@ def open_plan(url: str, options: Mapping[str, Any] | None = None) -> tuple[Store
         message = f"{url}: {PLAN_NAME} is not the plan of a dataset ({describe(error)})"
         raise DatasetError(message) from error
     except FileNotFoundError as error:
+        if store.is_local and not os.path.exists(store.root):
+            raise DatasetError(f"{url}: does not exist, so there is no dataset here") from error
         raise DatasetError(f"{url}: there is no dataset here ({PLAN_NAME} is missing)") from error
     except Exception as error:  # stores have exceptions of many kinds
         message = f"{url}: {_CANNOT}: {error}"

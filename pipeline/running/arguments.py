@@ -1,6 +1,7 @@
 """Arguments that several command lines share: their types, their options, and how they are used."""
 
 import argparse
+import difflib
 import json
 import math
 import os
@@ -10,6 +11,8 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from codec.errors import printable
+from codec.models.heads import DECODERS, head_file
+from codec.models.zoo import DEFAULT_MODELS, model_file
 
 from ..stores.gzip_limits import GzipLimits
 from . import cluster
@@ -90,12 +93,33 @@ def _kind(value: Any) -> str:
 class _Parser(argparse.ArgumentParser):
     """Refuses empty arguments: a variable that is not set must not mean the current folder."""
 
+    _asked: Sequence[str] = ()
+
     def error(self, message: str) -> NoReturn:
-        super().error(printable(message))
+        # argparse says first what is missing, which may be there in another spelling.
+        incomplete = message.startswith(("the following arguments are required", "unrecognized"))
+        super().error(printable((incomplete and self._unknown()) or message))
+
+    def _unknown(self) -> str:
+        """A message about the options that do not exist; "" if all do."""
+        known = [name for name in self._option_string_actions if name.startswith("--")]
+        told = []
+        for argument in self._asked:
+            if argument == "--":
+                break
+            name = argument.partition("=")[0]
+            abbreviates = self.allow_abbrev and any(one.startswith(name) for one in known)
+            if name.startswith("--") and name not in known and not abbreviates:
+                near = difflib.get_close_matches(name, known, 1)
+                told.append(
+                    f"there is no option {name}{f': did you mean {near[0]}?' if near else ''}"
+                )
+        return "; ".join(told)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._asked = sys.argv[1:] if args is None else args
         option = ""
-        for argument in sys.argv[1:] if args is None else args:
+        for argument in self._asked:
             name, equals, value = argument.partition("=")
             option = name if name.startswith("--") else option
             if not (value if equals and name == option else argument).strip():
@@ -189,14 +213,27 @@ def add_single_device(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_overwrite(parser: argparse.ArgumentParser) -> None:
+    """For commands that write one file."""
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace the output if it exists (but never the input)",
+    )
+
+
 def add_decoder(group: argparse._ActionsContainer) -> None:
     """The decoder that shows streams. Each model has some of these."""
+    shipped = model_file(DEFAULT_MODELS["uqdm"])
+    heads = [name for name in DECODERS if head_file(shipped, name).is_file()]
+    uqdm = ", ".join(["mean", *heads])
     group.add_argument(
         "--decoder",
         choices=["mean", "eyes", "realistic", "flow", "fast", "diffusion"],
-        help="how streams are shown. uqdm: eyes looks best, mean has the least squared error, "
-        "realistic adds likely detail at low rates, flow does so for the paper's models. cdc: "
-        "fast takes one step, diffusion takes many (default: eyes or fast, if the model has it)",
+        help=f"how streams are shown. The shipped uqdm has {uqdm}; cdc-small has fast, diffusion. "
+        "mean has the least squared error, eyes looks best, realistic adds "
+        "likely detail at low rates, flow does so for the paper's models; fast takes one step, "
+        "diffusion takes many (default: eyes if the model has it, or else mean; of cdc fast)",
     )
 
 

@@ -79,9 +79,7 @@ def find_inputs(
     has no kind that can be read; SecretInURLError for a URL with a secret in it.
     """
     refuse_secrets(*patterns)
-    urls = dict.fromkeys(
-        _without_fragment(url) for pattern in patterns for url in _expand_braces(pattern)
-    )
+    urls = expand_braces(patterns)
     folders: dict[str, list[_Input]] = {}
     pictures = {url.rpartition(".")[0] for url in urls if is_picture(url)}
     for located in _locate(urls, options):
@@ -164,6 +162,13 @@ class _Loose:
             if new:
                 found.append(Folder(root, tuple(sorted(new)), root in self._whole))
         return found
+
+
+def expand_braces(patterns: Iterable[str]) -> dict[str, None]:
+    """The URLs, globs among them, that patterns with braces stand for, in order."""
+    return dict.fromkeys(
+        _without_fragment(url) for pattern in patterns for url in _expand_braces(pattern)
+    )
 
 
 def _expand_braces(pattern: str) -> Iterable[str]:

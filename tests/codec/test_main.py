@@ -24,8 +24,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_command_line(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["list"]) == 0
-    assert zoo.DEFAULT_MODELS["uqdm"] in capsys.readouterr().out
+    for command in ([], ["list"]):
+        assert main(command) == 0
+        assert zoo.DEFAULT_MODELS["uqdm"] in capsys.readouterr().out
     assert main(["show", str(model)]) == 0
     shown = capsys.readouterr().out
     assert zoo.model_id(model) in shown

@@ -191,7 +191,7 @@ def test_decoding_to_files_and_resuming(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tar", "deep", "set"]
     again = decode(options)
     assert (again.resumed, again.new_samples, again.ok) == (1, 0, 3)
-    with pytest.raises(StrataError, match="image_format is 'webp' there and 'png' here"):
+    with pytest.raises(StrataError, match="--image-format is webp there and png here"):
         decode(DecodeOptions(options.dataset, options.output, layers=1, format="files"))
     with pytest.raises(StrataError, match="--layers 99"):
         decode(DecodeOptions(options.dataset, str(tmp_path / "x"), layers=99))

@@ -41,6 +41,8 @@ def test_every_pixel_comes_back(model: Path, source: Path, tmp_path: Path, capsy
     codec = load_codec(model)
     encoded = EncodedImage.from_bytes(stream.read_bytes())
     assert encoded.num_layers == codec.num_layers
+    size = stream.stat().st_size
+    assert f" {size:,} bytes, {8 * size / (32 * 24):.3f} bits per pixel" in capsys.readouterr().out
     assert view(stream, out, "--model", model) == 0
     assert (read_image(out.read_bytes()).rgb == picture(1)).all()
     capsys.readouterr()
@@ -48,8 +50,7 @@ def test_every_pixel_comes_back(model: Path, source: Path, tmp_path: Path, capsy
     told = capsys.readouterr().out.splitlines()
     assert told[0].endswith(f"32x24, uqdm, model {codec.model_id[:8]} (not a shipped model)")
     assert [int(line.split()[1].replace(",", "")) for line in told[2:]] == [
-        len(encoded.header) + sum(map(len, encoded.layers[:count]))
-        for count in range(1, codec.num_layers + 1)
+        len(encoded.truncate(count).to_bytes()) for count in range(1, codec.num_layers + 1)
     ]
 
 
@@ -62,7 +63,7 @@ def test_the_first_layers(model: Path, source: Path, tmp_path: Path) -> None:
     assert view(stream, "--layers", 2, out, "--model", model) == 0
     shown = read_image(out.read_bytes()).rgb
     assert (shown == codec.decode([encoded], layers=2)[0]).all()
-    assert encode(source, stream, "--model", model, "--layers", 1) == 0
+    assert encode(source, stream, "--model", model, "--layers", 1, "--overwrite") == 0
     assert EncodedImage.from_bytes(stream.read_bytes()).layers == encoded.layers[:1]
 
 
@@ -94,9 +95,9 @@ def test_what_is_wrong(model: Path, source: Path, tmp_path: Path, capsys: Printe
     wrong = {
         "--layers 9: the model": lambda: encode(source, out, "--model", model, "--layers", 9),
         "nothing.png": lambda: encode(tmp_path / "nothing.png", out),
-        "begins with": lambda: encode(stream, out, "--model", model),
+        f"{stream}: not an image": lambda: encode(stream, out, "--model", model),
         "there is no model": lambda: encode(source, out, "--model", "nobody"),
-        "does not begin with": lambda: view(source, out),
+        f"{source}: this is not a Strata file": lambda: view(source, out),
         "which is not a shipped one: give its file": lambda: view(stream, out),
         "the extension must be one of .png": lambda: view(stream, tmp_path / "out.gif"),
         "--layers 9: /": lambda: view(stream, out, "--layers", 9),
@@ -106,6 +107,35 @@ def test_what_is_wrong(model: Path, source: Path, tmp_path: Path, capsys: Printe
         assert call() == 2
         assert words in capsys.readouterr().err
         assert not out.exists()
+
+
+def test_no_file_is_lost(model: Path, source: Path, tmp_path: Path, capsys: Printed) -> None:
+    stream, out, link = tmp_path / "a.strata", tmp_path / "out.png", tmp_path / "link.png"
+    assert encode(source, stream, "--model", model) == 0
+    out.write_bytes(b"precious")
+    link.symlink_to(source)
+    before = {path: path.read_bytes() for path in (source, stream, out)}
+    refused = {
+        f"{source}: is the input itself": lambda: encode(source, source, "--overwrite"),
+        f"{link}: is the input itself": lambda: encode(source, link, "--overwrite"),
+        "a.png: is the input itself": lambda: encode(link, source, "--overwrite"),
+        f"{stream}: exists already: give another output, or --overwrite": lambda: encode(
+            source, stream
+        ),
+        f"{out}: exists already": lambda: view(stream, out),
+        f"{tmp_path / 'no'}/x.png: the folder {tmp_path / 'no'} does not exist": lambda: view(
+            stream, tmp_path / "no" / "x.png"
+        ),
+        f"{tmp_path}: is a folder": lambda: encode(source, tmp_path),
+    }
+    for words, call in refused.items():
+        capsys.readouterr()
+        assert call() == 2
+        assert words in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in before} == before
+    assert link.is_symlink()
+    assert view(stream, out, "--model", model, "--overwrite") == 0
+    assert read_image(out.read_bytes()).rgb.shape == (24, 32, 3)
 
 
 def test_shipped_models_are_found_by_the_beginning_of_their_id() -> None:

@@ -56,6 +56,29 @@ def test_commands_speak_under_their_own_name(capsys: pytest.CaptureFixture[str])
     assert "usage: strata verify" in capsys.readouterr().err
 
 
+def test_the_models_speak_so_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["strata"])
+    with pytest.raises(SystemExit):
+        strata.main(["models", "shwo"])
+    assert "usage: strata models" in capsys.readouterr().err
+
+
+def test_options_that_do_not_exist_are_named_first(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["strata"])
+    for words in (["--outpt", "y"], ["--outpt=y"], ["--output", "y", "--outpt", "z"]):
+        with pytest.raises(SystemExit):
+            strata.main(["compress", "--input", "x", "--dry", *words])
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert said.endswith("error: there is no option --outpt: did you mean --output?")
+    with pytest.raises(SystemExit):
+        strata.main(["compress", "--input", "x"])
+    assert "the following arguments are required: --output" in capsys.readouterr().err
+
+
 def test_what_is_no_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert strata.main(["compres"]) == 2
     assert "no command compres; did you mean compress?" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """Training from tar shards: it resumes, starts from weights, and needs no Ray."""
 
+import dataclasses
 import io
 import json
 import subprocess
@@ -15,6 +16,8 @@ from PIL import Image
 
 from codec import InvalidModelError, load_codec
 from codec.models import zoo
+from codec.training.loop import TrainingConfig
+from codec.training.run import recipes_of
 from codec.uqdm import recipes
 from pipeline.stores.filesystems import StorageError
 from pipeline.training.job import shards_of
@@ -245,12 +248,36 @@ def test_help_tells_what_belongs_to_a_codec(
         assert ("--rate-weight" in capsys.readouterr().out) == flag
 
 
+def test_every_flag_has_a_description() -> None:
+    settings = [TrainingConfig, *(recipes_of(name).ObjectiveConfig for name in zoo.families())]
+    for one in settings:
+        assert all(field.metadata.get("help") for field in dataclasses.fields(one))
+
+
+def test_a_run_says_what_it_wrote(
+    train: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of so few pictures that none is left for validation."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(folder / "a.png")
+    asked = command("--data", folder, "--out", tmp_path / "run", "--steps", 1)
+    assert train.main(asked) == 0
+    *_, step, files = capsys.readouterr().out.splitlines()
+    assert step.startswith("step 1 ")
+    assert "nothing was validated" in step
+    names = "card.json, checkpoint-000000001.pt, log.jsonl, model.safetensors"
+    assert files == f"in --out: {names}, training.safetensors"
+
+
 def test_help_says_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         load_job("train").main(["--help"])
     assert ended.value.code == 0
     shown = capsys.readouterr()
     assert "usage:" in shown.out
+    assert "no limit in most" in shown.out
     assert shown.err == ""
 
 

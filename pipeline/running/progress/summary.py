@@ -11,6 +11,7 @@ from codec.errors import printable
 LISTED = 20
 LOGGED = 100
 MAX_REASONS = 1000
+TELLING = 10_000  # bytes
 
 
 def count_reasons(counts: Counter[str], more: Mapping[str, int]) -> None:
@@ -35,6 +36,11 @@ def ratio(original: float, stored: float) -> str:
     return f"{original / stored:.2f}" if stored else "-"
 
 
+def share(part: float, whole: float, digits: int = 1) -> str:
+    """A percentage; "-" where the whole is so small that it says nothing."""
+    return f"{100 * part / whole:.{digits}f} %" if whole >= TELLING else "-"
+
+
 def plural(count: int, one: str, many: str = "") -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
@@ -55,7 +61,8 @@ class Summary:
     ``seconds`` and the following fields up to ``restarts`` are of this run only: wall-clock
     seconds, samples, bytes read and written, the stage that took the workers longest and its share
     of their time (0 to 1), failed attempts and restarted workers. ``stopped`` says why a job ended
-    before it had tried everything. ``problems`` names the first bad samples.
+    before it had tried everything. ``problems`` names the first bad samples, and ``lists_all`` is
+    the command that lists all of them.
     """
 
     verb: str
@@ -77,6 +84,7 @@ class Summary:
     failed_shards: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     stopped: str = ""
+    lists_all: str = ""
 
     @property
     def exit_code(self) -> int:
@@ -123,7 +131,7 @@ class Summary:
         if self.reasons:
             out.append("reasons:")
             out += [f"  {count:6d}  {reason}" for reason, count in self.reasons.most_common(20)]
-        out += _listing("bad samples", self.problems, self.bad)
+        out += _listing("bad samples", self.problems, self.bad, self.lists_all)
         out += _listing("failed shards", self.failed_shards, len(self.failed_shards))
         return out
 
@@ -151,10 +159,12 @@ def trouble_line(failed_attempts: int, restarts: int) -> str:
     return f"{plural(failed_attempts, 'attempt')} failed, {plural(restarts, 'worker')} restarted"
 
 
-def _listing(title: str, problems: Sequence[Problem], total: int) -> list[str]:
+def _listing(title: str, problems: Sequence[Problem], total: int, lists_all: str = "") -> list[str]:
     if not total:
         return []
     shown = problems[:LISTED]
     lines = [f"{title}:"]
     lines += [f"  {p.shard}{f' : {p.key!r}' if p.key else ''} : {p.reason}" for p in shown]
-    return lines + ([f"  ... and {total - len(shown)} more"] if total > len(shown) else [])
+    hint = f" ({lists_all} lists all)" if lists_all else ""
+    more = [f"  ... and {total - len(shown):,} more{hint}"]
+    return lines + (more if total > len(shown) else [])

@@ -7,8 +7,17 @@ from typing import Any
 
 import pytest
 
-from pipeline import CompressOptions, Summary, compress_dataset, open_dataset
+from codec.errors import StrataError
+from pipeline import (
+    CompressOptions,
+    Summary,
+    compress_dataset,
+    estimate_compression,
+    open_dataset,
+)
+from pipeline.compress.job import inputs_of
 from pipeline.dataset.layout import shard_name
+from pipeline.running.options import OptionError
 from pipeline.sources import listing
 from pipeline.sources.shards import Shard
 from pipeline.stores.filesystems import StorageError
@@ -32,6 +41,58 @@ def test_another_spelling_or_a_link_is_no_other_shard(tmp_path: Path) -> None:
     for again in (f"{tmp_path}/./x.tar", f"{tmp_path}/archive/../x.tar", tmp_path / "link.tar"):
         assert compress(tmp_path, again).resumed == 1
     assert len(open_dataset(str(tmp_path / "archive")).files) == 1
+
+
+def test_an_archive_does_not_lie_in_its_input(tmp_path: Path) -> None:
+    """The next run would read it."""
+    photos, link, out = tmp_path / "photos", tmp_path / "link", tmp_path / "archive"
+    (photos / "data").mkdir(parents=True)
+    (photos / "a.png").write_bytes(png())
+    (photos / "data" / "b.png").write_bytes(png())
+    link.symlink_to(photos)
+    before = sorted(tmp_path.rglob("*"))
+    wrong: list[tuple[object, object]] = [
+        *((photos, output) for output in (photos, photos / "arc", photos / "x" / "arc")),
+        *((photos, output) for output in (link / "arc", f"file://{photos}/arc", f"{photos}/x/..")),
+        *((given, photos / "arc") for given in (link, f"{photos}/", f"{tmp_path}/{{x,photos}}")),
+        *((given, photos / "arc") for given in (f"{photos}/*", f"{link}/*", f"{tmp_path}/p*")),
+        (f"{photos}/**/*.parquet", photos / "arc"),
+        (photos / "data", photos),  # where its own files would be
+    ]
+    for given, output in wrong:
+        options = CompressOptions((str(given),), str(output), "toy")
+        for job in (compress_dataset, estimate_compression):
+            with pytest.raises(OptionError, match=r"lies in the input .* outside of the input"):
+                job(options)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert compress(tmp_path, photos).ok == 2
+    out.rename(photos / "arc")  # as it was before this was refused
+    with pytest.raises(OptionError, match="lies in the input"):
+        compress_dataset(CompressOptions((str(photos),), str(photos / "arc"), "toy"))
+
+
+@pytest.mark.parametrize(
+    ("given", "output", "refused"),
+    [
+        ("s3://b/photos/", "s3://b/photos", True),
+        ("s3://b/photos", "s3a://b/photos/arc/", True),
+        ("s3://b/ph*", "s3://b/photos/arc", True),
+        ("s3://b", "s3://b/arc", True),
+        ("s3://b/photos", "s3://b/photos-arc", False),
+        ("s3://b/photos", "s3://c/photos/arc", False),
+        ("s3://b/photos/*.tar", "s3://b/photos/arc", False),
+        ("photos", "s3://b/photos", False),
+    ],
+)
+def test_urls_of_outputs_in_inputs(
+    given: str, output: str, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(*_: Any) -> Any:
+        raise StorageError("looked")
+
+    monkeypatch.setattr("pipeline.compress.job.find_inputs", found)
+    with pytest.raises(StrataError, match="lies in the input" if refused else "looked"):
+        inputs_of(CompressOptions((given,), output, "toy"))
 
 
 def test_an_archive_of_an_odd_spelling_goes_on(
@@ -63,7 +124,7 @@ def test_pictures_that_are_side_fields_are_counted(tmp_path: Path) -> None:
     summary = compress(tmp_path, write_tar(tmp_path / "x.tar", [*files, *samples(2)]))
     assert (summary.ok, summary.bad) == (3, 0)
     (note,) = [note for note in summary.notes if "side fields of" in note]
-    assert "3 pictures not encoded but kept as files" in note
+    assert "3 pictures not encoded but kept as files (2024.01.02-a.png, " in note
     assert "first dot" in note
     assert not any(
         "side fields of" in note

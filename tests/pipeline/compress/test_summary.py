@@ -12,10 +12,12 @@ import pipeline
 from codec.errors import CorruptStreamError
 from codec.images.files import write_image
 from codec.images.metrics import psnr
+from jobs import info_dataset
 from pipeline.compress import keeping, sampling
 from pipeline.compress import summary as summary_module
 from pipeline.compress.job import CompressOptions, CompressSummary, compress
 from pipeline.dataset.plan import PlanMismatchError
+from pipeline.running.progress.summary import share
 from tests.pipeline.compress.test_keeping import NOISE, mixed, rows_of
 from tests.pipeline.conftest import Make
 from tests.pipeline.makers import ToyCodec, picture, png, samples, write_tar
@@ -83,6 +85,26 @@ def test_an_archive_makes_one_promise(tmp_path: Path, other: dict[str, Any]) -> 
     run([tar], tmp_path / "set")
     with pytest.raises(PlanMismatchError, match="was started with other parameters"):
         run([tar], tmp_path / "set", **other)
+
+
+def test_bad_samples_beyond_the_first_can_be_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tar = str(write_tar(tmp_path / "x.tar", [(f"bad{n}.png", b"x") for n in range(8)]))
+    out = str(tmp_path / "a set")
+    lines = run([tar], Path(out)).lines()
+    begin = lines.index("bad samples:") + 1
+    assert [line.split(" : ")[1] for line in lines[begin:-1]] == [f"'bad{n}'" for n in range(5)]
+    assert lines[-1] == f"  ... and 3 more (strata info '{out}' --bad lists all)"
+    assert info_dataset.main([out, "--bad"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert listed[:5] == [line.strip() for line in lines[begin:-1]]
+    assert [line.split(" : ")[:2] for line in listed] == [[tar, f"'bad{n}'"] for n in range(8)]
+
+
+def test_a_share_of_almost_nothing_says_nothing() -> None:
+    assert share(5_000, 10_000) == "50.0 %"
+    assert share(4_708, 1) == "-"
 
 
 def test_all_files_and_previews(tmp_path: Path) -> None:

@@ -86,8 +86,8 @@ def test_resuming_with_other_parameters_says_what_differs(store: Store) -> None:
     other = Plan("plan.json", {"model": "b", "layers": 3, "new": True})
     with pytest.raises(PlanMismatchError) as caught:
         other.establish(store)
-    assert "model is 'a' there and 'b' here" in str(caught.value)
-    assert "new is None there and True here" in str(caught.value)
+    assert "--model is a there and b here" in str(caught.value)
+    assert "--new is not given there and given here" in str(caught.value)
     assert "layers" not in str(caught.value)
 
 

@@ -8,7 +8,7 @@ import pytest
 from codec import EncodedImage
 from codec.stream.bitstream import StreamHeader, pack_header
 from pipeline.dataset import rows as dataset_rows
-from pipeline.dataset.facts import inspect_file
+from pipeline.dataset.facts import inspect_file, reason_kind
 from pipeline.dataset.rows import Row, RowWriter, iter_rows
 
 HEADER = pack_header(StreamHeader("uqdm", 8, 8, "00112233"))
@@ -55,6 +55,13 @@ def test_rows_come_back(tmp_path: Path) -> None:
     assert (facts.rows, facts.ok, facts.bad, facts.filtered) == (3, 2, 1, 0)
     assert facts.reasons == {"broken": 1}
     assert facts.problems == [("k00001", "bad", "broken: really")]
+
+
+def test_reasons_end_at_a_word() -> None:
+    assert reason_kind("a picture is broken: really") == "a picture is broken"
+    assert reason_kind(f"{'x' * 70} five word: more") == f"{'x' * 70} five word"
+    assert reason_kind(f"{'x' * 70} word longer words") == f"{'x' * 70} word..."
+    assert reason_kind("x" * 90) == f"{'x' * 77}..."
 
 
 def test_row_groups_are_bounded_in_rows_and_bytes(tmp_path: Path) -> None:

@@ -237,9 +237,9 @@ def test_nothing_is_decoded(
 
 def test_another_cut_needs_another_place(dataset: Dataset, tmp_path: Path) -> None:
     copy(dataset, tmp_path / "cut", layers=2)
-    with pytest.raises(PlanMismatchError, match="layers is 2 there and 1 here"):
+    with pytest.raises(PlanMismatchError, match="--layers is 2 there and 1 here"):
         copy(dataset, tmp_path / "cut", layers=1)
-    with pytest.raises(PlanMismatchError, match="truncated is None there"):
+    with pytest.raises(PlanMismatchError, match="no copy of an archive there and a copy here"):
         copy(open_dataset(str(tmp_path / "cut")), dataset.url, layers=2)
 
 

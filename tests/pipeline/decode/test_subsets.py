@@ -248,9 +248,16 @@ def test_what_a_forgotten_plan_left_is_not_taken_for_ones_own(
     assert found(tmp_path / "one") == found(tmp_path / "two")
 
 
-def test_a_dataset_is_not_decoded_into_itself(dataset: Dataset) -> None:
-    with pytest.raises(OptionError, match="the archive itself: choose another output"):
-        run(dataset, Path(dataset.url))
+def test_a_dataset_is_not_decoded_into_itself(dataset: Dataset, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(dataset.url)
+    for form in ("webdataset", "strata", "originals"):
+        for output in (Path(dataset.url), link):
+            with pytest.raises(OptionError, match=r"is the archive .* choose another folder"):
+                run(dataset, output, format=form)
+        with pytest.raises(OptionError, match="lies in the archive"):
+            run(dataset, link / "out", format=form)
+    assert not (link / "out").exists()
 
 
 def test_only_one_way_to_choose(dataset: Dataset, tmp_path: Path) -> None:
@@ -273,6 +280,8 @@ def test_reasons_are_counted_over_all_runs(
         summary = run(dataset, tmp_path / "out", format=form)
         assert summary.bad == 9
         assert sorted(summary.reasons.values()) == [1, 9]
+        named = dataset.url if form == "webdataset" else tmp_path / "out"
+        assert summary.lists_all == f"strata info {named} --bad"
 
 
 @pytest.mark.parametrize("form", ["webdataset", "strata"])
@@ -313,7 +322,7 @@ def test_small_copies(make_dataset: Make, tmp_path: Path) -> None:
     expected = dataset.codec().decode_small([dataset.record("a", 3).encoded], max_side=40)[0]
     assert (small.rgb == expected).all()
     assert (pictures_in(tmp_path / "out")["s0000"] == at(picture(0), 3)).all()  # never enlarged
-    with pytest.raises(PlanMismatchError, match="max_side is 40 there and 41 here"):
+    with pytest.raises(PlanMismatchError, match="--max-side is 40 there and 41 here"):
         run(dataset, tmp_path / "out", max_side=41, layers=3)
 
 
@@ -328,7 +337,7 @@ def test_pictures_above_a_limit_are_bad(make_dataset: Make, tmp_path: Path) -> N
     assert "80x60 pixels are above" in problem.reason
     assert set(pictures_in(tmp_path / "out")) == {"s0000", "s0001"}
     assert run(dataset, tmp_path / "all", max_pixels=60 * 80).exit_code == 0
-    with pytest.raises(PlanMismatchError, match="max_pixels is 4800 there and 4799 here"):
+    with pytest.raises(PlanMismatchError, match="--max-pixels is 4800 there and 4799 here"):
         run(dataset, tmp_path / "all", max_pixels=60 * 80 - 1)
 
 
