@@ -13,6 +13,7 @@ from PIL import ExifTags, Image, ImageCms
 
 from ..errors import UnsupportedImageError
 from .broken import boxes
+from .losses import CMYK
 from .png import profile_of
 
 ToArray = Callable[[Image.Image], np.ndarray]
@@ -232,7 +233,7 @@ def to_srgb(mode: str, icc: bytes | None, notes: list[str]) -> ToArray:
             if convert is not None:
                 return convert
     if mode == "CMYK":
-        notes.append("CMYK converted without a usable profile")
+        notes.append(CMYK)
     return lambda colour: np.asarray(colour if mode == "RGB" else colour.convert("RGB"))
 
 

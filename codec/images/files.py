@@ -24,6 +24,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from ..errors import BrokenImageError, UnsupportedImageError
 from .broken import END_IS_LOST, check_end, check_scans, without_metadata
 from .colour import to_srgb, told_profile
+from .losses import MAIN_ONLY, metadata_note
 from .memory import Room, pixel_hash, to_arrays
 from .png import read_png
 
@@ -78,7 +79,8 @@ class Picture:
         alpha: ``(H, W) uint8``, not premultiplied, or None if the file has no transparency.
         format: of the file: ``jpeg``, ``png``, ``webp``, ``gif``, ``bmp``, ``tiff``, ``ppm``,
             ``jpeg2000`` or ``avif``.
-        notes: what was converted or ignored; empty if the pixels are the file's own.
+        notes: what was converted or ignored, and the metadata that the pixels do not hold; empty if
+            the pixels are all that the file has.
     """
 
     rgb: np.ndarray
@@ -210,7 +212,9 @@ def _decode(data: bytes, format: str, max_pixels: int) -> Picture:
         corner = np.asarray(image.crop((max(0, right - 8), max(0, bottom - 8), right, bottom)))
         check_scans(data, corner, pixels, notes)
     if "mp" in image.info:
-        notes.append("JPEG with several pictures (MPO): only the main one is kept")
+        notes.append(MAIN_ONLY)
+    if metadata := metadata_note(image, png.texts if png else ()):
+        notes.append(metadata)
     with_alpha, mode = _modes(image, notes)
     _release_decoder(image)
     rgb, alpha = to_arrays(image, with_alpha, mode, to_srgb(mode, profile, notes))

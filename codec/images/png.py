@@ -16,6 +16,7 @@ _COLOURS = (b"gAMA", b"cHRM", b"sRGB", b"cICP", b"iCCP")
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 # Texts that may hold the orientation: EXIF as ImageMagick writes it, and XMP.
 _ORIENTING = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")
+_TEXT_KINDS = {b"Raw profile type iptc": "IPTC", b"Raw profile type xmp": "XMP"}
 MAX_TEXT = 1 << 20  # unpacked; larger texts are not read
 MAX_PROFILE = 1 << 24
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
@@ -30,6 +31,7 @@ _PASSES = (
 class Png:
     """A PNG file: its ``header`` (IHDR), packed ``rows``, and the chunks about its ``colours``.
 
+    ``texts`` has the kinds of the texts that are left out: ``IPTC``, ``XMP`` or ``text``.
     ``end_is_lost`` if the file stops before its end marker.
     """
 
@@ -37,6 +39,7 @@ class Png:
     rows: list[bytes] = field(default_factory=list)
     others: list[tuple[bytes, bytes]] = field(default_factory=list)
     colours: dict[bytes, bytes] = field(default_factory=dict)
+    texts: set[str] = field(default_factory=set)
     end_is_lost: bool = False
 
     @property
@@ -109,8 +112,11 @@ def read_png(data: bytes, notes: list[str]) -> Png:
         elif kind in _COLOURS:
             png.colours[kind] = content
         elif kind in _TEXTS:
-            if _is_readable(kind, content, notes) and content.startswith(_ORIENTING):
-                png.others.append((kind, content))
+            if _is_readable(kind, content, notes):
+                if content.startswith(_ORIENTING):
+                    png.others.append((kind, content))
+                elif (parts := content.partition(b"\0"))[2]:
+                    png.texts.add(_TEXT_KINDS.get(parts[0], "text"))
         elif kind == b"tRNS":
             png.others += _transparency(png.header, content, notes)
         elif kind in (*_PIXELS, b"eXIf") or kind[:1].isupper():

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from codec.images.losses import METADATA
 from codec.images.packing import PACKAGE, can_pack
 
 from ..dataset.kept_files import ASKED, BELOW, EXACT, KEPT, LARGER, MISSED
@@ -85,6 +86,7 @@ def _lines(totals: Mapping[str, Any]) -> list[str]:
     lines += kept_lines(totals)
     if totals["by_reason"].get(MISSED):
         lines.append(f"warning: {plural(totals['by_reason'][MISSED], 'picture')} {MISSED}")
+    lines += loss_lines(totals)
     if totals["side_fields"]:
         lines.append(
             f"side fields: {plural(totals['side_fields'], 'file')}, {size(totals['side_bytes'])}"
@@ -106,6 +108,21 @@ def kept_lines(totals: Mapping[str, Any]) -> list[str]:
             for count, why in sorted(kept, reverse=True)
         ),
     )
+
+
+def loss_lines(totals: Mapping[str, Any]) -> list[str]:
+    """What the pictures whose files are not kept have lost, from ``totals_of``."""
+    losses = totals["by_loss"]
+    metadata = [why for why in losses if why.startswith(METADATA)]
+    lines = []
+    if metadata:
+        kinds = {kind for why in metadata for kind in why.partition(": ")[2].split(", ")}
+        pictures = plural(sum(losses[why] for why in metadata), "picture")
+        lines.append(
+            f"metadata ({', '.join(sorted(kinds))}) of {pictures} is not kept: "
+            "--keep-original always keeps the files"
+        )
+    return lines
 
 
 def _table(title: str, lines: Iterable[str]) -> list[str]:

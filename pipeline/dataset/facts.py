@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from codec.images.losses import loss_of
+
 from .captions import NOTHING, caption_of
 from .parquet import ParquetFile
 from .rows import (
@@ -54,7 +56,8 @@ class FileFacts:
     ``side_names`` are the first of them; ``side_fields`` and ``side_bytes`` are all fields but the
     pictures. ``by_layers`` counts ok rows by the number
     of their layers, ``by_reason`` ok rows that have a reason (why their original is kept), and
-    rows without a picture of which files are kept, as "bad" or "filtered". ``formats`` counts the
+    rows without a picture of which files are kept, as "bad" or "filtered". ``by_loss`` counts ok
+    rows whose file is not kept by what their stream does not hold of it. ``formats`` counts the
     ok rows by ``source_format``, and ``captions`` those with a caption or a label
     (``captions.py``). ``problems`` are the first (key, status, reason) of rows that are not ok.
     """
@@ -78,6 +81,7 @@ class FileFacts:
     side_bytes: int = 0
     by_layers: dict[str, int] = field(default_factory=dict)
     by_reason: dict[str, int] = field(default_factory=dict)
+    by_loss: dict[str, int] = field(default_factory=dict)
     captions: int = 0
     formats: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, int] = field(default_factory=dict)
@@ -95,7 +99,7 @@ def inspect_file(path: Path, layers: int) -> FileFacts:
     file = ParquetFile(path)
     read_metadata(file, path.name)
     counts, refusals = Counter[str](), Refusals()
-    formats: Counter[str] = Counter()
+    formats, by_loss = Counter[str](), Counter[str]()
     by_layers, by_reason, side = Counter[str](), Counter[str](), Counter[str]()
     side_names: list[str] = []
     pixels = picture_bytes = stream_bytes = kept = side_pictures = captions = 0
@@ -118,6 +122,8 @@ def inspect_file(path: Path, layers: int) -> FileFacts:
         kept += row["original"] is not None
         by_layers[str(encoded.num_layers)] += 1
         by_reason[row["reason"]] += bool(row["reason"])
+        if row["original"] is None and row["notes"]:
+            by_loss.update({loss_of(note) for note in row["notes"].split("; ")} - {""})
         side.update(fields=len(files), bytes=sum(files))
         pictures = [field["name"] for field in row["fields"] if is_side_picture(field)]
         side_pictures += len(pictures)
@@ -148,6 +154,7 @@ def inspect_file(path: Path, layers: int) -> FileFacts:
         side_bytes=side["bytes"],
         by_layers=dict(sorted(by_layers.items())),
         by_reason={name: count for name, count in sorted(by_reason.items()) if count},
+        by_loss=dict(sorted(by_loss.most_common(MAX_REASONS))),
         captions=captions,
         formats=dict(formats.most_common()),
         **refusals.facts(),

@@ -15,8 +15,9 @@ COUNTS = (
     *("rows", "ok", "bad", "filtered", "bytes", "pixels"),
     *("picture_bytes", "stream_bytes", "side_fields", "side_bytes"),
 )
-# Pictures by number of layers; rows by why their original is kept, or what else must be said.
-TALLIES = ("by_layers", "by_reason")
+# Pictures by number of layers; rows by why their original is kept, or what else must be said;
+# pictures whose file is not kept by what else they lose (``codec.images.losses``).
+TALLIES = ("by_layers", "by_reason", "by_loss")
 METRICS = ("psnr", "ssimulacra2")
 
 

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 
 def tiff(array: np.ndarray, **options) -> bytes:
     out = io.BytesIO()
-    tifffile.imwrite(out, array, **options)
+    tifffile.imwrite(out, array, metadata=None, software=False, **options)
     return out.getvalue()
 
 

@@ -1,5 +1,6 @@
 """The summary of a job, compared with the content of the archive."""
 
+import io
 import json
 from collections import Counter
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import ExifTags, Image
 
 import pipeline
 from codec.errors import CorruptStreamError
@@ -142,6 +144,26 @@ def test_what_misses_its_quality_is_told(tmp_path: Path) -> None:
     kept = run([tar], tmp_path / "kept", target_quality="90dB")
     assert kept.totals["by_reason"] == {keeping.BELOW: 3}
     assert not any(line.startswith("quality") for line in kept.lines())
+
+
+def test_metadata_that_are_not_kept_are_told(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Artist] = "Ann"
+    plain = Image.fromarray(np.full((64, 64, 3), 9, np.uint8))
+    files = [("plain.png", png(1))]
+    for name, told in (("ann", exif), ("bob", exif), ("none", Image.Exif())):
+        out = io.BytesIO()
+        plain.save(out, "PNG", exif=told, compress_level=0)
+        files.append((f"{name}.png", out.getvalue()))
+    tar = str(write_tar(tmp_path / "x.tar", files))
+    lost = run([tar], tmp_path / "set")
+    assert lost.totals["by_loss"] == {"metadata not encoded: EXIF": 2}
+    assert pipeline.open_dataset(str(tmp_path / "set")).totals["by_loss"] == lost.totals["by_loss"]
+    told = "metadata (EXIF) of 2 pictures is not kept: --keep-original always keeps the files"
+    assert told in lost.lines()
+    kept = run([tar], tmp_path / "kept", keep_original="always")
+    assert kept.totals["by_loss"] == {}
+    assert not any("is not kept" in line for line in kept.lines())
 
 
 def test_the_sample_depends_on_the_keys_alone(make_dataset: Make, tmp_path: Path) -> None:
