@@ -81,13 +81,15 @@ def parse(arguments: list[str] | None = None) -> DecodeOptions:
         "--target-bpp",
         type=above_zero,
         metavar="X",
-        help="the most layers that fit into X bits per pixel with the header, but at least one",
+        help="the most layers that fit into X bits per pixel with the header, but at least one; "
+        "a kept original only if it fits as well",
     )
     quality.add_argument(
         "--max-bytes",
         type=positive,
         metavar="N",
-        help="the most layers that fit into N bytes with the header, but at least one",
+        help="the most layers that fit into N bytes with the header, but at least one; a kept "
+        "original only if it fits as well",
     )
     quality.add_argument(
         "--min-psnr",

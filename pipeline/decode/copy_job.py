@@ -33,7 +33,7 @@ from ..sources.shards import Shard
 from ..stores.store import Store
 from .copy_worker import COUNTS, ShardCopier
 from .dataset_worker import settings_of
-from .request import DecodeOptions, DecodeSummary, Request, begin_summary
+from .request import DecodeOptions, DecodeSummary, Request, begin_summary, note_above_limit
 
 
 def copy_dataset(
@@ -151,13 +151,14 @@ def _summarise(summary: DecodeSummary, records: Mapping[str, Mapping[str, Any]])
             f"files:    {size(totals['file_bytes'])} of Parquet -> {size(files)}, ratio "
             f"{ratio(totals['file_bytes'], files)}"
         )
+    note_above_limit(summary, totals)
 
 
 def _note_originals(summary: DecodeSummary, options: DecodeOptions, request: Request) -> None:
     kept = sum(file.record.get("kept", 0) for file, _ in request.files)
     if kept and not options.keep_original:
         summary.notes.append(
-            "originals are left out of pictures that store the wanted layers "
+            "originals are left out where the chosen layers take their place "
             f"({plural(kept, 'picture')} of these files with an original): --keep-original copies "
             "them all"
         )

@@ -26,8 +26,8 @@ from .layer_rule import cut
 from .selection import Selection, timed
 
 # Further counts in a record: pictures, their layers, and the bytes of their streams before they
-# were truncated.
-COUNTS = ("streams", "layers", "whole_bytes")
+# were truncated; and pictures whose first layer alone has more bytes than were asked for.
+COUNTS = ("streams", "layers", "whole_bytes", "above_limit")
 
 
 class ShardCopier(DatasetWorker):
@@ -140,6 +140,7 @@ class ShardCopier(DatasetWorker):
                 if chosen.is_picture:
                     counts["streams"] += 1
                     counts["layers"] += row["layers"]
+                    counts["above_limit"] += chosen.take.above_limit and not chosen.by_original
                     beside = sum(len(one or b"") for one in (row.get("alpha"), row[ORIGINAL]))
                     counts["whole_bytes"] += chosen.row["cumulative_bytes"][-1] + beside
                 self.activity.add(name, samples=1, bad=row["status"] == "bad")

@@ -29,6 +29,7 @@ from .request import (
     DecodeSummary,
     Request,
     begin_summary,
+    note_above_limit,
     resolve,
     written_quality,
 )
@@ -101,6 +102,7 @@ def _decode(options: DecodeOptions, request: Request, stop: Stop, log: EventLog)
     if summary.bad == sum(file.record["bad"] for file in files):  # they were bad before
         summary.lists_all = list_command(request.dataset.url)
     _note_sizes(summary, totals, options.image_format)
+    note_above_limit(summary, totals)
     return summary
 
 

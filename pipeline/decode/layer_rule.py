@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import takewhile
+from math import inf
 from typing import Any, NamedTuple
 
 from ..dataset.rows import layer_column, stream_columns
@@ -13,10 +14,14 @@ _SIZES = ("status", "layers", "cumulative_bytes", "width", "height")
 
 
 class LayerChoice(NamedTuple):
-    """What to take of a row: its first ``layers`` layers, or its original if that is kept."""
+    """What to take of a row: its first ``layers`` layers, or its original if that is kept.
+
+    ``above_limit``: even these layers have more bytes than the rule allows.
+    """
 
     layers: int
     original: bool = False
+    above_limit: bool = False
 
 
 @dataclass(frozen=True)
@@ -25,9 +30,9 @@ class LayerRule:
 
     ``layers``: the same number for every picture. ``target_bpp`` (bits per pixel) or ``max_bytes``:
     the most layers that fit together with the header, and at least one. ``min_psnr`` (dB): the
-    fewest that reach it, or else all. If a picture stores fewer layers than the rule wants and its
-    original is kept, the original is taken: so no picture is worse because its file was smaller
-    than its stream.
+    fewest that reach it, or else all. If a picture stores fewer layers than the rule wants or
+    allows and its original is kept, the original is taken, but for a limit only if it fits: so no
+    picture is worse because its file was smaller than its stream.
     """
 
     stored: int
@@ -41,7 +46,7 @@ class LayerRule:
         """The columns that the choice depends on."""
         if self.layers is not None:
             return ()
-        return _SIZES if self.min_psnr is None else (*_SIZES, "psnr")
+        return (*_SIZES, "source_bytes" if self.min_psnr is None else "psnr")
 
     @property
     def most(self) -> int:
@@ -60,7 +65,10 @@ class LayerRule:
         if self.target_bpp is not None:
             limit = self.target_bpp * row["width"] * row["height"] / 8
         fitting = len(list(takewhile(lambda size: size <= limit, row["cumulative_bytes"])))
-        return LayerChoice(max(1, fitting), fitting == row["layers"] < self.stored)
+        fits = (row["source_bytes"] or inf) <= limit
+        return LayerChoice(
+            max(1, fitting), fits and row["layers"] < self.stored, above_limit=not fitting
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The options that were given, for plans."""

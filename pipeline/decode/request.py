@@ -1,6 +1,6 @@
 """The options of a decode job, and what they select in a dataset."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -178,3 +178,11 @@ def begin_summary(verb: str, request: Request, options: DecodeOptions) -> Decode
     if unknown:
         summary.notes.append(f"{plural(len(unknown), 'key')} not in the archive: {listed(unknown)}")
     return summary
+
+
+def note_above_limit(summary: Summary, totals: Mapping[str, int]) -> None:
+    """Warn of pictures that are larger than ``--target-bpp`` or ``--max-bytes``."""
+    if above := totals["above_limit"]:
+        summary.notes.append(
+            f"warning: {plural(above, 'picture')} above the limit: the first layer alone is larger"
+        )

@@ -21,8 +21,9 @@ from ..stores.reasons import describe
 from .selection import Chosen
 
 # Counts in a commit record: streams, their decoded layers, the bytes of these layers or of
-# originals, the bytes of written pictures, and pictures among the side fields that were left out.
-COUNTS = ("streams", "layers", "layer_bytes", "decoded_bytes", "left_out")
+# originals, the bytes of written pictures, pictures among the side fields that were left out, and
+# pictures whose first layer alone has more bytes than were asked for.
+COUNTS = ("streams", "layers", "layer_bytes", "decoded_bytes", "left_out", "above_limit")
 # The names of the output formats in the column ``source_format``.
 SOURCE_FORMATS = {"jpg": "jpeg", "png": "png", "webp": "webp", "avif": "avif"}
 
@@ -117,7 +118,13 @@ def _pixels(
     if result is not None:
         layers = min(chosen.take.layers, row["layers"])
         nbytes = row["cumulative_bytes"][layers - 1]
-        return result, {"streams": 1, "layers": layers, "layer_bytes": nbytes}
+        above = int(chosen.take.above_limit)
+        return result, {
+            "streams": 1,
+            "layers": layers,
+            "layer_bytes": nbytes,
+            "above_limit": above,
+        }
     if not chosen.by_original:
         raise ValueError("the row has neither a stream nor an original")
     rgb = read_original(original_file(row) or b"", form.max_pixels, form.max_side).rgb

@@ -111,6 +111,8 @@ def test_as_many_layers_as_fit(dataset: Dataset, tmp_path: Path) -> None:
     summary = copy(dataset, tmp_path / "cut", max_bytes=budget)
     cut = open_dataset(str(tmp_path / "cut"))
     used = {key: cut.metadata(key)["layers"] for key in sizes}
+    above = sum(one[0] > budget for one in sizes.values())
+    assert any("above the limit" in line for line in summary.lines()) == bool(above)
     assert used == {k: max(1, sum(n <= budget for n in one)) for k, one in sizes.items()}
     assert len(set(used.values())) > 1
     mean = sum(used.values()) / len(used)

@@ -214,19 +214,29 @@ def _flat() -> bytes:
     return write_image(np.full((8, 8, 3), 0b01000000, np.uint8), None, "png")
 
 
-def test_an_original_stands_in_where_more_layers_would_fit(
-    make_dataset: Make, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("unit", ["max_bytes", "target_bpp"])
+def test_an_original_stands_in_where_it_fits(unit: str, make_dataset: Make, tmp_path: Path) -> None:
     noise = np.random.default_rng(1).integers(0, 255, (30, 30, 3), np.uint8)
     file = write_image(noise, None, "webp")
     source = write_tar(tmp_path / "n.tar", [("n.webp", file)])
     dataset = make_dataset([str(source)], keep_original="larger")
     sizes = dataset.metadata("n")["cumulative_bytes"]
     assert len(sizes) < 4
-    run(dataset, tmp_path / "a", max_bytes=sizes[-1])  # pictures with all layers may have more
-    assert (pictures_in(tmp_path / "a")["n"] == noise).all()
-    run(dataset, tmp_path / "b", max_bytes=sizes[-1] - 1)
-    assert (pictures_in(tmp_path / "b")["n"] == at(noise, len(sizes) - 1)).all()
+    assert sizes[-1] < len(file)
+
+    def within(limit: int) -> tuple[np.ndarray, str]:
+        given: float = limit if unit == "max_bytes" else 8 * limit / (30 * 30)
+        summary = run(dataset, tmp_path / str(limit), **{unit: given})
+        return pictures_in(tmp_path / str(limit))["n"], "\n".join(summary.lines())
+
+    assert (within(len(file))[0] == noise).all()
+    smaller, told = within(len(file) - 1)
+    assert (smaller == at(noise, len(sizes))).all()
+    assert "above the limit" not in told
+    assert (within(sizes[-1] - 1)[0] == at(noise, len(sizes) - 1)).all()
+    first, told = within(sizes[0] - 1)
+    assert (first == at(noise, 1)).all()
+    assert "warning: 1 picture above the limit: the first layer alone is larger" in told
 
 
 @pytest.mark.parametrize("form", ["webdataset", "files"])
