@@ -46,3 +46,9 @@ def unpack_alpha(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         return read_image(body[1:], max_pixels=max_pixels).rgb[..., 0].copy()
     except (struct.error, BrokenImageError, UnsupportedImageError) as error:
         raise CorruptStreamError(f"the alpha channel cannot be read: {error}") from error
+
+
+def on_white(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """``(H, W, 3) uint8`` with alpha ``(H, W) uint8``, put on white: ``(H, W, 3) uint8``."""
+    share = alpha[..., None].astype(np.uint16)
+    return ((rgb * share + 255 * (255 - share) + 127) // 255).astype(np.uint8)

@@ -101,7 +101,7 @@ def _decode(options: DecodeOptions, request: Request, stop: Stop, log: EventLog)
             summary.add_record(done[file.name], file.record["source"]["url"])
     if summary.bad == sum(file.record["bad"] for file in files):  # they were bad before
         summary.lists_all = list_command(request.dataset.url)
-    _note_sizes(summary, totals, options.image_format)
+    _note_sizes(summary, totals, options)
     note_above_limit(summary, totals)
     return summary
 
@@ -144,20 +144,34 @@ def _remove_superseded(
             remove_decoded(store, name, suffix)
 
 
-def _note_sizes(summary: Summary, totals: Mapping[str, int], image_format: str) -> None:
+def _note_sizes(summary: Summary, totals: Mapping[str, int], options: DecodeOptions) -> None:
     """Note the bytes that were read and written, including those of earlier runs."""
     if totals["left_out"]:
         summary.notes.append(
             f"{plural(totals['left_out'], 'picture')} among the side fields left out, because they "
             "are stored as files at full size; --side-pictures includes them"
         )
+    if totals["on_white"]:
+        summary.notes.append(
+            f"{plural(totals['on_white'], 'picture')} with transparency put on white, because jpg "
+            "has none; --image-format png, webp or avif keeps it"
+        )
     if not totals["decoded_bytes"]:
         return
-    kept = summary.ok - totals["streams"]
-    originals = f", {kept:,} from their originals" if kept else ""
-    streams = totals["streams"]
-    layers = f"{totals['layers'] / streams:.2f} layers on average" if streams else "no streams"
+    kept, streams = summary.ok - totals["streams"], totals["streams"]
+    sources = []
+    if streams:
+        mean = totals["layers"] / streams
+        sources.append(f"{size(totals['layer_bytes'])} of streams ({mean:.2f} layers on average)")
+    if kept:
+        sources.append(f"{size(totals['original_bytes'])} of {plural(kept, 'original')}")
     summary.notes.append(
-        f"pictures: {size(totals['layer_bytes'])} of streams ({layers}{originals}) -> "
-        f"{size(totals['decoded_bytes'])} of {image_format}"
+        f"pictures: {' and '.join(sources)} -> {size(totals['decoded_bytes'])} of "
+        f"{options.image_format}"
     )
+    if kept and "decoder" in options.codec_options:
+        summary.notes.append(
+            f"warning: --decoder {options.codec_options['decoder']} had no part in "
+            f"{plural(kept, 'picture')}, because they were read from their originals: fewer "
+            "--layers come from the streams"
+        )

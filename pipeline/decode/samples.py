@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from codec.errors import MissingPackageError
-from codec.images.alpha import unpack_alpha
+from codec.images.alpha import on_white, unpack_alpha
 from codec.images.files import write_image
 from codec.images.resizing import shrink
 
@@ -20,10 +20,14 @@ from ..reader.originals import ORIGINAL, read_original
 from ..stores.reasons import describe
 from .selection import Chosen
 
-# Counts in a commit record: streams, their decoded layers, the bytes of these layers or of
-# originals, the bytes of written pictures, pictures among the side fields that were left out, and
-# pictures whose first layer alone has more bytes than were asked for.
-COUNTS = ("streams", "layers", "layer_bytes", "decoded_bytes", "left_out", "above_limit")
+# Counts in a commit record: streams, their decoded layers, the bytes of these layers, the bytes of
+# originals that were used, the bytes of written pictures, pictures among the side fields that were
+# left out, pictures whose first layer alone has more bytes than were asked for, and transparent
+# pictures that were put on white.
+COUNTS = (
+    *("streams", "layers", "layer_bytes", "original_bytes", "decoded_bytes"),
+    *("left_out", "above_limit", "on_white"),
+)
 # The names of the output formats in the column ``source_format``.
 SOURCE_FORMATS = {"jpg": "jpeg", "png": "png", "webp": "webp", "avif": "avif"}
 
@@ -70,7 +74,7 @@ def finished(chosen: Chosen, result: np.ndarray | Exception | None, form: Form) 
     try:
         if _can_write_original(chosen, form):
             file = original_file(row) or b""
-            counts = {"layer_bytes": len(row[ORIGINAL])}
+            counts = {"original_bytes": len(row[ORIGINAL])}
             return _with_picture(row, row["source_field"], file, counts, form)
         rgb, counts = _pixels(chosen, result, form)
         alpha = None
@@ -78,6 +82,9 @@ def finished(chosen: Chosen, result: np.ndarray | Exception | None, form: Form) 
             alpha = unpack_alpha(row["alpha"], max_pixels=form.max_pixels)
             if form.max_side is not None:
                 alpha = shrink(alpha, rgb.shape[0], rgb.shape[1])
+            if form.image_format == "jpg" and alpha.min() < 255:  # jpg has no transparency
+                rgb, alpha = on_white(rgb, alpha), None
+                counts["on_white"] = 1
         picture = write_image(rgb, alpha, form.image_format, quality=form.quality)
     except MissingPackageError:
         raise
@@ -128,7 +135,7 @@ def _pixels(
     if not chosen.by_original:
         raise ValueError("the row has neither a stream nor an original")
     rgb = read_original(original_file(row) or b"", form.max_pixels, form.max_side).rgb
-    return rgb, {"layer_bytes": len(row[ORIGINAL])}
+    return rgb, {"original_bytes": len(row[ORIGINAL])}
 
 
 def image_field_name(field: str, image_format: str, taken: set[str]) -> str:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from codec.images import resizing
-from codec.images.alpha import unpack_alpha
+from codec.images.alpha import on_white, unpack_alpha
 from codec.images.files import MAX_JPEG_SIDE, MAX_WEBP_SIDE, write_image
 
 from .answers import CannotShow
@@ -42,17 +42,12 @@ def render(rgb: np.ndarray, alpha: np.ndarray | None, format: Format) -> bytes:
         return write_image(rgb, alpha, "png")
     out = io.BytesIO()
     if format == "jpeg":
-        shown = rgb if alpha is None else _on_white(rgb, alpha)
+        shown = rgb if alpha is None else on_white(rgb, alpha)
         Image.fromarray(shown).save(out, "JPEG", quality=QUALITY, subsampling=0)
     else:
         pixels = rgb if alpha is None else np.dstack([rgb, alpha])
         Image.fromarray(pixels).save(out, "WEBP", quality=QUALITY, method=_WEBP_EFFORT)
     return out.getvalue()
-
-
-def _on_white(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    share = alpha[..., None].astype(np.uint16)
-    return ((rgb * share + 255 * (255 - share) + 127) // 255).astype(np.uint8)
 
 
 def alpha_like(packed: bytes, rgb: np.ndarray, max_pixels: int) -> np.ndarray:

@@ -138,14 +138,23 @@ def test_a_device_that_fails_is_no_reason_to_lose_pictures(
     assert (record["ok"], record["bad"]) == (30, 0)
 
 
-def test_jpg_cannot_hold_transparency(make_dataset: Make, tmp_path: Path) -> None:
-    alpha = np.zeros((24, 32), np.uint8)
+def test_jpg_shows_transparency_on_white(
+    make_dataset: Make, tmp_path: Path, without_ray: None
+) -> None:
+    alpha = np.full((24, 32), 255, np.uint8)
+    alpha[:, 16:] = 0
     files = [("a.png", write_image(picture(), alpha, "png")), ("b.png", png())]
     dataset = make_dataset([str(write_tar(tmp_path / "x.tar", files))])
-    (record,) = decode(dataset, tmp_path / "out", image_format="jpg", layers=2)
-    assert record["problems"] == [("a", "bad", "jpg cannot hold transparency: choose png or webp")]
+    given = DecodeOptions(dataset.url, str(tmp_path / "out"), image_format="jpg", image_quality=100)
+    summary = decode_job(given)
+    assert (summary.ok, summary.bad) == (2, 0)
+    assert "1 picture with transparency put on white" in "\n".join(summary.lines())
     (path,) = (tmp_path / "out").glob("*.tar")
-    assert list(tar_files(path)) == ["b.jpg"]
+    found = tar_files(path)
+    assert list(found) == ["a.jpg", "b.jpg"]
+    shown = read_image(found["a.jpg"]).rgb
+    assert (shown[:, 18:] > 250).all()
+    assert np.abs(shown[:, :8].astype(int) - read_image(found["b.jpg"]).rgb[:, :8]).max() <= 8
 
 
 def test_a_side_field_of_the_new_name_is_kept(make_dataset: Make, tmp_path: Path) -> None:
@@ -471,3 +480,32 @@ def test_side_pictures_come_beside_previews_only_where_they_are_asked_for(
         )
     small = DecodeOptions(dataset=dataset.url, output=str(tmp_path / "out"), layers=1)
     assert "1 picture among the side fields left out" in "\n".join(decode_job(small).notes)
+
+
+def test_what_comes_from_originals_is_told(
+    make_dataset: Make,
+    toy: ToyCodec,
+    tmp_path: Path,
+    without_ray: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(toy, "decode_options", frozenset({"decoder"}))
+    monkeypatch.setattr("pipeline.decode.job.size", "{} bytes".format)
+    files = [("a.png", png(1)), ("b.png", png(2))]
+    source = str(write_tar(tmp_path / "x.tar", files))
+    dataset = make_dataset([source], store_layers=2, layers=4, keep_original="always")
+
+    def told(layers: int) -> str:
+        output = str(tmp_path / str(layers))
+        looks = {"decoder": "realistic"}
+        return "\n".join(
+            decode_job(DecodeOptions(dataset.url, output, layers, codec_options=looks)).lines()
+        )
+
+    nbytes = sum(len(data) for _, data in files)
+    whole = told(3)
+    assert f"pictures: {nbytes} bytes of 2 originals -> " in whole
+    assert "warning: --decoder realistic had no part in 2 pictures" in whole
+    few = told(2)
+    assert "of streams (2.00 layers on average) -> " in few
+    assert "had no part" not in few
