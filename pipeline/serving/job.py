@@ -16,6 +16,7 @@ from codec.errors import StrataError
 
 from ..reader.dataset import open_dataset
 from ..running import cluster
+from ..running.options import check_codec_options
 from .front import Front
 from .options import APPLICATION, MOST_CPU_REPLICAS, ServeOptions
 
@@ -63,6 +64,9 @@ def _serve(options: ServeOptions, ending: threading.Event) -> int:
     for package in ("fastapi", "uvicorn", "prometheus_client"):
         if find_spec(package) is None:
             raise StrataError(f"{package} is not installed: pip install 'strata-images[serve]'")
+    if options.decoder is not None:  # loads the model here, so only where it must be asked
+        own = {"decoder": options.decoder}
+        check_codec_options(dataset.codec(), "decode", own, options.dataset)
     host, port = options.host, options.port
     alone = not (options.address or os.environ.get("RAY_ADDRESS") or cluster.inside_ray_job())
     if alone:

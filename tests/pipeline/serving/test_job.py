@@ -1,6 +1,7 @@
 """The serving job with a Serve that already runs, and at its end; without Ray."""
 
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,8 +9,11 @@ import pytest
 from ray.serve import context
 
 from codec.errors import StrataError
+from pipeline.running.options import OptionError
 from pipeline.serving import job
 from pipeline.serving.options import APPLICATION, ServeOptions
+from tests.pipeline.conftest import Make
+from tests.pipeline.makers import samples, write_tar
 
 
 def running(*applications: str, status: str = "RUNNING") -> Any:
@@ -92,3 +96,12 @@ def test_the_first_signal_ends_in_peace_and_the_second_at_once(
     with pytest.raises(KeyboardInterrupt):
         job.on_signal(ending, 30.0)
     assert capfd.readouterr().err == ""
+
+
+def test_an_unknown_decoder_ends_the_job_before_ray_starts(
+    make_dataset: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    dataset = make_dataset([str(write_tar(tmp_path / "x.tar", samples(1)))])
+    monkeypatch.setattr(job.cluster, "connect", lambda *_: pytest.fail("Ray is started"))
+    with pytest.raises(OptionError, match=r"--decoder.*no option decoder"):
+        job._serve(ServeOptions(dataset=dataset.url, port=0, decoder="nonsense"), threading.Event())
