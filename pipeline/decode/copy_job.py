@@ -83,7 +83,7 @@ def copy_dataset(
     )
     _summarise(summary, records)
     summary.lists_all = list_command(store.url)
-    _note_originals(summary, options, request)
+    _note_originals(summary, options, request, records, names)
     return summary
 
 
@@ -154,14 +154,37 @@ def _summarise(summary: DecodeSummary, records: Mapping[str, Mapping[str, Any]])
     note_above_limit(summary, totals)
 
 
-def _note_originals(summary: DecodeSummary, options: DecodeOptions, request: Request) -> None:
-    kept = sum(file.record.get("kept", 0) for file, _ in request.files)
-    if kept and not options.keep_original:
+def _note_originals(
+    summary: DecodeSummary,
+    options: DecodeOptions,
+    request: Request,
+    records: Mapping[str, Mapping[str, Any]],
+    names: Mapping[str, tuple[DataFile, Any]],
+) -> None:
+    """Note which kept files are left out, unless ``--keep-original`` copies all."""
+    if options.keep_original:
+        return
+    if kept := sum(file.record.get("kept", 0) for file, _ in request.files):
         summary.notes.append(
             "originals are left out where the chosen layers take their place "
             f"({plural(kept, 'picture')} of these files with an original): --keep-original copies "
             "them all"
         )
+    before = sum(_only_files(names[name][0].record) for name in records if name in names)
+    lost = before - sum(map(_only_files, records.values()))
+    if lost > 0 and (copied := summary.bad + summary.filtered):
+        # Of a selection nobody knows which of these samples had files.
+        several = f"up to {min(lost, copied):,}" if request.parameters else f"{lost:,}"
+        summary.notes.append(
+            f"warning: {several} of the bad and filtered samples come without their files: "
+            "--keep-original copies these, and --format originals writes them"
+        )
+
+
+def _only_files(record: Mapping[str, Any]) -> int:
+    """The samples without a picture of which files are kept."""
+    reasons = record.get("by_reason", {})
+    return int(reasons.get("bad", 0) + reasons.get("filtered", 0))
 
 
 _ADDED = ("pixels", "stream_bytes", "bytes")

@@ -99,6 +99,12 @@ def find_inputs(
         look_into = found.searched and wanted in (None, "parquet")
         files.choose(without_pictures(fs, files.tables, columns) if look_into else {})
         notes.append(files.note)
+        if files.loose and found.hidden:
+            verb = "is" if found.hidden == 1 else "are"
+            notes.append(
+                f"{found.url}: {found.hidden:,} of its files {verb} left out as hidden: a name, or "
+                "a folder's name, begins with a dot"
+            )
         for shard in _shards(fs, {**files.tars, **files.tables}):
             shards[shard.url] = shard
         loose.add(fs, found.root, _shards(fs, files.loose), found.searched == "folder")
@@ -281,12 +287,16 @@ def _list_once(inputs: Sequence[_Input]) -> dict[str, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class _Found:
-    """The visible files of an input by path, and the folder to which their names are relative."""
+    """The visible files of an input by path, and the folder to which their names are relative.
+
+    ``hidden`` counts the files of a searched folder that are not among them.
+    """
 
     url: str
     entries: dict[str, dict[str, Any]]
     root: str
     searched: Searched
+    hidden: int = 0
 
 
 def _look(one: _Input) -> _Found | None:
@@ -306,7 +316,8 @@ def _look(one: _Input) -> _Found | None:
         if info["type"] == "other":
             raise StorageError(f"{one.url}: is a pipe or a device, but inputs are read twice")
         if info["type"] == "directory":
-            return _Found(one.url, _search(fs, path), path, "folder")
+            visible, hidden = _search(fs, path)
+            return _Found(one.url, visible, path, "folder", hidden)
         if any(character in without_query(one.url) for character in "*?["):
             found = {}
             for name, entry in fs.glob(path, detail=True).items():
@@ -315,21 +326,22 @@ def _look(one: _Input) -> _Found | None:
                 if entry["type"] == "file":
                     found[name] = entry
                 elif "**" not in path:  # that matches the folder's files as well
-                    found |= _search(fs, name)
+                    found |= _search(fs, name)[0]
             before_glob = re.split(r"[*?\[]", path, maxsplit=1)[0]
             return _Found(one.url, found, before_glob.rpartition("/")[0], "glob")
         return None
 
 
-def _search(fs: Any, folder: str) -> dict[str, dict[str, Any]]:
-    """The visible files in a folder and in the folders below it.
+def _search(fs: Any, folder: str) -> tuple[dict[str, dict[str, Any]], int]:
+    """The visible files in a folder and in the folders below it, and the number of hidden ones.
 
     Raises StorageError for the root of a store.
     """
     if folder.strip("/") == "":
         raise StorageError("the root of a file system is not searched: is a variable not set?")
     found = fs.find(folder, detail=True)
-    return {name: entry for name, entry in found.items() if not _is_hidden(name, folder)}
+    visible = {name: entry for name, entry in found.items() if not _is_hidden(name, folder)}
+    return visible, len(found) - len(visible)
 
 
 def _is_hidden(name: str, searched: str) -> bool:

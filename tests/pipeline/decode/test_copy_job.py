@@ -120,6 +120,24 @@ def test_as_many_layers_as_fit(dataset: Dataset, tmp_path: Path) -> None:
     check_sound(cut.url, 4)
 
 
+def test_samples_that_lose_their_only_file_are_told(make_dataset: Make, tmp_path: Path) -> None:
+    files = [*samples(2), ("broken.png", b"x"), ("cut.png", png(1)[:40]), ("no.txt", b"words")]
+    source = str(write_tar(tmp_path / "z.tar", files))
+    dataset = make_dataset([source], keep_original="larger")
+
+    def told(name: str, **options: Any) -> str:
+        lines = copy(dataset, tmp_path / name, layers=1, **options).lines()
+        return "\n".join(line for line in lines if "without their files" in line)
+
+    without = "of the bad and filtered samples come without their files: --keep-original copies"
+    assert told("all").startswith(f"warning: 2 {without}")
+    assert told("all") == told("all")  # of a job that finds all of it done
+    assert told("one", keys=("broken",)).startswith(f"warning: up to 1 {without}")
+    assert told("ok", keys=("s0001",)) == ""
+    assert told("kept", keep_original=True) == ""
+    assert told("less", filter="width > 1") == ""
+
+
 def test_psnr_is_cut_too(make_dataset: Make, tmp_path: Path) -> None:
     source = write_tar(tmp_path / "z.tar", samples(3))
     measured = make_dataset([str(source)], target_quality="20dB")

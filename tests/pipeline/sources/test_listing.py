@@ -9,7 +9,7 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from pipeline.sources.listing import expand_inputs
+from pipeline.sources.listing import expand_inputs, find_inputs
 from pipeline.sources.shards import Shard, open_shard
 from pipeline.stores.store import StorageError
 from tests.pipeline.makers import samples, tar_bytes, write_tar
@@ -276,6 +276,19 @@ def test_hidden_files_are_not_searched_for(linked: Path) -> None:
     assert names(linked, "{}/in/*.tar") == ["in/a.tar", "in/b.tar"]
     assert names(linked, "{}/in/.cache") == ["in/.cache/y.tar"]  # asked for by name
     assert names(linked, "{}/in/._a.tar") == names(linked, "{}/in/.*.tar") == ["in/._a.tar"]
+
+
+def test_hidden_files_beside_pictures_are_counted(tmp_path: Path) -> None:
+    for name in ("a.png", "._a.png", ".DS_Store", ".git/config", "trip/b.png", "trip/.b.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    hidden = "left out as hidden: a name, or a folder's name, begins with a dot"
+    assert find_inputs([str(tmp_path)]).notes == [f"{tmp_path}: 4 of its files are {hidden}"]
+    assert find_inputs([str(tmp_path / "trip")]).notes == [
+        f"{tmp_path / 'trip'}: 1 of its files is {hidden}"
+    ]
+    (tmp_path / "trip/.b.json").unlink()
+    assert find_inputs([str(tmp_path / "trip")]).notes == []
 
 
 def test_braces_in_the_names_of_files(tmp_path: Path) -> None:
