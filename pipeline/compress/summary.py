@@ -122,7 +122,8 @@ def loss_lines(totals: Mapping[str, Any]) -> list[str]:
             f"metadata ({', '.join(sorted(kinds))}) of {pictures} is not kept: "
             "--keep-original always keeps the files"
         )
-    return lines
+    others = ((why, losses[why]) for why in losses if why not in metadata)
+    return lines + [f"warning: {plural(count, 'picture')}: {why}" for why, count in others]
 
 
 def _table(title: str, lines: Iterable[str]) -> list[str]:

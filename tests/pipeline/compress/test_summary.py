@@ -166,6 +166,16 @@ def test_metadata_that_are_not_kept_are_told(tmp_path: Path) -> None:
     assert not any("is not kept" in line for line in kept.lines())
 
 
+def test_colours_that_cannot_be_told_are_warned_of(tmp_path: Path) -> None:
+    out = io.BytesIO()
+    Image.fromarray(np.full((64, 64, 4), 90, np.uint8), "CMYK").save(out, "JPEG", quality=100)
+    tar = str(write_tar(tmp_path / "x.tar", [("a.jpg", out.getvalue()), ("b.png", png(1))]))
+    lost = run([tar], tmp_path / "set", keep_original="bad")
+    assert "warning: 1 picture: CMYK converted without a usable profile" in lost.lines()
+    kept = run([tar], tmp_path / "kept", keep_original="always")
+    assert not any("CMYK" in line for line in kept.lines())
+
+
 def test_the_sample_depends_on_the_keys_alone(make_dataset: Make, tmp_path: Path) -> None:
     files = [(f"{n}.png", png(n)) for n in range(400)]
     first = make_dataset([str(write_tar(tmp_path / "x.tar", files))], layers=2)
