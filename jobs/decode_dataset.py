@@ -112,7 +112,8 @@ def parse(arguments: list[str] | None = None) -> DecodeOptions:
     form.add_argument(
         "--image-format",
         choices=["png", "webp", "avif", "jpg", "jpeg"],
-        help="format of the decoded pictures; png is lossless (default: png)",
+        help="format of the decoded pictures; png is lossless, and jpg puts transparent ones on "
+        "white (default: png)",
     )
     form.add_argument(
         "--image-quality",
