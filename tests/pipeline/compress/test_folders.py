@@ -71,7 +71,9 @@ def test_each_picture_with_its_files_comes_back(
     assert f"10 pictures in the folder {photos}; the summary says what is left out" in begun
     assert "README" not in begun  # once is enough
     assert (summary.ok, summary.bad, summary.filtered, summary.shards) == (10, 0, 0, 3)
-    (note,) = [note for note in summary.notes if "left out" in note]
+    notes = [note for note in summary.notes if "left out" in note]
+    (note,) = (note for note in notes if "hidden" not in note)
+    assert len(notes) == 2
     assert "README" in note
     assert "trip/notes.csv" in note
     archive = open_dataset(str(tmp_path / "archive"))
