@@ -51,6 +51,7 @@ def tar_bytes(
 
 
 def write_tar(path: Path, files: Iterable[tuple[str, bytes]], **options: Any) -> Path:
+    path.parent.mkdir(exist_ok=True)
     path.write_bytes(tar_bytes(files, **options))
     return path
 
