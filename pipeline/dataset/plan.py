@@ -26,7 +26,6 @@ _NAMES = {
 }
 _INSIDE = {"codec_options": "", "columns": "_column"}
 _NO_OPTIONS = ("schema", "model_layers", "dataset_fingerprint", "fingerprint", MERGED, "columns")
-_ABSENT = "not given"
 # If one of the first differs, the others follow.
 _CAUSES = {"--lossless", "--target-quality", "--keep-original", "--model"}
 _EFFECTS = {"--store-layers", "--codec", "model layers"}
@@ -100,21 +99,16 @@ def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str
     kinds = ["a copy" if "truncated" in one else "no copy" for one in (theirs, ours)]
     if kinds[0] != kinds[1]:
         return [f"it is {kinds[0]} of an archive there and {kinds[1]} here"]
-    there, here = (
-        {name: _words(name, value) for name, value in _as_options(one).items()}
-        for one in (theirs, ours)
-    )
-    names = [
-        name
-        for name in sorted({*there, *here})
-        if there.get(name, _ABSENT) != here.get(name, _ABSENT)
-    ]
-    if not _CAUSES.isdisjoint(names):
-        names = [name for name in names if name not in _EFFECTS]
-    return [
-        f"{name} is {there.get(name, _ABSENT)} there and {here.get(name, _ABSENT)} here"
-        for name in names
-    ]
+    there, here = _as_options(theirs), _as_options(ours)
+    found = {}
+    for name in sorted({*there, *here}):
+        values = there.get(name), here.get(name)
+        if values[0] != values[1] and any(one is not None and one is not False for one in values):
+            words = [_words(name, one) for one in values]
+            found[name] = f"{name} is {words[0]} there and {words[1]} here"
+    if not _CAUSES.isdisjoint(found):
+        return [text for name, text in found.items() if name not in _EFFECTS]
+    return list(found.values())
 
 
 def _as_options(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,7 +134,7 @@ def _option(name: str) -> str:
 
 def _words(name: str, value: Any) -> str:
     if value is None or isinstance(value, bool):
-        return "given" if value else _ABSENT
+        return "given" if value else "not given"
     text = str(value)
     if re.fullmatch("[0-9a-f]{64}", text):
         text = (name == "--model" and shipped_model(text)) or text[:8]

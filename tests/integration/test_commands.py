@@ -55,7 +55,7 @@ def test_what_must_be_put_right_first(tmp_path: Path) -> None:
             "leave out --store-layers fit",
         ),
         (["--input", "a.tar", "--output", "set", "--quality", "1"], "uqdm has no option quality"),
-        (["--input", "a.tar", "--output", "a.tar/set"], "cannot be written"),
+        (["--input", "a.tar", "--output", "a.tar/set"], "lies in the input a.tar"),
         (["--input", "a.tar", "--output", "nosuch://x"], "nosuch"),
         (["--input", "a.tar", "--output", "set", "--workers", "0"], "must be at least 1"),
         (["--input", "a.tar"], "--output"),

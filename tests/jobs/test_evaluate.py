@@ -36,7 +36,7 @@ def test_the_report_says_the_command_without_secrets() -> None:
         (["--first", "0"], "--first"),
         (["--show", "-1"], "--show: must be at least 0"),
         (["--show-bpp", "0"], "--show-bpp: must be above 0"),
-        (["--input-opt", "{}"], "unrecognized"),
+        (["--input-opt", "{}"], "no option --input-opt: did you mean --input-options?"),
     ],
 )
 def test_what_cannot_be(flags: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
