@@ -8,6 +8,7 @@ import pytest
 
 from codec.errors import InvalidModelError
 from codec.models import heads, zoo
+from codec.models.checks import FORMAT
 from codec.uqdm.codec import UQDMCodec
 from pipeline.dataset.layout import head_paths, model_folder
 from pipeline.dataset.models import copy_heads, copy_model, load_model, publish_model
@@ -79,8 +80,9 @@ def test_heads_of_foreign_numbers_are_damaged(model: Path, tmp_path: Path) -> No
     head = heads.head_file(model, "eyes")
     config, tensors = zoo.read_tensors(head, heads._METADATA, 1 << 30, "a head")
     strange = {name: tensor.bfloat16() for name, tensor in tensors.items()}
-    zoo.write_tensors(tmp_path / "head", strange, {heads._METADATA: json.dumps(config)})
-    with pytest.raises(InvalidModelError, match="is not a reconstruction head"):
+    metadata = {heads._METADATA: json.dumps({**config, "format": FORMAT})}
+    zoo.write_tensors(tmp_path / "head", strange, metadata)
+    with pytest.raises(InvalidModelError, match="is not a reconstruction head: TypeError"):
         heads.read_head(tmp_path / "head", zoo.model_id(model))
 
 
