@@ -4,6 +4,7 @@
 it ends with its standard input means that it also ends when the tests are killed.
 """
 
+import functools
 import logging
 import os
 import socket
@@ -11,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 PAGE = 100  # names in one answer to a listing; 1,000 would make tests of paging slow
 SWIFT_ACCOUNT, SWIFT_USER, SWIFT_SECRET = "strata", "tester", "testing"
@@ -59,12 +61,27 @@ use = egg:swift#{server}
 
 def serve_moto(folder: Path, announce: Callable[[int], None]) -> None:
     os.environ["MOTO_S3_DEFAULT_MAX_KEYS"] = str(PAGE)
+    from moto.s3.responses import S3Response
     from moto.server import ThreadedMotoServer
+
+    # moto looks whether an object is there, then writes it: two requests at once could both win
+    writing = threading.Lock()
+    for name in ("put_object", "_key_response_post"):
+        setattr(S3Response, name, _one_at_a_time(getattr(S3Response, name), writing))
 
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     announce(server.get_host_and_port()[1])
     threading.Event().wait()
+
+
+def _one_at_a_time(method: Callable[..., Any], lock: threading.Lock) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def alone(*args: Any, **kwargs: Any) -> Any:
+        with lock:
+            return method(*args, **kwargs)
+
+    return alone
 
 
 def serve_swift(folder: Path, announce: Callable[[int], None]) -> None:
