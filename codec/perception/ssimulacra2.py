@@ -37,13 +37,13 @@ def ssimulacra2_sum(original: Tensor, shown: Tensor) -> Tensor:
     Raises StrataError if the package is not installed.
     """
     weights = _weights().to(original.device)
-    a, b = _linear(original), _linear(shown)
+    a, b = linear_light(original), linear_light(shown)
     total = torch.zeros(len(a), device=a.device)
     for scale in range(_SCALES):
         if min(a.shape[2:]) < _SMALLEST:
             break
-        x, y = _xyb(a), _xyb(b)
-        means = _blur(torch.cat([x, y, x * x, y * y, x * y], 1)).chunk(5, 1)
+        x, y = xyb(a), xyb(b)
+        means = blurred(torch.cat([x, y, x * x, y * y, x * y], 1)).chunk(5, 1)
         m1, m2, s11, s22, s12 = means
         structure = 2 * (s12 - m1 * m2) + _C2
         structure = structure / ((s11 - m1 * m1) + (s22 - m2 * m2) + _C2)
@@ -68,12 +68,13 @@ def _norm(values: Tensor) -> Tensor:
     return (values**4).mean((2, 3)).add(1e-20) ** 0.25
 
 
-def _linear(x: Tensor) -> Tensor:
+def linear_light(x: Tensor) -> Tensor:
     """sRGB to linear light."""
     return torch.where(x <= 0.04045, x / 12.92, ((x.clamp_min(1e-3) + 0.055) / 1.055) ** 2.4)
 
 
-def _xyb(x: Tensor) -> Tensor:
+def xyb(x: Tensor) -> Tensor:
+    """Linear light to XYB, shifted to positive values as the package has it."""
     package = _package()
     matrix = torch.tensor(package.kOpsinAbsorbanceMatrix, dtype=torch.float32, device=x.device)
     bias = float(package.kB0)
@@ -84,7 +85,8 @@ def _xyb(x: Tensor) -> Tensor:
     return torch.stack([(red - green) * 7 + 0.42, luma + 0.01, blue - luma + 0.55], 1)
 
 
-def _blur(maps: Tensor) -> Tensor:
+def blurred(maps: Tensor) -> Tensor:
+    """Maps ``(B, C, H, W)`` under the metric's Gaussian."""
     height, width = maps.shape[2:]
     down, right = _band_matrix(height, True, maps.device), _band_matrix(width, False, maps.device)
     return torch.matmul(torch.matmul(down, maps), right.T)

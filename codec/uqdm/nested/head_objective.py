@@ -1,8 +1,9 @@
 """What reconstruction heads are trained for, on states that the model's own encoder made.
 
-``eyes``: SSIMULACRA2's sum, and some squared error as an anchor. ``realistic``: distances of the
-features of a network for things, at each place and as textures over several radii, beside the
-energies of bands; MS-SSIM and the error of a small copy hold it to the picture.
+``eyes``: SSIMULACRA2's sum, errors as masked by texture, and some squared error: what gains by one
+measure alone loses by the others. ``realistic``: distances of the features of a network for things,
+at each place and as textures over several radii, beside the energies of bands; MS-SSIM and the
+error of a small copy hold it to the picture.
 
 Every term is divided by its own running mean at its level, so weights are shares of relative
 improvements. To encode is dearer than a step: states are kept, and used many times. The first steps
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from ...errors import StrataError
 from ...perception.features import Features, unit
+from ...perception.masked_error import masked_error
 from ...perception.ssimulacra2 import ssimulacra2_sum
 from ...perception.structure import ms_ssim_loss
 from ...perception.textures import wasserstein_distortion
@@ -32,7 +34,7 @@ Decoder = Literal["eyes", "realistic"]
 # Shares of steps at each level, from the first on; levels beyond have the last one's.
 _LEVELS = {"eyes": (1, 2, 3, 3, 2, 1), "realistic": (1, 2, 4, 5, 0.5, 0.25)}
 _WEIGHTS: dict[str, dict[str, float]] = {
-    "eyes": {"ssimulacra2": 1.0, "error": 0.3},
+    "eyes": {"ssimulacra2": 1.0, "masked": 1.0, "error": 0.3},
     "realistic": {
         "features": 4.0,
         "textures": 0.4,
@@ -191,6 +193,7 @@ class HeadObjective(nn.Module):
         if self.features is None:
             return {
                 "ssimulacra2": ssimulacra2_sum(x, y.clamp(0, 1)),
+                "masked": masked_error(x, y.clamp(0, 1)),
                 "error": (y - x).square().mean((1, 2, 3)),
             }
         shown = [unit(f) for f in self.features(y)]
