@@ -32,7 +32,7 @@ class UQDMCodec(LayeredCodec):
     """A UQDM model on one device.
 
     Option of ``decode``:
-        decoder: ``"mean"``: the expected picture, with the best PSNR; ``"eyes"``: the picture that
+        decoder: ``"mean"``: the expected picture, without a head; ``"eyes"``: the picture that
             looks best; ``"realistic"``: likely detail at low rates; ``"flow"``: likely detail from
             the paper's models. Default: eyes if the model has that head, otherwise mean.
     """

@@ -231,7 +231,7 @@ def add_decoder(group: argparse._ActionsContainer) -> None:
         "--decoder",
         choices=["mean", "eyes", "realistic", "flow", "fast", "diffusion"],
         help=f"how streams are shown. The shipped uqdm has {uqdm}; cdc-small has fast, diffusion. "
-        "mean has the least squared error, eyes looks best, realistic adds "
+        "mean shows the expectation, eyes looks best, realistic adds "
         "likely detail at low rates, flow does so for the paper's models; fast takes one step, "
         "diffusion takes many (default: eyes if the model has it, or else mean; of cdc fast)",
     )
