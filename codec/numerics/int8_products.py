@@ -11,8 +11,10 @@ On GPUs torch refuses what is not a multiple of 8 numbers, or has few rows.
 """
 
 import functools
+import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +28,7 @@ LARGEST_RECTIFIED = 255.0
 _BIAS = 127  # largest number that a bias is made of
 _SHIFT = 128  # on GPUs rectified rows are multiplied as integers with a sign
 _LEAST_ROWS, _LEAST, _MULTIPLE = 32, 32, 8  # on GPUs: rows; inputs and outputs
-_ROUNDS = 3
+_ROUNDS = (3, 9, 27)  # of a race: more of them if the 8-bit way seems to lose
 # Rows, inputs, outputs of products that must be right.
 _CPU_SHAPES = ((1, 64, 64), (16, 39, 24), (23, 384, 768), (40, 1, 17), (64, 68, 1), (48, 196, 384))
 _GPU_SHAPES = ((32, 40, 24), (39, 384, 768), (64, 72, 48), (1 << 10, 192, 384))
@@ -178,10 +180,11 @@ def bytes_are_faster(device: torch.device) -> bool:
         return False  # what would be tried is not what is used later
     races = _CPU_RACES if device.type == "cpu" else _GPU_RACES
     try:
-        for shape, share in races:
-            if _seconds(_race(True, shape, device)) > share * _seconds(_race(False, shape, device)):
-                return False
-        return _bytes_are_right(device)
+        with _one_thread():
+            for shape, share in races:
+                if not _wins(_race(True, shape, device), _race(False, shape, device), share):
+                    return False
+            return _bytes_are_right(device)
     except (AttributeError, RuntimeError, TypeError):  # a torch, or a device, without such products
         return False
 
@@ -274,11 +277,35 @@ def _race(bytes_: bool, shape: tuple[int, int, int], device: torch.device) -> Ca
     return lambda: onednn.multiply(narrow, packed, scale, torch.float32)
 
 
+def _wins(ours: Callable[[], Tensor], theirs: Callable[[], Tensor], share: float) -> bool:
+    """Whether ours takes at most ``share`` of their time: the fastest rounds, run in turns.
+
+    On a busy machine a few rounds of milliseconds may all be disturbed, and a worker that chose
+    wrongly would be several times too slow for as long as it lives. So a loser may try again.
+    """
+    _seconds(ours), _seconds(theirs)  # to warm up
+    least, least_of_theirs = math.inf, math.inf
+    for rounds in _ROUNDS:
+        for _ in range(rounds):
+            least = min(least, _seconds(ours))
+            least_of_theirs = min(least_of_theirs, _seconds(theirs))
+        if least <= share * least_of_theirs:
+            return True
+    return False
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Several threads wait for each other, on a busy machine for seconds."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _seconds(run: Callable[[], Tensor]) -> float:
-    """The fastest of some rounds, after one that warms up."""
-    found = []
-    for _ in range(_ROUNDS + 1):
-        begun = time.perf_counter()
-        float(run()[0, 0])  # a GPU has come so far
-        found.append(time.perf_counter() - begun)
-    return min(found[1:])
+    begun = time.perf_counter()
+    float(run()[0, 0])  # a GPU has come so far
+    return time.perf_counter() - begun

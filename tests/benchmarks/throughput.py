@@ -213,6 +213,7 @@ def model_rows(
         rows.append(row)
     others: list[tuple[str, int, dict[str, Any]]] = [
         (f"diffusion, {steps} steps", codec.num_layers, {"decoder": "diffusion", "steps": steps}),
+        ("mean", 4, {"decoder": "mean"}),
         ("realistic", 4, {"decoder": "realistic"}),
     ]
     for label, layers, chosen in others:
