@@ -176,7 +176,7 @@ def parse(arguments: list[str] | None = None) -> DecodeOptions:
         "memory (default: 4194304)",
     )
     add_max_bad_fraction(parser, "data files")
-    add_running_options(parser)
+    add_running_options(parser, "a data file", shards=False)
     given = parser.parse_args(arguments)
     decoding = given_options(given, DECODING)
     if given.format in ("strata", "originals") and decoding:
