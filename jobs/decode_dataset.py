@@ -134,7 +134,7 @@ def parse(arguments: list[str] | None = None) -> DecodeOptions:
         metavar="N",
         help="larger pictures (width times height) are not decoded and count as bad, which limits "
         "the memory that an untrusted archive can claim (default: the limit with which it was "
-        "compressed)",
+        "compressed, but for streams at least 268435456)",
     )
     form.add_argument(
         "--side-pictures",

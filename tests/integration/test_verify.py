@@ -90,7 +90,7 @@ def test_a_dataset_on_an_object_store(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--input", "nothing"], "there is no dataset here"),
+        (["--input", "nothing"], "there is no archive here"),
         (["--input", "x", "--read-data-subset", "0/3"], "N/T"),
         (["--input", "x", "--read-data-subset", "4/3"], "N/T"),
         (["--input", "x", "--read-data-subset", "0%"], "N/T"),

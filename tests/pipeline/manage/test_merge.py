@@ -316,4 +316,4 @@ def test_the_command(
     shown = capsys.readouterr().out
     assert shown.startswith("merged 2 archives: 3 data files, 15 pictures, 3 bad, 3 filtered, ")
     assert script.main([pair[0], str(tmp_path / "no"), "--output", str(tmp_path / "D")]) == 2
-    assert "there is no dataset here" in capsys.readouterr().err
+    assert "there is no archive here" in capsys.readouterr().err

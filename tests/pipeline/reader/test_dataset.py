@@ -89,7 +89,7 @@ def test_what_is_not_there_is_said(dataset: Dataset, tmp_path: Path) -> None:
         pipeline.open_dataset(str(tmp_path))
     for plan in ("[]", '"a plan"', '{"parameters": 3}', "{}"):
         (tmp_path / "dataset.json").write_text(plan)
-        with pytest.raises(DatasetError, match=r"dataset\.json is not the plan of a dataset"):
+        with pytest.raises(DatasetError, match=r"dataset\.json is not the plan of an archive"):
             pipeline.open_dataset(str(tmp_path))
     write_tar(tmp_path / "a.tar", samples(1))
     for url in ("nosuch://x", str(tmp_path / "a.tar")):
