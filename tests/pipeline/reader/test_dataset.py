@@ -129,7 +129,7 @@ def test_columns_that_are_not_there_are_said(dataset: Dataset) -> None:
     """Parquet's reader would leave them out."""
     reads: list[Callable[[], object]] = [
         lambda: next(dataset.read(1, columns=["notes", "colour"])),
-        lambda: next(dataset.batches(1, ["colour"])),
+        lambda: next(dataset.batches(1, columns=["colour"])),
         lambda: dataset.metadata("s0001", ["colour"]),
         lambda: dataset.record("s0001", 1, ["colour"]),
         lambda: next(iter(StrataImages(dataset.url, 1, columns=["colour"]))),
