@@ -217,9 +217,9 @@ def main() -> None:
     contact_sheet(views, originals).save(SHEET, optimize=True)
     print(f"Contact sheet: {SHEET}\nPreviews:      {previews}\nArchive:       {ARCHIVE}\n")
     step("What next? Activate the environment (. .venv/bin/activate), then")
+    print(f"  strata serve --input {ARCHIVE}       # the same pictures in the browser")
     print("  strata compress --input my-photos/ --output my-archive")
     print("  strata decode --input my-archive --output previews --layers 2")
-    print("  bash infra/test.sh")
 
 
 if __name__ == "__main__":

@@ -144,7 +144,7 @@ def _parse(arguments: list[str] | None) -> tuple[CompressOptions, str | None, bo
     codec.add_argument(
         "--model",
         metavar="NAME",
-        help="a shipped model's name or a model file (default: the codec's default model)",
+        help="a shipped model's name, or a model's folder or file (default: the codec's default)",
     )
     codec.add_argument(
         "--quality",

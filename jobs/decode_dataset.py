@@ -134,7 +134,7 @@ def parse(arguments: list[str] | None = None) -> DecodeOptions:
         metavar="N",
         help="larger pictures (width times height) are not decoded and count as bad, which limits "
         "the memory that an untrusted archive can claim (default: the limit with which it was "
-        "compressed)",
+        "compressed, but for streams at least 268435456)",
     )
     form.add_argument(
         "--side-pictures",
@@ -176,7 +176,7 @@ def parse(arguments: list[str] | None = None) -> DecodeOptions:
         "memory (default: 4194304)",
     )
     add_max_bad_fraction(parser, "data files")
-    add_running_options(parser)
+    add_running_options(parser, "a data file", shards=False)
     given = parser.parse_args(arguments)
     decoding = given_options(given, DECODING)
     if given.format in ("strata", "originals") and decoding:

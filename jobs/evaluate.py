@@ -3,9 +3,9 @@
 
 Examples:
     strata evaluate --data kodak.tar --model uqdm cdc-small --output report
-    strata evaluate --data 's3://bucket/{00..03}.tar' --model runs/mine --peers none \
+    strata evaluate --data 's3://bucket/{00..03}.tar' --model runs/mine --peers none \\
         --output s3://bucket/report
-    strata evaluate --data kodak.tar --first 6 --output report --model \
+    strata evaluate --data kodak.tar --first 6 --output report --model \\
         cdc-small,quality=0+1 cdc-small,quality=0+1,decoder=diffusion,noise_scale=0.8,prefixes=no
 
 A model is a shipped model's name, a model's file or folder, or the URL of an archive. Options may
@@ -97,7 +97,7 @@ def parse(arguments: Sequence[str] | None = None) -> EvaluateOptions:
         help="bits per pixel at which to show them; the nearest layers of the first model are "
         "used (default: 0.1 0.3 1.0)",
     )
-    add_running_options(parser)
+    add_running_options(parser, "a task")
     given = parser.parse_args(arguments)
     peers = None if given.peers is None else tuple(given.peers)
     if peers is not None and "none" in peers:

@@ -6,10 +6,11 @@ Examples:
     strata merge s3://bucket/part-{0..3} --output s3://bucket/whole
 
 The archives must have the same model and the same number of layers. If they differ in other
-parameters, nothing can be compressed into the merged archive, but it can be read, checked, merged
-and have samples deleted. Inside one object store, the store itself copies the files. The summary
-names keys that several archives have. Running the same command again does only what is missing, and
-adds what the archives have got since. It needs no Ray.
+parameters, or if a folder of pictures was compressed into one of them, nothing can be compressed
+into the merged archive, but it can be read, checked, merged and have samples deleted. Inside one
+object store, the store itself copies the files. The summary names keys that several archives have.
+Running the same command again does only what is missing, and adds what the archives have got since.
+It needs no Ray.
 Exit code 0: everything was copied; 1: some files could not be copied, and the summary names them;
 2: these archives cannot be merged, nothing was written, and the message says why; 130: a signal
 stopped the job.

@@ -103,10 +103,8 @@ def parse(arguments: list[str] | None = None) -> tuple[VerifyOptions, str | None
         "(default: %(default)s)",
     )
     add_json(parser)
-    add_running_options(parser)
+    add_running_options(parser, "a data file", output=False)
     given = parser.parse_args(arguments)
-    if given.output_options:
-        parser.error("--output-options: there is no output; use --input-options for the archive")
     read = Subset() if given.read_data else given.read_data_subset
     if given.no_decode and read is None:
         parser.error("--no-decode: only with --read-data or --read-data-subset")

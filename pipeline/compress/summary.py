@@ -27,7 +27,7 @@ _NAMED = 5
 
 @dataclass
 class CompressSummary(Summary):
-    """``totals`` are those of the manifest, with ``input_bytes`` and ``archive_bytes``.
+    """``totals`` are as in the manifest, with ``input_bytes`` and ``archive_bytes``.
 
     They are sums over all shards of the job. ``archive_bytes`` are those of data files and indexes.
     """

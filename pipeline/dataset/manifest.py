@@ -31,7 +31,7 @@ _CACHE_BYTES = 64 << 20  # of parts
 _FILE_BYTES = 400  # of a DataFile in memory, beside its entry
 _AT_ONCE = 8  # parts that are read together
 _DIGEST = 32  # hexadecimal digits
-_CANNOT = "cannot be opened as a dataset"
+_CANNOT = "cannot be opened as an archive"
 _MEND = "strata verify --repair writes it again"
 
 
@@ -215,7 +215,7 @@ def open_manifest(store: Store, number: int | None = None) -> Manifest:
         found = latest_manifest(store) if number is None else number
     if not found:
         raise DatasetError(
-            f"{store.url}: the job that writes this dataset has not finished; run it again to "
+            f"{store.url}: the job that writes this archive has not finished; run it again to "
             "resume"
         )
     name = manifest_name(found)

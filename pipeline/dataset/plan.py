@@ -86,6 +86,11 @@ class Plan:
             raise PlanMismatchError(
                 f"{store.url}/{self.name} is not a plan: {describe(error)}"
             ) from error
+        if MERGED in theirs and MERGED not in self.parameters:
+            raise PlanMismatchError(
+                f"{store.url} was merged from other archives, and nothing can be compressed into "
+                "it: compress into one of those, or into a new archive, and run strata merge again"
+            )
         differences = _differences(theirs, self.parameters)
         if differences or present.get("fingerprint") != self.fingerprint:
             raise PlanMismatchError(
@@ -136,6 +141,8 @@ def _words(name: str, value: Any) -> str:
     if value is None or isinstance(value, bool):
         return "given" if value else "not given"
     text = str(value)
+    if name == MERGED and isinstance(value, Mapping):
+        text = "from the plans " + ", ".join(sorted(one[:8] for one in value))
     if re.fullmatch("[0-9a-f]{64}", text):
         text = (name == "--model" and shipped_model(text)) or text[:8]
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."

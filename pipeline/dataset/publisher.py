@@ -50,8 +50,8 @@ class Publisher:
                 if self.ledger.exists(name):
                     raise StorageError(
                         f"{self.store.url}/{path}: is damaged, and another job has recorded it "
-                        f"({type(error).__name__}: {error}): run the job again, then verify the "
-                        "dataset"
+                        f"({type(error).__name__}: {error}): run the job again, then strata "
+                        "verify"
                     ) from error
                 return False
 

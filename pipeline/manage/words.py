@@ -50,6 +50,6 @@ def _words(name: str, value: Any) -> str:
             return f"merged from archives of {plural(len(value), 'plan')}"
         case "truncated":
             changes = {k: v for k, v in value.items() if k not in ("dataset", "fingerprint")}
-            words = ", ".join(f"{key} {one}" for key, one in changes.items() if one is not None)
+            words = ", ".join(f"{key} {one}" for key, one in changes.items() if one)
             return f"copied from {value.get('dataset')}" + (f" ({words})" if words else "")
     return f"{name.replace('_', ' ')}: {value}"

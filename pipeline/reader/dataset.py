@@ -136,8 +136,8 @@ class Dataset:
     def batches(
         self,
         layers: int | None = None,
-        columns: Sequence[str] = (),
         keys: Collection[str] | None = None,
+        columns: Sequence[str] = (),
         filter: pc.Expression | None = None,
     ) -> Iterator[pa.RecordBatch]:
         """Pictures as Arrow batches, one for each row group: at most 256 pictures and 16 MiB.
@@ -175,7 +175,7 @@ class Dataset:
         picture that stores fewer layers has only these. Raises what ``batches`` raises.
         """
         count = self.layer_count(layers)
-        for batch in self.batches(layers, columns, keys, filter):
+        for batch in self.batches(layers, keys, columns, filter):
             for row in batch.to_pylist():
                 encoded = rows.encoded_image(row, count, self.url)
                 extra = {name: row[name] for name in columns}

@@ -12,7 +12,7 @@ from ..stores.reasons import describe
 from ..stores.store import Store
 from ..stores.urls import refuse_secrets
 
-_CANNOT = "cannot be opened as a dataset"
+_CANNOT = "cannot be opened as an archive"
 
 
 def open_plan(url: str, options: Mapping[str, Any] | None = None) -> tuple[Store, dict[str, Any]]:
@@ -25,12 +25,12 @@ def open_plan(url: str, options: Mapping[str, Any] | None = None) -> tuple[Store
         if type(plan["fingerprint"]) is not str:
             raise ValueError("its fingerprint is not text")
     except (LookupError, TypeError, AttributeError, ValueError) as error:
-        message = f"{url}: {PLAN_NAME} is not the plan of a dataset ({describe(error)})"
+        message = f"{url}: {PLAN_NAME} is not the plan of an archive ({describe(error)})"
         raise DatasetError(message) from error
     except FileNotFoundError as error:
         if store.is_local and not os.path.exists(store.root):
-            raise DatasetError(f"{url}: does not exist, so there is no dataset here") from error
-        raise DatasetError(f"{url}: there is no dataset here ({PLAN_NAME} is missing)") from error
+            raise DatasetError(f"{url}: does not exist, so there is no archive here") from error
+        raise DatasetError(f"{url}: there is no archive here ({PLAN_NAME} is missing)") from error
     except Exception as error:  # stores have exceptions of many kinds
         message = f"{url}: {_CANNOT}: {error}"
         raise DatasetError(message, passing=may_pass(error)) from error

@@ -336,4 +336,4 @@ def _parse(lookup: Lookup, cursor: str | None, backwards: bool) -> tuple[int, in
             return int(position), int(row)
     except (ValueError, TypeError, RecursionError):
         pass
-    raise CursorError(f"{lookup.store.url}: {cursor!r:.80} is not a cursor of this dataset")
+    raise CursorError(f"{lookup.store.url}: {cursor!r:.80} is not a cursor of this archive")

@@ -233,7 +233,8 @@ class Crew(Generic[C]):
             )
         if waited > self._next_notice:
             self._next_notice *= 2
-            self.watcher.event("waiting", seconds=round(waited), workers=len(self.actors))
+            message = f"no worker has started in {waited:.0f} s; {len(self.actors)} asked for"
+            self.watcher.event("waiting", message=message)
 
     def pause(self) -> None:
         """Ask all workers that can to pause their tasks."""

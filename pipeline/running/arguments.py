@@ -278,8 +278,14 @@ def add_max_bad_fraction(parser: argparse._ActionsContainer, files: str) -> None
     )
 
 
-def add_running_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Options that change how a job runs, but not what it writes; returns their group."""
+def add_running_options(
+    parser: argparse.ArgumentParser, task: str = "a shard", shards: bool = True, output: bool = True
+) -> argparse._ArgumentGroup:
+    """Options that change how a job runs, but not what it writes; returns their group.
+
+    ``task`` is what a worker does at a time, in words. ``shards`` and ``output`` say whether the
+    job reads shards, and whether it has an output beside its input.
+    """
     group = parser.add_argument_group("running (none of these changes the result)")
     group.add_argument(
         "--workers",
@@ -309,25 +315,35 @@ def add_running_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGr
         type=positive,
         default=Policy().attempts,
         metavar="N",
-        help="how often a shard is tried if its worker dies or times out (default: %(default)s)",
+        help=f"how often {task} is tried if its worker dies or times out (default: %(default)s)",
     )
     group.add_argument(
         "--shard-timeout",
         type=above_zero,
         default=Policy().timeout,
         metavar="SECONDS",
-        help="a worker that finishes no sample for this long is stopped, and its shard is tried "
-        "again (default: %(default)g)",
+        help=f"a worker that finishes no sample for this long is stopped, and {task} that it had "
+        "is tried again (default: %(default)g)",
     )
     group.add_argument(
         "--drain-seconds",
         type=zero_or_more,
         default=Policy().drain,
         metavar="S",
-        help="time to finish or save the running shards after SIGTERM or Ctrl-C "
+        help="time to finish or save what is running after SIGTERM or Ctrl-C "
         "(default: %(default)g; Kubernetes kills 30 s after SIGTERM)",
     )
     add_scratch(group)
+    if shards:
+        _add_gzip_limits(group)
+    add_log(group)
+    add_storage_options(group, "--input-options", "the input's")
+    if output:
+        add_storage_options(group, "--output-options", "the output's")
+    return group
+
+
+def _add_gzip_limits(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--max-gzip-ratio",
         type=above_zero,
@@ -343,17 +359,15 @@ def add_running_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGr
         metavar="G",
         help="... or to more than G GiB, for which --scratch must have room (default: %(default)g)",
     )
-    add_log(group)
-    add_storage_options(group, "--input-options", "the input's")
-    add_storage_options(group, "--output-options", "the output's")
-    return group
 
 
 def running_options(given: argparse.Namespace) -> dict[str, Any]:
     """The fields of ``RunningOptions`` that ``options_of`` cannot take from the arguments."""
+    unpacked = "max_gzip_ratio" in given
+    gzip = GzipLimits(given.max_gzip_ratio, given.max_unpacked_gib) if unpacked else GzipLimits()
     return {
+        "gzip": gzip,
         "policy": Policy(given.attempts, given.shard_timeout, given.drain_seconds),
-        "gzip": GzipLimits(given.max_gzip_ratio, given.max_unpacked_gib),
         # Absolute, because workers may run in other folders.
         "scratch": given.scratch and os.path.abspath(given.scratch),
     }

@@ -84,7 +84,7 @@ def read_plan(store: Store) -> tuple[dict[str, Any], str]:
         if latest_manifest(store):
             return {}, "is gone"
         raise DatasetError(
-            f"{store.url}: there is no dataset here ({PLAN_NAME} is missing)"
+            f"{store.url}: there is no archive here ({PLAN_NAME} is missing)"
         ) from None
     try:
         plan = parse_json(data)

@@ -139,7 +139,7 @@ class FileChecker:
         problems = [] if ours else ["belongs to an archive with other parameters"]
         found["column_bytes"] = sizes = column_bytes(metadata)
         if not columns.equals(self._schema) or (sizes and sizes.keys() != {*self._schema.names}):
-            problems.append("its columns are not those of this dataset")
+            problems.append("its columns are not those of this archive")
         return found, problems + _impossible_groups(metadata, start)
 
 

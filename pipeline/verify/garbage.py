@@ -69,7 +69,7 @@ def find_garbage(store: Store, older_than: float) -> list[Garbage]:
     """
     if not store.exists(PLAN_NAME):
         raise DatasetError(
-            f"{store.url}: there is no dataset here ({PLAN_NAME} is missing), so nothing in it is "
+            f"{store.url}: there is no archive here ({PLAN_NAME} is missing), so nothing in it is "
             "garbage"
         )
     with storage_errors(store.url, "cannot be searched for garbage"):

@@ -149,7 +149,7 @@ class _Verification:
         report, number = self.report, latest_manifest(self.store)
         if not number:
             raise DatasetError(
-                f"{self.store.url}: the job that writes this dataset has not finished; run it "
+                f"{self.store.url}: the job that writes this archive has not finished; run it "
                 "again to resume"
             )
         manifest, problems = read_manifest(self.store, plan, number)

@@ -74,7 +74,7 @@ def test_options_that_cannot_be(
 def test_decoding_what_is_no_dataset(run_here: RunHere, tmp_path: Path) -> None:
     code, _, errors = run_here(DECODE, "--input", str(tmp_path), "--output", str(tmp_path / "out"))
     assert code == 2
-    assert "there is no dataset here" in errors
+    assert "there is no archive here" in errors
 
 
 @pytest.mark.parametrize("script", [COMPRESS, DECODE])

@@ -149,5 +149,5 @@ def test_what_is_not_there_is_said_before_anything_runs(
         ray_dataset(URL, 9, options=options)
     with pytest.raises(DatasetError, match="filter"):
         ray_dataset(URL, 1, filter=pc.field("nothing") == 1, options=options)
-    with pytest.raises(DatasetError, match="no dataset"):
+    with pytest.raises(DatasetError, match="no archive"):
         ray_dataset(f"{URL}-not", options=options)

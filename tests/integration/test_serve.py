@@ -158,7 +158,7 @@ def test_from_s3_until_it_is_told_to_end(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--input", "none"], "there is no dataset here"),
+        (["--input", "none"], "there is no archive here"),
         (["--input", "s3://key:secret@bucket/x"], "holds a user's name or password"),
         (["--input", "x", "--port", "0"], "must be from 1 to 65535"),
         (["--input", "x", "--max-queued", "-1"], "must be at least 1"),

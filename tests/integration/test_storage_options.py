@@ -171,7 +171,7 @@ def begin_upload(store: Store, name: str) -> None:
 
 def test_garbage_on_an_object_store(folder: str, moto_server: S3Server) -> None:
     store = Store(f"{folder}/set", moto_server.options())
-    with pytest.raises(pipeline.DatasetError, match="no dataset"):
+    with pytest.raises(pipeline.DatasetError, match="no archive"):
         find_garbage(store, -60)
     Plan("dataset.json", {"a": 1}).establish(store)
     store.create("data/lost-0123456789ab.parquet", b"123456")

@@ -90,7 +90,7 @@ def test_a_dataset_on_an_object_store(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--input", "nothing"], "there is no dataset here"),
+        (["--input", "nothing"], "there is no archive here"),
         (["--input", "x", "--read-data-subset", "0/3"], "N/T"),
         (["--input", "x", "--read-data-subset", "4/3"], "N/T"),
         (["--input", "x", "--read-data-subset", "0%"], "N/T"),
@@ -98,7 +98,6 @@ def test_a_dataset_on_an_object_store(
         (["--input", "x", "--no-decode"], "only with --read-data"),
         (["--input", "x", "--seed", "1"], "only with --read-data-subset"),
         (["--input", "x", "--json", "no/such/folder/r.json"], "cannot be written"),
-        (["--input", "x", "--output-options", '{"a": 1}'], "there is no output"),
     ],
 )
 def test_what_must_be_put_right_first(run_here: RunHere, arguments: list[str], words: str) -> None:

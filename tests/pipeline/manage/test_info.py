@@ -161,7 +161,7 @@ def test_no_data_file_is_read(archive: str) -> None:
 
 
 def test_where_no_archive_is(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="there is no dataset here"):
+    with pytest.raises(DatasetError, match="there is no archive here"):
         info_dataset(str(tmp_path))
     with pytest.raises(DatasetError, match="nope: does not exist"):
         info_dataset(str(tmp_path / "nope"))

@@ -224,8 +224,10 @@ def test_archives_of_several_plans(make_archive: MakeArchive, tmp_path: Path) ->
     merge(str(tmp_path / "C"), third, output=tmp_path / "E")
     assert len(open_dataset(str(tmp_path / "E")).parameters["merged"]) == 3
     check_sound(tmp_path / "E")
-    with pytest.raises(PlanMismatchError, match="merged is"):
+    with pytest.raises(PlanMismatchError, match="nothing can be compressed into it"):
         make_archive("E", "d")
+    with pytest.raises(PlanMismatchError, match=r"merged is from the plans \w{8}, .* there and"):
+        merge(first, third, output=tmp_path / "C")
 
 
 def test_damage_in_a_merged_archive(make_archive: MakeArchive, tmp_path: Path) -> None:
@@ -314,4 +316,4 @@ def test_the_command(
     shown = capsys.readouterr().out
     assert shown.startswith("merged 2 archives: 3 data files, 15 pictures, 3 bad, 3 filtered, ")
     assert script.main([pair[0], str(tmp_path / "no"), "--output", str(tmp_path / "D")]) == 2
-    assert "there is no dataset here" in capsys.readouterr().err
+    assert "there is no archive here" in capsys.readouterr().err

@@ -89,7 +89,7 @@ def test_what_is_not_there_is_said(dataset: Dataset, tmp_path: Path) -> None:
         pipeline.open_dataset(str(tmp_path))
     for plan in ("[]", '"a plan"', '{"parameters": 3}', "{}"):
         (tmp_path / "dataset.json").write_text(plan)
-        with pytest.raises(DatasetError, match=r"dataset\.json is not the plan of a dataset"):
+        with pytest.raises(DatasetError, match=r"dataset\.json is not the plan of an archive"):
             pipeline.open_dataset(str(tmp_path))
     write_tar(tmp_path / "a.tar", samples(1))
     for url in ("nosuch://x", str(tmp_path / "a.tar")):
@@ -129,7 +129,7 @@ def test_columns_that_are_not_there_are_said(dataset: Dataset) -> None:
     """Parquet's reader would leave them out."""
     reads: list[Callable[[], object]] = [
         lambda: next(dataset.read(1, columns=["notes", "colour"])),
-        lambda: next(dataset.batches(1, ["colour"])),
+        lambda: next(dataset.batches(1, columns=["colour"])),
         lambda: dataset.metadata("s0001", ["colour"]),
         lambda: dataset.record("s0001", 1, ["colour"]),
         lambda: next(iter(StrataImages(dataset.url, 1, columns=["colour"]))),

@@ -276,7 +276,7 @@ def test_a_store_that_fails_is_no_damage(
 
 
 def test_batches_are_bounded_and_have_the_columns_asked_for(dataset: Dataset) -> None:
-    batches = list(dataset.batches(1, ["source_format"]))
+    batches = list(dataset.batches(1, columns=["source_format"]))
     assert [batch.num_rows for batch in batches] == [256, 256, 88] * 2
     assert batches[0].schema.names == [
         *("source_format", "key", "width", "height", "header", "layer_00")

@@ -155,7 +155,7 @@ def test_the_job(dataset: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture
         assert job.main(["--input", dataset.url]) == 0
         assert told in capsys.readouterr().out
     assert job.main(["--input", str(tmp_path)]) == 2
-    assert "there is no dataset here" in capsys.readouterr().err
+    assert "there is no archive here" in capsys.readouterr().err
     bare = write_dataset(str(tmp_path / "bare"), [rows(KEYS[:5], (50,))], 1, indexed=False)
     with pytest.raises(DatasetError, match=r"has no index: strata verify --repair"):
         publish_key_map(bare.store, bare.files, None)

@@ -83,7 +83,7 @@ def test_every_reader_gives_the_file(dataset: Dataset, index: bool) -> None:
     fetched = dataset.fetch(expected, 1, columns=columns)
     assert {one.key: one.extra for one in fetched} == {k: {"original": v} for k, v in found.items()}
     assert {one.key: one.extra["original"] for one in dataset.read(1, columns=columns)} == expected
-    (batch,) = dataset.batches(1, ["original_packing", "original"])
+    (batch,) = dataset.batches(1, columns=["original_packing", "original"])
     assert batch.schema.names[:2] == ["original_packing", "original"]
     assert dict(zip(batch["key"].to_pylist(), batch["original"].to_pylist(), strict=True)) == found
     assert batch["original_packing"].to_pylist() == [

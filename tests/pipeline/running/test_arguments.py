@@ -33,6 +33,19 @@ def test_running_options(tmp_path: Path) -> None:
     assert "client_kwargs" not in repr(given)
 
 
+def test_jobs_list_only_what_they_take() -> None:
+    """A job without shards or without an output has no options for them."""
+    parser = argparse.ArgumentParser()
+    add_running_options(parser, "a data file", shards=False, output=False)
+    told = parser.format_help()
+    assert "--input-options" in told
+    assert "often a data file is tried" in told
+    assert "gzip" not in told
+    assert "--output-options" not in told
+    given = parser.parse_args([])
+    assert options_of(RunningOptions, given, **running_options(given)) == RunningOptions()
+
+
 @pytest.mark.parametrize(
     ("value", "words"),
     [

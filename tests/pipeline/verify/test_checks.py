@@ -183,7 +183,7 @@ def test_parameters_that_were_edited(archive: Archive) -> None:
 
 
 def test_no_dataset(tmp_path: Path, archive: Archive) -> None:
-    with pytest.raises(DatasetError, match="no dataset"):
+    with pytest.raises(DatasetError, match="no archive"):
         verify(VerifyOptions(dataset=str(tmp_path / "nowhere")))
     (archive.root / manifest_name(1)).unlink()
     with pytest.raises(DatasetError, match="has not finished"):
