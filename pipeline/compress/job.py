@@ -1,6 +1,7 @@
 """The driver of a compress job: writes the plan, runs what is missing, writes the manifest."""
 
 import sys
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -98,8 +99,8 @@ def _compress(options: CompressOptions, stop: Stop, log: EventLog) -> CompressSu
     names: dict[str, Shard] = {}
     summary = CompressSummary("compressed", notes=list(found.notes))
 
-    def sources(done: Records) -> Mapping[str, str]:
-        shards = as_recorded(found.shards, done)
+    def sources(done: Records, lost: Records) -> Mapping[str, str]:
+        shards = as_recorded(found.shards, ChainMap(done, lost))
         if found.folders:
             planner = Planner(store, found.folders)
             shards += planner.shards(done)

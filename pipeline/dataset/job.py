@@ -10,7 +10,7 @@ from typing import Any
 from ..running.progress.summary import Problem, Summary, plural
 from ..running.tasks import Outcome
 from ..stores.store import Store, storage_errors
-from .layout import COMMITS, DATA, INDEX, MANIFESTS, SUFFIX
+from .layout import COMMITS, DATA, INDEX, MANIFESTS, SUFFIX, data_path, record_path
 from .ledger import Ledger
 from .manifest import latest_manifest
 from .manifest_writer import NewerManifestError, publish_manifest
@@ -26,12 +26,12 @@ _LOST = "its file was lost after it was recorded: run the job again"
 def run_dataset_job(
     store: Store,
     plan: Plan,
-    sources: Callable[[Records], Mapping[str, str]],
+    sources: Callable[[Records, Records], Mapping[str, str]],
     run: Callable[[Records], Sequence[Outcome]],
     summary: Summary,
     *,
     publish_model: Callable[[], None],
-    completed: Callable[[Ledger], tuple[Records, list[str]]] = lambda ledger: ledger.completed(
+    completed: Callable[[Ledger], tuple[Records, Records]] = lambda ledger: ledger.completed(
         DATA, SUFFIX
     ),
     failed_before: Sequence[Mapping[str, Any]] = (),
@@ -39,16 +39,18 @@ def run_dataset_job(
     """Write what is missing of a dataset, and a manifest that lists all of it.
 
     Args:
-        sources: given the records of what is done, the source of each data file of this job, as
-            messages name it. Raises StrataError where the job must not go on from these records.
+        sources: given the records of what is done and of what is lost, the source of each data file
+            of this job, as messages name it. Raises StrataError where the job must not go on from
+            these records.
         run: does what these records lack, and records it. Its outcomes need no results.
         summary: gets the shards that failed, and notes.
         publish_model: gives the dataset its copy of the model.
-        completed: what is done, and the names of what was and is lost; see ``Ledger.completed``.
+        completed: what is done, and what was and is lost; see ``Ledger.completed``.
         failed_before: what the manifest lists as failed beside what fails here.
 
     Records are by the names of their data files without the generation. Returns those of this job's
-    data files. Raises StrataError for what must be put right before
+    data files. What is lost and has no source here stays in the manifest, so that readers and
+    checks find it, and counts as a failure. Raises StrataError for what must be put right before
     anything can be done.
     """
     ledger = Ledger(store, plan.fingerprint)
@@ -56,7 +58,9 @@ def run_dataset_job(
         plan.check(store)
         number = latest_manifest(store)  # before the records: see publish_manifest
         done, lost = completed(ledger)
-        named = sources(done)
+        named = sources(done, lost)
+        ours = lost.named((name, name) for name in lost if name in named)
+        ledger.drop(DATA, SUFFIX, ours)
         create_only = plan.establish(store)
         publish_model()
         for folder in ("", DATA, INDEX, COMMITS, MANIFESTS):
@@ -65,7 +69,7 @@ def run_dataset_job(
         summary.notes.append(
             f"warning: {store.url} ignores create-only writes: run one job at a time on it"
         )
-    summary.notes += [f"warning: {name} was damaged or lost and is done again" for name in lost]
+    summary.notes += [f"warning: {name} was damaged or lost and is done again" for name in ours]
     outcomes = run(done)
     failures = {one.task.name: one.failure for one in outcomes if one.result is None}
     reread = bool(outcomes)  # this job has added records, and so may others have
@@ -74,7 +78,7 @@ def run_dataset_job(
             if reread:
                 done = Records(plan.fingerprint)  # all records twice would take memory
                 number = latest_manifest(store)
-                done, _ = completed(ledger)
+                done, lost = completed(ledger)
             summary.failed_shards = [
                 Problem(named[name], "", error) for name, error in failures.items()
             ]
@@ -88,6 +92,9 @@ def run_dataset_job(
             # A copy has records of data files that have no row in it, and therefore no file.
             listed = done.where(lambda record: bool(record["bytes"]))
             failed = [{"url": one.shard, "error": one.reason} for one in summary.failed_shards]
+            others = lost.named((name, name) for name in lost if name not in named)
+            listed.update(others)
+            summary.failed_shards += [_left(store, record) for record in others.values()]
             try:
                 number = publish_manifest(
                     store, plan, listed, [*failed, *failed_before], after=number
@@ -104,3 +111,14 @@ def run_dataset_job(
             f"deleted from these for good: {plural(gone, 'sample')}, without a row"
         )
     return records
+
+
+def _left(store: Store, record: Mapping[str, Any]) -> Problem:
+    """A data file that is lost, and that this job cannot do again."""
+    return Problem(
+        f"{store.url}/{data_path(record['name'])}",
+        "",
+        f"is damaged or lost, and its source {record['source']['url']} is not among the inputs: "
+        "give that too, or run strata verify --repair. To do without it, remove "
+        f"{record_path(record['name'])}",
+    )

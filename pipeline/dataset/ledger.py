@@ -16,7 +16,7 @@ from ..sources.listing import file_of
 from ..sources.shards import Shard
 from ..stores.store import StorageError, Store
 from .data_file import DatasetError
-from .layout import COMMITS, RECORD_SUFFIX, record_path, split_generation
+from .layout import COMMITS, RECORD_SUFFIX, generation_name, record_path, split_generation
 from .manifest import latest_manifest, open_manifest
 from .plan import PlanMismatchError
 from .records import Records, entry_of, slim, to_json
@@ -118,33 +118,48 @@ class Ledger:
 
     def completed(
         self, data_folder: str, suffix: str, records: Records | None = None
-    ) -> tuple[Records, list[str]]:
-        """The records of what is done, by the shard's name, and the names of lost shards.
+    ) -> tuple[Records, Records]:
+        """The records of what is done, and those of what is lost, by the shard's name.
 
         For each shard, that is the record of the newest generation whose file has the recorded
-        size. A shard is lost if it has records but no such file. Records without their file are
-        removed (and so is a file of another size), so that a lost shard is done again. ``records``
-        is the result of ``records()``, if it is known already.
+        size. A shard is lost if it has records but no such file; its record is the newest one.
+        Damaged generations of shards that are not lost are removed. ``records`` is the result of
+        ``records()``, if it is known already.
         """
         records = self.records() if records is None else records
         sizes = self.store.sizes(data_folder)  # read after the records: a file precedes its record
         newest: dict[str, tuple[int, str]] = {}
-        known, again = set(), Records(self.fingerprint)
+        broken, again = [], Records(self.fingerprint)
         for name, record in records.items():
             base, generation = self._split(name)
-            known.add(base)
+            path = f"{data_folder}/{name}{suffix}".lstrip("/")
             if sizes.get(f"{name}{suffix}") != record["bytes"]:
-                standing = self._look_again(name, f"{data_folder}/{name}{suffix}".lstrip("/"))
+                standing = self._look_again(name, path)
                 if standing is None:
+                    broken.append((base, generation, name, path))
                     continue
                 again[name] = standing
             newest[base] = max(newest.get(base, (-1, "")), (generation, name))
+        lost: dict[str, tuple[int, str]] = {}
+        for base, generation, name, path in broken:
+            if base in newest:
+                self._look_again(name, path, remove=True)
+            else:
+                lost[base] = max(lost.get(base, (-1, "")), (generation, name))
         done = records.named((base, name) for base, (_, name) in newest.items())
         done.update((base, again[name]) for base, (_, name) in newest.items() if name in again)
-        return done, sorted(known - newest.keys())
+        return done, records.named((base, name) for base, (_, name) in sorted(lost.items()))
 
-    def _look_again(self, name: str, path: str) -> dict[str, Any] | None:
-        """The record of a file if that has the recorded size now; otherwise removes both.
+    def drop(self, data_folder: str, suffix: str, lost: Records) -> None:
+        """Remove what is left of lost shards, so that they are done again."""
+        for base, record in lost.items():
+            for generation in range(record.get("generation", 0) + 1):
+                name = generation_name(base, generation)
+                path = f"{data_folder}/{name}{suffix}".lstrip("/")
+                self._look_again(name, path, remove=True)
+
+    def _look_again(self, name: str, path: str, remove: bool = False) -> dict[str, Any] | None:
+        """The record of a file if that has the recorded size now; otherwise may remove both.
 
         Both may have changed since they were read: another job may have found them damaged and
         done the shard again. A file that it has not recorded yet is not touched.
@@ -158,8 +173,9 @@ class Ledger:
             size = None
         if size == record["bytes"]:
             return entry_of(record) if self.folder == COMMITS else slim(record)
-        self.store.remove(self._path(name))
-        self.store.remove(path)
+        if remove:
+            self.store.remove(self._path(name))
+            self.store.remove(path)
         return None
 
     def _path(self, name: str) -> str:

@@ -73,7 +73,7 @@ def copy_dataset(
     records = run_dataset_job(
         store,
         plan,
-        lambda done: {name: file.path for name, (file, _) in names.items()},
+        lambda *_: {name: file.path for name, (file, _) in names.items()},
         run,
         summary,
         publish_model=lambda: copy_model(dataset.model_id, dataset.store, store, options.scratch),
@@ -119,15 +119,15 @@ def _name(dataset: Dataset, file: DataFile, plan: Plan) -> str:
     return shard_name(identity, plan.fingerprint)
 
 
-def _completed(ledger: Ledger) -> tuple[Records, list[str]]:
-    """The newest records, including those of empty files, and the names of lost files."""
+def _completed(ledger: Ledger) -> tuple[Records, Records]:
+    """The newest records, including those of empty files, and the records of lost files."""
     done, lost = ledger.completed(DATA, SUFFIX)
     empty = Ledger(ledger.store, ledger.fingerprint, EMPTY_COMMITS, generations=True).records()
     for record in empty.values():
         known = done.get(record["base"])
         if known is None or known["generation"] < record["generation"]:
             done[record["base"]] = record
-    return done, [name for name in lost if name not in done]
+    return done, lost.named((name, name) for name in lost if name not in done)
 
 
 def _summarise(summary: DecodeSummary, records: Mapping[str, Mapping[str, Any]]) -> None:

@@ -129,10 +129,14 @@ def clear_parts(store: Store, folders: Iterable[str] = ()) -> None:
 
 
 def finished_files(ledger: Ledger, records: Records, suffix: str) -> tuple[Records, list[str]]:
-    """The records of existing files and of empty ones; and the names of lost files."""
+    """The records of existing files and of empty ones; and the names of lost files.
+
+    What is left of lost files is removed.
+    """
     done, lost = ledger.completed("", suffix, records.where(lambda one: bool(one["bytes"])))
+    ledger.drop("", suffix, lost)
     done.update(records.where(lambda one: not one["bytes"]))
-    return done, lost
+    return done, list(lost)
 
 
 def tar_name(name: str) -> str:

@@ -261,7 +261,7 @@ class _Deletion:
         run_dataset_job(
             self.store,
             self.plan,
-            lambda done: sources,
+            lambda *_: sources,
             run,
             self.summary,
             publish_model=lambda: None,

@@ -111,7 +111,7 @@ def _merge(options: MergeOptions, stop: Stop, log: EventLog) -> MergeSummary:
         )
     summary.notes += _repeated(datasets)
 
-    def urls(done: Records) -> dict[str, str]:
+    def urls(done: Records, _: Records) -> dict[str, str]:
         check_deletions(_missing(sources, done), deletions, store.url)
         return {base: source.url for base, source in sources.items()}
 
