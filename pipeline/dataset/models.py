@@ -8,7 +8,7 @@ from typing import Any
 from codec import Codec, load_codec
 from codec.errors import InvalidModelError
 from codec.models import zoo
-from codec.models.heads import DECODERS, head_files, read_head
+from codec.models.heads import DECODERS, MAX_HEAD_BYTES, head_files, read_head
 
 from ..stores.store import Store, scratch_folder
 from .layout import card_path, head_paths, model_folder, model_path
@@ -87,10 +87,11 @@ def check_heads(store: Store, model_id: str) -> Iterator[tuple[str, str]]:
                 yield path, str(error)
 
 
-def copy_model(model_id: str, source: Store, target: Store, scratch: str | None) -> None:
+def copy_model(model_id: str, source: Store, target: Store, scratch: str | None) -> list[str]:
     """Copy the model of one dataset into another. Raises InvalidModelError for a damaged one.
 
-    ``scratch`` is a local folder for temporary files (default: the system's).
+    ``scratch`` is a local folder for temporary files (default: the system's). Returns what
+    ``copy_heads`` returns.
     """
     folder = model_folder(model_id)
     present, theirs = target.sizes(folder), source.sizes(folder)
@@ -108,19 +109,25 @@ def copy_model(model_id: str, source: Store, target: Store, scratch: str | None)
                     f"{source.url}/{folder}/{name} is damaged: strata verify --repair replaces it"
                 )
             target.create_from(f"{folder}/{name}", local)
-    copy_heads(model_id, source, target, scratch)
+    return copy_heads(model_id, source, target, scratch)
 
 
-def copy_heads(model_id: str, source: Store, target: Store, scratch: str | None) -> None:
+def copy_heads(model_id: str, source: Store, target: Store, scratch: str | None) -> list[str]:
     """Copy the reconstruction heads that the other dataset lacks, each with its card.
 
-    Raises InvalidModelError for a damaged one.
+    Returns the decoders of which it has other heads, which stay. Raises InvalidModelError for a
+    damaged one.
     """
     folder = model_folder(model_id)
     present, theirs = target.sizes(folder), source.sizes(folder)
+    others = []
     for decoder in DECODERS:
         path, card = head_paths(model_id, decoder)
-        if _base(path) in present or _base(path) not in theirs:
+        if _base(path) not in theirs:
+            continue
+        if _base(path) in present:
+            if source.read(path, MAX_HEAD_BYTES) != target.read(path, MAX_HEAD_BYTES):
+                others.append(decoder)
             continue
         with source.local(path, scratch) as local:
             try:
@@ -132,3 +139,4 @@ def copy_heads(model_id: str, source: Store, target: Store, scratch: str | None)
             target.create_from(path, local)
         if _base(card) in theirs and _base(card) not in present:
             target.create(card, source.read(card))
+    return others

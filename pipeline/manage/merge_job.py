@@ -116,9 +116,13 @@ def _merge(options: MergeOptions, stop: Stop, log: EventLog) -> MergeSummary:
         return {base: source.url for base, source in sources.items()}
 
     def first_files() -> None:
-        copy_model(datasets[0].model_id, datasets[0].store, store, options.scratch)
-        for one in datasets[1:]:
-            copy_heads(one.model_id, one.store, store, options.scratch)
+        for number, one in enumerate(datasets):
+            copy = copy_heads if number else copy_model
+            for decoder in copy(one.model_id, one.store, store, options.scratch):
+                summary.notes.append(
+                    f"warning: {one.url} shows pictures with another head for --decoder {decoder}, "
+                    f"which is not copied: {store.url} has one"
+                )
         for one in datasets:  # before the data files that need them
             for path, data in _deletion_files(one):
                 store.create(path, data)

@@ -169,7 +169,8 @@ class _Verification:
                 damage = Damage("head", path, [problem])
                 self.report.damaged.append(damage)
                 if self.options.repair:
-                    repair_head(self.store, damage, dataset.model_id)
+                    warning = repair_head(self.store, damage, dataset.model_id)
+                    self.report.notes += [warning] * bool(warning)
         problem, nbytes = check_model(self.store, dataset.model_id)
         self.report.bytes_read += nbytes
         if not problem:

@@ -77,14 +77,23 @@ def repair_model(store: Store, damage: Damage, model_id: str) -> None:
     damage.repaired = True
 
 
-def repair_head(store: Store, damage: Damage, model_id: str) -> None:
-    """Replace a damaged reconstruction head by a shipped one, or remove it: streams need none."""
+def repair_head(store: Store, damage: Damage, model_id: str) -> str:
+    """Replace a damaged reconstruction head by a shipped one, or remove it: streams need none.
+
+    Returns a warning if it was removed.
+    """
     shipped = head_files(zoo.WEIGHTS / zoo.MODEL_FILE, model_id)
     store.remove(damage.path)
     for decoder, file in shipped.items():
         if damage.path == head_paths(model_id, decoder)[0]:
             store.create_from(damage.path, file)
     damage.repaired = True
+    if store.exists(damage.path):
+        return ""
+    return (
+        f"warning: {damage.path} was removed, because no shipped head can replace it. Pictures are "
+        "shown without it; put a copy of it there to have them as before"
+    )
 
 
 class Repair:

@@ -66,11 +66,12 @@ def test_a_copy_takes_the_heads_it_lacks(store: Store, model: Path, tmp_path: Pa
     head, card = head_paths(model_id, "eyes")
     other = Store(str(tmp_path / "copy"))
     other.create(card, b"{}")  # of a head that it lacks
-    copy_heads(model_id, store, other, None)
+    assert copy_heads(model_id, store, other, None) == []
     assert (other.read(head), other.read(card)) == (store.read(head), b"{}")
+    assert copy_heads(model_id, store, other, None) == []  # has it
     store.remove(head)
     store.create(head, b"damaged")
-    copy_heads(model_id, store, other, None)  # has one
+    assert copy_model(model_id, store, other, None) == ["eyes"]  # has another one
     other.remove(head)
     with pytest.raises(InvalidModelError, match=rf"{head} is damaged: strata verify --repair"):
         copy_heads(model_id, store, other, None)

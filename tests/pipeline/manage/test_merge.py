@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from codec.models.heads import write_head
 from jobs import merge_datasets as script
 from pipeline import MergeOptions, MergeSummary, info_dataset, merge_datasets, open_dataset
+from pipeline.dataset.layout import head_paths
 from pipeline.dataset.plan import PlanMismatchError
 from pipeline.manage import merge_checks
 from pipeline.manage.merge_checks import MergeError
@@ -104,6 +107,17 @@ def test_a_newer_generation_takes_the_place_of_an_older_one(
     ]
     report = verify(VerifyOptions(str(tmp_path / "C"), read=Subset()))
     assert report.exit_code == 0
+
+
+def test_another_head_for_the_same_decoder_is_told(pair: tuple[str, str], tmp_path: Path) -> None:
+    model_id = open_dataset(pair[0]).model_id
+    for number, url in enumerate(pair):
+        scale = {"scale": torch.full((3,), float(number))}
+        path = Path(url) / head_paths(model_id, "eyes")[0]
+        write_head(path, "eyes", model_id, {"levels": 2}, scale)
+    summary = merge(*pair, output=tmp_path / "C")
+    (note,) = (note for note in summary.notes if "--decoder" in note)
+    assert note.startswith(f"warning: {pair[1]} shows pictures with another head for")
 
 
 @pytest.mark.parametrize("resume", [False, True])

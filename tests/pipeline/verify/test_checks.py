@@ -244,8 +244,10 @@ def test_a_damaged_head_is_replaced_or_removed(
         if shipped:
             (tmp_path / "toy.eyes.safetensors").write_bytes(sound)
             monkeypatch.setattr(zoo, "WEIGHTS", tmp_path)
-        assert archive.verify(repair=True).damaged[0].repaired
+        report = archive.verify(repair=True)
+        assert report.damaged[0].repaired
         assert path.exists() is shipped
+        assert any("was removed" in note for note in report.notes) is not shipped
         assert archive.verify().exit_code == 0
     write_head(path, "eyes", "f" * 64, {"levels": 2}, {"scale": torch.ones(3)})
     (damage,) = archive.verify().damaged
