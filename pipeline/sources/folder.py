@@ -225,6 +225,8 @@ def _copy_local(folder: str, file: File, out: BinaryIO) -> str:
             return problem
     except (FileNotFoundError, NotADirectoryError):
         return _REMOVED
+    except PermissionError:  # one file must not take the others of its part with it
+        return "cannot be read: permission denied"
 
 
 def _copy_large(fs: Any, path: str, root: str, file: File, out: BinaryIO, scratch: Path) -> str:

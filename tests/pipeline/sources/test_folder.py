@@ -212,6 +212,26 @@ def test_names_that_are_no_text_come_back(tmp_path: Path) -> None:
         assert opened.read(sample.fields[0][1]) == png()
 
 
+def test_a_file_that_must_not_be_read_is_one_bad_sample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("a.png", "b.png"):
+        (photos / name).write_bytes(png())
+
+    def refuse(path: Any, *rest: Any) -> Any:  # tests may run as root, who may read everything
+        if str(path).endswith("a.png"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return open(path, *rest)
+
+    monkeypatch.setattr(folder_module, "open", refuse, raising=False)
+    (part,) = expand_inputs([str(photos)])
+    with open_shard(part, tmp_path) as opened:
+        problems = {sample.key: sample.problem for sample in opened.samples}
+    assert problems == {"a": "the field 'png' cannot be read: permission denied", "b": ""}
+
+
 def test_hidden_files_that_are_spelled_out_are_refused(tmp_path: Path) -> None:
     (tmp_path / ".a.png").write_bytes(png())
     with pytest.raises(StorageError, match="a hidden file"):
