@@ -1,11 +1,13 @@
 """The worker of ``--format originals``: restores the tar from which a data file was made."""
 
+import filecmp
 import hashlib
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from codec.errors import CorruptStreamError
@@ -17,13 +19,13 @@ from ..dataset.rows import original_file, original_key
 from ..reader.dataset import DataFile
 from ..running.stages import StageClock
 from ..running.worker_errors import picklable_errors
-from ..stores.store import scratch_folder
+from ..stores.store import StorageError, scratch_folder
 from ..stores.threads import ahead
 from .dataset_worker import DatasetWorker
 from .layer_rule import LayerRule
 from .samples import Sample
 from .selection import Chosen, Selection, timed
-from .targets import DECODE_COMMITS, TarTarget, printable, publish_packed
+from .targets import DECODE_COMMITS, TarTarget, printable
 
 COUNTS = ("files", "file_bytes", "without")
 _COLUMNS = (
@@ -51,8 +53,8 @@ class ShardRestorer(DatasetWorker):
         """Write the files of all rows, or of those with one of the ``keys``, to ``<name>.tar``.
 
         Returns its commit record, in which ``of`` names the data file. If no row is selected, there
-        is a record but no tar. A tar of an older generation is replaced. Raises StrataError
-        (MissingPackageError for files that cannot be unpacked here), RuntimeError.
+        is a record but no tar. A tar of an older generation is replaced, no other file. Raises
+        StrataError (MissingPackageError for files that cannot be unpacked here), RuntimeError.
         """
         started, clock = time.monotonic(), StageClock(self.activity.clock)
         ledger = Ledger(self.store, self.settings.fingerprint, DECODE_COMMITS)
@@ -75,16 +77,15 @@ class ShardRestorer(DatasetWorker):
                 raise RuntimeError(f"{file.path}: {file.rows} rows gave {dict(statuses)}")
             standing = ledger.read(name)
             if standing is not None and standing["of"] != file.name:  # an older generation
+                self.store.remove(f"{name}.tar")  # first, because without a record it is not ours
                 self.store.remove(record_path(name, DECODE_COMMITS))
             size = 0
             if rows:
                 self.activity.show(file.name, stage="upload")
                 with clock.timed("upload"):
-                    publish_packed(self.store, ledger, name, ".tar", local, folder)
+                    self._publish(ledger, name, local, folder / "standing.tar")
                 size = local.stat().st_size
                 self.activity.transferred(written=size)
-            else:  # an older generation may have had samples that are deleted now
-                self.store.remove(f"{name}.tar")
         record = {
             **{status: statuses[status] for status in ("ok", "bad", "filtered")},
             **{count: totals[count] for count in COUNTS},
@@ -96,6 +97,23 @@ class ShardRestorer(DatasetWorker):
             "stage_seconds": clock.seconds(),
         }
         return ledger.commit(name, record)
+
+    def _publish(self, ledger: Ledger, name: str, local: Path, standing: Path) -> None:
+        """Publish ``local`` as ``<name>.tar``.
+
+        Raises StorageError for a file that no job of this plan has written: it has the name of a
+        shard, so it may be the shard itself.
+        """
+
+        def is_ours(path: Path) -> bool:
+            if filecmp.cmp(path, local, shallow=False) or ledger.exists(name):
+                return True
+            raise StorageError(
+                f"{self.store.url}/{name}.tar is there, and was not written by this job: choose "
+                "another output, or move it away"
+            )
+
+        self.store.create_or_keep(f"{name}.tar", local, standing, is_ours)
 
     def _samples(
         self, file: DataFile, keys: Sequence[str] | None, clock: StageClock

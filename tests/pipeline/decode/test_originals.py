@@ -3,6 +3,7 @@
 import io
 import sys
 import tarfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ from PIL import Image
 
 from codec.errors import MissingPackageError
 from codec.images.files import write_image
+from pipeline import DeleteOptions, delete_samples
 from pipeline.decode.job import DecodeOptions, decode
 from pipeline.reader.dataset import Dataset
 from pipeline.running.options import OptionError
+from pipeline.stores.store import StorageError
 from tests.pipeline.conftest import Make
 from tests.pipeline.makers import picture, png, write_tar
 from tests.pipeline.reader.test_originals import jpeg
@@ -38,6 +41,7 @@ ONE: Entries = [
     ("small.png", png(6, 2, 2)),
     ("k\udcff.jpg", jpeg(7)),
 ]
+NOT_OURS = r"0000\d\.tar is there, and was not written by this job: choose another output"
 TWO: Entries = [("c.png", png(1)), ("c.txt", b"c")]
 
 
@@ -123,6 +127,33 @@ def test_shards_of_one_name_keep_apart(
     fresh = {path.name for path in (tmp_path / "fresh").glob("*.tar")}
     assert len(fresh) == 3
     assert "same.tar" not in fresh
+
+
+@pytest.mark.parametrize("filter", [None, 'key == "c"', 'key == "none"'])
+def test_the_shards_themselves_are_never_replaced(
+    corpus: list[str], make_dataset: Make, tmp_path: Path, without_ray: None, filter: str | None
+) -> None:
+    """Restored tars have their names, and here the pictures were not kept."""
+    dataset = make_dataset(corpus, keep_original="never", layers=1)
+    before = {url: Path(url).read_bytes() for url in corpus}
+    refused = (
+        nullcontext() if filter == 'key == "none"' else pytest.raises(StorageError, match=NOT_OURS)
+    )
+    with refused:
+        restore(dataset, tmp_path, filter=filter)
+    assert {url: Path(url).read_bytes() for url in corpus} == before
+
+
+def test_a_newer_generation_replaces_its_tar(
+    corpus: list[str], make_dataset: Make, tmp_path: Path, without_ray: None
+) -> None:
+    dataset = make_dataset(corpus, keep_original="always", layers=1)
+    restore(dataset, tmp_path / "out")
+    delete_samples(DeleteOptions(dataset=dataset.url, keys=("c", "b")))
+    summary = restore(dataset, tmp_path / "out")
+    assert not summary.failed_shards
+    assert "b.JPG" not in [name for name, _ in entries(tmp_path / "out" / "00000.tar")]
+    assert not (tmp_path / "out" / "00001.tar").exists()
 
 
 def test_keys_choose(
