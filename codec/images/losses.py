@@ -40,6 +40,10 @@ def metadata_note(image: Image.Image, others: Iterable[str] = ()) -> str:
             kinds.add("EXIF")
     except Exception:  # Pillow's parser raises many classes; reading the orientation notes it
         exif = Image.Exif()
+    if image.info.get("exif") and not exif:  # a block that Pillow cannot read
+        kinds.add("EXIF")
+    if any(name == "APP11" and data[:2] == b"JP" for name, data in getattr(image, "applist", ())):
+        kinds.add("C2PA")  # or others in a box of ISO 19566-5
     if image.info.get("xmp") or _XMP_TAG in exif:
         kinds.add("XMP")
     resources = image.info.get("photoshop")

@@ -31,7 +31,7 @@ _PASSES = (
 class Png:
     """A PNG file: its ``header`` (IHDR), packed ``rows``, and the chunks about its ``colours``.
 
-    ``texts`` has the kinds of the texts that are left out: ``IPTC``, ``XMP`` or ``text``.
+    ``texts`` has the kinds of the texts that are left out: ``C2PA``, ``IPTC``, ``XMP``, ``text``.
     ``end_is_lost`` if the file stops before its end marker.
     """
 
@@ -117,6 +117,8 @@ def read_png(data: bytes, notes: list[str]) -> Png:
                     png.others.append((kind, content))
                 elif (parts := content.partition(b"\0"))[2]:
                     png.texts.add(_TEXT_KINDS.get(parts[0], "text"))
+        elif kind == b"caBX":
+            png.texts.add("C2PA")
         elif kind == b"tRNS":
             png.others += _transparency(png.header, content, notes)
         elif kind in (*_PIXELS, b"eXIf") or kind[:1].isupper():

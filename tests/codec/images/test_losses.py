@@ -1,5 +1,8 @@
 """What a picture's file tells beside its pixels is noted; what pixels hold is no loss."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
@@ -33,6 +36,16 @@ def texts(*names: str) -> PngInfo:
     return chunks
 
 
+def with_segment(jpeg: bytes, number: int, content: bytes) -> bytes:
+    marker = struct.pack(">BBH", 0xFF, 0xE0 + number, len(content) + 2)
+    return jpeg[:2] + marker + content + jpeg[2:]
+
+
+def with_chunk(png: bytes, kind: bytes, content: bytes) -> bytes:
+    size, checksum = struct.pack(">I", len(content)), struct.pack(">I", zlib.crc32(kind + content))
+    return png[:33] + size + kind + content + checksum + png[33:]
+
+
 def losses(data: bytes) -> list[str]:
     return [loss for note in read_image(data).notes if (loss := loss_of(note))]
 
@@ -62,6 +75,9 @@ def test_what_pixels_have_is_no_loss(format):
         (file(RGB, "PNG", pnginfo=texts("Author")), "text"),
         (file(RGB, "PNG", pnginfo=texts("XML:com.adobe.xmp", "Author")), "XMP, text"),
         (file(RGB, "PNG", pnginfo=texts("Raw profile type iptc")), "IPTC"),
+        (file(RGB, "JPEG", exif=b"Exif\0\0??*\0 not to be read"), "EXIF"),
+        (with_segment(file(RGB, "JPEG"), 11, b"JP\0\1\0\0\0\1\0\0\0\x08jumb"), "C2PA"),
+        (with_chunk(file(RGB, "PNG"), b"caBX", b"\0\0\0\x08jumb"), "C2PA"),
     ],
 )
 def test_other_metadata(data, kinds):
