@@ -23,6 +23,7 @@ from ..dataset.layout import (
     DATA,
     KEYS,
     MANIFESTS,
+    PARTS,
     PLAN_NAME,
     SUFFIX,
     manifest_name,
@@ -45,6 +46,7 @@ from ..running.progress.events import EventLog, job_log
 from ..running.progress.progress import Progress
 from ..running.progress.summary import Summary, plural, size
 from ..running.tasks import Outcome, Task
+from ..sources.base import is_part
 from ..stores.store import StorageError, clear_scratch
 from ..stores.threads import ahead
 from ..stores.urls import refuse_secrets
@@ -169,6 +171,11 @@ class _Deletion:
             self._rewrite(files, to_delete)
             if not summary.stopped:
                 self._collect()
+        if any(is_part(file.record["source"]["url"]) for file, _ in to_delete.values()):
+            summary.notes.append(
+                f"the lists of files in {self.store.url}/{PARTS} are never changed, so they still "
+                "have the names of the deleted files"
+            )
         return summary
 
     # -- finding ----------------------------------------------------------------------------------

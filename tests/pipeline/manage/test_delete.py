@@ -255,6 +255,17 @@ def test_killed_at_any_write(
     check_sound(str(whole))
 
 
+def test_names_that_lists_of_files_keep_are_told(make_archive: MakeArchive, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(2):
+        (photos / f"{number}.png").write_bytes(png(number))
+    url = make_archive("A", "a")
+    assert not any("lists of files" in note for note in delete(url, "s0001").notes)
+    compress_dataset(CompressOptions((str(photos),), url, "toy", lossless=True))
+    assert any(f"lists of files in {url}/parts" in note for note in delete(url, "0").notes)
+
+
 def test_killed_with_a_manifest_in_parts(
     archive: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
