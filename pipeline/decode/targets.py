@@ -17,7 +17,7 @@ DECODE_PLAN = ".strata/decode.json"
 DECODE_COMMITS = ".strata/commits"
 PACKED = {"webdataset": ".tar", "parquet": ".parquet"}  # formats with a file for each data file
 _CONTROLS = re.compile("[\x80-\x9f]")  # control characters beyond ASCII
-MAX_NAME_BYTES = 240  # file systems allow 255; the store's temporary names need a few
+MAX_NAME_BYTES = 255  # what file systems allow; the store's temporary names are shorter
 
 
 class UnwritableNameError(Exception):

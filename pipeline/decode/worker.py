@@ -128,7 +128,7 @@ class ShardDecoder(DatasetWorker):
                             target.write(key, sample.fields, sample.picture)
                         totals.update(sample.counts)
                     except UnwritableNameError as error:
-                        status, reason = "bad", describe(error)
+                        status, reason = "bad", f"its name cannot be written: {error}"
                 statuses[status] += 1
                 self.activity.add(file.name, bad=status == "bad")
                 if not suffix:

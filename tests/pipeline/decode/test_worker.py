@@ -29,11 +29,12 @@ from pipeline.decode.job import DecodeOptions
 from pipeline.decode.job import decode as decode_job
 from pipeline.decode.layer_rule import LayerRule
 from pipeline.decode.samples import image_field_name
-from pipeline.decode.targets import UnwritableNameError, safe_path
+from pipeline.decode.targets import FileTarget, UnwritableNameError, safe_path
 from pipeline.decode.worker import ShardDecoder
 from pipeline.reader import originals
 from pipeline.reader.dataset import Dataset
 from pipeline.running.options import OptionError
+from pipeline.stores.store import Store
 from tests.pipeline.conftest import Make
 from tests.pipeline.counting import CountingFileSystem
 from tests.pipeline.makers import ToyCodec, picture, png, samples, write_tar
@@ -187,12 +188,13 @@ def test_hostile_keys_stay_inside(make_dataset: Make, tmp_path: Path) -> None:
 def test_names_that_clash_or_are_too_long(make_dataset: Make, tmp_path: Path) -> None:
     files = [
         *(("a.png", png(0)), ("a.png/b.png", png(1))),
-        *(("c.png/d.png", png(2)), ("c.png", png(3)), ("l" * 250 + ".png", png(4))),
+        *(("c.png/d.png", png(2)), ("c.png", png(3)), ("l" * 260 + ".png", png(4))),
     ]
     dataset = make_dataset([str(write_tar(tmp_path / "x.tar", files))])
     (record,) = decode(dataset, tmp_path / "out", format="files")
     assert record["ok"] == 2
     assert [key[:10] for key, _, _ in record["problems"]] == ["a.png/b", "c", "l" * 10]
+    assert record["reasons"] == {"its name cannot be written": 3}
 
 
 @given(st.lists(st.text(alphabet="./%\\a\0ü\udce9", max_size=6), min_size=2, max_size=2))
@@ -209,7 +211,15 @@ def test_safe_paths_stay_different_and_inside(names: list[str]) -> None:
 def test_safe_paths_leave_ordinary_names_alone() -> None:
     assert safe_path("d/ü 1.a-b_c(2).png") == "d/ü 1.a-b_c(2).png"
     with pytest.raises(UnwritableNameError):
-        safe_path("d/" + "x" * 250)
+        safe_path("d/" + "x" * 256)
+
+
+def test_the_longest_names_of_file_systems_can_be_written(tmp_path: Path) -> None:
+    target = FileTarget(Store(str(tmp_path)), "x")
+    target.write("n" * 251, [("png", b"1")])
+    target.close()
+    (file,) = (tmp_path / "x").iterdir()
+    assert (len(file.name), file.read_bytes()) == (255, b"1")
 
 
 def test_a_second_run_leaves_the_first_ones_tar(make_dataset: Make, tmp_path: Path) -> None:
