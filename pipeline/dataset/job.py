@@ -9,10 +9,12 @@ from typing import Any
 
 from ..running.progress.summary import Problem, Summary, plural
 from ..running.tasks import Outcome
+from ..sources.listing import file_of
 from ..stores.store import Store, storage_errors
+from .data_file import DatasetError
 from .layout import COMMITS, DATA, INDEX, MANIFESTS, SUFFIX, data_path, record_path
 from .ledger import Ledger
-from .manifest import latest_manifest
+from .manifest import latest_manifest, open_manifest
 from .manifest_writer import NewerManifestError, publish_manifest
 from .plan import Plan
 from .records import Records
@@ -46,7 +48,8 @@ def run_dataset_job(
         summary: gets the shards that failed, and notes.
         publish_model: gives the dataset its copy of the model.
         completed: what is done, and what was and is lost; see ``Ledger.completed``.
-        failed_before: what the manifest lists as failed beside what fails here.
+        failed_before: what the manifest lists as failed beside what fails here, and what failed
+            before and has not been done since.
 
     Records are by the names of their data files without the generation. Returns those of this job's
     data files. What is lost and has no source here stays in the manifest, so that readers and
@@ -95,10 +98,10 @@ def run_dataset_job(
             others = lost.named((name, name) for name in lost if name not in named)
             listed.update(others)
             summary.failed_shards += [_left(store, record) for record in others.values()]
+            failed = [*_still_failed(store, number, named, listed), *failed_before, *failed]
+            once = {one["url"]: one for one in failed}
             try:
-                number = publish_manifest(
-                    store, plan, listed, [*failed, *failed_before], after=number
-                )
+                number = publish_manifest(store, plan, listed, once.values(), after=number)
             except NewerManifestError:
                 reread = True
                 continue
@@ -111,6 +114,22 @@ def run_dataset_job(
             f"deleted from these for good: {plural(gone, 'sample')}, without a row"
         )
     return records
+
+
+def _still_failed(
+    store: Store, number: int, named: Mapping[str, str], listed: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, str]]:
+    """What the newest manifest lists as failed, and neither this job nor another has done since."""
+    try:
+        before = open_manifest(store, number).failed if number else []
+    except DatasetError:  # damaged: its records are read anyway
+        before = []
+    if not before:
+        return []
+    done = {file_of(url) for url in named.values()}
+    for record in listed.values():
+        done |= {record["source"]["url"], (record.get("origin") or record["source"])["url"]}
+    return [one for one in before if file_of(one["url"]) not in done]
 
 
 def _left(store: Store, record: Mapping[str, Any]) -> Problem:

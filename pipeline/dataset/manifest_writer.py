@@ -50,7 +50,7 @@ def publish_manifest(
 
     Args:
         records: one record for each shard, by any name; as ``Records`` they are best.
-        failed: inputs (``url``, ``error``) that the last run could not compress.
+        failed: inputs (``url``, ``error``) that could not be compressed so far.
         after: the result of ``latest_manifest`` before the records were read. If there is a later
             manifest, which may list files that these records lack, raises NewerManifestError.
         check_parts: read the parts that the newest manifest has too, and mend these.

@@ -18,7 +18,7 @@
                     and ``why_not`` if a repair failed
 ``unchecked``       a list of ``path`` and ``error``: what could not be checked
 ``totals``          the manifest's: rows, ok, bad, filtered, bytes, pixels, picture_bytes
-``failed``          shards that the last compressing job could not compress: ``url``, ``error``
+``failed``          shards that could not be compressed so far: ``url``, ``error``
 ``unlisted``        data files with records that are newer than the manifest
 ``foreign``         files in the dataset's folders that are not Strata's
 ``orphans``         garbage that is old enough: ``path``, ``bytes``, ``reason``

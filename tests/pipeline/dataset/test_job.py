@@ -25,8 +25,8 @@ def store(tmp_path: Path) -> Store:
     return Store(str(tmp_path / "archive"))
 
 
-def run_job(store: Store, *names: str) -> Summary:
-    """A job whose data files have four bytes each."""
+def run_job(store: Store, *names: str, failing: str = "") -> Summary:
+    """A job whose data files have ten bytes each."""
     summary = Summary("done")
     ledger = Ledger(store, PLAN.fingerprint)
 
@@ -35,12 +35,15 @@ def run_job(store: Store, *names: str) -> Summary:
 
     def run(done: Records) -> list[Outcome]:
         new = [name for name in names if name not in done]
-        for name in new:
-            store.create(f"data/{name}.parquet", b"1234")
+        for name in set(new) - {failing}:
+            store.create(f"data/{name}.parquet", b"0123456789")
             source = {"url": f"{name}.tar", "size": 1, "etag": ""}
             counts = dict.fromkeys(("rows", "ok", "bad", "filtered"), 1)
-            ledger.commit(name, {**counts, "bytes": 4, "source": source})
-        return [Outcome(Task(name, ()), {}) for name in new]
+            ledger.commit(name, {**counts, "bytes": 10, "footer_bytes": 9, "source": source})
+        return [
+            Outcome(Task(n, ()), None, "cut") if n == failing else Outcome(Task(n, ()), {})
+            for n in new
+        ]
 
     run_dataset_job(store, PLAN, sources, run, summary, publish_model=lambda: None)
     return summary
@@ -61,7 +64,7 @@ def test_a_damaged_file_of_this_job_is_done_again(store: Store, tmp_path: Path) 
     assert "warning: x was damaged or lost and is done again" in summary.notes
     assert not summary.failed_shards
     assert listed(store) == ["x", "y"]
-    assert store.sizes("data") == {"x.parquet": 4, "y.parquet": 4}
+    assert store.sizes("data") == {"x.parquet": 10, "y.parquet": 10}
 
 
 @pytest.mark.parametrize("left", [b"123", None])
@@ -85,3 +88,13 @@ def test_a_damaged_file_of_another_job_stays_and_is_told(
     (tmp_path / "archive/commits/x.json").unlink()  # the message's last resort
     assert not run_job(store, "y", "z").failed_shards
     assert listed(store) == ["y", "z"]
+
+
+def test_what_failed_stays_listed_until_it_is_done(store: Store) -> None:
+    run_job(store, "x", "y", failing="x")
+    failed = [{"url": "x.tar", "error": "cut (attempts: 0)"}]
+    assert newest_manifest(store)["failed"] == failed
+    assert not run_job(store, "z").failed_shards
+    assert (newest_manifest(store)["failed"], listed(store)) == (failed, ["y", "z"])
+    run_job(store, "x")
+    assert (newest_manifest(store)["failed"], listed(store)) == ([], ["x", "y", "z"])
