@@ -100,7 +100,7 @@ def _compress(options: CompressOptions, stop: Stop, log: EventLog) -> CompressSu
     summary = CompressSummary("compressed", notes=list(found.notes))
 
     def sources(done: Records, lost: Records) -> Mapping[str, str]:
-        shards = as_recorded(found.shards, ChainMap(done, lost))
+        shards = as_recorded(found.shards, ChainMap[str, dict[str, Any]](done, lost))
         if found.folders:
             planner = Planner(store, found.folders)
             shards += planner.shards(done)

@@ -32,7 +32,7 @@ def run_dataset_job(
     run: Callable[[Records], Sequence[Outcome]],
     summary: Summary,
     *,
-    publish_model: Callable[[], None],
+    publish_model: Callable[[], object],
     completed: Callable[[Ledger], tuple[Records, Records]] = lambda ledger: ledger.completed(
         DATA, SUFFIX
     ),
@@ -98,8 +98,8 @@ def run_dataset_job(
             others = lost.named((name, name) for name in lost if name not in named)
             listed.update(others)
             summary.failed_shards += [_left(store, record) for record in others.values()]
-            failed = [*_still_failed(store, number, named, listed), *failed_before, *failed]
-            once = {one["url"]: one for one in failed}
+            before = [*_still_failed(store, number, named, listed), *failed_before]
+            once = {one["url"]: one for one in (*before, *failed)}
             try:
                 number = publish_manifest(store, plan, listed, once.values(), after=number)
             except NewerManifestError:
@@ -118,7 +118,7 @@ def run_dataset_job(
 
 def _still_failed(
     store: Store, number: int, named: Mapping[str, str], listed: Mapping[str, Mapping[str, Any]]
-) -> list[dict[str, str]]:
+) -> list[Mapping[str, Any]]:
     """What the newest manifest lists as failed, and neither this job nor another has done since."""
     try:
         before = open_manifest(store, number).failed if number else []
