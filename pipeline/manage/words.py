@@ -13,6 +13,7 @@ _KEPT = {
     "larger": "originals are kept of bad samples, and of pictures whose file is smaller or better",
     "always": "all originals are kept",
 }
+_TAKING_PLACE = "originals are kept only where they take the place of layers"
 _SAID_ELSEWHERE = ("format", "schema", "codec", "model_id", "model_layers", "layers", "lossless")
 
 
@@ -22,8 +23,11 @@ def plan_in_words(parameters: Mapping[str, Any]) -> list[str]:
     of = f" of the model's {whole}" if whole is not None else ""
     exact = "exact" if parameters.get("lossless") else "not exact in general"
     lines = [f"layers: {layers}{of} are stored at most; pictures are {exact}"]
+    truncated = parameters.get("truncated") or {}
     for name, value in parameters.items():
-        if name not in _SAID_ELSEWHERE and value is not None and (words := _words(name, value)):
+        if (name, value) == ("keep_original", "larger") and truncated.get("keep_original") is False:
+            lines.append(_TAKING_PLACE)  # others, such as those of bad samples, were left out
+        elif name not in _SAID_ELSEWHERE and value is not None and (words := _words(name, value)):
             lines.append(words)
     return lines
 

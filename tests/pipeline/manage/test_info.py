@@ -200,6 +200,10 @@ def test_plans_in_words() -> None:
     assert "each picture stores the fewest layers that reach the quality 36dB" in lines
     assert "something new: 3" in lines
     assert "copied from s3://x/y (layers 2)" in lines
+    copy = {"layers": 2, "keep_original": "larger", "truncated": {"keep_original": False}}
+    assert "originals are kept only where they take the place of layers" in plan_in_words(copy)
+    copy["truncated"] = {"keep_original": True}
+    assert any("kept of bad samples" in line for line in plan_in_words(copy))
 
 
 def test_it_is_a_public_type() -> None:
