@@ -57,9 +57,8 @@ def exit_code(
         except OSError as error:
             if error.errno not in _FULL:
                 raise
-            _print_error(
-                f"{error}: free some space, or choose other folders (--output, --scratch, TMPDIR)"
-            )
+            room = "" if error.errno == errno.EROFS else "free some space, or "
+            _print_error(f"{error}: {room}choose other folders (--output, --scratch, TMPDIR)")
             return 2
         except KeyboardInterrupt:
             print(interrupted, file=sys.stderr, flush=True)

@@ -1,5 +1,6 @@
 """Full disks, a scratch folder that cannot be made, a Ray that does not start: exit code 2."""
 
+import errno
 import os
 import resource
 import subprocess
@@ -63,6 +64,14 @@ def test_a_disk_that_fills_up_anywhere(capsys: pytest.CaptureFixture[str]) -> No
 
     assert exit_code(job) == 2
     assert "No space left on device: free some space" in capsys.readouterr().err
+
+
+def test_where_nothing_may_be_written_no_space_helps(capsys: pytest.CaptureFixture[str]) -> None:
+    def job() -> None:
+        raise OSError(errno.EROFS, "Read-only file system", "x")
+
+    assert exit_code(job) == 2
+    assert "Read-only file system: 'x': choose other folders" in capsys.readouterr().err
 
 
 @pytest.mark.integration
