@@ -34,7 +34,8 @@ class UQDMCodec(LayeredCodec):
     Option of ``decode``:
         decoder: ``"mean"``: the expected picture, without a head; ``"eyes"``: the picture that
             looks best; ``"realistic"``: likely detail at low rates; ``"flow"``: likely detail from
-            the paper's models. Default: eyes if the model has that head, otherwise mean.
+            the paper's models. Default: eyes if the model has that head and there is more than one
+            layer, otherwise mean.
     """
 
     _heads: Mapping[str, str] = {}  # ids of head files, by decoder

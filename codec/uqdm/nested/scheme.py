@@ -309,10 +309,14 @@ class NestedScheme:
     def reconstruct(
         self, state: NestedState, layers: int, decoder: str | None = None
     ) -> list[np.ndarray]:
-        """Pictures of a state, by the ``default_decoder`` or by another one."""
+        """Pictures of a state, by the ``default_decoder`` or by another one.
+
+        One layer is shown as the mean unless a decoder is named: a head would take half of the time
+        there, and nobody would see it.
+        """
         if state.pixels is not None:
             return list(state.pixels.permute(0, 2, 3, 1).cpu().numpy())
-        head = self._head(decoder)
+        head = self._head(MEAN if decoder is None and layers == 1 else decoder)
         if head is None or layers == 0:
             expected = self._levels.expected(state.grid, layers)
         else:

@@ -51,6 +51,9 @@ def test_heads_show_the_same_stream_in_other_ways(
     assert difference(lossy["mean"], lossy["realistic"]) > 3
     assert difference(lossy["eyes"], lossy["realistic"]) > 3
     np.testing.assert_array_equal(codec.decode(streams, layers=3)[0], lossy["eyes"])
+    first = codec.decode(streams, layers=1)[0]  # one layer needs no head, unless it is named
+    np.testing.assert_array_equal(first, codec.decode(streams, layers=1, decoder="mean")[0])
+    assert difference(first, codec.decode(streams, layers=1, decoder="eyes")[0]) > 0
     for name in codec.decoders:
         np.testing.assert_array_equal(codec.decode(streams, decoder=name)[0], pictures[0])
         grey = codec.decode([streams[0].truncate(0)], decoder=name)[0]
