@@ -233,8 +233,8 @@ def add_decoder(group: argparse._ActionsContainer) -> None:
         help=f"how streams are shown. The shipped uqdm has {uqdm}; cdc-small has fast, diffusion. "
         "mean shows the expectation, eyes looks best, realistic adds "
         "likely detail at low rates, flow does so for the paper's models; fast takes one step, "
-        "diffusion takes many (default: eyes, if the model has it, from two layers on; or else mean; "
-        "of cdc fast)",
+        "diffusion takes many (default: eyes from two layers on, if the model has it, or else "
+        "mean; of cdc fast)",
     )
 
 
