@@ -176,7 +176,7 @@ def test_a_task_that_hangs_beside_others_is_late_too(tmp_path: Path) -> None:
 
 def test_waiting_behind_a_slow_task_is_not_being_late(tmp_path: Path) -> None:
     behaviours = {f"slow{n}": "slow" for n in range(4)}  # 8 s for one worker
-    outcomes = run(tmp_path, behaviours, workers=1, attempts=1, timeout=5)
+    outcomes = run(tmp_path, behaviours, workers=1, attempts=1, timeout=7)
     assert all(outcome.result is not None for outcome in outcomes.values())
 
 
