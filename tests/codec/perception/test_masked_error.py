@@ -31,7 +31,8 @@ def test_of_equal_energy_the_worst_place_counts_more() -> None:
     even, spot = picture.clone(), picture.clone()
     even += 0.01
     spot[..., 24:40, 24:40] += 0.04
-    assert float(masked_error(picture, spot)) > 1.1 * float(masked_error(picture, even))
+    # 1.2 by energy alone: at the left and right edges the metric's blur sees texture
+    assert float(masked_error(picture, spot)) > 1.35 * float(masked_error(picture, even))
 
 
 def test_it_is_small_for_equal_pictures_and_has_gradients() -> None:
