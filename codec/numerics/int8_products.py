@@ -296,7 +296,7 @@ def _wins(ours: Callable[[], Tensor], theirs: Callable[[], Tensor], share: float
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Several threads wait for each other, on a busy machine for seconds."""
+    """Torch has one thread in this block: several wait for each other, when busy for seconds."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

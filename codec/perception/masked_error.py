@@ -11,13 +11,13 @@ from torch import Tensor
 from .ssimulacra2 import blurred, linear_light, xyb
 
 _SCALES = 3  # the original, half and a quarter of its size
-_ACTIVITY = 0.02  # of the luma's details, at which an error counts half
+_ACTIVITY = 0.02  # of the original's luma; where it is this large, an error counts half
 _CHANNELS = (1.0, 1.0, 0.5)  # weights of X, Y, B
 _POWERS = (2.0, 3.0)  # of the norms over places: the larger one is for the worst places
 
 
 def masked_error(original: Tensor, shown: Tensor) -> Tensor:
-    """Of pictures ``(B, 3, H, W)`` in [0, 1]: ``(B,)``, 0 for equal pictures.
+    """The error ``(B,)`` of pictures ``(B, 3, H, W)`` in [0, 1]; about 0 for equal pictures.
 
     Raises StrataError if the package ssimulacra2, which has the constants of XYB, is not installed.
     """
@@ -29,7 +29,7 @@ def masked_error(original: Tensor, shown: Tensor) -> Tensor:
         luma = x[:, 1:2]
         activity = blurred((luma - blurred(luma)).abs())
         error = (y - x) / (1 + activity / _ACTIVITY)
-        # its slope at 0 is bounded
+        # The small number keeps the slope of the root finite at 0.
         size = (weights * error.square()).sum(1).add(1e-10).sqrt()
         for power in _POWERS:
             total = total + (size**power).mean((1, 2)) ** (1 / power)
