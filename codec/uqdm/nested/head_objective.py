@@ -1,9 +1,9 @@
 """What reconstruction heads are trained for, on states that the model's own encoder made.
 
 ``eyes``: SSIMULACRA2's sum, errors as masked by texture, and some squared error. A head that learns
-for one measure alone gets worse by others. ``realistic``: distances of the features of a network for things,
-at each place and as textures over several radii, beside the energies of bands; MS-SSIM and the
-error of a small copy hold it to the picture.
+for one measure alone gets worse by others. ``realistic``: distances of the features of a network
+for things, at each place and as textures over several radii, beside the energies of bands; MS-SSIM
+and the error of a small copy hold it to the picture.
 
 Every term is divided by its own running mean at its level, so weights are shares of relative
 improvements. To encode is dearer than a step: states are kept, and used many times. The first steps

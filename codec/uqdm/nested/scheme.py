@@ -311,8 +311,8 @@ class NestedScheme:
     ) -> list[np.ndarray]:
         """Pictures of a state, by the ``default_decoder`` or by another one.
 
-        One layer is shown as the mean unless a decoder is named: a head would take more than a third
-        of the time there, and hardly change how it looks.
+        One layer is shown as the mean unless a decoder is named: a head would take more than a
+        third of the time there, and hardly change how it looks.
         """
         if state.pixels is not None:
             return list(state.pixels.permute(0, 2, 3, 1).cpu().numpy())
